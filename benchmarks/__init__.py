@@ -1,0 +1,6 @@
+"""Benchmarks, one module each; see `nasplat.benchmark` for the contract."""
+
+from nasplat.registry import BENCHMARKS
+
+BENCHMARKS.register("classification", "nasplat.benchmarks.classification:Classification")
+BENCHMARKS.register("nasbench201", "nasplat.benchmarks.nasbench201:NASBench201Table")

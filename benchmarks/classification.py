@@ -1,0 +1,123 @@
+"""Image classification, measured by training each architecture from scratch."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from nasplat.architecture import IO
+from nasplat.artifact import Artifacts
+from nasplat.benchmark import Benchmark
+from nasplat.data.datasets import Dataset, Splits, dataset
+from nasplat.errors import InputError, TrialFailed
+from nasplat.search_space import SearchSpace
+from nasplat.task import Evaluate, Measurement, Spent
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Classification(Benchmark):
+    """Trains on the training split and measures accuracy on the validation split; test images wait for the end.
+
+    Fidelity is the number of epochs. The trained weights are kept with the measurement, so that the network
+    that was measured is the one that is exported.
+
+    Args:
+        space: Where the networks come from.
+        dataset: The data set's name; `nasplat list datasets` shows them.
+        epochs: Passes over the training images in a full measurement.
+        batch_size: Images in each step.
+        learning_rate: The peak of the one-cycle schedule.
+        momentum: Of SGD.
+        weight_decay: L2 penalty on all parameters.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        dataset: str = "digits",
+        epochs: Annotated[int, Field(ge=1)] = 10,
+        batch_size: Annotated[int, Field(ge=2)] = 64,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.1,
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
+        weight_decay: Annotated[float, Field(ge=0)] = 5e-4,
+    ) -> None:
+        super().__init__(space)
+        self.dataset = dataset
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self._loaded: tuple[str, Splits] | None = None
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return dataset(self.dataset)
+
+    @property
+    def io(self) -> IO:
+        return self._dataset.io
+
+    @property
+    def fidelity(self) -> int:
+        return self.epochs
+
+    def prepare(self) -> None:
+        self._splits("cpu")
+
+    def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+        import torch
+
+        from nasplat.training.fit import Recipe, evaluate, fit
+        from nasplat.training.seeding import seeded
+
+        if task.weights is not None or task.continues is not None:
+            raise TrialFailed("not supported", "this benchmark trains every architecture from scratch")
+        recipe = Recipe(self.batch_size, self.learning_rate, self.momentum, self.weight_decay)
+        splits = self._splits(device)
+        with seeded(task.seed, device):
+            model = self.space.build(task.architecture, self.io).to(device)
+            generator = torch.Generator().manual_seed(task.seed)
+            images = fit(model, splits.training, recipe, epochs=task.fidelity, generator=generator)
+        return Measurement(
+            task=task,
+            metrics=evaluate(model, splits.validation),
+            artifacts={"weights": artifacts.put_tensors(model.state_dict())},
+            spent=Spent(images=images),
+        )
+
+    def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
+        from nasplat.training.fit import evaluate
+
+        model = self._trained(measurement, artifacts).to(device)
+        return Measurement(
+            task=measurement.task,
+            metrics=evaluate(model, self._splits(device).test),
+            split="test",
+            artifacts=measurement.artifacts,
+        )
+
+    def _trained(self, measurement: Measurement, artifacts: Artifacts) -> "nn.Module":
+        from nasplat.training.seeding import seeded
+
+        if "weights" not in measurement.artifacts:
+            raise InputError(f"trial {measurement.id} left no weights to test")
+        with seeded(measurement.task.seed):
+            model = self.space.build(measurement.architecture, self.io)
+        model.load_state_dict(artifacts.get_tensors(measurement.artifacts["weights"]))
+        return model
+
+    def _splits(self, device: str) -> Splits:
+        """The data set on a device, loaded once."""
+        if self._loaded is None or self._loaded[0] != device:
+            splits = self._dataset.load()
+            self._loaded = (
+                device,
+                Splits(splits.training.to(device), splits.validation.to(device), splits.test.to(device)),
+            )
+        return self._loaded[1]

@@ -1,0 +1,71 @@
+"""How much a whole search may spend."""
+
+from dataclasses import dataclass
+
+from nasplat.errors import InputError
+from nasplat.task import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits; the search ends at the first that is reached, after the work in flight.
+
+    Args:
+        evaluations: Evaluations asked for; those answered from memory and failed ones count.
+        seconds: Wall-clock seconds of searching, over all sessions of a resumed run.
+        images: Training images processed.
+        device_seconds: Seconds of work, summed over devices.
+
+    Raises:
+        InputError: A limit is not positive, or neither `evaluations` nor `seconds` is given, one of which
+            every search reaches.
+    """
+
+    evaluations: int | None = None
+    seconds: float | None = None
+    images: int | None = None
+    device_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.evaluations is None and self.seconds is None:
+            raise InputError(
+                "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
+            )
+        for name, value in self.limits().items():
+            if not value > 0:
+                raise InputError(f"a budget is positive, but got {name}={value:g}")
+
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        named = {
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "images": self.images,
+            "device_seconds": self.device_seconds,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(slots=True)
+class Spending:
+    """What a search has spent so far, in the terms of `Budget`."""
+
+    evaluations: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    device_seconds: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count the work behind an outcome; evaluations count when they are asked for."""
+        self.images += outcome.spent.images
+        self.device_seconds += outcome.spent.seconds
+
+    def fraction(self, budget: Budget) -> float:
+        """The part of the budget that is spent, 1 when a limit is reached."""
+        spent = {
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "images": self.images,
+            "device_seconds": self.device_seconds,
+        }
+        return min(1.0, max(spent[name] / limit for name, limit in budget.limits().items()))

@@ -1,0 +1,70 @@
+"""The command line's entry: commands, exit codes, and the one place where errors become messages."""
+
+import sys
+
+import click
+import typer
+from rich.markup import escape
+
+import nasplat
+from nasplat.cli import exporting, inspecting, listing, searching
+from nasplat.cli.output import err
+from nasplat.errors import InputError, NasplatError
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="nasplat",
+    help="Search neural-network architectures, look at what was found, and export it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("search")(searching.search)
+app.command("resume")(searching.resume)
+app.command("runs")(inspecting.runs)
+app.command("show")(inspecting.show)
+app.command("report")(inspecting.report)
+app.command("export")(exporting.export)
+app.command("list")(listing.list_plugins)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(nasplat.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Search neural-network architectures, look at what was found, and export it."""
+
+
+def main() -> None:
+    """Run a command and exit: 0 done, 1 failed while running, 2 wrong input, 130 interrupted."""
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except InputError as error:
+        code = _report(error, WRONG_INPUT)
+    except NasplatError as error:
+        code = _report(error, FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        err.print("interrupted")
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        code = FAILED
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _report(error: NasplatError, code: int) -> int:
+    err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}")
+    return code

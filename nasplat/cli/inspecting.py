@@ -1,0 +1,138 @@
+"""`nasplat runs`, `nasplat show` and `nasplat report`: looking at what there is."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from nasplat.cli.output import (
+    describe,
+    out,
+    print_json,
+    print_measurements,
+    print_table,
+)
+from nasplat.errors import InputError, NasplatError
+from nasplat.run.directory import LOG, History, Run
+from nasplat.units import duration, figure, shown_metrics
+
+RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where runs lie.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """List the runs below a folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the one that your runs lie in")
+    summaries = [_summary(path.parent) for path in sorted(folder.glob(f"*/{LOG}"))]
+    if json:
+        print_json(summaries)
+        return
+    if not summaries:
+        out.print(f"no runs in {escape(str(folder))}")
+        return
+    print_table(
+        "",
+        ["run", "status", "strategy", "space", "benchmark", "outcomes", "failed", "best", "time"],
+        (
+            [
+                summary["run"],
+                summary["status"],
+                *(str(summary.get(key, "")) for key in ("strategy", "space", "benchmark", "outcomes", "failed")),
+                _best(summary),
+                duration(summary["seconds"]) if "seconds" in summary else "",
+            ]
+            for summary in summaries
+        ),
+    )
+
+
+def show(
+    run: RunArgument,
+    front: Annotated[bool, typer.Option("--front", help="Only the front, whole.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
+    json: Json = False,
+) -> None:
+    """Show what a run found: its best trials, or its front."""
+    opened = Run(run)
+    history = opened.history()
+    goal = opened.config.goal
+    if json:
+        value: Any = [describe(member) for member in history.front]
+        if not front:
+            value = {**_summary(run), "front": value, "failures": _failures(history)}
+        print_json(value)
+        return
+    if front:
+        print_measurements(f"Front: {len(history.front)} of {len(history.measurements)} measured", history.front, goal)
+        return
+    summary = _summary(run)
+    for key in ("run", "status", "strategy", "space", "benchmark"):
+        out.print(f"{key:10} {escape(str(summary[key]))}")
+    out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
+    out.print(f"{'outcomes':10} {summary['outcomes']}, {summary['failed']} failed, in {duration(summary['seconds'])}")
+    ranked = sorted(
+        (m for m in history.measurements if m.remembered is None), key=lambda m: (goal.violation(m), goal.losses(m))
+    )
+    print_measurements(f"\nBest {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
+    for failure in _failures(history):
+        out.print(
+            f"[yellow]trial {failure['trial']} failed[/] ({escape(failure['kind'])}): {escape(failure['message'])}"
+        )
+
+
+def report(
+    run: RunArgument,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The file to write.  [default: RUN/report.html]", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a report: one HTML file with curves, front and configuration."""
+    from nasplat.report.page import write_report
+
+    opened = Run(run)
+    path = out_file or run / "report.html"
+    write_report(opened, path)
+    if json:
+        print_json({"report": str(path)})
+    else:
+        out.print(f"report: {escape(str(path))}")
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """A run in a few figures; a damaged one says so instead of hiding the others."""
+    try:
+        opened = Run(folder)
+        history, config = opened.history(), opened.config
+        metrics = shown_metrics(config.goal)
+        best = history.front[0] if history.front else None
+        return {
+            "run": str(folder),
+            "status": history.status,
+            "strategy": config.strategy.name,
+            "space": config.space.name,
+            "benchmark": config.benchmark.name,
+            "outcomes": len(history.outcomes),
+            "failed": len(history.failures),
+            "seconds": history.elapsed[-1] if history.elapsed else 0.0,
+            "best": best and {name: best.metrics[name] for name in metrics},
+        }
+    except NasplatError as error:
+        return {"run": str(folder), "status": "damaged", "error": str(error)}
+
+
+def _best(summary: dict[str, Any]) -> str:
+    best = summary.get("best")
+    if not best:
+        return str(summary.get("error", ""))
+    name, value = next(iter(best.items()))
+    return f"{name} {figure(name, value)}"
+
+
+def _failures(history: History) -> list[dict[str, Any]]:
+    return [{"trial": failure.id, "kind": failure.kind, "message": failure.message} for failure in history.failures]

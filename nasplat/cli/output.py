@@ -1,0 +1,58 @@
+"""What commands print: tables for people on a terminal, JSON for machines, errors on standard error."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nasplat.objective import Goal
+from nasplat.task import Measurement
+from nasplat.units import figure, shown_metrics
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, and nothing else."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table; without a terminal it is as wide as its content."""
+    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if out.is_terminal:
+        out.print(table)
+    else:
+        Console(width=10_000, highlight=False).print(table, crop=False, no_wrap=True)
+
+
+def print_measurements(title: str, measurements: Sequence[Measurement], goal: Goal) -> None:
+    """One row for each measurement."""
+    metrics = shown_metrics(goal)
+    print_table(
+        title,
+        ["trial", "architecture", *metrics],
+        ([str(m.id), m.architecture.code, *(figure(name, m.metrics[name]) for name in metrics)] for m in measurements),
+    )
+
+
+def describe(measurement: Measurement) -> dict[str, Any]:
+    """A measurement as JSON for machines."""
+    return {
+        "trial": measurement.id,
+        "space": measurement.architecture.space,
+        "architecture": measurement.architecture.code,
+        "fidelity": measurement.task.fidelity,
+        "split": measurement.split,
+        "metrics": dict(measurement.metrics),
+        "remembered": measurement.remembered,
+    }

@@ -1,0 +1,238 @@
+"""`nasplat search` and `nasplat resume`."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from nasplat.cli.output import describe, err, out, print_json, print_measurements
+from nasplat.cli.progress import SearchProgress
+from nasplat.config import Assembly, SearchConfig, load_tree
+from nasplat.errors import InputError
+from nasplat.executors.executor import Executor, cuda_is_available
+from nasplat.run.directory import Run, next_free
+from nasplat.search import Search
+from nasplat.units import duration
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def search(
+    config: Annotated[Path | None, typer.Argument(help="A YAML file; flags override it.", show_default=False)] = None,
+    space: Annotated[str | None, typer.Option(help="Search space; see `nasplat list`.", show_default=False)] = None,
+    benchmark: Annotated[str | None, typer.Option(help="What measures architectures.", show_default=False)] = None,
+    strategy: Annotated[str | None, typer.Option(help="What proposes them.", show_default=False)] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="METRIC:max or METRIC:min; repeatable.", show_default=False)
+    ] = None,
+    constraint: Annotated[
+        list[str] | None, typer.Option(help="'METRIC<=NUMBER' or '>='; repeatable.", show_default=False)
+    ] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Budget: evaluations.", show_default=False)] = None,
+    seconds: Annotated[float | None, typer.Option(help="Budget: seconds of searching.", show_default=False)] = None,
+    images: Annotated[int | None, typer.Option(help="Budget: training images.", show_default=False)] = None,
+    device_seconds: Annotated[float | None, typer.Option(help="Budget: device-seconds.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="All randomness comes from it.  [default: 0]", show_default=False)
+    ] = None,
+    executor: Annotated[str | None, typer.Option(help="inline or ray.  [default: inline]", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray workers.  [default: 1]", show_default=False)] = None,
+    cpus_per_worker: Annotated[
+        float | None, typer.Option(help="CPUs for each worker.  [default: 1]", show_default=False)
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs for each worker, such as 0.5.  [default: 0]", show_default=False)
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="An existing Ray cluster: auto or HOST:PORT.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option, as in strategy.population=50; repeatable.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run directory to create.  [default: runs/STRATEGY-SPACE-N]", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search, from a configuration file, from flags, or from both."""
+    tree = load_tree(config) if config else {}
+    for section, name in (("space", space), ("benchmark", benchmark), ("strategy", strategy), ("executor", executor)):
+        if name is not None:
+            _choose(tree, section, name)
+    for key, values in (("objectives", objective), ("constraints", constraint)):
+        if values:
+            tree[key] = values
+    if seed is not None:
+        tree["seed"] = seed
+    limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
+    _merge(tree, "budget", limits)
+    placing = {
+        "workers": workers,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
+        "address": ray_address,
+    }
+    _merge(tree, "executor", placing)
+    for assignment in set_ or []:
+        _assign(tree, assignment)
+    missing = [f"--{key}" for key in ("space", "benchmark", "strategy") if key not in tree]
+    missing += ["--objective"] * ("objectives" not in tree)
+    if missing:
+        raise InputError(
+            f"a search needs {', '.join(missing)}; for example: nasplat search --space nasbench201 "
+            "--benchmark classification --strategy random_search --objective accuracy:max --evaluations 20"
+        )
+    assembly = Assembly.of(SearchConfig.read(tree))
+    folder = out or next_free(Path("runs"), f"{assembly.config.strategy.name}-{assembly.config.space.name}")
+    _refuse_existing(folder)
+    with _signals():
+        _search(assembly, folder, create=True, json=json)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
+    evaluations: Annotated[
+        int | None, typer.Option(help="A new budget of evaluations in all.", show_default=False)
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="A new budget of seconds in all.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Go on with a run that was interrupted or killed, or that gets a larger budget."""
+    config = Run(run).config
+    given = {name: value for name, value in (("evaluations", evaluations), ("seconds", seconds)) if value is not None}
+    budget = config.budget.model_copy(update=given)
+    assembly = Assembly.of(config.model_copy(update={"budget": budget}))
+    with _signals():
+        _search(assembly, run, create=False, json=json)
+
+
+def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> None:
+    """Run the search of a directory to its end, and say what came of it."""
+    config = assembly.config
+    if create:
+        _preflight(config)
+    run = Run.create(folder, config) if create else Run(folder)
+    try:
+        with run.writing() as log, _executor(assembly, run) as executor, SearchProgress(err) as progress:
+            loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress)
+            loop.run()
+    except KeyboardInterrupt:
+        err.print(f"interrupted; go on with: nasplat resume {escape(str(folder))}")
+        raise typer.Exit(130) from None
+    history = run.history()
+    if json:
+        print_json(
+            {
+                "run": str(folder),
+                "status": history.status,
+                "evaluations": loop.spending.evaluations,
+                "seconds": loop.spending.seconds,
+                "outcomes": loop.outcomes,
+                "front": [describe(member) for member in history.front],
+            }
+        )
+        return
+    print_measurements(_front_title(len(history.front), len(history.measurements)), history.front, config.goal)
+    counts = ", ".join(f"{number} {name}" for name, number in loop.outcomes.items() if number)
+    out.print(f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(folder))}")
+    for kind in sorted({failure.kind for failure in history.failures}):
+        number = sum(failure.kind == kind for failure in history.failures)
+        example = next(failure for failure in history.failures if failure.kind == kind)
+        err.print(f"[yellow]{number} failed ({escape(kind)})[/], such as trial {example.id}: {escape(example.message)}")
+
+
+def _front_title(members: int, measured: int) -> str:
+    return f"Front: {members} of {measured} measured"
+
+
+def _preflight(config: SearchConfig) -> None:
+    """Refuse before a directory is made what only the executor knows."""
+    if config.executor.gpus_per_worker and config.executor.address is None and not cuda_is_available():
+        raise InputError(
+            f"gpus_per_worker={config.executor.gpus_per_worker:g} needs a CUDA device, but torch finds none here; "
+            "leave it out, or give the --ray-address of a cluster that has one"
+        )
+
+
+@contextmanager
+def _executor(assembly: Assembly, run: Run) -> Iterator[Executor]:
+    """The configured executor; the one place that chooses between them."""
+    config = assembly.config.executor
+    if config.name == "inline":
+        from nasplat.executors.inline import InlineExecutor
+
+        device = "cuda" if cuda_is_available() else "cpu"
+        with InlineExecutor(assembly.benchmark, run.artifacts, device=device) as executor:
+            yield executor
+        return
+    from nasplat.executors.ray import RayExecutor
+
+    with RayExecutor(
+        assembly.workload,
+        run.artifacts,
+        workers=config.workers,
+        cpus_per_worker=config.cpus_per_worker,
+        gpus_per_worker=config.gpus_per_worker,
+        address=config.address,
+    ) as ray_executor:
+        yield ray_executor
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """A polite request to terminate is treated like Ctrl-C: the run stays resumable and says how."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise InputError(f"{folder} exists; choose another --out, or continue it with `nasplat resume {folder}`")
+
+
+def _choose(tree: dict[str, Any], section: str, name: str) -> None:
+    """Name a plug-in; options that a file gave stay only if it named the same one."""
+    now = tree.get(section)
+    if isinstance(now, dict) and (now.get("name") == name or section == "executor"):
+        tree[section] = {**now, "name": name}
+    else:
+        tree[section] = {"name": name}
+
+
+def _merge(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    given = {key: value for key, value in values.items() if value is not None}
+    if given:
+        tree[section] = {**(tree.get(section) or {}), **given}
+
+
+def _assign(tree: dict[str, Any], assignment: str) -> None:
+    """Carry out one ``--set section.option=value``."""
+    path, equals, text = assignment.partition("=")
+    section, dot, option = path.partition(".")
+    if not (equals and dot and section and option and "." not in option):
+        raise InputError(f"--set takes SECTION.OPTION=VALUE, such as strategy.population=50, but got {assignment!r}")
+    if section not in ("space", "benchmark", "strategy", "executor", "budget"):
+        raise InputError(
+            f"--set {assignment}: no section is named {section!r}; there are space, benchmark, strategy, "
+            "executor and budget"
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    now = tree.get(section, {})
+    tree[section] = {**({"name": now} if isinstance(now, str) else now), option: value}

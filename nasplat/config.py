@@ -1,0 +1,189 @@
+"""The configuration of a search: one schema for files and flags, resolved before anything is created."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nasplat.benchmark import Benchmark
+from nasplat.budget import Budget
+from nasplat.errors import InputError
+from nasplat.executors.executor import Workload
+from nasplat.objective import Constraint, Goal, Objective
+from nasplat.options import complete, explain
+from nasplat.problem import Problem
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.strategy import Strategy
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PluginConfig(BaseModel):
+    """A plug-in by name; everything else is an option of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class BudgetConfig(_Section):
+    """The limits of `nasplat.budget.Budget`."""
+
+    evaluations: int | None = None
+    seconds: float | None = None
+    images: int | None = None
+    device_seconds: float | None = None
+
+
+class ExecutorConfig(_Section):
+    """Where tasks run."""
+
+    name: Literal["inline", "ray"] = "inline"
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    address: str | None = None
+
+    @model_validator(mode="after")
+    def _inline_is_one_process(self) -> Self:
+        if self.name == "inline" and (self.workers > 1 or self.gpus_per_worker or self.address):
+            raise ValueError("workers, gpus_per_worker and address belong to the ray executor; add --executor ray")
+        return self
+
+
+class SearchConfig(_Section):
+    """Everything that defines a search. The same file gives the same search."""
+
+    space: PluginConfig
+    benchmark: PluginConfig
+    strategy: PluginConfig
+    objectives: list[str] = Field(min_length=1)
+    constraints: list[str] = []
+    budget: BudgetConfig = BudgetConfig()
+    seed: int = Field(default=0, ge=0)
+    executor: ExecutorConfig = ExecutorConfig()
+
+    @classmethod
+    def read(cls, tree: Mapping[str, Any]) -> Self:
+        """Check a tree of plain values, as a file or the flags give it.
+
+        Raises:
+            InputError: A key is unknown or missing, or a value is of the wrong type.
+        """
+        try:
+            return cls.model_validate(dict(tree))
+        except ValidationError as error:
+            raise InputError(explain(error, "", cls)) from None
+
+    def resolved(self) -> "SearchConfig":
+        """The same with every option of every plug-in spelt out.
+
+        Raises:
+            InputError: A plug-in is unknown, or an option of it is unknown or of the wrong type.
+        """
+
+        def spelt(section: str, registry: Registry[Any], plugin: PluginConfig) -> PluginConfig:
+            options = complete(section, registry.get(plugin.name), plugin.options)
+            return PluginConfig(name=plugin.name, **options)
+
+        return self.model_copy(
+            update={
+                "space": spelt("space", SEARCH_SPACES, self.space),
+                "benchmark": spelt("benchmark", BENCHMARKS, self.benchmark),
+                "strategy": spelt("strategy", STRATEGIES, self.strategy),
+            }
+        )
+
+    @property
+    def goal(self) -> Goal:
+        """The objectives and constraints, read.
+
+        Raises:
+            InputError: One of them has the wrong form.
+        """
+        return Goal(
+            tuple(Objective.parse(text) for text in self.objectives),
+            tuple(Constraint.parse(text) for text in self.constraints),
+        )
+
+    def to_yaml(self) -> str:
+        """The configuration as a file that `load_tree` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_tree(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML file.
+
+    Raises:
+        InputError: The file is missing, or is not a YAML mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"the configuration {path} is to be a mapping, but holds {type(tree).__name__}")
+    return tree
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a search, made from its configuration.
+
+    Args:
+        config: The resolved configuration.
+        workload: What workers are told.
+        benchmark: The benchmark as the driver has it; not prepared.
+        problem: What the strategy was given.
+        strategy: Fresh.
+        budget: When to stop.
+    """
+
+    config: SearchConfig
+    workload: Workload
+    benchmark: Benchmark
+    problem: Problem
+    strategy: Strategy
+    budget: Budget
+
+    @classmethod
+    def of(cls, config: SearchConfig) -> Self:
+        """Make the parts; nothing is created on disk.
+
+        Raises:
+            InputError: Whatever can be seen to be wrong before the search begins.
+        """
+        config = config.resolved()
+        budget = Budget(**config.budget.model_dump())
+        goal = config.goal
+        workload = Workload(config.space.name, config.benchmark.name, config.space.options, config.benchmark.options)
+        benchmark = workload.make()
+        benchmark.check()
+        problem = Problem(
+            benchmark.space,
+            goal,
+            io=benchmark.io,
+            fidelity=benchmark.fidelity,
+            member=benchmark.feasible,
+            seed=config.seed,
+        )
+        problem.check_metrics(benchmark.metrics)
+        problem.check_feasible()
+        strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
+        return cls(config, workload, benchmark, problem, strategy, budget)

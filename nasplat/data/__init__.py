@@ -1,0 +1,1 @@
+"""Where data lies, and data sets by name."""

@@ -1,0 +1,114 @@
+"""The contract of an executor, and what it needs to make a benchmark anywhere."""
+
+import os
+import socket
+import time
+import traceback
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nasplat.artifact import Artifacts
+from nasplat.benchmark import Benchmark, SupernetBenchmark
+from nasplat.errors import TrialFailed
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES
+from nasplat.task import Evaluate, Failure, Outcome, Spent, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A benchmark on a search space, by names and options: all that a worker is told about either.
+
+    Args:
+        space: The registered name of the search space.
+        benchmark: The registered name of the benchmark.
+        space_options: Arguments of the space's constructor, JSON values.
+        benchmark_options: Arguments of the benchmark's constructor, JSON values.
+    """
+
+    space: str
+    benchmark: str
+    space_options: dict[str, Any] = field(default_factory=dict)
+    benchmark_options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Benchmark:
+        """The benchmark, not yet prepared."""
+        space = SEARCH_SPACES.get(self.space)(**self.space_options)
+        return BENCHMARKS.get(self.benchmark)(space, **self.benchmark_options)
+
+
+class Executor(ABC):
+    """Runs tasks; a context manager that ends what it started and nothing else.
+
+    The loop keeps about `capacity` tasks submitted; more of them queue. Every submitted task has exactly one
+    outcome, a `Failure` where the work or its worker failed.
+    """
+
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """How many tasks are worked on at once."""
+
+    @abstractmethod
+    def submit(self, task: Task) -> None:
+        """Start a task, or queue it until a worker is free."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> list[Outcome]:
+        """The outcomes that have come in, in their order; empty if none came within `timeout` seconds.
+
+        Raises:
+            RunError: No task can be run any more.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what this executor started; tasks in flight are given up."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def perform(task: Task, benchmark: Benchmark, *, device: str, artifacts: Artifacts) -> Outcome:
+    """Do a task's work; whatever exception ends it becomes a `Failure` with its traceback."""
+    started, clock = time.time(), time.perf_counter()
+    try:
+        outcome = _dispatch(task, benchmark, device, artifacts)
+    except Exception as error:  # noqa: BLE001  a benchmark is foreign code: any exception of it is its trial's end
+        kind = error.kind if isinstance(error, TrialFailed) else type(error).__name__
+        outcome = Failure(task=task, kind=kind, message=str(error), traceback=traceback.format_exc())
+    spent = Spent(
+        seconds=time.perf_counter() - clock,
+        images=outcome.spent.images,
+        device=device,
+        worker=_WORKER,
+        started=started,
+    )
+    return replace(outcome, spent=spent)
+
+
+def _dispatch(task: Task, benchmark: Benchmark, device: str, artifacts: Artifacts) -> Outcome:
+    if isinstance(task, Evaluate):
+        return benchmark.measure(task, device=device, artifacts=artifacts)
+    if not isinstance(benchmark, SupernetBenchmark):
+        raise TrialFailed("no supernet", f"the benchmark {type(benchmark).__name__} cannot train a supernet")
+    return benchmark.train(task, device=device, artifacts=artifacts)
+
+
+def cuda_is_available() -> bool:
+    """Whether torch sees a CUDA device; torch is only loaded where there is a driver that could serve one."""
+    if os.name == "posix" and not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+_WORKER = f"{socket.gethostname()}:{os.getpid()}"

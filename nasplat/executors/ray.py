@@ -1,0 +1,231 @@
+"""The Ray executor: workers are actors that hold the benchmark, on one machine or a cluster."""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from nasplat.artifact import Artifacts, Handle, Parcel
+from nasplat.errors import InputError, RunError
+from nasplat.executors.executor import Executor, Workload, perform
+from nasplat.task import (
+    Evaluate,
+    Failure,
+    Json,
+    Outcome,
+    Task,
+    decode_outcome,
+    decode_task,
+    encode_outcome,
+    encode_task,
+)
+
+START_SECONDS = 180.0
+"""How long the first worker may take to come up."""
+
+
+class Worker:
+    """What runs on a Ray actor: a prepared benchmark, made from names and options alone.
+
+    Args:
+        workload: Which benchmark on which space.
+        device: A torch device.
+    """
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        self._device = device
+        self._benchmark = workload.make()
+        self._benchmark.prepare()
+
+    def ready(self) -> bool:
+        """True, once the benchmark is prepared."""
+        return True
+
+    def perform(self, task: Json, artifacts: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
+        """The outcome of a task, with the artifacts that came of it."""
+        parcel = Parcel(artifacts)
+        outcome = perform(decode_task(task), self._benchmark, device=self._device, artifacts=parcel)
+        return encode_outcome(outcome, with_task=False), parcel.added
+
+
+class RayExecutor(Executor):
+    """Tasks on Ray actors, one at a time on each; the loop asks for no more than there are workers.
+
+    A Ray that runs in this process already, or the cluster at `address`, is used and left running; otherwise
+    one is started on this machine and shut down again. A worker that dies is replaced, and its task fails.
+
+    Args:
+        workload: Which benchmark on which space.
+        artifacts: The run's artifacts: what tasks refer to is sent along, what comes back is kept.
+        workers: How many actors.
+        cpus_per_worker: Logical CPUs that each reserves; also its number of threads.
+        gpus_per_worker: GPUs that each reserves, as a fraction where several share one.
+        address: An existing cluster (``auto``, ``host:port``), or None.
+
+    Raises:
+        InputError: The cluster cannot be reached, or has not the CPUs or GPUs that the workers need.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        artifacts: Artifacts,
+        *,
+        workers: int,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        address: str | None = None,
+    ) -> None:
+        self._workload = workload
+        self._artifacts = artifacts
+        self._options: dict[str, Any] = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
+        self._device = "cuda" if gpus_per_worker else "cpu"
+        # An actor's methods are made at run time, which types cannot follow: handles and references are Any.
+        self._busy: dict[Any, tuple[Any, Task]] = {}
+        self._idle: deque[Any] = deque()
+        self._starting: dict[Any, Any] = {}
+        self._waiting: deque[Task] = deque()
+        self._workers = workers
+        self._deaths_in_a_row = 0
+        self._started_ray = _connect(address, cpus=workers * cpus_per_worker)
+        try:
+            _require(CPU=workers * cpus_per_worker, GPU=workers * gpus_per_worker)
+            for _ in range(workers):
+                self._start_worker()
+            self._await_first_worker()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def capacity(self) -> int:
+        return self._workers
+
+    def submit(self, task: Task) -> None:
+        self._waiting.append(task)
+        self._dispatch()
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        pending = [*self._busy, *self._starting]
+        if not pending:
+            return []
+        done, _ = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=True)
+        if done:  # whatever else has come in meanwhile is taken along
+            done, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=True)
+        outcomes = []
+        for reference in done:
+            if reference in self._starting:
+                self._take_in(reference)
+            else:
+                outcomes.append(self._collect(reference))
+        self._dispatch()
+        return outcomes
+
+    def close(self) -> None:
+        for actor in (*self._idle, *self._starting.values(), *(actor for actor, _ in self._busy.values())):
+            ray.kill(actor)
+        self._idle.clear()
+        self._starting.clear()
+        self._busy.clear()
+        self._waiting.clear()
+        if self._started_ray:
+            self._started_ray = False
+            ray.shutdown()
+
+    def _start_worker(self) -> None:
+        actor: Any = ray.remote(Worker).options(**self._options).remote(self._workload, self._device)
+        self._starting[actor.ready.remote()] = actor
+
+    def _await_first_worker(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._idle:
+            starting: list[Any] = [*self._starting]
+            done, _ = ray.wait(starting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                raise RunError(
+                    f"no worker came up within {START_SECONDS:.0f} s; other work may hold the cluster's "
+                    f"{self._options['num_cpus']:g} CPUs and {self._options['num_gpus']:g} GPUs that one needs"
+                )
+            self._take_in(done[0])
+
+    def _take_in(self, reference: Any) -> None:
+        """A worker has come up, or has failed to."""
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError as error:
+            raise RunError(f"a worker could not be started: {_last_line(error)}") from error
+        self._idle.append(actor)
+
+    def _dispatch(self) -> None:
+        while self._idle and self._waiting:
+            actor, task = self._idle.popleft(), self._waiting.popleft()
+            reference = actor.perform.remote(encode_task(task), self._referred(task))
+            self._busy[reference] = (actor, task)
+
+    def _collect(self, reference: Any) -> Outcome:
+        actor, task = self._busy.pop(reference)
+        try:
+            body, artifacts = ray.get(reference)
+        except RayActorError as error:
+            self._deaths_in_a_row += 1
+            if self._deaths_in_a_row > 3 * self._workers:
+                raise RunError(
+                    f"{self._deaths_in_a_row} workers died in a row, the last at task {task.id}: {_last_line(error)}"
+                ) from error
+            self._start_worker()
+            return Failure(task=task, kind="worker died", message=_last_line(error), traceback=str(error))
+        except RayError as error:
+            self._idle.append(actor)
+            return Failure(task=task, kind=type(error).__name__, message=_last_line(error), traceback=str(error))
+        self._deaths_in_a_row = 0
+        self._idle.append(actor)
+        for data in artifacts.values():
+            self._artifacts.put(data)
+        return decode_outcome(body, task)
+
+    def _referred(self, task: Task) -> Mapping[str, bytes]:
+        """The artifacts that a task names, to travel with it."""
+        continues = task.continues if isinstance(task, Evaluate) else None
+        handles: list[Handle] = [handle for handle in (task.weights, continues) if handle is not None]
+        return {handle.digest: self._artifacts.get(handle) for handle in handles}
+
+
+def _connect(address: str | None, *, cpus: float) -> bool:
+    """Make Ray available; returns whether it was started or joined here, to be left again."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            # Workers share this machine as the user says, even with more of them than there are cores.
+            ray.init(num_cpus=max(os.cpu_count() or 1, int(cpus + 0.999)), include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"the Ray cluster at {address!r} cannot be reached" if address else "Ray cannot be started here"
+        raise InputError(f"{where}: {_last_line(error)}") from error
+    return True
+
+
+def _require(**wanted: float) -> None:
+    """Refuse to wait for resources that the whole cluster does not have."""
+    present: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for resource, amount in wanted.items():
+        if amount > present.get(resource, 0.0) + 1e-9:
+            raise InputError(
+                f"the workers need {amount:g} {resource}s together, but Ray has {present.get(resource, 0.0):g}; "
+                f"use fewer --workers or a smaller --{resource.lower()}s-per-worker"
+            )
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

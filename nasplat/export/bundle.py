@@ -1,0 +1,213 @@
+"""An exported network: a folder with the architecture, its weights, and an ONNX model that was run."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasplat.architecture import IO, Architecture
+from nasplat.benchmark import Benchmark
+from nasplat.errors import InputError, RunError
+from nasplat.executors.executor import Workload
+from nasplat.registry import SEARCH_SPACES
+from nasplat.run.directory import Run
+from nasplat.run.files import write_atomically
+from nasplat.task import Measurement
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARCHITECTURE, WEIGHTS, ONNX = "architecture.json", "weights.safetensors", "model.onnx"
+FORMAT = 1
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far the ONNX model, run by onnxruntime, is from torch on the same random inputs.
+
+    Args:
+        largest_difference: The largest absolute difference of any output.
+        allowed: 1e-4 · max(1, largest absolute output).
+        batches: The batch sizes that were tried.
+    """
+
+    largest_difference: float
+    allowed: float
+    batches: tuple[int, ...]
+
+
+def export(
+    run: Run, measurement: Measurement, folder: Path, *, untrained: bool = False, test: bool = False
+) -> dict[str, Any]:
+    """Write the network of a measurement into a new folder, complete or not at all.
+
+    Args:
+        run: The run that the measurement belongs to.
+        measurement: Which network; its weights are the ones that were measured.
+        folder: Must not exist.
+        untrained: Whether fresh weights will do, where the measurement left none.
+        test: Whether to measure on the test split, which nothing before has touched.
+
+    Returns:
+        What ``architecture.json`` holds.
+
+    Raises:
+        InputError: The folder exists, or there are no weights.
+        RunError: The ONNX model's outputs differ from torch's by more than is allowed.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists; choose another --out")
+    config, benchmark = run.config, _benchmark(run)
+    architecture, io = measurement.architecture, benchmark.io
+    weights = _weights(run, measurement, benchmark, untrained=untrained)
+    network = _network(benchmark, architecture, weights)
+    description: dict[str, Any] = {
+        "format": FORMAT,
+        "space": {"name": config.space.name, **config.space.options},
+        "architecture": architecture.code,
+        "input_shape": list(io.input_shape),
+        "outputs": io.outputs,
+        "cost": benchmark.space.cost(architecture, io).metrics(),
+        "trained": not untrained,
+        "measured": {"split": measurement.split, **measurement.metrics},
+        "run": {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": measurement.task.fidelity},
+        "environment": run.environment,
+    }
+    if test:
+        final = benchmark.final(measurement, device="cpu", artifacts=run.artifacts)
+        description["final"] = {"split": final.split, **final.metrics}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be created: {error.strerror}; choose another --out") from error
+    try:
+        draft.chmod(0o755)
+        (draft / WEIGHTS).write_bytes(weights)
+        _write_onnx(network, io, draft / ONNX)
+        verification = verify(network, io, draft / ONNX)
+        if not verification.largest_difference <= verification.allowed:
+            raise RunError(
+                f"the ONNX model of {architecture} differs from torch by {verification.largest_difference:.3g}, "
+                f"more than the allowed {verification.allowed:.3g}; nothing was exported"
+            )
+        description["verification"] = asdict(verification)
+        write_atomically(draft / ARCHITECTURE, json.dumps(description, indent=2) + "\n")
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return description
+
+
+def load(folder: Path) -> "nn.Module":
+    """The network of an exported folder with its weights, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: A file is missing or damaged, or belongs to another version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from nasplat.training.seeding import seeded
+
+    try:
+        description = json.loads((folder / ARCHITECTURE).read_text(encoding="utf-8"))
+        if description["format"] != FORMAT:
+            raise InputError(f"{folder} has format {description['format']}, but this version reads format {FORMAT}")
+        options = dict(description["space"])
+        space = SEARCH_SPACES.get(options.pop("name"))(**options)
+        architecture = space.parse(description["architecture"])
+        io = IO(tuple(description["input_shape"]), description["outputs"])
+        with seeded(0):
+            network = space.build(architecture, io)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder} is no complete export: {error}") from error
+    return network.eval()
+
+
+def verify(
+    network: "nn.Module", io: IO, path: Path, *, batches: tuple[int, ...] = (1, 5), seed: int = 0
+) -> Verification:
+    """Run an ONNX file with onnxruntime and torch on the same random inputs."""
+    import onnxruntime
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    largest, scale = 0.0, 1.0
+    for batch in batches:
+        images = torch.randn(batch, *io.input_shape, generator=generator)
+        with torch.no_grad():
+            expected = network(images)
+        (given,) = session.run(None, {"images": images.numpy()})
+        difference = (torch.from_numpy(given) - expected).abs().max().item()
+        largest = max(largest, difference) if difference == difference else difference  # a NaN is the largest
+        scale = max(scale, expected.abs().max().item())
+    return Verification(largest, TOLERANCE * scale, batches)
+
+
+def _benchmark(run: Run) -> Benchmark:
+    config = run.config
+    return Workload(config.space.name, config.benchmark.name, config.space.options, config.benchmark.options).make()
+
+
+def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
+    """The measured weights as they lie in the run, or fresh ones if those will do."""
+    handle = measurement.artifacts.get("weights")
+    if untrained:
+        from safetensors.torch import save
+
+        from nasplat.training.seeding import seeded
+
+        with seeded(measurement.task.seed):
+            return save(benchmark.space.build(measurement.architecture, benchmark.io).state_dict())
+    if handle is None:
+        raise InputError(
+            f"trial {measurement.id} left no weights, since {run.config.benchmark.name} does not train or the answer "
+            "came from memory; add --untrained to export the network with fresh weights"
+        )
+    return run.artifacts.get(handle)
+
+
+def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":
+    from safetensors.torch import load as read
+
+    from nasplat.training.seeding import seeded
+
+    with seeded(0):
+        network = benchmark.space.build(architecture, benchmark.io)
+    network.load_state_dict(read(weights))
+    return network.eval()
+
+
+def _write_onnx(network: "nn.Module", io: IO, path: Path) -> None:
+    """Export with a free batch size, input ``images`` and output ``logits``."""
+    import logging
+
+    import torch
+
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)  # it reports on optional packages and on steps that succeeded
+    try:
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, *io.input_shape),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["images"],
+            output_names=["logits"],
+            external_data=False,
+            verbose=False,
+        )
+    finally:
+        exporter.setLevel(level)
+    assert program is not None
+    program.save(path)

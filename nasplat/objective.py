@@ -1,0 +1,181 @@
+"""What a search wants: objectives to improve, constraints to keep, and the front of what it found."""
+
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from nasplat.errors import InputError
+from nasplat.task import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A metric with the direction that is better.
+
+    Args:
+        metric: The name of a cost or of a measured metric.
+        maximize: Whether more is better.
+    """
+
+    metric: str
+    maximize: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``accuracy:max`` or ``params:min``.
+
+        >>> Objective.parse("params:min")
+        Objective(metric='params', maximize=False)
+
+        Raises:
+            InputError: The text has another form.
+        """
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*:\s*(max|min)\s*", text)
+        if match is None:
+            raise InputError(f"an objective is METRIC:max or METRIC:min, such as accuracy:max, but got {text!r}")
+        return cls(match[1], match[2] == "max")
+
+    def __str__(self) -> str:
+        return f"{self.metric}:{'max' if self.maximize else 'min'}"
+
+    def loss(self, metrics: Mapping[str, float]) -> float:
+        """The metric's value, negated where more is better, so that less is always better."""
+        value = metrics[self.metric]
+        return -value if self.maximize else value
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A bound on a metric.
+
+    Args:
+        metric: The name of a cost or of a measured metric.
+        upper: Whether the bound is the largest value allowed rather than the smallest.
+        bound: The bound, itself allowed.
+    """
+
+    metric: str
+    upper: bool
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``params<=5e6`` or ``accuracy>=0.9``.
+
+        >>> Constraint.parse("params <= 5e6")
+        Constraint(metric='params', upper=True, bound=5000000.0)
+
+        Raises:
+            InputError: The text has another form or the bound is not a finite number.
+        """
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*(\S+)\s*", text)
+        try:
+            bound = float(match[3]) if match else math.nan
+        except ValueError:
+            bound = math.nan
+        if match is None or not math.isfinite(bound):
+            raise InputError(
+                f"a constraint is METRIC<=NUMBER or METRIC>=NUMBER, such as 'params<=5e6' (in quotes), but got {text!r}"
+            )
+        return cls(match[1], match[2] == "<=", bound)
+
+    def __str__(self) -> str:
+        return f"{self.metric}{'<=' if self.upper else '>='}{self.bound:g}"
+
+    def excess(self, metrics: Mapping[str, float]) -> float:
+        """How far the metric lies beyond the bound, relative to the bound's size; 0 where it is kept."""
+        value = metrics[self.metric]
+        beyond = value - self.bound if self.upper else self.bound - value
+        return max(0.0, beyond) / max(abs(self.bound), 1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Objectives together with the constraints that act in selection.
+
+    Args:
+        objectives: At least one; strategies that follow a single one follow the first.
+        constraints: Bounds that a measurement should keep.
+    """
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise InputError("a search needs at least one objective, such as --objective accuracy:max")
+        names = [objective.metric for objective in self.objectives]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise InputError(f"each metric can be one objective, but {', '.join(sorted(twice))} is given twice")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all metrics that objectives and constraints are about."""
+        return tuple(wanted.metric for wanted in self.objectives) + tuple(wanted.metric for wanted in self.constraints)
+
+    def losses(self, measurement: Measurement) -> tuple[float, ...]:
+        """One figure for each objective, less being better."""
+        return tuple(objective.loss(measurement.metrics) for objective in self.objectives)
+
+    def violation(self, measurement: Measurement) -> float:
+        """The sum of all relative excesses; 0 for a measurement that keeps every constraint."""
+        return sum(constraint.excess(measurement.metrics) for constraint in self.constraints)
+
+    def better(self, a: Measurement, b: Measurement) -> bool:
+        """Whether `a` dominates `b`: it violates less, or as little while no objective is worse and one better.
+
+        This is constrained domination (Deb et al., 2002, "A fast and elitist multiobjective genetic
+        algorithm: NSGA-II", sec. VI). With one objective and no constraint it means: strictly better.
+        """
+        if self.constraints:
+            excess_a, excess_b = self.violation(a), self.violation(b)
+            if excess_a != excess_b:
+                return excess_a < excess_b
+        losses_a, losses_b = self.losses(a), self.losses(b)
+        return losses_a != losses_b and all(map(operator.le, losses_a, losses_b))
+
+    def better_first(self, a: Measurement, b: Measurement) -> bool:
+        """Whether `a` keeps the constraints better, or as well and has the better first objective."""
+        first = self.objectives[0]
+        return (self.violation(a), first.loss(a.metrics)) < (self.violation(b), first.loss(b.metrics))
+
+    def front(self, measurements: Sequence[Measurement]) -> list[Measurement]:
+        """The measurements that keep every constraint and that no other dominates, by the first objective.
+
+        Answers from memory are left out, since they repeat a measurement, and of architectures with equal
+        figures only the first stays.
+        """
+        kept = [m for m in measurements if m.remembered is None and not self.violation(m)]
+        if not kept:
+            return []
+        from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+        losses, first = np.unique(np.array([self.losses(m) for m in kept]), axis=0, return_index=True)
+        best = NonDominatedSorting().do(losses, only_non_dominated_front=True)
+        return sorted((kept[first[i]] for i in best), key=self.losses)
+
+
+def knee(goal: Goal, front: Sequence[Measurement]) -> Measurement:
+    """The member of a front that is nearest to the ideal point, each objective scaled to [0, 1] over the front.
+
+    Counts and times span orders of magnitude and are compared by their logarithm; metrics that can be zero
+    or negative as they are.
+
+    Raises:
+        InputError: The front is empty.
+    """
+    if not front:
+        raise InputError("an empty front has no knee")
+    losses = np.array([goal.losses(m) for m in front])
+    for column, objective in enumerate(goal.objectives):
+        if not objective.maximize and (losses[:, column] > 0).all():
+            losses[:, column] = np.log(losses[:, column])
+    span = np.ptp(losses, axis=0)
+    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
+    return front[int(np.argmin((scaled**2).sum(axis=1)))]

@@ -1,0 +1,163 @@
+"""What a strategy is given: a space, what is wanted, what is allowed, and a generator."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from numpy.random import Generator, SeedSequence, default_rng
+
+from nasplat.architecture import IO, Architecture
+from nasplat.artifact import Handle
+from nasplat.cost import Cost
+from nasplat.errors import InputError, unknown
+from nasplat.objective import Goal
+from nasplat.search_space import SearchSpace
+from nasplat.task import Evaluate, TrainSupernet, derive_seed
+
+ATTEMPTS = 10_000
+"""How often a rejection loop tries before it gives up with an error."""
+
+
+class Problem:
+    """A search problem, as strategies see it.
+
+    It numbers and seeds the tasks that a strategy makes and owns the strategy's generator, so that a
+    strategy which draws from `rng` alone repeats exactly.
+
+    Args:
+        space: Where architectures come from.
+        goal: Objectives and constraints. Constraints on costs known for free decide what is feasible, those
+            on measured metrics act in selection.
+        io: What the benchmark's data asks of a network; costs depend on it.
+        fidelity: How thoroughly an architecture is measured unless a strategy says otherwise.
+        member: Whether the benchmark can measure an architecture; a partial table holds only some.
+        seed: The run's seed.
+
+    Attributes:
+        cost: The cost of an architecture in this problem, remembered for the last few thousand.
+        key: The canonical key of an architecture, likewise.
+        goal: Objectives, and the constraints that act in selection.
+        limits: The constraints on costs known for free.
+        rng: The generator for every random choice of the strategy.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        goal: Goal,
+        *,
+        io: IO,
+        fidelity: int = 1,
+        member: Callable[[Architecture], bool] = lambda architecture: True,
+        seed: int = 0,
+    ) -> None:
+        self.space = space
+        self.io = io
+        self.fidelity = fidelity
+        self.seed = seed
+        self.rng: Generator = default_rng(SeedSequence([seed]))
+        self.cost = lru_cache(maxsize=4096)(self._cost)
+        self.key = lru_cache(maxsize=65536)(space.canonical_key)
+        free = self.cost(space.sample(default_rng(0))).metrics()
+        self.goal = Goal(goal.objectives, tuple(c for c in goal.constraints if c.metric not in free))
+        self.limits = tuple(c for c in goal.constraints if c.metric in free)
+        self.free_metrics = frozenset(free)
+        self._member = member
+        self._next_id = 0
+
+    def evaluate(
+        self,
+        architecture: Architecture,
+        *,
+        fidelity: int | None = None,
+        weights: Handle | None = None,
+        replicate: int = 0,
+        continues: Handle | None = None,
+    ) -> Evaluate:
+        """The next task: measure an architecture, by default at the problem's fidelity."""
+        task_id = self._number()
+        return Evaluate(
+            id=task_id,
+            seed=derive_seed(self.seed, task_id),
+            architecture=architecture,
+            fidelity=self.fidelity if fidelity is None else fidelity,
+            weights=weights,
+            replicate=replicate,
+            continues=continues,
+        )
+
+    def train_supernet(
+        self, architectures: tuple[Architecture, ...], *, epochs: int, weights: Handle | None = None
+    ) -> TrainSupernet:
+        """The next task: train shared weights on the given paths."""
+        task_id = self._number()
+        return TrainSupernet(
+            id=task_id,
+            seed=derive_seed(self.seed, task_id),
+            architectures=architectures,
+            epochs=epochs,
+            weights=weights,
+        )
+
+    def feasible(self, architecture: Architecture) -> bool:
+        """Whether the benchmark can measure it and it keeps every constraint on costs known for free."""
+        if not self._member(architecture):
+            return False
+        if not self.limits:
+            return True
+        metrics = self.cost(architecture).metrics()
+        return not any(limit.excess(metrics) for limit in self.limits)
+
+    def sample(self) -> Architecture:
+        """A feasible member, drawn by rejection.
+
+        Raises:
+            InputError: None was feasible in `ATTEMPTS` draws.
+        """
+        return self._sample(self.rng)
+
+    def check_feasible(self) -> None:
+        """Refuse a problem in which nothing feasible can be drawn; the strategy's generator is left alone.
+
+        Raises:
+            InputError: None was feasible in `ATTEMPTS` draws.
+        """
+        self._sample(default_rng(0))
+
+    def _sample(self, rng: Generator) -> Architecture:
+        for _ in range(ATTEMPTS):
+            architecture = self.space.sample(rng)
+            if self.feasible(architecture):
+                return architecture
+        limits = ", ".join(map(str, self.limits)) or "membership in the benchmark"
+        raise InputError(
+            f"none of {ATTEMPTS:,} members drawn from {self.space.name} is feasible under {limits}; "
+            f"widen the constraint"
+        )
+
+    def check_metrics(self, measured: tuple[str, ...]) -> None:
+        """Refuse objectives and constraints on metrics that nobody provides.
+
+        Raises:
+            InputError: A metric is neither a cost of the space nor among the benchmark's.
+        """
+        known = self.free_metrics | set(measured)
+        for metric in (*self.goal.metrics, *(limit.metric for limit in self.limits)):
+            if metric not in known:
+                raise InputError(unknown("metric", metric, known))
+
+    def state(self) -> dict[str, Any]:
+        """The generator's state and the next task's number, as JSON."""
+        return {"rng": self.rng.bit_generator.state, "next_id": self._next_id}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` gave."""
+        self.rng.bit_generator.state = state["rng"]
+        self._next_id = state["next_id"]
+
+    def _number(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _cost(self, architecture: Architecture) -> Cost:
+        return self.space.cost(architecture, self.io)

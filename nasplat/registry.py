@@ -1,0 +1,127 @@
+"""Plug-ins by name: one class, one instance for each kind."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from nasplat.benchmark import Benchmark
+from nasplat.errors import InputError, NasplatError, unknown
+from nasplat.predictor import Predictor
+from nasplat.search_space import SearchSpace
+from nasplat.strategy import Strategy
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """Where a registered name leads.
+
+    Args:
+        name: The registered name.
+        target: The class, as ``package.module:Class``.
+        origin: ``built-in``, or the distribution that an entry point comes from.
+    """
+
+    name: str
+    target: str
+    origin: str
+
+
+class Registry(Generic[T]):
+    """The plug-ins of one kind.
+
+    Built-ins are registered by the package named like the group, when it is first needed; third parties
+    declare entry points in that group. Nothing is imported before it is asked for, so that a broken plug-in
+    harms nobody who does not use it.
+
+    Args:
+        kind: What messages call a member, such as ``strategy``.
+        group: The package of the built-ins and the entry-point group of third parties.
+        base: The contract that every member is a subclass of.
+    """
+
+    def __init__(self, kind: str, group: str, base: type[T]) -> None:
+        self.kind = kind
+        self.group = group
+        self.base = base
+        self._plugins: dict[str, Plugin] = {}
+        self._discovered = False
+
+    def register(self, name: str, target: str, origin: str = "built-in") -> None:
+        """Make ``package.module:Class`` known under a name.
+
+        Raises:
+            InputError: The name is taken; the message says by which two.
+        """
+        taken = self._plugins.get(name)
+        if taken is not None and taken.target != target:
+            raise InputError(
+                f"two plug-ins register the {self.kind} {name!r}: {taken.target} ({taken.origin}) and "
+                f"{target} ({origin}); rename or uninstall one"
+            )
+        self._plugins[name] = Plugin(name, target, origin)
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self._discover()
+        return sorted(self._plugins)
+
+    def plugin(self, name: str) -> Plugin:
+        """Where a name leads.
+
+        Raises:
+            InputError: The name is unknown; near matches are listed.
+        """
+        self._discover()
+        if name not in self._plugins:
+            raise InputError(unknown(self.kind, name, self._plugins))
+        return self._plugins[name]
+
+    def get(self, name: str) -> type[T]:
+        """The class registered under a name.
+
+        Raises:
+            InputError: The name is unknown, or what it leads to cannot be loaded or is of another kind.
+        """
+        plugin = self.plugin(name)
+        module, _, attribute = plugin.target.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except NasplatError:
+            raise
+        except Exception as error:  # whatever a third party's module does wrong at import is its own
+            raise InputError(
+                f"the {self.kind} {name!r} ({plugin.target}, {plugin.origin}) cannot be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not (isinstance(found, type) and issubclass(found, self.base)):
+            raise InputError(
+                f"the {self.kind} {name!r} ({plugin.target}, {plugin.origin}) is no subclass of "
+                f"{self.base.__module__}.{self.base.__qualname__}"
+            )
+        return found
+
+    def __iter__(self) -> Iterator[Plugin]:
+        return (self._plugins[name] for name in self.names())
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        importlib.import_module(self.group)
+        for entry in sorted(entry_points(group=self.group), key=_origin):
+            self.register(entry.name, entry.value, _origin(entry))
+
+
+def _origin(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value
+
+
+# mypy wants a class that can be instantiated wherever a class is passed, which a contract is not.
+SEARCH_SPACES: Registry[SearchSpace] = Registry("search space", "nasplat.search_spaces", SearchSpace)  # type: ignore[type-abstract]
+STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy)  # type: ignore[type-abstract]
+PREDICTORS: Registry[Predictor] = Registry("predictor", "nasplat.predictors", Predictor)  # type: ignore[type-abstract]
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "nasplat.benchmarks", Benchmark)  # type: ignore[type-abstract]

@@ -1,0 +1,136 @@
+"""One HTML file about a run, with nothing loaded from elsewhere."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import nasplat
+from nasplat.errors import InputError
+from nasplat.objective import Goal, Objective
+from nasplat.run.directory import History, Run
+from nasplat.run.files import write_atomically
+from nasplat.task import Measurement
+from nasplat.units import duration, figure, shown_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, DOT, LINE = "#333333", "#9db4c8", "#c2410c"
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write the report of a run to a file, complete or not at all.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    history = run.history()
+    try:
+        write_atomically(path, render(run, history))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+
+
+def render(run: Run, history: History) -> str:
+    """The report as HTML."""
+    goal = run.config.goal
+    front = history.front
+    metrics = shown_metrics(goal)
+    measured = [m for m in history.measurements if m.remembered is None]
+    kinds = [failure.kind for failure in history.failures]
+    page = Environment(
+        loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined
+    ).get_template("page.html")
+    config = run.config.model_dump(mode="json")
+    return page.render(
+        name=run.folder.resolve().name,
+        version=nasplat.__version__,
+        status=history.status,
+        config=config,
+        config_yaml=yaml.safe_dump(config, sort_keys=False),
+        versions=run.environment["versions"],
+        revision=run.environment["git"]["code"],
+        split=measured[0].split if measured else "validation",
+        counts={
+            "measured": len(measured),
+            "answered from memory": len(history.measurements) - len(measured),
+            "failed": len(history.failures),
+        },
+        seconds=duration(history.elapsed[-1]) if history.elapsed else "no time",
+        metrics=metrics,
+        front=[(m.id, m.architecture.code, [figure(name, m.metrics[name]) for name in metrics]) for m in front],
+        failures=[(kind, kinds.count(kind)) for kind in sorted(set(kinds))],
+        progress=_progress(history, goal.objectives[0]) if measured else None,
+        fronts=[_front(measured, front, goal, other) for other in goal.objectives[1:]] if measured else [],
+    )
+
+
+def _progress(history: History, objective: Objective) -> Markup:
+    """Every measurement's first objective over the evaluations, and the best so far."""
+    numbers, values = [], []
+    for number, outcome in enumerate(history.outcomes, 1):
+        if isinstance(outcome, Measurement):
+            numbers.append(number)
+            values.append(outcome.metrics[objective.metric])
+    best = (np.maximum if objective.maximize else np.minimum).accumulate(values)
+    figure_, axes = _axes("evaluations", _label(objective))
+    axes.scatter(numbers, values, s=12, color=DOT, linewidths=0, label="each", rasterized=len(values) > 2000)
+    axes.step(numbers, best, where="post", color=LINE, linewidth=1.8, label="best so far")
+    axes.legend(frameon=False, fontsize=9)
+    return _svg(figure_, f"{objective.metric} over evaluations")
+
+
+def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: Goal, other: Objective) -> Markup:
+    """All measurements and the front, the other objective across and the first one up."""
+    first = goal.objectives[0]
+
+    def points(members: Sequence[Measurement]) -> tuple[list[float], list[float]]:
+        return [m.metrics[other.metric] for m in members], [m.metrics[first.metric] for m in members]
+
+    figure_, axes = _axes(_label(other), _label(first))
+    across, up = points(measured)
+    axes.scatter(across, up, s=12, color=DOT, linewidths=0, label="measured", rasterized=len(measured) > 2000)
+    members = sorted(front, key=lambda m: m.metrics[other.metric])
+    style = "-o" if len(goal.objectives) == 2 else "o"
+    axes.plot(*points(members), style, color=LINE, markersize=5, linewidth=1.2, label="front")
+    if min(across) > 0 and max(across) > 20 * min(across):
+        axes.set_xscale("log")
+    axes.legend(frameon=False, fontsize=9)
+    return _svg(figure_, f"front of {first.metric} and {other.metric}")
+
+
+def _label(objective: Objective) -> str:
+    return f"{objective.metric} ({'more' if objective.maximize else 'less'} is better)"
+
+
+def _axes(across: str, up: str) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = drawing.subplots()
+    axes.set_xlabel(across, color=INK)
+    axes.set_ylabel(up, color=INK)
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return drawing, axes
+
+
+def _svg(drawing: "Figure", title: str) -> Markup:
+    """The drawing as inline SVG, the same for the same data."""
+    import matplotlib
+
+    text = io.StringIO()
+    metadata: dict[str, Any] = {"Date": None, "Creator": None, "Title": title}
+    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
+        drawing.savefig(text, format="svg", metadata=metadata, dpi=150)
+    svg = text.getvalue()
+    # The drawing is ours and holds no text of others but metric names, which matplotlib escapes.
+    return Markup(svg[svg.index("<svg") :])

@@ -1,0 +1,206 @@
+"""The event log: every ask and every outcome, in order, each before it takes effect."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from nasplat.errors import RunError
+
+FORMAT = 1
+SYNC_SECONDS = 1.0
+
+_SCHEMA = """
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, elapsed REAL NOT NULL, body TEXT NOT NULL
+) STRICT;
+CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, arrays BLOB NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the log.
+
+    Args:
+        seq: Its number, from 1.
+        kind: ``ask``, ``outcome``, ``session`` …
+        elapsed: Seconds of searching before it, over all sessions of the run.
+        body: What it says.
+    """
+
+    seq: int
+    kind: str
+    elapsed: float
+    body: dict[str, Any]
+
+
+class EventLog:
+    """The log of one run, an SQLite file in write-ahead mode: one process writes, readers never block it.
+
+    Every event is in the file when `append` returns, so that a killed process loses nothing. It reaches
+    the disk within about a second (`sync`), which is what a power cut may lose.
+
+    Attributes:
+        last: The number of the newest event, 0 in an empty log.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._synced_at = time.monotonic()
+        self._unsynced = False
+        self.last: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """A new, empty log.
+
+        Raises:
+            RunError: The file exists or cannot be created.
+        """
+        if path.exists():
+            raise RunError(f"{path} exists; a log is created once")
+        try:
+            connection = sqlite3.connect(path, isolation_level=None)
+            connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={FORMAT}; {_SCHEMA}")
+        except sqlite3.Error as error:
+            raise RunError(f"the event log {path} cannot be created: {error}") from error
+        return cls._configured(connection, path)
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> Self:
+        """An existing log, for reading unless `write`.
+
+        Raises:
+            RunError: The file is missing, damaged, or of another version.
+        """
+        if not path.exists():
+            raise RunError(f"there is no event log {path}")
+        try:
+            if write:
+                connection = sqlite3.connect(path, isolation_level=None)
+            else:
+                # Without its side files, which a finished writer removes, nothing can change under a reader,
+                # and a read-only folder has no room for new ones.
+                settled = not path.with_name(path.name + "-wal").exists()
+                uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if settled else ''}"
+                connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != FORMAT:
+                raise RunError(f"{path} has format {version}, but this version of nasplat reads format {FORMAT}")
+            return cls._configured(connection, path)
+        except sqlite3.Error as error:
+            raise RunError(f"the event log {path} cannot be read: {error}") from error
+
+    @classmethod
+    def _configured(cls, connection: sqlite3.Connection, path: Path) -> Self:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA busy_timeout=5000")
+        return cls(connection, path)
+
+    def append(self, kind: str, body: Mapping[str, Any], *, elapsed: float) -> int:
+        """Add an event; returns its number.
+
+        Raises:
+            RunError: It could not be written, as when the disk is full.
+        """
+        try:
+            self._connection.execute(
+                "INSERT INTO events VALUES (?, ?, ?, ?)",
+                (self.last + 1, kind, elapsed, json.dumps(body, separators=(",", ":"))),
+            )
+        except sqlite3.Error as error:
+            raise RunError(f"the event log {self._path} cannot be written: {error}") from error
+        self.last += 1
+        self._unsynced = True
+        if time.monotonic() - self._synced_at >= SYNC_SECONDS:
+            self.sync()
+        return self.last
+
+    def sync(self) -> None:
+        """Bring everything appended to the disk; costs nothing when it is there already."""
+        if self._unsynced:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._unsynced = False
+        self._synced_at = time.monotonic()
+
+    def events(self, *kinds: str, after: int = 0) -> Iterator[Event]:
+        """The events of the given kinds, or of all, in order.
+
+        Raises:
+            RunError: The log is damaged.
+        """
+        chosen = f"AND kind IN ({','.join('?' * len(kinds))})" if kinds else ""
+        try:
+            for seq, kind, elapsed, body in self._connection.execute(
+                f"SELECT seq, kind, elapsed, body FROM events WHERE seq > ? {chosen} ORDER BY seq", (after, *kinds)
+            ):
+                yield Event(seq, kind, elapsed, json.loads(body))
+        except (sqlite3.Error, ValueError) as error:
+            raise RunError(f"the event log {self._path} is damaged: {error}") from error
+
+    def save_snapshot(self, state: dict[str, Any]) -> None:
+        """Keep a state as it is after the last event; older snapshots go."""
+        arrays: dict[str, NDArray[Any]] = {}
+        body = json.dumps(_without_arrays(state, arrays), separators=(",", ":"))
+        try:
+            with self._connection:
+                self._connection.execute("BEGIN")
+                self._connection.execute("DELETE FROM snapshots")
+                self._connection.execute(
+                    "INSERT INTO snapshots VALUES (?, ?, ?)", (self.last, body, save_arrays(arrays))
+                )
+        except sqlite3.Error as error:
+            raise RunError(f"the event log {self._path} cannot be written: {error}") from error
+
+    def snapshot(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest snapshot with the number of the event that it follows.
+
+        Raises:
+            RunError: The log is damaged.
+        """
+        try:
+            row = self._connection.execute(
+                "SELECT seq, body, arrays FROM snapshots ORDER BY seq DESC LIMIT 1"
+            ).fetchone()
+            return None if row is None else (row[0], _with_arrays(json.loads(row[1]), load_arrays(row[2])))
+        except (sqlite3.Error, ValueError) as error:
+            raise RunError(f"the event log {self._path} is damaged: {error}") from error
+
+    def close(self) -> None:
+        """Close the file; a closed log is complete in one file."""
+        self._connection.close()
+
+
+def _without_arrays(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    """The value with every array replaced by its name among `arrays`."""
+    match value:
+        case np.ndarray():
+            name = str(len(arrays))
+            arrays[name] = np.ascontiguousarray(value)
+            return {"$array": name}
+        case dict():
+            return {key: _without_arrays(item, arrays) for key, item in value.items()}
+        case list() | tuple():
+            return [_without_arrays(item, arrays) for item in value]
+    return value
+
+
+def _with_arrays(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    match value:
+        case {"$array": name, **rest} if not rest:
+            return arrays[name]
+        case dict():
+            return {key: _with_arrays(item, arrays) for key, item in value.items()}
+        case list():
+            return [_with_arrays(item, arrays) for item in value]
+    return value

@@ -1,0 +1,39 @@
+"""The artifacts of a run, kept as files named by their content."""
+
+from pathlib import Path
+
+from nasplat.artifact import Artifacts, Handle
+from nasplat.errors import RunError
+from nasplat.run.files import write_atomically
+
+
+class Shelf(Artifacts):
+    """A folder of artifacts: ``ab/cdef….safetensors`` holds what hashes to ``abcdef…``.
+
+    Args:
+        folder: Created with the first artifact.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, handle: Handle) -> Path:
+        """Where the artifact lies, or would lie."""
+        return self.folder / handle.digest[:2] / f"{handle.digest[2:]}.safetensors"
+
+    def put(self, data: bytes) -> Handle:
+        handle = Handle.of(data)
+        path = self.path(handle)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+        return handle
+
+    def get(self, handle: Handle) -> bytes:
+        try:
+            data = self.path(handle).read_bytes()
+        except OSError as error:
+            raise RunError(f"artifact {handle} cannot be read: {error}") from error
+        if Handle.of(data) != handle:
+            raise RunError(f"artifact {handle} is damaged: its content hashes to {Handle.of(data)}")
+        return data

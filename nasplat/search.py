@@ -1,0 +1,277 @@
+"""The search loop: ask, log, run, log, tell, until the budget is spent or the strategy is finished."""
+
+import math
+import os
+import socket
+import time
+from dataclasses import replace
+from typing import Protocol, TypeAlias
+
+from nasplat.budget import Budget, Spending
+from nasplat.errors import StrategyError
+from nasplat.executors.executor import Executor
+from nasplat.problem import Problem
+from nasplat.run.event_log import Event, EventLog
+from nasplat.strategy import Strategy
+from nasplat.task import (
+    Evaluate,
+    Failure,
+    Json,
+    Measurement,
+    Outcome,
+    Task,
+    decode_outcome,
+    decode_task,
+    encode_outcome,
+    encode_task,
+)
+
+SNAPSHOT_EVENTS = 2_000
+"""How many events may have to be replayed at least before another snapshot is worth its while."""
+SNAPSHOT_GROWTH = 0.5
+"""Past that, snapshots come each time the log has grown by this part, so that their cost stays in proportion."""
+WAIT_SECONDS = 0.5
+
+Work: TypeAlias = tuple[str, int, int]
+
+
+class Watcher(Protocol):
+    """Is shown the search as it goes."""
+
+    def watch(self, search: "Search", outcome: Outcome | None) -> None:
+        """Called after every outcome was told, and every half second with None."""
+
+
+class Search:
+    """One search: a strategy, an executor, and the log that lets it go on where it was killed.
+
+    Every ask and every outcome is logged before it takes effect. A new `Search` on a log that already has
+    events replays them: it restores the newest snapshot, repeats what follows, checks that the strategy asks
+    for the same, and submits again what was asked for and never answered.
+
+    Args:
+        problem: What the strategy was given.
+        strategy: Proposes tasks; fresh, made with `problem`.
+        executor: Runs them.
+        log: The run's log.
+        budget: When to stop asking.
+        watcher: Is shown the progress.
+
+    Attributes:
+        spending: What was spent so far.
+        best: The measurement with the best first objective so far.
+        outcomes: The number of outcomes by what they are: ``measured``, ``remembered``, ``trained``, ``failed``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        strategy: Strategy,
+        executor: Executor,
+        log: EventLog,
+        budget: Budget,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.problem = problem
+        self.strategy = strategy
+        self.executor = executor
+        self.log = log
+        self.budget = budget
+        self.watcher = watcher
+        self.spending = Spending()
+        self.outcomes = {"measured": 0, "remembered": 0, "trained": 0, "failed": 0}
+        self.best: Measurement | None = None
+        self._outstanding: dict[int, Task] = {}
+        self._submitted: set[int] = set()
+        self._known: dict[Work, Measurement] = {}
+        self._awaited: dict[Work, list[Evaluate]] = {}
+        self._may_ask = True
+        self._snapshot_at = 0
+        self._clock = time.monotonic()
+        self._seconds_before = 0.0
+
+    @property
+    def running(self) -> int:
+        """How many tasks are being worked on."""
+        return len(self._submitted)
+
+    def run(self) -> None:
+        """Search until the budget is spent or the strategy is finished, and the work in flight has come in.
+
+        Raises:
+            StrategyError: The strategy broke its contract.
+            RunError: The log cannot be written, or no worker can be had any more.
+        """
+        self._replay()
+        self.log.append(
+            "session",
+            {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()},
+            elapsed=self._elapsed(),
+        )
+        for task in list(self._outstanding.values()):
+            self._route(task)
+        while True:
+            self._ask()
+            if not self._submitted:
+                if self._may_ask and not self._spent():
+                    continue  # everything asked for was answered from memory
+                break
+            outcomes = self.executor.wait(WAIT_SECONDS)
+            for outcome in outcomes:
+                self._submitted.discard(outcome.id)
+                self._settle(outcome)
+            if not outcomes:
+                self._notify(None)
+            self.log.sync()
+        self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
+        self.log.sync()
+
+    def _elapsed(self) -> float:
+        self.spending.seconds = self._seconds_before + time.monotonic() - self._clock
+        return self.spending.seconds
+
+    def _spent(self) -> bool:
+        self._elapsed()
+        return self.spending.fraction(self.budget) >= 1.0
+
+    def _ask(self) -> None:
+        room = self.executor.capacity - len(self._submitted)
+        if self.budget.evaluations is not None:
+            room = min(room, self.budget.evaluations - self.spending.evaluations)
+        if room <= 0 or not self._may_ask or self._spent():
+            return
+        tasks = self.strategy.ask(room)
+        self._check(tasks, room)
+        self.log.append("ask", {"n": room, "tasks": [encode_task(task) for task in tasks]}, elapsed=self._elapsed())
+        self._note_asked(tasks)
+        for task in tasks:
+            self._route(task)
+
+    def _note_asked(self, tasks: list[Task]) -> None:
+        self._may_ask = bool(tasks)  # after an empty answer only an outcome can change the strategy's mind
+        for task in tasks:
+            self._outstanding[task.id] = task
+            self.spending.evaluations += isinstance(task, Evaluate)
+
+    def _check(self, tasks: list[Task], room: int) -> None:
+        name = type(self.strategy).__name__
+        if len(tasks) > room:
+            raise StrategyError(f"{name} was asked for at most {room} tasks, but gave {len(tasks)}")
+        for task in tasks:
+            if isinstance(task, Evaluate) and not self.problem.feasible(task.architecture):
+                limits = ", ".join(map(str, self.problem.limits)) or "membership in the benchmark"
+                raise StrategyError(f"{name} proposed {task.architecture}, which is not feasible under {limits}")
+
+    def _route(self, task: Task) -> None:
+        """Answer a task from memory, let it wait for the same work in flight, or submit it."""
+        work = self._work(task)
+        if work is not None and isinstance(task, Evaluate):
+            known = self._known.get(work)
+            if known is not None:
+                # The answer repeats figures, not the network: weights and costs stay with the code they belong to.
+                answer = Measurement(task=task, metrics=known.metrics, split=known.split, remembered=known.id)
+                self._settle(answer)
+                return
+            if work in self._awaited:
+                self._awaited[work].append(task)
+                return
+            self._awaited[work] = []
+        self._submitted.add(task.id)
+        self.executor.submit(task)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Log an outcome and tell it, then see to the tasks that waited for it."""
+        outcome = self._completed(outcome)
+        self.log.append("outcome", encode_outcome(outcome, with_task=False), elapsed=self._elapsed())
+        self._take(outcome)
+        self.strategy.tell(outcome)
+        self._notify(outcome)
+        self._snapshot()
+        work = self._work(outcome.task)
+        if work is not None:
+            for task in self._awaited.pop(work, []):
+                self._route(task)
+
+    def _completed(self, outcome: Outcome) -> Outcome:
+        """A measurement with the costs known for free, or a failure if an objective is not finite."""
+        if not isinstance(outcome, Measurement):
+            return outcome
+        metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}
+        for metric in self.problem.goal.metrics:
+            if not math.isfinite(metrics.get(metric, math.nan)):
+                return Failure(
+                    task=outcome.task,
+                    kind="non-finite",
+                    message=f"{metric} is {metrics.get(metric, 'missing')}",
+                    spent=outcome.spent,
+                )
+        return replace(outcome, metrics=metrics)
+
+    def _take(self, outcome: Outcome) -> None:
+        """Enter an outcome into memory and accounts, now or in replay."""
+        task = self._outstanding.pop(outcome.id)
+        self._may_ask = True
+        self.spending.add(outcome)
+        match outcome:
+            case Measurement(remembered=None):
+                self.outcomes["measured"] += 1
+                if self.best is None or self.problem.goal.better_first(outcome, self.best):
+                    self.best = outcome
+                work = self._work(task)
+                if work is not None:
+                    self._known.setdefault(work, outcome)
+            case Measurement():
+                self.outcomes["remembered"] += 1
+            case Failure():
+                self.outcomes["failed"] += 1
+            case _:
+                self.outcomes["trained"] += 1
+
+    def _work(self, task: Task) -> Work | None:
+        """What makes two evaluations the same work; None for work that is never the same."""
+        if not isinstance(task, Evaluate) or task.weights is not None or task.continues is not None:
+            return None
+        return self.problem.key(task.architecture), task.fidelity, task.replicate
+
+    def _notify(self, outcome: Outcome | None) -> None:
+        if self.watcher is not None:
+            self._elapsed()
+            self.watcher.watch(self, outcome)
+
+    def _snapshot(self) -> None:
+        since = self.log.last - self._snapshot_at
+        if since >= max(SNAPSHOT_EVENTS, SNAPSHOT_GROWTH * self._snapshot_at):
+            self.log.save_snapshot(self.strategy.state())
+            self._snapshot_at = self.log.last
+
+    def _replay(self) -> None:
+        """Bring strategy, memory and spending to where the log ends."""
+        snapshot = self.log.snapshot()
+        self._snapshot_at = snapshot[0] if snapshot else 0
+        strategy_lives = snapshot is None
+        for event in self.log.events("ask", "outcome"):
+            if snapshot is not None and not strategy_lives and event.seq > snapshot[0]:
+                self.strategy.restore(snapshot[1])
+                strategy_lives = True
+            self._seconds_before = event.elapsed
+            if event.kind == "ask":
+                self._replay_ask(event, repeat=strategy_lives)
+            else:
+                outcome = decode_outcome(event.body, self._outstanding[event.body["id"]])
+                self._take(outcome)
+                if strategy_lives:
+                    self.strategy.tell(outcome)
+        if snapshot is not None and not strategy_lives:
+            self.strategy.restore(snapshot[1])
+        self._clock = time.monotonic()
+
+    def _replay_ask(self, event: Event, *, repeat: bool) -> None:
+        logged: list[Json] = event.body["tasks"]
+        if repeat:
+            asked = [encode_task(task) for task in self.strategy.ask(event.body["n"])]
+            if asked != logged:
+                raise StrategyError(
+                    f"resuming, {type(self.strategy).__name__} asked for other tasks than the log has at event "
+                    f"{event.seq}: {asked} instead of {logged}; resume with the version that began the run"
+                )
+        self._note_asked([decode_task(body) for body in logged])

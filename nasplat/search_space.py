@@ -1,0 +1,189 @@
+"""The contract of a search space, and the base class of those that are products of genes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from nasplat.architecture import IO, Architecture
+from nasplat.cost import Cost
+from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Prior: TypeAlias = Sequence[NDArray[np.float64]]
+"""One non-negative weight for every choice of every gene: `prior[gene][choice]`, each row `[choices]`."""
+
+SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class SearchSpace(ABC):
+    """A set of architectures: which there are, what they cost, and how they are built.
+
+    A search space is stateless and knows no strategy, benchmark or data set. Its constructor takes
+    keyword arguments only (the fixed outer shape of the networks, such as width and depth) and stores them
+    under their own names. All randomness comes from the generator that is passed in. `nasplat.testing`
+    publishes the checks that hold every space to this page.
+    """
+
+    name: ClassVar[str]
+    """The name the space is registered under; every architecture carries it."""
+
+    @abstractmethod
+    def sample(self, rng: Generator) -> Architecture:
+        """A member drawn uniformly, as far as the space permits."""
+
+    @abstractmethod
+    def parse(self, code: str) -> Architecture:
+        """The member that a code names.
+
+        Raises:
+            InputError: The code is not a member; the message says which gene and what it may be.
+        """
+
+    @abstractmethod
+    def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
+        """A member near the given one and different from it; `prior` says which genes are favoured."""
+
+    @abstractmethod
+    def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
+        """A member that mixes two parents."""
+
+    @abstractmethod
+    def neighbors(self, architecture: Architecture) -> list[Architecture]:
+        """All members at distance one, without the given one, in a fixed order."""
+
+    @abstractmethod
+    def canonical_key(self, architecture: Architecture) -> str:
+        """A key that only codes of networks computing the same function share; it serves for not paying twice."""
+
+    @abstractmethod
+    def features(self, architecture: Architecture) -> NDArray[np.float64]:
+        """A description for predictors: an array of one fixed shape for the whole space."""
+
+    @abstractmethod
+    def cost(self, architecture: Architecture, io: IO) -> Cost:
+        """The exact cost of what `build` returns for the same arguments."""
+
+    @abstractmethod
+    def build(self, architecture: Architecture, io: IO) -> "nn.Module":
+        """A fresh network: images `[batch, *io.input_shape]` in, `[batch, io.outputs]` out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One categorical decision.
+
+    Args:
+        name: What is decided, as error messages call it.
+        choices: The names of the alternatives; at most 36, since each is one symbol of the code.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.choices) <= len(SYMBOLS):
+            raise InputError(
+                f"a gene has 2 to {len(SYMBOLS)} choices, but {self.name!r} has {len(self.choices)}; split it in two"
+            )
+
+    def legend(self) -> str:
+        """The symbols and what they mean: ``0 (none), 1 (skip_connect)``."""
+        return ", ".join(f"{SYMBOLS[i]} ({choice})" for i, choice in enumerate(self.choices))
+
+
+class GeneSpace(SearchSpace):
+    """A search space that is a product of categorical genes.
+
+    A subclass gives `genes`, `cost` and `build`; where different codes can compute the same function,
+    also `canonical_key`. The code has one symbol for each gene, in order: ``0`` is its first choice.
+    """
+
+    genes: ClassVar[tuple[Gene, ...]]
+
+    def choices(self, architecture: Architecture) -> list[int]:
+        """The index of the choice of every gene."""
+        return [SYMBOLS.index(symbol) for symbol in architecture.code]
+
+    def member(self, choices: Sequence[int]) -> Architecture:
+        """The architecture with the given choice of every gene."""
+        return Architecture(self.name, "".join(SYMBOLS[choice] for choice in choices))
+
+    def sample(self, rng: Generator) -> Architecture:
+        return self.member(rng.integers(self._sizes).tolist())
+
+    def parse(self, code: str) -> Architecture:
+        if len(code) != len(self.genes):
+            names = ", ".join(gene.name for gene in self.genes)
+            raise InputError(
+                f"a code of {self.name} has {len(self.genes)} symbols ({names}), but {code!r} has {len(code)}"
+            )
+        for position, (gene, symbol) in enumerate(zip(self.genes, code, strict=True)):
+            if symbol not in SYMBOLS[: len(gene.choices)]:
+                raise InputError(
+                    f"gene {position + 1} ({gene.name}) of {self.name} code {code!r} is {symbol!r}; "
+                    f"it may be {gene.legend()}"
+                )
+        return Architecture(self.name, code)
+
+    def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
+        """Exactly one gene, drawn uniformly, takes another choice, drawn by `prior` or uniformly."""
+        gene = int(rng.integers(len(self.genes)))
+        old = SYMBOLS.index(architecture.code[gene])
+        if prior is None:
+            new = int(rng.integers(self._sizes[gene] - 1))
+            new += new >= old
+        else:
+            weights = np.array(prior[gene], dtype=np.float64)
+            weights[old] = 0.0
+            if weights.sum() <= 0.0:  # the prior allows the old choice alone, yet a mutation changes something
+                weights = np.ones_like(weights)
+                weights[old] = 0.0
+            new = int(rng.choice(len(weights), p=weights / weights.sum()))
+        return self._with(architecture, gene, new)
+
+    def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
+        """Every gene comes from either parent with equal chance."""
+        first = rng.integers(2, size=len(self.genes)).tolist()
+        return Architecture(
+            self.name, "".join(x if take else y for take, x, y in zip(first, a.code, b.code, strict=True))
+        )
+
+    def neighbors(self, architecture: Architecture) -> list[Architecture]:
+        """All members that differ in exactly one gene."""
+        old = self.choices(architecture)
+        return [
+            self._with(architecture, gene, choice)
+            for gene, size in enumerate(self._sizes)
+            for choice in range(size)
+            if choice != old[gene]
+        ]
+
+    def canonical_key(self, architecture: Architecture) -> str:
+        """The code itself: right wherever different codes compute different functions."""
+        return architecture.code
+
+    def features(self, architecture: Architecture) -> NDArray[np.float64]:
+        """One-hot choices of all genes, in order: `[sum of the numbers of choices]`."""
+        hot = np.zeros(sum(self._sizes))
+        offset = 0
+        for size, choice in zip(self._sizes, self.choices(architecture), strict=True):
+            hot[offset + choice] = 1.0
+            offset += size
+        return hot
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [len(gene.choices) for gene in self.genes]
+
+    @staticmethod
+    def _with(architecture: Architecture, gene: int, choice: int) -> Architecture:
+        code = architecture.code
+        return Architecture(architecture.space, code[:gene] + SYMBOLS[choice] + code[gene + 1 :])

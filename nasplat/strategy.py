@@ -1,0 +1,103 @@
+"""The contract of a search strategy, and the one thing most of them share: what to do about repeats."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias, final
+
+from nasplat.architecture import Architecture
+from nasplat.problem import ATTEMPTS, Problem
+from nasplat.task import Evaluate, Outcome, Task
+
+
+class Strategy(ABC):
+    """Proposes tasks and learns from their outcomes; knows nothing of Ray, disks or clocks.
+
+    Life cycle. The loop calls `ask` and `tell` in any interleaving, from one thread, and tells every asked
+    task exactly once, in the order in which work ends. `ask(n)` returns at most `n` tasks; an empty list
+    means "wait" while tasks are outstanding and "finished" when none are. Every task is made by
+    `problem.evaluate` or `problem.train_supernet` and returned before the next is made, and every proposed
+    architecture is feasible.
+
+    Determinism. The same seed and the same sequence of asks and tells give the same proposals: every random
+    choice is drawn from `problem.rng`. A strategy that sets `generational` promises more: the order of tells
+    within a generation changes nothing.
+
+    The constructor takes the problem and keyword-only options, which it stores under their own names.
+    """
+
+    generational: ClassVar[bool] = False
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @abstractmethod
+    def ask(self, n: int) -> list[Task]:
+        """Up to `n` new tasks."""
+
+    @abstractmethod
+    def tell(self, outcome: Outcome) -> None:
+        """Learn from an outcome; a failure is an outcome too."""
+
+    @final
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on exactly, generator included: JSON, with numpy arrays as leaves."""
+        return {"problem": self.problem.state(), "strategy": self.get_state()}
+
+    @final
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, in a strategy with the same problem and options."""
+        self.problem.restore(state["problem"])
+        self.set_state(state["strategy"])
+
+    @abstractmethod
+    def get_state(self) -> dict[str, Any]:
+        """What the strategy itself remembers, as JSON with numpy arrays as leaves."""
+
+    @abstractmethod
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over what `get_state` gave."""
+
+
+RepeatPolicy: TypeAlias = Literal["remember", "redraw", "measure"]
+
+
+class Repeats:
+    """What a strategy does when it proposes an architecture whose canonical key it has already asked for.
+
+    ``remember`` asks again and is answered from memory, without work; ``redraw`` proposes something else
+    until it is new; ``measure`` asks for a new replicate, which is measured like any other task.
+
+    Args:
+        problem: The strategy's problem.
+        policy: One of the three.
+    """
+
+    def __init__(self, problem: Problem, policy: RepeatPolicy) -> None:
+        self.problem = problem
+        self.policy = policy
+        self.asked: dict[str, int] = {}
+
+    def new(self, architecture: Architecture) -> bool:
+        """Whether the policy lets the architecture be asked for; only ``redraw`` ever refuses."""
+        return self.policy != "redraw" or self.problem.key(architecture) not in self.asked
+
+    def task(self, architecture: Architecture) -> Evaluate:
+        """The evaluation of an architecture, counted as asked for."""
+        key = self.problem.key(architecture)
+        times = self.asked.get(key, 0)
+        self.asked[key] = times + 1
+        return self.problem.evaluate(architecture, replicate=times if self.policy == "measure" else 0)
+
+    def draw(self, propose: Callable[[], Architecture]) -> Evaluate | None:
+        """The first proposal that is feasible and new as a task, or None after `ATTEMPTS` that are not."""
+        for _ in range(ATTEMPTS):
+            architecture = propose()
+            if self.problem.feasible(architecture) and self.new(architecture):
+                return self.task(architecture)
+        return None
+
+    def get_state(self) -> dict[str, int]:
+        return dict(self.asked)
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.asked = dict(state)

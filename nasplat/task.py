@@ -1,0 +1,279 @@
+"""Units of work and what came of them: frozen data that crosses processes and is what the log records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, assert_never
+
+import numpy as np
+
+from nasplat.architecture import Architecture
+from nasplat.artifact import Handle
+
+Split: TypeAlias = Literal["validation", "test"]
+Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Measure one architecture.
+
+    Two evaluations are the same work only if canonical key, fidelity and replicate agree and neither uses
+    shared weights.
+
+    Args:
+        id: The task's number, rising in the order of asking.
+        seed: All randomness of the work comes from it.
+        architecture: What is measured.
+        fidelity: How thoroughly: epochs.
+        weights: Shared weights to measure with instead of training, for benchmarks that can.
+        replicate: Tells repeated measurements of one architecture apart.
+        continues: The state that an earlier evaluation of the same architecture at lower fidelity left.
+    """
+
+    id: int
+    seed: int
+    architecture: Architecture
+    fidelity: int
+    weights: Handle | None = None
+    replicate: int = 0
+    continues: Handle | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSupernet:
+    """Train shared weights on the paths of the given architectures.
+
+    Args:
+        id: The task's number, rising in the order of asking.
+        seed: All randomness of the work comes from it.
+        architectures: The paths to train.
+        epochs: Passes over the training data.
+        weights: Where training starts; None starts from fresh weights.
+    """
+
+    id: int
+    seed: int
+    architectures: tuple[Architecture, ...]
+    epochs: int
+    weights: Handle | None = None
+
+
+Task: TypeAlias = Evaluate | TrainSupernet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What a piece of work cost and where it ran.
+
+    Args:
+        seconds: Wall-clock time of the work itself, on one device.
+        images: Training images processed.
+        device: ``cpu`` or ``cuda``, with the model's name where it is known.
+        worker: The process that did it, as ``host:pid``.
+        started: Seconds since 1970 when the work began.
+    """
+
+    seconds: float = 0.0
+    images: int = 0
+    device: str = ""
+    worker: str = ""
+    started: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """An evaluation's metrics, with the split they were measured on.
+
+    Args:
+        task: What was asked.
+        metrics: Named figures with the unit in the name; ``accuracy`` is a fraction. The loop adds the costs
+            that are known for free, so that one mapping holds every objective.
+        split: ``validation`` guides the search; ``test`` only appears in an explicit final measurement.
+        artifacts: Handles by role: ``weights``, ``state`` …
+        spent: What it cost.
+        remembered: The id of the task whose measurement answers this one, which then cost nothing.
+    """
+
+    task: Evaluate
+    metrics: Mapping[str, float]
+    split: Split = "validation"
+    artifacts: Mapping[str, Handle] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
+    remembered: int | None = None
+
+    @property
+    def id(self) -> int:
+        return self.task.id
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.task.architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Shared weights after training.
+
+    Args:
+        task: What was asked.
+        weights: The trained weights.
+        spent: What it cost.
+    """
+
+    task: TrainSupernet
+    weights: Handle
+    spent: Spent = field(default_factory=Spent)
+
+    @property
+    def id(self) -> int:
+        return self.task.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A task that gave no result: recorded, reported, and not the end of the search.
+
+    Args:
+        task: What was asked.
+        kind: A short name to count by: ``diverged``, ``non-finite``, ``worker died``, or the exception's name.
+        message: What happened, in one line.
+        traceback: Where it happened, if an exception tells.
+        spent: What it cost.
+    """
+
+    task: Task
+    kind: str
+    message: str
+    traceback: str = ""
+    spent: Spent = field(default_factory=Spent)
+
+    @property
+    def id(self) -> int:
+        return self.task.id
+
+
+Outcome: TypeAlias = Measurement | Trained | Failure
+
+
+def derive_seed(run_seed: int, task_id: int) -> int:
+    """A task's seed: 63 bits, independent between tasks and between runs.
+
+    >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
+    (True, False)
+    """
+    return int(np.random.SeedSequence([run_seed, task_id]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def encode_task(task: Task) -> Json:
+    """A task as JSON; `decode_task` is the way back."""
+    match task:
+        case Evaluate():
+            body: Json = {
+                "evaluate": task.architecture.code,
+                "space": task.architecture.space,
+                "id": task.id,
+                "seed": task.seed,
+                "fidelity": task.fidelity,
+            }
+            if task.weights is not None:
+                body["weights"] = task.weights.digest
+            if task.replicate:
+                body["replicate"] = task.replicate
+            if task.continues is not None:
+                body["continues"] = task.continues.digest
+            return body
+        case TrainSupernet():
+            return {
+                "train": [[a.space, a.code] for a in task.architectures],
+                "id": task.id,
+                "seed": task.seed,
+                "epochs": task.epochs,
+                "weights": task.weights and task.weights.digest,
+            }
+    assert_never(task)
+
+
+def decode_task(body: Json) -> Task:
+    """The task that `encode_task` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: The body is not one of those.
+    """
+    weights = Handle(body["weights"]) if body.get("weights") else None
+    if "train" in body:
+        return TrainSupernet(
+            id=body["id"],
+            seed=body["seed"],
+            architectures=tuple(Architecture(space, code) for space, code in body["train"]),
+            epochs=body["epochs"],
+            weights=weights,
+        )
+    return Evaluate(
+        id=body["id"],
+        seed=body["seed"],
+        architecture=Architecture(body["space"], body["evaluate"]),
+        fidelity=body["fidelity"],
+        weights=weights,
+        replicate=body.get("replicate", 0),
+        continues=Handle(body["continues"]) if body.get("continues") else None,
+    )
+
+
+def encode_outcome(outcome: Outcome, *, with_task: bool = True) -> Json:
+    """An outcome as JSON; without the task it carries the task's id alone, as the log has it."""
+    body: Json = {"task": encode_task(outcome.task)} if with_task else {"id": outcome.id}
+    spent = outcome.spent
+    body["spent"] = {
+        "seconds": spent.seconds,
+        "images": spent.images,
+        "device": spent.device,
+        "worker": spent.worker,
+        "started": spent.started,
+    }
+    match outcome:
+        case Measurement():
+            body |= {"metrics": dict(outcome.metrics), "split": outcome.split}
+            if outcome.artifacts:
+                body["artifacts"] = {role: handle.digest for role, handle in outcome.artifacts.items()}
+            if outcome.remembered is not None:
+                body["remembered"] = outcome.remembered
+        case Trained():
+            body["trained"] = outcome.weights.digest
+        case Failure():
+            body |= {"failure": outcome.kind, "message": outcome.message, "traceback": outcome.traceback}
+        case _:
+            assert_never(outcome)
+    return body
+
+
+def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
+    """The outcome that `encode_outcome` wrote; `task` is given where the body has only its id.
+
+    Raises:
+        KeyError, TypeError, ValueError: The body is not one of those.
+    """
+    if task is None:
+        task = decode_task(body["task"])
+    spent = Spent(**body["spent"])
+    if "failure" in body:
+        return Failure(
+            task=task,
+            kind=body["failure"],
+            message=body["message"],
+            traceback=body["traceback"],
+            spent=spent,
+        )
+    if "trained" in body:
+        if not isinstance(task, TrainSupernet):
+            raise ValueError(f"task {task.id} was not to train a supernet")
+        return Trained(task=task, weights=Handle(body["trained"]), spent=spent)
+    if not isinstance(task, Evaluate):
+        raise ValueError(f"task {task.id} was not an evaluation")
+    return Measurement(
+        task=task,
+        metrics=body["metrics"],
+        split=body["split"],
+        artifacts={role: Handle(digest) for role, digest in body.get("artifacts", {}).items()},
+        spent=spent,
+        remembered=body.get("remembered"),
+    )

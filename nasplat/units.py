@@ -1,0 +1,36 @@
+"""Figures as people read them."""
+
+from nasplat.objective import Goal
+
+
+def figure(name: str, value: float) -> str:
+    """A metric's value as people read it: fractions in percent, counts with a unit prefix.
+
+    >>> figure("accuracy", 0.91607), figure("params", 73306), figure("macs", 117883520), figure("loss", 0.25)
+    ('91.61 %', '73.3 k', '117.9 M', '0.25')
+    """
+    if name.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    if abs(value) >= 1000:
+        for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if abs(value) >= factor:
+                return f"{value / factor:.1f} {prefix}"
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them.
+
+    >>> duration(7.25), duration(75), duration(7322)
+    ('7.2 s', '1:15 min', '2:02 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def shown_metrics(goal: Goal) -> list[str]:
+    """The metrics of a result table: the objectives first, then the sizes."""
+    metrics = [objective.metric for objective in goal.objectives]
+    return metrics + [name for name in ("params", "macs") if name not in metrics]

@@ -1,0 +1,5 @@
+"""Search spaces, one module each; see `nasplat.search_space` for the contract."""
+
+from nasplat.registry import SEARCH_SPACES
+
+SEARCH_SPACES.register("nasbench201", "nasplat.search_spaces.nasbench201:NASBench201")

@@ -1,0 +1,162 @@
+"""The topology search space of NAS-Bench-201 (Dong and Yang, 2020): cells of four nodes and six edges."""
+
+import re
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+from nasplat.architecture import IO, Architecture
+from nasplat.cost import Cost
+from nasplat.errors import InputError
+from nasplat.nn import costs
+from nasplat.search_space import Gene, GeneSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = tuple((node, source) for node in (1, 2, 3) for source in range(node))
+
+
+class NASBench201(GeneSpace):
+    """15,625 codes: one of five operations on each of six edges (Dong and Yang, 2020, sec. 2.1).
+
+    A code has one digit for each edge, in the order of the official string: ``0`` none, ``1`` skip_connect,
+    ``2`` nor_conv_1x1, ``3`` nor_conv_3x3, ``4`` avg_pool_3x3. The defaults are the published outer shape.
+
+    Args:
+        channels: The width of the first of three stages; each later stage doubles it.
+        cells: Cells in each stage.
+
+    >>> space = NASBench201()
+    >>> space.official(space.parse("334312"))
+    '|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|'
+    >>> space.parse("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|").code
+    '000100'
+    """
+
+    name: ClassVar[str] = "nasbench201"
+    genes: ClassVar[tuple[Gene, ...]] = tuple(Gene(f"{node}<-{source}", OPERATIONS) for node, source in EDGES)
+
+    def __init__(self, *, channels: int = 16, cells: int = 5) -> None:
+        if channels < 1 or cells < 1:
+            raise InputError(
+                f"channels and cells of nasbench201 are at least 1, but got channels={channels}, cells={cells}"
+            )
+        self.channels = channels
+        self.cells = cells
+        self._shape_costs = lru_cache(maxsize=8)(self._count)
+
+    def parse(self, code: str) -> Architecture:
+        """The member that a code or an official string names."""
+        return super().parse(_code_of(code) if code.startswith("|") else code)
+
+    def official(self, architecture: Architecture) -> str:
+        """The string that NAS-Bench-201's own files and tools use."""
+        return "+".join(
+            "|" + "|".join(f"{name}~{source}" for source, name in enumerate(operations)) + "|"
+            for operations in self._nodes(architecture)
+        )
+
+    def canonical_key(self, architecture: Architecture) -> str:
+        """Equal for the codes of one of the 6,466 classes that the published table distinguishes.
+
+        A skip connection stands for the node it copies, an edge that carries nothing for zero, and the terms
+        of a sum are sorted as text. Networks of one class compute the same function. The converse does not
+        hold: the published rule keeps zeros as terms and merges sums within sums only where the text happens
+        to agree, so it tells some equal networks apart. Its spelling decides which, and is therefore kept.
+        """
+        nodes = ["0"]
+        for operations in self._nodes(architecture):
+            terms = []
+            for operation, source in zip(operations, nodes, strict=True):
+                if operation == "none" or source == "#":
+                    terms.append("#")
+                elif operation == "skip_connect":
+                    terms.append(source)
+                else:
+                    terms.append(f"({source})@{operation}")
+            nodes.append("+".join(sorted(terms)))
+        return nodes[-1]
+
+    def cost(self, architecture: Architecture, io: IO) -> Cost:
+        """Parameters, MACs and bits by part: stem, reductions, head, and every edge over all cells.
+
+        Also ``table_macs``, as the published table counts. Edges that carry nothing are priced as well: the
+        network has them.
+        """
+        fixed, operations = self._shape_costs(io)
+        edges = {
+            gene.name: operations[choice] for gene, choice in zip(self.genes, self.choices(architecture), strict=True)
+        }
+        return Cost.total(fixed | edges)
+
+    def build(self, architecture: Architecture, io: IO) -> "nn.Module":
+        """The network behind the published table: `[B, channels, height, width]` in, `[B, classes]` out."""
+        from nasplat.nn.cells import CellNetwork
+
+        return CellNetwork(self._nodes(architecture), channels=self.channels, cells=self.cells, io=io)
+
+    def _nodes(self, architecture: Architecture) -> list[list[str]]:
+        """For every node after the input, the operation on the edge from each earlier node."""
+        chosen = [OPERATIONS[choice] for choice in self.choices(architecture)]
+        return [chosen[0:1], chosen[1:3], chosen[3:6]]
+
+    def _count(self, io: IO) -> tuple[dict[str, Cost], list[Cost]]:
+        """The fixed parts, and each operation on one edge of every cell."""
+        inputs, height, width = io.input_shape
+        shapes = []
+        for stage in range(3):
+            shapes.append((self.channels * 2**stage, height * width))
+            height, width = (height + 1) // 2, (width + 1) // 2
+        first, (last, pixels) = self.channels, shapes[-1]
+        side = round(pixels**0.5)
+        parts = {"stem": _sum(costs.conv2d(inputs, first, 3, shapes[0][1]), costs.batch_norm(first, shapes[0][1]))}
+        for i, ((before, pixels_before), (after, pixels_after)) in enumerate(pairwise(shapes)):
+            parts[f"reduction {i + 1}"] = _sum(
+                _relu_conv_bn(before, after, 3, pixels_before, pixels_after),
+                _relu_conv_bn(after, after, 3, pixels_after, pixels_after),
+                costs.pool(before, pixels_after, 4),
+                costs.conv2d(before, after, 1, pixels_after),
+            )
+        parts["head"] = _sum(
+            costs.batch_norm(last, pixels),
+            costs.relu(last, pixels),
+            costs.pool(last, 1, (side + 1) ** 2),  # what the published total leaves for it at 8 x 8 pixels
+            costs.linear(last, io.outputs),
+        )
+        each = {
+            "none": [Cost()],
+            "skip_connect": [Cost()],
+            "nor_conv_1x1": [_relu_conv_bn(width, width, 1, area, area) for width, area in shapes],
+            "nor_conv_3x3": [_relu_conv_bn(width, width, 3, area, area) for width, area in shapes],
+            "avg_pool_3x3": [costs.pool(width, area, 9) for width, area in shapes],
+        }
+        return parts, [_sum(*each[name]).scaled(self.cells) for name in OPERATIONS]
+
+
+def _code_of(official: str) -> str:
+    """The code of an official string."""
+    pattern = r"\+".join(r"\|" + r"\|".join(rf"(\w+)~{source}" for source in range(node)) + r"\|" for node in (1, 2, 3))
+    match = re.fullmatch(pattern, official)
+    if match is None:
+        raise InputError(
+            f"an official NAS-Bench-201 string is |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, but got {official!r}"
+        )
+    for (node, source), name in zip(EDGES, match.groups(), strict=True):
+        if name not in OPERATIONS:
+            raise InputError(f"edge {node}<-{source} of {official!r} is {name!r}; it may be {', '.join(OPERATIONS)}")
+    return "".join(str(OPERATIONS.index(name)) for name in match.groups())
+
+
+def _relu_conv_bn(inputs: int, outputs: int, kernel: int, pixels_in: int, pixels_out: int) -> Cost:
+    return _sum(
+        costs.relu(inputs, pixels_in),
+        costs.conv2d(inputs, outputs, kernel, pixels_out),
+        costs.batch_norm(outputs, pixels_out),
+    )
+
+
+def _sum(*layers: Cost) -> Cost:
+    """The layers as one part; what stays inside a part is not told apart."""
+    return Cost.total({str(i): layer for i, layer in enumerate(layers)}).scaled(1)

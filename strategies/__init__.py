@@ -1,0 +1,7 @@
+"""Search strategies, one module each; see `nasplat.strategy` for the contract."""
+
+from nasplat.registry import STRATEGIES
+
+STRATEGIES.register("local_search", "nasplat.strategies.local_search:LocalSearch")
+STRATEGIES.register("random_search", "nasplat.strategies.random_search:RandomSearch")
+STRATEGIES.register("regularized_evolution", "nasplat.strategies.regularized_evolution:RegularizedEvolution")

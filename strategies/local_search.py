@@ -1,0 +1,105 @@
+"""Local search: hill climbing with restarts (White et al., 2021, "Exploring the loss landscape in NAS")."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nasplat.architecture import Architecture
+from nasplat.problem import ATTEMPTS, Problem
+from nasplat.strategy import RepeatPolicy, Repeats, Strategy
+from nasplat.task import Evaluate, Measurement, Outcome, Task, decode_outcome, encode_outcome
+
+
+@dataclass
+class _Climb:
+    """One ascent: where it stands, which neighbours are still to try, and which tasks are out."""
+
+    best: Measurement | None = None
+    untried: list[str] = field(default_factory=list)
+    outstanding: set[int] = field(default_factory=set)
+
+
+class LocalSearch(Strategy):
+    """Tries the neighbours of the best in fresh random order and moves at the first improvement.
+
+    When no neighbour improves, it restarts at a random architecture. Codes that were asked for are not asked
+    for again. When every neighbour of a climb is being measured and there are workers to spare, another
+    climb begins, so that nobody waits.
+
+    Args:
+        problem: What is searched. With several objectives, to improve means to dominate.
+        repeats: What to do with an architecture that was asked for under another code.
+    """
+
+    def __init__(self, problem: Problem, *, repeats: RepeatPolicy = "remember") -> None:
+        super().__init__(problem)
+        self.repeats = repeats
+        self._repeats = Repeats(problem, repeats)
+        self._codes: set[str] = set()
+        self._climbs: list[_Climb] = []
+
+    def ask(self, n: int) -> list[Task]:
+        tasks: list[Task] = []
+        for climb in self._climbs:
+            while climb.untried and len(tasks) < n:
+                architecture = Architecture(self.problem.space.name, climb.untried.pop())
+                if self._unknown(architecture):
+                    tasks.append(self._task(climb, architecture))
+        self._climbs = [climb for climb in self._climbs if climb.untried or climb.outstanding]
+        while len(tasks) < n:
+            start = self._start()
+            if start is None:
+                break
+            self._climbs.append(_Climb())
+            tasks.append(self._task(self._climbs[-1], start))
+        return tasks
+
+    def tell(self, outcome: Outcome) -> None:
+        climb = next(climb for climb in self._climbs if outcome.id in climb.outstanding)
+        climb.outstanding.remove(outcome.id)
+        if isinstance(outcome, Measurement) and (climb.best is None or self.problem.goal.better(outcome, climb.best)):
+            climb.best = outcome
+            neighbors = [neighbor.code for neighbor in self.problem.space.neighbors(outcome.architecture)]
+            climb.untried = [neighbors[i] for i in self.problem.rng.permutation(len(neighbors))]
+
+    def _start(self) -> Architecture | None:
+        for _ in range(ATTEMPTS):
+            architecture = self.problem.sample()
+            if self._unknown(architecture):
+                return architecture
+        return None
+
+    def _unknown(self, architecture: Architecture) -> bool:
+        return (
+            architecture.code not in self._codes
+            and self.problem.feasible(architecture)
+            and self._repeats.new(architecture)
+        )
+
+    def _task(self, climb: _Climb, architecture: Architecture) -> Evaluate:
+        self._codes.add(architecture.code)
+        task = self._repeats.task(architecture)
+        climb.outstanding.add(task.id)
+        return task
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "repeats": self._repeats.get_state(),
+            "codes": sorted(self._codes),
+            "climbs": [
+                {
+                    "best": climb.best and encode_outcome(climb.best),
+                    "untried": climb.untried,
+                    "outstanding": sorted(climb.outstanding),
+                }
+                for climb in self._climbs
+            ],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._repeats.set_state(state["repeats"])
+        self._codes = set(state["codes"])
+        self._climbs = []
+        for body in state["climbs"]:
+            best = decode_outcome(body["best"]) if body["best"] else None
+            assert best is None or isinstance(best, Measurement)
+            self._climbs.append(_Climb(best, list(body["untried"]), set(body["outstanding"])))

@@ -1,0 +1,35 @@
+"""Random search: the baseline every other strategy must beat."""
+
+from typing import Any
+
+from nasplat.problem import Problem
+from nasplat.strategy import RepeatPolicy, Repeats, Strategy
+from nasplat.task import Outcome, Task
+
+
+class RandomSearch(Strategy):
+    """Uniform sampling of feasible architectures.
+
+    Args:
+        problem: What is searched.
+        repeats: What to do with an architecture that was already asked for; with ``redraw``, the default,
+            sampling is without replacement and ends when nothing new is found.
+    """
+
+    def __init__(self, problem: Problem, *, repeats: RepeatPolicy = "redraw") -> None:
+        super().__init__(problem)
+        self.repeats = repeats
+        self._repeats = Repeats(problem, repeats)
+
+    def ask(self, n: int) -> list[Task]:
+        drawn = (self._repeats.draw(self.problem.sample) for _ in range(n))
+        return [task for task in drawn if task is not None]
+
+    def tell(self, outcome: Outcome) -> None:
+        pass  # sampling does not learn
+
+    def get_state(self) -> dict[str, Any]:
+        return {"asked": self._repeats.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._repeats.set_state(state["asked"])

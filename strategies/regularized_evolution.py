@@ -1,0 +1,76 @@
+"""Ageing evolution (Real et al., 2019, "Regularized evolution for image classifier architecture search")."""
+
+from collections import deque
+from functools import reduce
+from typing import Any
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.problem import Problem
+from nasplat.strategy import RepeatPolicy, Repeats, Strategy
+from nasplat.task import Measurement, Outcome, Task, decode_outcome, encode_outcome
+
+
+class RegularizedEvolution(Strategy):
+    """A mutant of the best of a random sample is born, the oldest dies (Real et al., 2019, alg. 1).
+
+    With several objectives the parent is a member of the sample that no other member dominates. The first
+    `population` architectures are drawn at random; work in flight does not hold up the next birth.
+
+    Args:
+        problem: What is searched.
+        population: How many live at once.
+        sample: How many of them, drawn without replacement, compete to be the parent.
+        repeats: What to do with a child that was already asked for.
+    """
+
+    def __init__(
+        self, problem: Problem, *, population: int = 50, sample: int = 10, repeats: RepeatPolicy = "remember"
+    ) -> None:
+        if not 1 <= sample <= population:
+            raise InputError(f"1 <= sample <= population must hold, but got sample={sample}, population={population}")
+        super().__init__(problem)
+        self.population = population
+        self.sample = sample
+        self.repeats = repeats
+        self._repeats = Repeats(problem, repeats)
+        self._living: deque[Measurement] = deque(maxlen=population)
+        self._asked = 0
+
+    def ask(self, n: int) -> list[Task]:
+        tasks: list[Task] = []
+        while len(tasks) < n:
+            founding = self._asked < self.population or not self._living
+            task = self._repeats.draw(self.problem.sample if founding else self._child)
+            if task is None and not founding:  # every mutant within reach is known: immigrate
+                task = self._repeats.draw(self.problem.sample)
+            if task is None:
+                break
+            self._asked += 1
+            tasks.append(task)
+        return tasks
+
+    def tell(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Measurement):
+            self._living.append(outcome)  # a deque of fixed length: the oldest leaves
+
+    def _child(self) -> Architecture:
+        rng, living, goal = self.problem.rng, self._living, self.problem.goal
+        drawn = rng.choice(len(living), size=min(self.sample, len(living)), replace=False)
+        parent = reduce(lambda best, other: other if goal.better(other, best) else best, [living[i] for i in drawn])
+        return self.problem.space.mutate(parent.architecture, rng)
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "asked": self._asked,
+            "living": [encode_outcome(member) for member in self._living],
+            "repeats": self._repeats.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._asked = state["asked"]
+        self._repeats.set_state(state["repeats"])
+        self._living.clear()
+        for member in map(decode_outcome, state["living"]):
+            assert isinstance(member, Measurement)
+            self._living.append(member)
