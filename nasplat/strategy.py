@@ -88,13 +88,17 @@ class Repeats:
         self.asked[key] = times + 1
         return self.problem.evaluate(architecture, replicate=times if self.policy == "measure" else 0)
 
-    def draw(self, propose: Callable[[], Architecture]) -> Evaluate | None:
-        """The first proposal that is feasible and new as a task, or None after `ATTEMPTS` that are not."""
-        for _ in range(ATTEMPTS):
+    def draw(self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS) -> Evaluate | None:
+        """The first proposal that is feasible and new as a task, or None after so many `attempts` that are not."""
+        for _ in range(attempts):
             architecture = propose()
             if self.problem.feasible(architecture) and self.new(architecture):
                 return self.task(architecture)
         return None
+
+    def sample(self) -> Evaluate | None:
+        """A random architecture that is feasible and new as a task, or None after `ATTEMPTS` that are not."""
+        return self.draw(lambda: self.problem.space.sample(self.problem.rng))
 
     def get_state(self) -> dict[str, int]:
         return dict(self.asked)

@@ -63,7 +63,7 @@ class LocalSearch(Strategy):
 
     def _start(self) -> Architecture | None:
         for _ in range(ATTEMPTS):
-            architecture = self.problem.sample()
+            architecture = self.problem.space.sample(self.problem.rng)
             if self._unknown(architecture):
                 return architecture
         return None
@@ -88,7 +88,7 @@ class LocalSearch(Strategy):
             "climbs": [
                 {
                     "best": climb.best and encode_outcome(climb.best),
-                    "untried": climb.untried,
+                    "untried": list(climb.untried),
                     "outstanding": sorted(climb.outstanding),
                 }
                 for climb in self._climbs

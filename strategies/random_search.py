@@ -22,7 +22,7 @@ class RandomSearch(Strategy):
         self._repeats = Repeats(problem, repeats)
 
     def ask(self, n: int) -> list[Task]:
-        drawn = (self._repeats.draw(self.problem.sample) for _ in range(n))
+        drawn = (self._repeats.sample() for _ in range(n))
         return [task for task in drawn if task is not None]
 
     def tell(self, outcome: Outcome) -> None:

@@ -10,6 +10,9 @@ from nasplat.problem import Problem
 from nasplat.strategy import RepeatPolicy, Repeats, Strategy
 from nasplat.task import Measurement, Outcome, Task, decode_outcome, encode_outcome
 
+CHILD_ATTEMPTS = 200
+"""How many mutants may be infeasible or known before a random immigrant takes the place of a child."""
+
 
 class RegularizedEvolution(Strategy):
     """A mutant of the best of a random sample is born, the oldest dies (Real et al., 2019, alg. 1).
@@ -41,9 +44,9 @@ class RegularizedEvolution(Strategy):
         tasks: list[Task] = []
         while len(tasks) < n:
             founding = self._asked < self.population or not self._living
-            task = self._repeats.draw(self.problem.sample if founding else self._child)
-            if task is None and not founding:  # every mutant within reach is known: immigrate
-                task = self._repeats.draw(self.problem.sample)
+            task = None if founding else self._repeats.draw(self._child, CHILD_ATTEMPTS)
+            if task is None:  # a founder, or an immigrant where every mutant within reach is known
+                task = self._repeats.sample()
             if task is None:
                 break
             self._asked += 1

@@ -12,6 +12,9 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "NASPLAT_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["NASPLAT_DATA"] = str(_SHARED)
 
+# Tests run beside each other and beside Ray workers; more threads than cores would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 

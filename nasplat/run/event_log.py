@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
-
 from nasplat.errors import RunError
+from nasplat.run.state import pack, unpack
 
 FORMAT = 1
 SYNC_SECONDS = 1.0
@@ -150,15 +146,12 @@ class EventLog:
 
     def save_snapshot(self, state: dict[str, Any]) -> None:
         """Keep a state as it is after the last event; older snapshots go."""
-        arrays: dict[str, NDArray[Any]] = {}
-        body = json.dumps(_without_arrays(state, arrays), separators=(",", ":"))
+        body, arrays = pack(state)
         try:
             with self._connection:
                 self._connection.execute("BEGIN")
                 self._connection.execute("DELETE FROM snapshots")
-                self._connection.execute(
-                    "INSERT INTO snapshots VALUES (?, ?, ?)", (self.last, body, save_arrays(arrays))
-                )
+                self._connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (self.last, body, arrays))
         except sqlite3.Error as error:
             raise RunError(f"the event log {self._path} cannot be written: {error}") from error
 
@@ -172,35 +165,10 @@ class EventLog:
             row = self._connection.execute(
                 "SELECT seq, body, arrays FROM snapshots ORDER BY seq DESC LIMIT 1"
             ).fetchone()
-            return None if row is None else (row[0], _with_arrays(json.loads(row[1]), load_arrays(row[2])))
+            return None if row is None else (row[0], unpack(row[1], row[2]))
         except (sqlite3.Error, ValueError) as error:
             raise RunError(f"the event log {self._path} is damaged: {error}") from error
 
     def close(self) -> None:
         """Close the file; a closed log is complete in one file."""
         self._connection.close()
-
-
-def _without_arrays(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    """The value with every array replaced by its name among `arrays`."""
-    match value:
-        case np.ndarray():
-            name = str(len(arrays))
-            arrays[name] = np.ascontiguousarray(value)
-            return {"$array": name}
-        case dict():
-            return {key: _without_arrays(item, arrays) for key, item in value.items()}
-        case list() | tuple():
-            return [_without_arrays(item, arrays) for item in value]
-    return value
-
-
-def _with_arrays(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    match value:
-        case {"$array": name, **rest} if not rest:
-            return arrays[name]
-        case dict():
-            return {key: _with_arrays(item, arrays) for key, item in value.items()}
-        case list():
-            return [_with_arrays(item, arrays) for item in value]
-    return value

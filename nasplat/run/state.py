@@ -1,0 +1,58 @@
+"""A strategy's state as text and bytes: JSON, with numpy arrays beside it as safetensors."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+
+def pack(state: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The state as JSON text and the arrays in it.
+
+    Raises:
+        TypeError: A leaf is neither JSON nor an array.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    return json.dumps(_without_arrays(state, arrays), separators=(",", ":")), save(arrays)
+
+
+def unpack(text: str, arrays: bytes) -> dict[str, Any]:
+    """The state that `pack` was given; tuples come back as lists.
+
+    Raises:
+        ValueError: The text or the bytes are not what `pack` gave.
+    """
+    try:
+        state: dict[str, Any] = _with_arrays(json.loads(text), load(arrays))
+    except (KeyError, SafetensorError) as error:
+        raise ValueError(f"the arrays of a state are damaged: {error}") from error
+    return state
+
+
+def _without_arrays(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    """The value with every array replaced by its name among `arrays`."""
+    match value:
+        case np.ndarray():
+            name = str(len(arrays))
+            arrays[name] = np.ascontiguousarray(value)
+            return {"$array": name}
+        case dict():
+            return {key: _without_arrays(item, arrays) for key, item in value.items()}
+        case list() | tuple():
+            return [_without_arrays(item, arrays) for item in value]
+    return value
+
+
+def _with_arrays(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    match value:
+        case {"$array": name, **rest} if not rest:
+            return arrays[name]
+        case dict():
+            return {key: _with_arrays(item, arrays) for key, item in value.items()}
+        case list():
+            return [_with_arrays(item, arrays) for item in value]
+    return value

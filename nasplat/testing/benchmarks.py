@@ -1,0 +1,148 @@
+"""The contract of a benchmark as checks; each takes a function that makes it, cheap enough to measure with."""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from nasplat.artifact import Parcel
+from nasplat.benchmark import Benchmark
+from nasplat.objective import Goal, Objective
+from nasplat.problem import Problem
+from nasplat.task import Evaluate, Measurement, encode_outcome
+from nasplat.testing.common import check_configuration, global_generators_untouched
+
+MakeBenchmark: TypeAlias = Callable[[], Benchmark]
+
+
+def measures_what_it_declares(make: MakeBenchmark) -> None:
+    """Every measurement has all declared metrics, finite, fractions between 0 and 1, and names its split."""
+    benchmark, task, _ = _prepared(make)
+    measurement = _measure(benchmark, task)
+    missing = set(benchmark.metrics) - set(measurement.metrics)
+    assert not missing, f"a measurement lacks {missing}"
+    for name, value in measurement.metrics.items():
+        assert math.isfinite(value), f"{name} is {value}"
+        assert not name.endswith("accuracy") or 0 <= value <= 1, f"{name} is {value}, which is no fraction"
+    assert measurement.split in ("validation", "test"), f"the split is {measurement.split!r}"
+
+
+def carries_the_task(make: MakeBenchmark) -> None:
+    """A measurement carries the task that was asked, unchanged."""
+    benchmark, task, _ = _prepared(make)
+    assert _measure(benchmark, task).task == task, "the measurement is of another task"
+
+
+def same_task_same_measurement(make: MakeBenchmark) -> None:
+    """The seed is in the task: two instances give the same figures and the same weights."""
+    outcomes = []
+    for _ in range(2):
+        benchmark, task, _ = _prepared(make)
+        measurement = _measure(benchmark, task)
+        body = encode_outcome(measurement)
+        outcomes.append((body["metrics"], body.get("artifacts")))
+    assert outcomes[0] == outcomes[1], f"the same task gave {outcomes[0]} and {outcomes[1]}"
+
+
+def earlier_tasks_leave_no_trace(make: MakeBenchmark) -> None:
+    """What was measured before changes nothing."""
+    benchmark, task, problem = _prepared(make)
+    first = _measure(benchmark, task)
+    _measure(benchmark, problem.evaluate(problem.sample()))
+    second = _measure(benchmark, task)
+    assert first.metrics == second.metrics, f"measured again later: {second.metrics}, first {first.metrics}"
+
+
+def global_generators_are_left_alone(make: MakeBenchmark) -> None:
+    """No global generator is drawn from or seeded, by measuring or by the final measurement."""
+    benchmark, task, _ = _prepared(make)
+    parcel = Parcel()
+    with global_generators_untouched():
+        measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+        benchmark.final(measurement, device="cpu", artifacts=parcel)
+
+
+def final_is_on_the_test_split(make: MakeBenchmark) -> None:
+    """The final measurement is of the same task, on the test split, with the declared metrics."""
+    benchmark, task, _ = _prepared(make)
+    parcel = Parcel()
+    measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+    final = benchmark.final(measurement, device="cpu", artifacts=parcel)
+    assert final.split == "test", f"the final measurement is on {final.split!r}"
+    assert final.task == task, "the final measurement is of another task"
+    assert set(benchmark.metrics) <= set(final.metrics), "the final measurement lacks metrics"
+
+
+def weights_belong_to_the_network(make: MakeBenchmark) -> None:
+    """Weights that a measurement names are kept, as safetensors, and load into the network it measured."""
+    from nasplat.training.seeding import seeded
+
+    benchmark, task, _ = _prepared(make)
+    parcel = Parcel()
+    measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+    for handle in measurement.artifacts.values():
+        parcel.get(handle)
+    if "weights" in measurement.artifacts:
+        with seeded(0):
+            network = benchmark.space.build(task.architecture, benchmark.io)
+        network.load_state_dict(parcel.get_tensors(measurement.artifacts["weights"]))
+
+
+def networks_fit_its_data(make: MakeBenchmark) -> None:
+    """The space builds networks for the benchmark's `io`, and full fidelity is at least 1."""
+    import torch
+
+    from nasplat.training.seeding import seeded
+
+    benchmark, task, _ = _prepared(make)
+    with seeded(0):
+        network = benchmark.space.build(task.architecture, benchmark.io).eval()
+        given = network(torch.randn(2, *benchmark.io.input_shape))
+    assert tuple(given.shape) == (2, benchmark.io.outputs), f"the network gives {tuple(given.shape)}"
+    assert benchmark.fidelity >= 1, f"full fidelity is {benchmark.fidelity}"
+
+
+def preparing_again_is_harmless(make: MakeBenchmark) -> None:
+    """`prepare` may be called twice."""
+    benchmark, task, _ = _prepared(make)
+    before = _measure(benchmark, task).metrics
+    benchmark.prepare()
+    assert _measure(benchmark, task).metrics == before, "a second prepare changed what is measured"
+
+
+def options_are_configuration(make: MakeBenchmark) -> None:
+    """Constructor options are annotated, keyword-only and stored under their own names."""
+    check_configuration(make(), given=1)
+
+
+BENCHMARK_CHECKS: tuple[Callable[[MakeBenchmark], None], ...] = (
+    measures_what_it_declares,
+    carries_the_task,
+    same_task_same_measurement,
+    earlier_tasks_leave_no_trace,
+    global_generators_are_left_alone,
+    final_is_on_the_test_split,
+    weights_belong_to_the_network,
+    networks_fit_its_data,
+    preparing_again_is_harmless,
+    options_are_configuration,
+)
+
+
+def _prepared(make: MakeBenchmark) -> tuple[Benchmark, Evaluate, Problem]:
+    """The benchmark, ready, with a task for it and the problem that the task comes from."""
+    benchmark = make()
+    benchmark.check()
+    benchmark.prepare()
+    problem = Problem(
+        benchmark.space,
+        Goal((Objective(benchmark.metrics[0], True),)),
+        io=benchmark.io,
+        fidelity=benchmark.fidelity,
+        member=benchmark.feasible,
+        seed=1,
+    )
+    return benchmark, problem.evaluate(problem.sample()), problem
+
+
+def _measure(benchmark: Benchmark, task: Evaluate) -> Measurement:
+    return benchmark.measure(task, device="cpu", artifacts=Parcel())

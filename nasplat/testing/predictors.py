@@ -1,0 +1,134 @@
+"""The contract of a predictor as checks; each takes a function that makes it for a space."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.random import default_rng
+from numpy.typing import NDArray
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.predictor import Predictor
+from nasplat.search_space import SearchSpace
+from nasplat.testing.common import check_configuration, global_generators_untouched
+from nasplat.testing.toy import ToySpace, toy_accuracy
+
+MakePredictor: TypeAlias = Callable[[SearchSpace], Predictor]
+FORMATS = {".json", ".safetensors", ".npz", ".onnx"}
+
+
+def fit_returns_itself(make: MakePredictor) -> None:
+    """`fit` returns the predictor."""
+    predictor = make(ToySpace())
+    assert predictor.fit(*_examples()) is predictor, "fit returned something else"
+
+
+def unfitted_is_refused(make: MakePredictor) -> None:
+    """Predicting before learning is an `InputError`."""
+    architectures, _ = _examples()
+    try:
+        make(ToySpace()).predict(architectures)
+    except InputError:
+        return
+    raise AssertionError("an unfitted predictor predicted")
+
+
+def one_finite_score_each(make: MakePredictor) -> None:
+    """Scores are finite, one for each architecture, for one or many."""
+    architectures, scores = _examples()
+    predictor = make(ToySpace()).fit(architectures, scores)
+    for count in (1, len(architectures)):
+        predicted = predictor.predict(architectures[:count])
+        assert predicted.shape == (count,), f"{count} architectures got scores of shape {predicted.shape}"
+        assert np.isfinite(predicted).all(), "a score is not finite"
+
+
+def scores_do_not_depend_on_company(make: MakePredictor) -> None:
+    """An architecture's score is the same alone and among others."""
+    architectures, scores = _examples()
+    predictor = make(ToySpace()).fit(architectures, scores)
+    together = predictor.predict(architectures)
+    alone = np.concatenate([predictor.predict([a]) for a in architectures[:5]])
+    assert np.allclose(together[:5], alone, rtol=1e-4, atol=1e-6), f"{together[:5]} together but {alone} alone"
+
+
+def learns_to_rank(make: MakePredictor) -> None:
+    """It ranks most pairs of what it has learnt from as they were, and most of what it has not seen."""
+    architectures, scores = _examples(100)
+    fresh, truth = _examples(60, seed=1)
+    predictor = make(ToySpace()).fit(architectures, scores)
+    assert _pairs_right(predictor.predict(architectures), scores) > 0.7, "it does not rank what it learnt from"
+    assert _pairs_right(predictor.predict(fresh), truth) > 0.6, "it does not rank what it has not seen"
+
+
+def same_data_same_predictions(make: MakePredictor) -> None:
+    """Two predictors that learnt the same predict the same, without touching global generators."""
+    architectures, scores = _examples()
+    with global_generators_untouched():
+        first, second = (make(ToySpace()).fit(architectures, scores).predict(architectures) for _ in range(2))
+    assert np.array_equal(first, second), "the same data gave other predictions"
+
+
+def saved_is_loaded(make: MakePredictor) -> None:
+    """A saved predictor predicts the same after loading, and its files are no pickles."""
+    architectures, scores = _examples()
+    predictor = make(ToySpace()).fit(architectures, scores)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "predictor"
+        predictor.save(folder)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files and all(path.suffix in FORMATS for path in files), f"saved as {[path.name for path in files]}"
+        assert not any(path.read_bytes().startswith(b"\x80") for path in files), "a pickle was saved"
+        loaded = type(predictor).load(folder, ToySpace())
+        assert np.allclose(loaded.predict(architectures), predictor.predict(architectures)), "loaded, it differs"
+
+
+def damaged_is_refused(make: MakePredictor) -> None:
+    """A missing folder or a truncated file is an `InputError`."""
+    architectures, scores = _examples()
+    predictor = make(ToySpace()).fit(architectures, scores)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "predictor"
+        predictor.save(folder)
+        largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+        for place in (folder, Path(parent) / "missing"):
+            try:
+                type(predictor).load(place, ToySpace())
+            except InputError:
+                continue
+            raise AssertionError(f"{'a truncated' if place == folder else 'a missing'} predictor was loaded")
+
+
+def options_are_configuration(make: MakePredictor) -> None:
+    """Constructor options are annotated, keyword-only and stored under their own names."""
+    check_configuration(make(ToySpace()), given=1)
+
+
+PREDICTOR_CHECKS: tuple[Callable[[MakePredictor], None], ...] = (
+    fit_returns_itself,
+    unfitted_is_refused,
+    one_finite_score_each,
+    scores_do_not_depend_on_company,
+    learns_to_rank,
+    same_data_same_predictions,
+    saved_is_loaded,
+    damaged_is_refused,
+    options_are_configuration,
+)
+
+
+def _examples(count: int = 60, seed: int = 0) -> tuple[list[Architecture], NDArray[np.float64]]:
+    space, rng = ToySpace(), default_rng(seed)
+    architectures = [space.sample(rng) for _ in range(count)]
+    return architectures, np.array([toy_accuracy(a) for a in architectures])
+
+
+def _pairs_right(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+    """The share of the pairs with different truth that are ranked rightly."""
+    ahead = np.sign(truth[:, None] - truth[None, :])
+    right = np.sign(predicted[:, None] - predicted[None, :]) == ahead
+    return float(right[ahead != 0].mean())

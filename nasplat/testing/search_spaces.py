@@ -1,0 +1,199 @@
+"""The contract of a search space as checks; each takes a space and an `IO` that it can build for."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+from numpy.random import default_rng
+
+from nasplat.architecture import IO, Architecture
+from nasplat.errors import InputError
+from nasplat.search_space import SearchSpace
+from nasplat.testing.common import check_configuration, global_generators_untouched
+
+SAMPLES = 30
+
+
+def samples_are_members(space: SearchSpace, io: IO) -> None:
+    """Whatever is sampled carries the space's name and parses to itself."""
+    for architecture in _samples(space):
+        assert architecture.space == space.name, f"{architecture} does not carry the space's name {space.name!r}"
+        _assert_member(space, architecture)
+
+
+def codes_are_short_printable_text(space: SearchSpace, io: IO) -> None:
+    """A code is printable ASCII without white space, at most 200 characters."""
+    for architecture in _samples(space):
+        code = architecture.code
+        assert code.isascii() and code.isprintable() and not any(map(str.isspace, code)), f"code {code!r}"
+        assert 0 < len(code) <= 200, f"a code has {len(code)} characters"
+
+
+def same_generator_same_samples(space: SearchSpace, io: IO) -> None:
+    """Sampling, mutation and crossover draw from the given generator alone."""
+
+    def draws() -> list[Architecture]:
+        rng = default_rng(1)
+        a, b = space.sample(rng), space.sample(rng)
+        return [a, b, space.mutate(a, rng), space.crossover(a, b, rng), space.sample(rng)]
+
+    with global_generators_untouched():
+        assert draws() == draws(), "the same seed gave other architectures"
+
+
+def samples_differ(space: SearchSpace, io: IO) -> None:
+    """Sampling reaches more than a corner of the space."""
+    assert len({a.code for a in _samples(space)}) > 3, f"{SAMPLES} samples hold no more than 3 different members"
+
+
+def strangers_are_refused(space: SearchSpace, io: IO) -> None:
+    """Text that is no code is an `InputError` that repeats what was given."""
+    for text in ("", "?", "no such architecture", *(a.code + "!" for a in _samples(space)[:5])):
+        try:
+            parsed = space.parse(text)
+        except InputError as error:
+            assert repr(text)[1:-1] in str(error) or not text, f"the refusal of {text!r} does not repeat it: {error}"
+        else:
+            raise AssertionError(f"{text!r} was taken for {parsed}")
+
+
+def mutants_are_other_members(space: SearchSpace, io: IO) -> None:
+    """A mutation gives a member that is not the parent."""
+    rng = default_rng(2)
+    for architecture in _samples(space):
+        mutant = space.mutate(architecture, rng)
+        _assert_member(space, mutant)
+        assert mutant != architecture, f"{architecture} mutated into itself"
+
+
+def crossover_stays_between_its_parents(space: SearchSpace, io: IO) -> None:
+    """A child is a member; of two equal parents it is their equal."""
+    rng = default_rng(3)
+    members = _samples(space)
+    for a, b in pairwise(members):
+        child = space.crossover(a, b, rng)
+        _assert_member(space, child)
+        assert space.crossover(a, a, rng) == a, f"{a} crossed with itself is something else"
+
+
+def neighbors_are_mutual(space: SearchSpace, io: IO) -> None:
+    """Neighbours are distinct other members, and each has the first as its neighbour."""
+    for architecture in _samples(space)[:5]:
+        neighbors = space.neighbors(architecture)
+        assert neighbors and len(set(neighbors)) == len(neighbors), f"neighbours of {architecture} repeat or lack"
+        assert architecture not in neighbors, f"{architecture} is its own neighbour"
+        assert neighbors == space.neighbors(architecture), "the order of neighbours changes"
+        for neighbor in neighbors[:10]:
+            _assert_member(space, neighbor)
+            assert architecture in space.neighbors(neighbor), f"{neighbor} does not have {architecture} back"
+
+
+def canonical_keys_are_stable_text(space: SearchSpace, io: IO) -> None:
+    """A canonical key is text that depends on the code alone, and does not throw everything together."""
+    members = _samples(space)
+    keys = [space.canonical_key(a) for a in members]
+    assert all(isinstance(key, str) and key for key in keys), "a canonical key is not text"
+    assert keys == [space.canonical_key(Architecture(a.space, a.code)) for a in members], "a canonical key changes"
+    assert len(set(keys)) > 1, "all members share one canonical key"
+
+
+def features_have_one_shape(space: SearchSpace, io: IO) -> None:
+    """Features are finite, of one shape, fixed for a member and different between members."""
+    members = list(dict.fromkeys(_samples(space)))
+    features = [np.asarray(space.features(a)) for a in members]
+    assert len({f.shape for f in features}) == 1, "features differ in shape"
+    assert all(np.isfinite(f).all() for f in features), "features are not finite"
+    assert all((f == space.features(a)).all() for f, a in zip(features, members, strict=True)), "features change"
+    assert len({f.tobytes() for f in features}) > 1, "all members have the same features"
+
+
+def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
+    """Parameters and MACs equal what torch counts on the built network; parts sum to the whole."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from nasplat.training.seeding import seeded
+
+    for architecture in _samples(space)[:8]:
+        cost = space.cost(architecture, io)
+        with seeded(0):
+            network = space.build(architecture, io).eval()
+        params = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        assert cost.params == params, f"{architecture} costs {cost.params} params but has {params}"
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            network(torch.zeros(1, *io.input_shape))
+        macs = counter.get_total_flops() / 2
+        assert cost.macs == macs, f"{architecture} costs {cost.macs} MACs but does {macs:g}"
+        assert cost.memory_bits > 0, f"{architecture} costs no memory"
+        for name, whole in cost.metrics().items() if cost.parts else ():
+            parts = sum(part.metrics().get(name, 0) for part in cost.parts.values())
+            assert parts == whole, f"the parts of {architecture} sum to {parts} {name}, not {whole}"
+
+
+def networks_fit_their_io(space: SearchSpace, io: IO) -> None:
+    """A network takes the images and gives the outputs that `io` names, and can be trained."""
+    import torch
+
+    from nasplat.training.seeding import seeded
+
+    for architecture in _samples(space)[:5]:
+        with seeded(0):
+            network = space.build(architecture, io).train()
+            given = network(torch.randn(3, *io.input_shape))
+        assert tuple(given.shape) == (3, io.outputs), f"{architecture} gives {tuple(given.shape)}"
+        torch.autograd.backward(given.sum())
+        assert any(p.grad is not None for p in network.parameters()), f"{architecture} gets no gradient"
+
+
+def same_weights_same_outputs(space: SearchSpace, io: IO) -> None:
+    """Two networks of one code agree once they share a state dict: nothing else is decided when building."""
+    import torch
+
+    from nasplat.training.seeding import seeded
+
+    for architecture in _samples(space)[:3]:
+        with seeded(1):
+            first = space.build(architecture, io).eval()
+            images = torch.randn(2, *io.input_shape)
+        with seeded(2):
+            second = space.build(architecture, io).eval()
+        second.load_state_dict(first.state_dict())
+        with torch.no_grad():
+            assert torch.equal(first(images), second(images)), f"two networks of {architecture} differ"
+
+
+def options_are_configuration(space: SearchSpace, io: IO) -> None:
+    """Constructor options are annotated, keyword-only and stored under their own names."""
+    check_configuration(space, given=0)
+
+
+SEARCH_SPACE_CHECKS: tuple[Callable[[SearchSpace, IO], None], ...] = (
+    samples_are_members,
+    codes_are_short_printable_text,
+    same_generator_same_samples,
+    samples_differ,
+    strangers_are_refused,
+    mutants_are_other_members,
+    crossover_stays_between_its_parents,
+    neighbors_are_mutual,
+    canonical_keys_are_stable_text,
+    features_have_one_shape,
+    cost_is_what_is_built,
+    networks_fit_their_io,
+    same_weights_same_outputs,
+    options_are_configuration,
+)
+
+
+def _assert_member(space: SearchSpace, architecture: Architecture) -> None:
+    try:
+        parsed = space.parse(architecture.code)
+    except InputError as error:
+        raise AssertionError(f"{architecture} is not a member: {error}") from error
+    assert parsed == architecture, f"{architecture} does not parse to itself but to {parsed}"
+
+
+def _samples(space: SearchSpace) -> list[Architecture]:
+    rng = default_rng(0)
+    return [space.sample(rng) for _ in range(SAMPLES)]

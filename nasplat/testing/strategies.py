@@ -1,0 +1,250 @@
+"""The contract of a strategy as checks; each takes a function that makes the strategy for a problem.
+
+They run on `ToySpace` with an accuracy by formula, so that a check takes milliseconds.
+"""
+
+import os
+import random
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import TypeAlias
+
+from numpy.random import Generator, default_rng
+
+from nasplat.architecture import Architecture
+from nasplat.artifact import Handle
+from nasplat.objective import Constraint, Goal, Objective
+from nasplat.problem import Problem
+from nasplat.run.state import pack, unpack
+from nasplat.search_space import Prior
+from nasplat.strategy import Strategy
+from nasplat.task import (
+    Evaluate,
+    Failure,
+    Measurement,
+    Outcome,
+    Task,
+    Trained,
+    decode_outcome,
+    derive_seed,
+    encode_outcome,
+    encode_task,
+)
+from nasplat.testing.common import check_configuration, global_generators_untouched
+from nasplat.testing.toy import ToyBenchmark, ToySpace, toy_accuracy
+
+MakeStrategy: TypeAlias = Callable[[Problem], Strategy]
+TRIALS = int(os.environ.get("NASPLAT_CONTRACT_TRIALS", "150"))
+"""Evaluations in one check; more for a strategy whose later phases begin late."""
+
+
+class _PatientSpace(ToySpace):
+    """`ToySpace` that draws so often and no more, so that a strategy which never gives up is found out."""
+
+    patience = 200_000
+
+    def sample(self, rng: Generator) -> Architecture:
+        self._draw()
+        return super().sample(rng)
+
+    def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
+        self._draw()
+        return super().mutate(architecture, rng, prior)
+
+    def _draw(self) -> None:
+        self.patience -= 1
+        assert self.patience > 0, "it draws for ever where few architectures are feasible; bound the loop"
+
+
+def toy_problem(seed: int = 0, *, constraints: Iterable[str] = (), space: ToySpace | None = None) -> Problem:
+    """A problem on `ToySpace`: accurate and small."""
+    benchmark = ToyBenchmark(space or ToySpace())
+    goal = Goal(
+        (Objective("accuracy", True), Objective("params", False)), tuple(Constraint.parse(text) for text in constraints)
+    )
+    return Problem(benchmark.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=seed)
+
+
+def answer(problem: Problem, task: Task) -> Outcome:
+    """What a benchmark and the loop would say to a task."""
+    if not isinstance(task, Evaluate):
+        return Trained(task=task, weights=Handle.of(repr(task).encode()))
+    metrics = {"accuracy": toy_accuracy(task.architecture), **problem.cost(task.architecture).metrics()}
+    return Measurement(task=task, metrics=metrics)
+
+
+def drive(
+    strategy: Strategy,
+    *,
+    trials: int = TRIALS,
+    batch: int = 1,
+    answering: Callable[[Problem, Task], Outcome] = answer,
+    order: Callable[[list[Task]], list[Task]] = lambda tasks: tasks,
+) -> list[Task]:
+    """Ask for up to `batch` tasks, tell them all in the given order, and so on; all tasks that were asked for."""
+    tasks: list[Task] = []
+    while len(tasks) < trials:
+        asked = strategy.ask(batch)
+        if not asked:
+            break
+        tasks += asked
+        for task in order(asked):
+            strategy.tell(answering(strategy.problem, task))
+    return tasks
+
+
+def proposes_at_all(make: MakeStrategy) -> None:
+    """The first request for one task gives one."""
+    assert len(make(toy_problem()).ask(1)) == 1, "ask(1) of a fresh strategy is empty"
+
+
+def never_gives_more_than_asked_for(make: MakeStrategy) -> None:
+    """`ask(n)` returns at most n tasks."""
+    strategy = make(toy_problem())
+    for n in (1, 3, 7, 2):
+        asked = strategy.ask(n)
+        assert len(asked) <= n, f"ask({n}) gave {len(asked)} tasks"
+        for task in asked:
+            strategy.tell(answer(strategy.problem, task))
+
+
+def tasks_come_from_the_problem(make: MakeStrategy) -> None:
+    """Ids rise by one in the order of asking, and seeds are the problem's."""
+    strategy = make(toy_problem(seed=5))
+    tasks = drive(strategy, batch=4)
+    assert [task.id for task in tasks] == list(range(len(tasks))), "ids do not rise by one in the order of asking"
+    assert all(task.seed == derive_seed(5, task.id) for task in tasks), "a task's seed is not the problem's"
+
+
+def same_seed_same_proposals(make: MakeStrategy) -> None:
+    """The same seed and the same tells give the same asks, and another seed gives others."""
+    runs = [[encode_task(task) for task in drive(make(toy_problem(seed)))] for seed in (1, 1, 2)]
+    assert runs[0] == runs[1], "two strategies with the same seed asked for different tasks"
+    assert [r["id"] for r in runs[0]] and runs[0] != runs[2], "the seed makes no difference"
+
+
+def global_generators_are_left_alone(make: MakeStrategy) -> None:
+    """No global generator is drawn from or seeded."""
+    with global_generators_untouched():
+        drive(make(toy_problem()))
+
+
+def proposals_are_feasible_members(make: MakeStrategy) -> None:
+    """Only members that keep the constraints on free costs are proposed."""
+    space, rng = ToySpace(), default_rng(0)
+    probe = toy_problem()
+    bound = median(probe.cost(space.sample(rng)).params for _ in range(101))
+    problem = toy_problem(constraints=[f"params<={bound}"])
+    for task in drive(make(problem)):
+        for architecture in (task.architecture,) if isinstance(task, Evaluate) else task.architectures:
+            assert problem.space.parse(architecture.code) == architecture, f"{architecture} is not a member"
+            assert problem.feasible(architecture), f"{architecture} is not feasible"
+
+
+def narrow_constraints_do_not_hang_it(make: MakeStrategy) -> None:
+    """With a handful of feasible members it repeats itself or finishes, and never hangs."""
+    probe = toy_problem()
+    params = sorted(probe.cost(ToySpace().sample(default_rng(i))).params for i in range(200))
+    problem = toy_problem(constraints=[f"params<={params[1]}"], space=_PatientSpace())
+    drive(make(problem), trials=20)
+
+
+def failures_do_not_stop_it(make: MakeStrategy) -> None:
+    """Failed trials are told like others; it goes on, even when all fail."""
+    for fails in (lambda task: task.id % 3 == 1, lambda task: True):
+
+        def answering(problem: Problem, task: Task, fails: Callable[[Task], bool] = fails) -> Outcome:
+            return Failure(task=task, kind="toy", message="as told") if fails(task) else answer(problem, task)
+
+        asked = drive(make(toy_problem()), trials=60, answering=answering)
+        assert len(asked) > 5, f"it stopped after {len(asked)} tasks of which some failed"
+
+
+def late_and_shuffled_outcomes_are_fine(make: MakeStrategy) -> None:
+    """With several tasks in flight, outcomes may come in any order."""
+    strategy, shuffler = make(toy_problem()), random.Random(0)
+    outstanding: list[Task] = []
+    total = 0
+    while total < TRIALS:
+        asked = strategy.ask(4 - len(outstanding)) if len(outstanding) < 4 else []
+        outstanding += asked
+        total += len(asked)
+        if not outstanding:
+            break
+        task = outstanding.pop(shuffler.randrange(len(outstanding)))
+        strategy.tell(answer(strategy.problem, task))
+    assert total > 5, f"it stopped after {total} tasks"
+
+
+def state_goes_on_exactly(make: MakeStrategy) -> None:
+    """A strategy restored from `state`, with work in flight, asks for the same as the one that went on."""
+    for told_before in (0, 3, TRIALS // 2):
+        strategy = make(toy_problem(seed=3))
+        drive(strategy, trials=told_before)
+        in_flight = strategy.ask(3)
+        state = unpack(*pack(strategy.state()))
+        restored = make(toy_problem(seed=3))
+        restored.problem.rng.random(7)  # whatever a fresh strategy has drawn must not matter
+        restored.restore(state)
+        futures = []
+        for each in (strategy, restored):
+            for task in reversed(in_flight):
+                each.tell(decode_outcome(encode_outcome(answer(each.problem, task))))
+            futures.append([encode_task(task) for task in drive(each, trials=40, batch=2)])
+        assert futures[0] == futures[1], f"restored after {told_before} trials, it asked for other tasks"
+
+
+def state_is_a_copy(make: MakeStrategy) -> None:
+    """A state that was taken does not change when the strategy goes on."""
+    strategy = make(toy_problem())
+    drive(strategy, trials=5)
+    state = strategy.state()
+    before = pack(state)
+    drive(strategy, trials=20)
+    assert pack(state) == before, "the state that was taken earlier has changed"
+
+
+def finished_is_finished(make: MakeStrategy) -> None:
+    """An empty answer with nothing in flight is the end: the next one is empty too."""
+    strategy = make(toy_problem(constraints=["params<=61"]))  # a single member
+    if len(drive(strategy, trials=100)) < 100:
+        assert not strategy.ask(1), "it went on after it had finished"
+
+
+def order_within_a_generation_is_free(make: MakeStrategy) -> None:
+    """For a generational strategy, the order of tells within a generation changes nothing."""
+    if not make(toy_problem()).generational:
+        return
+    futures = []
+    for seed in (None, 1, 2):
+        shuffler = random.Random(seed)
+        strategy = make(toy_problem())
+
+        def order(tasks: list[Task], seed: int | None = seed, shuffler: random.Random = shuffler) -> list[Task]:
+            return tasks if seed is None else shuffler.sample(tasks, len(tasks))
+
+        futures.append([encode_task(task) for task in drive(strategy, batch=10_000, order=order)])
+    assert futures[0] == futures[1] == futures[2], "the order of tells within a generation changed later asks"
+
+
+def options_are_configuration(make: MakeStrategy) -> None:
+    """Constructor options are annotated, keyword-only and stored under their own names."""
+    check_configuration(make(toy_problem()), given=1)
+
+
+STRATEGY_CHECKS: tuple[Callable[[MakeStrategy], None], ...] = (
+    proposes_at_all,
+    never_gives_more_than_asked_for,
+    tasks_come_from_the_problem,
+    same_seed_same_proposals,
+    global_generators_are_left_alone,
+    proposals_are_feasible_members,
+    narrow_constraints_do_not_hang_it,
+    failures_do_not_stop_it,
+    late_and_shuffled_outcomes_are_fine,
+    state_goes_on_exactly,
+    state_is_a_copy,
+    finished_is_finished,
+    order_within_a_generation_is_free,
+    options_are_configuration,
+)

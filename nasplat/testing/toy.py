@@ -1,0 +1,77 @@
+"""A tiny search space and benchmark, quick enough for thousands of trials in a test."""
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+from nasplat.architecture import IO, Architecture
+from nasplat.artifact import Artifacts
+from nasplat.benchmark import Benchmark
+from nasplat.cost import Cost
+from nasplat.nn import costs
+from nasplat.search_space import Gene, GeneSpace
+from nasplat.task import Evaluate, Measurement
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WIDTHS = ("2", "4", "8", "16")
+
+
+class ToySpace(GeneSpace):
+    """Multi-layer perceptrons with four hidden layers of one of four widths each: 256 members."""
+
+    name: ClassVar[str] = "toy"
+    genes: ClassVar[tuple[Gene, ...]] = tuple(Gene(f"width {layer}", WIDTHS) for layer in range(1, 5))
+
+    def cost(self, architecture: Architecture, io: IO) -> Cost:
+        """The linear layers', in order."""
+        widths = self._widths(architecture, io)
+        return Cost.total({f"layer {i}": costs.linear(*pair) for i, pair in enumerate(pairwise(widths), 1)})
+
+    def build(self, architecture: Architecture, io: IO) -> "nn.Module":
+        """The perceptron, on flattened images."""
+        from torch import nn
+
+        widths = self._widths(architecture, io)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    def _widths(self, architecture: Architecture, io: IO) -> list[int]:
+        inputs = 1
+        for side in io.input_shape:
+            inputs *= side
+        return [inputs, *(int(WIDTHS[choice]) for choice in self.choices(architecture)), io.outputs]
+
+
+class ToyBenchmark(Benchmark):
+    """An accuracy by formula: wide early layers help, and neighbouring layers like to be alike."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    @property
+    def io(self) -> IO:
+        return IO.image(channels=1, side=4, outputs=3)
+
+    @property
+    def fidelity(self) -> int:
+        return 1
+
+    def prepare(self) -> None:
+        pass  # a formula needs nothing
+
+    def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+        return Measurement(task=task, metrics={"accuracy": toy_accuracy(task.architecture)})
+
+    def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
+        return Measurement(task=measurement.task, metrics=measurement.metrics, split="test")
+
+
+def toy_accuracy(architecture: Architecture) -> float:
+    """A figure in 0..1, for codes of any space: symbols count by place, and steps between them cost."""
+    values = [int(symbol, 36) for symbol in architecture.code]
+    gain = sum(value / (place + 2) for place, value in enumerate(values))
+    steps = sum(abs(a - b) for a, b in pairwise(values))
+    return 1 / (1 + math.exp(0.2 * steps - 0.5 * gain))

@@ -1,0 +1,49 @@
+"""An accuracy by formula that can take its time."""
+
+import time
+from typing import ClassVar
+
+from nasplat.architecture import IO
+from nasplat.artifact import Artifacts
+from nasplat.benchmark import Benchmark
+from nasplat.errors import TrialFailed
+from nasplat.search_space import SearchSpace
+from nasplat.task import Evaluate, Measurement
+
+
+class Formula(Benchmark):
+    """Scores a code by its symbols.
+
+    Args:
+        space: Any space.
+        sleep: Seconds that a measurement takes.
+        fail_every: Every so manyth task fails; 0 for none.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def __init__(self, space: SearchSpace, *, sleep: float = 0.0, fail_every: int = 0) -> None:
+        super().__init__(space)
+        self.sleep = sleep
+        self.fail_every = fail_every
+
+    @property
+    def io(self) -> IO:
+        return IO.image(channels=1, side=4, outputs=3)
+
+    @property
+    def fidelity(self) -> int:
+        return 1
+
+    def prepare(self) -> None:
+        pass
+
+    def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+        time.sleep(self.sleep)
+        if self.fail_every and task.id % self.fail_every == self.fail_every - 1:
+            raise TrialFailed("demo", f"task {task.id} fails because fail_every={self.fail_every}")
+        values = [int(symbol, 36) for symbol in task.architecture.code]
+        return Measurement(task=task, metrics={"accuracy": sum(values) / (1 + 36 * len(values))})
+
+    def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
+        return Measurement(task=measurement.task, metrics={"accuracy": measurement.metrics["accuracy"]}, split="test")

@@ -1,0 +1,416 @@
+"""Every contract check fails on a plug-in with exactly the defect it looks for."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, TypeAlias, cast
+
+import numpy as np
+import pytest
+import torch
+from nasplat_demo.predictor import Ridge
+from nasplat_demo.strategy import Generations
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import nn
+
+from nasplat.architecture import IO, Architecture
+from nasplat.artifact import Artifacts, Handle
+from nasplat.cost import Cost
+from nasplat.problem import Problem
+from nasplat.search_space import Prior
+from nasplat.strategies.local_search import LocalSearch
+from nasplat.strategies.random_search import RandomSearch
+from nasplat.strategies.regularized_evolution import RegularizedEvolution
+from nasplat.strategy import Strategy
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, TrainSupernet
+from nasplat.testing import (
+    BENCHMARK_CHECKS,
+    PREDICTOR_CHECKS,
+    SEARCH_SPACE_CHECKS,
+    STRATEGY_CHECKS,
+    ToyBenchmark,
+    ToySpace,
+)
+
+IMAGES = IO.image(channels=1, side=4, outputs=3)
+Methods: TypeAlias = Mapping[str, Any]
+
+
+def broken(base: type, **methods: Any) -> Any:
+    """A subclass of a sound plug-in with one thing done wrong."""
+    return type(f"Broken{base.__name__}", (base,), {"__doc__": "Does one thing wrong.", **methods})
+
+
+def undocumented_positional(self: Any, first: Any = None, option: int = 1) -> None:
+    """A constructor that takes its option by position and stores it under another name."""
+
+
+# Search spaces ------------------------------------------------------------------------------------------------
+
+
+def sample_stranger(self: ToySpace, rng: Generator) -> Architecture:
+    return Architecture("another space", ToySpace.sample(self, rng).code)
+
+
+class WhiteSpace(ToySpace):
+    """Its codes have blanks in them."""
+
+    def sample(self, rng: Generator) -> Architecture:
+        return Architecture(self.name, " ".join(super().sample(rng).code))
+
+    def parse(self, code: str) -> Architecture:
+        return Architecture(self.name, " ".join(super().parse(code.replace(" ", "")).code))
+
+
+def sample_globally(self: ToySpace, rng: Generator) -> Architecture:
+    return self.member([random.randrange(4) for _ in range(4)])
+
+
+def parse_anything(self: ToySpace, code: str) -> Architecture:
+    return Architecture(self.name, code)
+
+
+def mutate_sometimes(self: ToySpace, a: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
+    return a if rng.random() < 0.3 else ToySpace.mutate(self, a, rng, prior)
+
+
+def crossover_concatenating(self: ToySpace, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
+    return Architecture(self.name, a.code + b.code)
+
+
+def neighbors_one_way(self: ToySpace, a: Architecture) -> list[Architecture]:
+    return [n for n in ToySpace.neighbors(self, a) if n.code > a.code] or [self.parse("0000")]
+
+
+def features_growing(self: ToySpace, a: Architecture) -> NDArray[np.float64]:
+    return np.ones(1 + int(a.code[0]))
+
+
+def cost_without_bias(self: ToySpace, a: Architecture, io: IO) -> Cost:
+    cost = ToySpace.cost(self, a, io)
+    return replace(cost, params=cost.params - io.outputs)
+
+
+def build_for_ten(self: ToySpace, a: Architecture, io: IO) -> nn.Module:
+    return ToySpace.build(self, a, IO(io.input_shape, 10))
+
+
+class RandomScale(nn.Module):
+    """Multiplies by a figure that is drawn when it is made and is in no state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = float(torch.rand(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def build_with_hidden_choice(self: ToySpace, a: Architecture, io: IO) -> nn.Module:
+    return nn.Sequential(ToySpace.build(self, a, io), RandomScale())
+
+
+SPACES: dict[str, Any] = {
+    "samples_are_members": broken(ToySpace, sample=sample_stranger),
+    "codes_are_short_printable_text": WhiteSpace,
+    "same_generator_same_samples": broken(ToySpace, sample=sample_globally),
+    "samples_differ": broken(ToySpace, sample=lambda self, rng: self.parse("0123")),
+    "strangers_are_refused": broken(ToySpace, parse=parse_anything),
+    "mutants_are_other_members": broken(ToySpace, mutate=mutate_sometimes),
+    "crossover_stays_between_its_parents": broken(ToySpace, crossover=crossover_concatenating),
+    "neighbors_are_mutual": broken(ToySpace, neighbors=neighbors_one_way),
+    "canonical_keys_are_stable_text": broken(ToySpace, canonical_key=lambda self, a: "same"),
+    "features_have_one_shape": broken(ToySpace, features=features_growing),
+    "cost_is_what_is_built": broken(ToySpace, cost=cost_without_bias),
+    "networks_fit_their_io": broken(ToySpace, build=build_for_ten),
+    "same_weights_same_outputs": broken(ToySpace, build=build_with_hidden_choice),
+    "options_are_configuration": broken(ToySpace, __init__=undocumented_positional),
+}
+
+
+# Strategies ---------------------------------------------------------------------------------------------------
+
+
+def ask_nothing(self: Strategy, n: int) -> list[Task]:
+    return []
+
+
+def ask_double(self: RandomSearch, n: int) -> list[Task]:
+    return RandomSearch.ask(self, 2 * n)
+
+
+def ask_renumbered(self: RandomSearch, n: int) -> list[Task]:
+    return [replace(task, id=task.id + 1) for task in RandomSearch.ask(self, n)]
+
+
+def ask_with_system_randomness(self: RandomSearch, n: int) -> list[Task]:
+    system = random.SystemRandom()
+    return [
+        self.problem.evaluate(Architecture("toy", "".join(str(system.randrange(4)) for _ in range(4))))
+        for _ in range(n)
+    ]
+
+
+def ask_with_global_randomness(self: RandomSearch, n: int) -> list[Task]:
+    random.random()
+    return RandomSearch.ask(self, n)
+
+
+def ask_the_infeasible(self: RandomSearch, n: int) -> list[Task]:
+    return [self.problem.evaluate(self.problem.space.sample(self.problem.rng)) for _ in range(n)]
+
+
+def ask_for_ever(self: RandomSearch, n: int) -> list[Task]:
+    tasks: list[Task] = []
+    seen = self._repeats.asked
+    while len(tasks) < n:
+        architecture = self.problem.space.sample(self.problem.rng)
+        if self.problem.feasible(architecture) and architecture.code not in seen:
+            tasks.append(self._repeats.task(architecture))
+    return tasks
+
+
+def tell_measurements_only(self: Strategy, outcome: Outcome) -> None:
+    assert not isinstance(outcome, Failure), "nobody thought of failures"
+
+
+class InOrder(RandomSearch):
+    """Believes that outcomes come in the order of asking."""
+
+    def tell(self, outcome: Outcome) -> None:
+        expected = getattr(self, "_expected", 0)
+        if outcome.id != expected:
+            raise RuntimeError(f"expected {expected}")
+        self._expected = expected + 1
+
+
+def forgets_its_population(self: RegularizedEvolution, state: dict[str, Any]) -> None:
+    self._asked = state["asked"]
+
+
+def alias_state(self: LocalSearch) -> dict[str, Any]:
+    return {"climbs": [{"untried": climb.untried} for climb in self._climbs]}
+
+
+class Resurrected(RandomSearch):
+    """Says that it has finished, and goes on."""
+
+    def ask(self, n: int) -> list[Task]:
+        asked = super().ask(n)
+        self._pauses = 0 if asked else getattr(self, "_pauses", 0) + 1
+        return [self.problem.evaluate(self.problem.sample())] if self._pauses > 1 else asked
+
+
+class FirstComes(Generations):
+    """Keeps whoever comes in first, though it claims to be generational."""
+
+    def tell(self, outcome: Outcome) -> None:
+        super().tell(outcome)
+        if len(self._told) == self.size and not self._parents:
+            self._parents = [o for o in self._told[:2] if isinstance(o, Measurement)]
+
+    def _next_generation(self) -> None:
+        self._told, self._asked = [], []
+
+
+class Positional(RandomSearch):
+    """Takes its option by position."""
+
+    def __init__(self, problem: Problem, chance: float = 0.5) -> None:
+        super().__init__(problem)
+
+
+STRATEGIES: dict[str, Any] = {
+    "proposes_at_all": broken(RandomSearch, ask=ask_nothing),
+    "never_gives_more_than_asked_for": broken(RandomSearch, ask=ask_double),
+    "tasks_come_from_the_problem": broken(RandomSearch, ask=ask_renumbered),
+    "same_seed_same_proposals": broken(RandomSearch, ask=ask_with_system_randomness),
+    "global_generators_are_left_alone": broken(RandomSearch, ask=ask_with_global_randomness),
+    "proposals_are_feasible_members": broken(RandomSearch, ask=ask_the_infeasible),
+    "narrow_constraints_do_not_hang_it": broken(RandomSearch, ask=ask_for_ever),
+    "failures_do_not_stop_it": broken(RandomSearch, tell=tell_measurements_only),
+    "late_and_shuffled_outcomes_are_fine": InOrder,
+    "state_goes_on_exactly": broken(RegularizedEvolution, set_state=forgets_its_population),
+    "state_is_a_copy": broken(LocalSearch, get_state=alias_state),
+    "finished_is_finished": Resurrected,
+    "order_within_a_generation_is_free": FirstComes,
+    "options_are_configuration": Positional,
+}
+
+
+# Benchmarks ---------------------------------------------------------------------------------------------------
+
+
+def measure_percent(self: ToyBenchmark, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+    return Measurement(task=task, metrics={"accuracy": 93.0})
+
+
+def measure_another(self: ToyBenchmark, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+    return Measurement(task=replace(task, id=task.id + 1), metrics={"accuracy": 0.5})
+
+
+def measure_by_chance(self: ToyBenchmark, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+    return Measurement(task=task, metrics={"accuracy": random.SystemRandom().random()})
+
+
+def measure_with_memory(self: Any, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+    self.count = getattr(self, "count", 0) + 1
+    return Measurement(task=task, metrics={"accuracy": 1 / self.count})
+
+
+def measure_with_global_randomness(
+    self: ToyBenchmark, task: Evaluate, *, device: str, artifacts: Artifacts
+) -> Measurement:
+    torch.manual_seed(task.seed)
+    return ToyBenchmark.measure(self, task, device=device, artifacts=artifacts)
+
+
+def final_on_validation(
+    self: ToyBenchmark, measurement: Measurement, *, device: str, artifacts: Artifacts
+) -> Measurement:
+    return measurement
+
+
+def measure_without_keeping(self: ToyBenchmark, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+    return Measurement(task=task, metrics={"accuracy": 0.5}, artifacts={"weights": Handle.of(b"lost")})
+
+
+def prepare_counting(self: Any) -> None:
+    self.prepared = getattr(self, "prepared", 0) + 1
+
+
+def measure_prepared(self: Any, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+    return Measurement(task=task, metrics={"accuracy": 1 / self.prepared})
+
+
+BENCHMARKS: dict[str, Any] = {
+    "measures_what_it_declares": broken(ToyBenchmark, measure=measure_percent),
+    "carries_the_task": broken(ToyBenchmark, measure=measure_another),
+    "same_task_same_measurement": broken(ToyBenchmark, measure=measure_by_chance),
+    "earlier_tasks_leave_no_trace": broken(ToyBenchmark, measure=measure_with_memory),
+    "global_generators_are_left_alone": broken(ToyBenchmark, measure=measure_with_global_randomness),
+    "final_is_on_the_test_split": broken(ToyBenchmark, final=final_on_validation),
+    "weights_belong_to_the_network": broken(ToyBenchmark, measure=measure_without_keeping),
+    "networks_fit_its_data": broken(ToyBenchmark, fidelity=0),
+    "preparing_again_is_harmless": broken(ToyBenchmark, prepare=prepare_counting, measure=measure_prepared),
+    "options_are_configuration": broken(ToyBenchmark, __doc__=""),
+}
+
+
+# Predictors ---------------------------------------------------------------------------------------------------
+
+
+def fit_silently(self: Ridge, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Any:
+    Ridge.fit(self, architectures, scores)
+
+
+def predict_zeros(self: Ridge, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+    return np.zeros(len(architectures))
+
+
+def predict_column(self: Ridge, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+    return Ridge.predict(self, architectures)[:, None]
+
+
+def predict_ranks(self: Ridge, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+    return Ridge.predict(self, architectures).argsort().argsort().astype(float)
+
+
+def predict_against(self: Ridge, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+    return -Ridge.predict(self, architectures)
+
+
+def fit_with_noise(self: Ridge, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Ridge:
+    return Ridge.fit(self, architectures, scores + [random.SystemRandom().random() for _ in scores])
+
+
+def save_pickled(self: Ridge, folder: Path) -> None:
+    import pickle
+
+    Ridge.save(self, folder)
+    (folder / "model.json").write_bytes(pickle.dumps(self.alpha))
+
+
+class Credulous(Ridge):
+    """Loads whatever it is given."""
+
+    @classmethod
+    def load(cls, folder: Path, space: Any) -> Self:
+        predictor = cls(space)
+        predictor.weights_ = np.zeros(17)
+        return predictor
+
+
+PREDICTORS: dict[str, Any] = {
+    "fit_returns_itself": broken(Ridge, fit=fit_silently),
+    "unfitted_is_refused": broken(Ridge, predict=predict_zeros),
+    "one_finite_score_each": broken(Ridge, predict=predict_column),
+    "scores_do_not_depend_on_company": broken(Ridge, predict=predict_ranks),
+    "learns_to_rank": broken(Ridge, predict=predict_against),
+    "same_data_same_predictions": broken(Ridge, fit=fit_with_noise),
+    "saved_is_loaded": broken(Ridge, save=save_pickled),
+    "damaged_is_refused": Credulous,
+    "options_are_configuration": broken(Ridge, __doc__=""),
+}
+
+
+def named(checks: Sequence[Callable[..., None]]) -> dict[str, Callable[..., None]]:
+    """The checks by name."""
+    return {check.__name__: check for check in checks}
+
+
+@pytest.mark.parametrize(
+    ("checks", "examples"),
+    [
+        (SEARCH_SPACE_CHECKS, SPACES),
+        (STRATEGY_CHECKS, STRATEGIES),
+        (BENCHMARK_CHECKS, BENCHMARKS),
+        (PREDICTOR_CHECKS, PREDICTORS),
+    ],
+    ids=["spaces", "strategies", "benchmarks", "predictors"],
+)
+def test_every_check_has_a_plugin_that_it_fails(
+    checks: Sequence[Callable[..., None]], examples: dict[str, Any]
+) -> None:
+    assert set(named(checks)) == set(examples)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_broken_space_is_found_out(name: str) -> None:
+    with pytest.raises(AssertionError):
+        named(SEARCH_SPACE_CHECKS)[name](SPACES[name](), IMAGES)
+
+
+# What a broken strategy may raise by itself before a check can say anything about it.
+OWN_ERRORS = {"late_and_shuffled_outcomes_are_fine": RuntimeError}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_broken_strategy_is_found_out(name: str) -> None:
+    with pytest.raises(OWN_ERRORS.get(name, AssertionError)):
+        named(STRATEGY_CHECKS)[name](STRATEGIES[name])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_broken_benchmark_is_found_out(name: str) -> None:
+    from nasplat.errors import RunError
+
+    with pytest.raises((AssertionError, RunError)):
+        named(BENCHMARK_CHECKS)[name](lambda: BENCHMARKS[name](ToySpace()))
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_a_broken_predictor_is_found_out(name: str) -> None:
+    with pytest.raises(AssertionError):
+        named(PREDICTOR_CHECKS)[name](PREDICTORS[name])
+
+
+def test_shared_training_is_answered_in_the_checks_too() -> None:
+    from nasplat.testing.strategies import answer, toy_problem
+
+    problem = toy_problem()
+    task = problem.train_supernet((problem.sample(),), epochs=1)
+    outcome = answer(problem, task)
+    assert cast(TrainSupernet, outcome.task) is task

@@ -1,0 +1,76 @@
+"""Every registered plug-in keeps its contract."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from nasplat.architecture import IO
+from nasplat.benchmark import Benchmark
+from nasplat.executors.executor import Workload
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES
+from nasplat.strategy import Strategy
+from nasplat.testing import (
+    BENCHMARK_CHECKS,
+    SEARCH_SPACE_CHECKS,
+    STRATEGY_CHECKS,
+    ToyBenchmark,
+    ToySpace,
+)
+
+# Options that make a plug-in cheap enough to be measured many times in a test.
+SMALL: dict[str, dict[str, Any]] = {
+    "nasbench201": {"channels": 4, "cells": 1},
+    "classification": {"epochs": 1},
+    "regularized_evolution": {"population": 8, "sample": 3},
+}
+MEASURED_ON = {"nasbench201": "nasbench201", "classification": "nasbench201"}
+
+
+def named(check: Callable[..., None]) -> str:
+    """A check's name, as pytest shows it."""
+    return check.__name__
+
+
+@pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
+@pytest.mark.parametrize("name", SEARCH_SPACES.names())
+def test_search_space(name: str, check: Callable[..., None]) -> None:
+    check(SEARCH_SPACES.get(name)(**SMALL.get(name, {})), IO.image(channels=3, side=8, outputs=5))
+
+
+@pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
+def test_toy_space(check: Callable[..., None]) -> None:
+    check(ToySpace(), IO.image(channels=1, side=4, outputs=3))
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
+@pytest.mark.parametrize("name", STRATEGIES.names())
+def test_strategy(name: str, check: Callable[..., None]) -> None:
+    check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
+@pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
+@pytest.mark.parametrize("name", ["random_search", "local_search", "regularized_evolution"])
+def test_strategy_with_every_policy_on_repeats(name: str, repeats: str, check: Callable[..., None]) -> None:
+    make: Callable[..., Strategy] = STRATEGIES.get(name)
+    check(partial(make, repeats=repeats))
+
+
+@pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)
+@pytest.mark.parametrize("name", BENCHMARKS.names())
+def test_benchmark(name: str, check: Callable[..., None], request: pytest.FixtureRequest) -> None:
+    if name == "nasbench201":
+        request.getfixturevalue("table")
+    space = MEASURED_ON[name]
+
+    def make() -> Benchmark:
+        return Workload(space, name, SMALL[space], SMALL.get(name, {}) if name != space else {}).make()
+
+    check(make)
+
+
+@pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)
+def test_toy_benchmark(check: Callable[..., None]) -> None:
+    check(lambda: ToyBenchmark(ToySpace()))
