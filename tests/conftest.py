@@ -15,6 +15,8 @@ if "NASPLAT_DATA" not in os.environ and _SHARED.is_dir():
 # Tests run beside each other and beside Ray workers; more threads than cores would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_PLUGIN = Path(__file__).parent / "plugin"
+
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -42,3 +44,18 @@ def table() -> Path:
     if not path.is_file():
         pytest.skip(f"the table {path} is missing; set NASPLAT_DATA to the folder above nasbench201/")
     return path
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that has the package installed, outside of the checkout."""
+    copy = tmp_path_factory.mktemp("source")
+    for path in _PLUGIN.rglob("*"):
+        if path.is_file() and path.suffix in (".py", ".cfg", ".toml"):
+            target = copy / path.relative_to(_PLUGIN)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    site = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(site), str(copy)], check=True, timeout=110)
+    return {**os.environ, "PYTHONPATH": str(site)}

@@ -1,7 +1,6 @@
 """A third party's package: installed, found through its entry points, held to the contracts, and used."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +18,6 @@ from nasplat.errors import InputError
 from nasplat.registry import STRATEGIES, Registry
 from nasplat.strategy import Strategy
 from nasplat.testing import BENCHMARK_CHECKS, PREDICTOR_CHECKS, SEARCH_SPACE_CHECKS, STRATEGY_CHECKS
-
-PACKAGE = Path(__file__).parent / "plugin"
 
 
 def named(check: Callable[..., None]) -> str:
@@ -46,21 +43,6 @@ def test_its_predictor_keeps_the_contract(check: Callable[..., None]) -> None:
 @pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)
 def test_its_benchmark_keeps_the_contract(check: Callable[..., None]) -> None:
     check(lambda: Formula(Perceptron()))
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process that has the package installed, outside of the checkout."""
-    copy = tmp_path_factory.mktemp("source")
-    for path in PACKAGE.rglob("*"):
-        if path.is_file() and path.suffix in (".py", ".cfg", ".toml"):
-            target = copy / path.relative_to(PACKAGE)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    site = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(site), str(copy)], check=True, timeout=110)
-    return {**os.environ, "PYTHONPATH": str(site)}
 
 
 def run(environment: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

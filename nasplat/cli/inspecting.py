@@ -9,6 +9,7 @@ from rich.markup import escape
 from nasplat.cli.output import (
     describe,
     out,
+    print_front,
     print_json,
     print_measurements,
     print_table,
@@ -68,16 +69,14 @@ def show(
         print_json(value)
         return
     if front:
-        print_measurements(f"Front: {len(history.front)} of {len(history.measurements)} measured", history.front, goal)
+        print_front(history)
         return
     summary = _summary(run)
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
     out.print(f"{'outcomes':10} {summary['outcomes']}, {summary['failed']} failed, in {duration(summary['seconds'])}")
-    ranked = sorted(
-        (m for m in history.measurements if m.remembered is None), key=lambda m: (goal.violation(m), goal.losses(m))
-    )
+    ranked = sorted(history.measured, key=lambda m: (goal.violation(m), goal.losses(m)))
     print_measurements(f"\nBest {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
     for failure in _failures(history):
         out.print(

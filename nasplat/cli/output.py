@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nasplat.objective import Goal
+from nasplat.run.directory import History
 from nasplat.task import Measurement
 from nasplat.units import figure, shown_metrics
 
@@ -43,6 +44,12 @@ def print_measurements(title: str, measurements: Sequence[Measurement], goal: Go
         ["trial", "architecture", *metrics],
         ([str(m.id), m.architecture.code, *(figure(name, m.metrics[name]) for name in metrics)] for m in measurements),
     )
+
+
+def print_front(history: History) -> None:
+    """The front of a run, whole."""
+    title = f"Front: {len(history.front)} of {len(history.measured)} measured"
+    print_measurements(title, history.front, history.run.config.goal)
 
 
 def describe(measurement: Measurement) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """`nasplat search` and `nasplat resume`."""
 
 import signal
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,16 @@ import typer
 import yaml
 from rich.markup import escape
 
-from nasplat.cli.output import describe, err, out, print_json, print_measurements
+from nasplat.artifact import Artifacts
+from nasplat.cli.output import describe, err, out, print_front, print_json
 from nasplat.cli.progress import SearchProgress
 from nasplat.config import Assembly, SearchConfig, load_tree
 from nasplat.errors import InputError
 from nasplat.executors.executor import Executor, cuda_is_available
-from nasplat.run.directory import Run, next_free
+from nasplat.run.directory import ARTIFACTS, Run, next_free
+from nasplat.run.shelf import Shelf
 from nasplat.search import Search
+from nasplat.task import Evaluate
 from nasplat.units import duration
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -105,10 +109,16 @@ def resume(
     json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted or killed, or that gets a larger budget."""
-    config = Run(run).config
+    opened = Run(run)
+    config, history = opened.config, opened.history()
     given = {name: value for name, value in (("evaluations", evaluations), ("seconds", seconds)) if value is not None}
     budget = config.budget.model_copy(update=given)
     assembly = Assembly.of(config.model_copy(update={"budget": budget}))
+    spent = sum(isinstance(task, Evaluate) for task in history.asked.values())
+    if evaluations is not None and evaluations < spent:
+        raise InputError(
+            f"{run} has asked for {spent} evaluations already, more than a budget of {evaluations}; give a larger one"
+        )
     with _signals():
         _search(assembly, run, create=False, json=json)
 
@@ -116,14 +126,17 @@ def resume(
 def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> None:
     """Run the search of a directory to its end, and say what came of it."""
     config = assembly.config
-    if create:
-        _preflight(config)
-    run = Run.create(folder, config) if create else Run(folder)
     try:
-        with run.writing() as log, _executor(assembly, run) as executor, SearchProgress(err) as progress:
-            loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress)
-            loop.run()
+        # Workers come up first: what is wrong with them is found before anything is created.
+        with _executor(assembly, Shelf(folder / ARTIFACTS)) as executor:
+            run = Run.create(folder, config) if create else Run(folder)
+            with run.writing() as log, SearchProgress(err) as progress:
+                run.keep(config)
+                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress)
+                loop.run()
     except KeyboardInterrupt:
+        if not folder.exists():
+            raise
         err.print(f"interrupted; go on with: nasplat resume {escape(str(folder))}")
         raise typer.Exit(130) from None
     history = run.history()
@@ -139,7 +152,7 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
             }
         )
         return
-    print_measurements(_front_title(len(history.front), len(history.measurements)), history.front, config.goal)
+    print_front(history)
     counts = ", ".join(f"{number} {name}" for name, number in loop.outcomes.items() if number)
     out.print(f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(folder))}")
     for kind in sorted({failure.kind for failure in history.failures}):
@@ -148,40 +161,31 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
         err.print(f"[yellow]{number} failed ({escape(kind)})[/], such as trial {example.id}: {escape(example.message)}")
 
 
-def _front_title(members: int, measured: int) -> str:
-    return f"Front: {members} of {measured} measured"
-
-
-def _preflight(config: SearchConfig) -> None:
-    """Refuse before a directory is made what only the executor knows."""
-    if config.executor.gpus_per_worker and config.executor.address is None and not cuda_is_available():
-        raise InputError(
-            f"gpus_per_worker={config.executor.gpus_per_worker:g} needs a CUDA device, but torch finds none here; "
-            "leave it out, or give the --ray-address of a cluster that has one"
-        )
-
-
 @contextmanager
-def _executor(assembly: Assembly, run: Run) -> Iterator[Executor]:
+def _executor(assembly: Assembly, artifacts: Artifacts) -> Iterator[Executor]:
     """The configured executor; the one place that chooses between them."""
     config = assembly.config.executor
     if config.name == "inline":
         from nasplat.executors.inline import InlineExecutor
 
         device = "cuda" if cuda_is_available() else "cpu"
-        with InlineExecutor(assembly.benchmark, run.artifacts, device=device) as executor:
+        with InlineExecutor(assembly.benchmark, artifacts, device=device) as executor:
             yield executor
         return
     from nasplat.executors.ray import RayExecutor
 
-    with RayExecutor(
-        assembly.workload,
-        run.artifacts,
-        workers=config.workers,
-        cpus_per_worker=config.cpus_per_worker,
-        gpus_per_worker=config.gpus_per_worker,
-        address=config.address,
-    ) as ray_executor:
+    # Ray reports dead workers on standard output, which is for results alone.
+    with (
+        redirect_stdout(sys.stderr),
+        RayExecutor(
+            assembly.workload,
+            artifacts,
+            workers=config.workers,
+            cpus_per_worker=config.cpus_per_worker,
+            gpus_per_worker=config.gpus_per_worker,
+            address=config.address,
+        ) as ray_executor,
+    ):
         yield ray_executor
 
 

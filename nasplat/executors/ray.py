@@ -1,7 +1,9 @@
 """The Ray executor: workers are actors that hold the benchmark, on one machine or a cluster."""
 
 import logging
+import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -27,6 +29,9 @@ from nasplat.task import (
 
 START_SECONDS = 180.0
 """How long the first worker may take to come up."""
+
+KNOCK_SECONDS = 10.0
+"""How long a cluster's address may take to answer."""
 
 
 class Worker:
@@ -206,13 +211,31 @@ def _connect(address: str | None, *, cpus: float) -> bool:
     try:
         if address is None:
             # Workers share this machine as the user says, even with more of them than there are cores.
-            ray.init(num_cpus=max(os.cpu_count() or 1, int(cpus + 0.999)), include_dashboard=False, **quiet)
+            # A cluster that happens to run on it already is left alone unless its address is given.
+            logical = max(os.cpu_count() or 1, math.ceil(cpus))
+            ray.init(address="local", num_cpus=logical, include_dashboard=False, **quiet)
         else:
+            _knock(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the Ray cluster at {address!r} cannot be reached" if address else "Ray cannot be started here"
-        raise InputError(f"{where}: {_last_line(error)}") from error
+        if address is None:
+            raise InputError(f"Ray cannot be started here: {_last_line(error)}") from error
+        raise InputError(
+            f"the Ray cluster at {address!r} cannot be reached: {_last_line(error)}; "
+            "check the address, and set RAY_AUTH_MODE=token if the cluster asks for a token"
+        ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes.
+
+    Raises:
+        OSError: Nobody listens at ``HOST:PORT``; other forms of addresses are left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _require(**wanted: float) -> None:

@@ -43,7 +43,7 @@ def render(run: Run, history: History) -> str:
     goal = run.config.goal
     front = history.front
     metrics = shown_metrics(goal)
-    measured = [m for m in history.measurements if m.remembered is None]
+    measured = history.measured
     kinds = [failure.kind for failure in history.failures]
     page = Environment(
         loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined

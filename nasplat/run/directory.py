@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import filelock
 
-from nasplat.config import Assembly, SearchConfig, load_tree
+from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError, RunError
 from nasplat.objective import knee
 from nasplat.run.environment import environment
@@ -22,6 +22,7 @@ from nasplat.run.shelf import Shelf
 from nasplat.task import Failure, Measurement, Outcome, Task, decode_outcome, decode_task
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
+ARTIFACTS = "artifacts"
 
 
 class Run:
@@ -103,14 +104,15 @@ class Run:
         """The resolved configuration."""
         return SearchConfig.read(load_tree(self.folder / CONFIG))
 
-    @cached_property
-    def assembly(self) -> Assembly:
-        """The parts of the search, freshly made."""
-        return Assembly.of(self.config)
+    def keep(self, config: SearchConfig) -> None:
+        """Make a configuration the run's own, as when it is resumed with a larger budget; for the writer alone."""
+        if config != self.config:
+            write_atomically(self.folder / CONFIG, config.to_yaml())
+            del self.config
 
     @property
     def artifacts(self) -> Shelf:
-        return Shelf(self.folder / "artifacts")
+        return Shelf(self.folder / ARTIFACTS)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -184,10 +186,17 @@ class History:
 
     @cached_property
     def measurements(self) -> list[Measurement]:
+        """All measurements, in the order they were told."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Measurement)]
 
     @cached_property
+    def measured(self) -> list[Measurement]:
+        """The measurements without those that memory answered."""
+        return [measurement for measurement in self.measurements if measurement.remembered is None]
+
+    @cached_property
     def failures(self) -> list[Failure]:
+        """All failures, in the order they were told."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
 
     @cached_property

@@ -1,0 +1,19 @@
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+IN_VENV = $(VENV)/bin
+
+.PHONY: search test
+
+search: $(VENV)/ready  ## Install, search for networks that read digits, export the best
+	$(IN_VENV)/nasplat search examples/quickstart.yaml --out $(RUN)
+	$(IN_VENV)/nasplat report $(RUN)
+	$(IN_VENV)/nasplat export $(RUN) --pick best --test
+
+test: $(VENV)/ready  ## Install, run all tests
+	$(IN_VENV)/python -m pytest
+
+$(VENV)/ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(IN_VENV)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

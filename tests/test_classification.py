@@ -1,0 +1,333 @@
+"""Training from scratch on digits: who sees which images, what repeats, and what a trial that fails leaves behind."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from nasplat.architecture import IO
+from nasplat.artifact import Handle, Parcel
+from nasplat.benchmarks.classification import Classification
+from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
+from nasplat.errors import InputError
+from nasplat.executors.executor import perform
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.task import Evaluate, Failure, Measurement, Outcome
+
+SPACE = NASBench201(channels=4, cells=1)
+CODE = "211312"
+TRAINING = 1_078
+
+
+def task_for(seed: int = 7, *, code: str = CODE, fidelity: int = 1, **options: Any) -> Evaluate:
+    return Evaluate(id=3, seed=seed, architecture=SPACE.parse(code), fidelity=fidelity, **options)
+
+
+def prepared(name: str = "digits", **options: Any) -> Classification:
+    benchmark = Classification(SPACE, dataset=name, **options)
+    benchmark.check()
+    benchmark.prepare()
+    return benchmark
+
+
+def measure(benchmark: Classification, task: Evaluate, shelf: Parcel) -> Measurement:
+    return benchmark.measure(task, device="cpu", artifacts=shelf)
+
+
+def final(benchmark: Classification, measurement: Measurement, shelf: Parcel) -> Measurement:
+    return benchmark.final(measurement, device="cpu", artifacts=shelf)
+
+
+@pytest.fixture
+def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Splits], Splits]], str]:
+    """Registers the digits after a change to their splits; gives the name."""
+
+    def register(change: Callable[[Splits], Splits]) -> str:
+        name = f"altered {len(DATASETS)}"
+        altered = Dataset(name, "digits, altered", DATASETS["digits"].io, lambda: change(DATASETS["digits"].load()))
+        monkeypatch.setitem(DATASETS, name, altered)
+        return name
+
+    return register
+
+
+def not_numbers(examples: Examples) -> Examples:
+    return Examples(torch.full_like(examples.images, float("nan")), examples.labels)
+
+
+def garbage(examples: Examples) -> Examples:
+    """Noise far outside of the data, under labels turned by one."""
+    noise = torch.randn(examples.images.shape, generator=torch.Generator().manual_seed(0))
+    return Examples(1e3 * noise, (examples.labels + 1) % 10)
+
+
+# The data
+
+
+def test_the_splits_are_disjoint_and_together_all_images() -> None:
+    splits = dataset("digits").load()
+    images = torch.cat([splits.training.images, splits.validation.images, splits.test.images])
+    labels = torch.cat([splits.training.labels, splits.validation.labels, splits.test.labels])
+    low, high = images.min(), images.max()
+    pixels = ((images - low) / (high - low) * 16).round().to(torch.int64).flatten(1).tolist()
+    bunch = load_digits()
+    given = {(tuple(row), label) for row, label in zip(bunch.images.reshape(-1, 64).tolist(), bunch.target.tolist())}
+    assert len(given) == 1_797  # no image is there twice, so that equal sets mean disjoint parts
+    assert len(pixels) == 1_797
+    assert {(tuple(row), label) for row, label in zip(pixels, labels.tolist(), strict=True)} == given
+    assert [len(part) for part in (splits.training, splits.validation, splits.test)] == [TRAINING, 359, 360]
+
+
+def test_every_split_has_its_share_of_every_class() -> None:
+    splits = dataset("digits").load()
+    everything = Counter(load_digits().target.tolist())
+    for part in (splits.training, splits.validation, splits.test):
+        counts = Counter(part.labels.tolist())
+        for label, number in everything.items():
+            assert abs(counts[label] - number * len(part) / 1_797) <= 1.5
+
+
+def test_the_splits_are_the_same_each_time_whatever_the_global_generators() -> None:
+    first = dataset("digits").load()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        second = dataset("digits").load()
+    for a, b in zip(parts(first), parts(second), strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+
+
+def parts(splits: Splits) -> list[Examples]:
+    return [splits.training, splits.validation, splits.test]
+
+
+def test_images_are_what_was_declared_and_standardised_by_the_training_split() -> None:
+    digits = dataset("digits")
+    splits = digits.load()
+    for part in parts(splits):
+        assert part.images.shape[1:] == digits.io.input_shape == (1, 8, 8)
+        assert (part.images.dtype, part.labels.dtype) == (torch.float32, torch.int64)
+        assert set(part.labels.tolist()) == set(range(digits.io.outputs))
+    assert splits.training.images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert splits.training.images.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_an_unknown_data_set_is_refused_with_near_matches() -> None:
+    with pytest.raises(InputError, match="'digit'.*did you mean 'digits'"):
+        prepared("digit")
+
+
+# Who sees what
+
+
+def test_measuring_never_looks_at_test_images(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
+    shelf = Parcel()
+    clean = measure(prepared(), task_for(), shelf)
+    for spoil in (not_numbers, garbage):
+        name = altered(lambda splits, spoil=spoil: replace(splits, test=spoil(splits.test)))  # type: ignore[misc]
+        assert measure(prepared(name), task_for(), shelf) == clean
+    assert clean.split == "validation"
+    assert clean.metrics["accuracy"] != final(prepared(), clean, shelf).metrics["accuracy"]
+
+
+def test_validation_images_guide_but_do_not_train(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
+    shelf = Parcel()
+    clean = measure(prepared(), task_for(), shelf)
+    name = altered(lambda splits: replace(splits, validation=garbage(splits.validation)))
+    spoilt = measure(prepared(name), task_for(), shelf)
+    assert spoilt.artifacts == clean.artifacts
+    assert spoilt.metrics["accuracy"] < clean.metrics["accuracy"]
+
+
+def test_training_images_train(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
+    shelf = Parcel()
+    name = altered(lambda splits: replace(splits, training=garbage(splits.training)))
+    assert measure(prepared(name), task_for(), shelf).artifacts != measure(prepared(), task_for(), shelf).artifacts
+
+
+def test_the_final_figures_are_of_the_test_split_alone(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
+    shelf = Parcel()
+    measurement = measure(prepared(), task_for(), shelf)
+    clean = final(prepared(), measurement, shelf)
+    assert (clean.split, clean.task, clean.artifacts) == ("test", measurement.task, measurement.artifacts)
+    elsewhere = altered(
+        lambda splits: Splits(not_numbers(splits.training), not_numbers(splits.validation), splits.test)
+    )
+    assert final(prepared(elsewhere), measurement, shelf) == clean
+    on_test = altered(lambda splits: replace(splits, test=garbage(splits.test)))
+    assert final(prepared(on_test), measurement, shelf).metrics != clean.metrics
+
+
+def test_the_final_accuracy_is_that_of_the_stored_weights() -> None:
+    shelf = Parcel()
+    benchmark = prepared()
+    measurement = measure(benchmark, task_for(fidelity=2), shelf)
+    network = SPACE.build(measurement.architecture, benchmark.io)
+    network.load_state_dict(shelf.get_tensors(measurement.artifacts["weights"]))
+    network.eval()
+    splits = dataset("digits").load()
+    for examples, figures in (
+        (splits.validation, measurement.metrics),
+        (splits.test, final(benchmark, measurement, shelf).metrics),
+    ):
+        with torch.no_grad():
+            logits = torch.cat([network(image[None]) for image in examples.images]).double()
+        hits = [int(np.argmax(row)) == label for row, label in zip(logits.tolist(), examples.labels.tolist())]
+        assert figures["accuracy"] == sum(hits) / len(hits)
+        assert figures["loss"] == pytest.approx(cross_entropy(logits, examples.labels), rel=1e-5)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> float:
+    scores = np.exp(logits.numpy())
+    chosen = scores[np.arange(len(labels)), labels.numpy()] / scores.sum(axis=1)
+    return float(-np.log(chosen).mean())
+
+
+def test_a_measurement_without_weights_has_nothing_to_test() -> None:
+    with pytest.raises(InputError, match="trial 3 left no weights"):
+        final(prepared(), Measurement(task=task_for(), metrics={"accuracy": 0.5}), Parcel())
+
+
+# What repeats
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    shelf = Parcel()
+    benchmark = prepared()
+    first, other = measure(benchmark, task_for(7), shelf), measure(benchmark, task_for(8), shelf)
+    assert measure(benchmark, task_for(7), shelf) == first  # and what was measured between them leaves no trace
+    assert measure(prepared(), task_for(7), Parcel()) == first
+    assert other.artifacts != first.artifacts
+    assert other.metrics["loss"] != first.metrics["loss"]
+
+
+def test_measurements_do_not_depend_on_the_global_generators() -> None:
+    shelf = Parcel()
+    benchmark = prepared()
+    first = measure(benchmark, task_for(), shelf)
+    state = torch.get_rng_state()
+    try:
+        torch.manual_seed(12345)
+        assert measure(benchmark, task_for(), shelf) == first
+    finally:
+        torch.set_rng_state(state)
+
+
+def test_the_global_generators_are_left_as_they_were() -> None:
+    def states() -> tuple[list[int], str, str]:
+        return torch.get_rng_state().tolist(), repr(np.random.get_state()), repr(random.getstate())  # noqa: NPY002
+
+    before = states()
+    shelf = Parcel()
+    benchmark = prepared()
+    assert states() == before
+    measurement = measure(benchmark, task_for(), shelf)
+    assert states() == before
+    final(benchmark, measurement, shelf)
+    assert states() == before
+    outcome = perform(task_for(), prepared(learning_rate=1e6), device="cpu", artifacts=shelf)
+    assert isinstance(outcome, Failure)
+    assert states() == before
+
+
+# How much is trained
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "images"), [(64, TRAINING // 64 * 64), (7, TRAINING), (500, 1_000), (1_078, 1_078), (5_000, 1_078)]
+)
+def test_an_epoch_sees_all_complete_batches(batch_size: int, images: int) -> None:
+    benchmark = prepared(batch_size=batch_size)
+    assert measure(benchmark, task_for(code="000100"), Parcel()).spent.images == images
+
+
+def test_the_task_says_how_many_epochs() -> None:
+    shelf = Parcel()
+    benchmark = prepared(epochs=5)
+    assert benchmark.fidelity == 5
+    outcomes = [perform(task_for(fidelity=n), benchmark, device="cpu", artifacts=shelf) for n in (1, 3)]
+    assert [outcome.spent.images for outcome in outcomes] == [1_024, 3_072]
+    assert len({measured(outcome).artifacts["weights"] for outcome in outcomes}) == 2
+
+
+def measured(outcome: Outcome) -> Measurement:
+    assert isinstance(outcome, Measurement)
+    return outcome
+
+
+def test_training_learns() -> None:
+    measurement = measure(prepared(), task_for(fidelity=5), Parcel())
+    assert measurement.metrics["accuracy"] > 0.85
+    assert set(measurement.metrics) == set(Classification.metrics)
+
+
+# What fails
+
+
+def failure(outcome: Outcome) -> Failure:
+    assert isinstance(outcome, Failure), outcome
+    return outcome
+
+
+def test_a_diverging_training_is_a_failure_that_says_so() -> None:
+    task = task_for(fidelity=2)
+    failed = failure(perform(task, prepared(learning_rate=1e6), device="cpu", artifacts=Parcel()))
+    assert (failed.task, failed.kind) == (task, "diverged")
+    assert failed.message == "the training loss of epoch 1 of 2 is nan"
+    assert "TrialFailed" in failed.traceback
+    assert failed.spent.seconds > 0
+
+
+def test_a_training_that_diverges_in_its_last_step_is_a_failure_too() -> None:
+    shelf = Parcel()
+    benchmark = prepared(batch_size=1_078, learning_rate=1e30)  # one step: its loss is from before, and finite
+    failed = failure(perform(task_for(), benchmark, device="cpu", artifacts=shelf))
+    assert failed.kind == "diverged"
+    assert not shelf.added
+
+
+def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
+    def one_bad_pixel(splits: Splits) -> Splits:
+        images = splits.training.images.clone()
+        images[:, 0, 4, 4] = float("nan")
+        return replace(splits, training=Examples(images, splits.training.labels))
+
+    shelf = Parcel()
+    failed = failure(perform(task_for(), prepared(altered(one_bad_pixel)), device="cpu", artifacts=shelf))
+    assert failed.kind == "diverged"
+    assert "nan" in failed.message
+    assert not shelf.added
+
+
+@pytest.mark.parametrize("option", ["weights", "continues"])
+def test_shared_weights_and_continuation_are_refused(option: str) -> None:
+    task = task_for(**{option: Handle("0" * 64)})
+    failed = failure(perform(task, prepared(), device="cpu", artifacts=Parcel()))
+    assert failed.kind == "not supported"
+    assert "from scratch" in failed.message
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_a_network_trained_on_cuda_is_the_one_stored() -> None:
+    shelf = Parcel()
+    benchmark = prepared()
+    before = torch.cuda.get_rng_state().tolist(), torch.get_rng_state().tolist()
+    measurement = benchmark.measure(task_for(fidelity=3), device="cuda", artifacts=shelf)
+    on_cuda = benchmark.final(measurement, device="cuda", artifacts=shelf)
+    on_cpu = final(prepared(), measurement, shelf)
+    assert (torch.cuda.get_rng_state().tolist(), torch.get_rng_state().tolist()) == before
+    assert measurement.metrics["accuracy"] > 0.6
+    assert all(tensor.device.type == "cpu" for tensor in shelf.get_tensors(measurement.artifacts["weights"]).values())
+    assert on_cuda.metrics["accuracy"] == pytest.approx(on_cpu.metrics["accuracy"], abs=0.01)
+    assert on_cuda.metrics["loss"] == pytest.approx(on_cpu.metrics["loss"], rel=1e-2)
+
+
+def test_the_interface_of_the_network_is_that_of_the_data() -> None:
+    assert Classification(SPACE).io == IO.image(1, 8, 10)

@@ -1,0 +1,124 @@
+"""The four top-level folders, the links that tools follow, and the map that builds follow say the same."""
+
+import configparser
+import importlib
+import inspect
+import pkgutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import nasplat
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("benchmarks", "predictors", "search_spaces", "strategies")
+
+
+@pytest.fixture(scope="module")
+def options() -> configparser.SectionProxy:
+    """The options of setup.cfg."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg")
+    return parser["options"]
+
+
+def packages_in(folder: Path, name: str) -> set[str]:
+    """All packages below a folder, links not followed."""
+    found = {name}
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and (path / "__init__.py").is_file():
+            found |= packages_in(path, f"{name}.{path.name}")
+    return found
+
+
+def test_every_package_is_listed_for_the_wheel(options: configparser.SectionProxy) -> None:
+    on_disk = packages_in(ROOT / "nasplat", "nasplat")
+    for folder in FOLDERS:
+        on_disk |= packages_in(ROOT / folder, f"nasplat.{folder}")
+    assert set(options["packages"].split()) == on_disk
+
+
+def test_the_map_leads_to_the_four_folders(options: configparser.SectionProxy) -> None:
+    mapped = dict(line.replace(" ", "").split("=") for line in options["package_dir"].strip().splitlines())
+    assert mapped == {"nasplat": "nasplat"} | {f"nasplat.{folder}": folder for folder in FOLDERS}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_relative_link_shows_tools_what_the_map_says(folder: str) -> None:
+    link = ROOT / "nasplat" / folder
+    assert link.is_symlink(), f"{link} is no link; check the repository out with symbolic links"
+    assert link.readlink() == Path("..") / folder
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_plugin_folder_is_imported_from_where_it_stands(folder: str) -> None:
+    imported = importlib.import_module(f"nasplat.{folder}")
+    assert imported.__file__ is not None
+    assert Path(imported.__file__).resolve().parent == ROOT / folder
+
+
+def test_every_contract_module_is_under_the_import_rule() -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg")
+    ruled = set(parser["importlinter:contract:one-direction"]["source_modules"].split())
+    modules = {f"nasplat.{module.name}" for module in pkgutil.iter_modules(nasplat.__path__)}
+    outside = {"nasplat.__main__", *(f"nasplat.{folder}" for folder in FOLDERS)}
+    assert ruled == modules - outside
+
+
+def test_the_tools_are_pinned_and_every_requirement_is_constrained(options: configparser.SectionProxy) -> None:
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    wanted = {line.split(">=")[0].strip() for line in options["install_requires"].strip().splitlines()}
+    assert wanted <= pinned
+    assert {"ruff", "mypy", "pytest", "import-linter"} <= pinned
+
+
+def public_things() -> list[tuple[str, object]]:
+    """Every public class, function and method of the package with its dotted name."""
+    found: list[tuple[str, object]] = []
+    for info in pkgutil.walk_packages(nasplat.__path__, "nasplat."):
+        if info.name == "nasplat.__main__":
+            continue
+        module = importlib.import_module(info.name)
+        for name, thing in vars(module).items():
+            if name.startswith("_") or getattr(thing, "__module__", None) != info.name:
+                continue
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                found.append((f"{info.name}.{name}", thing))
+            if inspect.isclass(thing):
+                found += [
+                    (f"{info.name}.{name}.{method}", body)
+                    for method, body in inspect.getmembers(thing, inspect.isfunction)
+                    if not method.startswith("_") and body.__module__ == info.name
+                ]
+    return found
+
+
+# Methods whose meaning their own contract gives under the same name, or that say all by name and type.
+SELF_EVIDENT = {"forward", "get_state", "set_state", "to", "of"}
+
+
+def test_everything_public_says_what_it_is() -> None:
+    silent = []
+    for name, thing in public_things():
+        owner, _, attribute = name.rpartition(".")
+        if attribute in SELF_EVIDENT:
+            continue
+        doc = inspect.getdoc(thing)
+        if not doc and inspect.isfunction(thing):
+            module, _, cls = owner.rpartition(".")
+            holder = getattr(importlib.import_module(module), cls, None) if module else None
+            doc = inspect.getdoc(getattr(holder, attribute)) if holder is not None else None
+        if not doc:
+            silent.append(name)
+    assert not silent
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    assert f"## {nasplat.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_warnings_are_errors_in_tests() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["tool"]["pytest"]["ini_options"]["filterwarnings"][0] == "error"

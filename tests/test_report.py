@@ -1,0 +1,367 @@
+"""The report is one page that stands alone, tells what the run found, and cannot be taken over by what it shows."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasplat.config import Assembly, SearchConfig
+from nasplat.errors import InputError
+from nasplat.executors.executor import Executor
+from nasplat.report.page import render, write_report
+from nasplat.run.directory import Run
+from nasplat.search import Search
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task
+from nasplat.units import figure
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+LOADING = {"script", "link", "base", "iframe", "object", "embed", "img", "audio", "video", "source", "form"}
+REFERENCES = {"href", "src", "srcset", "xlink:href", "data", "action", "formaction", "poster", "background"}
+
+
+class Page(HTMLParser):
+    """A strict reader of a page.
+
+    Attributes:
+        opened: How often each tag was opened.
+        references: What attributes point to.
+        ids: All ids with how often they are given.
+        tables: The text of all cells: tables, rows, cells.
+        styles: The content of all style sheets and style attributes.
+        text: All that a reader sees.
+    """
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.opened: Counter[str] = Counter()
+        self.references: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.tables: list[list[list[str]]] = []
+        self.styles = ""
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.opened[tag] += 1
+        for name, value in attrs:
+            assert not name.startswith("on"), f"<{tag}> acts: {name}={value}"
+            if name in REFERENCES:
+                self.references.append(value or "")
+            elif name == "id":
+                self.ids[value or ""] += 1
+            elif name == "style":
+                self.styles += value or ""
+            self.references += re.findall(r"url\(\s*['\"]?([^)'\"]*)", value or "")
+        match tag:
+            case "table":
+                self.tables.append([])
+            case "tr":
+                self.tables[-1].append([])
+            case "td" | "th":
+                self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open, f"</{tag}> closes nothing"
+        assert self._open.pop() == tag, f"</{tag}> closes another tag, at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            self.styles += data
+            return
+        self.text += data
+        if {"td", "th"} & set(self._open):
+            self.tables[-1][-1][-1] += data
+
+
+def check_stands_alone(html: str) -> Page:
+    """Read a page, and refuse one that loads or runs anything."""
+    assert html.startswith("<!doctype html>")
+    page = Page(html)
+    assert not LOADING & set(page.opened)
+    assert "@import" not in page.styles
+    page.references += re.findall(r"url\(\s*['\"]?([^)'\"]*)", page.styles)
+    for reference in page.references:
+        if not reference.startswith("data:image/png;base64,"):
+            assert reference.startswith("#"), reference
+            assert page.ids[reference[1:]] == 1, f"{reference} names {page.ids[reference[1:]]} elements"
+    return page
+
+
+Answer = Callable[[Evaluate], Outcome]
+
+
+class Scripted(Executor):
+    """Answers every task as a function says, without any work."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._queue: deque[Task] = deque()
+
+    @property
+    def capacity(self) -> int:
+        return 1
+
+    def submit(self, task: Task) -> None:
+        self._queue.append(task)
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        task = self._queue.popleft()
+        assert isinstance(task, Evaluate)
+        return [self._answer(task)]
+
+    def close(self) -> None:
+        self._queue.clear()
+
+
+def accuracy_of(task: Evaluate) -> float:
+    """A made-up accuracy that rises with the number of convolutions, but not always."""
+    return round(0.5 + 0.05 * sum(task.architecture.code.count(digit) for digit in "23") + task.id % 7 / 100, 4)
+
+
+def measure(task: Evaluate) -> Measurement:
+    metrics = {"accuracy": accuracy_of(task), "loss": 1 - accuracy_of(task)}
+    return Measurement(task=task, metrics=metrics, spent=Spent(seconds=0.25, images=64, device="cpu"))
+
+
+def searched(folder: Path, answer: Answer = measure, *, evaluations: int = 12, **changes: Any) -> Run:
+    """A finished run with scripted outcomes."""
+    tree: dict[str, Any] = {
+        "space": "nasbench201",
+        "benchmark": "classification",
+        "strategy": "random_search",
+        "objectives": ["accuracy:max", "params:min"],
+        "budget": {"evaluations": evaluations},
+    }
+    assembly = Assembly.of(SearchConfig.read(tree | changes))
+    run = Run.create(folder, assembly.config)
+    with run.writing() as log, Scripted(answer) as executor:
+        Search(assembly.problem, assembly.strategy, executor, log, assembly.budget).run()
+    return run
+
+
+def page_of(run: Run) -> Page:
+    return check_stands_alone(render(run, run.history()))
+
+
+# What it shows
+
+
+def test_the_report_is_one_file_that_shows_every_front_member(tmp_path: Path) -> None:
+    run = searched(tmp_path / "my-run")
+    write_report(run, tmp_path / "report.html")
+    page = check_stands_alone((tmp_path / "report.html").read_text(encoding="utf-8"))
+    front = run.history().front
+    assert 1 < len(front) < 12
+    assert page.tables == [
+        [["trial", "architecture", "accuracy", "params", "macs"]]
+        + [
+            [str(member.id), member.architecture.code]
+            + [figure(metric, member.metrics[metric]) for metric in ("accuracy", "params", "macs")]
+            for member in front
+        ]
+    ]
+    assert page.opened["svg"] == 2
+    assert page.opened["title"] >= 1
+    for said in ("my-run", "random_search on nasbench201", "classification", "finished", "12 measured", "validation"):
+        assert said in page.text
+    assert {path.name for path in tmp_path.iterdir()} == {"my-run", "report.html"}
+
+
+def test_the_configuration_in_the_report_makes_the_same_search(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run", seed=5)
+    assert run.config.to_yaml().strip() in page_of(run).text
+
+
+@pytest.mark.parametrize(
+    ("objectives", "drawings"),
+    [
+        (["accuracy:max"], 1),
+        (["loss:min", "macs:min"], 2),
+        (["accuracy:max", "params:min", "macs:min"], 3),
+        (["params:min", "loss:min", "memory_bits:max"], 3),
+    ],
+)
+def test_any_objectives_are_drawn(tmp_path: Path, objectives: list[str], drawings: int) -> None:
+    run = searched(tmp_path / "run", objectives=objectives)
+    page = page_of(run)
+    assert page.opened["svg"] == drawings
+    names = [objective.split(":")[0] for objective in objectives]
+    assert page.tables[0][0][: 2 + len(names)] == ["trial", "architecture", *names]
+    assert len(page.tables[0]) == 1 + len(run.history().front)
+    for name in names:
+        assert name in page.text
+
+
+def test_the_search_by_test_labels_is_called_that(tmp_path: Path) -> None:
+    def on_test(task: Evaluate) -> Measurement:
+        return Measurement(task=task, metrics={"accuracy": accuracy_of(task), "loss": 0.1}, split="test")
+
+    text = page_of(searched(tmp_path / "run", on_test)).text
+    assert "the test labels guided the search" in text
+    assert "validation" not in text
+
+
+def test_thousands_of_measurements_make_a_page_of_moderate_size(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run", evaluations=3_000)
+    html = render(run, run.history())
+    assert "3000 measured" in check_stands_alone(html).text
+    assert len(html) < 1_000_000
+
+
+def test_answers_from_memory_are_counted_apart(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run", evaluations=200, strategy="regularized_evolution")
+    remembered = sum(outcome.remembered is not None for outcome in run.history().measurements)
+    assert remembered > 0
+    assert f"{200 - remembered} measured, {remembered} answered from memory" in page_of(run).text
+
+
+# Runs that found little
+
+
+def test_a_run_without_any_outcome_has_a_report(tmp_path: Path) -> None:
+    tree = {"space": "nasbench201", "benchmark": "classification", "strategy": "random_search"}
+    config = SearchConfig.read(tree | {"objectives": ["accuracy:max"], "budget": {"evaluations": 3}})
+    page = page_of(Run.create(tmp_path / "run", Assembly.of(config).config))
+    assert "nothing measured yet" in page.text
+    assert "interrupted" in page.text
+    assert not page.tables
+    assert not page.opened["svg"]
+
+
+def fail(kind: str) -> Answer:
+    return lambda task: Failure(task=task, kind=kind, message=f"a message about {kind}", traceback="<trace>")
+
+
+def test_a_run_with_failures_only_lists_their_kinds(tmp_path: Path) -> None:
+    def answer(task: Evaluate) -> Outcome:
+        return fail("worker died" if task.id % 3 else "diverged")(task)
+
+    page = page_of(searched(tmp_path / "run", answer))
+    assert page.tables == [[["kind", "trials"], ["diverged", "4"], ["worker died", "8"]]]
+    assert "12 failed" in page.text
+    assert "Nothing was measured that keeps the constraints" in page.text
+    assert not page.opened["svg"]
+
+
+def test_a_run_in_which_nothing_keeps_the_constraints_has_drawings_but_no_front(tmp_path: Path) -> None:
+    page = page_of(searched(tmp_path / "run", constraints=["accuracy>=0.99"]))
+    assert "Nothing was measured that keeps the constraints" in page.text
+    assert not page.tables
+    assert page.opened["svg"] == 2
+
+
+def test_a_single_measurement_has_a_report(tmp_path: Path) -> None:
+    page = page_of(searched(tmp_path / "run", evaluations=1, objectives=["accuracy:max", "params:min", "macs:min"]))
+    assert page.opened["svg"] == 3
+    assert len(page.tables[0]) == 2
+
+
+def test_values_that_are_zero_negative_or_all_equal_are_drawn(tmp_path: Path) -> None:
+    for name, value in (("zero", 0.0), ("negative", -3.5), ("tiny", 1e-300), ("huge", 1e300)):
+
+        def answer(task: Evaluate, value: float = value) -> Measurement:
+            return Measurement(task=task, metrics={"accuracy": value, "loss": value * (1 + task.id % 2)})
+
+        page = page_of(searched(tmp_path / name, answer, objectives=["accuracy:max", "loss:min"]))
+        assert page.opened["svg"] == 2
+
+
+# Hostile text
+
+
+HOSTILE = "<script>alert(1)<script>&amp;\"'--></style><img src=x onerror=alert(2)>{{ 7 * 7 }}"
+
+
+def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
+    name = HOSTILE.replace("/", "\u2215")
+    run = searched(
+        tmp_path / name,
+        lambda task: fail(HOSTILE)(task) if task.id % 2 else measure(task),
+        executor={"name": "ray", "address": f"</pre>{HOSTILE}"},
+    )
+    page = page_of(run)
+    assert ["kind", "trials"] in page.tables[1]
+    assert [HOSTILE, "6"] in page.tables[1]
+    assert page.text.count(name) == 2  # heading and title
+    assert f"</pre>{HOSTILE}" in " ".join(page.text.split())  # YAML breaks long lines
+
+
+def test_the_strict_reader_would_notice(tmp_path: Path) -> None:
+    html = render(run := searched(tmp_path / "run"), run.history())
+    check_stands_alone(html)
+    for bad in (
+        "<script>1</script>",
+        '<img src="x">',
+        "<b>",
+        "</p>",
+        '<a href="https://example.org">x</a>',
+        '<p style="background: url(http://example.org/x.png)">x</p>',
+        '<p onclick="x()">x</p>',
+        "<style>@import 'x.css'</style>",
+        '<svg><use xlink:href="#nowhere"/></svg>',
+    ):
+        with pytest.raises(AssertionError):
+            check_stands_alone(html.replace("<h2>Front</h2>", f"<h2>Front</h2>{bad}"))
+
+
+# The same again
+
+
+RENDER = """
+import sys
+from pathlib import Path
+from nasplat.report.page import write_report
+from nasplat.run.directory import Run
+
+write_report(Run(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_the_same_data_give_the_same_bytes_in_any_process(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run", objectives=["accuracy:max", "params:min", "macs:min"])
+    first = render(run, run.history())
+    assert render(run, run.history()) == first
+    (tmp_path / "elsewhere").mkdir()
+    copied = shutil.copytree(run.folder, tmp_path / "elsewhere" / "run")
+    subprocess.run(
+        [sys.executable, "-c", RENDER, str(copied), str(tmp_path / "report.html")],
+        check=True,
+        timeout=50,
+        env={**os.environ, "PYTHONHASHSEED": "123"},
+    )
+    assert (tmp_path / "report.html").read_bytes() == first.encode()
+
+
+def test_writing_replaces_an_old_report_and_reading_changes_nothing_in_the_run(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    write_report(run, target)
+    assert "old" not in target.read_text(encoding="utf-8")[:10]
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == before
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    run = searched(tmp_path / "run")
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "nowhere" / "report.html", tmp_path / "folder"):
+        with pytest.raises(InputError, match="cannot be written.*--out"):
+            write_report(run, target)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "folder"}
