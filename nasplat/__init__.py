@@ -1,3 +1,41 @@
 """NASPlat: neural architecture search with plug-ins for spaces, strategies, benchmarks and predictors."""
 
+from nasplat.architecture import IO, Architecture
+from nasplat.benchmark import Benchmark
+from nasplat.cost import Cost
+from nasplat.errors import InputError, NasplatError, TrialFailed
+from nasplat.objective import Constraint, Goal, Objective
+from nasplat.predictor import Predictor
+from nasplat.problem import Problem
+from nasplat.search_space import Gene, GeneSpace, SearchSpace
+from nasplat.strategy import Repeats, Strategy
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained, TrainSupernet
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "IO",
+    "Architecture",
+    "Benchmark",
+    "Constraint",
+    "Cost",
+    "Evaluate",
+    "Failure",
+    "Gene",
+    "GeneSpace",
+    "Goal",
+    "InputError",
+    "Measurement",
+    "NasplatError",
+    "Objective",
+    "Outcome",
+    "Predictor",
+    "Problem",
+    "Repeats",
+    "SearchSpace",
+    "Strategy",
+    "Task",
+    "TrainSupernet",
+    "Trained",
+    "TrialFailed",
+]

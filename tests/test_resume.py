@@ -89,7 +89,7 @@ if __name__ == "__main__":
 TRAINING = [
     "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
     "--benchmark", "classification", "--set", "benchmark.epochs=2", "--strategy", "random_search",
-    "--objective", "accuracy:max", "--evaluations", "12",
+    "--objective", "accuracy:max", "--evaluations", "9",
 ]  # fmt: skip
 
 
@@ -204,16 +204,25 @@ class Counted:
         self._start = start
         (folder / "counting.py").write_text(DRIVER)
 
-    def begin(self, *arguments: str, notes: str, delay: float = 0.0, **environment: str) -> subprocess.Popen[str]:
-        """Start `nasplat ARGUMENTS` and let it go."""
-        return self._start(
-            sys.executable, "counting.py", *arguments, PYTHONPATH=str(self.folder), NOTES=notes, DELAY=str(delay),
-            **environment,
-        )  # fmt: skip
+    def begin(
+        self, *arguments: str, notes: str, delay: float = 0.0, snapshots: int | None = None
+    ) -> subprocess.Popen[str]:
+        """Start `nasplat ARGUMENTS` and let it go.
 
-    def finish(self, *arguments: str, notes: str, delay: float = 0.0, **environment: str) -> str:
+        Args:
+            arguments: The command.
+            notes: The file that measurements and restored snapshots are written down in.
+            delay: Seconds that each measurement takes at least.
+            snapshots: How many events there are between snapshots, if not as many as usual.
+        """
+        environment = {"NOTES": notes, "DELAY": str(delay)}
+        if snapshots is not None:
+            environment["SNAPSHOT_EVENTS"] = str(snapshots)
+        return self._start(sys.executable, "counting.py", *arguments, **environment)
+
+    def finish(self, *arguments: str, notes: str, snapshots: int | None = None) -> str:
         """Run `nasplat ARGUMENTS` to a good end; returns what it printed."""
-        process = self.begin(*arguments, notes=notes, delay=delay, **environment)
+        process = self.begin(*arguments, notes=notes, snapshots=snapshots)
         output, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, errors) == (0, ""), errors
         return output
@@ -249,8 +258,7 @@ def searching(strategy: str, evaluations: int, out: str) -> list[str]:
 def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     strategy: str, evaluations: int, snapshots: int | None, counted: Counted
 ) -> None:
-    environment = {"SNAPSHOT_EVENTS": str(snapshots)} if snapshots else {}
-    counted.finish(*searching(strategy, evaluations, "alone"), notes="alone.txt", **environment)
+    counted.finish(*searching(strategy, evaluations, "alone"), notes="alone.txt", snapshots=snapshots)
     whole = told(counted.folder / "alone")
 
     # One kill somewhere in each fifth of the log, and one as soon as a resumed search has begun.
@@ -261,10 +269,10 @@ def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     restored = []
     arguments = searching(strategy, evaluations, "run")
     for threshold in thresholds:
-        restored.append(_kill(counted, run, arguments, threshold, environment))
+        restored.append(_kill(counted, run, arguments, threshold, snapshots))
         arguments = ["resume", "run"]
     before = _Before(counted, run)
-    counted.finish(*arguments, notes="run.txt", **environment)
+    counted.finish(*arguments, notes="run.txt", snapshots=snapshots)
     restored.append(before.check())
 
     assert told(run) == whole
@@ -274,13 +282,11 @@ def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     assert Run(run).history().status == "finished"
 
 
-def _kill(
-    counted: Counted, run: Path, arguments: list[str], threshold: int | None, environment: Mapping[str, str]
-) -> bool:
+def _kill(counted: Counted, run: Path, arguments: list[str], threshold: int | None, snapshots: int | None) -> bool:
     """Let a search go on to a number of events, or by one, and kill it; whether it began from a snapshot."""
     before = _Before(counted, run)
     reach = before.events + 1 if threshold is None else max(threshold, before.events + 1)
-    process = counted.begin(*arguments, notes="run.txt", delay=0.001, **environment)
+    process = counted.begin(*arguments, notes="run.txt", delay=0.001, snapshots=snapshots)
     wait_until(lambda: events_in(run) >= reach, process)
     process.kill()
     process.communicate(timeout=PATIENCE)
@@ -393,7 +399,7 @@ def test_an_interrupted_training_goes_on_with_the_same_weights(
     trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path
 ) -> None:
     process = start(sys.executable, "-m", "nasplat", *TRAINING, "--out", "run", OMP_NUM_THREADS="1")
-    wait_until(lambda: outcomes_in(tmp_path / "run") >= 3, process)
+    wait_until(lambda: outcomes_in(tmp_path / "run") >= 2, process)
     output, errors = interrupt(process, signal.SIGINT)
     assert (process.returncode, output) == (130, ""), errors
     assert named_command(errors) == ["resume", "run"]
@@ -414,16 +420,18 @@ def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as home:
         mark = {"NASPLAT_TEST": uuid.uuid4().hex, "RAY_TMPDIR": home, "OMP_NUM_THREADS": "1"}
         process = start(sys.executable, "-m", "nasplat", *TRAINING, *flags, **mark)
-        wait_until(lambda: outcomes_in(tmp_path / "run") >= 3, process)
+        wait_until(lambda: outcomes_in(tmp_path / "run") >= 2, process)
         assert len(_marked(mark)) > 3, "the processes of Ray are not found, so that none can be missed"
         output, errors = interrupt(process, how)
         _expect_none(mark)
         assert (process.returncode, output) == (130, ""), errors
         assert named_command(errors) == ["resume", "run"]
-        done = nasplat("resume", "run", **mark)
-        assert (done.returncode, done.stderr) == (0, "")
-        _expect_none(mark)
-    assert outcomes_of(tmp_path / "run") == trained
+        assert len(outcomes_of(tmp_path / "run")) < len(trained)
+        if how is signal.SIGINT:  # going on is the same for both
+            done = nasplat("resume", "run", **mark)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert outcomes_of(tmp_path / "run") == trained
+            _expect_none(mark)
 
 
 def _marked(mark: Mapping[str, str]) -> list[str]:
@@ -592,18 +600,16 @@ def run_search(strategy: Strategy, benchmark: Scripted, log: EventLog, *, evalua
     return search
 
 
-def scripted(*asks: list[str], answers: Mapping[int, dict[str, float] | TrialFailed] | None = None) -> Script:
-    """A strategy with a script, its problem and its benchmark."""
-    return Script(problem(Scripted(answers)), asks=list(asks))
-
-
 def play(
-    log: EventLog, *asks: list[str], answers: Mapping[int, dict[str, float] | TrialFailed] | None = None
+    log: EventLog,
+    *asks: list[str],
+    answers: Mapping[int, dict[str, float] | TrialFailed] | None = None,
+    evaluations: int = 100,
 ) -> tuple[list[Outcome], list[int]]:
     """The outcomes that a scripted strategy is told, and the trials that were measured for it."""
     benchmark = Scripted(answers)
     strategy = Script(problem(benchmark), asks=list(asks))
-    run_search(strategy, benchmark, log)
+    run_search(strategy, benchmark, log, evaluations=evaluations)
     return strategy.told, benchmark.measured
 
 
@@ -637,9 +643,14 @@ def test_a_snapshot_spares_the_replay_of_what_it_covers(log: EventLog, monkeypat
     strategy = evolution(problem(again))
     asks = sum(event.kind == "ask" for event in log.events(after=snapshot[0]))
     asked, ask = [], strategy.ask
-    monkeypatch.setattr(strategy, "ask", lambda n: (asked.append(n), ask(n))[1])
+
+    def counting_ask(n: int) -> list[Task]:
+        asked.append(n)
+        return ask(n)
+
+    monkeypatch.setattr(strategy, "ask", counting_ask)
     run_search(strategy, again, log, evaluations=40)
-    assert len(asked) == asks
+    assert 0 < len(asked) == asks
 
 
 def test_equal_work_is_answered_from_memory_with_the_costs_of_the_code_that_was_asked_for(log: EventLog) -> None:
@@ -675,8 +686,9 @@ def test_measuring_again_is_not_answered_from_memory(log: EventLog) -> None:
 
 
 def test_memory_outlives_the_process(log: EventLog) -> None:
-    play(log, ["0123"], ["0000"])
-    outcomes, measured = play(log, ["0123"], ["0000"], ["3210"], ["0001"])
+    script = ["0123"], ["0000"], ["3210"], ["0001"]
+    play(log, *script, evaluations=2)
+    outcomes, measured = play(log, *script)
     assert measured == [3]
     assert [o.remembered for o in outcomes if isinstance(o, Measurement)] == [None, None, 0, None]
 

@@ -83,6 +83,7 @@ def _progress(history: History, objective: Objective) -> Markup:
     figure_, axes = _axes("evaluations", _label(objective))
     axes.scatter(numbers, values, s=12, color=DOT, linewidths=0, label="each", rasterized=len(values) > 2000)
     axes.step(numbers, best, where="post", color=LINE, linewidth=1.8, label="best so far")
+    _focus(axes, values, objective)
     axes.legend(frameon=False, fontsize=9)
     return _svg(figure_, f"{objective.metric} over evaluations")
 
@@ -100,10 +101,23 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     members = sorted(front, key=lambda m: m.metrics[other.metric])
     style = "-o" if len(goal.objectives) == 2 else "o"
     axes.plot(*points(members), style, color=LINE, markersize=5, linewidth=1.2, label="front")
+    _focus(axes, up, first)
     if min(across) > 0 and max(across) > 20 * min(across):
         axes.set_xscale("log")
     axes.legend(frameon=False, fontsize=9)
     return _svg(figure_, f"front of {first.metric} and {other.metric}")
+
+
+def _focus(axes: "Axes", values: Sequence[float], objective: Objective) -> None:
+    """Give the axis to the better nineteen in twenty, and say how many lie beyond: one collapse hides all else."""
+    best, worst = (max(values), min(values)) if objective.maximize else (min(values), max(values))
+    edge = float(np.quantile(values, 0.05 if objective.maximize else 0.95))
+    if abs(worst - best) < 3 * abs(edge - best) or edge == best:
+        return
+    edge -= 0.1 * (best - edge)
+    axes.set_ylim(*sorted((edge, best + 0.1 * (best - edge))))
+    beyond = sum(value < edge if objective.maximize else value > edge for value in values)
+    axes.annotate(f"{beyond} worse, beyond the axis", (0.01, 0.01), xycoords="axes fraction", color=INK, fontsize=8)
 
 
 def _label(objective: Objective) -> str:

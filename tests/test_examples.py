@@ -1,0 +1,36 @@
+"""The examples do what they say."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nasplat.config import Assembly, SearchConfig, load_tree
+from nasplat.testing import STRATEGY_CHECKS
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_runs(script: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("best of 10: nasbench201:")
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=lambda check: check.__name__)
+def test_the_example_strategy_keeps_the_contract(check: Callable[..., None]) -> None:
+    spec = importlib.util.spec_from_file_location("own_strategy", EXAMPLES / "own_strategy.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    check(module.Greedy)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_an_example_configuration_is_whole(path: Path) -> None:
+    assembly = Assembly.of(SearchConfig.read(load_tree(path)))
+    assert assembly.config.budget.evaluations == 100
