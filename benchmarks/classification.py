@@ -1,5 +1,6 @@
 """Image classification, measured by training each architecture from scratch."""
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -84,9 +85,12 @@ class Classification(Benchmark):
             model = self.space.build(task.architecture, self.io).to(device)
             generator = torch.Generator().manual_seed(task.seed)
             images = fit(model, splits.training, recipe, epochs=task.fidelity, generator=generator)
+        metrics = evaluate(model, splits.validation)
+        if not math.isfinite(metrics["loss"]):  # the last steps went astray, after their own loss was taken
+            raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         return Measurement(
             task=task,
-            metrics=evaluate(model, splits.validation),
+            metrics=metrics,
             artifacts={"weights": artifacts.put_tensors(model.state_dict())},
             spent=Spent(images=images),
         )

@@ -85,7 +85,7 @@ class Constraint:
         return cls(match[1], match[2] == "<=", bound)
 
     def __str__(self) -> str:
-        return f"{self.metric}{'<=' if self.upper else '>='}{self.bound:g}"
+        return f"{self.metric}{'<=' if self.upper else '>='}{self.bound:.15g}"
 
     def excess(self, metrics: Mapping[str, float]) -> float:
         """How far the metric lies beyond the bound, relative to the bound's size; 0 where it is kept."""

@@ -61,10 +61,12 @@ class NASBench201(GeneSpace):
     def canonical_key(self, architecture: Architecture) -> str:
         """Equal for the codes of one of the 6,466 classes that the published table distinguishes.
 
-        A skip connection stands for the node it copies, an edge that carries nothing for zero, and the terms
-        of a sum are sorted as text. Networks of one class compute the same function. The converse does not
-        hold: the published rule keeps zeros as terms and merges sums within sums only where the text happens
-        to agree, so it tells some equal networks apart. Its spelling decides which, and is therefore kept.
+        A skip connection stands for the node it copies, an edge out of a node that carries nothing for zero,
+        and the terms of a sum are sorted as text. Networks of one class compute the same function, except that
+        a convolution on a node that carries nothing still adds what its batch norm learns to shift by: a
+        constant for each channel, which the published rule takes for zero. The converse does not hold: the
+        rule keeps zeros as terms and merges sums within sums only where the text happens to agree, so it tells
+        some equal networks apart. Its spelling decides which, and is therefore kept.
         """
         nodes = ["0"]
         for operations in self._nodes(architecture):

@@ -78,7 +78,8 @@ def test_the_splits_are_disjoint_and_together_all_images() -> None:
     low, high = images.min(), images.max()
     pixels = ((images - low) / (high - low) * 16).round().to(torch.int64).flatten(1).tolist()
     bunch = load_digits()
-    given = {(tuple(row), label) for row, label in zip(bunch.images.reshape(-1, 64).tolist(), bunch.target.tolist())}
+    rows = bunch.images.reshape(-1, 64).tolist()
+    given = {(tuple(row), label) for row, label in zip(rows, bunch.target.tolist(), strict=True)}
     assert len(given) == 1_797  # no image is there twice, so that equal sets mean disjoint parts
     assert len(pixels) == 1_797
     assert {(tuple(row), label) for row, label in zip(pixels, labels.tolist(), strict=True)} == given
@@ -110,9 +111,10 @@ def parts(splits: Splits) -> list[Examples]:
 
 def test_images_are_what_was_declared_and_standardised_by_the_training_split() -> None:
     digits = dataset("digits")
+    assert digits.io == IO.image(1, 8, 10)
     splits = digits.load()
     for part in parts(splits):
-        assert part.images.shape[1:] == digits.io.input_shape == (1, 8, 8)
+        assert tuple(part.images.shape[1:]) == (1, 8, 8)
         assert (part.images.dtype, part.labels.dtype) == (torch.float32, torch.int64)
         assert set(part.labels.tolist()) == set(range(digits.io.outputs))
     assert splits.training.images.mean().item() == pytest.approx(0, abs=1e-5)
@@ -120,7 +122,7 @@ def test_images_are_what_was_declared_and_standardised_by_the_training_split() -
 
 
 def test_an_unknown_data_set_is_refused_with_near_matches() -> None:
-    with pytest.raises(InputError, match="'digit'.*did you mean 'digits'"):
+    with pytest.raises(InputError, match=r"'digit'.*did you mean 'digits'"):
         prepared("digit")
 
 
@@ -179,7 +181,9 @@ def test_the_final_accuracy_is_that_of_the_stored_weights() -> None:
     ):
         with torch.no_grad():
             logits = torch.cat([network(image[None]) for image in examples.images]).double()
-        hits = [int(np.argmax(row)) == label for row, label in zip(logits.tolist(), examples.labels.tolist())]
+        hits = [
+            int(np.argmax(row)) == label for row, label in zip(logits.tolist(), examples.labels.tolist(), strict=True)
+        ]
         assert figures["accuracy"] == sum(hits) / len(hits)
         assert figures["loss"] == pytest.approx(cross_entropy(logits, examples.labels), rel=1e-5)
 
@@ -208,6 +212,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert other.metrics["loss"] != first.metrics["loss"]
 
 
+def test_the_seed_decides_where_training_starts() -> None:
+    shelf = Parcel()
+    benchmark = prepared(learning_rate=1e-12, momentum=0.0)  # nothing moves but the statistics of batch norm
+    starts = [shelf.get_tensors(measure(benchmark, task_for(seed), shelf).artifacts["weights"]) for seed in (7, 8)]
+    stem = [start["stem.0.weight"] for start in starts]
+    assert (stem[0] - stem[1]).abs().max().item() > 0.01
+
+
 def test_measurements_do_not_depend_on_the_global_generators() -> None:
     shelf = Parcel()
     benchmark = prepared()
@@ -224,6 +236,7 @@ def test_the_global_generators_are_left_as_they_were() -> None:
     def states() -> tuple[list[int], str, str]:
         return torch.get_rng_state().tolist(), repr(np.random.get_state()), repr(random.getstate())  # noqa: NPY002
 
+    torch.rand(3)  # so that this is no state in which a seed might have left them
     before = states()
     shelf = Parcel()
     benchmark = prepared()
@@ -306,9 +319,12 @@ def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callabl
     assert not shelf.added
 
 
-@pytest.mark.parametrize("option", ["weights", "continues"])
-def test_shared_weights_and_continuation_are_refused(option: str) -> None:
-    task = task_for(**{option: Handle("0" * 64)})
+@pytest.mark.parametrize(
+    "task",
+    [task_for(weights=Handle("0" * 64)), task_for(continues=Handle("0" * 64))],
+    ids=["shared weights", "continued"],
+)
+def test_shared_weights_and_continuation_are_refused(task: Evaluate) -> None:
     failed = failure(perform(task, prepared(), device="cpu", artifacts=Parcel()))
     assert failed.kind == "not supported"
     assert "from scratch" in failed.message

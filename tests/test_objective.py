@@ -200,6 +200,12 @@ def test_the_knee_compares_a_maximised_count_as_it_is() -> None:
     assert knee(goal("throughput:max", "loss:min"), [front[0], front[2]]).id == 0
 
 
+def test_the_knee_compares_a_maximised_score_below_zero_as_it_is() -> None:
+    front = points((-1.0, 1.0), (-60.0, 0.7), (-100.0, 0.0), first="score", second="loss")
+    # scaled: (0, 1), (0.6, 0.7), (1, 0); by the logarithms of its amount the second would have (0.89, 0.7)
+    assert knee(goal("score:max", "loss:min"), front).id == 1
+
+
 def test_the_knee_of_three_objectives_weighs_all() -> None:
     values = [(0.9, 1e6, 30.0), (0.8, 1e5, 20.0), (0.85, 1e5, 90.0), (0.5, 1e4, 10.0)]
     front = [measurement(i, {"accuracy": a, "params": p, "latency_ms": t}) for i, (a, p, t) in enumerate(values)]
@@ -217,8 +223,10 @@ def test_an_empty_front_has_no_knee() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "accuracy", "accuracy:", ":max", "accuracy:most", "accuracy:MAX", "accuracy=max", "max:accuracy", "a b:max"]
-    + ["accuracy:max,params:min", "1accuracy:max", "accuracy:max:min", "top-1:max", "accuracy::max"],
+    [
+        *("", "accuracy", "accuracy:", ":max", "accuracy:most", "accuracy:MAX", "accuracy=max", "max:accuracy"),
+        *("accuracy:max,params:min", "1accuracy:max", "accuracy:max:min", "top-1:max", "accuracy::max", "a b:max"),
+    ],
 )
 def test_what_is_no_objective_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InputError) as refused:
@@ -228,8 +236,10 @@ def test_what_is_no_objective_is_refused_with_the_form(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "params", "params<5", "params=5", "params==5", "params<=", "<=5", "params<=five", "params<=nan"]
-    + ["params>=inf", "params<=-inf", "params<=5 000", "params<=5M", "params=<5", "5e6>=params", "params<=1<=2"],
+    [
+        *("", "params", "params<5", "params=5", "params==5", "params<=", "<=5", "params<=five", "params<=nan"),
+        *("params>=inf", "params<=-inf", "params<=5 000", "params<=5M", "params=<5", "5e6>=params", "params<=1<=2"),
+    ],
 )
 def test_what_is_no_constraint_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InputError) as refused:

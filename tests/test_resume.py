@@ -750,13 +750,14 @@ def test_a_strategy_that_proposes_what_is_not_feasible_is_stopped(log: EventLog)
     assert len(list(log.events("ask"))) == 1
 
 
-def test_a_budget_leaves_no_room_for_more_than_it_allows(log: EventLog) -> None:
+def test_no_more_is_asked_for_than_lanes_are_free_and_the_budget_allows(log: EventLog) -> None:
     benchmark = Scripted()
-    strategy = Script(problem(benchmark), asks=[["0123", "0000"], ["1111", "2222"]])
-    search = Search(strategy.problem, strategy, Lanes(benchmark), log, Budget(evaluations=3))
-    with pytest.raises(StrategyError, match="at most 1 tasks"):
-        search.run()
-    assert [event.body["n"] for event in log.events("ask")] == [2]
+    strategy = Script(problem(benchmark), asks=[["0123", "0000"], ["1111"], ["2222"], ["3333"]])
+    Search(strategy.problem, strategy, Lanes(benchmark), log, Budget(evaluations=5)).run()
+    # One evaluation more leaves a lane empty.
+    strategy = Script(problem(benchmark), asks=[["0123", "0000"], ["1111"], ["2222"], ["3333"], ["3332"]])
+    Search(strategy.problem, strategy, Lanes(benchmark), log, Budget(evaluations=6)).run()
+    assert [(e.body["n"], len(e.body["tasks"])) for e in log.events("ask")] == [(2, 2), *[(1, 1)] * 4]
 
 
 def test_two_tasks_of_the_same_work_in_flight_are_measured_once(log: EventLog) -> None:

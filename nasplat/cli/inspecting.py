@@ -77,7 +77,8 @@ def show(
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
     out.print(f"{'outcomes':10} {summary['outcomes']}, {summary['failed']} failed, in {duration(summary['seconds'])}")
     ranked = sorted(history.measured, key=lambda m: (goal.violation(m), goal.losses(m)))
-    print_measurements(f"\nBest {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
+    out.print()
+    print_measurements(f"Best {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
     for failure in _failures(history):
         out.print(
             f"[yellow]trial {failure['trial']} failed[/] ({escape(failure['kind'])}): {escape(failure['message'])}"

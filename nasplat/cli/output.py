@@ -25,7 +25,9 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table; without a terminal it is as wide as its content."""
-    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    if title:
+        out.print(escape(title), style="italic")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left", no_wrap=i == 0)
     for row in rows:

@@ -1,5 +1,6 @@
 """`nasplat search` and `nasplat resume`."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -130,14 +131,15 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
         # Workers come up first: what is wrong with them is found before anything is created.
         with _executor(assembly, Shelf(folder / ARTIFACTS)) as executor:
             run = Run.create(folder, config) if create else Run(folder)
-            with run.writing() as log, SearchProgress(err) as progress:
+            # Again: Ray has put a handler of its own in place.
+            with _signals(), run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress)
                 loop.run()
     except KeyboardInterrupt:
         if not folder.exists():
             raise
-        err.print(f"interrupted; go on with: nasplat resume {escape(str(folder))}")
+        err.print(f"interrupted; go on with: nasplat resume {escape(shlex.quote(str(folder)))}")
         raise typer.Exit(130) from None
     history = run.history()
     if json:

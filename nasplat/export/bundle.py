@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from nasplat.architecture import IO, Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError, RunError
 from nasplat.executors.executor import Workload
+from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
 from nasplat.run.files import write_atomically
@@ -39,6 +42,24 @@ class Verification:
     batches: tuple[int, ...]
 
 
+class _Space(BaseModel):
+    """A search space by name; everything else is an option of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
+class _Description(BaseModel):
+    """What `load` needs of ``architecture.json``."""
+
+    format: int
+    space: _Space
+    architecture: str
+    input_shape: list[int]
+    outputs: int
+
+
 def export(
     run: Run, measurement: Measurement, folder: Path, *, untrained: bool = False, test: bool = False
 ) -> dict[str, Any]:
@@ -58,8 +79,10 @@ def export(
         InputError: The folder exists, or there are no weights.
         RunError: The ONNX model's outputs differ from torch's by more than is allowed.
     """
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists; choose another --out")
+    if untrained and test:
+        raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")
     config, benchmark = run.config, _benchmark(run)
     architecture, io = measurement.architecture, benchmark.io
     weights = _weights(run, measurement, benchmark, untrained=untrained)
@@ -114,21 +137,30 @@ def load(folder: Path) -> "nn.Module":
 
     from nasplat.training.seeding import seeded
 
+    path = folder / ARCHITECTURE
     try:
-        description = json.loads((folder / ARCHITECTURE).read_text(encoding="utf-8"))
-        if description["format"] != FORMAT:
-            raise InputError(f"{folder} has format {description['format']}, but this version reads format {FORMAT}")
-        options = dict(description["space"])
-        space = SEARCH_SPACES.get(options.pop("name"))(**options)
-        architecture = space.parse(description["architecture"])
-        io = IO(tuple(description["input_shape"]), description["outputs"])
+        description = _Description.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; is {folder} an export?") from error
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged: {explain(error, '', _Description)}") from None
+    if description.format != FORMAT:
+        raise InputError(f"{path} has format {description.format}, but this version reads format {FORMAT}")
+    try:
+        make = SEARCH_SPACES.get(description.space.name)
+        space = make(**complete("space", make, description.space.model_extra or {}))
+        architecture = space.parse(description.architecture)
+    except InputError as error:
+        raise InputError(f"{path} does not fit this version: {error}") from error
+    path = folder / WEIGHTS
+    try:
         with seeded(0):
-            network = space.build(architecture, io)
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{folder} is no complete export: {error}") from error
+            network = space.build(architecture, IO(tuple(description.input_shape), description.outputs))
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is missing or damaged: {error}") from error
+    except (RuntimeError, ValueError) as error:  # torch refuses weights of another shape so
+        raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
     return network.eval()
 
 

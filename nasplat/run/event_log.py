@@ -1,6 +1,7 @@
 """The event log: every ask and every outcome, in order, each before it takes effect."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -49,8 +50,10 @@ class EventLog:
         last: The number of the newest event, 0 in an empty log.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
         self._connection = connection
+        self._writes = write
+        self._closed = False
         self._path = path
         self._synced_at = time.monotonic()
         self._unsynced = False
@@ -70,7 +73,7 @@ class EventLog:
             connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={FORMAT}; {_SCHEMA}")
         except sqlite3.Error as error:
             raise RunError(f"the event log {path} cannot be created: {error}") from error
-        return cls._configured(connection, path)
+        return cls._configured(connection, path, write=True)
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Self:
@@ -85,23 +88,24 @@ class EventLog:
             if write:
                 connection = sqlite3.connect(path, isolation_level=None)
             else:
-                # Without its side files, which a finished writer removes, nothing can change under a reader,
-                # and a read-only folder has no room for new ones.
-                settled = not path.with_name(path.name + "-wal").exists()
-                uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if settled else ''}"
+                # A reader shares the writer's side files, and takes them away if it is the last one out. Where
+                # there is no room for them nobody writes, so that the file can be taken for immutable.
+                sealed = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+                uri = f"{path.resolve().as_uri()}?{'mode=ro&immutable=1' if sealed else 'mode=rw'}"
                 connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+                connection.execute("PRAGMA query_only=ON")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != FORMAT:
                 raise RunError(f"{path} has format {version}, but this version of nasplat reads format {FORMAT}")
-            return cls._configured(connection, path)
+            return cls._configured(connection, path, write=write)
         except sqlite3.Error as error:
             raise RunError(f"the event log {path} cannot be read: {error}") from error
 
     @classmethod
-    def _configured(cls, connection: sqlite3.Connection, path: Path) -> Self:
+    def _configured(cls, connection: sqlite3.Connection, path: Path, *, write: bool) -> Self:
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA busy_timeout=5000")
-        return cls(connection, path)
+        return cls(connection, path, write=write)
 
     def append(self, kind: str, body: Mapping[str, Any], *, elapsed: float) -> int:
         """Add an event; returns its number.
@@ -170,5 +174,11 @@ class EventLog:
             raise RunError(f"the event log {self._path} is damaged: {error}") from error
 
     def close(self) -> None:
-        """Close the file; a closed log is complete in one file."""
+        """Close the file; a log that its writer has closed is complete in one file."""
+        if self._writes:
+            self._writes = False
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        elif not self._closed:
+            self._connection.execute("PRAGMA query_only=OFF")  # the last one out takes the side files away
+        self._closed = True
         self._connection.close()

@@ -38,7 +38,7 @@ def _without_arrays(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     match value:
         case np.ndarray():
             name = str(len(arrays))
-            arrays[name] = np.ascontiguousarray(value)
+            arrays[name] = np.asarray(value, order="C")
             return {"$array": name}
         case dict():
             return {key: _without_arrays(item, arrays) for key, item in value.items()}

@@ -1,0 +1,908 @@
+"""The command line against wrong input and right: exit codes, messages, which stream says what, and what is created."""
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import yaml
+
+from nasplat.cli.app import app, main
+from nasplat.errors import InputError
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.run.directory import CONFIG, LOG, Run
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.task import Measurement, Spent
+
+Done: TypeAlias = subprocess.CompletedProcess[str]
+CommandLine: TypeAlias = Callable[..., Done]
+
+# A search that would be right, and quick, were it not for what a test adds.
+SEARCH = [
+    "search", "--space", "nasbench201", "--set", "space.channels=1", "--set", "space.cells=1",
+    "--benchmark", "classification", "--set", "benchmark.epochs=1",
+    "--strategy", "regularized_evolution", "--objective", "accuracy:max",
+]  # fmt: skip
+BUDGET = ["--evaluations", "1"]
+
+ON_TABLE = [
+    "search", "--space", "nasbench201", "--benchmark", "nasbench201", "--strategy", "random_search",
+    "--objective", "accuracy:max", "--objective", "params:min",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing around the tests asks for colours."""
+    for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs `nasplat ARGUMENTS` in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["nasplat", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    return run
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Everything below a folder, by path: what a file holds, where a link leads."""
+    entries = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            content = f"-> {path.readlink()}"
+        else:
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        entries[str(path.relative_to(folder))] = content
+    return entries
+
+
+def check_refused(done: Done, *said: str) -> None:
+    """Wrong input: exit code 2, one line on standard error, with everything that it should say."""
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: "), done.stderr
+    assert "\x1b" not in done.stderr
+    for part in said:
+        assert part in lines[0], f"{part!r} is missing in: {lines[0]}"
+
+
+def check_done(done: Done) -> None:
+    """Success: exit code 0, silence on standard error, and text without colours."""
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+
+
+def strict_json(text: str) -> Any:
+    """The one JSON document that a text is; JSON knows neither NaN nor Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def trials(run: Path) -> list[Measurement]:
+    """The outcomes of a run, measurements all, without what they took."""
+    history = Run(run).history()
+    assert len(history.measurements) == len(history.outcomes)
+    return [replace(measurement, spent=Spent()) for measurement in history.measurements]
+
+
+# Tables that are not the real one
+
+
+def write_table(path: Path, columns: list[str], rows: int = 500) -> Path:
+    """A table of evenly spread cells; all figures are made up."""
+    space = NASBench201()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "arch_str", *columns])
+        for row in range(rows):
+            index = row * 15625 // rows
+            code = "".join(str(index // 5**gene % 5) for gene in range(6))
+            official = space.official(space.parse(code))
+            writer.writerow([index, official, *(10 + (7 * index + place) % 80 for place in range(len(columns)))])
+    return path
+
+
+COLUMNS = ["c10_valid_200", "c10_test_200", "c10_train_time_12ep_s"]
+
+
+@pytest.fixture
+def data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of one's own, empty."""
+    folder = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("NASPLAT_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def small_table(data: Path) -> Path:
+    """A data folder with a table that holds a part of the space."""
+    return write_table(data / "nasbench201" / "cifar10.csv.gz", COLUMNS)
+
+
+# Wrong input of a search
+
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "unknown space": (["--space", "nasbench21"], ["search space", "'nasbench21'", "did you mean 'nasbench201'?"]),
+    "unknown strategy": (
+        ["--strategy", "randm_search"],
+        ["strategy", "'randm_search'", "did you mean 'random_search'", "local_search"],
+    ),
+    "unknown benchmark": (
+        ["--benchmark", "clasification"],
+        ["benchmark", "'clasification'", "did you mean 'classification'?", "nasbench201"],
+    ),
+    "unknown data set": (
+        ["--set", "benchmark.dataset=digts"],
+        ["data set", "'digts'", "did you mean 'digits'?"],
+    ),
+    "unknown option of the strategy": (
+        ["--set", "strategy.populaton=5"],
+        ["strategy", "'populaton'", "did you mean 'population'?", "sample"],
+    ),
+    "unknown option of the benchmark": (
+        ["--set", "benchmark.epoch=5"],
+        ["benchmark", "'epoch'", "did you mean 'epochs'?"],
+    ),
+    "unknown option of the space": (["--set", "space.channel=5"], ["space", "'channel'", "did you mean 'channels'?"]),
+    "unknown budget": (["--set", "budget.second=5"], ["budget", "'second'", "did you mean 'seconds'"]),
+    "unknown option of the executor": (["--set", "executor.worker=2"], ["executor", "did you mean 'workers'?"]),
+    "unknown section": (["--set", "stategy.sample=5"], ["'stategy'", "strategy"]),
+    "option without value": (["--set", "strategy.sample"], ["--set", "SECTION.OPTION=VALUE", "'strategy.sample'"]),
+    "option without section": (["--set", "sample=5"], ["--set", "SECTION.OPTION=VALUE", "'sample=5'"]),
+    "section alone": (["--set", "strategy=random"], ["--set", "SECTION.OPTION=VALUE", "'strategy=random'"]),
+    "option too deep": (["--set", "strategy.sample.size=5"], ["--set", "SECTION.OPTION=VALUE"]),
+    "option without name": (["--set", "strategy.=5"], ["--set", "SECTION.OPTION=VALUE"]),
+    "text for an integer": (["--set", "strategy.population=many"], ["strategy.population", "integer", "'many'"]),
+    "fraction for an integer": (["--set", "space.channels=2.5"], ["space.channels", "integer", "2.5"]),
+    "nothing for an integer": (["--set", "strategy.population="], ["strategy.population", "integer"]),
+    "list for an integer": (["--set", "space.cells=[1, 2]"], ["space.cells", "integer", "[1, 2]"]),
+    "text for a number": (["--set", "benchmark.learning_rate=fast"], ["benchmark.learning_rate", "number", "'fast'"]),
+    "number that is none": (["--set", "benchmark.learning_rate=.nan"], ["benchmark.learning_rate", "nan"]),
+    "value that is no choice": (
+        ["--set", "strategy.repeats=always"],
+        ["strategy.repeats", "'remember', 'redraw' or 'measure'", "'always'"],
+    ),
+    "value out of range": (["--set", "benchmark.epochs=0"], ["benchmark.epochs", "greater than or equal to 1", "0"]),
+    "value at an open end": (
+        ["--set", "benchmark.learning_rate=0"],
+        ["benchmark.learning_rate", "greater than 0", "0"],
+    ),
+    "value beyond an open end": (["--set", "benchmark.momentum=1"], ["benchmark.momentum", "less than 1", "1"]),
+    "CPUs that are none": (["--executor", "ray", "--cpus-per-worker", "0"], ["executor.cpus_per_worker", "than 0"]),
+    "value the space refuses": (["--set", "space.channels=0"], ["channels=0", "at least 1"]),
+    "values that contradict": (
+        ["--set", "strategy.population=5", "--set", "strategy.sample=9"],
+        ["sample <= population", "sample=9", "population=5"],
+    ),
+    "objective without direction": (["--objective", "accuracy"], ["METRIC:max or METRIC:min", "'accuracy'"]),
+    "objective with another direction": (["--objective", "accuracy:best"], ["METRIC:max", "'accuracy:best'"]),
+    "objective without metric": (["--objective", ":max"], ["METRIC:max or METRIC:min", "':max'"]),
+    "objective that is empty": (["--objective", ""], ["METRIC:max or METRIC:min", "''"]),
+    "objective given twice": (["--objective", "accuracy:min"], ["accuracy", "twice"]),
+    "unknown metric": (["--objective", "acuracy:min"], ["metric", "'acuracy'", "did you mean 'accuracy'?", "params"]),
+    "constraint on an unknown metric": (["--constraint", "param<=5e6"], ["'param'", "did you mean 'params'?"]),
+    "constraint that is strict": (["--constraint", "params<5"], ["METRIC<=NUMBER or METRIC>=NUMBER", "'params<5'"]),
+    "constraint without bound": (["--constraint", "params<="], ["METRIC<=NUMBER", "'params<='"]),
+    "constraint with text": (["--constraint", "params<=many"], ["METRIC<=NUMBER", "'params<=many'"]),
+    "constraint with no number": (["--constraint", "params<=nan"], ["METRIC<=NUMBER", "'params<=nan'"]),
+    "constraint with equality": (["--constraint", "params==5"], ["METRIC<=NUMBER", "'params==5'"]),
+    "constraint that nothing keeps": (["--constraint", "params<=1"], ["feasible", "params<=1", "widen"]),
+    "constraints that contradict": (
+        ["--constraint", "params<=2000", "--constraint", "params>=9000"],
+        ["feasible", "params<=2000", "params>=9000"],
+    ),
+    "budget of nothing": (["--evaluations", "0"], ["budget", "positive", "evaluations=0"]),
+    "budget below nothing": (["--evaluations", "-4"], ["budget", "positive", "evaluations=-4"]),
+    "budget of no seconds": (["--seconds", "0"], ["budget", "positive", "seconds=0"]),
+    "budget of seconds that are no number": (["--seconds", "nan"], ["budget", "positive", "seconds=nan"]),
+    "budget of images below nothing": (["--images", "-1"], ["budget", "positive", "images=-1"]),
+    "workers in one process": (["--executor", "inline", "--workers", "2"], ["workers", "--executor ray"]),
+    "workers without an executor": (["--workers", "2"], ["workers", "--executor ray"]),
+    "no workers": (["--executor", "ray", "--workers", "0"], ["executor.workers", "greater than or equal to 1"]),
+    "unknown executor": (["--executor", "rya"], ["executor", "'inline' or 'ray'", "'rya'"]),
+    "seed below nothing": (["--seed", "-1"], ["seed", "greater than or equal to 0", "-1"]),
+    "place below a file": (["--out", "file/run"], ["file/run", "cannot be created", "--out"]),
+    "place that is a file": (["--out", "file"], ["file exists", "--out"]),
+    "place that is a folder": (["--out", "folder"], ["folder exists", "--out"]),
+    "place that is a broken link": (["--out", "link"], ["link exists", "--out"]),
+    "configuration that is missing": (["nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),
+    "configuration that is a folder": (["folder"], ["folder", "cannot be read"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_refused_in_one_line_and_nothing_is_created(
+    arguments: list[str], said: list[str], command: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    before = listing(tmp_path)
+    check_refused(command(*SEARCH, *BUDGET, *arguments), *said)
+    assert listing(tmp_path) == before
+
+
+def test_the_search_that_those_add_something_to_is_right(command: CommandLine, tmp_path: Path) -> None:
+    check_done(command(*SEARCH, *BUDGET, "--out", "run"))
+    assert len(trials(tmp_path / "run")) == 1
+
+
+def test_wrong_input_is_refused_by_a_real_process_too(nasplat: CommandLine, tmp_path: Path) -> None:
+    check_refused(nasplat(*SEARCH, *BUDGET, "--strategy", "randm_search"), "did you mean 'random_search'")
+    check_refused(nasplat(*SEARCH, *BUDGET, "--constraint", "params<=1", "--json"), "params<=1")
+    check_refused(nasplat("show", "nowhere", "--json"), "nowhere does not exist")
+    assert listing(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "budget", [[], ["--images", "1000"], ["--device-seconds", "9"]], ids=["none", "images alone", "device alone"]
+)
+def test_a_search_needs_a_budget_that_it_reaches(budget: list[str], command: CommandLine, tmp_path: Path) -> None:
+    check_refused(command(*SEARCH, *budget), "budget", "--evaluations N", "--seconds N")
+    assert listing(tmp_path) == {}
+
+
+def test_a_search_says_all_that_it_lacks(command: CommandLine, tmp_path: Path) -> None:
+    check_refused(command("search"), "--space, --benchmark, --strategy, --objective", "nasplat search --space")
+    check_refused(command(*SEARCH[:3]), "--benchmark, --strategy, --objective")
+    assert listing(tmp_path) == {}
+
+
+def test_a_space_that_the_benchmark_cannot_measure_is_refused(
+    installed: dict[str, str], tmp_path: Path, small_table: Path
+) -> None:
+    arguments = [
+        "search", "--space", "demo_perceptron", "--benchmark", "nasbench201", "--strategy", "random_search",
+        "--objective", "accuracy:max", "--evaluations", "3",
+    ]  # fmt: skip
+    environment = {**installed, "NASPLAT_DATA": os.environ["NASPLAT_DATA"]}
+    done = subprocess.run(
+        [sys.executable, "-m", "nasplat", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    check_refused(done, "nasbench201", "demo_perceptron")
+    assert listing(tmp_path) == {}
+
+
+# Wrong configurations
+
+CONFIGURATIONS: dict[str, tuple[str, list[str], list[str]]] = {
+    "no YAML": ("space: [", [], ["config.yaml", "not YAML"]),
+    "no mapping": ("- space", [], ["config.yaml", "mapping", "list"]),
+    "empty": ("", [], ["config.yaml", "mapping"]),
+    "unknown key": ("sed: 1", [], ["'sed'", "did you mean 'seed'?"]),
+    "unknown key in a section": ("budget: {evaluation: 3}", [], ["budget", "did you mean 'evaluations'"]),
+    "several things wrong": ("sed: 1\nbudgets: {}", [], ["'sed'", "'budgets'", "did you mean 'budget'?"]),
+    "unknown option of a plug-in": (
+        "strategy: {name: random_search, repeat: redraw}", [], ["'repeat'", "did you mean 'repeats'?"],
+    ),
+    "plug-in without a name": ("strategy: {repeats: redraw}", [], ["strategy.name", "missing"]),
+    "key that is no text": ("1: 2", [], ["1"]),
+    "seed that is no number": ("seed: one", [], ["seed", "integer", "'one'"]),
+    "objectives that are no list": ("objectives: accuracy:max", [], ["objectives", "list", "'accuracy:max'"]),
+    "no objectives": ("objectives: []", [], ["objective"]),
+    "constraint with wrong form": ("constraints: ['params<5']", [], ["METRIC<=NUMBER", "'params<5'"]),
+    "number for a section": ("budget: 5", [], ["budget", "5"]),
+    "number for a section that a flag adds to": ("budget: 5", ["--seconds", "9"], ["budget", "5"]),
+    "text for a section that a flag adds to": ("executor: inline", ["--workers", "2"], ["executor"]),
+    "list for a section that a flag adds to": ("executor: [ray]", ["--workers", "2"], ["executor"]),
+    "nothing for a plug-in": ("strategy:", [], ["strategy"]),
+    "nothing for a plug-in that --set adds to": ("strategy:", ["--set", "strategy.repeats=redraw"], ["strategy"]),
+    "number for a plug-in that --set adds to": ("strategy: 5", ["--set", "strategy.repeats=redraw"], ["strategy"]),
+    "list for a section that --set adds to": ("budget: [5]", ["--set", "budget.seconds=9"], ["budget"]),
+}  # fmt: skip
+
+RIGHT = {
+    "space": {"name": "nasbench201", "channels": 1, "cells": 1},
+    "benchmark": {"name": "classification", "epochs": 1},
+    "strategy": "regularized_evolution",
+    "objectives": ["accuracy:max"],
+    "budget": {"evaluations": 1},
+}
+
+
+@pytest.mark.parametrize(("text", "flags", "said"), CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_a_wrong_configuration_is_refused_in_one_line_and_nothing_is_created(
+    text: str, flags: list[str], said: list[str], command: CommandLine, tmp_path: Path
+) -> None:
+    # What the text gives takes the place of what would be right.
+    rest = {key: value for key, value in RIGHT.items() if not re.search(rf"^{key}:", text, re.MULTILINE)}
+    whole = f"{text}\n{yaml.safe_dump(rest)}" if re.match(r"\w+:( [^\[]|$| \[.*\]$)", text) else text
+    (tmp_path / "config.yaml").write_text(whole)
+    before = listing(tmp_path)
+    check_refused(command("search", "config.yaml", *flags), *said)
+    assert listing(tmp_path) == before
+
+
+def test_a_configuration_that_is_no_text_is_refused(command: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00\xd8")
+    before = listing(tmp_path)
+    check_refused(command("search", "config.yaml"), "config.yaml", "not YAML")
+    assert listing(tmp_path) == before
+
+
+# Wrong tables
+
+
+def test_a_folder_without_tables_is_named_with_the_remedy(command: CommandLine, tmp_path: Path, data: Path) -> None:
+    check_refused(command(*ON_TABLE, *BUDGET), str(data / "nasbench201"), "NASPLAT_DATA", "arch_str")
+    assert listing(tmp_path) == {} == listing(data)
+
+
+def test_a_table_of_another_data_set_says_what_is_absent_and_what_is_there(
+    command: CommandLine, tmp_path: Path, data: Path
+) -> None:
+    write_table(data / "nasbench201" / "other.csv.gz", [name.replace("c10", "c100") for name in COLUMNS], rows=5)
+    check_refused(command(*ON_TABLE, *BUDGET), "no table", "has cifar10 ", "there is cifar100")
+    check_refused(
+        command(*ON_TABLE, *BUDGET, "--set", "benchmark.dataset=imagenet16-120"),
+        "has imagenet16-120 ",
+        "there is cifar100",
+    )
+    assert listing(tmp_path) == {}
+
+
+def test_a_data_set_or_schedule_that_nobody_published_is_refused_with_what_there_is(
+    command: CommandLine, tmp_path: Path, small_table: Path
+) -> None:
+    for option, known in (("dataset=cifar1", "'cifar10'"), ("epochs=90", "12 or 200"), ("search_column=all", "'test'")):
+        value = option.partition("=")[2]
+        check_refused(
+            command(*ON_TABLE, *BUDGET, "--set", f"benchmark.{option}"), f"benchmark.{option[:6]}", known, value
+        )
+    assert listing(tmp_path) == {}
+
+
+def test_a_column_that_is_missing_is_named(command: CommandLine, tmp_path: Path, small_table: Path) -> None:
+    check_refused(command(*ON_TABLE, *BUDGET, "--set", "benchmark.single_seed=true"), "c10_valid_200_1seed", *COLUMNS)
+    assert listing(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.99])
+def test_a_truncated_table_is_refused_by_name(kept: float, command: CommandLine, tmp_path: Path, data: Path) -> None:
+    path = write_table(data / "nasbench201" / "cifar10.csv.gz", COLUMNS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    before = listing(data)
+    check_refused(command(*ON_TABLE, *BUDGET), str(path if kept else path.parent), "damaged" if kept else "arch_str")
+    assert (listing(tmp_path), listing(data)) == ({}, before)
+
+
+# Wrong runs
+
+
+@pytest.mark.parametrize("name", ["resume", "show", "export", "report"])
+def test_what_is_no_run_is_refused_and_left_as_it_is(name: str, command: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / CONFIG).write_text("seed: 0")
+    before = listing(tmp_path)
+    for given, said in (
+        ("nowhere", "nowhere does not exist"),
+        ("folder", "folder is not a run directory"),
+        ("half", "half is not a run directory"),
+        ("file", "file is not a run directory"),
+        (".", ". is not a run directory"),
+    ):
+        check_refused(command(name, given), said, "nasplat runs")
+        assert listing(tmp_path) == before
+
+
+def test_a_folder_of_runs_that_is_not_there_is_refused(command: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    before = listing(tmp_path)
+    for arguments, said in ((["nowhere"], "nowhere"), (["file"], "file"), ([], "runs")):
+        check_refused(command("runs", *arguments), f"{said} is not a folder")
+    assert listing(tmp_path) == before
+
+
+@pytest.fixture
+def run(command: CommandLine, tmp_path: Path, small_table: Path) -> Path:
+    """A finished run on a table, in the directory where commands run."""
+    check_done(command(*ON_TABLE, "--evaluations", "12", "--out", "run"))
+    return tmp_path / "run"
+
+
+def test_a_run_that_exists_is_not_searched_over(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    check_refused(command(*ON_TABLE, *BUDGET, "--out", "run"), "run exists", "--out", "nasplat resume run")
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("pick", "said"),
+    [
+        ("worst", ["best, knee or a trial's number", "'worst'"]),
+        ("", ["best, knee or a trial's number"]),
+        ("1.5", ["best, knee or a trial's number", "'1.5'"]),
+        ("-1", ["best, knee or a trial's number", "'-1'"]),
+        ("12", ["no finished trial 12", "12 outcomes"]),
+        ("99999999999999999999", ["no finished trial 99999999999999999999"]),
+    ],
+)
+def test_a_pick_that_is_not_there_is_refused(
+    pick: str, said: list[str], run: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    before = listing(tmp_path)
+    check_refused(command("export", "run", "--pick", pick, "--untrained"), *said)
+    assert listing(tmp_path) == before
+
+
+def test_a_network_without_weights_is_not_exported(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    for pick in ("best", "knee", "3"):
+        check_refused(command("export", "run", "--pick", pick, "--out", "new/deep"), "left no weights", "--untrained")
+    assert listing(tmp_path) == before
+
+
+def test_a_place_for_a_result_that_cannot_be_written_is_refused(
+    run: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    before = listing(tmp_path)
+    check_refused(command("export", "run", "--untrained", "--out", "run"), "run exists", "--out")
+    check_refused(command("export", "run", "--untrained", "--out", "file/new"), "file/new cannot be created", "--out")
+    check_refused(command("report", "run", "--out", "nowhere/report.html"), "nowhere/report.html", "--out")
+    check_refused(command("report", "run", "--out", "."), ". cannot be written", "--out")
+    assert listing(tmp_path) == before
+
+
+def test_a_run_that_somebody_writes_is_not_resumed(run: Path, nasplat: CommandLine, tmp_path: Path) -> None:
+    with Run(run).writing():
+        events = Run(run).history().outcomes
+        check_refused(nasplat("resume", "run"), "run is being written by another process")
+        assert Run(run).history().outcomes == events
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--evaluations", "0"], ["positive", "evaluations=0"]),
+        (["--seconds", "-1"], ["positive", "seconds=-1"]),
+        (["--evaluations", "5"], ["12 evaluations", "5"]),
+    ],
+)
+def test_a_resumed_run_is_not_given_a_budget_that_it_has_passed(
+    flags: list[str], said: list[str], run: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    before = listing(tmp_path)
+    check_refused(command("resume", "run", *flags), *said)
+    assert listing(tmp_path) == before
+
+
+def test_a_damaged_run_says_so_and_hides_no_other(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    check_done(command(*ON_TABLE, *BUDGET, "--out", "hurt"))
+    log = tmp_path / "hurt" / LOG
+    log.write_bytes(log.read_bytes()[:3000])
+    before = listing(tmp_path)
+    for name in ("show", "resume", "report", "export"):
+        done = command(name, "hurt")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: "), done.stderr
+        assert str(Path("hurt") / LOG) in done.stderr
+    done = command("runs", ".", "--json")
+    check_done(done)
+    assert [(each["run"], each["status"]) for each in strict_json(done.stdout)] == [
+        ("hurt", "damaged"), ("run", "finished"),
+    ]  # fmt: skip
+    assert listing(tmp_path) == before
+
+
+# Commands that are no commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serch"], "serch"),
+        (["search", "--evaluations", "many"], "--evaluations"),
+        (["search", "--evalutions", "3"], "--evalutions"),
+        (["search", "--seed"], "--seed"),
+        (["search", "one.yaml", "two.yaml"], "two.yaml"),
+        (["show"], "run"),
+        (["show", "run", "--top", "0"], "--top"),
+        (["list", "strategy"], "strategy"),
+    ],
+)
+def test_a_command_that_is_misspelt_says_so_without_a_traceback(
+    arguments: list[str], said: str, command: CommandLine, tmp_path: Path
+) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
+    assert listing(tmp_path) == {}
+
+
+def test_a_misspelt_command_is_no_traceback_in_a_real_process(nasplat: CommandLine, tmp_path: Path) -> None:
+    done = nasplat("serch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "serch" in done.stderr and "Traceback" not in done.stderr
+    assert listing(tmp_path) == {}
+
+
+def test_help_is_given_with_and_without_being_asked_for(command: CommandLine) -> None:
+    names = {info.name for info in app.registered_commands if info.name}
+    assert {"search", "resume", "show", "export"} <= names
+    alone, asked = command(), command("--help")
+    assert alone.returncode in (0, 2) and "Traceback" not in alone.stderr
+    for name in names:
+        assert name in alone.stdout + alone.stderr
+        assert name in asked.stdout
+        done = command(name, "--help")
+        check_done(done)
+        assert "Usage" in done.stdout
+    check_done(asked)
+
+
+# Right input: what is printed where, and what is created
+
+
+@pytest.mark.timeout(120)
+def test_a_search_on_the_table_as_a_user_meets_it(nasplat: CommandLine, tmp_path: Path, table: Path) -> None:
+    done = nasplat(*ON_TABLE, "--evaluations", "30")
+    check_done(done)
+    name = "runs/random_search-nasbench201-1"
+    assert name in done.stdout and "30 measured" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["random_search-nasbench201-1"]
+    outcomes = trials(tmp_path / name)
+    assert [outcome.id for outcome in outcomes] == list(range(30))
+
+    done = nasplat(*ON_TABLE, "--evaluations", "30", "--json")
+    check_done(done)
+    said = strict_json(done.stdout)
+    assert said["run"] == "runs/random_search-nasbench201-2"
+    assert (said["status"], said["evaluations"], said["outcomes"]["measured"]) == ("finished", 30, 30)
+    assert trials(tmp_path / said["run"]) == outcomes
+
+    # An independent look: the table's own figures, and a front by comparing every pair.
+    space = NASBench201()
+    with gzip.open(table, "rt", encoding="utf-8", newline="") as file:
+        rows = {space.parse(row["arch_str"]).code: row for row in csv.DictReader(file)}
+    found = [(outcome.architecture.code, outcome.metrics) for outcome in outcomes]
+    for code, metrics in found:
+        assert metrics["accuracy"] == pytest.approx(float(rows[code]["c10_valid_200"]) / 100)
+        assert metrics["params"] == pytest.approx(1e6 * float(rows[code]["c10_params_M"]))
+    figures = {code: (-metrics["accuracy"], metrics["params"]) for code, metrics in found}
+    front = [
+        code for code, (loss, params) in figures.items()
+        if not any(other != (loss, params) and other[0] <= loss and other[1] <= params for other in figures.values())
+    ]  # fmt: skip
+    assert [member["architecture"] for member in said["front"]] == sorted(front, key=lambda code: figures[code])
+    assert len(front) > 3
+
+    shown = nasplat("show", name, "--front")
+    check_done(shown)
+    assert all(code in shown.stdout for code in front)
+    assert sum(line[:1].isdecimal() for line in shown.stdout.splitlines()) == len(front)
+
+
+def test_a_run_is_shown_as_text_and_as_json(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    text, front, top = command("show", "run"), command("show", "run", "--front"), command("show", "run", "--top", "2")
+    for done in (text, front, top):
+        check_done(done)
+    for word in ("run", "finished", "random_search", "nasbench201", "accuracy:max", "params:min", "12, 0 failed"):
+        assert word in text.stdout
+    rows = [line for line in text.stdout.splitlines() if re.match(r"\d+ +[0-4]{6} ", line)]
+    assert len(rows) == 10 and len(re.findall(r"(?m)^\d+ +[0-4]{6} ", top.stdout)) == 2
+
+    whole, members = command("show", "run", "--json"), command("show", "run", "--front", "--json")
+    check_done(whole)
+    check_done(members)
+    said = strict_json(whole.stdout)
+    assert (said["run"], said["status"], said["outcomes"], said["failed"]) == ("run", "finished", 12, 0)
+    assert said["front"] == strict_json(members.stdout)
+    assert said["best"]["accuracy"] == said["front"][0]["metrics"]["accuracy"]
+    assert all(member["architecture"] in front.stdout for member in said["front"])
+    assert {member["split"] for member in said["front"]} == {"validation"}
+    assert listing(tmp_path) == before
+
+
+def test_runs_are_listed_as_text_and_as_json(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    for _ in range(2):
+        check_done(command(*ON_TABLE, "--evaluations", "3"))
+    text, said = command("runs"), command("runs", "--json")
+    check_done(text)
+    check_done(said)
+    names = [f"runs/random_search-nasbench201-{number}" for number in (1, 2)]
+    assert all(name in text.stdout for name in names)
+    assert [(each["run"], each["outcomes"]) for each in strict_json(said.stdout)] == [(name, 3) for name in names]
+    here = command("runs", ".", "--json")
+    assert [each["run"] for each in strict_json(here.stdout)] == ["run"]
+
+    (tmp_path / "none").mkdir()
+    check_done(command("runs", "none"))
+    assert strict_json(command("runs", "none", "--json").stdout) == []
+
+
+def test_a_run_in_the_making_is_not_listed(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    run.rename(tmp_path / ".run.abcdef")  # as a process that is killed at the wrong moment leaves it
+    done = command("runs", ".", "--json")
+    check_done(done)
+    assert strict_json(done.stdout) == []
+
+
+def test_everything_registered_is_listed(command: CommandLine, tmp_path: Path) -> None:
+    text, said = command("list"), command("list", "--json")
+    check_done(text)
+    check_done(said)
+    kinds = strict_json(said.stdout)
+    assert list(kinds) == ["search-spaces", "strategies", "predictors", "benchmarks", "datasets"]
+    registries: dict[str, Registry[Any]] = {
+        "search-spaces": SEARCH_SPACES, "strategies": STRATEGIES, "benchmarks": BENCHMARKS,
+    }  # fmt: skip
+    for kind, registry in registries.items():
+        assert [entry["name"] for entry in kinds[kind]] == registry.names()
+        one = command("list", kind, "--json")
+        assert strict_json(one.stdout) == {kind: kinds[kind]}
+    for entries in kinds.values():
+        for entry in entries:
+            assert entry["name"] in text.stdout
+            assert entry["summary"] and "BROKEN" not in entry["summary"]
+    options = {entry["name"]: entry["options"] for entry in kinds["strategies"]}
+    assert options["regularized_evolution"] == {"population": 50, "sample": 10, "repeats": "remember"}
+    assert listing(tmp_path) == {}
+
+
+class Strict(HTMLParser):
+    """Reads a page, and takes note of what is not closed and of what would be fetched from elsewhere."""
+
+    void = frozenset({"meta", "br", "hr", "img", "link", "input", "col", "source", "wbr", "area", "base", "embed"})
+    fetching = frozenset({"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        for name, value in attrs:
+            if name in self.fetching and not (value or "").startswith(("#", "data:")):
+                self.outside.append(f"<{tag} {name}={value!r}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> at {self.getpos()} closes something else"
+
+
+def test_a_report_is_one_well_formed_file_without_references(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    done = command("report", "run")
+    check_done(done)
+    assert "run/report.html" in done.stdout
+    after = listing(tmp_path)
+    assert set(after) - set(before) == {"run/report.html"}
+    assert {name: after[name] for name in before} == before
+
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert text.lower().startswith("<!doctype html>")
+    page = Strict()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert page.outside == []
+    assert page.seen.count("html") == page.seen.count("body") == 1 and page.seen.count("svg") == 2
+    assert not re.findall(r"@import|url\(\s*['\"]?(?!#|data:)", text)
+    for member in Run(run).history().front:
+        assert member.architecture.code in text
+
+    done = command("report", "run", "--out", "page.html", "--json")
+    check_done(done)
+    assert strict_json(done.stdout) == {"report": "page.html"}
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == text
+
+
+def test_the_strict_reader_notices_what_it_is_for() -> None:
+    page = Strict()
+    page.feed('<p><a href="https://example.org/">x</a><img src="/x.png"><a href="#y"></a>')
+    assert (page.open, len(page.outside)) == (["p"], 2)
+    with pytest.raises(AssertionError):
+        page.feed("</div>")
+
+
+# Configurations
+
+
+def test_the_configuration_in_a_run_makes_the_same_trials(run: Path, command: CommandLine, tmp_path: Path) -> None:
+    check_done(command("search", "run/config.yaml", "--out", "again"))
+    assert trials(tmp_path / "again") == trials(run)
+    assert (tmp_path / "again" / CONFIG).read_bytes() == (run / CONFIG).read_bytes()
+    check_done(command("search", "run/config.yaml", "--seed", "1", "--out", "other"))
+    assert trials(tmp_path / "other") != trials(run)
+
+
+def test_the_configuration_of_a_strategy_with_options_makes_the_same_trials(
+    command: CommandLine, tmp_path: Path, small_table: Path
+) -> None:
+    options = ["--strategy", "regularized_evolution", "--set", "strategy.population=4", "--set", "strategy.sample=2"]
+    flags = [*options, "--constraint", "params<=8e5", "--seed", "3", "--evaluations", "40"]
+    check_done(command(*ON_TABLE, *flags, "--set", "strategy.repeats=redraw", "--out", "first"))
+    check_done(command("search", "first/config.yaml", "--out", "again"))
+    assert trials(tmp_path / "again") == trials(tmp_path / "first")
+    check_done(command(*ON_TABLE, *flags, "--out", "other"))
+    assert trials(tmp_path / "other") != trials(tmp_path / "first")
+
+
+def test_flags_override_a_configuration(command: CommandLine, tmp_path: Path, small_table: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        """
+        space: nasbench201
+        benchmark: {name: nasbench201, search_column: test}
+        strategy: {name: regularized_evolution, population: 4, sample: 2}
+        objectives: [accuracy:max, params:min]
+        constraints: [params<=9e5]
+        budget: {evaluations: 9, seconds: 100}
+        seed: 3
+        """
+    )
+
+    def resolved(name: str, *flags: str) -> dict[str, Any]:
+        check_done(command("search", "config.yaml", *flags, "--out", name))
+        config: dict[str, Any] = yaml.safe_load((tmp_path / name / CONFIG).read_text())
+        return config
+
+    plain = resolved("plain")
+    assert plain["strategy"] == {
+        "name": "regularized_evolution", "population": 4, "sample": 2, "repeats": "remember",
+    }  # fmt: skip
+    assert (plain["seed"], plain["benchmark"]["search_column"]) == (3, "test")
+    assert {outcome.split for outcome in trials(tmp_path / "plain")} == {"test"}
+    assert len(trials(tmp_path / "plain")) == 9
+
+    limits = {"images": None, "device_seconds": None}
+    changed = resolved("changed", "--evaluations", "6", "--seed", "4", "--set", "strategy.population=5")
+    assert changed == plain | {
+        "seed": 4,
+        "budget": {"evaluations": 6, "seconds": 100.0, **limits},
+        "strategy": plain["strategy"] | {"population": 5},
+    }
+    assert len(trials(tmp_path / "changed")) == 6
+
+    same = resolved("same", "--strategy", "regularized_evolution", "--objective", "macs:min")
+    assert same == plain | {"objectives": ["macs:min"]}
+    other = resolved("other", "--strategy", "random_search", "--constraint", "macs<=1e8")
+    assert other == plain | {"strategy": {"name": "random_search", "repeats": "redraw"}, "constraints": ["macs<=1e8"]}
+
+
+def test_a_figure_that_the_table_lacks_is_json_all_the_same(command: CommandLine, data: Path) -> None:
+    path = write_table(data / "nasbench201" / "cifar10.csv.gz", COLUMNS)
+    text = gzip.decompress(path.read_bytes()).decode()
+    path.write_bytes(gzip.compress(re.sub(r",\d+\r\n", ",\r\n", text).encode()))  # no training times
+    for arguments in ([*ON_TABLE, "--evaluations", "5", "--out", "run", "--json"], ["show", "run", "--json"]):
+        done = command(*arguments)
+        check_done(done)
+        assert len(strict_json(done.stdout)["front"]) > 0
+
+
+# Streams
+
+
+def test_failed_trials_are_told_on_standard_error_and_json_stays_whole(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    def run(*arguments: str) -> Done:
+        return subprocess.run(
+            [sys.executable, "-m", "nasplat", *arguments],
+            cwd=tmp_path, env=installed, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    done = run(
+        "search", "--space", "demo_perceptron", "--benchmark", "demo_formula", "--strategy", "random_search",
+        "--objective", "accuracy:max", "--evaluations", "9", "--set", "benchmark.fail_every=3", "--out", "run",
+        "--json",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert strict_json(done.stdout)["outcomes"] == {"measured": 6, "remembered": 0, "trained": 0, "failed": 3}
+    shown = run("show", "run", "--json")
+    check_done(shown)
+    assert [(each["trial"], each["kind"]) for each in strict_json(shown.stdout)["failures"]] == [
+        (2, "demo"), (5, "demo"), (8, "demo"),
+    ]  # fmt: skip
+    before = listing(tmp_path)
+    check_refused(run("export", "run", "--pick", "5", "--untrained"), "trial 5 of run", "no measurement")
+    assert listing(tmp_path) == before
+
+
+def test_a_terminal_is_shown_colours_and_progress(tmp_path: Path, small_table: Path) -> None:
+    lead, follow = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nasplat", *ON_TABLE, "--evaluations", "20", "--out", "run"],
+        cwd=tmp_path, env=environment, stdin=follow, stdout=follow, stderr=follow,
+    )  # fmt: skip
+    os.close(follow)
+    said = b""
+    while True:
+        try:
+            chunk = os.read(lead, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not chunk:
+            break
+        said += chunk
+    os.close(lead)
+    assert process.wait(timeout=50) == 0
+    assert b"\x1b[" in said and b"20 measured" in said
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(run: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nasplat", "show", "run", "--json"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    process.wait(timeout=50)
+    assert errors == b""
+
+
+# Architectures
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("33434", ["6 symbols", "'33434' has 5", "1<-0", "3<-2"]),
+        ("3343120", ["6 symbols", "'3343120' has 7"]),
+        ("", ["6 symbols", "'' has 0"]),
+        ("334352", ["gene 5 (3<-1)", "'334352'", "is '5'", "0 (none)", "3 (nor_conv_3x3)", "4 (avg_pool_3x3)"]),
+        ("x34312", ["gene 1 (1<-0)", "is 'x'", "1 (skip_connect)", "2 (nor_conv_1x1)"]),
+        ("33431²", ["gene 6 (3<-2)", "is '²'"]),
+        (" 34312", ["gene 1 (1<-0)", "is ' '"]),
+        ("|none~0|+|none~0|none~1|", ["official", "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|", "'|none~0|+|none~0|none~1|'"]),
+        ("|none~0|+|none~0|none~1|+|none~0|none~1|none~1|", ["official", "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"]),
+        (
+            "|none~0|+|none~0|nor_conv_5x5~1|+|none~0|none~1|none~2|",
+            ["2<-1", "'nor_conv_5x5'", "none, skip_connect, nor_conv_1x1, nor_conv_3x3, avg_pool_3x3"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_malformed_architecture_names_the_gene_and_what_it_may_be(code: str, said: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
+        NASBench201().parse(code)
+    for part in said:
+        assert part in str(refused.value)
+
+
+def test_a_well_formed_architecture_is_parsed() -> None:
+    space = NASBench201()
+    official = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|"
+    assert space.parse(official) == space.parse("334312")
+    assert space.parse("334312").code == "334312"
