@@ -20,7 +20,7 @@ from nasplat.strategy import Strategy
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class PluginConfig(BaseModel):

@@ -16,7 +16,7 @@ def options_model(plugin: type) -> type[BaseModel]:
     """
     constructor: Any = getattr(plugin, "__init__")  # noqa: B009  mypy: a class's own, not an instance's
     try:
-        hints = get_type_hints(constructor)
+        hints = get_type_hints(constructor, include_extras=True)
         fields: dict[str, Any] = {
             name: (hints[name], ... if parameter.default is inspect.Parameter.empty else parameter.default)
             for name, parameter in inspect.signature(constructor).parameters.items()
@@ -28,7 +28,9 @@ def options_model(plugin: type) -> type[BaseModel]:
             "a plug-in's constructor annotates every keyword-only parameter"
         ) from error
     return create_model(
-        f"{plugin.__name__}Options", __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields
+        f"{plugin.__name__}Options",
+        __config__=ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False),
+        **fields,
     )
 
 

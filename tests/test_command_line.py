@@ -222,7 +222,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "budget of nothing": (["--evaluations", "0"], ["budget", "positive", "evaluations=0"]),
     "budget below nothing": (["--evaluations", "-4"], ["budget", "positive", "evaluations=-4"]),
     "budget of no seconds": (["--seconds", "0"], ["budget", "positive", "seconds=0"]),
-    "budget of seconds that are no number": (["--seconds", "nan"], ["budget", "positive", "seconds=nan"]),
+    "budget of seconds that are no number": (["--seconds", "nan"], ["budget.seconds", "finite", "nan"]),
     "budget of images below nothing": (["--images", "-1"], ["budget", "positive", "images=-1"]),
     "workers in one process": (["--executor", "inline", "--workers", "2"], ["workers", "--executor ray"]),
     "workers without an executor": (["--workers", "2"], ["workers", "--executor ray"]),
@@ -233,6 +233,8 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "place that is a file": (["--out", "file"], ["file exists", "--out"]),
     "place that is a folder": (["--out", "folder"], ["folder exists", "--out"]),
     "place that is a broken link": (["--out", "link"], ["link exists", "--out"]),
+    "place with a name that leaves no room": (["--out", f"new/deep/{'x' * 250}"], ["cannot be created", "--out"]),
+    "place with a name that is too long": (["--out", "x" * 300], ["cannot be created", "--out"]),
     "configuration that is missing": (["nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),
     "configuration that is a folder": (["folder"], ["folder", "cannot be read"]),
 }
@@ -638,6 +640,10 @@ def test_runs_are_listed_as_text_and_as_json(run: Path, command: CommandLine, tm
     assert [(each["run"], each["outcomes"]) for each in strict_json(said.stdout)] == [(name, 3) for name in names]
     here = command("runs", ".", "--json")
     assert [each["run"] for each in strict_json(here.stdout)] == ["run"]
+
+    (tmp_path / "runs" / "random_search-nasbench201-1").rename(tmp_path / "runs" / "random_search-nasbench201-3")
+    assert "runs/random_search-nasbench201-1" in command(*ON_TABLE, *BUDGET).stdout
+    assert "runs/random_search-nasbench201-4" in command(*ON_TABLE, *BUDGET).stdout
 
     (tmp_path / "none").mkdir()
     check_done(command("runs", "none"))

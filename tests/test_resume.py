@@ -37,10 +37,12 @@ from nasplat.strategy import Strategy
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, decode_outcome, decode_task
 from nasplat.testing import ToyBenchmark, ToySpace
 
+pytestmark = pytest.mark.timeout(180)
+
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 Told: TypeAlias = tuple[int, list[Task]] | Outcome
 
-PATIENCE = 50.0
+PATIENCE = 100.0
 """Seconds after which a test stops waiting for a process."""
 
 DRIVER = '''
@@ -89,7 +91,7 @@ if __name__ == "__main__":
 TRAINING = [
     "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
     "--benchmark", "classification", "--set", "benchmark.epochs=2", "--strategy", "random_search",
-    "--objective", "accuracy:max", "--evaluations", "9",
+    "--objective", "accuracy:max", "--evaluations", "12",
 ]  # fmt: skip
 
 
@@ -250,7 +252,6 @@ def searching(strategy: str, evaluations: int, out: str) -> list[str]:
 # Killed
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("strategy", "evaluations", "snapshots"),
     [("regularized_evolution", 3000, None), ("random_search", 500, 150), ("local_search", 500, 150)],
@@ -393,7 +394,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
     return outcomes_of(folder / "alone")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_with_the_same_weights(
     trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path
@@ -409,7 +409,6 @@ def test_an_interrupted_training_goes_on_with_the_same_weights(
     assert outcomes_of(tmp_path / "run") == trained  # weights are named by their content
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(

@@ -1,8 +1,8 @@
 """The command line's entry: commands, exit codes, and the one place where errors become messages."""
 
 import sys
+from typing import Any
 
-import click
 import typer
 from rich.markup import escape
 
@@ -10,6 +10,9 @@ import nasplat
 from nasplat.cli import exporting, inspecting, listing, searching
 from nasplat.cli.output import err
 from nasplat.errors import InputError, NasplatError
+
+# The root of what typer says about the words of a command; where it lives has changed from version to version.
+ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -49,20 +52,25 @@ def main() -> None:
     """Run a command and exit: 0 done, 1 failed while running, 2 wrong input, 130 interrupted."""
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except ClickException as error:
+        code = _usage(error)
     except InputError as error:
         code = _report(error, WRONG_INPUT)
     except NasplatError as error:
         code = _report(error, FAILED)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         code = FAILED
     sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _usage(error: Any) -> int:
+    error.show()
+    code: int = error.exit_code
+    return code
 
 
 def _report(error: NasplatError, code: int) -> int:

@@ -29,7 +29,7 @@ def runs(
     """List the runs below a folder."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that your runs lie in")
-    summaries = [_summary(path.parent) for path in sorted(folder.glob(f"*/{LOG}"))]
+    summaries = [_summary(path.parent) for path in sorted(folder.glob(f"[!.]*/{LOG}"))]
     if json:
         print_json(summaries)
         return

@@ -1,6 +1,7 @@
 """What commands print: tables for people on a terminal, JSON for machines, errors on standard error."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,7 +21,19 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, and nothing else."""
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for figures that JSON has no word for."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+    return value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

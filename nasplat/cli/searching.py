@@ -19,6 +19,7 @@ from nasplat.config import Assembly, SearchConfig, load_tree
 from nasplat.errors import InputError
 from nasplat.executors.executor import Executor, cuda_is_available
 from nasplat.run.directory import ARTIFACTS, Run, next_free
+from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
 from nasplat.task import Evaluate
@@ -206,7 +207,7 @@ def _signals() -> Iterator[None]:
 
 
 def _refuse_existing(folder: Path) -> None:
-    if folder.exists():
+    if is_taken(folder):
         raise InputError(f"{folder} exists; choose another --out, or continue it with `nasplat resume {folder}`")
 
 
@@ -222,7 +223,7 @@ def _choose(tree: dict[str, Any], section: str, name: str) -> None:
 def _merge(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
     given = {key: value for key, value in values.items() if value is not None}
     if given:
-        tree[section] = {**(tree.get(section) or {}), **given}
+        tree[section] = {**_section(tree, section), **given}
 
 
 def _assign(tree: dict[str, Any], assignment: str) -> None:
@@ -240,5 +241,14 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
+    tree[section] = {**_section(tree, section), option: value}
+
+
+def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """A section of the configuration, to add to; a bare name stands for the plug-in without options."""
     now = tree.get(section, {})
-    tree[section] = {**({"name": now} if isinstance(now, str) else now), option: value}
+    if isinstance(now, str):
+        return {"name": now}
+    if not isinstance(now, dict):
+        raise InputError(f"{section} is to be a mapping, or a plug-in's name, but the configuration has {now!r}")
+    return now

@@ -16,7 +16,7 @@ from nasplat.executors.executor import Workload
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
-from nasplat.run.files import write_atomically
+from nasplat.run.files import is_taken, write_atomically
 from nasplat.task import Measurement
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def export(
         InputError: The folder exists, or there are no weights.
         RunError: The ONNX model's outputs differ from torch's by more than is allowed.
     """
-    if folder.exists() or folder.is_symlink():
+    if is_taken(folder):
         raise InputError(f"{folder} exists; choose another --out")
     if untrained and test:
         raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")

@@ -17,7 +17,7 @@ from nasplat.errors import InputError, RunError
 from nasplat.objective import knee
 from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog
-from nasplat.run.files import write_atomically
+from nasplat.run.files import is_taken, write_atomically
 from nasplat.run.shelf import Shelf
 from nasplat.task import Failure, Measurement, Outcome, Task, decode_outcome, decode_task
 
@@ -51,7 +51,7 @@ class Run:
         Raises:
             InputError: Something is there already, or the place cannot be written.
         """
-        if folder.exists() or folder.is_symlink():
+        if is_taken(folder):
             raise InputError(f"{folder} exists; choose another --out, or continue it with `nasplat resume {folder}`")
         made = _missing_parents(folder)
         try:

@@ -5,6 +5,11 @@ import tempfile
 from pathlib import Path
 
 
+def is_taken(path: Path) -> bool:
+    """Whether something is there already, be it a link to nowhere; a name that cannot be is not taken."""
+    return os.path.lexists(path)
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file under a temporary name beside its own, then rename it."""
     content = data.encode() if isinstance(data, str) else data
