@@ -130,12 +130,22 @@ class NASBench201Table(Benchmark):
     def _find(self) -> tuple[Path, list[str]]:
         """The table that has the data set's columns, and all its columns."""
         folder = data_folder() / FOLDER
-        tables = {path: _columns(path) for path in sorted(folder.glob("*.csv.gz"))}
-        tables = {path: columns for path, columns in tables.items() if "arch_str" in columns}
+        tables: dict[Path, list[str]] = {}
+        damaged: list[InputError] = []
+        for path in sorted(folder.glob("*.csv.gz")):
+            try:
+                columns = _columns(path)
+            except InputError as error:  # it matters only if no other file has the columns
+                damaged.append(error)
+                continue
+            if "arch_str" in columns:
+                tables[path] = columns
         prefix = PREFIXES[self.dataset]
         for path, columns in tables.items():
             if any(column.startswith(f"{prefix}_") for column in columns):
                 return path, columns
+        if damaged:
+            raise damaged[0]
         if not tables:
             raise InputError(
                 f"no table of NAS-Bench-201 (*.csv.gz with a column arch_str) lies in {folder}; "

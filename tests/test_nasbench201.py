@@ -584,6 +584,17 @@ def test_a_damaged_table_is_refused_by_name(write: TableWriter, damage: Callable
     assert "replace it" in str(refused.value)
 
 
+def test_a_damaged_file_beside_a_complete_table_harms_nobody(tmp_path: Path, write: TableWriter) -> None:
+    write(figures(["333333"]))
+    for name in ("aaa.csv.gz", "zzz.csv.gz"):
+        (tmp_path / "nasbench201" / name).write_bytes(b"no gzip")
+    benchmark = NASBench201Table(NASBench201())
+    benchmark.check()
+    assert measured(benchmark, "333333").metrics["accuracy"] == 0.5
+    with pytest.raises(InputError, match=r"aaa\.csv\.gz is damaged"):
+        NASBench201Table(NASBench201(), dataset="cifar100").check()
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"architecture,c10_valid_200\n", b"index;arch_str;c10_valid_200\n"], ids=["none", "other", "semi"]
 )

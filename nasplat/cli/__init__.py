@@ -1,5 +1,12 @@
 """The command line."""
 
-from nasplat.cli.app import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run a command and exit; Ctrl-C while the command is still being loaded is no traceback either."""
+    try:
+        from nasplat.cli.app import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()

@@ -1,7 +1,6 @@
 """`nasplat search` and `nasplat resume`."""
 
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -13,12 +12,13 @@ import yaml
 from rich.markup import escape
 
 from nasplat.artifact import Artifacts
+from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import describe, err, out, print_front, print_json
 from nasplat.cli.progress import SearchProgress
 from nasplat.config import Assembly, SearchConfig, load_tree
-from nasplat.errors import InputError
+from nasplat.errors import InputError, RunError
 from nasplat.executors.executor import Executor, cuda_is_available
-from nasplat.run.directory import ARTIFACTS, Run, next_free
+from nasplat.run.directory import ARTIFACTS, History, Run, next_free
 from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
@@ -98,8 +98,7 @@ def search(
     assembly = Assembly.of(SearchConfig.read(tree))
     folder = out or next_free(Path("runs"), f"{assembly.config.strategy.name}-{assembly.config.space.name}")
     _refuse_existing(folder)
-    with _signals():
-        _search(assembly, folder, create=True, json=json)
+    _search(assembly, folder, create=True, json=json)
 
 
 def resume(
@@ -121,8 +120,7 @@ def resume(
         raise InputError(
             f"{run} has asked for {spent} evaluations already, more than a budget of {evaluations}; give a larger one"
         )
-    with _signals():
-        _search(assembly, run, create=False, json=json)
+    _search(assembly, run, create=False, json=json)
 
 
 def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> None:
@@ -130,17 +128,17 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
     config = assembly.config
     try:
         # Workers come up first: what is wrong with them is found before anything is created.
-        with _executor(assembly, Shelf(folder / ARTIFACTS)) as executor:
+        with Interruption() as interruption, _executor(assembly, Shelf(folder / ARTIFACTS)) as executor:
+            interruption.check()
             run = Run.create(folder, config) if create else Run(folder)
-            # Again: Ray has put a handler of its own in place.
-            with _signals(), run.writing() as log, SearchProgress(err) as progress:
+            with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress)
+                interruption.arm()
                 loop.run()
     except KeyboardInterrupt:
-        if not folder.exists():
-            raise
-        err.print(f"interrupted; go on with: nasplat resume {escape(shlex.quote(str(folder)))}")
+        go_on = f"go on with: nasplat resume {escape(shlex.quote(str(folder)))}"
+        err.print(f"interrupted; {go_on if is_taken(folder) else 'nothing was created'}")
         raise typer.Exit(130) from None
     history = run.history()
     if json:
@@ -154,10 +152,20 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
                 "front": [describe(member) for member in history.front],
             }
         )
-        return
+    else:
+        _print_result(loop, history)
+    if history.failures and not history.measurements:
+        first = history.failures[0]
+        raise RunError(f"every trial of {folder} failed; trial {first.id} ({first.kind}): {first.message}")
+
+
+def _print_result(loop: Search, history: History) -> None:
+    """What came of a search, in words."""
     print_front(history)
     counts = ", ".join(f"{number} {name}" for name, number in loop.outcomes.items() if number)
-    out.print(f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(folder))}")
+    out.print(
+        f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(history.run.folder))}"
+    )
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)
         example = next(failure for failure in history.failures if failure.kind == kind)
@@ -190,20 +198,6 @@ def _executor(assembly: Assembly, artifacts: Artifacts) -> Iterator[Executor]:
         ) as ray_executor,
     ):
         yield ray_executor
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """A polite request to terminate is treated like Ctrl-C: the run stays resumable and says how."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_existing(folder: Path) -> None:

@@ -23,6 +23,8 @@ from nasplat.task import Failure, Measurement, Outcome, Task, decode_outcome, de
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
 ARTIFACTS = "artifacts"
+LOCK_SECONDS = 1.0
+"""How long to wait for the lock, which readers take for an instant to see whether somebody writes."""
 
 
 class Run:
@@ -83,7 +85,7 @@ class Run:
         """
         lock = filelock.FileLock(self.folder / LOCK)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=LOCK_SECONDS)
         except filelock.Timeout:
             raise InputError(
                 f"{self.folder} is being written by another process; wait for it, or choose another --out"
