@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
-RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+ifndef RUN
+RUN := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+endif
 IN_VENV = $(VENV)/bin
 
 .PHONY: search test

@@ -54,7 +54,7 @@ class Classification(Benchmark):
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
-        self._loaded: tuple[str, Splits] | None = None
+        self._loaded: dict[str, Splits] = {}
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -117,11 +117,10 @@ class Classification(Benchmark):
         return model
 
     def _splits(self, device: str) -> Splits:
-        """The data set on a device, loaded once."""
-        if self._loaded is None or self._loaded[0] != device:
-            splits = self._dataset.load()
-            self._loaded = (
-                device,
-                Splits(splits.training.to(device), splits.validation.to(device), splits.test.to(device)),
+        """The data set on a device; read once, wherever it is needed."""
+        if device not in self._loaded:
+            splits = self._loaded.get("cpu") or self._dataset.load()
+            self._loaded[device] = Splits(
+                splits.training.to(device), splits.validation.to(device), splits.test.to(device)
             )
-        return self._loaded[1]
+        return self._loaded[device]

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,12 +13,13 @@ from nasplat.benchmark import Benchmark
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
 from nasplat.search_space import SearchSpace
-from nasplat.task import Evaluate, Measurement, Split
+from nasplat.task import Evaluate, Measurement
 
 FOLDER = "nasbench201"
 PREFIXES = {"cifar10": "c10", "cifar100": "c100", "imagenet16-120": "in16"}
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet16-120": 120}
 SIDES = {"cifar10": 32, "cifar100": 32, "imagenet16-120": 16}
+PUBLISHED_SHAPE = {"channels": 16, "cells": 5}
 TRAIN_SECONDS = "train_time_12ep_s"
 
 
@@ -27,6 +29,8 @@ class NASBench201Table(Benchmark):
     The search sees one column and the final measurement another: validation accuracy guides, test accuracy
     is the mean over all trained seeds. ``search_column=test`` lets the test column guide, as the literature
     does when it compares strategies on noise-free labels; measurements then say that they are on ``test``.
+
+    ``train_seconds`` is what training took on one GPU; for most rows the table has an additive estimate of it.
 
     Args:
         space: The space ``nasbench201``.
@@ -66,6 +70,12 @@ class NASBench201Table(Benchmark):
         if self.space.name != "nasbench201":
             raise InputError(
                 f"the benchmark nasbench201 measures the space nasbench201, but got the space {self.space.name}"
+            )
+        shape = {name: getattr(self.space, name, None) for name in PUBLISHED_SHAPE}
+        if shape != PUBLISHED_SHAPE:
+            raise InputError(
+                f"the table is of networks with {_spelt(PUBLISHED_SHAPE)}, but the space has {_spelt(shape)}; "
+                "leave the space's options out, or train with the benchmark classification"
             )
         self.prepare()
         if not self._rows:
@@ -107,8 +117,11 @@ class NASBench201Table(Benchmark):
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         self.prepare()
-        split: Split = "test"
-        return Measurement(task=measurement.task, metrics=self._look_up(measurement.task, "final"), split=split)
+        try:
+            metrics = self._look_up(measurement.task, "final")
+        except TrialFailed as error:
+            raise InputError(str(error)) from error
+        return Measurement(task=measurement.task, metrics=metrics, split="test")
 
     def _look_up(self, task: Evaluate, role: str) -> dict[str, float]:
         row = self._rows.get(task.architecture.code, {})
@@ -119,7 +132,7 @@ class NASBench201Table(Benchmark):
                 "no such fidelity",
                 f"the table was opened for {self.epochs} epochs, but {task.fidelity} were asked for",
             )
-        # The table gives seconds of the 12-epoch schedule; time is proportional to epochs.
+        # The table gives seconds of the 12-epoch schedule, estimated for most rows; time is proportional to epochs.
         seconds = row.get("seconds", float("nan")) * self.epochs / 12
         return {"accuracy": row[role] / 100, "train_seconds": seconds}
 
@@ -159,6 +172,10 @@ class NASBench201Table(Benchmark):
         raise InputError(
             f"no table in {folder} has {self.dataset} (columns {prefix}_…); there is {', '.join(present) or 'none'}"
         )
+
+
+def _spelt(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _columns(path: Path) -> list[str]:

@@ -58,10 +58,18 @@ class ExecutorConfig(_Section):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     address: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _inline_is_one_process(self) -> Self:
-        if self.name == "inline" and (self.workers > 1 or self.gpus_per_worker or self.address):
-            raise ValueError("workers, gpus_per_worker and address belong to the ray executor; add --executor ray")
+        of_ray = (self.workers, self.cpus_per_worker, self.gpus_per_worker, self.address)
+        if self.name == "inline" and of_ray != (1, 1.0, 0.0, None):
+            raise ValueError(
+                "workers, cpus_per_worker, gpus_per_worker and address belong to the ray executor; add --executor ray"
+            )
         return self
 
 
@@ -120,6 +128,11 @@ class SearchConfig(_Section):
             tuple(Constraint.parse(text) for text in self.constraints),
         )
 
+    @property
+    def workload(self) -> Workload:
+        """The benchmark on the search space, as workers are told of them."""
+        return Workload(self.space.name, self.benchmark.name, self.space.options, self.benchmark.options)
+
     def to_yaml(self) -> str:
         """The configuration as a file that `load_tree` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -172,7 +185,7 @@ class Assembly:
         config = config.resolved()
         budget = Budget(**config.budget.model_dump())
         goal = config.goal
-        workload = Workload(config.space.name, config.benchmark.name, config.space.options, config.benchmark.options)
+        workload = config.workload
         benchmark = workload.make()
         benchmark.check()
         problem = Problem(

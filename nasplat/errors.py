@@ -16,6 +16,10 @@ class RunError(NasplatError, RuntimeError):
     """A run cannot go on; the command line exits with 1."""
 
 
+class StorageError(RunError):
+    """The run's directory cannot be written, as when the disk is full; the run stops and can be resumed."""
+
+
 class StrategyError(RunError):
     """A strategy broke its contract: an infeasible proposal, too many tasks, or a divergent replay."""
 

@@ -90,6 +90,8 @@ class Constraint:
     def excess(self, metrics: Mapping[str, float]) -> float:
         """How far the metric lies beyond the bound, relative to the bound's size; 0 where it is kept."""
         value = metrics[self.metric]
+        if math.isnan(value):
+            return math.inf
         beyond = value - self.bound if self.upper else self.bound - value
         return max(0.0, beyond) / max(abs(self.bound), 1e-12)
 

@@ -31,6 +31,8 @@ SNAPSHOT_EVENTS = 2_000
 SNAPSHOT_GROWTH = 0.5
 """Past that, snapshots come each time the log has grown by this part, so that their cost stays in proportion."""
 WAIT_SECONDS = 0.5
+PARKED = 4
+"""How many times the workers' number may be outstanding, tasks that wait for the same work included."""
 
 Work: TypeAlias = tuple[str, int, int]
 
@@ -111,10 +113,9 @@ class Search:
         for task in list(self._outstanding.values()):
             self._route(task)
         while True:
-            self._ask()
+            while self._ask():
+                pass  # what memory answered has left room for more
             if not self._submitted:
-                if self._may_ask and not self._spent():
-                    continue  # everything asked for was answered from memory
                 break
             outcomes = self.executor.wait(WAIT_SECONDS)
             for outcome in outcomes:
@@ -122,7 +123,7 @@ class Search:
                 self._settle(outcome)
             if not outcomes:
                 self._notify(None)
-            self.log.sync()
+                self.log.sync()  # while events come in, the log sees to it itself
         self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
         self.log.sync()
 
@@ -134,18 +135,21 @@ class Search:
         self._elapsed()
         return self.spending.fraction(self.budget) >= 1.0
 
-    def _ask(self) -> None:
-        room = self.executor.capacity - len(self._submitted)
+    def _ask(self) -> bool:
+        """Ask for as many tasks as there is room for; whether there were any."""
+        capacity = self.executor.capacity
+        room = min(capacity - len(self._submitted), PARKED * capacity - len(self._outstanding))
         if self.budget.evaluations is not None:
             room = min(room, self.budget.evaluations - self.spending.evaluations)
         if room <= 0 or not self._may_ask or self._spent():
-            return
+            return False
         tasks = self.strategy.ask(room)
         self._check(tasks, room)
         self.log.append("ask", {"n": room, "tasks": [encode_task(task) for task in tasks]}, elapsed=self._elapsed())
         self._note_asked(tasks)
         for task in tasks:
             self._route(task)
+        return bool(tasks)
 
     def _note_asked(self, tasks: list[Task]) -> None:
         self._may_ask = bool(tasks)  # after an empty answer only an outcome can change the strategy's mind

@@ -49,7 +49,7 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
-        """A member near the given one and different from it; `prior` says which genes are favoured."""
+        """A member near the given one and different from it; `prior` weights the choices of each gene."""
 
     @abstractmethod
     def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:

@@ -15,7 +15,7 @@ class Strategy(ABC):
     Life cycle. The loop calls `ask` and `tell` in any interleaving, from one thread, and tells every asked
     task exactly once, in the order in which work ends. `ask(n)` returns at most `n` tasks; an empty list
     means "wait" while tasks are outstanding and "finished" when none are. Every task is made by
-    `problem.evaluate` or `problem.train_supernet` and returned before the next is made, and every proposed
+    `problem.evaluate` or `problem.train_supernet` and returned in the order made, and every proposed
     architecture is feasible.
 
     Determinism. The same seed and the same sequence of asks and tells give the same proposals: every random

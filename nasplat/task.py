@@ -68,7 +68,7 @@ class Spent:
     Args:
         seconds: Wall-clock time of the work itself, on one device.
         images: Training images processed.
-        device: ``cpu`` or ``cuda``, with the model's name where it is known.
+        device: ``cpu`` or ``cuda``.
         worker: The process that did it, as ``host:pid``.
         started: Seconds since 1970 when the work began.
     """

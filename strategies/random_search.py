@@ -1,5 +1,6 @@
 """Random search: the baseline every other strategy must beat."""
 
+from itertools import takewhile
 from typing import Any
 
 from nasplat.problem import Problem
@@ -23,7 +24,7 @@ class RandomSearch(Strategy):
 
     def ask(self, n: int) -> list[Task]:
         drawn = (self._repeats.sample() for _ in range(n))
-        return [task for task in drawn if task is not None]
+        return [task for task in takewhile(bool, drawn) if task]
 
     def tell(self, outcome: Outcome) -> None:
         pass  # sampling does not learn

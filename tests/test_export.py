@@ -109,7 +109,7 @@ def test_an_export_is_three_files_that_say_where_they_come_from(
         assert description["measured"] == {"split": "validation", **measurement.metrics}
         assert description["final"]["split"] == "test"
         assert description["run"] == {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": 1}
-        assert description["environment"]["versions"]["torch"] == version("torch")
+        assert description["versions"]["torch"] == version("torch")
 
 
 def test_the_exported_weights_are_the_measured_artifact_byte_for_byte(
@@ -459,7 +459,7 @@ def test_a_run_on_a_table_has_no_weights_unless_fresh_ones_will_do(table_run: Ru
     assert not target.exists()
     description = bundle.export(table_run, measurement, target, untrained=True)
     assert description["trained"] is False
-    assert description["measured"]["accuracy"] == 0.5
+    assert "measured" not in description, "the figures of a table are not those of fresh weights"
     assert {path.name for path in target.iterdir()} == FILES
     network = bundle.load(target)
     assert sum(parameter.numel() for parameter in network.parameters()) == measurement.metrics["params"]

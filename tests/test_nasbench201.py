@@ -536,7 +536,7 @@ def test_an_empty_value_is_not_measured_and_harms_no_other(write: TableWriter) -
         measured(benchmark, "333333")
     without_test = measured(benchmark, "222222")
     assert without_test.metrics["accuracy"] == 0.51
-    with pytest.raises(TrialFailed, match="nasbench201:222222"):
+    with pytest.raises(InputError, match="nasbench201:222222"):
         benchmark.final(without_test, device="cpu", artifacts=Parcel())
     without_seconds = measured(benchmark, "111111")
     assert without_seconds.metrics["accuracy"] == 0.52

@@ -42,7 +42,7 @@ def export(
         f"  architecture   {measurement.architecture}  "
         f"({figure('params', cost['params'])} parameters, {figure('macs', cost['macs'])} MACs)"
     )
-    for title, figures in (("searched on", description["measured"]), ("final", description.get("final"))):
+    for title, figures in (("searched on", description.get("measured")), ("final", description.get("final"))):
         if figures:
             metrics = ", ".join(
                 f"{name} {figure(name, value)}" for name, value in figures.items() if name not in ("split", *cost)

@@ -16,6 +16,7 @@ from nasplat.cli.output import (
 )
 from nasplat.errors import InputError, NasplatError
 from nasplat.run.directory import LOG, History, Run
+from nasplat.task import Measurement
 from nasplat.units import duration, figure, shown_metrics
 
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
@@ -56,22 +57,56 @@ def show(
     run: RunArgument,
     front: Annotated[bool, typer.Option("--front", help="Only the front, whole.")] = False,
     top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
+    architecture: Annotated[
+        str | None, typer.Option(help="Only the trials of this architecture, by its code.", show_default=False)
+    ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="With --front: also measure on the test split, which the search never saw.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show what a run found: its best trials, or its front."""
+    """Show what a run found: its best trials, its front, or one architecture."""
+    if test and not front:
+        raise InputError("--test measures the members of the front; give --front too")
+    if front and architecture is not None:
+        raise InputError("--front and --architecture exclude each other; leave one out")
     opened = Run(run)
     history = opened.history()
-    goal = opened.config.goal
-    if json:
-        value: Any = [describe(member) for member in history.front]
-        if not front:
-            value = {**_summary(run), "front": value, "failures": _failures(history)}
-        print_json(value)
-        return
     if front:
-        print_front(history)
-        return
-    summary = _summary(run)
+        _show_front(history, test=test, json=json)
+    elif architecture is not None:
+        wanted = opened.config.workload.make().space.parse(architecture)
+        found = [m for m in history.measurements if m.architecture == wanted]
+        if json:
+            print_json([describe(measurement) for measurement in found])
+        else:
+            print_measurements(f"{len(found)} trials of {wanted}", found, opened.config.goal)
+    elif json:
+        front_json = [describe(member) for member in history.front]
+        print_json({**_summary(run), "front": front_json, "failures": _failures(history)})
+    else:
+        _show_run(history, top)
+
+
+def _show_front(history: History, *, test: bool, json: bool) -> None:
+    final: dict[int, Measurement] = {}
+    if test:
+        benchmark = history.run.config.workload.make()
+        artifacts = history.run.artifacts
+        final = {m.id: benchmark.final(m, device="cpu", artifacts=artifacts) for m in history.front}
+    if json:
+        print_json(
+            [
+                describe(member) | ({"final": describe(final[member.id])} if member.id in final else {})
+                for member in history.front
+            ]
+        )
+    else:
+        print_front(history, final)
+
+
+def _show_run(history: History, top: int) -> None:
+    goal, summary = history.run.config.goal, _summary(history.run.folder)
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")

@@ -16,6 +16,7 @@ class Interruption:
     def __init__(self) -> None:
         self._noted = False
         self._armed = False
+        self._closing = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -49,7 +50,13 @@ class Interruption:
         self._armed = True
         self.check()
 
+    def disarm(self) -> None:
+        """From here on signals are ignored: what is being cleaned up is not to be left half-way."""
+        self._closing = True
+
     def _strike(self, signum: int, frame: FrameType | None) -> None:
+        if self._closing:
+            return
         if self._armed or self._noted:
             raise KeyboardInterrupt
         self._noted = True

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -51,20 +51,31 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         Console(width=10_000, highlight=False).print(table, crop=False, no_wrap=True)
 
 
-def print_measurements(title: str, measurements: Sequence[Measurement], goal: Goal) -> None:
-    """One row for each measurement."""
+def print_measurements(
+    title: str, measurements: Sequence[Measurement], goal: Goal, final: Mapping[int, Measurement] | None = None
+) -> None:
+    """One row for each measurement; with final measurements, what those say of the first objective."""
     metrics = shown_metrics(goal)
+    first = metrics[0]
     print_table(
         title,
-        ["trial", "architecture", *metrics],
-        ([str(m.id), m.architecture.code, *(figure(name, m.metrics[name]) for name in metrics)] for m in measurements),
+        ["trial", "architecture", *metrics, *([f"test {first}"] if final else [])],
+        (
+            [
+                str(m.id),
+                m.architecture.code,
+                *(figure(name, m.metrics[name]) for name in metrics),
+                *([figure(first, final[m.id].metrics.get(first, m.metrics[first]))] if final else []),
+            ]
+            for m in measurements
+        ),
     )
 
 
-def print_front(history: History) -> None:
+def print_front(history: History, final: Mapping[int, Measurement] | None = None) -> None:
     """The front of a run, whole."""
     title = f"Front: {len(history.front)} of {len(history.measured)} measured"
-    print_measurements(title, history.front, history.run.config.goal)
+    print_measurements(title, history.front, history.run.config.goal, final)
 
 
 def describe(measurement: Measurement) -> dict[str, Any]:

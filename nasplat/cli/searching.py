@@ -22,7 +22,6 @@ from nasplat.run.directory import ARTIFACTS, History, Run, next_free
 from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
-from nasplat.task import Evaluate
 from nasplat.units import duration
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -107,19 +106,29 @@ def resume(
         int | None, typer.Option(help="A new budget of evaluations in all.", show_default=False)
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="A new budget of seconds in all.", show_default=False)] = None,
+    images: Annotated[
+        int | None, typer.Option(help="A new budget of training images in all.", show_default=False)
+    ] = None,
+    device_seconds: Annotated[
+        float | None, typer.Option(help="A new budget of device-seconds in all.", show_default=False)
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Another number of Ray workers.", show_default=False)] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Another Ray cluster.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted or killed, or that gets a larger budget."""
     opened = Run(run)
-    config, history = opened.config, opened.history()
-    given = {name: value for name, value in (("evaluations", evaluations), ("seconds", seconds)) if value is not None}
-    budget = config.budget.model_copy(update=given)
-    assembly = Assembly.of(config.model_copy(update={"budget": budget}))
-    spent = sum(isinstance(task, Evaluate) for task in history.asked.values())
-    if evaluations is not None and evaluations < spent:
-        raise InputError(
-            f"{run} has asked for {spent} evaluations already, more than a budget of {evaluations}; give a larger one"
-        )
+    tree, history = opened.config.model_dump(mode="json"), opened.history()
+    limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
+    for name, limit in limits.items():
+        spent = getattr(history.spending, name)
+        if limit is not None and limit < spent:
+            raise InputError(
+                f"{run} has spent {spent:g} {name} already, more than a budget of {limit:g}; give a larger one"
+            )
+    _merge(tree, "budget", limits)
+    _merge(tree, "executor", {"workers": workers, "address": ray_address})
+    assembly = Assembly.of(SearchConfig.read(tree))
     _search(assembly, run, create=False, json=json)
 
 
@@ -134,8 +143,11 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress)
-                interruption.arm()
-                loop.run()
+                try:
+                    interruption.arm()
+                    loop.run()
+                finally:
+                    interruption.disarm()
     except KeyboardInterrupt:
         go_on = f"go on with: nasplat resume {escape(shlex.quote(str(folder)))}"
         err.print(f"interrupted; {go_on if is_taken(folder) else 'nothing was created'}")

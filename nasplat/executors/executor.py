@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
-from nasplat.errors import TrialFailed
+from nasplat.errors import StorageError, TrialFailed
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
-from nasplat.task import Evaluate, Failure, Outcome, Spent, Task
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, Trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +80,32 @@ def perform(task: Task, benchmark: Benchmark, *, device: str, artifacts: Artifac
     """Do a task's work; whatever exception ends it becomes a `Failure` with its traceback."""
     started, clock = time.time(), time.perf_counter()
     try:
-        outcome = _dispatch(task, benchmark, device, artifacts)
-    except Exception as error:  # noqa: BLE001  a benchmark is foreign code: any exception of it is its trial's end
+        outcome = _sound(_dispatch(task, benchmark, device, artifacts), task)
+    except StorageError:
+        raise  # no fault of the trial
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a benchmark is foreign code, its trial ends with it
         kind = error.kind if isinstance(error, TrialFailed) else type(error).__name__
         outcome = Failure(task=task, kind=kind, message=str(error), traceback=traceback.format_exc())
     spent = Spent(
         seconds=time.perf_counter() - clock,
         images=outcome.spent.images,
         device=device,
-        worker=_WORKER,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
         started=started,
     )
     return replace(outcome, spent=spent)
+
+
+def _sound(outcome: Outcome, task: Task) -> Outcome:
+    """An outcome of the very task, with plain numbers, whatever kind of numbers the benchmark computes with."""
+    if not isinstance(outcome, Measurement | Trained | Failure):
+        raise TypeError(f"a benchmark is to return a Measurement or Trained, but returned {outcome!r}")
+    images = replace(outcome.spent, images=int(outcome.spent.images))
+    if isinstance(outcome, Measurement):
+        assert isinstance(task, Evaluate)
+        metrics = {str(name): float(value) for name, value in outcome.metrics.items()}
+        return replace(outcome, task=task, metrics=metrics, spent=images)
+    return replace(outcome, spent=images)
 
 
 def _dispatch(task: Task, benchmark: Benchmark, device: str, artifacts: Artifacts) -> Outcome:
@@ -109,6 +123,3 @@ def cuda_is_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-_WORKER = f"{socket.gethostname()}:{os.getpid()}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from nasplat.artifact import Artifacts, Handle, Parcel
 from nasplat.errors import InputError, RunError
@@ -28,7 +28,9 @@ from nasplat.task import (
 )
 
 START_SECONDS = 180.0
-"""How long the first worker may take to come up."""
+"""How long a search with no worker at all waits for one to come up."""
+DEATHS_PER_WORKER = 3
+"""How many deaths in a row, for each worker, end the run."""
 
 KNOCK_SECONDS = 10.0
 """How long a cluster's address may take to answer."""
@@ -97,6 +99,7 @@ class RayExecutor(Executor):
         self._waiting: deque[Task] = deque()
         self._workers = workers
         self._deaths_in_a_row = 0
+        self._last_death = ""
         self._started_ray = _connect(address, cpus=workers * cpus_per_worker)
         try:
             _require(CPU=workers * cpus_per_worker, GPU=workers * gpus_per_worker)
@@ -118,6 +121,7 @@ class RayExecutor(Executor):
     def wait(self, timeout: float) -> list[Outcome]:
         pending = [*self._busy, *self._starting]
         if not pending:
+            self._despair()
             return []
         done, _ = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=True)
         if done:  # whatever else has come in meanwhile is taken along
@@ -129,10 +133,12 @@ class RayExecutor(Executor):
             else:
                 outcomes.append(self._collect(reference))
         self._dispatch()
+        if not outcomes:  # what has come in is handed over before anything is given up
+            self._despair()
         return outcomes
 
     def close(self) -> None:
-        for actor in (*self._idle, *self._starting.values(), *(actor for actor, _ in self._busy.values())):
+        for actor in (*self._idle, *(actor for actor, _ in (*self._starting.values(), *self._busy.values()))):
             ray.kill(actor)
         self._idle.clear()
         self._starting.clear()
@@ -144,28 +150,43 @@ class RayExecutor(Executor):
 
     def _start_worker(self) -> None:
         actor: Any = ray.remote(Worker).options(**self._options).remote(self._workload, self._device)
-        self._starting[actor.ready.remote()] = actor
+        self._starting[actor.ready.remote()] = actor, time.monotonic()
 
     def _await_first_worker(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
         while not self._idle:
-            starting: list[Any] = [*self._starting]
-            done, _ = ray.wait(starting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                raise RunError(
-                    f"no worker came up within {START_SECONDS:.0f} s; other work may hold the cluster's "
-                    f"{self._options['num_cpus']:g} CPUs and {self._options['num_gpus']:g} GPUs that one needs"
-                )
-            self._take_in(done[0])
+            self.wait(0.5)
+            if self._deaths_in_a_row and not self._idle:
+                raise RunError(f"a worker could not be started: {self._last_death}")
 
     def _take_in(self, reference: Any) -> None:
         """A worker has come up, or has failed to."""
-        actor = self._starting.pop(reference)
+        actor, _ = self._starting.pop(reference)
         try:
             ray.get(reference)
         except RayError as error:
-            raise RunError(f"a worker could not be started: {_last_line(error)}") from error
-        self._idle.append(actor)
+            self._replace(actor, error)
+        else:
+            self._idle.append(actor)
+
+    def _replace(self, actor: Any, error: RayError) -> None:
+        """Bury a worker and start another, unless too many have died with nothing done between."""
+        ray.kill(actor)
+        self._deaths_in_a_row += 1
+        self._last_death = _reason(error)
+        if self._deaths_in_a_row <= DEATHS_PER_WORKER * self._workers:
+            self._start_worker()
+
+    def _despair(self) -> None:
+        """Give up where no task can be run any more."""
+        if self._busy or self._idle:
+            return
+        if not self._starting:
+            raise RunError(f"{self._deaths_in_a_row} workers died in a row, the last so: {self._last_death}")
+        if time.monotonic() - min(since for _, since in self._starting.values()) > START_SECONDS:
+            raise RunError(
+                f"no worker came up within {START_SECONDS:.0f} s; other work may hold the cluster's "
+                f"{self._options['num_cpus']:g} CPUs and {self._options['num_gpus']:g} GPUs that one needs"
+            )
 
     def _dispatch(self) -> None:
         while self._idle and self._waiting:
@@ -177,17 +198,13 @@ class RayExecutor(Executor):
         actor, task = self._busy.pop(reference)
         try:
             body, artifacts = ray.get(reference)
-        except RayActorError as error:
-            self._deaths_in_a_row += 1
-            if self._deaths_in_a_row > 3 * self._workers:
-                raise RunError(
-                    f"{self._deaths_in_a_row} workers died in a row, the last at task {task.id}: {_last_line(error)}"
-                ) from error
-            self._start_worker()
-            return Failure(task=task, kind="worker died", message=_last_line(error), traceback=str(error))
-        except RayError as error:
+        except RayTaskError as error:  # raised inside a worker that lives on
             self._idle.append(actor)
-            return Failure(task=task, kind=type(error).__name__, message=_last_line(error), traceback=str(error))
+            return Failure(task=task, kind=type(error).__name__, message=_reason(error), traceback=str(error))
+        except RayError as error:
+            self._replace(actor, error)
+            kind = "out of memory" if isinstance(error, OutOfMemoryError) else "worker died"
+            return Failure(task=task, kind=kind, message=_reason(error), traceback=str(error))
         self._deaths_in_a_row = 0
         self._idle.append(actor)
         for data in artifacts.values():
@@ -247,6 +264,13 @@ def _require(**wanted: float) -> None:
                 f"the workers need {amount:g} {resource}s together, but Ray has {present.get(resource, 0.0):g}; "
                 f"use fewer --workers or a smaller --{resource.lower()}s-per-worker"
             )
+
+
+def _reason(error: RayError) -> str:
+    """What a worker died of, in one line; an error in its own code stands at the end, Ray's verdict at the start."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    own = isinstance(error, RayTaskError) or "creation task" in str(error)
+    return (lines[-1] if own else lines[0]) if lines else type(error).__name__
 
 
 def _last_line(error: Exception) -> str:

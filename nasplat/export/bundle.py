@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nasplat.architecture import IO, Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError, RunError
-from nasplat.executors.executor import Workload
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
@@ -83,7 +82,7 @@ def export(
         raise InputError(f"{folder} exists; choose another --out")
     if untrained and test:
         raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")
-    config, benchmark = run.config, _benchmark(run)
+    config, benchmark = run.config, run.config.workload.make()
     architecture, io = measurement.architecture, benchmark.io
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
@@ -95,10 +94,12 @@ def export(
         "outputs": io.outputs,
         "cost": benchmark.space.cost(architecture, io).metrics(),
         "trained": not untrained,
-        "measured": {"split": measurement.split, **measurement.metrics},
         "run": {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": measurement.task.fidelity},
-        "environment": run.environment,
+        "versions": run.environment["versions"],
+        "revision": run.environment["git"]["code"],
     }
+    if not untrained:
+        description["measured"] = {"split": measurement.split, **measurement.metrics}
     if test:
         final = benchmark.final(measurement, device="cpu", artifacts=run.artifacts)
         description["final"] = {"split": final.split, **final.metrics}
@@ -183,11 +184,6 @@ def verify(
         largest = max(largest, difference) if difference == difference else difference  # a NaN is the largest
         scale = max(scale, expected.abs().max().item())
     return Verification(largest, TOLERANCE * scale, batches)
-
-
-def _benchmark(run: Run) -> Benchmark:
-    config = run.config
-    return Workload(config.space.name, config.benchmark.name, config.space.options, config.benchmark.options).make()
 
 
 def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:

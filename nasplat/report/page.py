@@ -1,6 +1,7 @@
 """One HTML file about a run, with nothing loaded from elsewhere."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-import nasplat
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
 from nasplat.run.directory import History, Run
@@ -51,7 +51,6 @@ def render(run: Run, history: History) -> str:
     config = run.config.model_dump(mode="json")
     return page.render(
         name=run.folder.resolve().name,
-        version=nasplat.__version__,
         status=history.status,
         config=config,
         config_yaml=yaml.safe_dump(config, sort_keys=False),
@@ -66,20 +65,25 @@ def render(run: Run, history: History) -> str:
         seconds=duration(history.elapsed[-1]) if history.elapsed else "no time",
         metrics=metrics,
         front=[(m.id, m.architecture.code, [figure(name, m.metrics[name]) for name in metrics]) for m in front],
-        failures=[(kind, kinds.count(kind)) for kind in sorted(set(kinds))],
-        progress=_progress(history, goal.objectives[0]) if measured else None,
+        failures=[
+            (kind, kinds.count(kind), next(f for f in history.failures if f.kind == kind))
+            for kind in sorted(set(kinds))
+        ],
+        progress=_progress(history, goal) if measured else None,
         fronts=[_front(measured, front, goal, other) for other in goal.objectives[1:]] if measured else [],
     )
 
 
-def _progress(history: History, objective: Objective) -> Markup:
-    """Every measurement's first objective over the evaluations, and the best so far."""
-    numbers, values = [], []
+def _progress(history: History, goal: Goal) -> Markup:
+    """Every measurement's first objective over the evaluations, and the best so far that keeps the constraints."""
+    objective = goal.objectives[0]
+    numbers, values, kept = [], [], []
     for number, outcome in enumerate(history.outcomes, 1):
         if isinstance(outcome, Measurement):
             numbers.append(number)
             values.append(outcome.metrics[objective.metric])
-    best = (np.maximum if objective.maximize else np.minimum).accumulate(values)
+            kept.append(values[-1] if not goal.violation(outcome) else math.nan)
+    best = (np.fmax if objective.maximize else np.fmin).accumulate(kept)
     figure_, axes = _axes("evaluations", _label(objective))
     axes.scatter(numbers, values, s=12, color=DOT, linewidths=0, label="each", rasterized=len(values) > 2000)
     axes.step(numbers, best, where="post", color=LINE, linewidth=1.8, label="best so far")
@@ -99,8 +103,9 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     across, up = points(measured)
     axes.scatter(across, up, s=12, color=DOT, linewidths=0, label="measured", rasterized=len(measured) > 2000)
     members = sorted(front, key=lambda m: m.metrics[other.metric])
-    style = "-o" if len(goal.objectives) == 2 else "o"
-    axes.plot(*points(members), style, color=LINE, markersize=5, linewidth=1.2, label="front")
+    if len(goal.objectives) == 2:  # between its members a front promises no more than the cheaper one gives
+        axes.step(*points(members), where="post", color=LINE, linewidth=1.2)
+    axes.plot(*points(members), "o", color=LINE, markersize=5, label="front")
     _focus(axes, up, first)
     if min(across) > 0 and max(across) > 20 * min(across):
         axes.set_xscale("log")

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import filelock
 
+from nasplat.budget import Spending
 from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError, RunError
 from nasplat.objective import knee
@@ -19,7 +20,7 @@ from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog
 from nasplat.run.files import is_taken, write_atomically
 from nasplat.run.shelf import Shelf
-from nasplat.task import Failure, Measurement, Outcome, Task, decode_outcome, decode_task
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, decode_outcome, decode_task
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
 ARTIFACTS = "artifacts"
@@ -178,6 +179,17 @@ class History:
             raise RunError(f"the event log of {run.folder} is damaged: {error!r}") from error
         finally:
             log.close()
+
+    @cached_property
+    def spending(self) -> Spending:
+        """What was spent so far."""
+        spending = Spending(
+            evaluations=sum(isinstance(task, Evaluate) for task in self.asked.values()),
+            seconds=self.elapsed[-1] if self.elapsed else 0.0,
+        )
+        for outcome in self.outcomes:
+            spending.add(outcome)
+        return spending
 
     @property
     def status(self) -> str:

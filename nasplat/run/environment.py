@@ -16,7 +16,7 @@ def environment() -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "command": sys.argv,
-        "git": {"code": _revision(Path(__file__).parent), "working_directory": _revision(Path.cwd())},
+        "git": {"code": _revision_of_code(), "working_directory": _revision(Path.cwd())},
     }
 
 
@@ -25,6 +25,16 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _revision_of_code() -> str | None:
+    """The commit of this code, where it is a checkout and not installed inside of somebody else's."""
+    here = Path(__file__).resolve()
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return _revision(here.parent)
 
 
 def _revision(folder: Path) -> str | None:

@@ -5,11 +5,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nasplat.errors import RunError
+from nasplat.errors import RunError, StorageError
 from nasplat.run.state import pack, unpack
 
 FORMAT = 1
@@ -84,22 +85,27 @@ class EventLog:
         """
         if not path.exists():
             raise RunError(f"there is no event log {path}")
-        try:
-            if write:
-                connection = sqlite3.connect(path, isolation_level=None)
-            else:
-                # A reader shares the writer's side files, and takes them away if it is the last one out. Where
-                # there is no room for them nobody writes, so that the file can be taken for immutable.
-                sealed = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
-                uri = f"{path.resolve().as_uri()}?{'mode=ro&immutable=1' if sealed else 'mode=rw'}"
+        if write:
+            uri = f"{path.resolve().as_uri()}?mode=rw"
+        else:
+            # A reader shares the writer's side files, and takes them away if it is the last one out. Where
+            # there is no room for them nobody writes, so that the file can be taken for immutable.
+            sealed = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+            uri = f"{path.resolve().as_uri()}?{'mode=ro&immutable=1' if sealed else 'mode=rw'}"
+        with ExitStack() as undo:
+            try:
                 connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-                connection.execute("PRAGMA query_only=ON")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version != FORMAT:
-                raise RunError(f"{path} has format {version}, but this version of nasplat reads format {FORMAT}")
-            return cls._configured(connection, path, write=write)
-        except sqlite3.Error as error:
-            raise RunError(f"the event log {path} cannot be read: {error}") from error
+                undo.callback(connection.close)
+                if not write:
+                    connection.execute("PRAGMA query_only=ON")
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version != FORMAT:
+                    raise RunError(f"{path} has format {version}, but this version of nasplat reads format {FORMAT}")
+                log = cls._configured(connection, path, write=write)
+            except sqlite3.Error as error:
+                raise RunError(f"the event log {path} cannot be read: {error}") from error
+            undo.pop_all()
+        return log
 
     @classmethod
     def _configured(cls, connection: sqlite3.Connection, path: Path, *, write: bool) -> Self:
@@ -111,7 +117,7 @@ class EventLog:
         """Add an event; returns its number.
 
         Raises:
-            RunError: It could not be written, as when the disk is full.
+            StorageError: It could not be written, as when the disk is full.
         """
         try:
             self._connection.execute(
@@ -119,7 +125,7 @@ class EventLog:
                 (self.last + 1, kind, elapsed, json.dumps(body, separators=(",", ":"))),
             )
         except sqlite3.Error as error:
-            raise RunError(f"the event log {self._path} cannot be written: {error}") from error
+            raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
         self.last += 1
         self._unsynced = True
         if time.monotonic() - self._synced_at >= SYNC_SECONDS:
@@ -129,7 +135,10 @@ class EventLog:
     def sync(self) -> None:
         """Bring everything appended to the disk; costs nothing when it is there already."""
         if self._unsynced:
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error as error:
+                raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
             self._unsynced = False
         self._synced_at = time.monotonic()
 
@@ -157,7 +166,7 @@ class EventLog:
                 self._connection.execute("DELETE FROM snapshots")
                 self._connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (self.last, body, arrays))
         except sqlite3.Error as error:
-            raise RunError(f"the event log {self._path} cannot be written: {error}") from error
+            raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
 
     def snapshot(self) -> tuple[int, dict[str, Any]] | None:
         """The newest snapshot with the number of the event that it follows.
@@ -175,10 +184,15 @@ class EventLog:
 
     def close(self) -> None:
         """Close the file; a log that its writer has closed is complete in one file."""
-        if self._writes:
-            self._writes = False
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        elif not self._closed:
-            self._connection.execute("PRAGMA query_only=OFF")  # the last one out takes the side files away
+        if self._closed:
+            return
         self._closed = True
-        self._connection.close()
+        try:
+            # Tidiness only, which a full disk may refuse: every event is in the file or its side file already.
+            with suppress(sqlite3.Error):
+                if self._writes:
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                else:
+                    self._connection.execute("PRAGMA query_only=OFF")  # the last one out takes the side files away
+        finally:
+            self._connection.close()

@@ -18,6 +18,8 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a name must not outlive a power cut that its content does not
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nasplat.artifact import Artifacts, Handle
-from nasplat.errors import RunError
+from nasplat.errors import RunError, StorageError
 from nasplat.run.files import write_atomically
 
 
@@ -22,11 +22,19 @@ class Shelf(Artifacts):
         return self.folder / handle.digest[:2] / f"{handle.digest[2:]}.safetensors"
 
     def put(self, data: bytes) -> Handle:
+        """Keep the data as a file.
+
+        Raises:
+            StorageError: It cannot be written, as when the disk is full.
+        """
         handle = Handle.of(data)
         path = self.path(handle)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, data)
+            except OSError as error:
+                raise StorageError(f"an artifact cannot be written to {self.folder}: {error.strerror}") from error
         return handle
 
     def get(self, handle: Handle) -> bytes:
