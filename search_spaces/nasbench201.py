@@ -62,11 +62,13 @@ class NASBench201(GeneSpace):
         """Equal for the codes of one of the 6,466 classes that the published table distinguishes.
 
         A skip connection stands for the node it copies, an edge out of a node that carries nothing for zero,
-        and the terms of a sum are sorted as text. Networks of one class compute the same function, except that
-        a convolution on a node that carries nothing still adds what its batch norm learns to shift by: a
-        constant for each channel, which the published rule takes for zero. The converse does not hold: the
-        rule keeps zeros as terms and merges sums within sums only where the text happens to agree, so it tells
-        some equal networks apart. Its spelling decides which, and is therefore kept.
+        and the terms of a sum are sorted as text. With equal weights for equal operations, networks of one
+        class compute the same function, except that a convolution on a node that carries nothing still adds
+        what its batch norm learns to shift by: a constant for each channel, which the published rule takes for
+        zero. Trained, they can differ more: two convolutions of one node, summed, share a class with twice one
+        convolution. The converse does not hold either: the rule keeps zeros as terms and merges sums within
+        sums only where the text happens to agree, so it tells some equal networks apart. Its spelling decides
+        which, and is therefore kept.
         """
         nodes = ["0"]
         for operations in self._nodes(architecture):

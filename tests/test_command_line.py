@@ -490,6 +490,8 @@ def test_a_run_that_somebody_writes_is_not_resumed(run: Path, nasplat: CommandLi
         (["--evaluations", "0"], ["positive", "evaluations=0"]),
         (["--seconds", "-1"], ["positive", "seconds=-1"]),
         (["--evaluations", "5"], ["12 evaluations", "5"]),
+        (["--seconds", "1e-9"], ["seconds already", "1e-09"]),
+        (["--device-seconds", "1e-12"], ["device_seconds already", "1e-12"]),
     ],
 )
 def test_a_resumed_run_is_not_given_a_budget_that_it_has_passed(
@@ -498,6 +500,46 @@ def test_a_resumed_run_is_not_given_a_budget_that_it_has_passed(
     before = listing(tmp_path)
     check_refused(command("resume", "run", *flags), *said)
     assert listing(tmp_path) == before
+
+
+def test_one_architecture_is_looked_up_by_code_or_official_string(run: Path, command: CommandLine) -> None:
+    trials = strict_json(command("show", "run", "--json").stdout)["front"]
+    code = trials[0]["architecture"]
+    for given in (code, NASBench201().official(NASBench201().parse(code))):
+        done = command("show", "run", "--architecture", given, "--json")
+        check_done(done)
+        assert {trial["architecture"] for trial in strict_json(done.stdout)} == {code}
+    check_done(command("show", "run", "--architecture", code))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("33431x", ["gene 6 (3<-2)", "'x'", "0 (none)", "4 (avg_pool_3x3)"]),
+        ("33431", ["6 symbols", "has 5"]),
+        ("|none~0|+|none~0|none~1|+|skip~0|none~1|none~2|", ["edge 3<-0", "'skip'", "skip_connect"]),
+    ],
+)
+def test_a_malformed_architecture_is_refused_with_its_gene(
+    code: str, said: list[str], run: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    before = listing(tmp_path)
+    check_refused(command("show", "run", "--architecture", code), *said)
+    assert listing(tmp_path) == before
+
+
+def test_the_front_is_measured_on_the_test_split_when_asked(run: Path, command: CommandLine) -> None:
+    plain_front = strict_json(command("show", "run", "--front", "--json").stdout)
+    assert all("final" not in member for member in plain_front)
+    tested = strict_json(command("show", "run", "--front", "--test", "--json").stdout)
+    assert [member["architecture"] for member in tested] == [member["architecture"] for member in plain_front]
+    assert {member["final"]["split"] for member in tested} == {"test"}
+    assert all(0 <= member["final"]["metrics"]["accuracy"] <= 1 for member in tested)
+    done = command("show", "run", "--front", "--test")
+    check_done(done)
+    assert "test accuracy" in done.stdout
+    check_refused(command("show", "run", "--test"), "--test", "--front")
+    check_refused(command("show", "run", "--front", "--architecture", "000000"), "--front", "--architecture")
 
 
 def test_a_damaged_run_says_so_and_hides_no_other(run: Path, command: CommandLine, tmp_path: Path) -> None:

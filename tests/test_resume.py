@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
 
@@ -675,6 +675,24 @@ def test_remembering_counts_against_the_budget_and_pays_for_each_kind_of_work_on
     assert benchmark.measured == sorted(first.values())
     assert search.outcomes == {"measured": len(first), "remembered": 120 - len(first), "trained": 0, "failed": 0}
     assert len(first) < 40
+
+
+def test_answers_from_memory_leave_no_lane_idle(log: EventLog) -> None:
+    class Counting(Lanes):
+        """Notes how many tasks it has whenever it is waited for."""
+
+        queued: ClassVar[list[int]] = []
+
+        def wait(self, timeout: float) -> list[Outcome]:
+            self.queued.append(len(self._queue))
+            return super().wait(timeout)
+
+    benchmark = Scripted()
+    strategy = STRATEGIES.get("random_search")(problem(benchmark), repeats="remember")  # type: ignore[call-arg]
+    search = Search(strategy.problem, strategy, Counting(benchmark), log, Budget(evaluations=120))
+    search.run()
+    assert search.outcomes["remembered"] > 60
+    assert set(Counting.queued[:-2]) == {2}  # at the end there is nothing left to ask for
 
 
 def test_measuring_again_is_not_answered_from_memory(log: EventLog) -> None:

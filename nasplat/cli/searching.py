@@ -120,15 +120,15 @@ def resume(
     opened = Run(run)
     tree, history = opened.config.model_dump(mode="json"), opened.history()
     limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
+    _merge(tree, "budget", limits)
+    _merge(tree, "executor", {"workers": workers, "address": ray_address})
+    assembly = Assembly.of(SearchConfig.read(tree))
     for name, limit in limits.items():
         spent = getattr(history.spending, name)
         if limit is not None and limit < spent:
             raise InputError(
                 f"{run} has spent {spent:g} {name} already, more than a budget of {limit:g}; give a larger one"
             )
-    _merge(tree, "budget", limits)
-    _merge(tree, "executor", {"workers": workers, "address": ray_address})
-    assembly = Assembly.of(SearchConfig.read(tree))
     _search(assembly, run, create=False, json=json)
 
 
