@@ -66,6 +66,8 @@ def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) 
     if problem["type"] == "missing":
         return f"{place} is missing; it has no default"
     message = str(problem["msg"])
+    if problem["type"] == "value_error":  # a rule of our own, which says all there is to say
+        return f"{place}: {message.removeprefix('Value error, ')}"
     return f"{place}: {message[:1].lower()}{message[1:]}, but got {problem['input']!r}"
 
 

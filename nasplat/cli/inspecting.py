@@ -1,5 +1,6 @@
 """`nasplat runs`, `nasplat show` and `nasplat report`: looking at what there is."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,9 +84,16 @@ def show(
             print_measurements(f"{len(found)} trials of {wanted}", found, opened.config.goal)
     elif json:
         front_json = [describe(member) for member in history.front]
-        print_json({**_summary(run), "front": front_json, "failures": _failures(history)})
+        best = [describe(measurement) for measurement in _ranked(history)[:top]]
+        print_json({**_summary(run), "best": best, "front": front_json, "failures": _failures(history)})
     else:
         _show_run(history, top)
+
+
+def _ranked(history: History) -> list[Measurement]:
+    """What was measured, the best first: by how well it keeps the constraints, then by the objectives in order."""
+    goal = history.run.config.goal
+    return sorted(history.measured, key=lambda m: (goal.violation(m), goal.losses(m)))
 
 
 def _show_front(history: History, *, test: bool, json: bool) -> None:
@@ -111,7 +119,9 @@ def _show_run(history: History, top: int) -> None:
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
     out.print(f"{'outcomes':10} {summary['outcomes']}, {summary['failed']} failed, in {duration(summary['seconds'])}")
-    ranked = sorted(history.measured, key=lambda m: (goal.violation(m), goal.losses(m)))
+    ranked = _ranked(history)
+    if summary["status"] == "interrupted":
+        out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")
     out.print()
     print_measurements(f"Best {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
     for failure in _failures(history):

@@ -16,6 +16,8 @@ from nasplat.task import Measurement
 from nasplat.units import figure, shown_metrics
 
 out = Console(soft_wrap=True, highlight=False)
+PROSE = {"what it is", "options"}
+"""The columns whose text is wrapped to the terminal; figures and names are left whole."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -41,12 +43,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     if title:
         out.print(escape(title), style="italic")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left", no_wrap=i == 0)
+    for column in columns:
+        table.add_column(column, justify="left", no_wrap=column not in PROSE)
     for row in rows:
         table.add_row(*map(escape, row))
-    if out.is_terminal:
+    if out.is_terminal and PROSE & set(columns):
         out.print(table)
+    elif out.is_terminal:
+        out.print(table, width=10_000, crop=False, no_wrap=True)
     else:
         Console(width=10_000, highlight=False).print(table, crop=False, no_wrap=True)
 

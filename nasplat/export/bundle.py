@@ -127,7 +127,7 @@ def export(
     return description
 
 
-def load(folder: Path) -> "nn.Module":
+def load(folder: Path | str) -> "nn.Module":
     """The network of an exported folder with its weights, in evaluation mode, on the CPU.
 
     Raises:
@@ -138,6 +138,7 @@ def load(folder: Path) -> "nn.Module":
 
     from nasplat.training.seeding import seeded
 
+    folder = Path(folder)
     path = folder / ARCHITECTURE
     try:
         description = _Description.model_validate_json(path.read_bytes())
