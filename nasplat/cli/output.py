@@ -39,7 +39,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table; without a terminal it is as wide as its content."""
+    """A table, as wide as its content unless prose in it can be wrapped to the terminal."""
     if title:
         out.print(escape(title), style="italic")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -49,8 +49,6 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_row(*map(escape, row))
     if out.is_terminal and PROSE & set(columns):
         out.print(table)
-    elif out.is_terminal:
-        out.print(table, width=10_000, crop=False, no_wrap=True)
     else:
         Console(width=10_000, highlight=False).print(table, crop=False, no_wrap=True)
 
