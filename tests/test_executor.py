@@ -1,6 +1,9 @@
 """What an executor makes of a benchmark's work, whatever the benchmark does."""
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 from nasplat.artifact import Artifacts, Parcel
 from nasplat.errors import StorageError
 from nasplat.executors.executor import perform
+from nasplat.run.directory import Run
 from nasplat.run.shelf import Shelf
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, decode_outcome, encode_outcome
 from nasplat.testing import ToyBenchmark, ToySpace
@@ -64,6 +68,28 @@ def test_a_benchmark_that_exits_ends_its_trial_and_not_the_search() -> None:
     outcome = performed(leave)
     assert isinstance(outcome, Failure)
     assert (outcome.kind, outcome.message) == ("SystemExit", "3")
+
+
+def test_a_search_on_a_full_disk_stops_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    search = (
+        "search --space nasbench201 --set space.channels=2 --set space.cells=1 --benchmark classification "
+        "--set benchmark.epochs=1 --strategy random_search --objective accuracy:max --evaluations 200 --out run"
+    )
+
+    def nasplat(arguments: str, limit: str) -> subprocess.CompletedProcess[str]:
+        # Files may not grow beyond so many blocks, which to a program is a disk that is full.
+        command = f"{limit}exec {shlex.quote(sys.executable)} -m nasplat {arguments}"
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=55)
+
+    stopped = nasplat(search, "ulimit -f 100; ")
+    assert stopped.returncode == 1, stopped.stderr
+    assert stopped.stderr.count("\n") == 1 and stopped.stderr.endswith("go on with: nasplat resume run\n")
+    history = Run(tmp_path / "run").history()
+    assert 0 < len(history.measured) < 30
+    assert not history.failures
+    going_on = nasplat(f"resume run --evaluations {history.spending.evaluations + 1}", "")
+    assert going_on.returncode == 0, going_on.stderr
+    assert Run(tmp_path / "run").history().outcomes[: len(history.outcomes)] == history.outcomes
 
 
 def test_a_full_disk_is_no_fault_of_the_trial(tmp_path: Path) -> None:

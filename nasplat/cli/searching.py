@@ -16,7 +16,7 @@ from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import describe, err, out, print_front, print_json
 from nasplat.cli.progress import SearchProgress
 from nasplat.config import Assembly, SearchConfig, load_tree
-from nasplat.errors import InputError, RunError
+from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
 from nasplat.run.directory import ARTIFACTS, History, Run, next_free
 from nasplat.run.files import is_taken
@@ -148,6 +148,10 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
                     loop.run()
                 finally:
                     interruption.disarm()
+    except StorageError as error:
+        if not is_taken(folder):
+            raise
+        raise RunError(f"{error}; make room, then go on with: nasplat resume {shlex.quote(str(folder))}") from error
     except KeyboardInterrupt:
         go_on = f"go on with: nasplat resume {escape(shlex.quote(str(folder)))}"
         err.print(f"interrupted; {go_on if is_taken(folder) else 'nothing was created'}")
