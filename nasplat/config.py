@@ -57,6 +57,8 @@ class ExecutorConfig(_Section):
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
     address: str | None = None
+    retries: int = Field(default=2, ge=0)
+    trial_seconds: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -65,11 +67,11 @@ class ExecutorConfig(_Section):
 
     @model_validator(mode="after")
     def _inline_is_one_process(self) -> Self:
-        of_ray = (self.workers, self.cpus_per_worker, self.gpus_per_worker, self.address)
-        if self.name == "inline" and of_ray != (1, 1.0, 0.0, None):
-            raise ValueError(
-                "workers, cpus_per_worker, gpus_per_worker and address belong to the ray executor; add --executor ray"
-            )
+        given = [
+            name for name in type(self).model_fields if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if self.name == "inline" and given:
+            raise ValueError(f"{', '.join(given)} belongs to the ray executor; add --executor ray")
         return self
 
 

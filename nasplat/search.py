@@ -4,7 +4,7 @@ import math
 import os
 import socket
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Protocol, TypeAlias
 
 from nasplat.budget import Budget, Spending
@@ -16,6 +16,7 @@ from nasplat.strategy import Strategy
 from nasplat.task import (
     Evaluate,
     Failure,
+    Incident,
     Json,
     Measurement,
     Outcome,
@@ -63,6 +64,7 @@ class Search:
         spending: What was spent so far.
         best: The measurement with the best first objective so far.
         outcomes: The number of outcomes by what they are: ``measured``, ``remembered``, ``trained``, ``failed``.
+        incidents: What went wrong around the work in this session.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Search:
         self.watcher = watcher
         self.spending = Spending()
         self.outcomes = {"measured": 0, "remembered": 0, "trained": 0, "failed": 0}
+        self.incidents: list[Incident] = []
         self.best: Measurement | None = None
         self._outstanding: dict[int, Task] = {}
         self._submitted: set[int] = set()
@@ -117,7 +120,10 @@ class Search:
                 pass  # what memory answered has left room for more
             if not self._submitted:
                 break
-            outcomes = self.executor.wait(WAIT_SECONDS)
+            try:
+                outcomes = self.executor.wait(WAIT_SECONDS)
+            finally:
+                self._note_incidents()
             for outcome in outcomes:
                 self._submitted.discard(outcome.id)
                 self._settle(outcome)
@@ -126,6 +132,11 @@ class Search:
                 self.log.sync()  # while events come in, the log sees to it itself
         self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
         self.log.sync()
+
+    def _note_incidents(self) -> None:
+        for incident in self.executor.incidents():
+            self.log.append("incident", asdict(incident), elapsed=self._elapsed())
+            self.incidents.append(incident)
 
     def _elapsed(self) -> float:
         self.spending.seconds = self._seconds_before + time.monotonic() - self._clock

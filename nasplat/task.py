@@ -155,6 +155,25 @@ class Failure:
 Outcome: TypeAlias = Measurement | Trained | Failure
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """Something that went wrong around the work rather than in it: recorded, reported, and most often overcome.
+
+    Args:
+        kind: A short name to count by: ``worker died``, ``out of memory``, ``time limit``, ``node lost``.
+        message: The cause, as far as it is known, in one line.
+        action: What was done about it: ``tried again``, ``failed`` or ``replaced``.
+        trial: The id of the task that was being worked on, if there was one.
+        worker: The process that was struck, as ``host:pid``; empty if it never came up.
+    """
+
+    kind: str
+    message: str
+    action: Literal["tried again", "failed", "replaced"]
+    trial: int | None = None
+    worker: str = ""
+
+
 def derive_seed(run_seed: int, task_id: int) -> int:
     """A task's seed: 63 bits, independent between tasks and between runs.
 

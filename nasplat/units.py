@@ -1,6 +1,7 @@
 """Figures as people read them."""
 
 from nasplat.objective import Goal
+from nasplat.task import Incident
 
 
 def figure(name: str, value: float) -> str:
@@ -34,3 +35,14 @@ def shown_metrics(goal: Goal) -> list[str]:
     """The metrics of a result table: the objectives first, then the sizes."""
     metrics = [objective.metric for objective in goal.objectives]
     return metrics + [name for name in ("params", "macs") if name not in metrics]
+
+
+def spelt(incident: Incident) -> str:
+    """An incident in one line.
+
+    >>> spelt(Incident(kind="worker died", message="its process ended", action="tried again", trial=7, worker="a:12"))
+    'worker died (trial 7, on a:12), tried again: its process ended'
+    """
+    struck = [f"trial {incident.trial}"] if incident.trial is not None else []
+    place = ", ".join(struck + ([f"on {incident.worker}"] if incident.worker else []))
+    return f"{incident.kind}{f' ({place})' if place else ''}, {incident.action}: {incident.message}"

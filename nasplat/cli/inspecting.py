@@ -1,6 +1,7 @@
 """`nasplat runs`, `nasplat show` and `nasplat report`: looking at what there is."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from nasplat.cli.output import (
 from nasplat.errors import InputError, NasplatError
 from nasplat.run.directory import LOG, History, Run
 from nasplat.task import Measurement
-from nasplat.units import duration, figure, shown_metrics
+from nasplat.units import duration, figure, shown_metrics, spelt
 
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -85,7 +86,15 @@ def show(
     elif json:
         front_json = [describe(member) for member in history.front]
         best = [describe(measurement) for measurement in _ranked(history)[:top]]
-        print_json({**_summary(run), "best": best, "front": front_json, "failures": _failures(history)})
+        print_json(
+            {
+                **_summary(run),
+                "best": best,
+                "front": front_json,
+                "failures": _failures(history),
+                "incidents": [asdict(i) for i in history.incidents],
+            }
+        )
     else:
         _show_run(history, top)
 
@@ -124,6 +133,8 @@ def _show_run(history: History, top: int) -> None:
         out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")
     out.print()
     print_measurements(f"Best {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
+    for incident in history.incidents:
+        out.print(f"[yellow]{escape(spelt(incident))}[/]")
     for failure in _failures(history):
         out.print(
             f"[yellow]trial {failure['trial']} failed[/] ({escape(failure['kind'])}): {escape(failure['message'])}"

@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,10 @@ from nasplat.run.directory import ARTIFACTS, History, Run, next_free
 from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
-from nasplat.units import duration
+from nasplat.units import duration, spelt
+
+SHOWN_INCIDENTS = 10
+"""How many incidents are named when a search ends."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -56,6 +60,14 @@ def search(
     ray_address: Annotated[
         str | None, typer.Option(help="An existing Ray cluster: auto or HOST:PORT.", show_default=False)
     ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(help="Ray: tries after a trial's worker died.  [default: 2]", show_default=False),
+    ] = None,
+    trial_seconds: Annotated[
+        float | None,
+        typer.Option(help="Ray: a trial that takes longer fails, its process is killed.", show_default=False),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="An option, as in strategy.population=50; repeatable.", show_default=False),
@@ -83,6 +95,8 @@ def search(
         "cpus_per_worker": cpus_per_worker,
         "gpus_per_worker": gpus_per_worker,
         "address": ray_address,
+        "retries": retries,
+        "trial_seconds": trial_seconds,
     }
     _merge(tree, "executor", placing)
     for assignment in set_ or []:
@@ -114,6 +128,9 @@ def resume(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Another number of Ray workers.", show_default=False)] = None,
     ray_address: Annotated[str | None, typer.Option(help="Another Ray cluster.", show_default=False)] = None,
+    trial_seconds: Annotated[
+        float | None, typer.Option(help="Another limit on the time of a trial under Ray.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted or killed, or that gets a larger budget."""
@@ -121,7 +138,7 @@ def resume(
     tree, history = opened.config.model_dump(mode="json"), opened.history()
     limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
     _merge(tree, "budget", limits)
-    _merge(tree, "executor", {"workers": workers, "address": ray_address})
+    _merge(tree, "executor", {"workers": workers, "address": ray_address, "trial_seconds": trial_seconds})
     assembly = Assembly.of(SearchConfig.read(tree))
     for name, limit in limits.items():
         spent = getattr(history.spending, name)
@@ -165,6 +182,7 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
                 "evaluations": loop.spending.evaluations,
                 "seconds": loop.spending.seconds,
                 "outcomes": loop.outcomes,
+                "incidents": [asdict(incident) for incident in loop.incidents],
                 "front": [describe(member) for member in history.front],
             }
         )
@@ -182,6 +200,12 @@ def _print_result(loop: Search, history: History) -> None:
     out.print(
         f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(history.run.folder))}"
     )
+    for incident in loop.incidents[:SHOWN_INCIDENTS]:
+        err.print(f"[yellow]{escape(spelt(incident))}[/]")
+    if len(loop.incidents) > SHOWN_INCIDENTS:
+        err.print(
+            f"[yellow]… and {len(loop.incidents) - SHOWN_INCIDENTS} more incidents; `nasplat show` has them all[/]"
+        )
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)
         example = next(failure for failure in history.failures if failure.kind == kind)
@@ -211,6 +235,8 @@ def _executor(assembly: Assembly, artifacts: Artifacts) -> Iterator[Executor]:
             cpus_per_worker=config.cpus_per_worker,
             gpus_per_worker=config.gpus_per_worker,
             address=config.address,
+            retries=config.retries,
+            trial_seconds=config.trial_seconds,
         ) as ray_executor,
     ):
         yield ray_executor

@@ -14,7 +14,9 @@ from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.errors import StorageError, TrialFailed
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
-from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, Trained
+from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained
+
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ class Executor(ABC):
             RunError: No task can be run any more.
         """
 
+    def incidents(self) -> list[Incident]:
+        """What went wrong around the work since the last call; an executor whose work cannot be struck has none."""
+        return []
+
     @abstractmethod
     def close(self) -> None:
         """End what this executor started; tasks in flight are given up."""
@@ -84,8 +90,7 @@ def perform(task: Task, benchmark: Benchmark, *, device: str, artifacts: Artifac
     except StorageError:
         raise  # no fault of the trial
     except (Exception, SystemExit) as error:  # noqa: BLE001  a benchmark is foreign code, its trial ends with it
-        kind = error.kind if isinstance(error, TrialFailed) else type(error).__name__
-        outcome = Failure(task=task, kind=kind, message=str(error), traceback=traceback.format_exc())
+        outcome = Failure(task=task, kind=_kind(error), message=str(error), traceback=traceback.format_exc())
     spent = Spent(
         seconds=time.perf_counter() - clock,
         images=outcome.spent.images,
@@ -94,6 +99,14 @@ def perform(task: Task, benchmark: Benchmark, *, device: str, artifacts: Artifac
         started=started,
     )
     return replace(outcome, spent=spent)
+
+
+def _kind(error: BaseException) -> str:
+    """A failure's short name; memory runs out under a name of its own in every library."""
+    if isinstance(error, TrialFailed):
+        return error.kind
+    name = type(error).__name__
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) or name == "OutOfMemoryError" else name
 
 
 def _sound(outcome: Outcome, task: Task) -> Outcome:

@@ -7,19 +7,29 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+)
 
 from nasplat.artifact import Artifacts, Handle, Parcel
 from nasplat.errors import InputError, RunError
-from nasplat.executors.executor import Executor, Workload, perform
+from nasplat.executors.executor import OUT_OF_MEMORY, Executor, Workload, perform
 from nasplat.task import (
     Evaluate,
     Failure,
+    Incident,
     Json,
     Outcome,
+    Spent,
     Task,
     decode_outcome,
     decode_task,
@@ -28,9 +38,11 @@ from nasplat.task import (
 )
 
 START_SECONDS = 180.0
-"""How long a search with no worker at all waits for one to come up."""
+"""How long a search with no worker at all waits for one to come up, as when the only node is being replaced."""
 DEATHS_PER_WORKER = 3
-"""How many deaths in a row, for each worker, end the run."""
+"""How many deaths in a row, for each worker, end the run: of workers that start, and of trials in all their tries."""
+NODE_LOSSES = 10
+"""How many nodes may be lost under one trial before it is taken for the cause."""
 
 KNOCK_SECONDS = 10.0
 """How long a cluster's address may take to answer."""
@@ -49,9 +61,9 @@ class Worker:
         self._benchmark = workload.make()
         self._benchmark.prepare()
 
-    def ready(self) -> bool:
-        """True, once the benchmark is prepared."""
-        return True
+    def ready(self) -> str:
+        """Which process this is, as ``host:pid``, once the benchmark is prepared."""
+        return f"{socket.gethostname()}:{os.getpid()}"
 
     def perform(self, task: Json, artifacts: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
         """The outcome of a task, with the artifacts that came of it."""
@@ -60,11 +72,36 @@ class Worker:
         return encode_outcome(outcome, with_task=False), parcel.added
 
 
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """A place at which one worker sits: the actor, who it is, and since when it starts or works."""
+
+    actor: Any  # an actor's methods are made at run time, which types cannot follow
+    worker: str = ""
+    since: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+@dataclass(slots=True)
+class _Struck:
+    """How often workers died, and nodes were lost, under one task."""
+
+    deaths: int = 0
+    losses: int = 0
+
+
 class RayExecutor(Executor):
     """Tasks on Ray actors, one at a time on each; the loop asks for no more than there are workers.
 
     A Ray that runs in this process already, or the cluster at `address`, is used and left running; otherwise
-    one is started on this machine and shut down again. A worker that dies is replaced, and its task fails.
+    one is started on this machine and shut down again.
+
+    What strikes a worker strikes one task. A worker that dies or runs out of memory is replaced, and its task
+    is tried again, with the same seed, up to `retries` times; then it fails alone. The loss of a node is not
+    held against the task. A task that takes longer than `trial_seconds` fails at once, for it would again, and
+    its process is killed. Each of these is an incident.
 
     Args:
         workload: Which benchmark on which space.
@@ -73,6 +110,8 @@ class RayExecutor(Executor):
         cpus_per_worker: Logical CPUs that each reserves; also its number of threads.
         gpus_per_worker: GPUs that each reserves, as a fraction where several share one.
         address: An existing cluster (``auto``, ``host:port``), or None.
+        retries: How often a task is tried again after its worker died or ran out of memory.
+        trial_seconds: How long one try of a task may take; None for as long as it likes.
 
     Raises:
         InputError: The cluster cannot be reached, or has not the CPUs or GPUs that the workers need.
@@ -87,17 +126,22 @@ class RayExecutor(Executor):
         cpus_per_worker: float = 1.0,
         gpus_per_worker: float = 0.0,
         address: str | None = None,
+        retries: int = 2,
+        trial_seconds: float | None = None,
     ) -> None:
         self._workload = workload
         self._artifacts = artifacts
         self._options: dict[str, Any] = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
         self._device = "cuda" if gpus_per_worker else "cpu"
-        # An actor's methods are made at run time, which types cannot follow: handles and references are Any.
-        self._busy: dict[Any, tuple[Any, Task]] = {}
-        self._idle: deque[Any] = deque()
-        self._starting: dict[Any, Any] = {}
-        self._waiting: deque[Task] = deque()
         self._workers = workers
+        self._retries = retries
+        self._trial_seconds = trial_seconds
+        self._busy: dict[Any, tuple[_Seat, Task]] = {}  # by the reference to what comes of it
+        self._idle: deque[_Seat] = deque()
+        self._starting: dict[Any, _Seat] = {}
+        self._waiting: deque[Task] = deque()
+        self._struck: dict[int, _Struck] = {}
+        self._incidents: list[Incident] = []
         self._deaths_in_a_row = 0
         self._last_death = ""
         self._started_ray = _connect(address, cpus=workers * cpus_per_worker)
@@ -123,23 +167,30 @@ class RayExecutor(Executor):
         if not pending:
             self._despair()
             return []
-        done, _ = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=True)
-        if done:  # whatever else has come in meanwhile is taken along
+        done, _ = ray.wait(pending, num_returns=1, timeout=self._until_overdue(timeout), fetch_local=True)
+        if done and len(pending) > 1:  # whatever else has come in meanwhile is taken along
             done, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=True)
         outcomes = []
         for reference in done:
             if reference in self._starting:
                 self._take_in(reference)
-            else:
-                outcomes.append(self._collect(reference))
+            elif (outcome := self._collect(reference)) is not None:
+                outcomes.append(outcome)
+        outcomes += self._end_overdue()
+        for outcome in outcomes:
+            self._struck.pop(outcome.id, None)
         self._dispatch()
         if not outcomes:  # what has come in is handed over before anything is given up
             self._despair()
         return outcomes
 
+    def incidents(self) -> list[Incident]:
+        incidents, self._incidents = self._incidents, []
+        return incidents
+
     def close(self) -> None:
-        for actor in (*self._idle, *(actor for actor, _ in (*self._starting.values(), *self._busy.values()))):
-            ray.kill(actor)
+        for seat in (*self._idle, *self._starting.values(), *(seat for seat, _ in self._busy.values())):
+            ray.kill(seat.actor)
         self._idle.clear()
         self._starting.clear()
         self._busy.clear()
@@ -150,7 +201,7 @@ class RayExecutor(Executor):
 
     def _start_worker(self) -> None:
         actor: Any = ray.remote(Worker).options(**self._options).remote(self._workload, self._device)
-        self._starting[actor.ready.remote()] = actor, time.monotonic()
+        self._starting[actor.ready.remote()] = _Seat(actor)
 
     def _await_first_worker(self) -> None:
         while not self._idle:
@@ -160,21 +211,37 @@ class RayExecutor(Executor):
 
     def _take_in(self, reference: Any) -> None:
         """A worker has come up, or has failed to."""
-        actor, _ = self._starting.pop(reference)
+        seat = self._starting.pop(reference)
         try:
-            ray.get(reference)
+            seat.worker = ray.get(reference)
         except RayError as error:
-            self._replace(actor, error)
+            if not _is_of_the_node(error):
+                self._count_death(_reason(error))
+            self._note("worker did not start", _reason(error), "replaced")
+            self._replace(seat)
         else:
-            self._idle.append(actor)
+            self._idle.append(seat)
 
-    def _replace(self, actor: Any, error: RayError) -> None:
+    def _replace(self, seat: _Seat) -> None:
         """Bury a worker and start another, unless too many have died with nothing done between."""
-        ray.kill(actor)
-        self._deaths_in_a_row += 1
-        self._last_death = _reason(error)
+        ray.kill(seat.actor)
         if self._deaths_in_a_row <= DEATHS_PER_WORKER * self._workers:
             self._start_worker()
+
+    def _count_death(self, reason: str) -> None:
+        self._deaths_in_a_row += 1
+        self._last_death = reason
+
+    def _note(
+        self,
+        kind: str,
+        message: str,
+        action: Literal["tried again", "failed", "replaced"],
+        *,
+        trial: int | None = None,
+        worker: str = "",
+    ) -> None:
+        self._incidents.append(Incident(kind=kind, message=message, action=action, trial=trial, worker=worker))
 
     def _despair(self) -> None:
         """Give up where no task can be run any more."""
@@ -182,7 +249,7 @@ class RayExecutor(Executor):
             return
         if not self._starting:
             raise RunError(f"{self._deaths_in_a_row} workers died in a row, the last so: {self._last_death}")
-        if time.monotonic() - min(since for _, since in self._starting.values()) > START_SECONDS:
+        if max(seat.seconds() for seat in self._starting.values()) > START_SECONDS:
             raise RunError(
                 f"no worker came up within {START_SECONDS:.0f} s; other work may hold the cluster's "
                 f"{self._options['num_cpus']:g} CPUs and {self._options['num_gpus']:g} GPUs that one needs"
@@ -190,26 +257,86 @@ class RayExecutor(Executor):
 
     def _dispatch(self) -> None:
         while self._idle and self._waiting:
-            actor, task = self._idle.popleft(), self._waiting.popleft()
-            reference = actor.perform.remote(encode_task(task), self._referred(task))
-            self._busy[reference] = (actor, task)
+            seat, task = self._idle.popleft(), self._waiting.popleft()
+            seat.since = time.monotonic()
+            self._busy[seat.actor.perform.remote(encode_task(task), self._referred(task))] = seat, task
 
-    def _collect(self, reference: Any) -> Outcome:
-        actor, task = self._busy.pop(reference)
+    def _collect(self, reference: Any) -> Outcome | None:
+        """What came of a task; None if it is tried again."""
+        seat, task = self._busy.pop(reference)
         try:
             body, artifacts = ray.get(reference)
         except RayTaskError as error:  # raised inside a worker that lives on
-            self._idle.append(actor)
-            return Failure(task=task, kind=type(error).__name__, message=_reason(error), traceback=str(error))
+            self._idle.append(seat)
+            return self._failure(seat, task, type(error).__name__, _reason(error), trace=str(error))
         except RayError as error:
-            self._replace(actor, error)
-            kind = "out of memory" if isinstance(error, OutOfMemoryError) else "worker died"
-            return Failure(task=task, kind=kind, message=_reason(error), traceback=str(error))
+            outcome = self._after_strike(seat, task, error)
+            self._replace(seat)
+            return outcome
+        self._idle.append(seat)
+        outcome = decode_outcome(body, task)
+        if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:
+            return self._after_death(seat, task, outcome)
         self._deaths_in_a_row = 0
-        self._idle.append(actor)
         for data in artifacts.values():
             self._artifacts.put(data)
-        return decode_outcome(body, task)
+        return outcome
+
+    def _after_strike(self, seat: _Seat, task: Task, error: RayError) -> Outcome | None:
+        """Decide on a task whose worker is gone."""
+        kind = "worker died"
+        if _is_of_the_node(error):
+            struck = self._struck.setdefault(task.id, _Struck())
+            struck.losses += 1
+            if struck.losses <= NODE_LOSSES:
+                self._try_again("node lost", _reason(error), seat, task)
+                return None
+            kind = "node lost"
+        elif isinstance(error, OutOfMemoryError):
+            kind = OUT_OF_MEMORY
+        return self._after_death(seat, task, self._failure(seat, task, kind, _reason(error), trace=str(error)))
+
+    def _after_death(self, seat: _Seat, task: Task, failure: Failure) -> Outcome | None:
+        """Try a task again that may itself be the cause, or let it fail alone."""
+        struck = self._struck.setdefault(task.id, _Struck())
+        struck.deaths += 1
+        if struck.deaths <= self._retries and failure.kind != "node lost":
+            again = f"try {struck.deaths} of {self._retries + 1}: {failure.message}"
+            self._try_again(failure.kind, again, seat, task)
+            return None
+        self._count_death(failure.message)
+        self._note(failure.kind, failure.message, "failed", trial=task.id, worker=seat.worker)
+        return failure
+
+    def _try_again(self, kind: str, message: str, seat: _Seat, task: Task) -> None:
+        self._note(kind, message, "tried again", trial=task.id, worker=seat.worker)
+        self._waiting.append(task)
+
+    def _until_overdue(self, timeout: float) -> float:
+        """The timeout, or less if a task's time is up before."""
+        if self._trial_seconds is None or not self._busy:
+            return timeout
+        longest = max(seat.seconds() for seat, _ in self._busy.values())
+        return min(timeout, max(0.0, self._trial_seconds - longest))
+
+    def _end_overdue(self) -> list[Outcome]:
+        """Kill the processes of tasks whose time is up."""
+        if self._trial_seconds is None:
+            return []
+        outcomes: list[Outcome] = []
+        for reference, (seat, task) in list(self._busy.items()):
+            if seat.seconds() > self._trial_seconds:
+                del self._busy[reference]
+                message = f"it took longer than trial_seconds={self._trial_seconds:g}, and its process was killed"
+                outcomes.append(self._failure(seat, task, "time limit", message))
+                self._note("time limit", message, "failed", trial=task.id, worker=seat.worker)
+                self._replace(seat)
+        return outcomes
+
+    def _failure(self, seat: _Seat, task: Task, kind: str, message: str, *, trace: str = "") -> Failure:
+        seconds = seat.seconds()
+        spent = Spent(seconds=seconds, device=self._device, worker=seat.worker, started=time.time() - seconds)
+        return Failure(task=task, kind=kind, message=message, traceback=trace, spent=spent)
 
     def _referred(self, task: Task) -> Mapping[str, bytes]:
         """The artifacts that a task names, to travel with it."""
@@ -266,11 +393,28 @@ def _require(**wanted: float) -> None:
             )
 
 
+def _is_of_the_node(error: RayError) -> bool:
+    """Whether a whole node is gone rather than one worker.
+
+    A node that lives reports the death of its workers. So a worker that merely cannot be reached any more, or
+    a result that no node has any more, means that nobody is left to report.
+    """
+    gone = isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError)
+    return gone or (not isinstance(error, RayTaskError) and "its node has died" in str(error))
+
+
 def _reason(error: RayError) -> str:
-    """What a worker died of, in one line; an error in its own code stands at the end, Ray's verdict at the start."""
+    """What a worker died of, in one line; an error in its own code stands at the end, Ray's verdict further up."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    own = isinstance(error, RayTaskError) or "creation task" in str(error)
-    return (lines[-1] if own else lines[0]) if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, RayTaskError) or "creation task" in str(error):
+        return lines[-1]
+    verdict = next(
+        (line for line in lines if line.startswith(("The actor is dead because", "The actor died because"))), ""
+    )
+    verdict = verdict.partition(" Some common causes")[0] or lines[0]
+    return verdict.replace("The actor", "the worker", 1)
 
 
 def _last_line(error: Exception) -> str:

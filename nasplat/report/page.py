@@ -16,7 +16,7 @@ from nasplat.objective import Goal, Objective
 from nasplat.run.directory import History, Run
 from nasplat.run.files import write_atomically
 from nasplat.task import Measurement
-from nasplat.units import duration, figure, shown_metrics
+from nasplat.units import duration, figure, shown_metrics, spelt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +69,7 @@ def render(run: Run, history: History) -> str:
             (kind, kinds.count(kind), next(f for f in history.failures if f.kind == kind))
             for kind in sorted(set(kinds))
         ],
+        incidents=[spelt(incident) for incident in history.incidents],
         progress=_progress(history, goal) if measured else None,
         fronts=[_front(measured, front, goal, other) for other in goal.objectives[1:]] if measured else [],
     )

@@ -20,7 +20,7 @@ from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog
 from nasplat.run.files import is_taken, write_atomically
 from nasplat.run.shelf import Shelf
-from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, decode_outcome, decode_task
+from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task, decode_outcome, decode_task
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
 ARTIFACTS = "artifacts"
@@ -154,6 +154,7 @@ class History:
         outcomes: All outcomes in the order they were told.
         elapsed: Seconds of searching before each outcome.
         asked: All tasks by id.
+        incidents: What went wrong around the work, in order.
         ended: Why the search ended (``budget`` or ``strategy``), or None while it has not.
     """
 
@@ -162,6 +163,7 @@ class History:
         self.outcomes: list[Outcome] = []
         self.elapsed: list[float] = []
         self.asked: dict[int, Task] = {}
+        self.incidents: list[Incident] = []
         self.ended: str | None = None
         log = EventLog.open(run.folder / LOG)
         try:
@@ -173,6 +175,8 @@ class History:
                     case "outcome":
                         self.outcomes.append(decode_outcome(event.body, self.asked[event.body["id"]]))
                         self.elapsed.append(event.elapsed)
+                    case "incident":
+                        self.incidents.append(Incident(**event.body))
                     case "end":
                         self.ended = event.body["reason"]
         except (KeyError, TypeError, ValueError) as error:
