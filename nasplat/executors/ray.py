@@ -44,6 +44,13 @@ DEATHS_PER_WORKER = 3
 NODE_LOSSES = 10
 """How many nodes may be lost under one trial before it is taken for the cause."""
 
+RAYS_WORDS = {
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: ": "",
+    "Worker unexpectedly exits with a connection error code 2. End of file.": "its process ended without a word",
+    "The actor": "the worker",
+}
+"""What Ray says of a death, and what it comes down to."""
+
 KNOCK_SECONDS = 10.0
 """How long a cluster's address may take to answer."""
 
@@ -215,9 +222,10 @@ class RayExecutor(Executor):
         try:
             seat.worker = ray.get(reference)
         except RayError as error:
-            if not _is_of_the_node(error):
+            kind = "node lost" if _is_of_the_node(error) else "worker did not start"
+            if kind != "node lost":
                 self._count_death(_reason(error))
-            self._note("worker did not start", _reason(error), "replaced")
+            self._note(kind, _reason(error), "replaced")
             self._replace(seat)
         else:
             self._idle.append(seat)
@@ -414,7 +422,9 @@ def _reason(error: RayError) -> str:
         (line for line in lines if line.startswith(("The actor is dead because", "The actor died because"))), ""
     )
     verdict = verdict.partition(" Some common causes")[0] or lines[0]
-    return verdict.replace("The actor", "the worker", 1)
+    for ray_says, we_say in RAYS_WORDS.items():
+        verdict = verdict.replace(ray_says, we_say, 1)
+    return verdict
 
 
 def _last_line(error: Exception) -> str:

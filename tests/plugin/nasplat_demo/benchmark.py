@@ -1,6 +1,8 @@
-"""An accuracy by formula that can take its time."""
+"""An accuracy by formula that can take its time, and misbehave on demand."""
 
 import os
+import signal
+import threading
 import time
 from typing import ClassVar
 
@@ -20,15 +22,31 @@ class Formula(Benchmark):
         sleep: Seconds that a measurement takes.
         fail_every: Every so manyth task fails; 0 for none.
         exit_every: Every so manyth task ends its whole process; 0 for none.
+        exit_at: The task that ends every process it runs in; -1 for none.
+        hang_at: The task that never ends; -1 for none.
+        eat_at: The task that takes all the memory there is; -1 for none.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
-    def __init__(self, space: SearchSpace, *, sleep: float = 0.0, fail_every: int = 0, exit_every: int = 0) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        sleep: float = 0.0,
+        fail_every: int = 0,
+        exit_every: int = 0,
+        exit_at: int = -1,
+        hang_at: int = -1,
+        eat_at: int = -1,
+    ) -> None:
         super().__init__(space)
         self.sleep = sleep
         self.fail_every = fail_every
         self.exit_every = exit_every
+        self.exit_at = exit_at
+        self.hang_at = hang_at
+        self.eat_at = eat_at
 
     @property
     def io(self) -> IO:
@@ -45,8 +63,16 @@ class Formula(Benchmark):
         time.sleep(self.sleep)
         if self.fail_every and task.id % self.fail_every == self.fail_every - 1:
             raise TrialFailed("demo", f"task {task.id} fails because fail_every={self.fail_every}")
-        if self.exit_every and task.id % self.exit_every == self.exit_every - 1:
+        if task.id == self.exit_at or (self.exit_every and task.id % self.exit_every == self.exit_every - 1):
             os._exit(1)
+        if task.id == self.hang_at:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a hang that no polite request ends
+            threading.Event().wait()
+        if task.id == self.eat_at:
+            eaten = []
+            while True:
+                eaten.append(b"1" * 50_000_000)
+                time.sleep(0.02)
         if task.weights is not None:  # stands for evaluation with shared weights
             kept = artifacts.put(artifacts.get(task.weights) + b" seen")
             return Measurement(task=task, metrics={"accuracy": 1.0}, artifacts={"weights": kept})
