@@ -62,6 +62,7 @@ class Problem:
         self.goal = Goal(goal.objectives, tuple(c for c in goal.constraints if c.metric not in free))
         self.limits = tuple(c for c in goal.constraints if c.metric in free)
         self.free_metrics = frozenset(free)
+        self._priced_by = tuple(o.metric for o in goal.objectives if o.metric in free)
         self._member = member
         self._next_id = 0
 
@@ -108,6 +109,16 @@ class Problem:
         metrics = self.cost(architecture).metrics()
         return not any(limit.excess(metrics) for limit in self.limits)
 
+    def identity(self, architecture: Architecture) -> str:
+        """Equal for architectures that nothing wanted can tell apart: one canonical key and, where costs are
+        objectives, one price. A dead edge changes no figure that is measured, but it may have to be paid for.
+        """
+        key = self.key(architecture)
+        if not self._priced_by:
+            return key
+        metrics = self.cost(architecture).metrics()
+        return " ".join((key, *(str(metrics[name]) for name in self._priced_by)))
+
     def sample(self) -> Architecture:
         """A feasible member, drawn by rejection.
 
@@ -145,6 +156,15 @@ class Problem:
         for metric in (*self.goal.metrics, *(limit.metric for limit in self.limits)):
             if metric not in known:
                 raise InputError(unknown("metric", metric, known))
+
+    def nested(self, *, fidelity: int) -> "Problem":
+        """The same problem for a strategy inside a strategy, with numbers and a generator of its own.
+
+        The generator begins as this problem's did, so that inside another a strategy proposes what it would
+        propose alone. Its tasks are never run; the outer strategy makes one of its own for each.
+        """
+        goal = Goal(self.goal.objectives, self.goal.constraints + self.limits)
+        return Problem(self.space, goal, io=self.io, fidelity=fidelity, member=self._member, seed=self.seed)
 
     def state(self) -> dict[str, Any]:
         """The generator's state and the next task's number, as JSON."""

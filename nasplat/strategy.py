@@ -1,12 +1,21 @@
 """The contract of a search strategy, and the one thing most of them share: what to do about repeats."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 from nasplat.architecture import Architecture
 from nasplat.problem import ATTEMPTS, Problem
-from nasplat.task import Evaluate, Outcome, Task
+from nasplat.task import (
+    Evaluate,
+    Outcome,
+    Task,
+    decode_outcome,
+    decode_task,
+    encode_outcome,
+    encode_task,
+)
 
 
 class Strategy(ABC):
@@ -58,6 +67,57 @@ class Strategy(ABC):
         """Take over what `get_state` gave."""
 
 
+class GenerationalStrategy(Strategy):
+    """Draws a generation whole, waits until all of it is measured, and draws the next.
+
+    What a subclass sees of a generation is in the order of its asking, whatever the order of its tells, and
+    every random choice is made between generations. So trials repeat exactly on any number of workers.
+    """
+
+    generational = True
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._unasked: deque[Task] = deque()
+        self._outstanding: set[int] = set()
+        self._outcomes: list[Outcome] = []
+
+    @abstractmethod
+    def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
+        """The tasks of the next generation, in the order made; none when the search is finished.
+
+        Args:
+            outcomes: Those of the last generation, by id; none before the first.
+        """
+
+    @final
+    def ask(self, n: int) -> list[Task]:
+        if not self._unasked and not self._outstanding:
+            outcomes, self._outcomes = sorted(self._outcomes, key=lambda outcome: outcome.id), []
+            self._unasked.extend(self.next_generation(outcomes))
+        tasks = [self._unasked.popleft() for _ in range(min(n, len(self._unasked)))]
+        self._outstanding |= {task.id for task in tasks}
+        return tasks
+
+    @final
+    def tell(self, outcome: Outcome) -> None:
+        self._outstanding.remove(outcome.id)
+        self._outcomes.append(outcome)
+
+    def get_state(self) -> dict[str, Any]:
+        """The generation in progress; a subclass adds what it remembers itself."""
+        return {
+            "unasked": [encode_task(task) for task in self._unasked],
+            "outstanding": sorted(self._outstanding),
+            "outcomes": [encode_outcome(outcome) for outcome in self._outcomes],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._unasked = deque(map(decode_task, state["unasked"]))
+        self._outstanding = set(state["outstanding"])
+        self._outcomes = [decode_outcome(body) for body in state["outcomes"]]
+
+
 RepeatPolicy: TypeAlias = Literal["remember", "redraw", "measure"]
 
 
@@ -65,7 +125,8 @@ class Repeats:
     """What a strategy does when it proposes an architecture whose canonical key it has already asked for.
 
     ``remember`` asks again and is answered from memory, without work; ``redraw`` proposes something else
-    until it is new; ``measure`` asks for a new replicate, which is measured like any other task.
+    until it is new, which with costs among the objectives a known network at another price is as well;
+    ``measure`` asks for a new replicate, which is measured like any other task.
 
     Args:
         problem: The strategy's problem.
@@ -75,18 +136,21 @@ class Repeats:
     def __init__(self, problem: Problem, policy: RepeatPolicy) -> None:
         self.problem = problem
         self.policy = policy
-        self.asked: dict[str, int] = {}
+        self._times: dict[str, int] = {}
+        self._known: set[str] = set()
 
     def new(self, architecture: Architecture) -> bool:
         """Whether the policy lets the architecture be asked for; only ``redraw`` ever refuses."""
-        return self.policy != "redraw" or self.problem.key(architecture) not in self.asked
+        return self.policy != "redraw" or self.problem.identity(architecture) not in self._known
 
     def task(self, architecture: Architecture) -> Evaluate:
         """The evaluation of an architecture, counted as asked for."""
         key = self.problem.key(architecture)
-        times = self.asked.get(key, 0)
-        self.asked[key] = times + 1
-        return self.problem.evaluate(architecture, replicate=times if self.policy == "measure" else 0)
+        times = self._times.get(key, 0)
+        self._times[key] = times + 1
+        if self.policy == "redraw":
+            self._known.add(self.problem.identity(architecture))
+        return self.problem.evaluate(architecture, replicate=0 if self.policy == "remember" else times)
 
     def draw(self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS) -> Evaluate | None:
         """The first proposal that is feasible and new as a task, or None after so many `attempts` that are not."""
@@ -100,8 +164,9 @@ class Repeats:
         """A random architecture that is feasible and new as a task, or None after `ATTEMPTS` that are not."""
         return self.draw(lambda: self.problem.space.sample(self.problem.rng))
 
-    def get_state(self) -> dict[str, int]:
-        return dict(self.asked)
+    def get_state(self) -> dict[str, Any]:
+        return {"times": dict(self._times), "known": sorted(self._known)}
 
-    def set_state(self, state: dict[str, int]) -> None:
-        self.asked = dict(state)
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._times = dict(state["times"])
+        self._known = set(state["known"])

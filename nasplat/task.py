@@ -265,6 +265,18 @@ def encode_outcome(outcome: Outcome, *, with_task: bool = True) -> Json:
     return body
 
 
+def decode_measurement(body: Json) -> Measurement:
+    """The measurement that `encode_outcome` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: The body is none.
+    """
+    outcome = decode_outcome(body)
+    if not isinstance(outcome, Measurement):
+        raise ValueError(f"task {outcome.id} gave no measurement")
+    return outcome
+
+
 def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
     """The outcome that `encode_outcome` wrote; `task` is given where the body has only its id.
 

@@ -6,7 +6,7 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.strategy import RepeatPolicy, Repeats, Strategy
-from nasplat.task import Evaluate, Measurement, Outcome, Task, decode_outcome, encode_outcome
+from nasplat.task import Evaluate, Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 
 @dataclass
@@ -100,6 +100,5 @@ class LocalSearch(Strategy):
         self._codes = set(state["codes"])
         self._climbs = []
         for body in state["climbs"]:
-            best = decode_outcome(body["best"]) if body["best"] else None
-            assert best is None or isinstance(best, Measurement)
+            best = decode_measurement(body["best"]) if body["best"] else None
             self._climbs.append(_Climb(best, list(body["untried"]), set(body["outstanding"])))

@@ -8,7 +8,7 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.strategy import RepeatPolicy, Repeats, Strategy
-from nasplat.task import Measurement, Outcome, Task, decode_outcome, encode_outcome
+from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
 """How many mutants may be infeasible or known before a random immigrant takes the place of a child."""
@@ -74,6 +74,4 @@ class RegularizedEvolution(Strategy):
         self._asked = state["asked"]
         self._repeats.set_state(state["repeats"])
         self._living.clear()
-        for member in map(decode_outcome, state["living"]):
-            assert isinstance(member, Measurement)
-            self._living.append(member)
+        self._living.extend(map(decode_measurement, state["living"]))

@@ -164,10 +164,9 @@ def ask_the_infeasible(self: RandomSearch, n: int) -> list[Task]:
 
 def ask_for_ever(self: RandomSearch, n: int) -> list[Task]:
     tasks: list[Task] = []
-    seen = self._repeats.asked
     while len(tasks) < n:
         architecture = self.problem.space.sample(self.problem.rng)
-        if self.problem.feasible(architecture) and architecture.code not in seen:
+        if self.problem.feasible(architecture) and self._repeats.new(architecture):
             tasks.append(self._repeats.task(architecture))
     return tasks
 

@@ -9,6 +9,8 @@ import pytest
 from nasplat.architecture import IO
 from nasplat.benchmark import Benchmark
 from nasplat.executors.executor import Workload
+from nasplat.objective import Goal
+from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES
 from nasplat.strategy import Strategy
 from nasplat.testing import (
@@ -53,10 +55,36 @@ def test_strategy(name: str, check: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
-@pytest.mark.parametrize("name", ["random_search", "local_search", "regularized_evolution"])
+@pytest.mark.parametrize("name", ["random_search", "local_search", "regularized_evolution", "nsga2"])
 def test_strategy_with_every_policy_on_repeats(name: str, repeats: str, check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get(name)
     check(partial(make, repeats=repeats))
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
+@pytest.mark.parametrize("around", ["local_search", "nsga2", "regularized_evolution"])
+@pytest.mark.parametrize("name", ["asha", "successive_halving"])
+def test_halving_around_any_strategy(name: str, around: str, check: Callable[..., None]) -> None:
+    make: Callable[..., Strategy] = STRATEGIES.get(name)
+    check(partial(make, around=around, options=SMALL.get(around)))
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
+@pytest.mark.parametrize("name", ["asha", "successive_halving", "nsga2"])
+def test_strategy_with_a_single_objective(
+    name: str, check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nasplat.testing import strategies
+
+    whole = strategies.toy_problem
+
+    def single(*arguments: Any, **options: Any) -> Problem:
+        two = whole(*arguments, **options)
+        goal = Goal(two.goal.objectives[:1], two.limits)
+        return Problem(two.space, goal, io=two.io, fidelity=two.fidelity, seed=two.seed)
+
+    monkeypatch.setattr(strategies, "toy_problem", single)
+    check(STRATEGIES.get(name))
 
 
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=named)

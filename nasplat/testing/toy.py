@@ -57,7 +57,7 @@ class ToyBenchmark(Benchmark):
 
     @property
     def fidelity(self) -> int:
-        return 1
+        return 9
 
     def prepare(self) -> None:
         pass  # a formula needs nothing

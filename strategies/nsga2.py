@@ -1,0 +1,81 @@
+"""NSGA-II (Deb et al., 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II")."""
+
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from nasplat.architecture import Architecture
+from nasplat.problem import Problem
+from nasplat.selection import RankAndCrowding
+from nasplat.strategy import GenerationalStrategy, RepeatPolicy, Repeats
+from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
+
+CHILD_ATTEMPTS = 200
+"""How many children may be infeasible or known before a random immigrant takes the place of one."""
+
+
+class NSGA2(GenerationalStrategy):
+    """Non-dominated sorting and crowding decide who mates and who survives (Deb et al., 2002).
+
+    Sorting, crowding, tournaments and the handling of measured constraints are pymoo's; crossover and mutation
+    are the search space's own, so that every space can be searched.
+
+    Args:
+        problem: What is searched.
+        population: How many survive a generation, and how many children they have.
+        crossover: The chance that a child has two parents; otherwise it is a mutant of one.
+        mutation: The chance that a child of two parents is mutated as well; a copy of a parent always is.
+        repeats: What to do with a child that was already asked for.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        population: Annotated[int, Field(ge=2)] = 20,
+        crossover: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        mutation: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        repeats: RepeatPolicy = "redraw",
+    ) -> None:
+        super().__init__(problem)
+        self.population = population
+        self.crossover = crossover
+        self.mutation = mutation
+        self.repeats = repeats
+        self._repeats = Repeats(problem, repeats)
+        self._selection = RankAndCrowding(problem.goal)
+        self._parents: list[Measurement] = []
+
+    def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
+        rng = self.problem.rng
+        children = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
+        self._parents = self._selection.survivors(self._parents + children, self.population, rng)
+        pairs = self._selection.pairs(self._parents, self.population, rng) if self._parents else []
+        tasks: list[Task] = []
+        for i in range(self.population):
+            task = self._repeats.draw(partial(self._child, *pairs[i]), CHILD_ATTEMPTS) if pairs else None
+            if task is None:  # a founder, or an immigrant where every child within reach is known
+                task = self._repeats.sample()
+            if task is None:
+                break
+            tasks.append(task)
+        return tasks
+
+    def _child(self, one: Measurement, other: Measurement) -> Architecture:
+        space, rng = self.problem.space, self.problem.rng
+        parents = one.architecture, other.architecture
+        child = space.crossover(*parents, rng) if rng.random() < self.crossover else parents[0]
+        mutate = child in parents or rng.random() < self.mutation
+        return space.mutate(child, rng) if mutate else child
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {
+            "repeats": self._repeats.get_state(),
+            "parents": [encode_outcome(parent) for parent in self._parents],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._repeats.set_state(state["repeats"])
+        self._parents = [decode_measurement(body) for body in state["parents"]]

@@ -1,0 +1,309 @@
+"""Successive halving, with generations and without: many begin cheaply, the better part goes on."""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from nasplat.errors import InputError, StrategyError
+from nasplat.options import complete
+from nasplat.problem import Problem
+from nasplat.registry import STRATEGIES
+from nasplat.selection import RankAndCrowding
+from nasplat.strategy import GenerationalStrategy, Strategy
+from nasplat.task import (
+    Evaluate,
+    Failure,
+    Measurement,
+    Outcome,
+    Task,
+    decode_measurement,
+    decode_task,
+    encode_outcome,
+    encode_task,
+)
+
+Rung = Annotated[int, Field(ge=1)]
+
+
+class SuccessiveHalving(GenerationalStrategy):
+    """Brackets of trials: all are measured cheaply, the best of them go on (Jamieson and Talwalkar, 2016, alg. 1).
+
+    Any strategy that asks for evaluations proposes who enters a bracket; it learns from the lowest rung, where
+    all are measured alike. A trial goes on from where it was left, if its measurement left a state, on whatever
+    worker is free; else it is measured anew. When one trial of a bracket has reached the top, the next begins.
+
+    Args:
+        problem: What is searched; its fidelity is the top rung.
+        around: The strategy that proposes.
+        options: Its options.
+        eta: One in so many goes on, and from rung to rung the fidelity grows by this factor.
+        rungs: The fidelities, lowest first; by default `eta` times smaller from rung to rung, down to 1.
+        entrants: How many enter a bracket; by default so many that one reaches the top.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        around: str = "random_search",
+        options: dict[str, Any] | None = None,
+        eta: Annotated[int, Field(ge=2)] = 3,
+        rungs: list[Rung] | None = None,
+        entrants: Annotated[int, Field(ge=1)] | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.around = around
+        self.options = options
+        self.eta = eta
+        self.rungs = rungs
+        self.entrants = entrants
+        self._fidelities = _fidelities(problem, rungs, eta)
+        self._inner = _Inner(problem, around, options, self._fidelities[0])
+        self._selection = RankAndCrowding(problem.goal)
+        self._rung = 0
+
+    def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
+        if self._rung == 0:
+            for outcome in outcomes:
+                self._inner.tell(outcome)
+        # What memory answers is in the race already, under the code that was measured.
+        racing = [o for o in outcomes if isinstance(o, Measurement) and o.remembered is None]
+        self._rung += 1
+        if racing and self._rung < len(self._fidelities):
+            kept = max(1, len(racing) // self.eta)
+            best = self._selection.survivors(racing, kept, self.problem.rng)
+            return [_continued(self.problem, trial, self._fidelities[self._rung]) for trial in best]
+        self._rung = 0
+        wanted = self.entrants or self.eta ** (len(self._fidelities) - 1)
+        return self._inner.ask(wanted)
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"inner": self._inner.get_state(), "rung": self._rung}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._inner.set_state(state["inner"])
+        self._rung = state["rung"]
+
+
+class ASHA(Strategy):
+    """Asynchronous successive halving: whoever is among the best of its rung goes on at once (Li et al., 2020, alg. 2).
+
+    A free worker takes the best trial that is among the first in `eta` of its rung and has not gone on yet,
+    highest rung first; where there is none, a new trial enters the lowest rung. Nobody waits for anybody.
+
+    Any strategy that asks for evaluations proposes who enters; it learns from the lowest rung, where all are
+    measured alike. A trial goes on from where it was left, if its measurement left a state, on whatever worker
+    is free; else it is measured anew.
+
+    Args:
+        problem: What is searched; its fidelity is the top rung.
+        around: The strategy that proposes.
+        options: Its options.
+        eta: One in so many goes on, and from rung to rung the fidelity grows by this factor.
+        rungs: The fidelities, lowest first; by default `eta` times smaller from rung to rung, down to 1.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        around: str = "random_search",
+        options: dict[str, Any] | None = None,
+        eta: Annotated[int, Field(ge=2)] = 3,
+        rungs: list[Rung] | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.around = around
+        self.options = options
+        self.eta = eta
+        self.rungs = rungs
+        self._fidelities = _fidelities(problem, rungs, eta)
+        self._inner = _Inner(problem, around, options, self._fidelities[0])
+        self._ladder = [_Rung(problem, eta) for _ in self._fidelities[1:]]
+        self._outstanding: dict[int, int] = {}  # which rung a task belongs to
+
+    def ask(self, n: int) -> list[Task]:
+        tasks: list[Task] = []
+        while len(tasks) < n:
+            task = self._promotion() or next(iter(self._inner.ask(1)), None)
+            if task is None:
+                break
+            self._outstanding.setdefault(task.id, 0)
+            tasks.append(task)
+        return tasks
+
+    def tell(self, outcome: Outcome) -> None:
+        rung = self._outstanding.pop(outcome.id)
+        if rung == 0:
+            self._inner.tell(outcome)
+        # What memory answers is in the race already, under the code that was measured.
+        if rung < len(self._ladder) and isinstance(outcome, Measurement) and outcome.remembered is None:
+            self._ladder[rung].add(outcome)
+
+    def _promotion(self) -> Task | None:
+        for rung in reversed(range(len(self._ladder))):
+            trial = self._ladder[rung].promote()
+            if trial is not None:
+                task = _continued(self.problem, trial, self._fidelities[rung + 1])
+                self._outstanding[task.id] = rung + 1
+                return task
+        return None
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "inner": self._inner.get_state(),
+            "ladder": [rung.get_state() for rung in self._ladder],
+            "outstanding": [[task, rung] for task, rung in self._outstanding.items()],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._inner.set_state(state["inner"])
+        for rung, body in zip(self._ladder, state["ladder"], strict=True):
+            rung.set_state(body)
+        self._outstanding = {task: rung for task, rung in state["outstanding"]}
+
+
+class _Rung:
+    """The trials measured at one fidelity, and which of them may go on.
+
+    With one objective they are kept sorted, so that neither a measurement nor a promotion looks at all of them.
+    """
+
+    def __init__(self, problem: Problem, eta: int) -> None:
+        self._problem = problem
+        self._eta = eta
+        self._ranks = len(problem.goal.objectives) == 1
+        self._selection = RankAndCrowding(problem.goal)
+        self._placed: list[tuple[float, ...]] = []  # every trial's place in the order, best first
+        self._waiting: list[tuple[tuple[float, ...], Measurement]] = []  # those that have not gone on
+        self._trials: list[Measurement] = []
+        self._gone: set[int] = set()
+        self._looked_at = -1  # how many trials there were when nobody could go on
+
+    def add(self, trial: Measurement) -> None:
+        self._trials.append(trial)
+        if self._ranks:
+            insort(self._placed, self._place(trial))
+            insort(self._waiting, (self._place(trial), trial), key=lambda pair: pair[0])
+
+    def promote(self) -> Measurement | None:
+        """The best trial that is among the first in `eta` and has not gone on, which it now has; None without one."""
+        if self._looked_at == len(self._trials):
+            return None
+        trial = self._best_by_place() if self._ranks else self._best_by_front()
+        if trial is None:
+            self._looked_at = len(self._trials)
+        else:
+            self._gone.add(trial.id)
+        return trial
+
+    def _best_by_place(self) -> Measurement | None:
+        if not self._waiting:
+            return None
+        place, trial = self._waiting[0]
+        if bisect_left(self._placed, place) >= len(self._placed) // self._eta:
+            return None
+        del self._waiting[0]
+        return trial
+
+    def _best_by_front(self) -> Measurement | None:
+        first = self._selection.survivors(self._trials, len(self._trials) // self._eta, self._problem.rng)
+        return next((trial for trial in first if trial.id not in self._gone), None)
+
+    def _place(self, trial: Measurement) -> tuple[float, ...]:
+        goal = self._problem.goal
+        return (goal.violation(trial), *goal.losses(trial), trial.id)
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "trials": [encode_outcome(trial) for trial in self._trials],
+            "gone": sorted(self._gone),
+            "looked_at": self._looked_at,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._trials = [decode_measurement(body) for body in state["trials"]]
+        self._gone = set(state["gone"])
+        self._looked_at = state["looked_at"]
+        self._placed = sorted(map(self._place, self._trials)) if self._ranks else []
+        waiting = (trial for trial in self._trials if trial.id not in self._gone)
+        self._waiting = sorted(((self._place(trial), trial) for trial in waiting), key=lambda pair: pair[0])
+
+
+class _Inner:
+    """The strategy that proposes, and the tasks of its own that stand behind those that are run."""
+
+    def __init__(self, problem: Problem, around: str, options: dict[str, Any] | None, fidelity: int) -> None:
+        plugin = STRATEGIES.get(around)
+        self._problem = problem
+        self._fidelity = fidelity
+        self._strategy = plugin(
+            problem.nested(fidelity=fidelity), **complete("strategy.options", plugin, dict(options or {}))
+        )
+        self._behind: dict[int, Evaluate] = {}
+
+    def ask(self, n: int) -> list[Task]:
+        """Up to `n` proposals as tasks of the outer problem, at the lowest fidelity."""
+        tasks: list[Task] = []
+        while len(tasks) < n and (proposed := self._strategy.ask(n - len(tasks))):
+            for inner in proposed:
+                if not isinstance(inner, Evaluate) or inner.weights is not None or inner.continues is not None:
+                    raise StrategyError(
+                        f"successive halving goes around strategies that ask for evaluations from scratch, but "
+                        f"{type(self._strategy).__name__} asked for {inner}"
+                    )
+                task = self._problem.evaluate(inner.architecture, fidelity=self._fidelity, replicate=inner.replicate)
+                self._behind[task.id] = inner
+                tasks.append(task)
+        return tasks
+
+    def tell(self, outcome: Outcome) -> None:
+        """Let the strategy learn from what came of a proposal."""
+        inner = self._behind.pop(outcome.id)
+        assert isinstance(outcome, Measurement | Failure)
+        self._strategy.tell(replace(outcome, task=inner))
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "strategy": self._strategy.state(),
+            "behind": [[task, encode_task(inner)] for task, inner in self._behind.items()],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._strategy.restore(state["strategy"])
+        self._behind = {}
+        for task, body in state["behind"]:
+            inner = decode_task(body)
+            assert isinstance(inner, Evaluate)
+            self._behind[task] = inner
+
+
+def _fidelities(problem: Problem, rungs: Sequence[int] | None, eta: int) -> list[int]:
+    """The fidelity of every rung, lowest first.
+
+    Raises:
+        InputError: Given rungs do not rise to the problem's fidelity.
+    """
+    top = problem.fidelity
+    if rungs is None:
+        found = [top]
+        while found[0] // eta >= 1:
+            found.insert(0, found[0] // eta)
+        return found
+    if list(rungs) != sorted(set(rungs)) or not rungs or rungs[-1] != top:
+        raise InputError(f"rungs rise to the benchmark's full fidelity, {top}, but got {list(rungs)}")
+    return list(rungs)
+
+
+def _continued(problem: Problem, trial: Measurement, fidelity: int) -> Evaluate:
+    """The same architecture at a higher fidelity, from the state that the trial left, if it left one."""
+    return problem.evaluate(
+        trial.architecture,
+        fidelity=fidelity,
+        replicate=trial.task.replicate,
+        continues=trial.artifacts.get("state"),
+    )
