@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import socket
 import time
 from dataclasses import asdict, replace
@@ -12,6 +13,8 @@ from nasplat.errors import StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
 from nasplat.run.event_log import Event, EventLog
+from nasplat.run.shelf import Shelf
+from nasplat.run.state import pack
 from nasplat.strategy import Strategy
 from nasplat.task import (
     Evaluate,
@@ -21,6 +24,7 @@ from nasplat.task import (
     Measurement,
     Outcome,
     Task,
+    Trained,
     decode_outcome,
     decode_task,
     encode_outcome,
@@ -31,6 +35,10 @@ SNAPSHOT_EVENTS = 2_000
 """How many events may have to be replayed at least before another snapshot is worth its while."""
 SNAPSHOT_GROWTH = 0.5
 """Past that, snapshots come each time the log has grown by this part, so that their cost stays in proportion."""
+COLLECT_BYTES = 256 * 2**20
+"""How much must have come to the artifacts before it is worth looking which of them are still needed."""
+COLLECT_GROWTH = 0.5
+"""Past that, it must be this part of what was needed the last time."""
 WAIT_SECONDS = 0.5
 PARKED = 4
 """How many times the workers' number may be outstanding, tasks that wait for the same work included."""
@@ -59,6 +67,9 @@ class Search:
         log: The run's log.
         budget: When to stop asking.
         watcher: Is shown the progress.
+        artifacts: Where the executor keeps artifacts, to be cleared of what nothing can refer to any more. Kept
+            are what measurements left but the states that only a further task could use, and every artifact
+            that the strategy's state or a task in flight names.
 
     Attributes:
         spending: What was spent so far.
@@ -75,6 +86,7 @@ class Search:
         log: EventLog,
         budget: Budget,
         watcher: Watcher | None = None,
+        artifacts: Shelf | None = None,
     ) -> None:
         self.problem = problem
         self.strategy = strategy
@@ -82,6 +94,7 @@ class Search:
         self.log = log
         self.budget = budget
         self.watcher = watcher
+        self.artifacts = artifacts
         self.spending = Spending()
         self.outcomes = {"measured": 0, "remembered": 0, "trained": 0, "failed": 0}
         self.incidents: list[Incident] = []
@@ -90,6 +103,8 @@ class Search:
         self._submitted: set[int] = set()
         self._known: dict[Work, Measurement] = {}
         self._awaited: dict[Work, list[Evaluate]] = {}
+        self._left: set[str] = set()
+        self._newest_supernet: str | None = None
         self._may_ask = True
         self._snapshot_at = 0
         self._clock = time.monotonic()
@@ -108,6 +123,7 @@ class Search:
             RunError: The log cannot be written, or no worker can be had any more.
         """
         self._replay()
+        self._collect(at_least=0)
         self.log.append(
             "session",
             {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()},
@@ -127,9 +143,11 @@ class Search:
             for outcome in outcomes:
                 self._submitted.discard(outcome.id)
                 self._settle(outcome)
+            self._collect(at_least=COLLECT_BYTES)
             if not outcomes:
                 self._notify(None)
                 self.log.sync()  # while events come in, the log sees to it itself
+        self._collect(at_least=0)
         self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
         self.log.sync()
 
@@ -235,12 +253,16 @@ class Search:
                 work = self._work(task)
                 if work is not None:
                     self._known.setdefault(work, outcome)
+                for role, handle in outcome.artifacts.items():
+                    if role != "state":
+                        self._left.add(handle.digest)
             case Measurement():
                 self.outcomes["remembered"] += 1
             case Failure():
                 self.outcomes["failed"] += 1
-            case _:
+            case Trained():
                 self.outcomes["trained"] += 1
+                self._newest_supernet = outcome.weights.digest
 
     def _work(self, task: Task) -> Work | None:
         """What makes two evaluations the same work; None for work that is never the same."""
@@ -258,6 +280,24 @@ class Search:
         if since >= max(SNAPSHOT_EVENTS, SNAPSHOT_GROWTH * self._snapshot_at):
             self.log.save_snapshot(self.strategy.state())
             self._snapshot_at = self.log.last
+
+    def _collect(self, *, at_least: int) -> None:
+        """Delete the artifacts that no later task can name, if enough have come in to make it worth while.
+
+        A strategy knows what it was told, and whatever of that it can still use is in its state. So what
+        neither the state nor a task in flight names is out of its reach for good.
+        """
+        shelf = self.artifacts
+        if shelf is None or shelf.added < at_least or (at_least and shelf.added < COLLECT_GROWTH * shelf.kept):
+            return
+        if not shelf.folder.is_dir():
+            return
+        wanted = self._left | {self._newest_supernet or ""}
+        wanted |= set(re.findall(r"\b[0-9a-f]{64}\b", pack(self.strategy.state())[0]))
+        for task in self._outstanding.values():
+            handles = (task.weights, task.continues if isinstance(task, Evaluate) else None)
+            wanted |= {handle.digest for handle in handles if handle is not None}
+        shelf.collect(wanted)
 
     def _replay(self) -> None:
         """Bring strategy, memory and spending to where the log ends."""

@@ -31,6 +31,9 @@ class Strategy(ABC):
     choice is drawn from `problem.rng`. A strategy that sets `generational` promises more: the order of tells
     within a generation changes nothing.
 
+    Handles. What a later task may continue from stands in `state`: an artifact that neither the state nor a
+    task in flight names may be deleted, but for the weights that measurements left.
+
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """
 

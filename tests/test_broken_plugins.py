@@ -175,6 +175,21 @@ def tell_measurements_only(self: Strategy, outcome: Outcome) -> None:
     assert not isinstance(outcome, Failure), "nobody thought of failures"
 
 
+class Hoarder(RandomSearch):
+    """Continues from a handle that its state does not mention."""
+
+    _hoarded: Handle | None = None
+
+    def ask(self, n: int) -> list[Task]:
+        if self._hoarded is None:
+            return super().ask(n)
+        return [self.problem.evaluate(self.problem.sample(), continues=self._hoarded)]
+
+    def tell(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Measurement):
+            self._hoarded = outcome.artifacts["state"]
+
+
 class InOrder(RandomSearch):
     """Believes that outcomes come in the order of asking."""
 
@@ -233,6 +248,7 @@ STRATEGIES: dict[str, Any] = {
     "late_and_shuffled_outcomes_are_fine": InOrder,
     "state_goes_on_exactly": broken(RegularizedEvolution, set_state=forgets_its_population),
     "state_is_a_copy": broken(LocalSearch, get_state=alias_state),
+    "handles_stand_in_its_state": Hoarder,
     "finished_is_finished": Resurrected,
     "order_within_a_generation_is_free": FirstComes,
     "options_are_configuration": Positional,

@@ -1,7 +1,8 @@
 """NSGA-II: who survives and who mates, on cases worked by hand."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from numpy.random import default_rng
@@ -11,11 +12,17 @@ from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
 from nasplat.selection import RankAndCrowding
+from nasplat.strategy import Strategy
 from nasplat.task import Evaluate, Measurement, encode_task
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.strategies import answer, toy_problem
 
 TWO = (Objective("accuracy", True), Objective("params", False))
+
+
+def make(name: str, problem: Problem, **options: Any) -> Strategy:
+    strategy: Callable[..., Strategy] = STRATEGIES.get(name)
+    return strategy(problem, **options)
 
 
 def measured(number: int, accuracy: float, params: float, **more: float) -> Measurement:
@@ -86,7 +93,7 @@ def test_sorting_agrees_with_brute_force() -> None:
 
 
 def test_a_generation_waits_for_all_of_its_trials_and_no_longer() -> None:
-    strategy = STRATEGIES.get("nsga2")(toy_problem(), population=6)
+    strategy = make("nsga2", toy_problem(), population=6)
     first = strategy.ask(4)
     second = strategy.ask(4)
     assert (len(first), len(second), strategy.ask(4)) == (4, 2, [])
@@ -99,7 +106,7 @@ def test_a_generation_waits_for_all_of_its_trials_and_no_longer() -> None:
 
 def test_how_many_are_asked_for_at_once_changes_nothing() -> None:
     def trials(batch: int) -> list[object]:
-        strategy = STRATEGIES.get("nsga2")(toy_problem(seed=4), population=5)
+        strategy = make("nsga2", toy_problem(seed=4), population=5)
         asked: list[object] = []
         while len(asked) < 60:
             tasks = strategy.ask(batch)
@@ -133,7 +140,7 @@ def test_it_finds_more_of_a_front_than_chance() -> None:
     found = {"nsga2": 0, "random_search": 0}
     for name, seed in itertools.product(found, range(8)):
         problem = toy_problem(seed=seed)
-        strategy = STRATEGIES.get(name)(problem)
+        strategy = make(name, problem)
         told: list[Measurement] = []
         while len(told) < 100:
             for task in strategy.ask(1):

@@ -154,12 +154,13 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
     config = assembly.config
     try:
         # Workers come up first: what is wrong with them is found before anything is created.
-        with Interruption() as interruption, _executor(assembly, Shelf(folder / ARTIFACTS)) as executor:
+        shelf = Shelf(folder / ARTIFACTS)
+        with Interruption() as interruption, _executor(assembly, shelf) as executor:
             interruption.check()
             run = Run.create(folder, config) if create else Run(folder)
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
-                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress)
+                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, shelf)
                 try:
                     interruption.arm()
                     loop.run()

@@ -1,5 +1,6 @@
 """The artifacts of a run, kept as files named by their content."""
 
+from collections.abc import Set
 from pathlib import Path
 
 from nasplat.artifact import Artifacts, Handle
@@ -12,10 +13,16 @@ class Shelf(Artifacts):
 
     Args:
         folder: Created with the first artifact.
+
+    Attributes:
+        added: Bytes that were put here since the last collection.
+        kept: Bytes that the last collection left.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.added = 0
+        self.kept = 0
 
     def path(self, handle: Handle) -> Path:
         """Where the artifact lies, or would lie."""
@@ -35,6 +42,7 @@ class Shelf(Artifacts):
                 write_atomically(path, data)
             except OSError as error:
                 raise StorageError(f"an artifact cannot be written to {self.folder}: {error.strerror}") from error
+            self.added += len(data)
         return handle
 
     def get(self, handle: Handle) -> bytes:
@@ -45,3 +53,19 @@ class Shelf(Artifacts):
         if Handle.of(data) != handle:
             raise RunError(f"artifact {handle} is damaged: its content hashes to {Handle.of(data)}")
         return data
+
+    def collect(self, wanted: Set[str]) -> None:
+        """Delete what no wanted digest names, files that a killed writer left half-written among it.
+
+        For the run's writer alone, while nobody is putting anything. What cannot be deleted stays for next time.
+        """
+        self.added = self.kept = 0
+        for path in self.folder.glob("*/*"):
+            digest = path.parent.name + path.name.removesuffix(".safetensors")
+            try:
+                if digest in wanted and path.suffix == ".safetensors":
+                    self.kept += path.stat().st_size
+                else:
+                    path.unlink()
+            except OSError:
+                continue

@@ -70,7 +70,8 @@ def answer(problem: Problem, task: Task) -> Outcome:
     if not isinstance(task, Evaluate):
         return Trained(task=task, weights=Handle.of(repr(task).encode()))
     metrics = {"accuracy": toy_accuracy(task.architecture), **problem.cost(task.architecture).metrics()}
-    return Measurement(task=task, metrics=metrics)
+    state = Handle.of(f"{task.architecture} {task.id} {task.fidelity}".encode())
+    return Measurement(task=task, metrics=metrics, artifacts={"state": state})
 
 
 def drive(
@@ -204,6 +205,20 @@ def state_is_a_copy(make: MakeStrategy) -> None:
     assert pack(state) == before, "the state that was taken earlier has changed"
 
 
+def handles_stand_in_its_state(make: MakeStrategy) -> None:
+    """Every handle that a task names stood in the state before it was asked for; others may be deleted."""
+    strategy = make(toy_problem())
+    for _ in range(TRIALS):
+        known = pack(strategy.state())[0]
+        asked = strategy.ask(1)
+        if not asked:
+            break
+        for task in asked:
+            for handle in (task.weights, task.continues if isinstance(task, Evaluate) else None):
+                assert handle is None or handle.digest in known, f"task {task.id} names a handle not in the state"
+            strategy.tell(answer(strategy.problem, task))
+
+
 def finished_is_finished(make: MakeStrategy) -> None:
     """An empty answer with nothing in flight is the end: the next one is empty too."""
     strategy = make(toy_problem(constraints=["params<=61"]))  # a single member
@@ -244,6 +259,7 @@ STRATEGY_CHECKS: tuple[Callable[[MakeStrategy], None], ...] = (
     late_and_shuffled_outcomes_are_fine,
     state_goes_on_exactly,
     state_is_a_copy,
+    handles_stand_in_its_state,
     finished_is_finished,
     order_within_a_generation_is_free,
     options_are_configuration,
