@@ -32,7 +32,7 @@ def runs(
     """List the runs below a folder."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that your runs lie in")
-    summaries = [_summary(path.parent) for path in sorted(folder.glob(f"[!.]*/{LOG}"))]
+    summaries = [_summary_of(path.parent) for path in sorted(folder.glob(f"[!.]*/{LOG}"))]
     if json:
         print_json(summaries)
         return
@@ -88,7 +88,7 @@ def show(
         best = [describe(measurement) for measurement in _ranked(history)[:top]]
         print_json(
             {
-                **_summary(run),
+                **_summary(history),
                 "best": best,
                 "front": front_json,
                 "failures": _failures(history),
@@ -123,7 +123,7 @@ def _show_front(history: History, *, test: bool, json: bool) -> None:
 
 
 def _show_run(history: History, top: int) -> None:
-    goal, summary = history.run.config.goal, _summary(history.run.folder)
+    goal, summary = history.run.config.goal, _summary(history)
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
@@ -160,26 +160,29 @@ def report(
         out.print(f"report: {escape(str(path))}")
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def _summary_of(folder: Path) -> dict[str, Any]:
     """A run in a few figures; a damaged one says so instead of hiding the others."""
     try:
-        opened = Run(folder)
-        history, config = opened.history(), opened.config
-        metrics = shown_metrics(config.goal)
-        best = history.front[0] if history.front else None
-        return {
-            "run": str(folder),
-            "status": history.status,
-            "strategy": config.strategy.name,
-            "space": config.space.name,
-            "benchmark": config.benchmark.name,
-            "outcomes": len(history.outcomes),
-            "failed": len(history.failures),
-            "seconds": history.elapsed[-1] if history.elapsed else 0.0,
-            "best": best and {name: best.metrics[name] for name in metrics},
-        }
+        return _summary(Run(folder).history())
     except NasplatError as error:
         return {"run": str(folder), "status": "damaged", "error": str(error)}
+
+
+def _summary(history: History) -> dict[str, Any]:
+    """A run in a few figures."""
+    config = history.run.config
+    best = history.front[0] if history.front else None
+    return {
+        "run": str(history.run.folder),
+        "status": history.status,
+        "strategy": config.strategy.name,
+        "space": config.space.name,
+        "benchmark": config.benchmark.name,
+        "outcomes": len(history.outcomes),
+        "failed": len(history.failures),
+        "seconds": history.elapsed[-1] if history.elapsed else 0.0,
+        "best": best and {name: best.metrics[name] for name in shown_metrics(config.goal)},
+    }
 
 
 def _best(summary: dict[str, Any]) -> str:

@@ -4,12 +4,13 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, DOT, LINE = "#333333", "#9db4c8", "#c2410c"
+
+WORSE_CORNER: dict[tuple[bool, bool], Literal["lower left", "lower right", "upper left", "upper right"]] = {
+    (True, True): "lower left",
+    (True, False): "lower right",
+    (False, True): "upper left",
+    (False, False): "upper right",
+}
+"""The corner without a front, by whether more is better upwards and to the right."""
 
 
 def write_report(run: Run, path: Path) -> None:
@@ -86,10 +95,12 @@ def _progress(history: History, goal: Goal) -> Markup:
             kept.append(values[-1] if not goal.violation(outcome) else math.nan)
     best = (np.fmax if objective.maximize else np.fmin).accumulate(kept)
     figure_, axes = _axes("evaluations", _label(objective))
-    axes.scatter(numbers, values, s=12, color=DOT, linewidths=0, label="each", rasterized=len(values) > 2000)
+    axes.scatter(
+        np.array(numbers), np.array(values), s=12, color=DOT, linewidths=0, label="each", rasterized=len(values) > 2000
+    )
     axes.step(numbers, best, where="post", color=LINE, linewidth=1.8, label="best so far")
     _focus(axes, values, objective)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="lower right" if objective.maximize else "upper right")
     return _svg(figure_, f"{objective.metric} over evaluations")
 
 
@@ -97,8 +108,10 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     """All measurements and the front, the other objective across and the first one up."""
     first = goal.objectives[0]
 
-    def points(members: Sequence[Measurement]) -> tuple[list[float], list[float]]:
-        return [m.metrics[other.metric] for m in members], [m.metrics[first.metric] for m in members]
+    def points(members: Sequence[Measurement]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return np.array([m.metrics[other.metric] for m in members]), np.array(
+            [m.metrics[first.metric] for m in members]
+        )
 
     figure_, axes = _axes(_label(other), _label(first))
     across, up = points(measured)
@@ -110,11 +123,12 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     _focus(axes, up, first)
     if min(across) > 0 and max(across) > 20 * min(across):
         axes.set_xscale("log")
-    axes.legend(frameon=False, fontsize=9)
+    # Where the better corner is not; matplotlib's own search for room takes a second on many points.
+    axes.legend(frameon=False, fontsize=9, loc=WORSE_CORNER[first.maximize, other.maximize])
     return _svg(figure_, f"front of {first.metric} and {other.metric}")
 
 
-def _focus(axes: "Axes", values: Sequence[float], objective: Objective) -> None:
+def _focus(axes: "Axes", values: Sequence[float] | NDArray[np.float64], objective: Objective) -> None:
     """Give the axis to the better nineteen in twenty, and say how many lie beyond: one collapse hides all else."""
     best, worst = (max(values), min(values)) if objective.maximize else (min(values), max(values))
     edge = float(np.quantile(values, 0.05 if objective.maximize else 0.95))

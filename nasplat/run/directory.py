@@ -1,5 +1,6 @@
 """The run directory: made complete or not at all, written by one process, read by any."""
 
+import gc
 import json
 import os
 import shutil
@@ -167,22 +168,26 @@ class History:
         self.ended: str | None = None
         log = EventLog.open(run.folder / LOG)
         try:
-            for event in log.events():
-                match event.kind:
-                    case "ask":
-                        self.asked.update((body["id"], decode_task(body)) for body in event.body["tasks"])
-                        self.ended = None
-                    case "outcome":
-                        self.outcomes.append(decode_outcome(event.body, self.asked[event.body["id"]]))
-                        self.elapsed.append(event.elapsed)
-                    case "incident":
-                        self.incidents.append(Incident(**event.body))
-                    case "end":
-                        self.ended = event.body["reason"]
+            with _garbage_left_alone():
+                self._read(log)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"the event log of {run.folder} is damaged: {error!r}") from error
         finally:
             log.close()
+
+    def _read(self, log: EventLog) -> None:
+        for event in log.events():
+            match event.kind:
+                case "ask":
+                    self.asked.update((body["id"], decode_task(body)) for body in event.body["tasks"])
+                    self.ended = None
+                case "outcome":
+                    self.outcomes.append(decode_outcome(event.body, self.asked[event.body["id"]]))
+                    self.elapsed.append(event.elapsed)
+                case "incident":
+                    self.incidents.append(Incident(**event.body))
+                case "end":
+                    self.ended = event.body["reason"]
 
     @cached_property
     def spending(self) -> Spending:
@@ -246,6 +251,18 @@ def next_free(parent: Path, stem: str) -> Path:
     """The first of ``stem-1``, ``stem-2`` … that is not there yet."""
     taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
     return next(parent / name for i in range(1, len(taken) + 2) if (name := f"{stem}-{i}") not in taken)
+
+
+@contextmanager
+def _garbage_left_alone() -> Iterator[None]:
+    """No garbage collection within: where everything that is made is kept, looking for garbage takes a third longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _missing_parents(folder: Path) -> list[Path]:
