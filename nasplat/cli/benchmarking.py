@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from nasplat.benchmark import TableBenchmark, TableFile
 from nasplat.cli.output import err, out, print_json, print_table
@@ -42,7 +42,7 @@ def import_table(
     benchmark = _table_benchmark(name)
     target = benchmark.folder() / benchmark.imported if out_file is None else out_file
     with Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %"),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
         TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
         shown = bar.add_task(f"opening {escape(file.name)}", total=None)

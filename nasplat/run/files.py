@@ -38,8 +38,8 @@ def appearing_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        with suppress(OSError):  # somebody else's file lies there by now, or it was never made
-            for each in missing:
+        for each in missing:
+            with suppress(OSError):  # it was never made, or somebody else's file lies there by now
                 each.rmdir()
         raise
 
