@@ -359,7 +359,7 @@ def _load(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # damage shows in as many ways as there are bytes
-        named = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        named = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if named:
             raise _Refused(
                 f"an official file holds plain data only, but {path} asks for {named[1]}, which was not executed; "
@@ -385,12 +385,12 @@ def _wrong(path: Path, what: str) -> InputError:
 
 
 def _spelt(error: Exception) -> str:
-    """An error in a few words.
+    """An error in a few words, which may quote the file and so are not to steer a terminal.
 
     Torch and the API explain at length to whoever wrote the program, and torch's advice is to switch the guard
     against code off.
     """
     text = re.sub(r".*WeightsUnpickler error:", "", str(error), flags=re.DOTALL).strip()
-    first = (text.splitlines() or [""])[0]
+    first = "".join(letter if letter.isprintable() else "?" for letter in (text.splitlines() or [""])[0])
     name = type(error).__name__
     return name if not first or "weights_only" in first else f"{name}: {first[:160]}"

@@ -200,6 +200,7 @@ def check_refused(done: Done, *said: str) -> None:
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
+    assert "\x1b" not in done.stderr
     for part in said:
         assert part in lines[0], f"{part!r} is missing in: {lines[0]}"
 
@@ -702,6 +703,11 @@ def run_without_length(held: Contents) -> Any:
     return held
 
 
+def run_that_clears_the_screen(held: Contents) -> Any:
+    first_trial(held)["epochs"] = "\x1b[2J"
+    return held
+
+
 def run_that_is_missing(held: Contents) -> Any:
     del held["arch2infos"][0]["full"]["all_results"]["cifar100", 777]
     return held
@@ -752,7 +758,7 @@ def accuracies_under_another_name(held: Contents) -> Any:
     [
         of_another_kind, weights, no_names, too_few_names, names_of_another_space, names_that_are_numbers,
         one_cell_twice, no_architectures, infinite_index, negative_index, without_short, by_epochs,
-        run_of_another_length, run_without_length, run_that_is_missing, run_that_is_a_text, accuracy_above_all,
+        run_of_another_length, run_without_length, run_that_clears_the_screen, run_that_is_missing, run_that_is_a_text, accuracy_above_all,
         accuracy_that_is_none, accuracies_in_a_list, infinite_size, other_data_sets,
         accuracies_under_another_name,
     ],
