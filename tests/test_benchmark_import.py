@@ -758,7 +758,8 @@ def accuracies_under_another_name(held: Contents) -> Any:
     [
         of_another_kind, weights, no_names, too_few_names, names_of_another_space, names_that_are_numbers,
         one_cell_twice, no_architectures, infinite_index, negative_index, without_short, by_epochs,
-        run_of_another_length, run_without_length, run_that_clears_the_screen, run_that_is_missing, run_that_is_a_text, accuracy_above_all,
+        run_of_another_length, run_without_length, run_that_clears_the_screen, run_that_is_missing,
+        run_that_is_a_text, accuracy_above_all,
         accuracy_that_is_none, accuracies_in_a_list, infinite_size, other_data_sets,
         accuracies_under_another_name,
     ],
