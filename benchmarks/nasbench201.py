@@ -2,16 +2,19 @@
 
 import csv
 import gzip
+import re
 import zlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
-from nasplat.benchmark import Benchmark
+from nasplat.benchmark import Series, TableBenchmark, TableFile
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
+from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement
 
@@ -19,28 +22,38 @@ FOLDER = "nasbench201"
 PREFIXES = {"cifar10": "c10", "cifar100": "c100", "imagenet16-120": "in16"}
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet16-120": 120}
 SIDES = {"cifar10": 32, "cifar100": 32, "imagenet16-120": 16}
+SCHEDULES = (12, 200)
 PUBLISHED_SHAPE = {"channels": 16, "cells": 5}
 TRAIN_SECONDS = "train_time_12ep_s"
+ACCURACY = re.compile(r"(c10|c100|in16)_(valid|test)_(\d+)(?:_(1)?seed(\d+)?)?")
+
+Role: TypeAlias = tuple[Literal["search", "final", "seconds"], int]
+"""What a column is for, and of which schedule."""
 
 
-class NASBench201Table(Benchmark):
+class NASBench201Table(TableBenchmark):
     """Looks the accuracy of a cell up in the compact table, ``nasbench201/*.csv.gz`` in the data folder.
 
     The search sees one column and the final measurement another: validation accuracy guides, test accuracy
     is the mean over all trained seeds. ``search_column=test`` lets the test column guide, as the literature
     does when it compares strategies on noise-free labels; measurements then say that they are on ``test``.
 
+    Both training schedules are fidelities, as far as the table has them: a search may ask for 12 epochs first and
+    for 200 of what looks well. They are separate trainings; the short one is not a part of the long one.
+
     ``train_seconds`` is what training took on one GPU; for most rows the table has an additive estimate of it.
 
     Args:
         space: The space ``nasbench201``.
         dataset: Whose accuracies.
-        epochs: Which of the two published training schedules.
+        epochs: Which of the two published training schedules is the full measurement.
         search_column: What the search sees.
         single_seed: Whether the search sees one training run, with its noise, rather than the mean.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "train_seconds")
+    datasets: ClassVar[tuple[str, ...]] = tuple(PREFIXES)
+    imported: ClassVar[str] = "official.csv.gz"
 
     def __init__(
         self,
@@ -56,7 +69,8 @@ class NASBench201Table(Benchmark):
         self.epochs = epochs
         self.search_column = search_column
         self.single_seed = single_seed
-        self._rows: dict[str, dict[str, float]] = {}
+        self._rows: dict[str, dict[Role, float]] = {}
+        self._schedules: list[int] = []
 
     @property
     def io(self) -> IO:
@@ -85,28 +99,18 @@ class NASBench201Table(Benchmark):
         if self._rows:
             return
         path, columns = self._find()
-        wanted = {
-            "search": self._column(self.search_column),
-            "final": f"{PREFIXES[self.dataset]}_test_{self.epochs}",
-            "seconds": f"{PREFIXES[self.dataset]}_{TRAIN_SECONDS}",
-        }
+        wanted = self._columns(self.epochs)
         missing = [column for column in wanted.values() if column not in columns]
         if missing:
             raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)}")
-        try:
-            with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-                self._rows = {
-                    self.space.parse(row["arch_str"]).code: {
-                        role: float(row[column]) for role, column in wanted.items() if row[column] != ""
-                    }
-                    for row in csv.DictReader(file)
-                }
-        except (OSError, EOFError, zlib.error, csv.Error, TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error
+        for epochs in SCHEDULES:
+            wanted |= {role: column for role, column in self._columns(epochs).items() if column in columns}
+        _, self._rows = _read(path, wanted, self.space)
+        self._schedules = [epochs for role, epochs in wanted if role == "search"]
 
     def feasible(self, architecture: Architecture) -> bool:
         self.prepare()
-        return "search" in self._rows.get(architecture.code, ())
+        return ("search", self.epochs) in self._rows.get(architecture.code, ())
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         return Measurement(
@@ -123,46 +127,81 @@ class NASBench201Table(Benchmark):
             raise InputError(str(error)) from error
         return Measurement(task=measurement.task, metrics=metrics, split="test")
 
-    def _look_up(self, task: Evaluate, role: str) -> dict[str, float]:
-        row = self._rows.get(task.architecture.code, {})
-        if role not in row:
-            raise TrialFailed("not in table", f"the table of {self.dataset} has no {role} value of {task.architecture}")
-        if task.fidelity != self.epochs:
+    @classmethod
+    def folder(cls) -> Path:
+        return data_folder() / FOLDER
+
+    @classmethod
+    def convert(cls, source: Path, target: Path, progress: Callable[[int, int], None]) -> TableFile:
+        from nasplat.benchmarks.nasbench201_official import convert
+
+        convert(source, target, _space(), progress)
+        return _describe(target)
+
+    @classmethod
+    def tables(cls) -> list[TableFile]:
+        return [_describe(path) for path in sorted(cls.folder().glob("*.csv.gz"))]
+
+    def _look_up(self, task: Evaluate, role: Literal["search", "final"]) -> dict[str, float]:
+        epochs = task.fidelity
+        if epochs not in self._schedules:
             raise TrialFailed(
                 "no such fidelity",
-                f"the table was opened for {self.epochs} epochs, but {task.fidelity} were asked for",
+                f"the table of {self.dataset} has accuracies after {_or(sorted(self._schedules))} epochs, "
+                f"but {epochs} were asked for",
+            )
+        row = self._rows.get(task.architecture.code, {})
+        if (role, epochs) not in row:
+            raise TrialFailed(
+                "not in table",
+                f"the table of {self.dataset} has no {role} value after {epochs} epochs of {task.architecture}",
             )
         # The table gives seconds of the 12-epoch schedule, estimated for most rows; time is proportional to epochs.
-        seconds = row.get("seconds", float("nan")) * self.epochs / 12
-        return {"accuracy": row[role] / 100, "train_seconds": seconds}
+        seconds = row.get(("seconds", 12), float("nan")) * epochs / 12
+        return {"accuracy": row[role, epochs] / 100, "train_seconds": seconds}
 
-    def _column(self, split: str) -> str:
-        short = "valid" if split == "validation" else "test"
-        return f"{PREFIXES[self.dataset]}_{short}_{self.epochs}" + "_1seed" * self.single_seed
+    def _columns(self, epochs: int) -> dict[Role, str]:
+        """The columns that say what a schedule gives."""
+        prefix = PREFIXES[self.dataset]
+        split = "valid" if self.search_column == "validation" else "test"
+        return {
+            ("search", epochs): f"{prefix}_{split}_{epochs}" + "_1seed" * self.single_seed,
+            ("final", epochs): f"{prefix}_test_{epochs}",
+            ("seconds", 12): f"{prefix}_{TRAIN_SECONDS}",
+        }
 
     def _find(self) -> tuple[Path, list[str]]:
-        """The table that has the data set's columns, and all its columns."""
-        folder = data_folder() / FOLDER
+        """The table that has the columns of the data set, all that are needed if there is one; and all its columns."""
+        folder = self.folder()
         tables: dict[Path, list[str]] = {}
         damaged: list[InputError] = []
         for path in sorted(folder.glob("*.csv.gz")):
             try:
-                columns = _columns(path)
+                columns = _header(path)
             except InputError as error:  # it matters only if no other file has the columns
                 damaged.append(error)
                 continue
             if "arch_str" in columns:
                 tables[path] = columns
+        needed = set(self._columns(self.epochs).values())
         prefix = PREFIXES[self.dataset]
-        for path, columns in tables.items():
-            if any(column.startswith(f"{prefix}_") for column in columns):
+        candidates = [
+            (path, columns)
+            for path, columns in tables.items()
+            if any(column.startswith(f"{prefix}_") for column in columns)
+        ]
+        for path, columns in candidates:
+            if needed <= set(columns):
                 return path, columns
+        if candidates:
+            return candidates[0]
         if damaged:
             raise damaged[0]
         if not tables:
             raise InputError(
                 f"no table of NAS-Bench-201 (*.csv.gz with a column arch_str) lies in {folder}; "
-                f"put it there, or let the environment variable NASPLAT_DATA name the folder above {FOLDER}"
+                "put it there, make it of the official file with nasplat benchmark import nasbench201 FILE, "
+                f"or let the environment variable NASPLAT_DATA name the folder above {FOLDER}"
             )
         present = sorted(
             name
@@ -178,8 +217,16 @@ def _spelt(options: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
-def _columns(path: Path) -> list[str]:
-    """The header of a table.
+def _or(values: Collection[int]) -> str:
+    return " or ".join(map(str, values))
+
+
+def _space() -> SearchSpace:
+    return SEARCH_SPACES.get("nasbench201")()
+
+
+def _header(path: Path) -> list[str]:
+    """The columns of a table.
 
     Raises:
         InputError: It cannot be read.
@@ -188,4 +235,75 @@ def _columns(path: Path) -> list[str]:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             return next(csv.reader(file), [])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[int, dict[str, dict[Any, float]]]:
+    """How many rows a table has, and by code the wanted columns under their keys; empty cells are left out.
+
+    Raises:
+        InputError: The table is damaged.
+    """
+    found = {}
+    count = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            header = next(rows)
+            name = header.index("arch_str")
+            places = [(key, header.index(column)) for key, column in wanted.items()]
+            for row in filter(None, rows):
+                if len(row) != len(header):
+                    raise ValueError(f"line {rows.line_num} has {len(row)} of {len(header)} cells")
+                found[space.parse(row[name]).code] = {
+                    key: float(row[place]) for key, place in places if row[place] != ""
+                }
+                count += 1
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+        raise _damaged(path, error) from error
+    return count, found
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged: {error}; replace it with a complete copy")
+
+
+def _describe(path: Path) -> TableFile:
+    """What a file has to offer, or why it has nothing."""
+    try:
+        columns = _header(path)
+        if "arch_str" not in columns:
+            return TableFile(path=path, problem="no table of accuracies: it has no column arch_str")
+        means: dict[tuple[str, str, int], str] = {}
+        singles: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+        for column in columns:
+            if match := ACCURACY.fullmatch(column):
+                prefix, split, epochs, first, seed = match.groups()
+                key = prefix, split, int(epochs)
+                if first or seed:
+                    singles[key].append(seed or "")
+                else:
+                    means[key] = column
+        count, rows = _read(path, means, _space())
+    except InputError as error:
+        return TableFile(path=path, problem=str(error))
+    series = []
+    for dataset, prefix in PREFIXES.items():
+        for key in sorted(means, key=lambda key: (key[1] == "test", key[2])):
+            values = {code: row[key] for code, row in rows.items() if key in row}
+            if key[0] != prefix or not values:
+                continue
+            best = max(values, key=values.__getitem__)
+            series.append(
+                Series(
+                    dataset=dataset,
+                    split="test" if key[1] == "test" else "validation",
+                    epochs=key[2],
+                    architectures=len(values),
+                    seeds=tuple(sorted(int(seed) for seed in singles[key] if seed)),
+                    single_seed="" in singles[key],
+                    best=values[best] / 100,
+                    best_code=best,
+                )
+            )
+    return TableFile(path=path, rows=count, series=tuple(series), problem="" if series else "it has no accuracies")

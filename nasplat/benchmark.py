@@ -1,12 +1,15 @@
 """The contract of a benchmark: what turns an architecture into a measurement."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.search_space import SearchSpace
-from nasplat.task import Evaluate, Measurement, Trained, TrainSupernet
+from nasplat.task import Evaluate, Measurement, Split, Trained, TrainSupernet
 
 
 class Benchmark(ABC):
@@ -87,3 +90,90 @@ class SupernetBenchmark(Benchmark):
         Raises:
             TrialFailed: Training gave no usable weights.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One figure that a table has for many architectures: an accuracy after one training schedule.
+
+    Args:
+        dataset: What the networks were trained on.
+        split: What they were measured on.
+        epochs: The length of the schedule: the fidelity.
+        architectures: How many have a value.
+        seeds: The seeds whose single values the table has as well.
+        single_seed: Whether it has the value of one training run beside the mean.
+        best: The highest value, a fraction.
+        best_code: The first architecture that reaches it.
+    """
+
+    dataset: str
+    split: Split
+    epochs: int
+    architectures: int
+    seeds: tuple[int, ...]
+    single_seed: bool
+    best: float
+    best_code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFile:
+    """A file in the folder of a benchmark's tables.
+
+    Args:
+        path: Where it lies.
+        rows: How many architectures it has.
+        series: What it knows of them.
+        problem: Why it cannot be used; empty if it can.
+    """
+
+    path: Path
+    rows: int = 0
+    series: tuple[Series, ...] = ()
+    problem: str = ""
+
+
+class TableBenchmark(Benchmark):
+    """A benchmark that looks figures up in tables in the data folder, and can make them of the official files.
+
+    What its authors published is converted once into a compact table, which every process that measures can
+    load in less than a second.
+    """
+
+    datasets: ClassVar[tuple[str, ...]]
+    """All data sets that a table can be of."""
+
+    imported: ClassVar[str]
+    """The name of the file that an import writes unless told otherwise."""
+
+    @classmethod
+    @abstractmethod
+    def folder(cls) -> Path:
+        """Where the tables lie; it need not exist."""
+
+    @classmethod
+    @abstractmethod
+    def convert(cls, source: Path, target: Path, progress: Callable[[int, int], None]) -> TableFile:
+        """Make a compact table of an official file.
+
+        The target appears complete or not at all, and so do the folders above it. Nothing in the source is
+        executed.
+
+        Args:
+            source: The official file, or the folder of official files.
+            target: The table to write.
+            progress: Told now and then how many architectures are done, and of how many.
+
+        Returns:
+            What was written.
+
+        Raises:
+            InputError: The source is missing, damaged, of another structure or would run code, or the target
+                exists or cannot be written.
+        """
+
+    @classmethod
+    @abstractmethod
+    def tables(cls) -> list[TableFile]:
+        """What lies in the folder; a damaged file says so instead of hiding the others."""

@@ -129,11 +129,29 @@ def test_the_short_schedule_has_no_single_seed_column(table: Path) -> None:
         NASBench201Table(NASBench201(), epochs=12, single_seed=True).check()
 
 
-def test_another_fidelity_than_the_opened_one_is_refused(table: Path) -> None:
+@pytest.mark.parametrize("epochs", [12, 200])
+def test_both_schedules_are_fidelities_whichever_is_the_full_one(rows: list[Row], epochs: Literal[12, 200]) -> None:
+    space = NASBench201()
+    benchmark = NASBench201Table(space, epochs=epochs)
+    benchmark.prepare()
+    assert benchmark.fidelity == epochs
+    for row in rows[::100]:
+        code = space.parse(row["arch_str"]).code
+        for fidelity, times in ((12, 1), (200, 16.667)):
+            searched = benchmark.measure(task_for(code, fidelity), device="cpu", artifacts=Parcel())
+            assert searched.metrics["accuracy"] == float(row[f"c10_valid_{fidelity}"]) / 100
+            assert searched.metrics["train_seconds"] == pytest.approx(
+                float(row["c10_train_time_12ep_s"]) * times, rel=1e-4
+            )
+            final = benchmark.final(searched, device="cpu", artifacts=Parcel())
+            assert final.metrics["accuracy"] == float(row[f"c10_test_{fidelity}"]) / 100
+
+
+def test_a_fidelity_that_no_schedule_has_is_refused(table: Path) -> None:
     benchmark = NASBench201Table(NASBench201())
     benchmark.prepare()
-    with pytest.raises(TrialFailed, match="200 epochs, but 12") as refused:
-        benchmark.measure(task_for("333333", 12), device="cpu", artifacts=Parcel())
+    with pytest.raises(TrialFailed, match="after 12 or 200 epochs, but 50 were") as refused:
+        benchmark.measure(task_for("333333", 50), device="cpu", artifacts=Parcel())
     assert refused.value.kind == "no such fidelity"
 
 
@@ -507,6 +525,25 @@ def test_a_partial_table_is_feasible_only_for_what_it_holds(write: TableWriter) 
     with pytest.raises(TrialFailed) as refused:
         measured(benchmark, "000000")
     assert refused.value.kind == "not in table"
+
+
+def test_a_table_of_one_schedule_fails_trials_of_the_other(write: TableWriter) -> None:
+    write(figures(["333333"]))
+    benchmark = NASBench201Table(NASBench201())
+    benchmark.check()
+    with pytest.raises(TrialFailed, match="after 200 epochs, but 12 were") as refused:
+        benchmark.measure(task_for("333333", 12), device="cpu", artifacts=Parcel())
+    assert refused.value.kind == "no such fidelity"
+
+
+def test_the_table_with_all_columns_is_preferred(write: TableWriter) -> None:
+    write(figures(["333333"]), "aaa.csv.gz")
+    write(figures(["333333", "000000"]) | {"c10_valid_200_1seed": [40, 41]}, "bbb.csv.gz")
+    for single_seed, accuracy in ((False, 0.5), (True, 0.4)):
+        benchmark = NASBench201Table(NASBench201(), single_seed=single_seed)
+        benchmark.check()
+        assert measured(benchmark, "333333").metrics["accuracy"] == accuracy
+        assert benchmark.feasible(NASBench201().parse("000000")) is single_seed
 
 
 @pytest.mark.parametrize("column", ["c10_valid_200", "c10_test_200", f"c10_{SECONDS}"])

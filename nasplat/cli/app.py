@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 import nasplat
-from nasplat.cli import exporting, inspecting, listing, searching
+from nasplat.cli import benchmarking, exporting, inspecting, listing, searching
 from nasplat.cli.output import err
 from nasplat.errors import InputError, NasplatError
 
@@ -31,6 +31,7 @@ app.command("show")(inspecting.show)
 app.command("report")(inspecting.report)
 app.command("export")(exporting.export)
 app.command("list")(listing.list_plugins)
+app.add_typer(benchmarking.app, name="benchmark")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,396 @@
+"""The official files of NAS-Bench-201, read once and written down as a compact table.
+
+What the authors published is a pickle of several gigabytes: the single files of version 1.0 and 1.1, and the
+archive of version 1.1 with one file for each architecture. It is opened without running anything in it, and
+its contents are handed to NAS-Bench-201's own API, which knows what they mean.
+
+Memory. The API copies whatever it is given, so it is given a few architectures at a time, and what was handed
+over is dropped: beside the opened contents, memory does not grow with the number of architectures. The opened
+contents themselves are not bounded: a single file is one pickle, which exists whole or not at all, at several
+times its size on disk. Of an archive's folder, no more than those few are open at once.
+"""
+
+import csv
+import gzip
+import io
+import json
+import math
+import pickle
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from nasplat.errors import InputError, RunError, StorageError
+from nasplat.run.files import appearing, appearing_folder, is_taken
+from nasplat.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas_201_api import ArchResults, NASBench201API, ResultsCount
+
+SLICE = 16
+"""How many architectures the API holds at once."""
+
+SPLITS = {
+    "c10": {"valid": ("cifar10-valid", "x-valid"), "test": ("cifar10", "ori-test")},
+    "c100": {"valid": ("cifar100", "x-valid"), "test": ("cifar100", "x-test")},
+    "in16": {"valid": ("ImageNet16-120", "x-valid"), "test": ("ImageNet16-120", "x-test")},
+}
+"""By prefix and split, the official data set that was trained on and the official name of what was measured on.
+
+`cifar10-valid` is trained on half of CIFAR-10's training set and validated on the other, `cifar10` on all of it.
+"""
+
+SCHEDULES = {12: "less", 200: "full"}
+"""What the files call the two training schedules."""
+
+ARCHIVED = re.compile(r"(\d{6})-FULL\.pth")
+FIRST_COLUMNS = ("index", "arch_str", "iso_index")
+OFFICIAL = "the official files are NAS-Bench-201-v1_0-e61699.pth, NAS-Bench-201-v1_1-096897.pth and the v1_1 archive"
+
+
+class _Refused(InputError):
+    """The file is refused, and the message says all there is to say."""
+
+
+Progress = Callable[[int, int], None]
+Infos = dict[int, tuple[str, dict[str, Any]]]
+"""By index, the architecture's official string and its raw contents: `less` and `full`."""
+
+
+def convert(source: Path, target: Path, space: SearchSpace, progress: Progress) -> int:
+    """Write the compact table of an official file, or of an archive's folder.
+
+    Percentages, seconds and millions are rounded to six decimals, which removes only the noise of the single
+    precision that the files were computed in. Equal contents give equal bytes.
+
+    Args:
+        source: The file or folder.
+        target: The table, a gzipped CSV; it must not exist.
+        space: The search space; its canonical keys give `iso_index`.
+        progress: Told after each slice how many architectures are done, and of how many.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        InputError: The source is missing, damaged, of another structure or would run code, or the target exists
+            or cannot be made.
+        StorageError: The table could not be written to its end.
+        RunError: Memory ran out.
+    """
+    if is_taken(target):
+        raise InputError(f"an import overwrites nothing, but {target} exists; move it away, or name another with --out")
+    if not target.name.endswith(".csv.gz"):
+        raise InputError(f"the name of a table ends in .csv.gz, but got {target}; name another with --out")
+    if not is_taken(source):
+        raise InputError(f"{source} does not exist; name the downloaded file or folder: {OFFICIAL}")
+    try:
+        with _made(target), tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent) as spool:
+            # The header needs all seeds, which are known only at the end.
+            columns: set[str] = set()
+            rows = 0
+            for row in _rows(source, space, progress):
+                columns |= row.keys()
+                spool.write(json.dumps(row) + "\n")
+                rows += 1
+            spool.seek(0)
+            with appearing(target) as file:
+                _write(file, _ordered(columns), map(json.loads, spool))
+    except MemoryError as error:
+        raise RunError(
+            f"memory ran out while {source} was being read; a single file needs several times its size, "
+            "the archive's folder needs little"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"{target} cannot be written: {error}; free space or name another place with --out"
+        ) from error
+    return rows
+
+
+@contextmanager
+def _made(target: Path) -> Iterator[None]:
+    """Make the folder of the target, and see that a file can be made there before hours are spent on reading."""
+    ready = False
+    try:
+        with appearing_folder(target.parent):
+            with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
+                ready = True
+            yield
+    except OSError as error:
+        if ready:
+            raise
+        raise InputError(f"{target} cannot be written: {error}; name another place with --out") from error
+
+
+def _write(file: Any, columns: list[str], rows: Iterator[Mapping[str, Any]]) -> None:
+    # Neither time nor name go into the file, so that equal contents give equal bytes.
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+    ):
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _ordered(columns: set[str]) -> list[str]:
+    """The header: figures by data set, accuracies first; each mean is followed by its single seeds."""
+
+    def place(column: str) -> tuple[Any, ...]:
+        prefix, _, rest = column.partition("_")
+        accuracy = re.fullmatch(r"(valid|test)_(\d+)(_1seed)?(?:_seed(\d+))?", rest)
+        if accuracy is None:
+            return list(SPLITS).index(prefix), 1, rest
+        split, epochs, first, seed = accuracy.groups()
+        return list(SPLITS).index(prefix), 0, split == "test", -int(epochs), int(seed or -1), first or ""
+
+    return [*FIRST_COLUMNS, *sorted(columns - set(FIRST_COLUMNS), key=place)]
+
+
+def _rows(source: Path, space: SearchSpace, progress: Progress) -> Iterator[dict[str, Any]]:
+    """One row for each architecture, by index; a figure that is not there has no column."""
+    if not (source.is_dir() or source.is_file()):
+        raise InputError(f"{source} is neither a file nor a folder; {OFFICIAL}")
+    place = "its outline"
+    classes: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    done = 0
+    try:
+        total, slices = _archive(source) if source.is_dir() else _single(source)
+        progress(done, total)
+        for infos in slices:
+            place = f"architectures {min(infos)} to {max(infos)}"
+            api = _api(infos)
+            for index, (official, _) in infos.items():
+                place = f"architecture {index}"
+                architecture = space.parse(official)
+                first = seen.setdefault(architecture.code, index)
+                if first != index:
+                    raise ValueError(f"{official} is architecture {first} already")
+                iso_index = classes.setdefault(space.canonical_key(architecture), index)
+                figures = _figures(api.arch2infos_dict[index])
+                yield {"index": index, "arch_str": official, "iso_index": iso_index, **figures}
+            done += len(infos)
+            progress(done, total)
+    except (_Refused, OSError, MemoryError):
+        raise
+    except Exception as error:  # there is no end of what a wrong structure makes the API stumble over
+        raise _wrong(source, f"{place}: {_spelt(error)}") from error
+
+
+def _api(infos: Infos) -> "NASBench201API":
+    """NAS-Bench-201's own API on a slice of the contents."""
+    from nas_201_api import NASBench201API
+
+    return NASBench201API(
+        {
+            "meta_archs": [official for official, _ in infos.values()],
+            "arch2infos": {index: info for index, (_, info) in infos.items()},
+            "evaluated_indexes": list(infos),
+        },
+        verbose=False,
+    )
+
+
+# What a row says
+
+
+def _figures(results: "dict[str, ArchResults]") -> dict[str, float | None]:
+    """All columns of one architecture that it has something to say about."""
+    figures: dict[str, float | None] = {}
+    for prefix, splits in SPLITS.items():
+        trained = [
+            trial for dataset, _ in splits.values() for epochs in SCHEDULES
+            for trial in _trials(results, dataset, epochs).values()
+        ]  # fmt: skip
+        for split, (dataset, measured_on) in splits.items():
+            for epochs in SCHEDULES:
+                accuracies = _accuracies(_trials(results, dataset, epochs), measured_on)
+                if not accuracies:
+                    continue
+                column = f"{prefix}_{split}_{epochs}"
+                figures[column] = _rounded(fmean(accuracies.values()))
+                figures[f"{column}_1seed"] = _rounded(next(iter(accuracies.values())))
+                figures |= {f"{column}_seed{seed}": _rounded(value) for seed, value in accuracies.items()}
+        if trained:
+            figures[f"{prefix}_params_M"] = _number(trained[0].params)
+            figures[f"{prefix}_macs_M"] = _number(trained[0].flop)
+            figures[f"{prefix}_train_time_12ep_s"] = _seconds(results, splits["valid"][0])
+    if not any(f"_{split}_" in column for column in figures for split in ("valid", "test")):
+        raise ValueError("it has no accuracy on any known data set")
+    return figures
+
+
+def _trials(results: "dict[str, ArchResults]", dataset: str, epochs: int) -> "dict[int, ResultsCount]":
+    """The training runs by seed, in the order of seeds."""
+    held = results[str(epochs)]
+    trials = {int(seed): held.query(dataset, seed) for seed in held.dataset_seed.get(dataset, ())}
+    for seed, trial in trials.items():
+        if trial.epochs != epochs:
+            raise ValueError(f"the run of {dataset} with seed {seed} has {trial.epochs} epochs instead of {epochs}")
+    return dict(sorted(trials.items()))
+
+
+def _accuracies(trials: "Mapping[int, ResultsCount]", measured_on: str) -> dict[int, float]:
+    """The accuracy after the last epoch by seed, in percent, for the seeds that have one.
+
+    It is taken from the API's object itself: `get_eval` sums up times as well, and refuses where those are missing.
+    """
+    accuracies = {}
+    for seed, trial in trials.items():
+        accuracy = trial.eval_acc1es.get(f"{measured_on}@{trial.epochs - 1}")
+        if accuracy is not None:
+            accuracies[seed] = float(accuracy)
+            if not 0 <= accuracies[seed] <= 100:
+                raise ValueError(f"an accuracy is 0 to 100 %, but that on {measured_on} with seed {seed} is {accuracy}")
+    return accuracies
+
+
+def _seconds(results: "dict[str, ArchResults]", dataset: str) -> float | None:
+    """What 12 epochs of training take: from the long schedule where the short one has no times."""
+    for epochs in SCHEDULES:
+        totals = [trial.get_times()["T-train@total"] for trial in _trials(results, dataset, epochs).values()]
+        known = [_number(total) for total in totals if total is not None]
+        if known:
+            return _rounded(fmean(known) * 12 / epochs)
+    return None
+
+
+def _number(value: Any) -> float:
+    number = _rounded(float(value))
+    if not math.isfinite(number):
+        raise ValueError(f"a figure is {number}")
+    return number
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)
+
+
+# What lies in the files
+
+
+def _single(path: Path) -> tuple[int, Iterator[Infos]]:
+    """How many architectures a single file has, and its contents in slices, which are gone from memory after use."""
+    contents = _load(path)
+    if not isinstance(contents, dict) or not {"meta_archs", "arch2infos", "evaluated_indexes"} <= contents.keys():
+        raise _wrong(path, "it is no dictionary with meta_archs, arch2infos and evaluated_indexes")
+    names, infos = contents["meta_archs"], contents["arch2infos"]
+    if not isinstance(names, list) or not isinstance(infos, dict) or not infos:
+        raise _wrong(path, "meta_archs is no list of architectures, or arch2infos no dictionary with any")
+    keys = {int(key): key for key in infos}
+    if len(keys) < len(infos) or min(keys) < 0 or max(keys) >= len(names):
+        raise _wrong(
+            path,
+            f"arch2infos has {len(infos)} architectures, {min(keys)} to {max(keys)}, and meta_archs {len(names)}",
+        )
+    del contents
+
+    def slices() -> Iterator[Infos]:
+        indexes = iter(sorted(keys))
+        while chosen := list(islice(indexes, SLICE)):
+            yield {index: (names[index], _info(path, index, infos.pop(keys[index]))) for index in chosen}
+
+    return len(keys), slices()
+
+
+def _archive(folder: Path) -> tuple[int, Iterator[Infos]]:
+    """How many architectures an archive's folder has, and their contents, opened a slice at a time."""
+    try:
+        files = {int(match[1]): path for path in folder.iterdir() if (match := ARCHIVED.fullmatch(path.name))}
+    except OSError as error:
+        raise _Refused(f"{folder} cannot be read: {error}; check the path and its permissions") from error
+    if not files:
+        raise _Refused(
+            f"the archive of NAS-Bench-201 has files 000000-FULL.pth, 000001-FULL.pth and so on, but {folder} has "
+            "none; name the folder that they lie in"
+        )
+
+    def opened(index: int) -> tuple[str, dict[str, Any]]:
+        info = _info(files[index], index, _load(files[index]))
+        official = info["full"].get("arch_str")
+        if not isinstance(official, str) or info["full"].get("arch_index", index) != index:
+            raise _wrong(files[index], f"it is not about architecture {index}")
+        return official, info
+
+    def slices() -> Iterator[Infos]:
+        indexes = iter(sorted(files))
+        while chosen := list(islice(indexes, SLICE)):
+            yield {index: opened(index) for index in chosen}
+
+    return len(files), slices()
+
+
+def _info(path: Path, index: int, info: Any) -> dict[str, Any]:
+    """The raw contents of one architecture, less its trained weights, which the API would copy."""
+    try:
+        for schedule in SCHEDULES.values():
+            for trial in info[schedule]["all_results"].values():
+                trial.update(net_state_dict=None)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise _wrong(path, f"architecture {index} has no results of the schedules less and full") from error
+    checked: dict[str, Any] = info
+    return checked
+
+
+def _load(path: Path) -> Any:
+    """The contents of a file that torch saved; nothing in it is executed.
+
+    Raises:
+        InputError: It cannot be read, is damaged, or needs more than plain data.
+    """
+    import torch
+
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
+            warnings.simplefilter("ignore")  # torch wonders at pickles that are not its own; that is said below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except OSError as error:
+        raise _Refused(f"{path} cannot be read: {error}; check the path and its permissions") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damage shows in as many ways as there are bytes
+        named = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if named:
+            raise _Refused(
+                f"an official file holds plain data only, but {path} asks for {named[1]}, which was not executed; "
+                "the file is not what it claims to be: download it again from its authors"
+            ) from error
+        raise _Refused(
+            f"{path} is no complete file that torch saved ({_spelt(error)}); download it again: {OFFICIAL}"
+        ) from error
+
+
+def _harmless() -> list[Any]:
+    """What numpy's scalars are pickled as; the files have some among their figures."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in ("?", "i4", "i8", "u4", "u8", "f2", "f4", "f8")}
+    # The first two names are those of numpy 1 and 2.
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def _wrong(path: Path, what: str) -> InputError:
+    return _Refused(f"{path} has not the structure of an official file of NAS-Bench-201: {what}; {OFFICIAL}")
+
+
+def _spelt(error: Exception) -> str:
+    """An error in a few words, which may quote the file and so are not to steer a terminal.
+
+    Torch and the API explain at length to whoever wrote the program, and torch's advice is to switch the guard
+    against code off.
+    """
+    text = re.sub(r".*WeightsUnpickler error:", "", str(error), flags=re.DOTALL).strip()
+    first = "".join(letter if letter.isprintable() else "?" for letter in (text.splitlines() or [""])[0])
+    name = type(error).__name__
+    return name if not first or "weights_only" in first else f"{name}: {first[:160]}"
