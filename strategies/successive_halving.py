@@ -1,8 +1,10 @@
 """Successive halving, with generations and without: many begin cheaply, the better part goes on."""
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -171,6 +173,8 @@ class _Rung:
     """The trials measured at one fidelity, and which of them may go on.
 
     With one objective they are kept sorted, so that neither a measurement nor a promotion looks at all of them.
+    With several, all of them have to be ranked anew; once there are many, that is done each time they have
+    grown by a fiftieth.
     """
 
     def __init__(self, problem: Problem, eta: int) -> None:
@@ -178,30 +182,35 @@ class _Rung:
         self._eta = eta
         self._ranks = len(problem.goal.objectives) == 1
         self._selection = RankAndCrowding(problem.goal)
-        self._placed: list[tuple[float, ...]] = []  # every trial's place in the order, best first
-        self._waiting: list[tuple[tuple[float, ...], Measurement]] = []  # those that have not gone on
         self._trials: list[Measurement] = []
         self._gone: set[int] = set()
-        self._looked_at = -1  # how many trials there were when nobody could go on
+        # With one objective: the places of all, and those who have not gone on, both best first.
+        self._placed: list[tuple[float, ...]] = []
+        self._waiting: list[tuple[tuple[float, ...], Measurement]] = []
+        # With several: who is due since the last ranking, best first, and when to rank again.
+        self._due: deque[Measurement] = deque()
+        self._rank_again_at = eta
 
     def add(self, trial: Measurement) -> None:
         self._trials.append(trial)
         if self._ranks:
-            insort(self._placed, self._place(trial))
-            insort(self._waiting, (self._place(trial), trial), key=lambda pair: pair[0])
+            self._enter(trial)
 
     def promote(self) -> Measurement | None:
         """The best trial that is among the first in `eta` and has not gone on, which it now has; None without one."""
-        if self._looked_at == len(self._trials):
-            return None
-        trial = self._best_by_place() if self._ranks else self._best_by_front()
-        if trial is None:
-            self._looked_at = len(self._trials)
-        else:
+        trial = self._next_by_place() if self._ranks else self._next_by_front()
+        if trial is not None:
             self._gone.add(trial.id)
         return trial
 
-    def _best_by_place(self) -> Measurement | None:
+    def _enter(self, trial: Measurement) -> None:
+        goal = self._problem.goal
+        place = (goal.violation(trial), *goal.losses(trial), trial.id)
+        insort(self._placed, place)
+        if trial.id not in self._gone:
+            insort(self._waiting, (place, trial), key=itemgetter(0))
+
+    def _next_by_place(self) -> Measurement | None:
         if not self._waiting:
             return None
         place, trial = self._waiting[0]
@@ -210,28 +219,32 @@ class _Rung:
         del self._waiting[0]
         return trial
 
-    def _best_by_front(self) -> Measurement | None:
-        first = self._selection.survivors(self._trials, len(self._trials) // self._eta, self._problem.rng)
-        return next((trial for trial in first if trial.id not in self._gone), None)
-
-    def _place(self, trial: Measurement) -> tuple[float, ...]:
-        goal = self._problem.goal
-        return (goal.violation(trial), *goal.losses(trial), trial.id)
+    def _next_by_front(self) -> Measurement | None:
+        number = len(self._trials)
+        if number >= self._rank_again_at:
+            first = self._selection.survivors(self._trials, number // self._eta, self._problem.rng)
+            self._due = deque(trial for trial in first if trial.id not in self._gone)
+            self._rank_again_at = number + max(1, number // 50)
+        return self._due.popleft() if self._due else None
 
     def get_state(self) -> dict[str, Any]:
         return {
             "trials": [encode_outcome(trial) for trial in self._trials],
             "gone": sorted(self._gone),
-            "looked_at": self._looked_at,
+            "due": [trial.id for trial in self._due],
+            "rank_again_at": self._rank_again_at,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._trials = [decode_measurement(body) for body in state["trials"]]
         self._gone = set(state["gone"])
-        self._looked_at = state["looked_at"]
-        self._placed = sorted(map(self._place, self._trials)) if self._ranks else []
-        waiting = (trial for trial in self._trials if trial.id not in self._gone)
-        self._waiting = sorted(((self._place(trial), trial) for trial in waiting), key=lambda pair: pair[0])
+        self._placed, self._waiting = [], []
+        if self._ranks:
+            for trial in self._trials:
+                self._enter(trial)
+        by_id = {trial.id: trial for trial in self._trials}
+        self._due = deque(by_id[number] for number in state["due"])
+        self._rank_again_at = state["rank_again_at"]
 
 
 class _Inner:

@@ -175,8 +175,6 @@ class RayExecutor(Executor):
             self._despair()
             return []
         done, _ = ray.wait(pending, num_returns=1, timeout=self._until_overdue(timeout), fetch_local=True)
-        if done and len(pending) > 1:  # whatever else has come in meanwhile is taken along
-            done, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=True)
         outcomes = []
         for reference in done:
             if reference in self._starting:
