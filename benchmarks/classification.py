@@ -15,14 +15,19 @@ from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement, Spent
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+ARCHITECTURE = "architecture"
+"""What the state calls the code of the network it is of, since networks of one shape may differ."""
 
 
 class Classification(Benchmark):
     """Trains on the training split and measures accuracy on the validation split; test images wait for the end.
 
-    Fidelity is the number of epochs. The trained weights are kept with the measurement, so that the network
-    that was measured is the one that is exported.
+    Fidelity is the number of epochs out of the whole training's `epochs`, which the learning rate's cycle always
+    spans. The trained weights are kept with the measurement, so that the network that was measured is the one
+    that is exported. A measurement of less than the whole also leaves its `state`; a task that continues from it
+    gives, to the bit on one CPU, what an uninterrupted one gives.
 
     Args:
         space: Where the networks come from.
@@ -72,26 +77,42 @@ class Classification(Benchmark):
         self._splits("cpu")
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
-        import torch
-
-        from nasplat.training.fit import Recipe, evaluate, fit
+        from nasplat.training.fit import Recipe, Training, evaluate
         from nasplat.training.seeding import seeded
 
-        if task.weights is not None or task.continues is not None:
+        if task.weights is not None:
             raise TrialFailed("not supported", "this benchmark trains every architecture from scratch")
+        if not 1 <= task.fidelity <= self.epochs:
+            raise TrialFailed(
+                "no such fidelity", f"the fidelity is to be between 1 and epochs={self.epochs}, but is {task.fidelity}"
+            )
         recipe = Recipe(self.batch_size, self.learning_rate, self.momentum, self.weight_decay)
         splits = self._splits(device)
+        left = {}
         with seeded(task.seed, device):
             model = self.space.build(task.architecture, self.io).to(device)
-            generator = torch.Generator().manual_seed(task.seed)
-            images = fit(model, splits.training, recipe, epochs=task.fidelity, generator=generator)
+            training = Training(model, splits.training, recipe, epochs=self.epochs, seed=task.seed)
+            if task.continues is not None:
+                training.restore(_state(task, artifacts))
+                if training.done >= task.fidelity:
+                    raise TrialFailed(
+                        "already past it",
+                        f"the state to continue from is of {training.done} epochs, "
+                        f"but the task asks for {task.fidelity}; ask for more, or start afresh",
+                    )
+            images = training.until(task.fidelity)
+            if task.fidelity < self.epochs:
+                left = training.state() | {ARCHITECTURE: _spelt(task)}
         metrics = evaluate(model, splits.validation)
         if not math.isfinite(metrics["loss"]):  # the last steps went astray, after their own loss was taken
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         return Measurement(
             task=task,
             metrics=metrics,
-            artifacts={"weights": artifacts.put_tensors(model.state_dict())},
+            artifacts={
+                "weights": artifacts.put_tensors(model.state_dict()),
+                **({"state": artifacts.put_tensors(left)} if left else {}),
+            },
             spent=Spent(images=images),
         )
 
@@ -124,3 +145,28 @@ class Classification(Benchmark):
                 splits.training.to(device), splits.validation.to(device), splits.test.to(device)
             )
         return self._loaded[device]
+
+
+def _spelt(task: Evaluate) -> "Tensor":
+    import torch
+
+    return torch.tensor(list(str(task.architecture).encode()), dtype=torch.uint8)
+
+
+def _state(task: Evaluate, artifacts: Artifacts) -> "dict[str, Tensor]":
+    """The state that the task continues from; of the same architecture."""
+    from safetensors import SafetensorError
+
+    assert task.continues is not None
+    try:
+        state = artifacts.get_tensors(task.continues)
+    except SafetensorError as error:
+        raise TrialFailed("not a state", f"the artifact to continue from is no safetensors file: {error}") from None
+    if ARCHITECTURE not in state:
+        raise TrialFailed("not a state", "the artifact to continue from is no state of a training")
+    of = bytes(state.pop(ARCHITECTURE).tolist()).decode(errors="replace")
+    if of != str(task.architecture):
+        raise TrialFailed(
+            "another network", f"the state to continue from is of {of}, but the task is to measure {task.architecture}"
+        )
+    return state

@@ -1,25 +1,30 @@
 """Training from scratch on digits: who sees which images, what repeats, and what a trial that fails leaves behind."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Tensor, nn
 
-from nasplat.architecture import IO
+from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
 from nasplat.benchmarks.classification import Classification
 from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.task import Evaluate, Failure, Measurement, Outcome
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, decode_outcome, encode_task
 
 SPACE = NASBench201(channels=4, cells=1)
 CODE = "211312"
@@ -319,15 +324,136 @@ def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callabl
     assert not shelf.added
 
 
-@pytest.mark.parametrize(
-    "task",
-    [task_for(weights=Handle("0" * 64)), task_for(continues=Handle("0" * 64))],
-    ids=["shared weights", "continued"],
-)
-def test_shared_weights_and_continuation_are_refused(task: Evaluate) -> None:
-    failed = failure(perform(task, prepared(), device="cpu", artifacts=Parcel()))
+def test_shared_weights_are_refused() -> None:
+    failed = failure(perform(task_for(weights=Handle("0" * 64)), prepared(), device="cpu", artifacts=Parcel()))
     assert failed.kind == "not supported"
     assert "from scratch" in failed.message
+
+
+@pytest.mark.parametrize("fidelity", [0, 11])
+def test_a_fidelity_outside_of_the_whole_training_is_refused(fidelity: int) -> None:
+    failed = failure(perform(task_for(fidelity=fidelity), prepared(), device="cpu", artifacts=Parcel()))
+    assert failed.kind == "no such fidelity"
+    assert failed.message == f"the fidelity is to be between 1 and epochs=10, but is {fidelity}"
+
+
+# Going on
+
+
+def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **options: Any) -> list[Measurement]:
+    """Measurements that each go on from the one before; only the first has the seed that counts."""
+    parts: list[Measurement] = []
+    for fidelity in fidelities:
+        state = parts[-1].artifacts["state"] if parts else None
+        task = task_for(7 + len(parts), fidelity=fidelity, continues=state, **options)
+        parts.append(measure(benchmark, task, shelf))
+    return parts
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_going_on_gives_to_the_bit_what_an_uninterrupted_training_gives(momentum: float) -> None:
+    shelf = Parcel()
+    benchmark = prepared(epochs=6, momentum=momentum, batch_size=100)
+    parts = continued(benchmark, shelf, 1, 2, 4)
+    whole = measure(prepared(epochs=6, momentum=momentum, batch_size=100), task_for(7, fidelity=4), Parcel())
+    assert parts[-1].metrics == whole.metrics
+    assert parts[-1].artifacts == whole.artifacts  # the weights, and the state to go on from: equal content, one name
+    assert [part.spent.images for part in parts] == [1_000, 1_000, 2_000]
+    last = measure(benchmark, task_for(1, fidelity=6, continues=parts[-1].artifacts["state"]), shelf)
+    assert last.artifacts == measure(benchmark, task_for(7, fidelity=6), shelf).artifacts
+    assert set(last.artifacts) == {"weights"}  # the whole is done; there is nothing to go on with
+
+
+class WithDropout(NASBench201):
+    """Networks that draw from torch's generator in every step."""
+
+    def build(self, architecture: Architecture, io: IO) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.3), super().build(architecture, io))
+
+
+def test_what_the_network_draws_by_itself_goes_on_too() -> None:
+    shelf = Parcel()
+    benchmark = Classification(WithDropout(channels=4, cells=1), epochs=3)
+    parts = continued(benchmark, shelf, 1, 2, 3)
+    assert parts[-1].artifacts == measure(benchmark, task_for(7, fidelity=3), shelf).artifacts
+
+
+def test_a_lower_fidelity_is_the_beginning_of_the_whole_training() -> None:
+    shelf = Parcel()
+    first, second = (measure(prepared(epochs=epochs), task_for(), shelf) for epochs in (2, 20))
+    rates = [shelf.get_tensors(m.artifacts["state"])["learning_rate"].item() for m in (first, second)]
+    steps = TRAINING // 64
+    assert rates[0] == pytest.approx(one_cycle(steps, 2 * steps), rel=1e-9)
+    assert rates[1] == pytest.approx(one_cycle(steps, 20 * steps), rel=1e-9)
+
+
+def one_cycle(step: int, steps: int, peak: float = 0.1) -> float:
+    """The learning rate after so many steps: a cosine from peak/25 up over 30 %, then down to peak/250,000."""
+    up = 0.3 * (steps + 1) - 1
+    low, high, part = (peak / 25, peak, step / up) if step <= up else (peak / 25e4, peak, (steps - step) / (steps - up))
+    return float(low + (high - low) * (1 - np.cos(np.pi * part)) / 2)
+
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+from nasplat.artifact import Parcel
+from nasplat.benchmarks.classification import Classification
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.task import decode_task, encode_outcome
+
+task = decode_task(json.loads(sys.argv[1]))
+parcel = Parcel({task.continues.digest: Path(sys.argv[2]).read_bytes()})
+benchmark = Classification(NASBench201(channels=4, cells=1), epochs=4)
+benchmark.prepare()
+measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+print(json.dumps(encode_outcome(measurement)))
+"""
+
+
+def test_another_process_goes_on_with_what_travels_with_the_task(tmp_path: Path) -> None:
+    shelf = Parcel()
+    benchmark = prepared(epochs=4)
+    state = measure(benchmark, task_for(fidelity=2), shelf).artifacts["state"]
+    task = task_for(1, fidelity=3, continues=state)
+    (tmp_path / "state").write_bytes(shelf.get(state))
+    # A number of threads changes the order in which sums are taken, so both have one.
+    threads = torch.get_num_threads()
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, json.dumps(encode_task(task)), str(tmp_path / "state")],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    there = measured(decode_outcome(json.loads(done.stdout)))
+    assert there == measure(benchmark, task, shelf)
+    assert there.artifacts == measure(benchmark, task_for(fidelity=3), shelf).artifacts
+
+
+def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
+    shelf = Parcel()
+    benchmark = prepared(epochs=4)
+    left = measure(benchmark, task_for(fidelity=2), shelf).artifacts
+    other = WithDropout(channels=4, cells=1)
+
+    def failed(benchmark: Classification, **options: Any) -> Failure:
+        task = task_for(continues=options.pop("continues", left["state"]), **options)
+        return failure(perform(task, benchmark, device="cpu", artifacts=shelf))
+
+    assert "is of 2 epochs, but the task asks for 2" in failed(benchmark, fidelity=2).message
+    assert "is of 2 epochs, but the task asks for 1" in failed(benchmark, fidelity=1).message
+    same_shape = failed(benchmark, fidelity=3, code="241312")  # pooling for a skip: no tensor tells them apart
+    assert same_shape.kind == "another network"
+    assert f"is of nasbench201:{CODE}, but the task is to measure nasbench201:241312" in same_shape.message
+    assert failed(Classification(other, epochs=4), fidelity=3).kind == "another network"
+    assert "of 4 epochs with 16 steps of 64 images" in failed(prepared(epochs=5), fidelity=3).message
+    assert failed(benchmark, fidelity=3, continues=left["weights"]).kind == "not a state"
+    assert failed(benchmark, fidelity=3, continues=shelf.put(b"no safetensors")).kind == "not a state"
+    lost = failed(benchmark, fidelity=3, continues=Handle("0" * 64))
+    assert lost.kind == "RunError"
+    assert "did not travel" in lost.message
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
