@@ -2,14 +2,15 @@
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nasplat.architecture import IO
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
-from nasplat.data.datasets import Dataset, Splits, dataset
+from nasplat.data.datasets import Dataset, Source, Splits, dataset
 from nasplat.errors import InputError, TrialFailed
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement, Spent
@@ -37,6 +38,15 @@ class Classification(Benchmark):
         learning_rate: The peak of the one-cycle schedule.
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
+        data_folder: Holds the files of the data set; by default the data folder, `NASPLAT_DATA`.
+        download: Whether missing files may be downloaded into the folder.
+        subset: So many training and validation images in all, drawn once for everybody with every class in its
+            share; test stays whole.
+        side: What the pictures of `image_folder` are resized to, in pixels; by default the side of the first one.
+        augment: Whether training images are cropped at random after padding by an eighth of their side and, unless
+            they are of digits, flipped.
+        precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
+            Metrics are always computed in float32.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
@@ -51,6 +61,12 @@ class Classification(Benchmark):
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         weight_decay: Annotated[float, Field(ge=0)] = 5e-4,
+        data_folder: str | None = None,
+        download: bool = False,
+        subset: Annotated[int, Field(ge=1)] | None = None,
+        side: Annotated[int, Field(ge=1)] | None = None,
+        augment: bool = False,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
     ) -> None:
         super().__init__(space)
         self.dataset = dataset
@@ -59,11 +75,18 @@ class Classification(Benchmark):
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self.data_folder = data_folder
+        self.download = download
+        self.subset = subset
+        self.side = side
+        self.augment = augment
+        self.precision = precision
         self._loaded: dict[str, Splits] = {}
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return dataset(self.dataset)
+        folder = None if self.data_folder is None else Path(self.data_folder)
+        return dataset(self.dataset, Source(folder, self.download, self.subset, self.side))
 
     @property
     def io(self) -> IO:
@@ -73,11 +96,15 @@ class Classification(Benchmark):
     def fidelity(self) -> int:
         return self.epochs
 
+    def check(self) -> None:
+        self._dataset.check()
+
     def prepare(self) -> None:
         self._splits("cpu")
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.training.fit import Recipe, Training, evaluate
+        from nasplat.training.augmentation import augmentation
+        from nasplat.training.fit import Recipe, Training, bfloat16_suits, evaluate
         from nasplat.training.seeding import seeded
 
         if task.weights is not None:
@@ -86,12 +113,15 @@ class Classification(Benchmark):
             raise TrialFailed(
                 "no such fidelity", f"the fidelity is to be between 1 and epochs={self.epochs}, but is {task.fidelity}"
             )
-        recipe = Recipe(self.batch_size, self.learning_rate, self.momentum, self.weight_decay)
+        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device))
+        recipe = Recipe(self.batch_size, self.learning_rate, self.momentum, self.weight_decay, bfloat16)
         splits = self._splits(device)
+        images = splits.training.images
+        augment = augmentation(images, mirrored=self._dataset.mirrored) if self.augment else None
         left = {}
         with seeded(task.seed, device):
             model = self.space.build(task.architecture, self.io).to(device)
-            training = Training(model, splits.training, recipe, epochs=self.epochs, seed=task.seed)
+            training = Training(model, splits.training, recipe, epochs=self.epochs, seed=task.seed, augment=augment)
             if task.continues is not None:
                 training.restore(_state(task, artifacts))
                 if training.done >= task.fidelity:
@@ -100,7 +130,7 @@ class Classification(Benchmark):
                         f"the state to continue from is of {training.done} epochs, "
                         f"but the task asks for {task.fidelity}; ask for more, or start afresh",
                     )
-            images = training.until(task.fidelity)
+            processed = training.until(task.fidelity)
             if task.fidelity < self.epochs:
                 left = training.state() | {ARCHITECTURE: _spelt(task)}
         metrics = evaluate(model, splits.validation)
@@ -113,7 +143,7 @@ class Classification(Benchmark):
                 "weights": artifacts.put_tensors(model.state_dict()),
                 **({"state": artifacts.put_tensors(left)} if left else {}),
             },
-            spent=Spent(images=images),
+            spent=Spent(images=processed),
         )
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
@@ -140,10 +170,7 @@ class Classification(Benchmark):
     def _splits(self, device: str) -> Splits:
         """The data set on a device; read once, wherever it is needed."""
         if device not in self._loaded:
-            splits = self._loaded.get("cpu") or self._dataset.load()
-            self._loaded[device] = Splits(
-                splits.training.to(device), splits.validation.to(device), splits.test.to(device)
-            )
+            self._loaded[device] = (self._loaded.get("cpu") or self._dataset.load()).to(device)
         return self._loaded[device]
 
 

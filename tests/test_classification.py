@@ -56,7 +56,7 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Splits], Spl
 
     def register(change: Callable[[Splits], Splits]) -> str:
         name = f"altered {len(DATASETS)}"
-        altered = Dataset(name, "digits, altered", DATASETS["digits"].io, lambda: change(DATASETS["digits"].load()))
+        altered = Dataset(name, "digits, altered", dataset("digits").io, lambda: change(dataset("digits").load()))
         monkeypatch.setitem(DATASETS, name, altered)
         return name
 

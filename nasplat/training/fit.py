@@ -1,6 +1,6 @@
-"""Training a classifier on a data set that fits on the device, and measuring it."""
+"""Training a classifier, and measuring it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +26,14 @@ class Recipe:
         learning_rate: The peak of the cycle.
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
+        bfloat16: Whether forward passes and losses of training are computed in mixed precision.
     """
 
     batch_size: int
     learning_rate: float
     momentum: float
     weight_decay: float
+    bfloat16: bool = False
 
 
 class Training:
@@ -40,16 +42,29 @@ class Training:
     To be made and used within `seeded`, whose generators are part of its state.
 
     Args:
-        model: Trained in place; on the device of the examples.
+        model: Trained in place; on the device of the examples' labels.
         examples: What it learns from.
         recipe: How.
         epochs: Passes over the examples in the whole training, which the learning rate's cycle spans.
         seed: Shuffles.
+        augment: Changes the images of a batch; may draw from torch's global generators.
     """
 
-    def __init__(self, model: nn.Module, examples: Examples, recipe: Recipe, *, epochs: int, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        recipe: Recipe,
+        *,
+        epochs: int,
+        seed: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.model = model
         self.examples = examples
+        self.device = examples.labels.device
+        self._augment = augment
+        self._bfloat16 = recipe.bfloat16
         self.epochs = epochs
         self.done = 0
         self._generator = torch.Generator().manual_seed(seed)
@@ -78,13 +93,16 @@ class Training:
         Raises:
             TrialFailed: The loss of an epoch is not finite.
         """
-        begun, device = self.done, self.examples.images.device
+        begun = self.done
         self.model.train()
         while self.done < epoch:
             order = torch.randperm(len(self.examples), generator=self._generator)
-            total = torch.zeros((), device=device)
-            for rows in torch.split(order[: self._steps * self._batch].to(device), self._batch):
-                loss = functional.cross_entropy(self.model(self.examples.images[rows]), self.examples.labels[rows])
+            order = order[: self._steps * self._batch].to(self.examples.images.device)
+            total = torch.zeros((), device=self.device)
+            for rows in torch.split(order, self._batch):
+                images, labels = self.examples.batch(rows, self._augment)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+                    loss = functional.cross_entropy(self.model(images), labels)
                 self._optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 self._optimizer.step()
@@ -106,10 +124,9 @@ class Training:
             for name, parameter in self.model.named_parameters()
             if (kept := self._optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
         }
-        device = self.examples.images.device
         generators = {_SHUFFLE: self._generator.get_state(), _CPU: torch.get_rng_state()}
-        if device.type == "cuda":
-            generators[_CUDA] = torch.cuda.get_rng_state(device)
+        if self.device.type == "cuda":
+            generators[_CUDA] = torch.cuda.get_rng_state(self.device)
         return {
             _PLAN: torch.tensor(self._plan),
             _EPOCHS: torch.tensor(self.done),
@@ -155,8 +172,8 @@ class Training:
             group["lr"] = rate
         self._generator.set_state(shuffle)
         torch.set_rng_state(cpu)
-        if _CUDA in state and self.examples.images.device.type == "cuda":
-            torch.cuda.set_rng_state(state[_CUDA], self.examples.images.device)
+        if _CUDA in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state[_CUDA], self.device)
 
     @property
     def _plan(self) -> list[int]:
@@ -169,13 +186,20 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, examples: Examples) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of a classifier, with its running statistics."""
+    """Accuracy (a fraction) and mean cross-entropy (nats) of a classifier, with its running statistics.
+
+    In float32, however it was trained, since that is how it is stored and exported.
+    """
     model.eval()
     correct, loss = 0.0, 0.0
-    for images, labels in zip(
-        torch.split(examples.images, EVALUATION_BATCH), torch.split(examples.labels, EVALUATION_BATCH), strict=True
-    ):
+    for first in range(0, len(examples), EVALUATION_BATCH):
+        images, labels = examples.batch(slice(first, first + EVALUATION_BATCH))
         logits = model(images)
         correct += (logits.argmax(1) == labels).sum().item()
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
     return {"accuracy": correct / len(examples), "loss": loss / len(examples)}
+
+
+def bfloat16_suits(device: str) -> bool:
+    """Whether a device computes in bfloat16 natively and gains by it: CUDA devices since 2020."""
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
