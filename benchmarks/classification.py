@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ARCHITECTURE = "architecture"
 """What the state calls the code of the network it is of, since networks of one shape may differ."""
 
+LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
+"""What a measured latency says: its median and interquartile range, and what they were measured with."""
+
 
 class Classification(Benchmark):
     """Trains on the training split and measures accuracy on the validation split; test images wait for the end.
@@ -47,6 +50,9 @@ class Classification(Benchmark):
             they are of digits, flipped.
         precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
             Metrics are always computed in float32.
+        latency_batch: If not 0, latency is measured too, with so many images in each pass; the benchmark is then
+            `alone`, and its measurements have ``latency_ms`` (median) and ``latency_iqr_ms`` (spread).
+        latency_threads: Threads of torch while latency is measured.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
@@ -67,6 +73,8 @@ class Classification(Benchmark):
         side: Annotated[int, Field(ge=1)] | None = None,
         augment: bool = False,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        latency_batch: Annotated[int, Field(ge=0)] = 0,
+        latency_threads: Annotated[int, Field(ge=1)] = 1,
     ) -> None:
         super().__init__(space)
         self.dataset = dataset
@@ -81,6 +89,11 @@ class Classification(Benchmark):
         self.side = side
         self.augment = augment
         self.precision = precision
+        self.latency_batch = latency_batch
+        self.latency_threads = latency_threads
+        if latency_batch:
+            self.metrics = (*type(self).metrics, *LATENCY[:2])  # type: ignore[misc]  # which there are is an option's
+            self.alone = True
         self._loaded: dict[str, Splits] = {}
 
     @cached_property
@@ -136,6 +149,8 @@ class Classification(Benchmark):
         metrics = evaluate(model, splits.validation)
         if not math.isfinite(metrics["loss"]):  # the last steps went astray, after their own loss was taken
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
+        if self.latency_batch:
+            metrics |= self._latency(model, device)
         return Measurement(
             task=task,
             metrics=metrics,
@@ -150,12 +165,19 @@ class Classification(Benchmark):
         from nasplat.training.fit import evaluate
 
         model = self._trained(measurement, artifacts).to(device)
+        latency = {name: measurement.metrics[name] for name in LATENCY if name in measurement.metrics}
         return Measurement(
             task=measurement.task,
-            metrics=evaluate(model, self._splits(device).test),
+            metrics=evaluate(model, self._splits(device).test) | latency,  # which is of no split
             split="test",
             artifacts=measurement.artifacts,
         )
+
+    def _latency(self, model: "nn.Module", device: str) -> dict[str, float]:
+        from nasplat.nn.latency import measure_latency
+
+        found = measure_latency(model, self.io, batch=self.latency_batch, threads=self.latency_threads, device=device)
+        return dict(zip(LATENCY, (found.median_ms, found.iqr_ms, found.batch, found.threads), strict=True))
 
     def _trained(self, measurement: Measurement, artifacts: Artifacts) -> "nn.Module":
         from nasplat.training.seeding import seeded

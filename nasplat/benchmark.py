@@ -24,6 +24,9 @@ class Benchmark(ABC):
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that every measurement has."""
 
+    alone: bool = False
+    """Whether measuring needs the device to itself, as for latency; such a search has one worker."""
+
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
