@@ -16,6 +16,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
@@ -25,6 +26,9 @@ from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, decode_outcome, encode_task
+from nasplat.training.augmentation import RandomCropEach, RandomHorizontalFlipEach, augmentation
+from nasplat.training.fit import evaluate
+from nasplat.training.seeding import seeded
 
 SPACE = NASBench201(channels=4, cells=1)
 CODE = "211312"
@@ -337,6 +341,126 @@ def test_a_fidelity_outside_of_the_whole_training_is_refused(fidelity: int) -> N
     assert failed.message == f"the fidelity is to be between 1 and epochs=10, but is {fidelity}"
 
 
+# Augmentation
+
+
+def test_every_image_of_a_batch_is_cropped_at_a_place_of_its_own() -> None:
+    images = torch.randint(256, (64, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    crop = RandomCropEach(2)
+    with seeded(1):
+        places = crop.make_params([images])
+    with seeded(1):
+        cropped = crop(images)
+    assert cropped.shape == images.shape
+    assert cropped.dtype == torch.uint8
+    found = set(zip(places["top"].tolist(), places["left"].tolist(), strict=True))
+    assert {top for top, _ in found} == {left for _, left in found} == set(range(5))
+    assert len(found) > 12
+    for row, (image, top, left) in enumerate(zip(images, places["top"], places["left"], strict=True)):
+        one = v2.functional.crop(v2.functional.pad(image, [2]), int(top), int(left), 6, 5)
+        assert torch.equal(cropped[row], one)
+
+
+def test_about_half_of_the_images_are_flipped_and_none_if_they_may_not() -> None:
+    images = torch.arange(4, dtype=torch.uint8).repeat(400, 1, 8, 2)  # no row is its own mirror image, wherever cut
+    images[:, :, :, :] += 1
+    with seeded(2):
+        both = augmentation(images, mirrored=True)(images)
+        cropped = augmentation(images, mirrored=False)(images)
+
+    def falls(batch: Tensor) -> Tensor:
+        """Whether the middle of each image falls from left to right by more than it rises."""
+        steps = batch[:, 0, 4, 2:6].int().diff(dim=1)
+        return (steps < 0).sum(1) > (steps > 0).sum(1)
+
+    assert not falls(cropped).any()
+    assert 150 < falls(both).sum().item() < 250
+    with seeded(3):
+        flipped = RandomHorizontalFlipEach()(images)
+    straight = (flipped == images).flatten(1).all(1)
+    assert torch.equal(flipped[~straight], v2.functional.horizontal_flip(images[~straight]))
+    assert 150 < straight.sum().item() < 250
+
+
+def test_what_is_padded_is_as_dark_as_the_darkest() -> None:
+    images = torch.full((50, 1, 8, 8), 3.0)
+    images[0, 0, 0, 0] = -0.7
+    with seeded(0):
+        changed = augmentation(images, mirrored=False)(images[1:])
+    assert {round(value, 3) for value in changed.unique().tolist()} == {-0.7, 3.0}
+
+
+def test_augmentation_is_of_training_alone_and_repeats_with_the_seed() -> None:
+    shelf = Parcel()
+    benchmark = prepared(augment=True)
+    augmented, plain = measure(benchmark, task_for(), shelf), measure(prepared(), task_for(), shelf)
+    assert augmented.artifacts != plain.artifacts
+    assert augmented.spent == plain.spent
+    assert measure(prepared(augment=True), task_for(), Parcel()) == augmented
+    network = SPACE.build(augmented.architecture, benchmark.io)
+    network.load_state_dict(shelf.get_tensors(augmented.artifacts["weights"]))
+    assert evaluate(network, dataset("digits").load().validation) == augmented.metrics
+
+
+def test_images_differ_between_epochs_and_within_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(NASBench201):
+        """Networks that keep what they were given to train on."""
+
+        def build(self, architecture: Architecture, io: IO) -> nn.Module:
+            network = super().build(architecture, io)
+            network.register_forward_pre_hook(
+                lambda network, given: seen.append(given[0].clone()) if network.training else None
+            )
+            return network
+
+    image = dataset("digits").load().training.images[:1]
+    alike = Splits(*(Examples(image.repeat(64, 1, 1, 1), torch.arange(64) % 10) for _ in range(3)))
+    monkeypatch.setitem(DATASETS, "alike", Dataset("alike", "one image", IO.image(1, 8, 10), lambda: alike))
+    benchmark = Classification(Watched(channels=4, cells=1), dataset="alike", augment=True)
+    measure(benchmark, task_for(fidelity=2), Parcel())
+    kinds = [{tuple(image.flatten().tolist()) for image in batch} for batch in seen]
+    assert [len(batch) for batch in seen] == [64, 64]
+    assert all(5 < len(kind) <= 9 for kind in kinds)  # the nine places of a crop with a border of one
+    assert not torch.equal(seen[0], seen[1])
+
+
+# Precision
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_only_training_computes_in_the_chosen_precision(precision: str, inside: torch.dtype) -> None:
+    seen: set[tuple[bool, torch.dtype]] = set()
+
+    class Watched(NASBench201):
+        """Networks that keep in what precision they compute."""
+
+        def build(self, architecture: Architecture, io: IO) -> nn.Module:
+            network = super().build(architecture, io)
+            network.register_forward_hook(lambda network, _, logits: seen.add((network.training, logits.dtype)))
+            return network
+
+    shelf = Parcel()
+    benchmark = Classification(Watched(channels=4, cells=1), epochs=3, precision=precision)  # type: ignore[arg-type]
+    measurement = measure(benchmark, task_for(fidelity=3), shelf)
+    final(benchmark, measurement, shelf)
+    assert seen == {(True, inside), (False, torch.float32)}
+    assert measurement.metrics["accuracy"] > 0.5
+    weights = shelf.get_tensors(measurement.artifacts["weights"])
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}  # the latter counts batches
+
+
+def test_precision_on_the_cpu_is_float32_unless_asked_otherwise() -> None:
+    shelf = Parcel()
+    auto, full, half = (
+        measure(prepared(precision=precision), task_for(), shelf).artifacts["weights"]
+        for precision in ("auto", "float32", "bfloat16")
+    )
+    assert auto == full
+    assert half != full
+
+
 # Going on
 
 
@@ -350,12 +474,12 @@ def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **opti
     return parts
 
 
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_going_on_gives_to_the_bit_what_an_uninterrupted_training_gives(momentum: float) -> None:
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"augment": True}, {"precision": "bfloat16"}], ids=str)
+def test_going_on_gives_to_the_bit_what_an_uninterrupted_training_gives(options: dict[str, Any]) -> None:
     shelf = Parcel()
-    benchmark = prepared(epochs=6, momentum=momentum, batch_size=100)
+    benchmark = prepared(epochs=6, batch_size=100, **options)
     parts = continued(benchmark, shelf, 1, 2, 4)
-    whole = measure(prepared(epochs=6, momentum=momentum, batch_size=100), task_for(7, fidelity=4), Parcel())
+    whole = measure(prepared(epochs=6, batch_size=100, **options), task_for(7, fidelity=4), Parcel())
     assert parts[-1].metrics == whole.metrics
     assert parts[-1].artifacts == whole.artifacts  # the weights, and the state to go on from: equal content, one name
     assert [part.spent.images for part in parts] == [1_000, 1_000, 2_000]
