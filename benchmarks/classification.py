@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nasplat.architecture import IO
 from nasplat.artifact import Artifacts
@@ -23,6 +23,11 @@ ARCHITECTURE = "architecture"
 
 LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 """What a measured latency says: its median and interquartile range, and what they were measured with."""
+
+
+def _absolute(folder: str | None) -> str | None:
+    """The same folder for workers in other directories."""
+    return None if folder is None else str(Path(folder).expanduser().absolute())
 
 
 class Classification(Benchmark):
@@ -67,7 +72,7 @@ class Classification(Benchmark):
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         weight_decay: Annotated[float, Field(ge=0)] = 5e-4,
-        data_folder: str | None = None,
+        data_folder: Annotated[str | None, AfterValidator(_absolute)] = None,
         download: bool = False,
         subset: Annotated[int, Field(ge=1)] | None = None,
         side: Annotated[int, Field(ge=1)] | None = None,

@@ -583,7 +583,7 @@ def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_network_trained_on_cuda_is_the_one_stored() -> None:
     shelf = Parcel()
-    benchmark = prepared()
+    benchmark = prepared(epochs=3)
     before = torch.cuda.get_rng_state().tolist(), torch.get_rng_state().tolist()
     measurement = benchmark.measure(task_for(fidelity=3), device="cuda", artifacts=shelf)
     on_cuda = benchmark.final(measurement, device="cuda", artifacts=shelf)

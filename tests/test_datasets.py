@@ -29,6 +29,7 @@ from nasplat.config import Assembly, SearchConfig
 from nasplat.data import datasets, pictures
 from nasplat.data.datasets import DATASETS, Examples, Scaling, Source, Splits, dataset
 from nasplat.errors import InputError
+from nasplat.options import complete
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate
 
@@ -575,6 +576,15 @@ def test_a_folder_of_ones_own_is_searched_on(tmp_path: Path) -> None:
     measurement = benchmark.measure(task, device="cpu", artifacts=Parcel())
     assert measurement.metrics["accuracy"] >= 0.9
     assert measurement.spent.images == 6 * 48
+
+
+def test_a_folder_is_the_same_for_workers_in_other_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"data_folder": "mine", "subset": "600", "side": "16", "augment": "true", "download": "false"}
+    options = complete("benchmark", Classification, given)
+    assert options["data_folder"] == str(tmp_path / "mine")
+    assert (options["subset"], options["side"], options["augment"], options["download"]) == (600, 16, True, False)
+    assert complete("benchmark", Classification, {})["data_folder"] is None
 
 
 # Subsets

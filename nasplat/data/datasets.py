@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RESIDENT_BYTES = 2 * 2**30
-"""Images up to so many bytes are kept on the device; more stay in the host's memory and follow batch by batch."""
+"""A split of up to so many bytes is kept on the device; a larger one stays on the host and follows batch by batch."""
 
 
 @dataclass(frozen=True, slots=True)
