@@ -436,7 +436,7 @@ def test_real_jpegs_are_what_another_decoder_makes_of_them() -> None:
     with np.load(path, allow_pickle=False) as arrays:
         packed, offsets, labels = (arrays[f"test_{name}"] for name in ("jpeg", "offset", "label"))
     assert splits.test.labels.tolist() == labels.tolist()
-    for row in (0, 1, 4_999, 9_999):
+    for row in (0, 1, 255, 256, 4_999, 9_999):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             picture = decode_jpeg(torch.from_numpy(packed[offsets[row] : offsets[row + 1]]))

@@ -284,7 +284,7 @@ def _digits(source: Source) -> Dataset:
     return Dataset("digits", DATASETS["digits"].summary, IO.image(channels=1, side=8, outputs=10), load, check=check)
 
 
-GET = "give benchmark.download=true where there is a network, or benchmark.data_folder"
+GET = "add --set benchmark.download=true where there is a network, or name their folder in benchmark.data_folder"
 
 
 @dataclass(frozen=True, slots=True)
