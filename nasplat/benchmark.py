@@ -20,12 +20,18 @@ class Benchmark(ABC):
     process that measures calls `prepare` once, which does the heavy part (tables, data sets); then `measure`
     is called for one task after another, from one thread.
 
+    A measurement below full fidelity may leave a ``state`` among its artifacts. A task that continues from it
+    goes on from there, in any process, and gives what an uninterrupted measurement gives.
+
     All randomness comes from the task's seed; global generators are left as they were. A trial that cannot
     give a result raises `TrialFailed`; whatever else it raises is recorded as well.
     """
 
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that every measurement has."""
+
+    alone: bool = False
+    """Whether measuring needs the device to itself, as for latency; such a search has one worker."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space

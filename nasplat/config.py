@@ -189,6 +189,7 @@ class Assembly:
         goal = config.goal
         workload = config.workload
         benchmark = workload.make()
+        _check_alone(benchmark, config)
         benchmark.check()
         problem = Problem(
             benchmark.space,
@@ -202,3 +203,16 @@ class Assembly:
         problem.check_feasible()
         strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
         return cls(config, workload, benchmark, problem, strategy, budget)
+
+
+def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
+    """Refuse to share a device between measurements that need it to themselves."""
+    if not benchmark.alone or config.executor.name == "inline":
+        return
+    needs = f"the benchmark {config.benchmark.name} measures latency or the like, which needs the device to itself"
+    if config.executor.workers > 1:
+        raise InputError(f"{needs}, but there are {config.executor.workers} workers; give --workers 1")
+    if 0 < config.executor.gpus_per_worker < 1:
+        raise InputError(
+            f"{needs}, but a worker has {config.executor.gpus_per_worker:g} of a GPU; give --gpus-per-worker 1"
+        )

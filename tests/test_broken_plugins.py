@@ -300,6 +300,17 @@ def measure_prepared(self: Any, task: Evaluate, *, device: str, artifacts: Artif
     return Measurement(task=task, metrics={"accuracy": 1 / self.prepared})
 
 
+class Forgetful(ToyBenchmark):
+    """Leaves a state, and starts from scratch all the same."""
+
+    fidelity = 3
+
+    def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+        if task.fidelity == self.fidelity:
+            return Measurement(task=task, metrics={"accuracy": task.seed % 1000 / 1000})
+        return Measurement(task=task, metrics={"accuracy": 0.5}, artifacts={"state": artifacts.put(b"half done")})
+
+
 BENCHMARKS: dict[str, Any] = {
     "measures_what_it_declares": broken(ToyBenchmark, measure=measure_percent),
     "carries_the_task": broken(ToyBenchmark, measure=measure_another),
@@ -310,6 +321,7 @@ BENCHMARKS: dict[str, Any] = {
     "weights_belong_to_the_network": broken(ToyBenchmark, measure=measure_without_keeping),
     "networks_fit_its_data": broken(ToyBenchmark, fidelity=0),
     "preparing_again_is_harmless": broken(ToyBenchmark, prepare=prepare_counting, measure=measure_prepared),
+    "continued_equals_uninterrupted": Forgetful,
     "options_are_configuration": broken(ToyBenchmark, __doc__=""),
 }
 

@@ -1,25 +1,34 @@
 """Training from scratch on digits: who sees which images, what repeats, and what a trial that fails leaves behind."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms import v2
 
-from nasplat.architecture import IO
+from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
 from nasplat.benchmarks.classification import Classification
 from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.task import Evaluate, Failure, Measurement, Outcome
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, decode_outcome, encode_task
+from nasplat.training.augmentation import RandomCropEach, RandomHorizontalFlipEach, augmentation
+from nasplat.training.fit import evaluate
+from nasplat.training.seeding import seeded
 
 SPACE = NASBench201(channels=4, cells=1)
 CODE = "211312"
@@ -51,7 +60,7 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Splits], Spl
 
     def register(change: Callable[[Splits], Splits]) -> str:
         name = f"altered {len(DATASETS)}"
-        altered = Dataset(name, "digits, altered", DATASETS["digits"].io, lambda: change(DATASETS["digits"].load()))
+        altered = Dataset(name, "digits, altered", dataset("digits").io, lambda: change(dataset("digits").load()))
         monkeypatch.setitem(DATASETS, name, altered)
         return name
 
@@ -319,21 +328,262 @@ def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callabl
     assert not shelf.added
 
 
-@pytest.mark.parametrize(
-    "task",
-    [task_for(weights=Handle("0" * 64)), task_for(continues=Handle("0" * 64))],
-    ids=["shared weights", "continued"],
-)
-def test_shared_weights_and_continuation_are_refused(task: Evaluate) -> None:
-    failed = failure(perform(task, prepared(), device="cpu", artifacts=Parcel()))
+def test_shared_weights_are_refused() -> None:
+    failed = failure(perform(task_for(weights=Handle("0" * 64)), prepared(), device="cpu", artifacts=Parcel()))
     assert failed.kind == "not supported"
     assert "from scratch" in failed.message
+
+
+@pytest.mark.parametrize("fidelity", [0, 11])
+def test_a_fidelity_outside_of_the_whole_training_is_refused(fidelity: int) -> None:
+    failed = failure(perform(task_for(fidelity=fidelity), prepared(), device="cpu", artifacts=Parcel()))
+    assert failed.kind == "no such fidelity"
+    assert failed.message == f"the fidelity is to be between 1 and epochs=10, but is {fidelity}"
+
+
+# Augmentation
+
+
+def test_every_image_of_a_batch_is_cropped_at_a_place_of_its_own() -> None:
+    images = torch.randint(256, (64, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    crop = RandomCropEach(2)
+    with seeded(1):
+        places = crop.make_params([images])
+    with seeded(1):
+        cropped = crop(images)
+    assert cropped.shape == images.shape
+    assert cropped.dtype == torch.uint8
+    found = set(zip(places["top"].tolist(), places["left"].tolist(), strict=True))
+    assert {top for top, _ in found} == {left for _, left in found} == set(range(5))
+    assert len(found) > 12
+    for row, (image, top, left) in enumerate(zip(images, places["top"], places["left"], strict=True)):
+        one = v2.functional.crop(v2.functional.pad(image, [2]), int(top), int(left), 6, 5)
+        assert torch.equal(cropped[row], one)
+
+
+def test_about_half_of_the_images_are_flipped_and_none_if_they_may_not() -> None:
+    images = torch.arange(4, dtype=torch.uint8).repeat(400, 1, 8, 2)  # no row is its own mirror image, wherever cut
+    images[:, :, :, :] += 1
+    with seeded(2):
+        both = augmentation(images, mirrored=True)(images)
+        cropped = augmentation(images, mirrored=False)(images)
+
+    def falls(batch: Tensor) -> Tensor:
+        """Whether the middle of each image falls from left to right by more than it rises."""
+        steps = batch[:, 0, 4, 2:6].int().diff(dim=1)
+        return (steps < 0).sum(1) > (steps > 0).sum(1)
+
+    assert not falls(cropped).any()
+    assert 150 < falls(both).sum().item() < 250
+    with seeded(3):
+        flipped = RandomHorizontalFlipEach()(images)
+    straight = (flipped == images).flatten(1).all(1)
+    assert torch.equal(flipped[~straight], v2.functional.horizontal_flip(images[~straight]))
+    assert 150 < straight.sum().item() < 250
+
+
+def test_what_is_padded_is_as_dark_as_the_darkest() -> None:
+    images = torch.full((50, 1, 8, 8), 3.0)
+    images[0, 0, 0, 0] = -0.7
+    with seeded(0):
+        changed = augmentation(images, mirrored=False)(images[1:])
+    assert {round(value, 3) for value in changed.unique().tolist()} == {-0.7, 3.0}
+
+
+def test_augmentation_is_of_training_alone_and_repeats_with_the_seed() -> None:
+    shelf = Parcel()
+    benchmark = prepared(augment=True)
+    augmented, plain = measure(benchmark, task_for(), shelf), measure(prepared(), task_for(), shelf)
+    assert augmented.artifacts != plain.artifacts
+    assert augmented.spent == plain.spent
+    assert measure(prepared(augment=True), task_for(), Parcel()) == augmented
+    network = SPACE.build(augmented.architecture, benchmark.io)
+    network.load_state_dict(shelf.get_tensors(augmented.artifacts["weights"]))
+    assert evaluate(network, dataset("digits").load().validation) == augmented.metrics
+
+
+def test_images_differ_between_epochs_and_within_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(NASBench201):
+        """Networks that keep what they were given to train on."""
+
+        def build(self, architecture: Architecture, io: IO) -> nn.Module:
+            network = super().build(architecture, io)
+            network.register_forward_pre_hook(
+                lambda network, given: seen.append(given[0].clone()) if network.training else None
+            )
+            return network
+
+    image = dataset("digits").load().training.images[:1]
+    alike = Splits(*(Examples(image.repeat(64, 1, 1, 1), torch.arange(64) % 10) for _ in range(3)))
+    monkeypatch.setitem(DATASETS, "alike", Dataset("alike", "one image", IO.image(1, 8, 10), lambda: alike))
+    benchmark = Classification(Watched(channels=4, cells=1), dataset="alike", augment=True)
+    measure(benchmark, task_for(fidelity=2), Parcel())
+    kinds = [{tuple(image.flatten().tolist()) for image in batch} for batch in seen]
+    assert [len(batch) for batch in seen] == [64, 64]
+    assert all(5 < len(kind) <= 9 for kind in kinds)  # the nine places of a crop with a border of one
+    assert not torch.equal(seen[0], seen[1])
+
+
+# Precision
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_only_training_computes_in_the_chosen_precision(precision: str, inside: torch.dtype) -> None:
+    seen: set[tuple[bool, torch.dtype]] = set()
+
+    class Watched(NASBench201):
+        """Networks that keep in what precision they compute."""
+
+        def build(self, architecture: Architecture, io: IO) -> nn.Module:
+            network = super().build(architecture, io)
+            network.register_forward_hook(lambda network, _, logits: seen.add((network.training, logits.dtype)))
+            return network
+
+    shelf = Parcel()
+    benchmark = Classification(Watched(channels=4, cells=1), epochs=3, precision=precision)  # type: ignore[arg-type]
+    measurement = measure(benchmark, task_for(fidelity=3), shelf)
+    final(benchmark, measurement, shelf)
+    assert seen == {(True, inside), (False, torch.float32)}
+    assert measurement.metrics["accuracy"] > 0.5
+    weights = shelf.get_tensors(measurement.artifacts["weights"])
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}  # the latter counts batches
+
+
+def test_precision_on_the_cpu_is_float32_unless_asked_otherwise() -> None:
+    shelf = Parcel()
+    auto, full, half = (
+        measure(prepared(precision=precision), task_for(), shelf).artifacts["weights"]
+        for precision in ("auto", "float32", "bfloat16")
+    )
+    assert auto == full
+    assert half != full
+
+
+# Going on
+
+
+def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **options: Any) -> list[Measurement]:
+    """Measurements that each go on from the one before; only the first has the seed that counts."""
+    parts: list[Measurement] = []
+    for fidelity in fidelities:
+        state = parts[-1].artifacts["state"] if parts else None
+        task = task_for(7 + len(parts), fidelity=fidelity, continues=state, **options)
+        parts.append(measure(benchmark, task, shelf))
+    return parts
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"augment": True}, {"precision": "bfloat16"}], ids=str)
+def test_going_on_gives_to_the_bit_what_an_uninterrupted_training_gives(options: dict[str, Any]) -> None:
+    shelf = Parcel()
+    benchmark = prepared(epochs=6, batch_size=100, **options)
+    parts = continued(benchmark, shelf, 1, 2, 4)
+    whole = measure(prepared(epochs=6, batch_size=100, **options), task_for(7, fidelity=4), Parcel())
+    assert parts[-1].metrics == whole.metrics
+    assert parts[-1].artifacts == whole.artifacts  # the weights, and the state to go on from: equal content, one name
+    assert [part.spent.images for part in parts] == [1_000, 1_000, 2_000]
+    last = measure(benchmark, task_for(1, fidelity=6, continues=parts[-1].artifacts["state"]), shelf)
+    assert last.artifacts == measure(benchmark, task_for(7, fidelity=6), shelf).artifacts
+    assert set(last.artifacts) == {"weights"}  # the whole is done; there is nothing to go on with
+
+
+class WithDropout(NASBench201):
+    """Networks that draw from torch's generator in every step."""
+
+    def build(self, architecture: Architecture, io: IO) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.3), super().build(architecture, io))
+
+
+def test_what_the_network_draws_by_itself_goes_on_too() -> None:
+    shelf = Parcel()
+    benchmark = Classification(WithDropout(channels=4, cells=1), epochs=3)
+    parts = continued(benchmark, shelf, 1, 2, 3)
+    assert parts[-1].artifacts == measure(benchmark, task_for(7, fidelity=3), shelf).artifacts
+
+
+def test_a_lower_fidelity_is_the_beginning_of_the_whole_training() -> None:
+    shelf = Parcel()
+    first, second = (measure(prepared(epochs=epochs), task_for(), shelf) for epochs in (2, 20))
+    rates = [shelf.get_tensors(m.artifacts["state"])["learning_rate"].item() for m in (first, second)]
+    steps = TRAINING // 64
+    assert rates[0] == pytest.approx(one_cycle(steps, 2 * steps), rel=1e-9)
+    assert rates[1] == pytest.approx(one_cycle(steps, 20 * steps), rel=1e-9)
+
+
+def one_cycle(step: int, steps: int, peak: float = 0.1) -> float:
+    """The learning rate after so many steps: a cosine from peak/25 up over 30 %, then down to peak/250,000."""
+    up = 0.3 * (steps + 1) - 1
+    low, high, part = (peak / 25, peak, step / up) if step <= up else (peak / 25e4, peak, (steps - step) / (steps - up))
+    return float(low + (high - low) * (1 - np.cos(np.pi * part)) / 2)
+
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+from nasplat.artifact import Parcel
+from nasplat.benchmarks.classification import Classification
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.task import decode_task, encode_outcome
+
+task = decode_task(json.loads(sys.argv[1]))
+parcel = Parcel({task.continues.digest: Path(sys.argv[2]).read_bytes()})
+benchmark = Classification(NASBench201(channels=4, cells=1), epochs=4)
+benchmark.prepare()
+measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+print(json.dumps(encode_outcome(measurement)))
+"""
+
+
+def test_another_process_goes_on_with_what_travels_with_the_task(tmp_path: Path) -> None:
+    shelf = Parcel()
+    benchmark = prepared(epochs=4)
+    state = measure(benchmark, task_for(fidelity=2), shelf).artifacts["state"]
+    task = task_for(1, fidelity=3, continues=state)
+    (tmp_path / "state").write_bytes(shelf.get(state))
+    # A number of threads changes the order in which sums are taken, so both have one.
+    threads = torch.get_num_threads()
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, json.dumps(encode_task(task)), str(tmp_path / "state")],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    there = measured(decode_outcome(json.loads(done.stdout)))
+    assert there == measure(benchmark, task, shelf)
+    assert there.artifacts == measure(benchmark, task_for(fidelity=3), shelf).artifacts
+
+
+def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
+    shelf = Parcel()
+    benchmark = prepared(epochs=4)
+    left = measure(benchmark, task_for(fidelity=2), shelf).artifacts
+    other = WithDropout(channels=4, cells=1)
+
+    def failed(benchmark: Classification, **options: Any) -> Failure:
+        task = task_for(continues=options.pop("continues", left["state"]), **options)
+        return failure(perform(task, benchmark, device="cpu", artifacts=shelf))
+
+    assert "is of 2 epochs, but the task asks for 2" in failed(benchmark, fidelity=2).message
+    assert "is of 2 epochs, but the task asks for 1" in failed(benchmark, fidelity=1).message
+    same_shape = failed(benchmark, fidelity=3, code="241312")  # pooling for a skip: no tensor tells them apart
+    assert same_shape.kind == "another network"
+    assert f"is of nasbench201:{CODE}, but the task is to measure nasbench201:241312" in same_shape.message
+    assert failed(Classification(other, epochs=4), fidelity=3).kind == "another network"
+    assert "of 4 epochs with 16 steps of 64 images" in failed(prepared(epochs=5), fidelity=3).message
+    assert failed(benchmark, fidelity=3, continues=left["weights"]).kind == "not a state"
+    assert failed(benchmark, fidelity=3, continues=shelf.put(b"no safetensors")).kind == "not a state"
+    lost = failed(benchmark, fidelity=3, continues=Handle("0" * 64))
+    assert lost.kind == "RunError"
+    assert "did not travel" in lost.message
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_network_trained_on_cuda_is_the_one_stored() -> None:
     shelf = Parcel()
-    benchmark = prepared()
+    benchmark = prepared(epochs=3)
     before = torch.cuda.get_rng_state().tolist(), torch.get_rng_state().tolist()
     measurement = benchmark.measure(task_for(fidelity=3), device="cuda", artifacts=shelf)
     on_cuda = benchmark.final(measurement, device="cuda", artifacts=shelf)

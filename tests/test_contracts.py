@@ -25,7 +25,7 @@ from nasplat.testing import (
 # Options that make a plug-in cheap enough to be measured many times in a test.
 SMALL: dict[str, dict[str, Any]] = {
     "nasbench201": {"channels": 4, "cells": 1},
-    "classification": {"epochs": 1},
+    "classification": {"epochs": 2},  # one to leave a state, one to continue from it
     "regularized_evolution": {"population": 8, "sample": 3},
 }
 MEASURED_ON = {"nasbench201": "nasbench201", "classification": "nasbench201"}

@@ -428,7 +428,7 @@ def test_images_with_odd_sides_are_exported_and_verified_too(odd_data: str, tmp_
     (measurement,) = run.history().measurements
     description = bundle.export(run, measurement, tmp_path / "network")
     assert description["input_shape"] == [2, 7, 9]
-    validation = DATASETS[odd_data].load().validation
+    validation = dataset(odd_data).load().validation
     given = logits_of(tmp_path / "network", validation.images.numpy())
     with torch.no_grad():
         expected = bundle.load(tmp_path / "network")(validation.images).numpy()

@@ -109,6 +109,50 @@ def test_workers_run_at_once_in_another_directory_without_the_drivers_objects(
     assert len(said["kept"]) == 6, "the weights did not come back to the driver"
 
 
+CONTINUING = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from nasplat.executors.executor import Workload
+from nasplat.executors.ray import RayExecutor
+from nasplat.run.shelf import Shelf
+from nasplat.task import Evaluate, encode_outcome
+
+workload = Workload("nasbench201", "classification", {"channels": 4, "cells": 1}, {"epochs": 3})
+architecture = workload.make().space.parse("233223")
+with RayExecutor(workload, Shelf(Path("artifacts")), workers=2, address=sys.argv[1]) as executor:
+    def done(*tasks):
+        for task in tasks:
+            executor.submit(task)
+        outcomes = []
+        while len(outcomes) < len(tasks):
+            outcomes += executor.wait(1.0)
+        return sorted(outcomes, key=lambda outcome: outcome.id)
+
+    part = Evaluate(id=0, seed=5, architecture=architecture, fidelity=1)
+    whole = replace(part, id=1, fidelity=3)
+    outcomes = done(part, whole)
+    state = outcomes[0].artifacts["state"]
+    outcomes += done(*(replace(whole, id=number, seed=number, continues=state) for number in (2, 3)))
+print(json.dumps(list(map(encode_outcome, outcomes))))
+"""
+
+
+def test_a_training_goes_on_on_another_worker(cluster: tuple[str, Path], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONTINUING, cluster[0]], cwd=tmp_path, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = [_decoded(body) for body in json.loads(done.stdout)]
+    assert all(isinstance(outcome, Measurement) for outcome in outcomes), outcomes
+    part, whole, *parts = outcomes
+    assert len({outcome.spent.worker for outcome in parts}) == 2, "both went on on one worker"
+    for outcome in parts:
+        assert isinstance(outcome, Measurement) and isinstance(whole, Measurement)
+        assert (outcome.metrics, outcome.artifacts) == (whole.metrics, whole.artifacts)
+        assert part.spent.images + outcome.spent.images == whole.spent.images
+
+
 def test_a_worker_is_told_names_and_options_alone() -> None:
     shipped = pickle.dumps(Workload("nasbench201", "classification", {"channels": 4}, {"epochs": 2}))
     for code in (b"search_spaces", b"benchmarks", b"torch", b"<lambda>"):

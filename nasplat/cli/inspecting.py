@@ -17,6 +17,8 @@ from nasplat.cli.output import (
     print_table,
 )
 from nasplat.errors import InputError, NasplatError
+from nasplat.executors.executor import cuda_is_available
+from nasplat.nn.latency import Latency, measure_latency
 from nasplat.run.directory import LOG, History, Run
 from nasplat.task import Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
@@ -65,17 +67,25 @@ def show(
     test: Annotated[
         bool, typer.Option("--test", help="With --front: also measure on the test split, which the search never saw.")
     ] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="With --front: also measure latency, here and now, one after another.")
+    ] = False,
+    latency_batch: Annotated[int, typer.Option(min=1, help="Images in each pass of --latency.")] = 1,
+    latency_threads: Annotated[int, typer.Option(min=1, help="Threads of torch during --latency.")] = 1,
     json: Json = False,
 ) -> None:
     """Show what a run found: its best trials, its front, or one architecture."""
     if test and not front:
         raise InputError("--test measures the members of the front; give --front too")
+    if latency and not front:
+        raise InputError("--latency measures the members of the front; give --front too")
     if front and architecture is not None:
         raise InputError("--front and --architecture exclude each other; leave one out")
     opened = Run(run)
     history = opened.history()
     if front:
-        _show_front(history, test=test, json=json)
+        latencies = _latencies(history, latency_batch, latency_threads) if latency else {}
+        _show_front(history, latencies, test=test, json=json)
     elif architecture is not None:
         wanted = opened.config.workload.make().space.parse(architecture)
         found = [m for m in history.measurements if m.architecture == wanted]
@@ -105,7 +115,21 @@ def _ranked(history: History) -> list[Measurement]:
     return sorted(history.measured, key=lambda m: (goal.violation(m), goal.losses(m)))
 
 
-def _show_front(history: History, *, test: bool, json: bool) -> None:
+def _latencies(history: History, batch: int, threads: int) -> dict[int, Latency]:
+    """The latency of every member of the front, measured on this machine; the run is not changed by it."""
+    from nasplat.training.seeding import seeded
+
+    benchmark = history.run.config.workload.make()
+    device = "cuda" if cuda_is_available() else "cpu"
+    found = {}
+    for member in history.front:
+        with seeded(0):  # fresh weights take as long as trained ones
+            network = benchmark.space.build(member.architecture, benchmark.io)
+        found[member.id] = measure_latency(network, benchmark.io, batch=batch, threads=threads, device=device)
+    return found
+
+
+def _show_front(history: History, latencies: dict[int, Latency], *, test: bool, json: bool) -> None:
     final: dict[int, Measurement] = {}
     if test:
         benchmark = history.run.config.workload.make()
@@ -114,12 +138,14 @@ def _show_front(history: History, *, test: bool, json: bool) -> None:
     if json:
         print_json(
             [
-                describe(member) | ({"final": describe(final[member.id])} if member.id in final else {})
+                describe(member)
+                | ({"final": describe(final[member.id])} if member.id in final else {})
+                | ({"latency": asdict(latencies[member.id])} if member.id in latencies else {})
                 for member in history.front
             ]
         )
     else:
-        print_front(history, final)
+        print_front(history, final, latencies)
 
 
 def _show_run(history: History, top: int) -> None:

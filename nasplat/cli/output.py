@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nasplat.nn.latency import Latency
 from nasplat.objective import Goal
 from nasplat.run.directory import History
 from nasplat.task import Measurement
@@ -54,30 +55,43 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def print_measurements(
-    title: str, measurements: Sequence[Measurement], goal: Goal, final: Mapping[int, Measurement] | None = None
+    title: str,
+    measurements: Sequence[Measurement],
+    goal: Goal,
+    final: Mapping[int, Measurement] | None = None,
+    latency: Mapping[int, Latency] | None = None,
 ) -> None:
     """One row for each measurement; with final measurements, what those say of the first objective."""
     metrics = shown_metrics(goal)
     first = metrics[0]
     print_table(
         title,
-        ["trial", "architecture", *metrics, *([f"test {first}"] if final else [])],
+        ["trial", "architecture", *metrics, *([f"test {first}"] if final else []), *(["latency"] if latency else [])],
         (
             [
                 str(m.id),
                 m.architecture.code,
                 *(figure(name, m.metrics[name]) for name in metrics),
                 *([figure(first, final[m.id].metrics.get(first, m.metrics[first]))] if final else []),
+                *([f"{latency[m.id].median_ms:.4g} ± {latency[m.id].iqr_ms:.2g} ms"] if latency else []),
             ]
             for m in measurements
         ),
     )
 
 
-def print_front(history: History, final: Mapping[int, Measurement] | None = None) -> None:
-    """The front of a run, whole."""
+def print_front(
+    history: History,
+    final: Mapping[int, Measurement] | None = None,
+    latency: Mapping[int, Latency] | None = None,
+) -> None:
+    """The front of a run, whole; with latencies, what they were measured on."""
     title = f"Front: {len(history.front)} of {len(history.measured)} measured"
-    print_measurements(title, history.front, history.run.config.goal, final)
+    print_measurements(title, history.front, history.run.config.goal, final, latency)
+    if latency:
+        any_ = next(iter(latency.values()))
+        threads = f"{any_.threads} thread{'s' if any_.threads > 1 else ''}"
+        out.print(f"latency: median ± interquartile range on {any_.device}, batch {any_.batch}, {threads}")
 
 
 def describe(measurement: Measurement) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
+from nasplat.errors import TrialFailed
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.task import Evaluate, Measurement, encode_outcome
@@ -109,6 +111,37 @@ def preparing_again_is_harmless(make: MakeBenchmark) -> None:
     assert _measure(benchmark, task).metrics == before, "a second prepare changed what is measured"
 
 
+def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
+    """Going on from the state of a lower fidelity gives what an uninterrupted measurement gives, on any worker.
+
+    Benchmarks that have no lower fidelity, or leave no ``state`` there, have nothing to continue and pass.
+    """
+    benchmark, task, _ = _prepared(make)
+    shelf = Parcel()
+    parts: list[Measurement] = []
+    for fidelity in sorted({1, (benchmark.fidelity + 1) // 2, benchmark.fidelity}):
+        continues = parts[-1].artifacts["state"] if parts else None
+        # Only the first seed counts, and a worker knows nothing but what travels with the task.
+        part = replace(task, fidelity=fidelity, continues=continues, seed=task.seed + len(parts))
+        worker, parcel = _prepared(make)[0], Parcel(shelf.added)
+        try:
+            measured = worker.measure(part, device="cpu", artifacts=parcel)
+        except TrialFailed:
+            assert not parts, "a measurement cannot go on from the state that an earlier one left"
+            return  # a table without lower fidelities
+        parts.append(measured)
+        shelf.added |= parcel.added
+        if "state" not in measured.artifacts:
+            break
+    if len(parts) == 1:
+        return
+    whole = _measure(benchmark, replace(task, fidelity=parts[-1].task.fidelity))
+    assert parts[-1].metrics == whole.metrics, f"continued: {parts[-1].metrics}, uninterrupted: {whole.metrics}"
+    assert parts[-1].artifacts == whole.artifacts, "continued and uninterrupted, a measurement left other artifacts"
+    images = sum(part.spent.images for part in parts)
+    assert images == whole.spent.images, f"the parts cost {images} images, the whole {whole.spent.images}"
+
+
 def options_are_configuration(make: MakeBenchmark) -> None:
     """Constructor options are annotated, keyword-only and stored under their own names."""
     check_configuration(make(), given=1)
@@ -124,6 +157,7 @@ BENCHMARK_CHECKS: tuple[Callable[[MakeBenchmark], None], ...] = (
     weights_belong_to_the_network,
     networks_fit_its_data,
     preparing_again_is_harmless,
+    continued_equals_uninterrupted,
     options_are_configuration,
 )
 

@@ -1,15 +1,20 @@
-"""Training a classifier on a data set that fits on the device, and measuring it."""
+"""Training a classifier, and measuring it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.data.datasets import Examples
 from nasplat.errors import TrialFailed
 
 EVALUATION_BATCH = 1024
+
+_MODEL, _MOMENTUM = "model.", "momentum."
+_PLAN, _EPOCHS, _RATE = "plan", "epochs", "learning_rate"
+_SHUFFLE, _CPU, _CUDA = "generator.shuffle", "generator.cpu", "generator.cuda"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,71 +26,180 @@ class Recipe:
         learning_rate: The peak of the cycle.
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
+        bfloat16: Whether forward passes and losses of training are computed in mixed precision.
     """
 
     batch_size: int
     learning_rate: float
     momentum: float
     weight_decay: float
+    bfloat16: bool = False
 
 
-def fit(model: nn.Module, examples: Examples, recipe: Recipe, *, epochs: int, generator: torch.Generator) -> int:
-    """Train a classifier in place with cross-entropy.
+class Training:
+    """A classifier in training with cross-entropy: run for some epochs, put down, and taken up again exactly.
+
+    To be made and used within `seeded`, whose generators are part of its state.
 
     Args:
-        model: On the device of the examples.
+        model: Trained in place; on the device of the examples' labels.
         examples: What it learns from.
         recipe: How.
-        epochs: Passes over the examples.
-        generator: Shuffles; on the CPU.
-
-    Returns:
-        The number of images processed.
-
-    Raises:
-        TrialFailed: The loss of an epoch is not finite.
+        epochs: Passes over the examples in the whole training, which the learning rate's cycle spans.
+        seed: Shuffles.
+        augment: Changes the images of a batch; may draw from torch's global generators.
     """
-    batch = min(recipe.batch_size, len(examples))
-    steps = len(examples) // batch
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=epochs * steps + 1, cycle_momentum=False
-    )
-    device = examples.images.device
-    model.train()
-    for epoch in range(epochs):
-        order = torch.randperm(len(examples), generator=generator)[: steps * batch].to(device)
-        total = torch.zeros((), device=device)
-        for rows in torch.split(order, batch):
-            loss = functional.cross_entropy(model(examples.images[rows]), examples.labels[rows])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        # Looked at once an epoch, since every look makes a GPU wait.
-        if not torch.isfinite(total):
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        recipe: Recipe,
+        *,
+        epochs: int,
+        seed: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.model = model
+        self.examples = examples
+        self.device = examples.labels.device
+        self._augment = augment
+        self._bfloat16 = recipe.bfloat16
+        self.epochs = epochs
+        self.done = 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._batch = min(recipe.batch_size, len(examples))
+        self._steps = len(examples) // self._batch
+        self._optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.momentum > 0,
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer,
+            max_lr=recipe.learning_rate,
+            total_steps=epochs * self._steps + 1,
+            cycle_momentum=False,
+        )
+
+    def until(self, epoch: int) -> int:
+        """Train until so many epochs of the whole are done.
+
+        Returns:
+            The number of images processed, those of earlier calls and of the state not counted.
+
+        Raises:
+            TrialFailed: The loss of an epoch is not finite.
+        """
+        begun = self.done
+        self.model.train()
+        while self.done < epoch:
+            order = torch.randperm(len(self.examples), generator=self._generator)
+            order = order[: self._steps * self._batch].to(self.examples.images.device)
+            total = torch.zeros((), device=self.device)
+            for rows in torch.split(order, self._batch):
+                images, labels = self.examples.batch(rows, self._augment)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+                    loss = functional.cross_entropy(self.model(images), labels)
+                self._optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                self._optimizer.step()
+                self._schedule.step()
+                total += loss.detach()
+            # Looked at once an epoch, since every look makes a GPU wait.
+            if not torch.isfinite(total):
+                raise TrialFailed(
+                    "diverged",
+                    f"the training loss of epoch {self.done + 1} of {epoch} is {total.item() / self._steps}",
+                )
+            self.done += 1
+        return (self.done - begun) * self._steps * self._batch
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `restore` needs to go on as if there had been no break."""
+        momentum = {
+            _MOMENTUM + name: kept
+            for name, parameter in self.model.named_parameters()
+            if (kept := self._optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
+        }
+        generators = {_SHUFFLE: self._generator.get_state(), _CPU: torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators[_CUDA] = torch.cuda.get_rng_state(self.device)
+        return {
+            _PLAN: torch.tensor(self._plan),
+            _EPOCHS: torch.tensor(self.done),
+            _RATE: torch.tensor(self._optimizer.param_groups[0]["lr"], dtype=torch.float64),
+            **{_MODEL + name: tensor for name, tensor in self.model.state_dict().items()},
+            **momentum,
+            **generators,
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the training that left the state, generators included.
+
+        Raises:
+            TrialFailed: The state is of another network, or of another plan.
+        """
+        try:
+            plan, done, rate = state[_PLAN].tolist(), int(state[_EPOCHS]), float(state[_RATE])
+            shuffle, cpu = state[_SHUFFLE], state[_CPU]
+        except KeyError as error:
+            raise TrialFailed("not a state", f"the artifact to continue from has no {error}") from None
+        if plan != self._plan:
             raise TrialFailed(
-                "diverged", f"the training loss of epoch {epoch + 1} of {epochs} is {total.item() / steps}"
+                "another plan",
+                "the state to continue from is of a training of {} epochs with {} steps of {} images, "
+                "but this one has {} epochs with {} steps of {}".format(*plan, *self._plan),
             )
-    return epochs * steps * batch
+        try:
+            self.model.load_state_dict(_below(_MODEL, state))
+            momentum = _below(_MOMENTUM, state)
+            for name, parameter in self.model.named_parameters():
+                if name in momentum:
+                    kept = torch.empty_like(parameter, requires_grad=False)
+                    self._optimizer.state[parameter]["momentum_buffer"] = kept.copy_(momentum[name])
+        except RuntimeError as error:  # torch refuses weights of another shape so
+            reason = " ".join(str(error).split())
+            raise TrialFailed(
+                "another network", f"the state to continue from is of another network: {reason}"
+            ) from None
+        self.done = done
+        steps = done * self._steps
+        self._schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": [rate]})
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._generator.set_state(shuffle)
+        torch.set_rng_state(cpu)
+        if _CUDA in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state[_CUDA], self.device)
+
+    @property
+    def _plan(self) -> list[int]:
+        return [self.epochs, self._steps, self._batch]
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, examples: Examples) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of a classifier, with its running statistics."""
+    """Accuracy (a fraction) and mean cross-entropy (nats) of a classifier, with its running statistics.
+
+    In float32, however it was trained, since that is how it is stored and exported.
+    """
     model.eval()
     correct, loss = 0.0, 0.0
-    for images, labels in zip(
-        torch.split(examples.images, EVALUATION_BATCH), torch.split(examples.labels, EVALUATION_BATCH), strict=True
-    ):
+    for first in range(0, len(examples), EVALUATION_BATCH):
+        images, labels = examples.batch(slice(first, first + EVALUATION_BATCH))
         logits = model(images)
         correct += (logits.argmax(1) == labels).sum().item()
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
     return {"accuracy": correct / len(examples), "loss": loss / len(examples)}
+
+
+def bfloat16_suits(device: str) -> bool:
+    """Whether a device computes in bfloat16 natively and gains by it: CUDA devices since 2020."""
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)

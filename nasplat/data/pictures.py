@@ -1,0 +1,369 @@
+"""Reading pictures from the files in which data sets are published; nothing is unpickled."""
+
+import gzip
+import io
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rows = NDArray[np.int64]
+DECODERS = 8
+"""At most so many threads decode files at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures whose labels are known and whose pixels are read when needed.
+
+    Args:
+        labels: Class numbers `[n]`, int64.
+        read: The pictures of given rows as uint8 `[rows, channels, height, width]`.
+    """
+
+    labels: Rows
+    read: "Callable[[Rows], Tensor]"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Rows) -> "Pictures":
+        """These rows alone."""
+        return Pictures(self.labels[rows], lambda inner: self.read(rows[inner]))
+
+    def images(self) -> "Tensor":
+        """All of them."""
+        return self.read(np.arange(len(self)))
+
+
+def find(name: str, places: Sequence[Path], files: Sequence[str], endings: Sequence[str] = ("",)) -> dict[str, Path]:
+    """The files of a data set, all in the first of the places that has them.
+
+    Args:
+        name: The data set's, for messages.
+        places: Folders, in the order of preference.
+        files: The names of the files.
+        endings: What may follow on a name, such as ``.gz``.
+
+    Raises:
+        FileNotFoundError: No place has all; the message says what was looked for where.
+    """
+    partly = ""
+    for place in places:
+        found = {
+            file: path
+            for file in files
+            for ending in reversed(endings)
+            if (path := place / f"{file}{ending}").is_file()
+        }
+        if len(found) == len(files):
+            return found
+        if found and not partly:
+            partly = f" ({place} has no {', '.join(file for file in files if file not in found)})"
+    also = "".join(f" or {ending}" for ending in endings if ending)
+    raise FileNotFoundError(
+        f"the files of {name} are missing: {', '.join(files)}{also and f' (plain{also})'} were looked for in "
+        f"{', '.join(map(str, places))}{partly}"
+    )
+
+
+# idx: MNIST and what is published like it ---------------------------------------------------------------------
+
+
+def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int) -> Pictures:
+    """Grey pictures from a pair of idx files, plain or gzipped, by torchvision's reader.
+
+    Raises:
+        InputError: A file is damaged or of another kind.
+    """
+    numbers = _idx(labels, "read_label_file").numpy()
+    if not len(numbers) or numbers.max() >= classes:
+        raise InputError(f"{labels} is damaged: its labels are not 0..{classes - 1}; {REPLACE}")
+    pixels = _idx(images, "read_image_file")
+    if tuple(pixels.shape) != (len(numbers), *shape):
+        raise InputError(
+            f"{images} does not fit {labels.name}: it has pictures {tuple(pixels.shape)}, but "
+            f"{(len(numbers), *shape)} are expected; {REPLACE}"
+        )
+    return Pictures(numbers, lambda rows: pixels[rows][:, None])
+
+
+REPLACE = "replace it with a complete copy"
+
+
+def _idx(path: Path, reader: str) -> "Tensor":
+    from torchvision.datasets import mnist
+
+    read = getattr(mnist, reader)
+    try:
+        if path.suffix != ".gz":
+            return read(str(path))  # type: ignore[no-any-return]
+        with tempfile.NamedTemporaryFile() as plain:  # torchvision reads files alone
+            plain.write(gzip.decompress(path.read_bytes()))
+            plain.flush()
+            return read(plain.name)  # type: ignore[no-any-return]
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
+        raise InputError(f"{path} is damaged or no idx file: {_line(error)}; {REPLACE}") from error
+
+
+# The binary version of CIFAR ----------------------------------------------------------------------------------
+
+
+def check_binary(paths: Sequence[Path], *, labels: int, pixels: int, rows: int) -> None:
+    """Refuse files that are not of the size that so many rows have.
+
+    Raises:
+        InputError: A file is cut off, or of another kind.
+    """
+    for path in paths:
+        size, expected = path.stat().st_size, rows * (labels + pixels)
+        if size != expected:
+            raise InputError(f"{path} is damaged: it has {size:,} bytes, but {expected:,} are expected; {REPLACE}")
+
+
+def read_binary(paths: Sequence[Path], *, labels: int, shape: tuple[int, int, int], classes: int) -> Pictures:
+    """Pictures from files of rows: label bytes, of which the last counts, then the pixels, channel by channel.
+
+    Raises:
+        InputError: A file cannot be read, or holds labels that there are not.
+    """
+    width = labels + int(np.prod(shape))
+    try:
+        rows = np.concatenate([np.fromfile(path, dtype=np.uint8).reshape(-1, width) for path in paths])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{paths[0].parent} holds a damaged file: {_line(error)}; replace the folder") from error
+    numbers = rows[:, labels - 1].astype(np.int64)
+    if numbers.max() >= classes:
+        raise InputError(f"{paths[0].parent} is damaged: there is a label {numbers.max()} of {classes}; replace it")
+
+    def read(wanted: Rows) -> "Tensor":
+        import torch
+
+        return torch.from_numpy(rows[wanted, labels:].reshape(-1, *shape))
+
+    return Pictures(numbers, read)
+
+
+# JPEGs in an npz ----------------------------------------------------------------------------------------------
+
+
+def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: int) -> Pictures:
+    """Pictures from an npz with ``PART_jpeg`` (bytes), ``PART_offset`` (one more than pictures) and ``PART_label``.
+
+    Raises:
+        InputError: The file is damaged or lacks an array; later, a picture is damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            data, offsets, labels = (arrays[f"{part}_{name}"] for name in ("jpeg", "offset", "label"))
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged or another file: {_line(error)}; {REPLACE}") from error
+    sound = (
+        data.dtype == np.uint8
+        and offsets.dtype == np.int64
+        and data.ndim == offsets.ndim == labels.ndim == 1
+        and len(offsets) == len(labels) + 1 > 1
+        and offsets[0] == 0
+        and offsets[-1] == len(data)
+        and bool((np.diff(offsets) > 0).all())
+        and 0 <= labels.min() <= labels.max() < classes
+    )
+    if not sound:
+        raise InputError(f"{path} is damaged: the arrays of {part} do not fit each other; {REPLACE}")
+
+    def read(rows: Rows) -> "Tensor":
+        import torch
+        from PIL import Image
+
+        channels, height, width = shape
+        pixels = np.empty((len(rows), height, width, channels), dtype=np.uint8)
+
+        def decode(place: int) -> None:
+            row = int(rows[place])
+            try:
+                with Image.open(io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())) as picture:
+                    pixels[place] = np.asarray(picture.convert("RGB"))
+            except (OSError, SyntaxError, ValueError) as error:  # a picture of another size is a ValueError
+                raise InputError(f"{path} is damaged: picture {row} of {part}: {_line(error)}; {REPLACE}") from error
+
+        _in_threads(decode, len(rows))
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    return Pictures(labels.astype(np.int64), read)
+
+
+# Folders of the user's own ------------------------------------------------------------------------------------
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders in a folder, sorted; hidden ones are no classes.
+
+    Raises:
+        InputError: There are fewer than two.
+    """
+    try:
+        names = _folders(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read: {error.strerror}; name a folder with one folder for each class"
+        ) from error
+    if len(names) < 2:
+        found = f"only {names[0]}" if names else "none"
+        raise InputError(f"{folder} is to hold a folder for each of at least two classes, but holds {found}")
+    return names
+
+
+def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes: bool) -> Pictures:
+    """The pictures below a folder of class folders, as torchvision's ImageFolder lists them, to be read as squares.
+
+    Args:
+        folder: Holds one folder for each class.
+        classes: The names of the classes; their order gives the labels.
+        side: What pictures are resized to.
+        all_classes: Whether every class must be there.
+
+    Raises:
+        InputError: A folder is of no class, or a class has no pictures; later, a picture cannot be read.
+    """
+    from torchvision.datasets.folder import make_dataset
+
+    strange = set(_folders(folder)) - set(classes)
+    if strange:
+        raise InputError(
+            f"{folder} has the folder {min(strange)}, which is no class; the classes: {', '.join(classes)}"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    try:
+        listed = make_dataset(folder, numbers, extensions=ENDINGS, allow_empty=not all_classes)
+    except OSError as error:
+        raise InputError(f"{folder}: {_line(error)}") from error
+    if not listed:
+        raise InputError(f"{folder} holds no pictures; they end in {', '.join(ENDINGS)}")
+    paths = [Path(path) for path, _ in listed]
+
+    def read(rows: Rows) -> "Tensor":
+        import torch
+        from torchvision.transforms import v2
+
+        change = v2.Compose([v2.RGB(), v2.Resize((side, side)), v2.PILToTensor()])
+        pixels = torch.empty((len(rows), 3, side, side), dtype=torch.uint8)
+
+        def decode(place: int) -> None:
+            pixels[place] = opened(paths[rows[place]], change)
+
+        _in_threads(decode, len(rows))
+        return pixels
+
+    return Pictures(np.array([number for _, number in listed], dtype=np.int64), read)
+
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; hidden ones are left out."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def side_of_first(folder: Path, classes: Sequence[str]) -> int:
+    """The side of the first picture below a folder of class folders, which is to be square.
+
+    Raises:
+        InputError: There is none, it cannot be read, or it is not square.
+    """
+    candidates = (
+        path
+        for name in classes
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in ENDINGS and path.is_file()
+    )
+    for path in islice(candidates, 1):
+        width, height = opened(path, lambda picture: picture.size)
+        if width != height:
+            raise InputError(
+                f"{path} has {width} x {height} pixels, but networks are given squares; choose side=32, say"
+            )
+        return int(width)
+    raise InputError(f"{folder} holds no pictures; they end in {', '.join(ENDINGS)}")
+
+
+def opened(path: Path, use: Callable[[Any], Any]) -> Any:
+    """What a function makes of an opened picture.
+
+    Raises:
+        InputError: The picture cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return use(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"the picture {path} cannot be read: {_line(error)}; repair or remove it") from error
+
+
+# Downloads ----------------------------------------------------------------------------------------------------
+
+
+def download(archives: Mapping[str, str], folder: Path, target: str, *, named: bool) -> None:
+    """Fetch archives by torchvision, checked by their MD5, and unpack them into a folder that appears complete.
+
+    Args:
+        archives: MD5 sums by address.
+        folder: Where data sets are kept; made if need be.
+        target: The folder in it that the files belong into.
+        named: Whether the archives themselves hold a folder of that name.
+
+    Raises:
+        InputError: The folder cannot be written, or an address cannot be reached.
+    """
+    from filelock import FileLock
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    address = target
+    try:
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(folder / f".{target.replace('/', '-')}.lock"),  # all workers need it at the same moment
+            tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as draft,
+        ):
+            if not (folder / target).is_dir():  # else another worker was first
+                place = Path(draft) if named else Path(draft) / target
+                for address, md5 in archives.items():
+                    download_and_extract_archive(address, place, md5=md5, remove_finished=True)
+                (Path(draft) / target).rename(folder / target)
+    except (OSError, RuntimeError) as error:  # an address that does not answer is an OSError
+        raise InputError(
+            f"{address} cannot be downloaded into {folder}: {_line(error)}; where there is no network, "
+            f"put the files into {folder / target} by hand"
+        ) from error
+
+
+def _in_threads(work: Callable[[int], None], count: int) -> None:
+    """Do the work for 0..count-1; decoders let go of Python's lock."""
+
+    def several(first: int) -> None:  # a future for every picture would cost as much as decoding it
+        for place in range(first, min(first + 256, count)):
+            work(place)
+
+    with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(several, range(0, count, 256)):
+            pass
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,75 @@
+"""Augmentation of batches as torchvision transforms: every image is changed by itself, all at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+
+class RandomCropEach(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
+    """What `v2.RandomCrop(side, padding)` does to one image, done to each image of a batch with its own place.
+
+    torchvision's cuts a whole batch at one place; image by image it takes longer than a small network does.
+    Draws from torch's global CPU generator, on every device.
+
+    Args:
+        padding: Pixels added on every side; a crop of the old size is cut from the result.
+        fill: The value of the added pixels.
+    """
+
+    def __init__(self, padding: int, fill: float = 0) -> None:
+        super().__init__()
+        self.padding = padding
+        self.fill = fill
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The place of each crop `[batch]`: its first row and its first column."""
+        count = len(flat_inputs[0])
+        top, left = torch.randint(2 * self.padding + 1, (2, count))
+        return {"top": top, "left": left}
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        """Images `[batch, channels, height, width]` cropped."""
+        count, channels, height, width = inpt.shape
+        padded = functional.pad(inpt, [self.padding], fill=self.fill)
+
+        def steps(number: int, axis: int) -> Tensor:
+            shape = [1, 1, 1, 1]
+            shape[axis] = number
+            return torch.arange(number, device=inpt.device).reshape(shape)
+
+        rows = params["top"].to(inpt.device)[:, None, None, None] + steps(height, 2)
+        columns = params["left"].to(inpt.device)[:, None, None, None] + steps(width, 3)
+        cropped: Tensor = padded[steps(count, 0), steps(channels, 1), rows, columns]
+        return cropped
+
+
+class RandomHorizontalFlipEach(v2.Transform):  # type: ignore[misc]  # as above
+    """What `v2.RandomHorizontalFlip()` does to one image, done to each image of a batch by its own chance of 1/2.
+
+    Draws from torch's global CPU generator, on every device.
+    """
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Which images are flipped, `[batch]`."""
+        return {"flipped": torch.rand(len(flat_inputs[0])) < 0.5}
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        """Images `[batch, channels, height, width]`, some of them flipped."""
+        flipped = params["flipped"].to(inpt.device)[:, None, None, None]
+        return torch.where(flipped, functional.horizontal_flip(inpt), inpt)
+
+
+def augmentation(images: Tensor, *, mirrored: bool) -> v2.Compose:
+    """The usual augmentation of small images: a random crop after padding by an eighth of a side, and flips.
+
+    Args:
+        images: The training images `[n, channels, height, width]`, as they are kept. Padding is as dark as the
+            darkest of float images, and 0 for uint8.
+        mirrored: Whether pictures may be flipped.
+    """
+    fill = images.min().item() if images.is_floating_point() else 0
+    crop = RandomCropEach(max(1, min(images.shape[2:]) // 8), fill)
+    return v2.Compose([crop, *([RandomHorizontalFlipEach()] if mirrored else [])])

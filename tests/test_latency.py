@@ -1,0 +1,226 @@
+"""Latency: what is timed, what is said beside the figure, and that nothing else shares the device meanwhile."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasplat.architecture import IO
+from nasplat.artifact import Parcel
+from nasplat.benchmarks.classification import Classification
+from nasplat.cli import main
+from nasplat.config import Assembly, SearchConfig
+from nasplat.errors import InputError
+from nasplat.executors.inline import InlineExecutor
+from nasplat.nn.latency import measure_latency
+from nasplat.run.directory import Run
+from nasplat.search import Search
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.task import Evaluate
+
+IMAGES = IO.image(channels=2, side=5, outputs=3)
+SPACE = NASBench201(channels=4, cells=1)
+
+
+class Sleeper(nn.Module):
+    """Sleeps so many milliseconds a call, and keeps under what conditions it was called."""
+
+    def __init__(self, *milliseconds: float) -> None:
+        super().__init__()
+        self.milliseconds = milliseconds
+        self.calls = 0
+        self.conditions: set[tuple[Any, ...]] = set()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.conditions.add(
+            (tuple(images.shape), self.training, torch.is_grad_enabled(), torch.get_num_threads(), images.device.type)
+        )
+        time.sleep(self.milliseconds[self.calls % len(self.milliseconds)] / 1e3)
+        self.calls += 1
+        return images
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements of a twentieth of a second."""
+    monkeypatch.setattr("nasplat.nn.latency.SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_figure_is_the_time_of_one_pass_under_the_conditions_that_are_stated() -> None:
+    sleeper = Sleeper(4)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    found = measure_latency(sleeper, IMAGES, batch=3, threads=2, device="cpu")
+    assert 4 <= found.median_ms < 12
+    assert 0 <= found.iqr_ms < 8
+    assert (found.batch, found.threads, found.device) == (3, 2, "cpu")
+    assert sleeper.conditions == {((3, 2, 5, 5), False, False, 2, "cpu")}
+    assert sleeper.training  # as it came
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert 5 <= found.runs < sleeper.calls  # and some passes to warm up
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_slow_network_is_timed_more_than_once() -> None:
+    sleeper = Sleeper(60, 70)  # one pass is longer than a whole measurement would be
+    found = measure_latency(sleeper, IMAGES, batch=1, threads=1, device="cpu")
+    assert found.runs >= 5
+    assert 60 <= found.median_ms < 90
+    assert found.iqr_ms > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.usefixtures("brief")
+def test_on_cuda_the_work_is_waited_for() -> None:
+    class Squares(nn.Module):
+        """A hundred products of large matrices, which are queued in a moment and computed in many."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            matrix = images[0, 0]
+            for _ in range(100):
+                matrix = matrix @ matrix * 1e-3
+            return matrix
+
+    shape = IO.image(1, 4096, 1)
+    found = measure_latency(Squares(), shape, batch=1, threads=1, device="cuda")
+    network, images = Squares(), torch.randn(1, 1, 4096, 4096, device="cuda")
+    network(images)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    network(images)
+    torch.cuda.synchronize()
+    assert found.device == "cuda"
+    assert found.median_ms == pytest.approx((time.perf_counter() - started) * 1e3, rel=0.5)
+
+
+# In a benchmark
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_measurement_has_latency_beside_accuracy_if_asked() -> None:
+    benchmark = Classification(SPACE, epochs=2, latency_batch=4, latency_threads=2)
+    assert benchmark.alone
+    assert benchmark.metrics == ("accuracy", "loss", "latency_ms", "latency_iqr_ms")
+    shelf = Parcel()
+    task = Evaluate(id=0, seed=0, architecture=SPACE.parse("233223"), fidelity=1)
+    measurement = benchmark.measure(task, device="cpu", artifacts=shelf)
+    metrics = dict(measurement.metrics)
+    assert (metrics["latency_batch"], metrics["latency_threads"]) == (4, 2)
+    assert metrics["latency_ms"] > 0
+    plain = Classification(SPACE, epochs=2)
+    assert not plain.alone
+    assert plain.metrics == Classification.metrics == ("accuracy", "loss")
+    without = plain.measure(task, device="cpu", artifacts=shelf)
+    assert without.artifacts == measurement.artifacts  # timing changes neither weights nor statistics
+    assert {name: metrics[name] for name in without.metrics} == without.metrics
+    final = benchmark.final(measurement, device="cpu", artifacts=shelf)
+    assert final.metrics["latency_ms"] == metrics["latency_ms"]
+    assert final.metrics["accuracy"] == plain.final(without, device="cpu", artifacts=shelf).metrics["accuracy"]
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    return {
+        "space": {"name": "nasbench201", "channels": 4, "cells": 1},
+        "benchmark": {"name": "classification", "epochs": 1, "latency_batch": 1},
+        "strategy": "random_search",
+        "objectives": ["accuracy:max", "latency_ms:min"],
+        "budget": {"evaluations": 2},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("executor", "remedy"),
+    [
+        ({"name": "ray", "workers": 2}, "there are 2 workers; give --workers 1"),
+        ({"name": "ray", "workers": 2, "gpus_per_worker": 1}, "there are 2 workers; give --workers 1"),
+        ({"name": "ray", "gpus_per_worker": 0.5}, "a worker has 0.5 of a GPU; give --gpus-per-worker 1"),
+    ],
+)
+def test_workers_that_share_a_device_are_refused(executor: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(InputError, match=f"needs the device to itself, but {remedy}"):
+        Assembly.of(SearchConfig.read(tree(executor=executor)))
+    Assembly.of(SearchConfig.read(tree(executor=executor, benchmark="classification", objectives=["accuracy:max"])))
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray", {"name": "ray", "gpus_per_worker": 1}])
+def test_one_worker_with_a_device_to_itself_is_fine(executor: Any) -> None:
+    assert Assembly.of(SearchConfig.read(tree(executor=executor))).benchmark.alone
+
+
+def test_latency_is_no_objective_where_it_is_not_measured() -> None:
+    with pytest.raises(InputError, match="latency_ms"):
+        Assembly.of(SearchConfig.read(tree(benchmark="classification")))
+
+
+# On the command line
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in which latency was not measured."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = tree(benchmark={"name": "classification", "epochs": 1}, objectives=["accuracy:max", "params:min"])
+    assembly = Assembly.of(SearchConfig.read(config))
+    run = Run.create(folder, assembly.config)
+    with run.writing() as log, InlineExecutor(assembly.benchmark, run.artifacts) as executor:
+        Search(assembly.problem, assembly.strategy, executor, log, assembly.budget).run()
+    return folder
+
+
+def show(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
+    """What `nasplat show RUN OPTIONS` prints."""
+    monkeypatch.setattr(sys, "argv", ["nasplat", "show", str(run), *options])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == (2 if printed.err else 0)
+    return printed.out or printed.err
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_front_is_measured_here_and_now_and_the_run_left_as_it_is(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    front = Run(run).history().front
+    text = show(run, capsys, monkeypatch, "--front", "--latency", "--latency-batch", "2")
+    lines = text.splitlines()
+    assert lines[1].split()[-1] == "latency"
+    assert len(lines) == 3 + len(front)
+    assert all(line.rstrip().endswith(" ms") and " ± " in line for line in lines[2:-1])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert lines[-1] == f"latency: median ± interquartile range on {device}, batch 2, 1 thread"
+    found = json.loads(show(run, capsys, monkeypatch, "--front", "--latency", "--latency-threads", "2", "--json"))
+    assert [member["trial"] for member in found] == [member.id for member in front]
+    for member in found:
+        assert set(member["latency"]) == {"median_ms", "iqr_ms", "runs", "batch", "threads", "device"}
+        assert (member["latency"]["batch"], member["latency"]["threads"]) == (1, 2)
+        assert member["latency"]["median_ms"] > 0
+        assert "latency_ms" not in member["metrics"]
+    assert "latency" not in show(run, capsys, monkeypatch, "--front")
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
+
+
+def test_latency_is_of_the_front_alone(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--latency measures the members of the front; give --front too" in show(
+        run, capsys, monkeypatch, "--latency"
+    )
+
+
+def test_importing_the_platform_loads_no_torch() -> None:
+    code = (
+        "import sys, nasplat.cli, nasplat.data.datasets; print({'torch', 'torchvision', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=50)
+    assert done.stdout.strip() == "set()"
