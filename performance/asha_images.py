@@ -1,0 +1,129 @@
+"""How many training images ASHA needs to find as good a network as training every candidate in full.
+
+    python performance/asha_images.py [--seeds 0 1 2 3 4] [--folder runs/asha-images] [--json]
+
+Fashion-MNIST in the data folder, or its download, is needed. About eight minutes for each seed on one core; the
+searches are ordinary runs below the folder, and a second call goes on where the first was interrupted.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from nasplat.config import Assembly, SearchConfig
+from nasplat.errors import InputError
+from nasplat.executors.inline import InlineExecutor
+from nasplat.run.directory import History, Run
+from nasplat.search import Search
+
+EPOCHS, CANDIDATES, SUBSET = 9, 18, 3_000
+SHARE = 0.5
+DEFINITIONS = f"""\
+Space: NAS-Bench-201's cells in small networks (4 channels, 1 cell in each stage). Benchmark: Fashion-MNIST, {SUBSET:,}
+training and validation images (5 : 1), batches of 64, {EPOCHS} epochs in full. Full training is random search over
+{CANDIDATES} architectures. ASHA (eta 3, rungs 1, 3, 9) goes around the same random search, which with the same seed
+proposes the same architectures in the same order, and stops before {SHARE:g} of full training's processed images. Compared
+is the best validation accuracy. "Reached at" is the share of full training's images that ASHA had processed when it
+first had a network at least as good as full training's best."""
+
+
+def config(strategy: str, seed: int, **budget: int) -> SearchConfig:
+    """One search."""
+    benchmark = {"name": "classification", "dataset": "fashion_mnist", "subset": SUBSET, "epochs": EPOCHS}
+    return SearchConfig.read(
+        {
+            "space": {"name": "nasbench201", "channels": 4, "cells": 1},
+            "benchmark": benchmark,
+            "strategy": strategy,
+            "objectives": ["accuracy:max"],
+            "budget": budget,
+            "seed": seed,
+        }
+    )
+
+
+def search(folder: Path, wanted: SearchConfig) -> History:
+    """Run a search, go on with it, or look at it if it has ended."""
+    assembly = Assembly.of(wanted)
+    run = Run(folder) if folder.exists() else Run.create(folder, assembly.config)
+    if run.history().ended is None:
+        artifacts = run.artifacts
+        with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
+            loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts)
+            loop.run()
+    return run.history()
+
+
+def compare(folder: Path, seed: int) -> dict[str, Any]:
+    """Both searches of one seed."""
+    full = search(folder / f"full-{seed}", config("random_search", seed, evaluations=CANDIDATES))
+    whole_trial = full.measured[0].spent.images
+    allowed = int(SHARE * full.spending.images) - whole_trial  # the last trial may still be at work when it is reached
+    asha = search(folder / f"asha-{seed}", config("asha", seed, evaluations=100_000, images=allowed))
+    best = max(m.metrics["accuracy"] for m in full.measured)
+    reached, images = None, 0
+    for outcome in asha.outcomes:
+        images += outcome.spent.images
+        if reached is None and outcome in asha.measured and outcome.metrics["accuracy"] >= best:
+            reached = images / full.spending.images
+    return {
+        "seed": seed,
+        "full_best": best,
+        "full_images": full.spending.images,
+        "asha_best": max(m.metrics["accuracy"] for m in asha.measured),
+        "asha_images": asha.spending.images,
+        "asha_share": asha.spending.images / full.spending.images,
+        "asha_entered": sum(m.task.fidelity == 1 for m in asha.measured),
+        "asha_at_top": sum(m.task.fidelity == EPOCHS for m in asha.measured),
+        "reached_at": reached,
+    }
+
+
+def main() -> None:
+    """Compare seed by seed, and say what the difference is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--folder", type=Path, default=Path("runs/asha-images"))
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    arguments = parser.parse_args()
+    rows = []
+    for seed in arguments.seeds:
+        print(f"seed {seed} …", file=sys.stderr)
+        rows.append(compare(arguments.folder, seed))
+    differences = np.array([row["asha_best"] - row["full_best"] for row in rows])
+    low, high = (float("nan"),) * 2
+    if len(rows) > 1:
+        low, high = stats.t.interval(0.95, len(rows) - 1, differences.mean(), stats.sem(differences))
+    summary = {"mean_difference": float(differences.mean()), "low": float(low), "high": float(high)}
+    if arguments.json:
+        print(json.dumps({"seeds": rows, "difference": summary}, indent=2))
+        return
+    print(DEFINITIONS)
+    print(
+        f"\n{'seed':>4} {'full best':>10} {'ASHA best':>10} {'share of images':>16} {'entered':>8} {'at top':>7} reached at"
+    )
+    for row in rows:
+        reached = "never" if row["reached_at"] is None else f"{row['reached_at']:.3f}"
+        print(
+            f"{row['seed']:4} {100 * row['full_best']:8.2f} % {100 * row['asha_best']:8.2f} % {row['asha_share']:16.3f} "
+            f"{row['asha_entered']:8} {row['asha_at_top']:7} {reached}"
+        )
+    print(
+        f"\nASHA minus full: {100 * summary['mean_difference']:.2f} points, 95 % interval "
+        f"{100 * summary['low']:.2f} to {100 * summary['high']:.2f}; Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
