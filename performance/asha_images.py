@@ -29,9 +29,9 @@ DEFINITIONS = f"""\
 Space: NAS-Bench-201's cells in small networks (4 channels, 1 cell in each stage). Benchmark: Fashion-MNIST, {SUBSET:,}
 training and validation images (5 : 1), batches of 64, {EPOCHS} epochs in full. Full training is random search over
 {CANDIDATES} architectures. ASHA (eta 3, rungs 1, 3, 9) goes around the same random search, which with the same seed
-proposes the same architectures in the same order, and stops before {SHARE:g} of full training's processed images. Compared
-is the best validation accuracy. "Reached at" is the share of full training's images that ASHA had processed when it
-first had a network at least as good as full training's best."""
+proposes the same architectures in the same order, and stops before {SHARE:g} of full training's processed images.
+Compared is the best validation accuracy. "Reached at" is the share of full training's images that ASHA had processed
+when it first had a network at least as good as full training's best."""
 
 
 def config(strategy: str, seed: int, **budget: int) -> SearchConfig:
@@ -107,13 +107,13 @@ def main() -> None:
         return
     print(DEFINITIONS)
     print(
-        f"\n{'seed':>4} {'full best':>10} {'ASHA best':>10} {'share of images':>16} {'entered':>8} {'at top':>7} reached at"
+        f"\n{'seed':>4} {'full best':>10} {'ASHA best':>10} {'images':>7} {'entered':>8} {'at top':>7} {'reached at':>11}"
     )
     for row in rows:
         reached = "never" if row["reached_at"] is None else f"{row['reached_at']:.3f}"
         print(
-            f"{row['seed']:4} {100 * row['full_best']:8.2f} % {100 * row['asha_best']:8.2f} % {row['asha_share']:16.3f} "
-            f"{row['asha_entered']:8} {row['asha_at_top']:7} {reached}"
+            f"{row['seed']:4} {100 * row['full_best']:8.2f} % {100 * row['asha_best']:8.2f} % {row['asha_share']:7.3f} "
+            f"{row['asha_entered']:8} {row['asha_at_top']:7} {reached:>11}"
         )
     print(
         f"\nASHA minus full: {100 * summary['mean_difference']:.2f} points, 95 % interval "
