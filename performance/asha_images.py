@@ -106,9 +106,7 @@ def main() -> None:
         print(json.dumps({"seeds": rows, "difference": summary}, indent=2))
         return
     print(DEFINITIONS)
-    print(
-        f"\n{'seed':>4} {'full best':>10} {'ASHA best':>10} {'images':>7} {'entered':>8} {'at top':>7} {'reached at':>11}"
-    )
+    print(f"\n{'seed':>4} {'full best':>10} {'ASHA best':>10} {'images':>7} {'entered':>8} {'at top':>7}  reached at")
     for row in rows:
         reached = "never" if row["reached_at"] is None else f"{row['reached_at']:.3f}"
         print(
