@@ -847,3 +847,27 @@ def test_each_ask_is_in_the_log_before_it_is_worked_on(log: EventLog) -> None:
     strategy = Script(problem(benchmark), asks=[["0123"], ["0000"]])
     search = run_search(strategy, benchmark, log)
     assert search.outcomes["measured"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_searches_killed_at_random_moments_end_as_if_nothing_had_happened() -> None:
+    """Evolution, NSGA-II and ASHA, inline and on Ray; the command behind the longer campaign, with other seeds."""
+    command = Path(__file__).parents[1] / "performance" / "kill_campaign.py"
+    done = subprocess.run(
+        [sys.executable, str(command), "--kills", "20", "--first-seed", "10000", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    searches = json.loads(done.stdout)
+    assert {(s["strategy"], s["executor"]) for s in searches} == {
+        (strategy, executor)
+        for strategy in ("regularized_evolution", "nsga2", "asha")
+        for executor in ("inline", "ray")
+    }
+    assert len(searches) == 20 and not any(s["faults"] for s in searches)
+    cut_short = [s for s in searches if 0 < s["events_at_kill"] < 500]
+    assert len(cut_short) >= 15, "hardly any search was killed in the middle"
+    assert sum("compared" in s for s in searches) >= 15
