@@ -5,7 +5,7 @@ import gzip
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -79,6 +79,11 @@ class NASBench201Table(TableBenchmark):
     @property
     def fidelity(self) -> int:
         return self.epochs
+
+    @property
+    def fidelities(self) -> Sequence[int]:
+        self.prepare()
+        return sorted(epochs for epochs in self._schedules if epochs <= self.epochs)
 
     def check(self) -> None:
         if self.space.name != "nasbench201":

@@ -1,7 +1,7 @@
 """The contract of a benchmark: what turns an architecture into a measurement."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -45,6 +45,11 @@ class Benchmark(ABC):
     @abstractmethod
     def fidelity(self) -> int:
         """The fidelity of a full measurement, in epochs."""
+
+    @property
+    def fidelities(self) -> Sequence[int]:
+        """All that a task may ask for, rising to the full one; by default every number of epochs from 1."""
+        return range(1, self.fidelity + 1)
 
     def check(self) -> None:  # noqa: B027  most benchmarks have nothing to refuse
         """Refuse, cheaply, what would make every trial fail: a missing file, a space it cannot measure.

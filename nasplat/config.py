@@ -196,6 +196,7 @@ class Assembly:
             goal,
             io=benchmark.io,
             fidelity=benchmark.fidelity,
+            fidelities=benchmark.fidelities,
             member=benchmark.feasible,
             seed=config.seed,
         )

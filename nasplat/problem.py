@@ -1,6 +1,6 @@
 """What a strategy is given: a space, what is wanted, what is allowed, and a generator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -30,6 +30,7 @@ class Problem:
             on measured metrics act in selection.
         io: What the benchmark's data asks of a network; costs depend on it.
         fidelity: How thoroughly an architecture is measured unless a strategy says otherwise.
+        fidelities: What a strategy may say otherwise; by default every number of epochs up to `fidelity`.
         member: Whether the benchmark can measure an architecture; a partial table holds only some.
         seed: The run's seed.
 
@@ -48,12 +49,14 @@ class Problem:
         *,
         io: IO,
         fidelity: int = 1,
+        fidelities: Sequence[int] | None = None,
         member: Callable[[Architecture], bool] = lambda architecture: True,
         seed: int = 0,
     ) -> None:
         self.space = space
         self.io = io
         self.fidelity = fidelity
+        self.fidelities = range(1, fidelity + 1) if fidelities is None else fidelities
         self.seed = seed
         self.rng: Generator = default_rng(SeedSequence([seed]))
         self.cost = lru_cache(maxsize=4096)(self._cost)

@@ -42,7 +42,8 @@ class SuccessiveHalving(GenerationalStrategy):
         around: The strategy that proposes.
         options: Its options.
         eta: One in so many goes on, and from rung to rung the fidelity grows by this factor.
-        rungs: The fidelities, lowest first; by default `eta` times smaller from rung to rung, down to 1.
+        rungs: The fidelities, lowest first; by default at least `eta` times smaller from rung to rung, down to
+            the lowest that the benchmark has.
         entrants: How many enter a bracket; by default so many that one reaches the top.
     """
 
@@ -106,7 +107,8 @@ class ASHA(Strategy):
         around: The strategy that proposes.
         options: Its options.
         eta: One in so many goes on, and from rung to rung the fidelity grows by this factor.
-        rungs: The fidelities, lowest first; by default `eta` times smaller from rung to rung, down to 1.
+        rungs: The fidelities, lowest first; by default at least `eta` times smaller from rung to rung, down to
+            the lowest that the benchmark has.
     """
 
     def __init__(
@@ -299,16 +301,19 @@ def _fidelities(problem: Problem, rungs: Sequence[int] | None, eta: int) -> list
     """The fidelity of every rung, lowest first.
 
     Raises:
-        InputError: Given rungs do not rise to the problem's fidelity.
+        InputError: Given rungs do not rise to the problem's fidelity, or the benchmark has not one of them.
     """
-    top = problem.fidelity
     if rungs is None:
-        found = [top]
-        while found[0] // eta >= 1:
-            found.insert(0, found[0] // eta)
+        found = [problem.fidelity]
+        while lower := [fidelity for fidelity in problem.fidelities if fidelity <= found[0] // eta]:
+            found.insert(0, max(lower))
         return found
-    if list(rungs) != sorted(set(rungs)) or not rungs or rungs[-1] != top:
-        raise InputError(f"rungs rise to the benchmark's full fidelity, {top}, but got {list(rungs)}")
+    if list(rungs) != sorted(set(rungs)) or not rungs or rungs[-1] != problem.fidelity:
+        raise InputError(f"rungs rise to the benchmark's full fidelity, {problem.fidelity}, but got {list(rungs)}")
+    missing = [rung for rung in rungs if rung not in problem.fidelities]
+    if missing:
+        there = ", ".join(map(str, problem.fidelities))
+        raise InputError(f"a rung is a fidelity of the benchmark, which has {there}, but got {missing}")
     return list(rungs)
 
 

@@ -199,6 +199,15 @@ def test_rungs_and_options_that_cannot_be_are_refused() -> None:
     assert [task.fidelity for task in evaluations(make("asha", problem(fidelity=10)).ask(1))] == [1]
 
 
+def test_rungs_are_fidelities_that_the_benchmark_has() -> None:
+    toy = toy_problem()
+    two = Problem(toy.space, toy.goal, io=toy.io, fidelity=200, fidelities=[12, 200])
+    asked = [task.fidelity for task in evaluations(make("asha", two).ask(1))]
+    assert asked == [12]
+    with pytest.raises(InputError, match=r"which has 12, 200, but got \[50\]"):
+        make("asha", two, rungs=[50, 200])
+
+
 def test_a_strategy_that_trains_supernets_cannot_be_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     from nasplat.strategies.random_search import RandomSearch
 
