@@ -1,5 +1,6 @@
 """`nasplat runs`, `nasplat show` and `nasplat report`: looking at what there is."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from nasplat.cli.output import (
     print_json,
     print_measurements,
     print_table,
+    printable,
 )
 from nasplat.errors import InputError, NasplatError
 from nasplat.run.directory import LOG, History, Run
@@ -29,7 +31,7 @@ def runs(
     json: Json = False,
 ) -> None:
     """List the runs below a folder."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112  a name too long is none
         raise InputError(f"{folder} is not a folder; name the one that your runs lie in")
     summaries = [_summary(path.parent) for path in sorted(folder.glob(f"[!.]*/{LOG}"))]
     if json:
@@ -100,8 +102,7 @@ def _show_front(history: History, *, test: bool, json: bool) -> None:
     final: dict[int, Measurement] = {}
     if test:
         benchmark = history.run.config.workload.make()
-        artifacts = history.run.artifacts
-        final = {m.id: benchmark.final(m, device="cpu", artifacts=artifacts) for m in history.front}
+        final = {m.id: history.run.final(m, benchmark) for m in history.front}
     if json:
         print_json(
             [
@@ -126,7 +127,8 @@ def _show_run(history: History, top: int) -> None:
     print_measurements(f"Best {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
     for failure in _failures(history):
         out.print(
-            f"[yellow]trial {failure['trial']} failed[/] ({escape(failure['kind'])}): {escape(failure['message'])}"
+            f"[yellow]trial {failure['trial']} failed[/] ({escape(printable(failure['kind']))}): "
+            f"{escape(printable(failure['message']))}"
         )
 
 

@@ -1,8 +1,6 @@
 """An exported network: a folder with the architecture, its weights, and an ONNX model that was run."""
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from nasplat.errors import InputError, RunError
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
-from nasplat.run.files import is_taken, write_atomically
+from nasplat.run.files import is_taken, new_folder, write_atomically
 from nasplat.task import Measurement
 
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ def export(
     if untrained and test:
         raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")
     config, benchmark = run.config, run.config.workload.make()
-    architecture, io = measurement.architecture, benchmark.io
+    architecture, io = run.member(measurement, benchmark), benchmark.io
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
     description: dict[str, Any] = {
@@ -101,15 +99,9 @@ def export(
     if not untrained:
         description["measured"] = {"split": measurement.split, **measurement.metrics}
     if test:
-        final = benchmark.final(measurement, device="cpu", artifacts=run.artifacts)
+        final = run.final(measurement, benchmark)
         description["final"] = {"split": final.split, **final.metrics}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be created: {error.strerror}; choose another --out") from error
-    try:
-        draft.chmod(0o755)
+    with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
         _write_onnx(network, io, draft / ONNX)
         verification = verify(network, io, draft / ONNX)
@@ -120,10 +112,6 @@ def export(
             )
         description["verification"] = asdict(verification)
         write_atomically(draft / ARCHITECTURE, json.dumps(description, indent=2) + "\n")
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return description
 
 
@@ -206,13 +194,17 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
 
 
 def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":
+    from safetensors import SafetensorError
     from safetensors.torch import load as read
 
     from nasplat.training.seeding import seeded
 
     with seeded(0):
         network = benchmark.space.build(architecture, benchmark.io)
-    network.load_state_dict(read(weights))
+    try:
+        network.load_state_dict(read(weights))
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # torch refuses other shapes so
+        raise RunError(f"the weights do not fit {architecture}: {' '.join(str(error).split())}") from error
     return network.eval()
 
 

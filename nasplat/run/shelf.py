@@ -1,5 +1,6 @@
 """The artifacts of a run, kept as files named by their content."""
 
+import re
 from pathlib import Path
 
 from nasplat.artifact import Artifacts, Handle
@@ -38,6 +39,8 @@ class Shelf(Artifacts):
         return handle
 
     def get(self, handle: Handle) -> bytes:
+        if re.fullmatch("[0-9a-f]{64}", handle.digest) is None:  # it would lead out of the folder
+            raise RunError(f"artifact {handle.digest!r} cannot be read: an artifact is named by 64 hexadecimal digits")
         try:
             data = self.path(handle).read_bytes()
         except OSError as error:
