@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 import nasplat
-from nasplat.cli import exporting, inspecting, listing, searching
+from nasplat.cli import exporting, inspecting, listing, recovering, searching
 from nasplat.cli.output import err, printable
 from nasplat.errors import InputError, NasplatError
 
@@ -31,6 +31,7 @@ app.command("runs")(inspecting.runs)
 app.command("show")(inspecting.show)
 app.command("report")(inspecting.report)
 app.command("export")(exporting.export)
+app.command("recover")(recovering.recover)
 app.command("list")(listing.list_plugins)
 
 

@@ -117,18 +117,7 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """What was recorded when the run was made."""
-        path = self.folder / ENVIRONMENT
-        try:
-            recorded = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} cannot be read: {error}; {recovering(self.folder)}") from error
-        match recorded:
-            case {"versions": dict(versions), "git": {"code": str() | None}} if all(
-                isinstance(version, str | None) for version in versions.values()
-            ):
-                found: dict[str, Any] = recorded
-                return found
-        raise RunError(f"{path} is damaged: it is to hold versions and git.code, as text; {recovering(self.folder)}")
+        return read_environment(self.folder)
 
     def final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
         """A measurement's network on the test split.
@@ -276,3 +265,23 @@ def next_free(parent: Path, stem: str) -> Path:
     """The first of ``stem-1``, ``stem-2`` … that is not there yet."""
     taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
     return next(parent / name for i in range(1, len(taken) + 2) if (name := f"{stem}-{i}") not in taken)
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What was recorded of a run when it was made.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    path = folder / ENVIRONMENT
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
+    match recorded:
+        case {"versions": dict(versions), "git": {"code": str() | None}} if all(
+            isinstance(version, str | None) for version in versions.values()
+        ):
+            found: dict[str, Any] = recorded
+            return found
+    raise RunError(f"{path} is damaged: it is to hold versions and git.code, as text; {recovering(folder)}")

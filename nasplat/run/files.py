@@ -61,6 +61,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         InputError: The place is taken or cannot be written.
         StorageError: The disk is full.
     """
+    if is_taken(folder):
+        raise InputError(f"{folder} exists; choose another --out")
     made = [parent for parent in folder.parents if not os.path.exists(parent)]  # noqa: PTH110  a name too long is none
     draft = None
     try:
