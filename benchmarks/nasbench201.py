@@ -3,9 +3,9 @@
 import csv
 import gzip
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TextIO
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
@@ -96,10 +96,10 @@ class NASBench201Table(Benchmark):
         try:
             with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
                 self._rows = {
-                    self.space.parse(row["arch_str"]).code: {
+                    self.space.parse(row["arch_str"] or "").code: {
                         role: float(row[column]) for role, column in wanted.items() if row[column] != ""
                     }
-                    for row in csv.DictReader(file)
+                    for row in csv.DictReader(_lines(file))
                 }
         except (OSError, EOFError, zlib.error, csv.Error, TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error
@@ -178,6 +178,11 @@ def _spelt(options: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file; one that does not end, as packed zeros unpack to, comes in pieces that csv refuses."""
+    return iter(lambda: file.readline(csv.field_size_limit() + 2), "")
+
+
 def _columns(path: Path) -> list[str]:
     """The header of a table.
 
@@ -186,6 +191,6 @@ def _columns(path: Path) -> list[str]:
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return next(csv.reader(file), [])
+            return next(csv.reader(_lines(file)), [])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error

@@ -78,7 +78,7 @@ def show(
     if front:
         _show_front(history, test=test, json=json)
     elif architecture is not None:
-        wanted = opened.config.workload.make().space.parse(architecture)
+        wanted = opened.benchmark().space.parse(architecture)
         found = [m for m in history.measurements if m.architecture == wanted]
         if json:
             print_json([describe(measurement) for measurement in found])
@@ -101,7 +101,7 @@ def _ranked(history: History) -> list[Measurement]:
 def _show_front(history: History, *, test: bool, json: bool) -> None:
     final: dict[int, Measurement] = {}
     if test:
-        benchmark = history.run.config.workload.make()
+        benchmark = history.run.benchmark()
         final = {m.id: history.run.final(m, benchmark) for m in history.front}
     if json:
         print_json(

@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasplat.architecture import IO, Architecture
 from nasplat.benchmark import Benchmark
@@ -13,7 +13,7 @@ from nasplat.errors import InputError, RunError
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
-from nasplat.run.files import is_taken, new_folder, write_atomically
+from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.task import Measurement
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class _Description(BaseModel):
     format: int
     space: _Space
     architecture: str
-    input_shape: list[int]
-    outputs: int
+    input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    outputs: int = Field(ge=1)
 
 
 def export(
@@ -80,7 +80,7 @@ def export(
         raise InputError(f"{folder} exists; choose another --out")
     if untrained and test:
         raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")
-    config, benchmark = run.config, run.config.workload.make()
+    config, benchmark = run.config, run.benchmark()
     architecture, io = run.member(measurement, benchmark), benchmark.io
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
@@ -122,14 +122,14 @@ def load(folder: Path | str) -> "nn.Module":
         InputError: A file is missing or damaged, or belongs to another version.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as read
 
     from nasplat.training.seeding import seeded
 
     folder = Path(folder)
     path = folder / ARCHITECTURE
     try:
-        description = _Description.model_validate_json(path.read_bytes())
+        description = _Description.model_validate_json(read_file(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; is {folder} an export?") from error
     except ValidationError as error:
@@ -143,13 +143,19 @@ def load(folder: Path | str) -> "nn.Module":
     except InputError as error:
         raise InputError(f"{path} does not fit this version: {error}") from error
     path = folder / WEIGHTS
+    io = IO(tuple(description.input_shape), description.outputs)
     try:
+        weights = read(read_file(path))
+        needed, given = space.cost(architecture, io).params, sum(tensor.numel() for tensor in weights.values())
+        if needed > given:  # before a network is built that no memory may hold
+            raise ValueError(f"the network has {needed:,} parameters, but the file has {given:,} numbers")
         with seeded(0):
-            network = space.build(architecture, IO(tuple(description.input_shape), description.outputs))
-        network.load_state_dict(load_file(path))
+            network = space.build(architecture, io)
+        network.load_state_dict(weights)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is missing or damaged: {error}") from error
-    except (RuntimeError, ValueError) as error:  # torch refuses weights of another shape so
+    # torch refuses weights of another shape, and sizes beyond its own, in one of these ways
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
     return network.eval()
 

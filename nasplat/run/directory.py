@@ -18,7 +18,7 @@ from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.objective import knee
 from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog, recovering
-from nasplat.run.files import is_taken, new_folder, write_atomically
+from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task
@@ -95,6 +95,14 @@ class Run:
     def config(self) -> SearchConfig:
         """The resolved configuration."""
         return SearchConfig.read(load_tree(self.folder / CONFIG))
+
+    def benchmark(self) -> Benchmark:
+        """The run's benchmark, not yet prepared.
+
+        Raises:
+            InputError: The configuration names a plug-in or an option that is not there.
+        """
+        return self.config.resolved().workload.make()
 
     def keep(self, config: SearchConfig) -> None:
         """Make a configuration the run's own, as when it is resumed with a larger budget; for the writer alone.
@@ -275,7 +283,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     """
     path = folder / ENVIRONMENT
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
     match recorded:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,17 @@ def refusal(path: Path, action: str, error: OSError) -> NasplatError:
     if error.errno in _TAKEN and is_taken(path):
         return InputError(f"{path} exists; choose another --out")
     return InputError(f"{path} cannot be {action}: {why}; choose another --out")
+
+
+def read_file(path: Path) -> bytes:
+    """What a file holds; a device or a pipe, which might be read for ever, is refused.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path.read_bytes()
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -27,7 +27,7 @@ from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.run.directory import ARTIFACTS, CONFIG, ENVIRONMENT, LOG, Run, read_environment
 from nasplat.run.environment import environment
 from nasplat.run.event_log import FORMAT, Event, EventLog, event_of, has_schema
-from nasplat.run.files import new_folder, write_atomically
+from nasplat.run.files import new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
 from nasplat.strategy import Strategy
@@ -330,7 +330,7 @@ def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     for path in sorted(folder.glob("[!.]*/[!.]*")):
         digest = path.parent.name + path.stem
         try:
-            fits = path.is_file() and not path.is_symlink() and Handle.of(path.read_bytes()).digest == digest
+            fits = not path.is_symlink() and Handle.of(read_file(path)).digest == digest
         except OSError:
             fits = False
         if fits and Shelf(folder).path(Handle(digest)) == path:
