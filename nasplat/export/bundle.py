@@ -14,6 +14,7 @@ from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
 from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
+from nasplat.search_space import SearchSpace
 from nasplat.task import Measurement
 
 if TYPE_CHECKING:
@@ -146,9 +147,7 @@ def load(folder: Path | str) -> "nn.Module":
     io = IO(tuple(description.input_shape), description.outputs)
     try:
         weights = read(read_file(path))
-        needed, given = space.cost(architecture, io).params, sum(tensor.numel() for tensor in weights.values())
-        if needed > given:  # before a network is built that no memory may hold
-            raise ValueError(f"the network has {needed:,} parameters, but the file has {given:,} numbers")
+        _check_size(_parameters(space, architecture, io), sum(tensor.numel() for tensor in weights.values()))
         with seeded(0):
             network = space.build(architecture, io)
         network.load_state_dict(weights)
@@ -158,6 +157,19 @@ def load(folder: Path | str) -> "nn.Module":
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
     return network.eval()
+
+
+def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:
+    try:
+        return space.cost(architecture, io).params
+    except ValueError as error:
+        raise ValueError(f"size mismatch, the space takes no input of the shape {io.input_shape}: {error}") from error
+
+
+def _check_size(needed: int, given: int) -> None:
+    """Refuse, before it is built, a network that no memory may hold."""
+    if needed > given:
+        raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file {given:,} numbers")
 
 
 def verify(
