@@ -10,13 +10,14 @@ import json
 import os
 import pickle
 import random
+import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from nasplat.search_spaces.nasbench201 import NASBench201
 INPUTS, PORTION = 2000, 100
 SECONDS = 5.0
 """What one input may take."""
+MEMORY = 4 << 30
+"""Bytes of address space that all of them may take; beyond it a MemoryError gets out, which is a failure."""
 
 SEARCH: dict[str, Any] = {
     "space": {"name": "nasbench201"},
@@ -549,11 +552,17 @@ def check(index: int, folder: Path, originals: Path) -> str:
 
 
 @pytest.fixture
-def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the mangled files lie, and what is left out of the commands."""
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the mangled files lie, and what is left out of the commands; memory is bounded."""
     monkeypatch.setenv("NASPLAT_DATA", str(tmp_path / "ground" / "data"))
     lighten(monkeypatch)
-    return tmp_path / "ground"
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    sizes = Path("/proc/self/statm")
+    if sizes.exists():
+        now = int(sizes.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, hard))
+    yield tmp_path / "ground"
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.mark.parametrize("first", range(0, INPUTS, PORTION))

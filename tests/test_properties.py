@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,18 @@ def test_any_text_is_yaml_or_a_value_error(content: str) -> None:
         yaml_value(content)
     except ValueError as error:
         assert type(error) is ValueError
+
+
+def test_a_small_text_is_not_a_large_value() -> None:
+    """Nine levels of nine aliases each stand for 400 million values; one that holds itself has no end."""
+    lines = ["a: &a [x]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghij"))]
+    assert yaml_value("\n".join(lines[:4]))["c"] == [[["x"]] * 9] * 9
+    with pytest.raises(ValueError, match=r"more than 10,000 values"):
+        yaml_value("\n".join(lines))
+    with pytest.raises(ValueError, match=r"more than 10,000 values"):
+        yaml_value("a: &a [*a]")
+    with pytest.raises(ValueError, match=r"nested too deeply"):
+        yaml_value("[" * 3000)
 
 
 # Objectives and constraints

@@ -380,7 +380,7 @@ def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
                 problem = f"it has format {version}, not {FORMAT}"
             check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if check != "ok":
-                problem = " ".join(str(check).split())
+                problem = " ".join(str(check).removeprefix("*** in database main ***").split())
         except sqlite3.Error as error:
             problem = str(error)
         connection.text_factory = bytes  # one text that is none does not end the reading
