@@ -83,7 +83,9 @@ class EventLog:
             connection = sqlite3.connect(path, isolation_level=None)
             connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={FORMAT}; {_SCHEMA}")
         except sqlite3.Error as error:
-            raise StorageError(f"the event log {path} cannot be created: {error}") from error
+            raise StorageError(
+                f"the event log {path} cannot be created: {error}; make room, or choose another place"
+            ) from error
         return cls._configured(connection, path, write=True)
 
     @classmethod
