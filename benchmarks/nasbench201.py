@@ -5,9 +5,9 @@ import gzip
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TextIO, TypeAlias
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
@@ -230,6 +230,11 @@ def _space() -> SearchSpace:
     return SEARCH_SPACES.get("nasbench201")()
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file; one that does not end, as packed zeros unpack to, comes in pieces that csv refuses."""
+    return iter(lambda: file.readline(csv.field_size_limit() + 2), "")
+
+
 def _header(path: Path) -> list[str]:
     """The columns of a table.
 
@@ -238,7 +243,7 @@ def _header(path: Path) -> list[str]:
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return next(csv.reader(file), [])
+            return next(csv.reader(_lines(file)), [])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise _damaged(path, error) from error
 
@@ -253,7 +258,7 @@ def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[in
     count = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
+            rows = csv.reader(_lines(file))
             header = next(rows)
             name = header.index("arch_str")
             places = [(key, header.index(column)) for key, column in wanted.items()]

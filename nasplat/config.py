@@ -18,6 +18,11 @@ from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.strategy import Strategy
 
+LARGEST = 100_000
+"""The bytes that a configuration file may have; a long one has a thousand."""
+MOST_VALUES = 10_000
+"""The values that it may hold, each as often as aliases repeat it."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -147,14 +152,51 @@ def load_tree(path: Path) -> dict[str, Any]:
         InputError: The file is missing, or is not a YAML mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
     except OSError as error:
         raise InputError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    if len(content) > LARGEST:
+        raise InputError(f"the configuration {path} is to be a file of at most {LARGEST:,} bytes, but is larger")
+    try:
+        tree = yaml_value(content.decode())
+    except ValueError as error:
         raise InputError(f"the configuration {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise InputError(f"the configuration {path} is to be a mapping, but holds {type(tree).__name__}")
     return tree
+
+
+def yaml_value(text: str) -> Any:
+    """The value of a YAML document, which aliases may not blow up: seen from outside, each stands for a copy.
+
+    Raises:
+        ValueError: The text is not YAML, or is larger than a configuration can be.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            return None
+        _check_size(root)
+        return yaml.constructor.SafeConstructor().construct_document(root)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply; a configuration needs a few levels") from error
+    # A tag asks for a conversion, such as !!timestamp, which raises whatever the text makes it raise.
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_size(root: yaml.Node) -> None:
+    count, waiting = 0, [root]
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values, aliases written out; a configuration has few")
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
 
 
 @dataclass(frozen=True)

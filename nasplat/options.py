@@ -1,11 +1,18 @@
 """Options of plug-ins: read from constructors, checked, and completed with their defaults."""
 
 import inspect
+import reprlib
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nasplat.errors import InputError, unknown
+
+MOST_PROBLEMS = 10
+"""How many problems a message spells out."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
 
 def options_model(plugin: type) -> type[BaseModel]:
@@ -54,7 +61,9 @@ def complete(section: str, plugin: type, given: dict[str, Any]) -> dict[str, Any
 
 def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str:
     """One line for everything that a validation found wrong, with near matches of unknown names."""
-    return "; ".join(_explain_one(dict(problem), section, model) for problem in error.errors())
+    problems = error.errors()
+    said = [_explain_one(dict(problem), section, model) for problem in problems[:MOST_PROBLEMS]]
+    return "; ".join(said + [f"and {len(problems) - len(said)} more"] * (len(problems) > len(said)))
 
 
 def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) -> str:
@@ -68,7 +77,13 @@ def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) 
     message = str(problem["msg"])
     if problem["type"] == "value_error":  # a rule of our own, which says all there is to say
         return f"{place}: {message.removeprefix('Value error, ')}"
-    return f"{place}: {message[:1].lower()}{message[1:]}, but got {problem['input']!r}"
+    return f"{place}: {message[:1].lower()}{message[1:]}, but got {shortly(problem['input'])}"
+
+
+def shortly(value: Any) -> str:
+    """A value as messages give it: what is long, or deep, is cut."""
+    text = _REPR.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

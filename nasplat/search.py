@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from nasplat.budget import Budget, Spending
@@ -27,6 +27,7 @@ from nasplat.task import (
     Trained,
     decode_outcome,
     decode_task,
+    encode_incident,
     encode_outcome,
     encode_task,
 )
@@ -153,7 +154,7 @@ class Search:
 
     def _note_incidents(self) -> None:
         for incident in self.executor.incidents():
-            self.log.append("incident", asdict(incident), elapsed=self._elapsed())
+            self.log.append("incident", encode_incident(incident), elapsed=self._elapsed())
             self.incidents.append(incident)
 
     def _elapsed(self) -> float:

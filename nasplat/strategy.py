@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 from nasplat.architecture import Architecture
+from nasplat.errors import RunError
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.task import (
     Evaluate,
@@ -57,9 +58,19 @@ class Strategy(ABC):
 
     @final
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, in a strategy with the same problem and options."""
-        self.problem.restore(state["problem"])
-        self.set_state(state["strategy"])
+        """Go on from what `state` gave, in a strategy with the same problem and options.
+
+        Raises:
+            RunError: It is not the state of such a strategy.
+        """
+        try:
+            self.problem.restore(state["problem"])
+            self.set_state(state["strategy"])
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise RunError(
+                f"the snapshot does not fit {type(self).__name__}: {type(error).__name__}: {error}; `nasplat recover` "
+                "makes a run without it, which is replayed from its beginning"
+            ) from error
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:

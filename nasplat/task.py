@@ -1,7 +1,8 @@
 """Units of work and what came of them: frozen data that crosses processes and is what the log records."""
 
+import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias, assert_never
 
 import numpy as np
@@ -218,23 +219,30 @@ def decode_task(body: Json) -> Task:
     Raises:
         KeyError, TypeError, ValueError: The body is not one of those.
     """
-    weights = Handle(body["weights"]) if body.get("weights") else None
+    if not isinstance(body, dict):
+        raise TypeError(f"a task is a JSON object, but this is {type(body).__name__}")
+    weights = _handle(body, "weights")
+    number, seed = _count(body, "id"), _count(body, "seed")
+    if seed >= 2**64:
+        raise ValueError(f"a seed has 64 bits, but task {number} has {seed}")
     if "train" in body:
         return TrainSupernet(
-            id=body["id"],
-            seed=body["seed"],
-            architectures=tuple(Architecture(space, code) for space, code in body["train"]),
-            epochs=body["epochs"],
+            id=number,
+            seed=seed,
+            architectures=tuple(
+                Architecture(_text(pair, 0), _text(pair, 1)) for pair in _typed(body, "train", list, "a list")
+            ),
+            epochs=_count(body, "epochs"),
             weights=weights,
         )
     return Evaluate(
-        id=body["id"],
-        seed=body["seed"],
-        architecture=Architecture(body["space"], body["evaluate"]),
-        fidelity=body["fidelity"],
+        id=number,
+        seed=seed,
+        architecture=Architecture(_text(body, "space"), _text(body, "evaluate")),
+        fidelity=_count(body, "fidelity"),
         weights=weights,
-        replicate=body.get("replicate", 0),
-        continues=Handle(body["continues"]) if body.get("continues") else None,
+        replicate=_count(body, "replicate") if "replicate" in body else 0,
+        continues=_handle(body, "continues"),
     )
 
 
@@ -283,28 +291,101 @@ def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
     Raises:
         KeyError, TypeError, ValueError: The body is not one of those.
     """
+    if not isinstance(body, dict):
+        raise TypeError(f"an outcome is a JSON object, but this is {type(body).__name__}")
     if task is None:
         task = decode_task(body["task"])
-    spent = Spent(**body["spent"])
+    spending = _typed(body, "spent", dict, "an object")
+    spent = Spent(
+        seconds=_number(spending, "seconds"),
+        images=_count(spending, "images"),
+        device=_text(spending, "device"),
+        worker=_text(spending, "worker"),
+        started=_number(spending, "started"),
+    )
     if "failure" in body:
         return Failure(
             task=task,
-            kind=body["failure"],
-            message=body["message"],
-            traceback=body["traceback"],
+            kind=_text(body, "failure"),
+            message=_text(body, "message"),
+            traceback=_text(body, "traceback"),
             spent=spent,
         )
     if "trained" in body:
         if not isinstance(task, TrainSupernet):
             raise ValueError(f"task {task.id} was not to train a supernet")
-        return Trained(task=task, weights=Handle(body["trained"]), spent=spent)
+        return Trained(task=task, weights=Handle(_text(body, "trained")), spent=spent)
     if not isinstance(task, Evaluate):
         raise ValueError(f"task {task.id} was not an evaluation")
+    metrics = _typed(body, "metrics", dict, "an object")
+    artifacts = _typed(body, "artifacts", dict, "an object") if "artifacts" in body else {}
+    split = body["split"]
+    if split not in ("validation", "test"):
+        raise ValueError(f"a split is validation or test, but task {task.id} was measured on {split!r}")
     return Measurement(
         task=task,
-        metrics=body["metrics"],
-        split=body["split"],
-        artifacts={role: Handle(digest) for role, digest in body.get("artifacts", {}).items()},
+        metrics={name: _number(metrics, name) for name in metrics},
+        split=split,
+        artifacts={role: Handle(_text(artifacts, role)) for role in artifacts},
         spent=spent,
-        remembered=body.get("remembered"),
+        remembered=_count(body, "remembered") if body.get("remembered") is not None else None,
     )
+
+
+def encode_incident(incident: Incident) -> Json:
+    """An incident as JSON; `decode_incident` is the way back."""
+    return asdict(incident)
+
+
+def decode_incident(body: Json) -> Incident:
+    """The incident that `encode_incident` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: The body is not one of those.
+    """
+    action = body["action"]
+    if action not in ("tried again", "failed", "replaced"):
+        raise ValueError(f"an incident's action is tried again, failed or replaced, but is {reprlib.repr(action)}")
+    return Incident(
+        kind=_text(body, "kind"),
+        message=_text(body, "message"),
+        action=action,
+        trial=_count(body, "trial") if body.get("trial") is not None else None,
+        worker=_text(body, "worker"),
+    )
+
+
+# What JSON holds is what others wrote: each value is seen to be of the type that it goes on as.
+
+
+def _typed(body: Any, key: str | int, kind: type, called: str) -> Any:
+    value = body[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{key!r} is to be {called}, but is {reprlib.repr(value)}")
+    return value
+
+
+def _text(body: Any, key: str | int) -> str:
+    value: str = _typed(body, key, str, "text")
+    return value
+
+
+def _count(body: Any, key: str) -> int:
+    value: int = _typed(body, key, int, "a whole number")
+    if value < 0:
+        raise ValueError(f"{key!r} is at least 0, but is {reprlib.repr(value)}")
+    return value
+
+
+def _number(body: Any, key: str) -> float:
+    value = body[key]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{key!r} is to be a number, but is {reprlib.repr(value)}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{key!r} is larger than numbers can be") from error
+
+
+def _handle(body: Json, key: str) -> Handle | None:
+    return Handle(_text(body, key)) if body.get(key) else None

@@ -1,5 +1,6 @@
 """The command line's entry: commands, exit codes, and the one place where errors become messages."""
 
+import io
 import sys
 from typing import Any
 
@@ -7,8 +8,8 @@ import typer
 from rich.markup import escape
 
 import nasplat
-from nasplat.cli import benchmarking, exporting, inspecting, listing, searching
-from nasplat.cli.output import err
+from nasplat.cli import benchmarking, exporting, inspecting, listing, recovering, searching
+from nasplat.cli.output import err, printable
 from nasplat.errors import InputError, NasplatError
 
 # The root of what typer says about the words of a command; where it lives has changed from version to version.
@@ -30,6 +31,7 @@ app.command("runs")(inspecting.runs)
 app.command("show")(inspecting.show)
 app.command("report")(inspecting.report)
 app.command("export")(exporting.export)
+app.command("recover")(recovering.recover)
 app.command("list")(listing.list_plugins)
 app.add_typer(benchmarking.app, name="benchmark")
 
@@ -51,6 +53,9 @@ def _root(
 
 def main() -> None:
     """Run a command and exit: 0 done, 1 failed while running, 2 wrong input, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that is no text, or a terminal that knows few letters, is no reason to break off.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except ClickException as error:
@@ -75,5 +80,5 @@ def _usage(error: Any) -> int:
 
 
 def _report(error: NasplatError, code: int) -> int:
-    err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}")
+    err.print(f"[bold red]error:[/] {escape(printable(' '.join(str(error).split())))}")
     return code

@@ -1,5 +1,6 @@
 """`nasplat runs`, `nasplat show` and `nasplat report`: looking at what there is."""
 
+import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,13 @@ from nasplat.cli.output import (
     print_json,
     print_measurements,
     print_table,
+    printable,
 )
 from nasplat.errors import InputError, NasplatError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.nn.latency import Latency, measure_latency
 from nasplat.run.directory import LOG, History, Run
-from nasplat.task import Measurement
+from nasplat.task import Measurement, encode_incident
 from nasplat.units import duration, figure, shown_metrics, spelt
 
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
@@ -32,7 +34,7 @@ def runs(
     json: Json = False,
 ) -> None:
     """List the runs below a folder."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112  a name too long is none
         raise InputError(f"{folder} is not a folder; name the one that your runs lie in")
     summaries = [_summary_of(path.parent) for path in sorted(folder.glob(f"[!.]*/{LOG}"))]
     if json:
@@ -87,7 +89,7 @@ def show(
         latencies = _latencies(history, latency_batch, latency_threads) if latency else {}
         _show_front(history, latencies, test=test, json=json)
     elif architecture is not None:
-        wanted = opened.config.workload.make().space.parse(architecture)
+        wanted = opened.benchmark().space.parse(architecture)
         found = [m for m in history.measurements if m.architecture == wanted]
         if json:
             print_json([describe(measurement) for measurement in found])
@@ -102,7 +104,7 @@ def show(
                 "best": best,
                 "front": front_json,
                 "failures": _failures(history),
-                "incidents": [asdict(i) for i in history.incidents],
+                "incidents": [encode_incident(i) for i in history.incidents],
             }
         )
     else:
@@ -132,9 +134,8 @@ def _latencies(history: History, batch: int, threads: int) -> dict[int, Latency]
 def _show_front(history: History, latencies: dict[int, Latency], *, test: bool, json: bool) -> None:
     final: dict[int, Measurement] = {}
     if test:
-        benchmark = history.run.config.workload.make()
-        artifacts = history.run.artifacts
-        final = {m.id: benchmark.final(m, device="cpu", artifacts=artifacts) for m in history.front}
+        benchmark = history.run.benchmark()
+        final = {m.id: history.run.final(m, benchmark) for m in history.front}
     if json:
         print_json(
             [
@@ -163,7 +164,8 @@ def _show_run(history: History, top: int) -> None:
         out.print(f"[yellow]{escape(spelt(incident))}[/]")
     for failure in _failures(history):
         out.print(
-            f"[yellow]trial {failure['trial']} failed[/] ({escape(failure['kind'])}): {escape(failure['message'])}"
+            f"[yellow]trial {failure['trial']} failed[/] ({escape(printable(failure['kind']))}): "
+            f"{escape(printable(failure['message']))}"
         )
 
 

@@ -22,6 +22,11 @@ PROSE = {"what it is", "options"}
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+def printable(text: str) -> str:
+    """Foreign text as a terminal may see it: what would steer the terminal is spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output, and nothing else."""
     typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
@@ -47,7 +52,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for column in columns:
         table.add_column(column, justify="left", no_wrap=column not in PROSE)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     if out.is_terminal and PROSE & set(columns):
         out.print(table)
     else:

@@ -4,25 +4,25 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 
 from nasplat.artifact import Artifacts
 from nasplat.cli.interruption import Interruption
-from nasplat.cli.output import describe, err, out, print_front, print_json
+from nasplat.cli.output import describe, err, out, print_front, print_json, printable
 from nasplat.cli.progress import SearchProgress
-from nasplat.config import Assembly, SearchConfig, load_tree
+from nasplat.config import Assembly, SearchConfig, load_tree, yaml_value
 from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
+from nasplat.options import shortly
 from nasplat.run.directory import ARTIFACTS, History, Run, next_free
 from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
+from nasplat.task import encode_incident
 from nasplat.units import duration, spelt
 
 SHOWN_INCIDENTS = 10
@@ -183,7 +183,7 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
                 "evaluations": loop.spending.evaluations,
                 "seconds": loop.spending.seconds,
                 "outcomes": loop.outcomes,
-                "incidents": [asdict(incident) for incident in loop.incidents],
+                "incidents": [encode_incident(incident) for incident in loop.incidents],
                 "front": [describe(member) for member in history.front],
             }
         )
@@ -210,7 +210,8 @@ def _print_result(loop: Search, history: History) -> None:
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)
         example = next(failure for failure in history.failures if failure.kind == kind)
-        err.print(f"[yellow]{number} failed ({escape(kind)})[/], such as trial {example.id}: {escape(example.message)}")
+        said = escape(printable(example.message))
+        err.print(f"[yellow]{number} failed ({escape(printable(kind))})[/], such as trial {example.id}: {said}")
 
 
 @contextmanager
@@ -275,8 +276,8 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
             "executor and budget"
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml_value(text)
+    except ValueError:
         value = text
     tree[section] = {**_section(tree, section), option: value}
 
@@ -287,5 +288,5 @@ def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
     if isinstance(now, str):
         return {"name": now}
     if not isinstance(now, dict):
-        raise InputError(f"{section} is to be a mapping, or a plug-in's name, but the configuration has {now!r}")
+        raise InputError(f"{section} is to be a mapping, or a plug-in's name, but the configuration has {shortly(now)}")
     return now

@@ -1,13 +1,11 @@
 """An exported network: a folder with the architecture, its weights, and an ONNX model that was run."""
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasplat.architecture import IO, Architecture
 from nasplat.benchmark import Benchmark
@@ -15,7 +13,8 @@ from nasplat.errors import InputError, RunError
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
-from nasplat.run.files import is_taken, write_atomically
+from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
+from nasplat.search_space import SearchSpace
 from nasplat.task import Measurement
 
 if TYPE_CHECKING:
@@ -55,8 +54,8 @@ class _Description(BaseModel):
     format: int
     space: _Space
     architecture: str
-    input_shape: list[int]
-    outputs: int
+    input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    outputs: int = Field(ge=1)
 
 
 def export(
@@ -82,8 +81,8 @@ def export(
         raise InputError(f"{folder} exists; choose another --out")
     if untrained and test:
         raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")
-    config, benchmark = run.config, run.config.workload.make()
-    architecture, io = measurement.architecture, benchmark.io
+    config, benchmark = run.config, run.benchmark()
+    architecture, io = run.member(measurement, benchmark), benchmark.io
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
     description: dict[str, Any] = {
@@ -101,15 +100,9 @@ def export(
     if not untrained:
         description["measured"] = {"split": measurement.split, **measurement.metrics}
     if test:
-        final = benchmark.final(measurement, device="cpu", artifacts=run.artifacts)
+        final = run.final(measurement, benchmark)
         description["final"] = {"split": final.split, **final.metrics}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be created: {error.strerror}; choose another --out") from error
-    try:
-        draft.chmod(0o755)
+    with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
         _write_onnx(network, io, draft / ONNX)
         verification = verify(network, io, draft / ONNX)
@@ -120,10 +113,6 @@ def export(
             )
         description["verification"] = asdict(verification)
         write_atomically(draft / ARCHITECTURE, json.dumps(description, indent=2) + "\n")
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return description
 
 
@@ -134,14 +123,14 @@ def load(folder: Path | str) -> "nn.Module":
         InputError: A file is missing or damaged, or belongs to another version.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as read
 
     from nasplat.training.seeding import seeded
 
     folder = Path(folder)
     path = folder / ARCHITECTURE
     try:
-        description = _Description.model_validate_json(path.read_bytes())
+        description = _Description.model_validate_json(read_file(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; is {folder} an export?") from error
     except ValidationError as error:
@@ -155,15 +144,32 @@ def load(folder: Path | str) -> "nn.Module":
     except InputError as error:
         raise InputError(f"{path} does not fit this version: {error}") from error
     path = folder / WEIGHTS
+    io = IO(tuple(description.input_shape), description.outputs)
     try:
+        weights = read(read_file(path))
+        _check_size(_parameters(space, architecture, io), sum(tensor.numel() for tensor in weights.values()))
         with seeded(0):
-            network = space.build(architecture, IO(tuple(description.input_shape), description.outputs))
-        network.load_state_dict(load_file(path))
+            network = space.build(architecture, io)
+        network.load_state_dict(weights)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is missing or damaged: {error}") from error
-    except (RuntimeError, ValueError) as error:  # torch refuses weights of another shape so
+    # torch refuses weights of another shape, and sizes beyond its own, in one of these ways
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
     return network.eval()
+
+
+def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:
+    try:
+        return space.cost(architecture, io).params
+    except ValueError as error:
+        raise ValueError(f"size mismatch, the space takes no input of the shape {io.input_shape}: {error}") from error
+
+
+def _check_size(needed: int, given: int) -> None:
+    """Refuse, before it is built, a network that no memory may hold."""
+    if needed > given:
+        raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file {given:,} numbers")
 
 
 def verify(
@@ -206,13 +212,17 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
 
 
 def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":
+    from safetensors import SafetensorError
     from safetensors.torch import load as read
 
     from nasplat.training.seeding import seeded
 
     with seeded(0):
         network = benchmark.space.build(architecture, benchmark.io)
-    network.load_state_dict(read(weights))
+    try:
+        network.load_state_dict(read(weights))
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # torch refuses other shapes so
+        raise RunError(f"the weights do not fit {architecture}: {' '.join(str(error).split())}") from error
     return network.eval()
 
 

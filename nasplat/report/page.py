@@ -12,10 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
 from nasplat.run.directory import History, Run
-from nasplat.run.files import write_atomically
+from nasplat.run.files import refusal, write_atomically
 from nasplat.task import Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
 
@@ -39,12 +38,13 @@ def write_report(run: Run, path: Path) -> None:
 
     Raises:
         InputError: The file cannot be written.
+        StorageError: The disk is full.
     """
     history = run.history()
     try:
         write_atomically(path, render(run, history))
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+        raise refusal(path, "written", error) from error
 
 
 def render(run: Run, history: History) -> str:

@@ -3,8 +3,6 @@
 import gc
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,15 +11,19 @@ from typing import Any, Self
 
 import filelock
 
+from nasplat.architecture import Architecture
+from nasplat.benchmark import Benchmark
 from nasplat.budget import Spending
 from nasplat.config import SearchConfig, load_tree
-from nasplat.errors import InputError, RunError
+from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.objective import knee
 from nasplat.run.environment import environment
-from nasplat.run.event_log import EventLog
-from nasplat.run.files import is_taken, write_atomically
+from nasplat.run.event_log import EventLog, recovering
+from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
+from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
-from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task, decode_outcome, decode_task
+from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task
+from nasplat.units import shown_metrics
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
 ARTIFACTS = "artifacts"
@@ -43,8 +45,9 @@ class Run:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
-            what = "is not a run directory" if folder.exists() else "does not exist"
+        # The plain functions take a name that cannot be for one that is not there.
+        if not os.path.isfile(folder / LOG) or not os.path.isfile(folder / CONFIG):  # noqa: PTH113
+            what = "is not a run directory" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
             raise InputError(f"{folder} {what}; `nasplat runs` lists those below ./runs")
         self.folder = folder
 
@@ -54,28 +57,14 @@ class Run:
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
+            StorageError: The disk is full.
         """
         if is_taken(folder):
             raise InputError(f"{folder} exists; choose another --out, or continue it with `nasplat resume {folder}`")
-        made = _missing_parents(folder)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        except OSError as error:
-            _remove_empty(made)
-            raise InputError(f"{folder} cannot be created: {error.strerror}; choose another --out") from error
-        try:
-            draft.chmod(0o755)
+        with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
             write_atomically(draft / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
             EventLog.create(draft / LOG).close()
-            draft.rename(folder)
-        except BaseException as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            _remove_empty(made)
-            if isinstance(error, OSError):
-                raise InputError(f"{folder} cannot be created: {error.strerror}; choose another --out") from error
-            raise
         return cls(folder)
 
     @contextmanager
@@ -108,10 +97,26 @@ class Run:
         """The resolved configuration."""
         return SearchConfig.read(load_tree(self.folder / CONFIG))
 
+    def benchmark(self) -> Benchmark:
+        """The run's benchmark, not yet prepared.
+
+        Raises:
+            InputError: The configuration names a plug-in or an option that is not there.
+        """
+        return self.config.resolved().workload.make()
+
     def keep(self, config: SearchConfig) -> None:
-        """Make a configuration the run's own, as when it is resumed with a larger budget; for the writer alone."""
+        """Make a configuration the run's own, as when it is resumed with a larger budget; for the writer alone.
+
+        Raises:
+            StorageError: It cannot be written, as when the disk is full.
+        """
         if config != self.config:
-            write_atomically(self.folder / CONFIG, config.to_yaml())
+            path = self.folder / CONFIG
+            try:
+                write_atomically(path, config.to_yaml())
+            except OSError as error:
+                raise StorageError(f"the configuration {path} cannot be written: {error.strerror}") from error
             del self.config
 
     @property
@@ -121,11 +126,38 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """What was recorded when the run was made."""
+        return read_environment(self.folder)
+
+    def final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
+        """A measurement's network on the test split.
+
+        Raises:
+            RunError: It cannot be measured: the log names no member of the space, or its weights do not fit.
+        """
+        self.member(measurement, benchmark)
         try:
-            recorded: dict[str, Any] = json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / ENVIRONMENT} cannot be read: {error}") from error
-        return recorded
+            return benchmark.final(measurement, device="cpu", artifacts=self.artifacts)
+        except NasplatError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"trial {measurement.id} of {self.folder} cannot be measured on the test split: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def member(self, measurement: Measurement, benchmark: Benchmark) -> Architecture:
+        """A measurement's architecture, seen to be a member of the space before anything is built from it.
+
+        Raises:
+            RunError: It is none.
+        """
+        try:
+            return benchmark.space.parse(measurement.architecture.code)
+        except InputError as error:
+            raise RunError(
+                f"trial {measurement.id} of {self.folder} names no member of its space: {error}; "
+                f"{recovering(self.folder)}"
+            ) from error
 
     def is_being_written(self) -> bool:
         """Whether a process is searching in this run at the moment."""
@@ -137,6 +169,8 @@ class Run:
             probe.acquire(blocking=False)
         except filelock.Timeout:
             return True
+        except OSError:  # no lock that anybody could hold, such as a folder of that name
+            return False
         probe.release()
         return False
 
@@ -161,33 +195,25 @@ class History:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.outcomes: list[Outcome] = []
-        self.elapsed: list[float] = []
-        self.asked: dict[int, Task] = {}
-        self.incidents: list[Incident] = []
-        self.ended: str | None = None
+        goal = run.config.goal
+        ledger = Ledger(finite=goal.metrics, shown=shown_metrics(goal))
         log = EventLog.open(run.folder / LOG)
         try:
             with _garbage_left_alone():
-                self._read(log)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"the event log of {run.folder} is damaged: {error!r}") from error
+                for event in log.events():
+                    ledger.take(event)
+        except MALFORMED as error:
+            raise RunError(
+                f"the event log of {run.folder} is damaged, or does not fit its {CONFIG}: event {ledger.seq + 1} "
+                f"{describe(error)}; {recovering(run.folder)}"
+            ) from error
         finally:
             log.close()
-
-    def _read(self, log: EventLog) -> None:
-        for event in log.events():
-            match event.kind:
-                case "ask":
-                    self.asked.update((body["id"], decode_task(body)) for body in event.body["tasks"])
-                    self.ended = None
-                case "outcome":
-                    self.outcomes.append(decode_outcome(event.body, self.asked[event.body["id"]]))
-                    self.elapsed.append(event.elapsed)
-                case "incident":
-                    self.incidents.append(Incident(**event.body))
-                case "end":
-                    self.ended = event.body["reason"]
+        self.outcomes: list[Outcome] = ledger.outcomes
+        self.elapsed: list[float] = ledger.elapsed
+        self.asked: dict[int, Task] = ledger.asked
+        self.incidents: list[Incident] = ledger.incidents
+        self.ended: str | None = ledger.ended
 
     @cached_property
     def spending(self) -> Spending:
@@ -265,14 +291,21 @@ def _garbage_left_alone() -> Iterator[None]:
             gc.enable()
 
 
-def _missing_parents(folder: Path) -> list[Path]:
-    """The parents that do not exist yet, innermost first."""
-    return [parent for parent in folder.parents if not parent.exists()]
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What was recorded of a run when it was made.
 
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    path = folder / ENVIRONMENT
+    try:
+        recorded = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
+    match recorded:
+        case {"versions": dict(versions), "git": {"code": str() | None}} if all(
+            isinstance(version, str | None) for version in versions.values()
+        ):
+            found: dict[str, Any] = recorded
+            return found
+    raise RunError(f"{path} is damaged: it is to hold versions and git.code, as text; {recovering(folder)}")

@@ -1,11 +1,13 @@
 """The event log: every ask and every outcome, in order, each before it takes effect."""
 
 import json
+import math
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +24,14 @@ CREATE TABLE events (
 ) STRICT;
 CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, arrays BLOB NOT NULL) STRICT;
 """
+
+_NO_PLACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+"""What SQLite says of a place that cannot be written, whatever is in the file."""
+
+
+def recovering(run: Path) -> str:
+    """The way on for a run that is damaged."""
+    return f"`nasplat recover {shlex.quote(str(run))} --out NEW` saves what can be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ class EventLog:
         self._path = path
         self._synced_at = time.monotonic()
         self._unsynced = False
-        self.last: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+        self.last: int = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -73,7 +83,9 @@ class EventLog:
             connection = sqlite3.connect(path, isolation_level=None)
             connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={FORMAT}; {_SCHEMA}")
         except sqlite3.Error as error:
-            raise RunError(f"the event log {path} cannot be created: {error}") from error
+            raise StorageError(
+                f"the event log {path} cannot be created: {error}; make room, or choose another place"
+            ) from error
         return cls._configured(connection, path, write=True)
 
     @classmethod
@@ -82,28 +94,38 @@ class EventLog:
 
         Raises:
             RunError: The file is missing, damaged, or of another version.
+            StorageError: It cannot be written, as when the disk is full.
         """
         if not path.exists():
             raise RunError(f"there is no event log {path}")
+        side = path.with_name(path.name + "-wal")
         if write:
-            uri = f"{path.resolve().as_uri()}?mode=rw"
+            mode = "mode=rw"
+        elif os.path.isfile(side) and side.stat().st_size:  # noqa: PTH113
+            # Somebody writes, or was killed. A reader that could write would, as the last one out, move into
+            # the file what it takes the side file for, and throw that away: a damaged one is not to be lost so.
+            mode = "mode=ro"
         else:
-            # A reader shares the writer's side files, and takes them away if it is the last one out. Where
-            # there is no room for them nobody writes, so that the file can be taken for immutable.
-            sealed = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
-            uri = f"{path.resolve().as_uri()}?{'mode=ro&immutable=1' if sealed else 'mode=rw'}"
+            # A reader makes side files, and takes them away if it is the last one out. Where there is no room
+            # for them nobody writes, so that the file can be taken for immutable.
+            mode = "mode=rw" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
         with ExitStack() as undo:
             try:
-                connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+                connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
                 undo.callback(connection.close)
                 if not write:
                     connection.execute("PRAGMA query_only=ON")
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version != FORMAT:
-                    raise RunError(f"{path} has format {version}, but this version of nasplat reads format {FORMAT}")
+                    raise RunError(
+                        f"{path} has format {version}, but this version of nasplat reads format {FORMAT}; use the "
+                        f"version that wrote it, or if the file is damaged: {recovering(path.parent)}"
+                    )
+                if not has_schema(connection):
+                    raise RunError(f"the event log {path} is damaged: its tables are others; {recovering(path.parent)}")
                 log = cls._configured(connection, path, write=write)
             except sqlite3.Error as error:
-                raise RunError(f"the event log {path} cannot be read: {error}") from error
+                raise _refusal(path, error, write=write) from error
             undo.pop_all()
         return log
 
@@ -150,12 +172,12 @@ class EventLog:
         """
         chosen = f"AND kind IN ({','.join('?' * len(kinds))})" if kinds else ""
         try:
-            for seq, kind, elapsed, body in self._connection.execute(
+            for row in self._connection.execute(
                 f"SELECT seq, kind, elapsed, body FROM events WHERE seq > ? {chosen} ORDER BY seq", (after, *kinds)
             ):
-                yield Event(seq, kind, elapsed, json.loads(body))
+                yield event_of(*row)
         except (sqlite3.Error, ValueError) as error:
-            raise RunError(f"the event log {self._path} is damaged: {error}") from error
+            raise self._damaged(error) from error
 
     def save_snapshot(self, state: dict[str, Any]) -> None:
         """Keep a state as it is after the last event; older snapshots go."""
@@ -180,7 +202,10 @@ class EventLog:
             ).fetchone()
             return None if row is None else (row[0], unpack(row[1], row[2]))
         except (sqlite3.Error, ValueError) as error:
-            raise RunError(f"the event log {self._path} is damaged: {error}") from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> RunError:
+        return RunError(f"the event log {self._path} is damaged: {error}; {recovering(self._path.parent)}")
 
     def close(self) -> None:
         """Close the file; a log that its writer has closed is complete in one file."""
@@ -196,3 +221,33 @@ class EventLog:
                     self._connection.execute("PRAGMA query_only=OFF")  # the last one out takes the side files away
         finally:
             self._connection.close()
+
+
+def event_of(seq: Any, kind: Any, elapsed: Any, body: Any) -> Event:
+    """The event that a row of the file holds.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    try:
+        said = json.loads(body)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the body of event {seq} is not JSON: {error}") from error
+    if not (isinstance(kind, str) and isinstance(elapsed, float) and math.isfinite(elapsed) and isinstance(said, dict)):
+        raise ValueError(f"event {seq} is to be a kind, finite seconds and a JSON object")
+    return Event(seq, kind, elapsed, said)
+
+
+def has_schema(connection: sqlite3.Connection) -> bool:
+    """Whether a file has the tables of a log and nothing else: a view or a trigger would run what others wrote."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(_SCHEMA)
+        listing = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
+        return connection.execute(listing).fetchall() == model.execute(listing).fetchall()
+
+
+def _refusal(path: Path, error: sqlite3.Error, *, write: bool) -> RunError:
+    """The error for a log that cannot be opened: the place is at fault, or the file."""
+    if write and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NO_PLACE:
+        return StorageError(f"the event log {path} cannot be written: {error}")
+    return RunError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")

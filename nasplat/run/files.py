@@ -1,16 +1,51 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
+import errno
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from nasplat.errors import InputError, NasplatError, StorageError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
+
 
 def is_taken(path: Path) -> bool:
     """Whether something is there already, be it a link to nowhere; a name that cannot be is not taken."""
     return os.path.lexists(path)
+
+
+def refusal(path: Path, action: str, error: OSError) -> NasplatError:
+    """The error for a place that refuses what is to be written: a disk without room is nobody's wrong input.
+
+    Args:
+        path: What the user asked for.
+        action: What cannot be done with it, such as ``written``.
+        error: What the system said.
+    """
+    why = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        return StorageError(f"{path} cannot be {action}: {why}; make room and try again, or choose another --out")
+    if error.errno in _TAKEN and is_taken(path):
+        return InputError(f"{path} exists; choose another --out")
+    return InputError(f"{path} cannot be {action}: {why}; choose another --out")
+
+
+def read_file(path: Path) -> bytes:
+    """What a file holds; a device or a pipe, which might be read for ever, is refused.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path.read_bytes()
 
 
 @contextmanager
@@ -33,6 +68,7 @@ def appearing(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def appearing_folder(folder: Path) -> Iterator[None]:
     """Make a folder and what is missing above it, and take them away again if the block fails."""
+    # A name that is too long for the system is none that exists.
     missing = [each for each in (folder, *folder.parents) if not is_taken(each)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +80,32 @@ def appearing_folder(folder: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A draft to fill, which gets the folder's name when the block ends and is gone, parents included, if it fails.
+
+    Raises:
+        InputError: The place is taken or cannot be written.
+        StorageError: The disk is full.
+    """
+    if is_taken(folder):
+        raise InputError(f"{folder} exists; choose another --out")
+    try:
+        with appearing_folder(folder.parent):
+            draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                draft.chmod(0o755)
+                yield draft
+                draft.rename(folder)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise refusal(folder, "created", error) from error
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file under a temporary name beside its own, then rename it."""
     with appearing(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        # Foreign text may hold half a surrogate pair, which no encoding has; it is spelt out.
+        file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)

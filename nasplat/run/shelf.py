@@ -1,11 +1,12 @@
 """The artifacts of a run, kept as files named by their content."""
 
+import re
 from collections.abc import Set
 from pathlib import Path
 
 from nasplat.artifact import Artifacts, Handle
 from nasplat.errors import RunError, StorageError
-from nasplat.run.files import write_atomically
+from nasplat.run.files import read_file, write_atomically
 
 
 class Shelf(Artifacts):
@@ -46,8 +47,10 @@ class Shelf(Artifacts):
         return handle
 
     def get(self, handle: Handle) -> bytes:
+        if re.fullmatch("[0-9a-f]{64}", handle.digest) is None:  # it would lead out of the folder
+            raise RunError(f"artifact {handle.digest!r} cannot be read: an artifact is named by 64 hexadecimal digits")
         try:
-            data = self.path(handle).read_bytes()
+            data = read_file(self.path(handle))
         except OSError as error:
             raise RunError(f"artifact {handle} cannot be read: {error}") from error
         if Handle.of(data) != handle:

@@ -27,9 +27,11 @@ def unpack(text: str, arrays: bytes) -> dict[str, Any]:
         ValueError: The text or the bytes are not what `pack` gave.
     """
     try:
-        state: dict[str, Any] = _with_arrays(json.loads(text), load(arrays))
-    except (KeyError, SafetensorError) as error:
+        state = _with_arrays(json.loads(text), load(arrays))
+    except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"the arrays of a state are damaged: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"a state is a mapping, but this one is {type(state).__name__}")
     return state
 
 

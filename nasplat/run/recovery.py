@@ -1,0 +1,529 @@
+"""What can be saved of a run whose files are damaged, and a new run made of it.
+
+The damaged files are only read: the log is copied first, and SQLite sees the copy alone. What SQLite cannot
+reach any more is found in the bytes themselves, page by page. An event is one row of a table, and rows of that
+table have a look of their own (https://www.sqlite.org/fileformat2.html, sec. 1.6 and 2.1): the length of the
+record, the row's number, and a header that says how long each column is. The length must agree with the header,
+and the body must be JSON, so that chance finds nothing. A log only grows: an older copy of an event, in the
+side file or in a page since split, says what a newer one says.
+"""
+
+import json
+import re
+import shutil
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nasplat.artifact import Handle
+from nasplat.config import Assembly, SearchConfig, load_tree
+from nasplat.errors import InputError, NasplatError, RunError, StorageError
+from nasplat.run.directory import ARTIFACTS, CONFIG, ENVIRONMENT, LOG, Run, read_environment
+from nasplat.run.environment import environment
+from nasplat.run.event_log import FORMAT, Event, EventLog, event_of, has_schema
+from nasplat.run.files import new_folder, read_file, write_atomically
+from nasplat.run.ledger import MALFORMED, Ledger, describe
+from nasplat.run.shelf import Shelf
+from nasplat.strategy import Strategy
+from nasplat.task import Measurement, Task, decode_outcome, decode_task, derive_seed, encode_task
+from nasplat.units import shown_metrics
+
+BEYOND = "beyond-the-gap.jsonl"
+"""Where a recovered run keeps the outcomes that its log could not take up: one JSON object a line."""
+NOTE = "recovered.json"
+"""What a recovered run says of where it comes from and what it lacks."""
+
+WAL_HEADER, FRAME_HEADER, LEAF_OVERHEAD = 32, 24, 35
+PAGE_SIZES = {2**power for power in range(9, 17)}
+USUAL_PAGE_SIZE = 4096
+SMALLEST_EVENT = 16
+"""Bytes: a number that a file has no room to count up to is damage."""
+MOST_CANDIDATES = 4
+"""How many different readings of one event are kept; only damage makes more than one."""
+
+# A record's header: its length, NULL in the place of the row's number, and the types of kind, elapsed and body.
+# A text of n bytes has the type 2 n + 13; seconds are a float (7), or an integer where they are whole.
+_RECORD = re.compile(
+    rb"([\x05-\x08])\x00(\x13|\x1b)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|outcome|session)", re.DOTALL
+)
+_SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}
+
+
+@dataclass
+class Salvage:
+    """What can be read of a damaged run.
+
+    Args:
+        folder: The run.
+        config: Its configuration.
+        events: All events that could be read, by number, each in every reading that was found.
+        whole: Whether SQLite itself finds the log without fault.
+        artifacts: The artifacts whose content is what their name says, by digest.
+        spoilt: The files among the artifacts that are something else.
+        environment: What was recorded when the run was made, or None where that cannot be read.
+        problem: What SQLite says of the log, where it finds fault.
+    """
+
+    folder: Path
+    config: SearchConfig
+    events: Mapping[int, list[Event]]
+    whole: bool
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+    spoilt: list[Path] = field(default_factory=list)
+    environment: dict[str, Any] | None = None
+    problem: str = ""
+    gap: str | None = field(default=None, init=False)
+    """Why the log cannot go on after `prefix`; None where it is read to its end."""
+
+    def __post_init__(self) -> None:
+        self.prefix, self.ledger = self._longest_prefix()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing to recover: every part of the run is as it was written."""
+        return (
+            self.whole
+            and self.gap is None
+            and self.environment is not None
+            and not self.spoilt
+            and not self.missing_artifacts
+        )
+
+    @cached_property
+    def missing_artifacts(self) -> dict[str, list[int]]:
+        """What the saved outcomes refer to and nobody has, with the trials that left it."""
+        missing: dict[str, list[int]] = {}
+        for outcome in self.ledger.outcomes:
+            if isinstance(outcome, Measurement):
+                for handle in outcome.artifacts.values():
+                    if handle.digest not in self.artifacts:
+                        missing.setdefault(handle.digest, []).append(outcome.id)
+        return missing
+
+    @cached_property
+    def beyond(self) -> list[dict[str, Any]]:
+        """The outcomes that were read but have no place in the log, with their tasks where those are known."""
+        tasks: dict[int, Task] = {}
+        outcomes: dict[int, dict[str, Any]] = {}
+        taken = {event.body["id"] for event in self.prefix if event.kind == "outcome"}
+        for seq in sorted(self.events):
+            for event in self.events[seq]:
+                with suppress(*MALFORMED):
+                    if event.kind == "ask":
+                        tasks.update((task.id, task) for task in map(decode_task, event.body["tasks"]))
+                    elif event.kind == "outcome" and seq > len(self.prefix) and event.body["id"] not in taken:
+                        task = tasks.get(event.body["id"])
+                        if task is not None:
+                            decode_outcome(event.body, task)
+                        outcomes.setdefault(
+                            event.body["id"],
+                            {
+                                "event": seq,
+                                "elapsed": event.elapsed,
+                                "task": None if task is None else encode_task(task),
+                                "outcome": event.body,
+                            },
+                        )
+        return list(outcomes.values())
+
+    def summary(self) -> dict[str, Any]:
+        """What can be saved and what is lost, as JSON."""
+        kinds = [event.kind for event in self.prefix]
+        newest = max(self.events, default=0)
+        return {
+            "run": str(self.folder),
+            "healthy": self.healthy,
+            "events_read": len(self.events),
+            "newest_event": newest,
+            "events_lost": newest - len(self.events),
+            "problem": self.problem,
+            "saved": {
+                "events": len(self.prefix),
+                "asks": kinds.count("ask"),
+                "outcomes": kinds.count("outcome"),
+                "artifacts": len(self.artifacts),
+            },
+            "gap": None if self.gap is None else {"event": len(self.prefix) + 1, "why": self.gap},
+            "beyond_the_gap": len(self.beyond),
+            "artifacts_damaged": len(self.spoilt),
+            "artifacts_missing": {digest: trials for digest, trials in sorted(self.missing_artifacts.items())},
+            "environment": "whole" if self.environment is not None else "to be remade",
+        }
+
+    def save(self, folder: Path) -> None:
+        """Make a run of what can be saved, complete or not at all; the strategy is replayed when it goes on.
+
+        Raises:
+            InputError: The place is taken or cannot be written.
+            StorageError: The disk is full.
+            RunError: No event can be read.
+        """
+        if not self.events:
+            raise RunError(
+                f"nothing of {self.folder / LOG} can be read, so that nothing is saved; begin again with "
+                f"`nasplat search {self.folder / CONFIG}`"
+            )
+        with new_folder(folder) as draft:
+            write_atomically(draft / CONFIG, self.config.to_yaml())
+            recorded = self.environment if self.environment is not None else environment()
+            write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
+            with closing(EventLog.create(draft / LOG)) as log:
+                for event in self.prefix:
+                    log.append(event.kind, event.body, elapsed=event.elapsed)
+            for digest, path in self.artifacts.items():
+                target = Shelf(draft / ARTIFACTS).path(Handle(digest))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            if self.beyond:
+                write_atomically(draft / BEYOND, "".join(json.dumps(each) + "\n" for each in self.beyond))
+            write_atomically(draft / NOTE, json.dumps(self.summary(), indent=2) + "\n")
+
+    def _longest_prefix(self) -> tuple[list[Event], Ledger]:
+        """The events from the first on that follow one another, and that the strategy asks for again."""
+        goal = self.config.goal
+        ledger = Ledger(finite=goal.metrics, shown=shown_metrics(goal))
+        prefix: list[Event] = []
+        replay = _Replay(self.config)
+        for seq in range(1, max(self.events, default=0) + 1):
+            if seq not in self.events:
+                self.gap = "it is lost"
+                break
+            for event in self.events[seq]:
+                try:
+                    self._check_seeds(event)
+                    replay.check(event, ledger)
+                    ledger.take(event)
+                    replay.follow(event, ledger)
+                except MALFORMED as error:
+                    self.gap = f"it {describe(error)}"
+                else:
+                    self.gap = None
+                    prefix.append(event)
+                    break
+            if self.gap is not None:
+                break
+        return prefix, ledger
+
+    def _check_seeds(self, event: Event) -> None:
+        if event.kind == "ask":
+            for task in map(decode_task, event.body["tasks"]):
+                if task.seed != derive_seed(self.config.seed, task.id):
+                    raise ValueError(f"gives task {task.id} a seed that is not of this run")
+
+
+class _Replay:
+    """The search's strategy, led through the log as resuming leads it, to see that it asks for the same.
+
+    Where the strategy cannot be made, as without the benchmark's data, nothing is compared.
+    """
+
+    def __init__(self, config: SearchConfig) -> None:
+        self._strategy: Strategy | None = None
+        self._asked_at = 0
+        self._answer: list[dict[str, Any]] = []
+        with suppress(NasplatError):
+            self._strategy = Assembly.of(config).strategy
+
+    def check(self, event: Event, ledger: Ledger) -> None:
+        """Refuse an ask that resuming would not repeat.
+
+        Raises:
+            ValueError: The strategy asks for something else.
+        """
+        if self._strategy is None or event.kind != "ask" or event.seq != ledger.seq + 1:
+            return
+        room = event.body["n"]
+        if not isinstance(room, int) or not 0 < room <= 1_000_000:
+            raise ValueError(f"asks for {room!r} tasks")
+        if self._asked_at != event.seq:
+            try:
+                self._answer = [encode_task(task) for task in self._strategy.ask(room)]
+            except Exception as error:  # a strategy is foreign code, and its log is damaged
+                raise ValueError(f"cannot be asked again: {type(error).__name__}: {error}") from error
+            self._asked_at = event.seq
+        if self._answer != event.body["tasks"]:
+            raise ValueError("asks for other tasks than the strategy does")
+
+    def follow(self, event: Event, ledger: Ledger) -> None:
+        """Tell the strategy an outcome that was taken.
+
+        Raises:
+            ValueError: It cannot make anything of it.
+        """
+        if self._strategy is not None and event.kind == "outcome":
+            try:
+                self._strategy.tell(ledger.outcomes[-1])
+            except Exception as error:  # as above
+                raise ValueError(f"cannot be told again: {type(error).__name__}: {error}") from error
+
+
+def salvage(folder: Path, config: Path | None = None) -> Salvage:
+    """Read what can be read of a run; nothing in it is changed.
+
+    Args:
+        folder: The run directory.
+        config: A configuration to take in the place of the run's own, where that is lost.
+
+    Raises:
+        InputError: There is no such directory, or a process is writing it.
+        RunError: There is no configuration, without which no run can go on.
+        StorageError: There is no room for a copy of the log.
+    """
+    log = folder / LOG
+    side = folder / f"{LOG}-wal"
+    try:
+        present = [path for path in (log, side) if path.is_file()]
+        told = folder.is_dir()
+    except OSError:
+        present, told = [], False
+    if not told:
+        raise InputError(f"{folder} is no directory; `nasplat runs` lists the runs below ./runs")
+    if not present:
+        raise InputError(f"{folder} is no run, or its event log {LOG} is gone; there is nothing to recover from")
+    if (folder / CONFIG).is_file() and log.is_file() and Run(folder).is_being_written():
+        raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
+    read_config = _config(folder, config)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nasplat-recover-") as scratch:
+            copy = Path(scratch) / LOG
+            for path in present:
+                shutil.copyfile(path, Path(scratch) / path.name)
+            events, problem = _read(copy)
+    except OSError as error:
+        raise StorageError(
+            f"{log} cannot be copied to be read: {error.strerror}; make room, or let TMPDIR name a folder with room"
+        ) from error
+    artifacts, spoilt = _artifacts(folder / ARTIFACTS)
+    recorded = None
+    with suppress(NasplatError):
+        recorded = read_environment(folder)
+    return Salvage(
+        folder, read_config, events, whole=not problem, artifacts=artifacts, spoilt=spoilt, environment=recorded,
+        problem=problem,
+    )  # fmt: skip
+
+
+def _config(folder: Path, given: Path | None) -> SearchConfig:
+    try:
+        config = SearchConfig.read(load_tree(given or folder / CONFIG))
+        if config.goal.objectives:
+            return config
+    except InputError as error:
+        if given is not None:
+            raise
+        raise RunError(
+            f"{error}; without its configuration no run goes on: write it anew, as a report of the run shows it, and "
+            "give it with --config FILE"
+        ) from error
+    raise AssertionError("a goal has objectives")
+
+
+def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The whole artifacts by digest, and the files that are none."""
+    whole, spoilt = {}, []
+    for path in sorted(folder.glob("[!.]*/[!.]*")):
+        digest = path.parent.name + path.stem
+        try:
+            fits = not path.is_symlink() and Handle.of(read_file(path)).digest == digest
+        except OSError:
+            fits = False
+        if fits and Shelf(folder).path(Handle(digest)) == path:
+            whole[digest] = path
+        else:
+            spoilt.append(path)
+    return whole, spoilt
+
+
+def _read(copy: Path) -> tuple[dict[int, list[Event]], str]:
+    """All events of the copy of a log, by number, and what is wrong with it."""
+    # SQLite moves the side file into the log, as far as it believes it; the bytes are taken before.
+    main = copy.read_bytes() if copy.exists() else b""
+    side_path = copy.with_name(f"{copy.name}-wal")
+    side = side_path.read_bytes() if side_path.exists() else b""
+    events: dict[int, list[Event]] = {}
+    largest = (len(main) + len(side)) // SMALLEST_EVENT
+
+    def enter(found: Iterable[Event]) -> int:
+        """How many events were not there before."""
+        before = len(events)
+        for event in found:
+            readings = events.setdefault(event.seq, []) if 0 < event.seq <= largest else [event]
+            if event not in readings and len(readings) < MOST_CANDIDATES:
+                readings.append(event)
+        return len(events) - before
+
+    through, problem = _through_sqlite(copy) if main else ([], "there is only its side file")
+    enter(through)
+    if enter(_carve(main, side, scan_main=bool(problem))) and not problem:
+        problem = "its side file holds events that SQLite does not take in"
+    if not problem and len(events) != max(events, default=0):
+        problem = "events are missing"
+    return events, problem
+
+
+def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
+    """The events that SQLite reaches from either end of the table, and what is wrong."""
+    events: dict[int, Event] = {}
+    problem = ""
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        try:
+            if not has_schema(connection):
+                return [], "its tables are others"
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != FORMAT:
+                problem = f"it has format {version}, not {FORMAT}"
+            check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if check != "ok":
+                problem = " ".join(str(check).removeprefix("*** in database main ***").split())
+        except sqlite3.Error as error:
+            problem = str(error)
+        connection.text_factory = bytes  # one text that is none does not end the reading
+        for order in ("ASC", "DESC"):
+            try:
+                for seq, kind, elapsed, body in connection.execute(
+                    f"SELECT seq, kind, elapsed, body FROM events ORDER BY seq {order}"
+                ):
+                    if order == "DESC" and seq in events:
+                        break
+                    try:
+                        events[seq] = event_of(seq, kind.decode(), elapsed, body)
+                    except (AttributeError, ValueError) as error:
+                        problem = problem or str(error)
+                else:
+                    break  # to the end without fault
+            except sqlite3.Error as error:
+                problem = problem or str(error)
+    if not problem:
+        try:
+            with closing(EventLog.open(copy)) as log:
+                log.snapshot()
+        except RunError as error:
+            problem = str(error.__cause__ or error)
+    return [events[seq] for seq in sorted(events)], problem
+
+
+def _carve(main: bytes, side: bytes, *, scan_main: bool) -> Iterator[Event]:
+    """The events whose records are found in the bytes of the file and of its side file."""
+    sizes = [size for size in (_page_size(main, 16, 2), _page_size(side, 8, 4), USUAL_PAGE_SIZE) if size]
+    for size in dict.fromkeys(sizes):
+        readings = _pages(main, side, size)
+        for blob in (side, main) if scan_main else (side,):
+            for match in _RECORD.finditer(blob):
+                event = _record(blob, match, size, readings)
+                if event is not None:
+                    yield event
+
+
+def _page_size(blob: bytes, offset: int, length: int) -> int:
+    size = int.from_bytes(blob[offset : offset + length], "big")
+    size = 65536 if size == 1 else size
+    return size if size in PAGE_SIZES else 0
+
+
+def _pages(main: bytes, side: bytes, size: int) -> list[dict[int, bytes]]:
+    """What every page holds, by number, in the order of trust: newest first, then the file alone, then all there is."""
+    base = {i // size + 1: main[i : i + size] for i in range(0, len(main), size)}
+    every, current = dict(base), dict(base)
+    salts = side[16:24]
+    for start in range(WAL_HEADER, len(side), FRAME_HEADER + size):
+        number = int.from_bytes(side[start : start + 4], "big")
+        page = side[start + FRAME_HEADER : start + FRAME_HEADER + size]
+        every[number] = page
+        if side[start + 8 : start + 16] == salts:
+            current[number] = page
+    return [current, base, every]
+
+
+def _record(blob: bytes, match: re.Match[bytes], size: int, readings: list[dict[int, bytes]]) -> Event | None:
+    """The event whose record begins where the header was found; None if it is none after all."""
+    header, kind_type, elapsed_type, body_varint, kind = match.groups()
+    body_type = _varint(body_varint)
+    if header[0] != 4 + len(body_varint) or kind_type[0] != 2 * len(kind) + 13 or body_type < 13 or body_type % 2 == 0:
+        return None
+    width = _SIZES[elapsed_type[0]]
+    total = header[0] + len(kind) + width + (body_type - 13) // 2
+    seq = _number_before(blob, match.start(), total)
+    if seq is None:
+        return None
+    local = _local(total, size)
+    start = match.start()
+    piece = blob[start : start + local]
+    if local == total:
+        return _event(piece, header[0] + len(kind), elapsed_type[0], seq, kind)
+    first = int.from_bytes(blob[start + local : start + local + 4], "big")
+    for pages in readings:
+        payload = piece + _chain(pages, first, total - local, size)
+        if len(payload) == total:
+            event = _event(payload, header[0] + len(kind), elapsed_type[0], seq, kind)
+            if event is not None:
+                return event
+    return None
+
+
+def _event(payload: bytes, at: int, elapsed_type: int, seq: int, kind: bytes) -> Event | None:
+    width = _SIZES[elapsed_type]
+    raw = payload[at : at + width]
+    if elapsed_type == 7:
+        if len(raw) < 8:
+            return None
+        elapsed = struct.unpack(">d", raw)[0]
+    else:
+        elapsed = float({8: 0, 9: 1}.get(elapsed_type, int.from_bytes(raw, "big", signed=True)))
+    try:
+        return event_of(seq, kind.decode(), elapsed, payload[at + width :])
+    except ValueError:
+        return None
+
+
+def _varint(digits: bytes) -> int:
+    """A number in SQLite's way: seven bits in each byte, the first bit set in all but the last."""
+    value = 0
+    for digit in digits:
+        value = value << 7 | digit & 0x7F
+    return value
+
+
+def _as_varint(value: int) -> bytes:
+    digits = [value & 0x7F]
+    while value := value >> 7:
+        digits.append(0x80 | value & 0x7F)
+    return bytes(reversed(digits))
+
+
+def _number_before(blob: bytes, start: int, total: int) -> int | None:
+    """The row's number, which stands between the length of the record and the record."""
+    length = _as_varint(total)
+    for width in range(1, 6):
+        digits = blob[start - width : start] if start >= width else b""
+        if not digits or digits[-1] & 0x80 or not all(digit & 0x80 for digit in digits[:-1]):
+            continue
+        if blob.endswith(length, 0, start - width):
+            return _varint(digits)
+    return None
+
+
+def _local(total: int, size: int) -> int:
+    """How much of a record of `total` bytes is in the page itself; the rest is in a chain of further pages."""
+    if total <= size - LEAF_OVERHEAD:
+        return total
+    least = (size - 12) * 32 // 255 - 23
+    some = least + (total - least) % (size - 4)
+    return some if some <= size - LEAF_OVERHEAD else least
+
+
+def _chain(pages: Mapping[int, bytes], first: int, length: int, size: int) -> bytes:
+    """The rest of a record, from the chain of pages that begins with `first`; short where the chain breaks."""
+    parts: list[bytes] = []
+    for _ in range(-(-length // (size - 4))):
+        page = pages.get(first)
+        if page is None:
+            break
+        parts.append(page[4:])
+        first = int.from_bytes(page[:4], "big")
+    return b"".join(parts)[:length]

@@ -1,0 +1,440 @@
+"""`nasplat recover`: from a damaged run, everything that can be read, and a run that goes on from it."""
+
+import csv
+import gzip
+import json
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from nasplat.cli.app import main
+from nasplat.run.directory import CONFIG, ENVIRONMENT, LOG, Run
+from nasplat.run.event_log import Event, EventLog
+from nasplat.run.recovery import BEYOND, NOTE, salvage
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.task import Measurement, Outcome, Spent
+
+Done: TypeAlias = subprocess.CompletedProcess[str]
+CommandLine: TypeAlias = Callable[..., Done]
+
+SEARCH = [
+    "search", "--space", "nasbench201", "--benchmark", "nasbench201", "--strategy", "regularized_evolution",
+    "--set", "strategy.population=10", "--set", "strategy.sample=3",
+    "--objective", "accuracy:max", "--objective", "params:min",
+]  # fmt: skip
+EVALUATIONS = 120
+
+
+def call(*arguments: str) -> int:
+    """Run `nasplat ARGUMENTS` in this process; the exit code."""
+    before, sys.argv = sys.argv, ["nasplat", *arguments]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        sys.argv = before
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a table of made-up figures."""
+    folder, space = tmp_path_factory.mktemp("data"), NASBench201()
+    (folder / "nasbench201").mkdir()
+    with gzip.open(folder / "nasbench201" / "cifar10.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["arch_str", "c10_valid_200", "c10_test_200", "c10_train_time_12ep_s"])
+        for index in range(0, 15625, 5):
+            code = "".join(str(index // 5**gene % 5) for gene in range(6))
+            writer.writerow([space.official(space.parse(code)), 10 + 7 * index % 80, 10 + 7 * index % 83, 100])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, table_folder: Path) -> Path:
+    """A finished run whose log has an event that is longer than a page in its middle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NASPLAT_DATA", str(table_folder))
+        run = tmp_path_factory.mktemp("template") / "run"
+        assert call(*SEARCH, "--evaluations", str(EVALUATIONS // 2), "--out", str(run)) == 0
+        with closing(EventLog.open(run / LOG, write=True)) as log:
+            log.append("session", {"note": "é" * 9000}, elapsed=1.0)
+        assert call("resume", str(run), "--evaluations", str(EVALUATIONS)) == 0
+    return run
+
+
+@pytest.fixture
+def run(template: Path, tmp_path: Path, table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run, in the directory where commands run."""
+    monkeypatch.setenv("NASPLAT_DATA", str(table_folder))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(template, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs `nasplat ARGUMENTS` in this process."""
+
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        code = call(*arguments)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
+
+    return run
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def events_of(run: Path) -> list[Event]:
+    with closing(EventLog.open(run / LOG)) as log:
+        return list(log.events())
+
+
+def trials(run: Path) -> list[Outcome]:
+    """The outcomes of a run without what they took."""
+    return [replace(outcome, spent=Spent()) for outcome in Run(run).history().outcomes]
+
+
+def run_sql(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+# What is whole
+
+
+def test_a_healthy_run_says_so_and_is_copied_if_asked(run: Path, command: CommandLine) -> None:
+    before = content(run)
+    done = command("recover", "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nothing to recover: run is whole")
+    summary = json.loads(command("recover", "run", "--json").stdout)
+    assert (summary["healthy"], summary["gap"], summary["events_lost"]) == (True, None, 0)
+    assert command("recover", "run", "--out", "copy").returncode == 0
+    assert events_of(run.with_name("copy")) == events_of(run)
+    assert not (run.with_name("copy") / BEYOND).exists()
+    assert content(run) == before
+
+
+# Damage
+
+
+def header_version(path: Path) -> None:
+    run_sql(path, "PRAGMA user_version = 9")
+
+
+def header(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[:100] = random.Random(0).randbytes(100)
+    path.write_bytes(content)
+
+
+def root_page(path: Path) -> None:
+    """The inner page that leads to all others."""
+    content = bytearray(path.read_bytes())
+    content[4096:8192] = bytes(4096)
+    path.write_bytes(content)
+
+
+def page_headers(path: Path) -> None:
+    """What says of every page what it is, the schema's included."""
+    content = bytearray(path.read_bytes())
+    for start in range(4096, len(content), 4096):
+        if content[start] in (5, 13):  # pages of a table; others go on with a text that is longer than a page
+            content[start : start + 8] = b"\xff" * 8
+    content[100:108] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+def foreign_schema(path: Path) -> None:
+    run_sql(path, "ALTER TABLE events RENAME TO those", "CREATE VIEW events AS SELECT * FROM those")
+
+
+@pytest.mark.parametrize("damage", [header_version, header, root_page, page_headers, foreign_schema])
+def test_damage_that_leaves_the_rows_loses_nothing(
+    damage: Callable[[Path], None], run: Path, template: Path, command: CommandLine
+) -> None:
+    damage(run / LOG)
+    before = content(run)
+    for name in ("show", "report", "resume"):
+        done = command(name, "run")
+        assert done.returncode == 1
+        assert "nasplat recover run --out NEW" in done.stderr
+    done = command("recover", "run", "--out", "new")
+    assert done.returncode == 0, done.stderr
+    assert content(run) == before
+    new = run.with_name("new")
+    assert events_of(new) == events_of(template)
+    assert (new / CONFIG).read_bytes() == (run / CONFIG).read_bytes()
+    assert (new / ENVIRONMENT).read_bytes() == (run / ENVIRONMENT).read_bytes()
+
+
+def body_of_event(path: Path) -> None:
+    run_sql(path, "UPDATE events SET body = '{' WHERE seq = 100")
+
+
+def no_event(path: Path) -> None:
+    run_sql(path, "PRAGMA secure_delete = ON", "DELETE FROM events WHERE seq = 100")
+
+
+def text_that_is_none(path: Path) -> None:
+    run_sql(path, "UPDATE events SET body = CAST(x'7b22ff227d' AS TEXT) WHERE seq = 100")
+
+
+def other_seed(path: Path) -> None:
+    run_sql(
+        path,
+        """UPDATE events SET body = replace(body, '"seed":', '"seed":1') WHERE seq =
+        (SELECT min(seq) FROM events WHERE seq >= 100 AND kind = 'ask')""",
+    )
+
+
+def other_architecture(path: Path) -> None:
+    run_sql(
+        path,
+        """UPDATE events SET body = replace(body, '"evaluate":"', '"evaluate":"0000000') WHERE seq =
+        (SELECT min(seq) FROM events WHERE seq >= 100 AND kind = 'ask')""",
+    )
+
+
+def told_twice(path: Path) -> None:
+    run_sql(
+        path,
+        """UPDATE events SET kind = 'outcome', body = (SELECT body FROM events WHERE kind = 'outcome' AND seq > 80
+        ORDER BY seq LIMIT 1) WHERE seq = 100""",
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", [body_of_event, no_event, text_that_is_none, other_seed, other_architecture, told_twice]
+)
+def test_the_log_is_saved_up_to_the_gap_and_goes_on_to_the_same_trials(
+    damage: Callable[[Path], None], run: Path, template: Path, command: CommandLine
+) -> None:
+    damage(run / LOG)
+    before = content(run)
+    done = command("recover", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert not said["healthy"]
+    assert said["gap"]["event"] in (100, 101)
+    assert said["beyond_the_gap"] > 50
+    text = command("recover", "run").stdout
+    assert f"before event {said['gap']['event']}" in text
+    assert "nasplat recover run --out NEW" in text
+    assert content(run) == before
+    assert json.loads(command("recover", "run", "--out", "new", "--json").stdout)["saved"] == said["saved"]
+    assert content(run) == before
+    new = run.with_name("new")
+    kept = events_of(new)
+    assert kept == events_of(template)[: said["gap"]["event"] - 1]
+    lines = [json.loads(line) for line in (new / BEYOND).read_text().splitlines()]
+    assert len(lines) == said["beyond_the_gap"]
+    bodies = {event.body["id"]: event.body for event in events_of(template) if event.kind == "outcome"}
+    assert all(line["outcome"] == bodies[line["outcome"]["id"]] for line in lines)
+    assert json.loads((new / NOTE).read_text())["gap"] == said["gap"]
+    assert command("resume", "new").returncode == 0
+    assert trials(new) == trials(template)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pages_of_noise_cost_what_was_in_them_and_no_more(
+    seed: int, run: Path, template: Path, command: CommandLine
+) -> None:
+    chance = random.Random(seed)
+    content = bytearray((run / LOG).read_bytes())
+    for _ in range(chance.randrange(1, 4)):
+        start = chance.randrange(len(content) // 4096) * 4096
+        content[start : start + 4096] = chance.randbytes(4096)
+    (run / LOG).write_bytes(content)
+    original = {event.seq: event for event in events_of(template)}
+    found = salvage(run)
+    assert all(original[seq] in readings for seq, readings in found.events.items())
+    assert len(found.events) > len(original) // 2
+    first_lost = min(set(original) - set(found.events), default=len(original) + 1)
+    assert [event.seq for event in found.prefix] == list(range(1, first_lost))
+    assert command("recover", "run", "--out", "new").returncode == 0
+    assert command("resume", "new").returncode == 0
+    assert trials(run.with_name("new")) == trials(template)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_a_log_cut_short_is_saved_as_far_as_it_goes(kept: float, run: Path, template: Path) -> None:
+    whole = (run / LOG).read_bytes()
+    (run / LOG).write_bytes(whole[: int(kept * len(whole))])
+    found = salvage(run)
+    assert not found.healthy
+    original = events_of(template)
+    assert found.prefix == original[: len(found.prefix)]
+    assert len(found.prefix) > kept * 0.7 * len(original)
+
+
+def killed(run: Path) -> tuple[list[Event], bytes]:
+    """Leave a run as a killed writer does, with its last events in the side file; all events, and that file."""
+    events = events_of(run)
+    (run / LOG).unlink()
+    EventLog.create(run / LOG).close()
+    log = EventLog.open(run / LOG, write=True)
+    for event in events[:150]:
+        log.append(event.kind, event.body, elapsed=event.elapsed)
+    log.close()
+    log = EventLog.open(run / LOG, write=True)
+    log._connection.execute("PRAGMA wal_autocheckpoint = 0")
+    for event in events[150:]:
+        log._unsynced = False
+        log.append(event.kind, event.body, elapsed=event.elapsed)
+    main, side = (run / LOG).read_bytes(), run.joinpath(f"{LOG}-wal").read_bytes()
+    log.close()
+    (run / LOG).write_bytes(main)
+    run.joinpath(f"{LOG}-wal").write_bytes(side)
+    return events, side
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.7])
+def test_events_behind_damage_in_the_side_file_are_saved(at: float, run: Path, command: CommandLine) -> None:
+    events, side = killed(run)
+    assert events_of(run) == events
+    hurt = bytearray(side)
+    start = int(at * len(hurt))
+    hurt[start : start + 24] = random.Random(1).randbytes(24)
+    (run / f"{LOG}-wal").write_bytes(hurt)
+    before = {name: data for name, data in content(run).items() if not name.endswith("-shm")}
+    command("show", "run")  # which reads as far as SQLite does, and takes nothing away
+    assert command("recover", "run", "--out", "new").returncode == 0
+    assert {name: data for name, data in content(run).items() if not name.endswith("-shm")} == before
+    assert events_of(run.with_name("new")) == events
+
+
+def test_a_reader_of_a_killed_run_leaves_the_side_file(run: Path, command: CommandLine) -> None:
+    killed(run)
+    before = {name: data for name, data in content(run).items() if not name.endswith("-shm")}
+    assert command("show", "run").returncode == 0
+    assert {name: data for name, data in content(run).items() if not name.endswith("-shm")} == before
+
+
+def test_a_side_file_alone_gives_what_it_has(run: Path) -> None:
+    events, _ = killed(run)
+    (run / LOG).unlink()
+    found = salvage(run)
+    assert set(range(152, len(events) + 1)) <= set(found.events)
+    assert found.beyond
+
+
+# Other files
+
+
+def test_a_lost_environment_is_remade(run: Path, command: CommandLine) -> None:
+    (run / ENVIRONMENT).write_text('{"versions": 3}')
+    assert "nasplat recover run --out NEW" in command("report", "run").stderr
+    done = command("recover", "run", "--out", "new")
+    assert done.returncode == 0
+    assert "environment    cannot be read" in done.stdout
+    assert "python" in Run(run.with_name("new")).environment["versions"]
+
+
+def test_a_lost_configuration_is_asked_for(run: Path, command: CommandLine) -> None:
+    (run / CONFIG).replace(run.parent / "kept.yaml")
+    for text in (None, "seed: ["):
+        if text is not None:
+            (run / CONFIG).write_text(text)
+        before = content(run.parent)
+        done = command("recover", "run", "--out", "new")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "--config FILE" in done.stderr
+        assert content(run.parent) == before
+    assert command("recover", "run", "--out", "new", "--config", "kept.yaml").returncode == 0
+    assert events_of(run.with_name("new")) == events_of(run)
+
+
+def test_whole_artifacts_are_kept_and_damaged_ones_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: CommandLine
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = [
+        "search", "--space", "nasbench201", "--set", "space.channels=1", "--set", "space.cells=1", "--benchmark",
+        "classification", "--set", "benchmark.epochs=1", "--strategy", "random_search",
+        "--objective", "accuracy:max", "--evaluations", "3", "--out", "run",
+    ]  # fmt: skip
+    assert command(*training).returncode == 0
+    run = Run(tmp_path / "run")
+    handles = [m.artifacts["weights"] for m in run.history().measurements]
+    path = run.artifacts.path(handles[1])
+    path.write_bytes(path.read_bytes()[:-1])
+    done = command("recover", "run", "--out", "new", "--json")
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert not said["healthy"]
+    assert (said["saved"]["artifacts"], said["artifacts_damaged"]) == (2, 1)
+    assert said["artifacts_missing"] == {handles[1].digest: [1]}
+    new = Run(tmp_path / "new")
+    assert [new.artifacts.path(handle).exists() for handle in handles] == [True, False, True]
+    assert new.artifacts.get(handles[0]) == run.artifacts.get(handles[0])
+
+
+def test_a_damaged_snapshot_is_left_out(run: Path, command: CommandLine) -> None:
+    with closing(EventLog.open(run / LOG, write=True)) as log:
+        log.save_snapshot({"at": 1})
+    assert "snapshot does not fit" in command("resume", "run", "--evaluations", str(EVALUATIONS + 5)).stderr
+    run_sql(run / LOG, "UPDATE snapshots SET arrays = x'00'")
+    assert "nasplat recover" in command("resume", "run", "--evaluations", str(EVALUATIONS + 5)).stderr
+    assert command("recover", "run", "--out", "new").returncode == 0
+    assert command("resume", "new", "--evaluations", str(EVALUATIONS + 5)).returncode == 0
+    assert len([m for m in Run(run.with_name("new")).history().outcomes if isinstance(m, Measurement)]) > EVALUATIONS
+
+
+# What is refused
+
+
+def test_what_cannot_be_recovered_is_refused_and_nothing_is_created(run: Path, command: CommandLine) -> None:
+    (run.parent / "file").write_text("mine")
+    (run.parent / "empty").mkdir()
+    before = content(run.parent)
+    for arguments, code, said in (
+        (["nowhere"], 2, "is no directory"),
+        (["x" * 300], 2, "is no directory"),
+        (["file"], 2, "is no directory"),
+        (["empty"], 2, "nothing to recover from"),
+        (["run", "--out", "run"], 2, "run exists"),
+        (["run", "--out", "empty"], 2, "empty exists"),
+        (["run", "--out", "file/new"], 2, "cannot be created"),
+        (["run", "--out", "new", "--config", "nowhere"], 2, "cannot be read"),
+    ):
+        done = command("recover", *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+        assert said in done.stderr
+        assert content(run.parent) == before
+    (run / LOG).write_bytes(random.Random(0).randbytes(9000))
+    done = command("recover", "run", "--out", "new/deep")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing is saved" in done.stderr
+    assert not (run.parent / "new").exists()
+
+
+def test_a_run_that_is_being_written_is_not_recovered(run: Path, command: CommandLine) -> None:
+    held = "import sys; from pathlib import Path; from nasplat.run.directory import Run\n"
+    held += "with Run(Path('run')).writing(): print(flush=True); sys.stdin.read()"
+    writer = subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        done = command("recover", "run", "--out", "new")
+    finally:
+        writer.communicate()
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "being written by another process" in done.stderr
+    assert not run.with_name("new").exists()
