@@ -13,7 +13,7 @@ from nasplat.benchmark import Benchmark
 from nasplat.data.datasets import Dataset, Source, Splits, dataset
 from nasplat.errors import InputError, TrialFailed
 from nasplat.search_space import SearchSpace
-from nasplat.task import Evaluate, Measurement, Spent
+from nasplat.task import STATE, Evaluate, Measurement, Spent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -161,7 +161,7 @@ class Classification(Benchmark):
             metrics=metrics,
             artifacts={
                 "weights": artifacts.put_tensors(model.state_dict()),
-                **({"state": artifacts.put_tensors(left)} if left else {}),
+                **({STATE: artifacts.put_tensors(left)} if left else {}),
             },
             spent=Spent(images=processed),
         )

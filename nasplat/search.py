@@ -17,6 +17,7 @@ from nasplat.run.shelf import Shelf
 from nasplat.run.state import pack
 from nasplat.strategy import Strategy
 from nasplat.task import (
+    STATE,
     Evaluate,
     Failure,
     Incident,
@@ -255,7 +256,7 @@ class Search:
                 if work is not None:
                     self._known.setdefault(work, outcome)
                 for role, handle in outcome.artifacts.items():
-                    if role != "state":
+                    if role != STATE:
                         self._left.add(handle.digest)
             case Measurement():
                 self.outcomes["remembered"] += 1

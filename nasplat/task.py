@@ -13,6 +13,9 @@ from nasplat.artifact import Handle
 Split: TypeAlias = Literal["validation", "test"]
 Json: TypeAlias = dict[str, Any]
 
+STATE = "state"
+"""The role of an artifact that serves only to continue from; it may be deleted once no later task can name it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:

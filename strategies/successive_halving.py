@@ -16,6 +16,7 @@ from nasplat.registry import STRATEGIES
 from nasplat.selection import RankAndCrowding
 from nasplat.strategy import GenerationalStrategy, Strategy
 from nasplat.task import (
+    STATE,
     Evaluate,
     Failure,
     Measurement,
@@ -184,7 +185,7 @@ class _Rung:
         self._eta = eta
         self._ranks = len(problem.goal.objectives) == 1
         self._selection = RankAndCrowding(problem.goal)
-        self._trials: list[Measurement] = []
+        self._trials: dict[int, Measurement] = {}
         self._gone: set[int] = set()
         # With one objective: the places of all, and those who have not gone on, both best first.
         self._placed: list[tuple[float, ...]] = []
@@ -194,7 +195,7 @@ class _Rung:
         self._rank_again_at = eta
 
     def add(self, trial: Measurement) -> None:
-        self._trials.append(trial)
+        self._trials[trial.id] = trial
         if self._ranks:
             self._enter(trial)
 
@@ -203,6 +204,7 @@ class _Rung:
         trial = self._next_by_place() if self._ranks else self._next_by_front()
         if trial is not None:
             self._gone.add(trial.id)
+            self._trials[trial.id] = _without_state(trial)  # from now on the state is in the next rung's hands
         return trial
 
     def _enter(self, trial: Measurement) -> None:
@@ -224,28 +226,28 @@ class _Rung:
     def _next_by_front(self) -> Measurement | None:
         number = len(self._trials)
         if number >= self._rank_again_at:
-            first = self._selection.survivors(self._trials, number // self._eta, self._problem.rng)
+            trials = list(self._trials.values())
+            first = self._selection.survivors(trials, number // self._eta, self._problem.rng)
             self._due = deque(trial for trial in first if trial.id not in self._gone)
             self._rank_again_at = number + max(1, number // 50)
         return self._due.popleft() if self._due else None
 
     def get_state(self) -> dict[str, Any]:
         return {
-            "trials": [encode_outcome(trial) for trial in self._trials],
+            "trials": [encode_outcome(trial) for trial in self._trials.values()],
             "gone": sorted(self._gone),
             "due": [trial.id for trial in self._due],
             "rank_again_at": self._rank_again_at,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._trials = [decode_measurement(body) for body in state["trials"]]
+        self._trials = {trial.id: trial for trial in map(decode_measurement, state["trials"])}
         self._gone = set(state["gone"])
         self._placed, self._waiting = [], []
         if self._ranks:
-            for trial in self._trials:
+            for trial in self._trials.values():
                 self._enter(trial)
-        by_id = {trial.id: trial for trial in self._trials}
-        self._due = deque(by_id[number] for number in state["due"])
+        self._due = deque(self._trials[number] for number in state["due"])
         self._rank_again_at = state["rank_again_at"]
 
 
@@ -280,7 +282,8 @@ class _Inner:
         """Let the strategy learn from what came of a proposal."""
         inner = self._behind.pop(outcome.id)
         assert isinstance(outcome, Measurement | Failure)
-        self._strategy.tell(replace(outcome, task=inner))
+        known = _without_state(outcome) if isinstance(outcome, Measurement) else outcome
+        self._strategy.tell(replace(known, task=inner))
 
     def get_state(self) -> dict[str, Any]:
         return {
@@ -317,11 +320,16 @@ def _fidelities(problem: Problem, rungs: Sequence[int] | None, eta: int) -> list
     return list(rungs)
 
 
+def _without_state(trial: Measurement) -> Measurement:
+    """The same for those who will not continue it, so that they do not keep its state from being collected."""
+    return replace(trial, artifacts={role: handle for role, handle in trial.artifacts.items() if role != STATE})
+
+
 def _continued(problem: Problem, trial: Measurement, fidelity: int) -> Evaluate:
     """The same architecture at a higher fidelity, from the state that the trial left, if it left one."""
     return problem.evaluate(
         trial.architecture,
         fidelity=fidelity,
         replicate=trial.task.replicate,
-        continues=trial.artifacts.get("state"),
+        continues=trial.artifacts.get(STATE),
     )

@@ -31,7 +31,7 @@ from nasplat.run.files import new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
 from nasplat.strategy import Strategy
-from nasplat.task import Measurement, Task, decode_outcome, decode_task, derive_seed, encode_task
+from nasplat.task import STATE, Measurement, Task, decode_outcome, decode_task, derive_seed, encode_task
 from nasplat.units import shown_metrics
 
 BEYOND = "beyond-the-gap.jsonl"
@@ -50,7 +50,8 @@ MOST_CANDIDATES = 4
 # A record's header: its length, NULL in the place of the row's number, and the types of kind, elapsed and body.
 # A text of n bytes has the type 2 n + 13; seconds are a float (7), or an integer where they are whole.
 _RECORD = re.compile(
-    rb"([\x05-\x08])\x00(\x13|\x1b)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|outcome|session)", re.DOTALL
+    rb"([\x05-\x08])\x00(\x13|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session)",
+    re.DOTALL,
 )
 _SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}
 
@@ -101,8 +102,8 @@ class Salvage:
         missing: dict[str, list[int]] = {}
         for outcome in self.ledger.outcomes:
             if isinstance(outcome, Measurement):
-                for handle in outcome.artifacts.values():
-                    if handle.digest not in self.artifacts:
+                for role, handle in outcome.artifacts.items():
+                    if role != STATE and handle.digest not in self.artifacts:
                         missing.setdefault(handle.digest, []).append(outcome.id)
         return missing
 

@@ -10,7 +10,7 @@ from nasplat.benchmark import Benchmark
 from nasplat.errors import TrialFailed
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.task import Evaluate, Measurement, encode_outcome
+from nasplat.task import STATE, Evaluate, Measurement, encode_outcome
 from nasplat.testing.common import check_configuration, global_generators_untouched
 
 MakeBenchmark: TypeAlias = Callable[[], Benchmark]
@@ -120,7 +120,7 @@ def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
     shelf = Parcel()
     parts: list[Measurement] = []
     for fidelity in sorted({1, (benchmark.fidelity + 1) // 2, benchmark.fidelity}):
-        continues = parts[-1].artifacts["state"] if parts else None
+        continues = parts[-1].artifacts[STATE] if parts else None
         # Only the first seed counts, and a worker knows nothing but what travels with the task.
         part = replace(task, fidelity=fidelity, continues=continues, seed=task.seed + len(parts))
         worker, parcel = _prepared(make)[0], Parcel(shelf.added)
@@ -131,7 +131,7 @@ def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
             return  # a table without lower fidelities
         parts.append(measured)
         shelf.added |= parcel.added
-        if "state" not in measured.artifacts:
+        if STATE not in measured.artifacts:
             break
     if len(parts) == 1:
         return

@@ -19,6 +19,7 @@ from nasplat.run.state import pack, unpack
 from nasplat.search_space import Prior
 from nasplat.strategy import Strategy
 from nasplat.task import (
+    STATE,
     Evaluate,
     Failure,
     Measurement,
@@ -71,7 +72,7 @@ def answer(problem: Problem, task: Task) -> Outcome:
         return Trained(task=task, weights=Handle.of(repr(task).encode()))
     metrics = {"accuracy": toy_accuracy(task.architecture), **problem.cost(task.architecture).metrics()}
     state = Handle.of(f"{task.architecture} {task.id} {task.fidelity}".encode())
-    return Measurement(task=task, metrics=metrics, artifacts={"state": state})
+    return Measurement(task=task, metrics=metrics, artifacts={STATE: state})
 
 
 def drive(
