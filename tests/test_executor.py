@@ -105,3 +105,28 @@ def test_a_full_disk_is_no_fault_of_the_trial(tmp_path: Path) -> None:
         perform(
             problem.evaluate(problem.sample()), Keeping(ToySpace()), device="cpu", artifacts=Shelf(tmp_path / "file")
         )
+
+
+@pytest.mark.parametrize("flags", [["--trial-seconds", "5"], ["--retries", "1"], ["--workers", "2"]])
+def test_what_only_ray_can_do_is_refused_inline(flags: list[str], nasplat: Callable[..., Any], tmp_path: Path) -> None:
+    done = nasplat(
+        "search", "--space", "nasbench201", "--benchmark", "classification", "--strategy", "random_search",
+        "--objective", "accuracy:max", "--evaluations", "2", *flags,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{flags[0][2:].replace('-', '_')} belongs to the ray executor" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+def test_memory_that_ran_out_has_one_name_whoever_says_so() -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch calls it on a GPU."""
+
+    for error in (MemoryError("no room"), OutOfMemoryError("no room on the device")):
+
+        def raising(task: Evaluate, error: Exception = error) -> Any:
+            raise error
+
+        outcome = performed(raising)
+        assert isinstance(outcome, Failure)
+        assert (outcome.kind, outcome.message) == ("out of memory", str(error))

@@ -330,3 +330,25 @@ def _of_ray_session(driver: int) -> list[str]:
             if re.search(rf"/session_[\d_-]+_{driver}\b", command):
                 found.append(command)
     return found
+
+
+def test_nothing_waits_for_a_straggler(installed: dict[str, str], tmp_path: Path) -> None:
+    """One worker hangs from the first trial to its time limit; the other does all the rest meanwhile."""
+    done = _demo(
+        installed, tmp_path, "--evaluations", "60", "--set", "benchmark.sleep=0.02", "--set", "benchmark.hang_at=0",
+        "--trial-seconds", "8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["outcomes"] == {"measured": 59, "remembered": 0, "trained": 0, "failed": 1}
+    assert [(i["kind"], i["trial"], i["action"]) for i in result["incidents"]] == [("time limit", 0, "failed")]
+    assert Run(tmp_path / "run").history().outcomes[-1].id == 0, "the straggler held up others"
+    assert "time limit (trial 0" in _run(installed, tmp_path, "show", "run").stdout
+
+
+def test_retries_and_the_time_limit_are_the_users_to_set(installed: dict[str, str], tmp_path: Path) -> None:
+    done = _demo(installed, tmp_path, "--evaluations", "6", "--set", "benchmark.exit_at=2", "--retries", "0")
+    assert done.returncode == 0, done.stderr
+    assert [(i["trial"], i["action"]) for i in json.loads(done.stdout)["incidents"]] == [(2, "failed")]
+    resolved = Run(tmp_path / "run").config.executor
+    assert (resolved.retries, resolved.trial_seconds) == (0, None)

@@ -21,7 +21,7 @@ from nasplat.run.directory import CONFIG, ENVIRONMENT, LOG, Run
 from nasplat.run.event_log import Event, EventLog
 from nasplat.run.recovery import BEYOND, NOTE, salvage
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.task import Measurement, Outcome, Spent
+from nasplat.task import STATE, Incident, Measurement, Outcome, Spent, encode_incident
 
 Done: TypeAlias = subprocess.CompletedProcess[str]
 CommandLine: TypeAlias = Callable[..., Done]
@@ -32,6 +32,7 @@ SEARCH = [
     "--objective", "accuracy:max", "--objective", "params:min",
 ]  # fmt: skip
 EVALUATIONS = 120
+INCIDENT = Incident(kind="worker died", message="its process ended", action="tried again", trial=3, worker="host:12")
 
 
 def call(*arguments: str) -> int:
@@ -69,6 +70,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, table_folder: Path) -> Pa
         assert call(*SEARCH, "--evaluations", str(EVALUATIONS // 2), "--out", str(run)) == 0
         with closing(EventLog.open(run / LOG, write=True)) as log:
             log.append("session", {"note": "é" * 9000}, elapsed=1.0)
+            log.append("incident", encode_incident(INCIDENT), elapsed=1.0)
         assert call("resume", str(run), "--evaluations", str(EVALUATIONS)) == 0
     return run
 
@@ -438,3 +440,23 @@ def test_a_run_that_is_being_written_is_not_recovered(run: Path, command: Comman
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "being written by another process" in done.stderr
     assert not run.with_name("new").exists()
+
+
+def test_incidents_are_recovered_with_the_rest(run: Path) -> None:
+    assert Run(run).history().incidents == [INCIDENT]
+    damaged = bytearray((run / LOG).read_bytes())
+    damaged[:100] = bytes(100)  # without its header SQLite reaches nothing, and every event is found in the bytes
+    (run / LOG).write_bytes(damaged)
+    assert call("recover", str(run), "--out", "saved") == 0
+    assert Run(Path("saved")).history().incidents == [INCIDENT]
+
+
+def test_a_state_that_was_collected_is_not_missing(run: Path) -> None:
+    with closing(EventLog.open(run / LOG, write=True)) as log:
+        (trial,) = [e for e in log.events("outcome") if e.body["id"] == 0]
+        log._connection.execute(
+            "UPDATE events SET body = ? WHERE seq = ?",
+            (json.dumps(trial.body | {"artifacts": {STATE: "ab" * 32}}), trial.seq),
+        )
+    found = salvage(run)
+    assert found.healthy and not found.missing_artifacts
