@@ -161,7 +161,7 @@ def _show_run(history: History, top: int) -> None:
     out.print()
     print_measurements(f"Best {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
     for incident in history.incidents:
-        out.print(f"[yellow]{escape(spelt(incident))}[/]")
+        out.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
     for failure in _failures(history):
         out.print(
             f"[yellow]trial {failure['trial']} failed[/] ({escape(printable(failure['kind']))}): "

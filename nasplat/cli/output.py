@@ -66,16 +66,25 @@ def print_measurements(
     final: Mapping[int, Measurement] | None = None,
     latency: Mapping[int, Latency] | None = None,
 ) -> None:
-    """One row for each measurement; with final measurements, what those say of the first objective."""
+    """One row for each measurement, with its epochs where they differ; final measurements say the first objective."""
     metrics = shown_metrics(goal)
     first = metrics[0]
+    epochs = len({m.task.fidelity for m in measurements}) > 1
     print_table(
         title,
-        ["trial", "architecture", *metrics, *([f"test {first}"] if final else []), *(["latency"] if latency else [])],
+        [
+            "trial",
+            "architecture",
+            *(["epochs"] if epochs else []),
+            *metrics,
+            *([f"test {first}"] if final else []),
+            *(["latency"] if latency else []),
+        ],
         (
             [
                 str(m.id),
                 m.architecture.code,
+                *([str(m.task.fidelity)] if epochs else []),
                 *(figure(name, m.metrics[name]) for name in metrics),
                 *([figure(first, final[m.id].metrics.get(first, m.metrics[first]))] if final else []),
                 *([f"{latency[m.id].median_ms:.4g} ± {latency[m.id].iqr_ms:.2g} ms"] if latency else []),

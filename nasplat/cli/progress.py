@@ -1,18 +1,20 @@
-"""Progress of a search: done, running, failed, best so far, rate, time left; only on a terminal."""
+"""Progress of a search: done, running, failed, best so far, rate, time left; and incidents as they happen."""
 
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
+from nasplat.cli.output import printable
 from nasplat.search import Search
 from nasplat.task import Outcome
-from nasplat.units import duration, figure
+from nasplat.units import duration, figure, spelt
 
 
 class SearchProgress:
-    """Shows a search on a terminal and stays silent elsewhere.
+    """Shows a search on a terminal; elsewhere it only tells what goes wrong around the trials.
 
     Args:
         console: Where to show it.
@@ -25,6 +27,8 @@ class SearchProgress:
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=1.0)
         self._before: tuple[int, float, float] | None = None
+        self._console = console
+        self._incidents = 0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -37,6 +41,9 @@ class SearchProgress:
 
     def watch(self, search: Search, outcome: Outcome | None) -> None:
         """Take in what happened; the terminal itself is redrawn a few times a second."""
+        for incident in search.incidents[self._incidents :]:
+            self._console.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
+        self._incidents = len(search.incidents)
         if not self._bar.disable:
             fraction = search.spending.fraction(search.budget)
             self._bar.update(self._task, completed=fraction, description=self._describe(search, fraction))

@@ -23,10 +23,7 @@ from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
 from nasplat.task import encode_incident
-from nasplat.units import duration, spelt
-
-SHOWN_INCIDENTS = 10
-"""How many incidents are named when a search ends."""
+from nasplat.units import duration
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -201,12 +198,6 @@ def _print_result(loop: Search, history: History) -> None:
     out.print(
         f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(history.run.folder))}"
     )
-    for incident in loop.incidents[:SHOWN_INCIDENTS]:
-        err.print(f"[yellow]{escape(spelt(incident))}[/]")
-    if len(loop.incidents) > SHOWN_INCIDENTS:
-        err.print(
-            f"[yellow]… and {len(loop.incidents) - SHOWN_INCIDENTS} more incidents; `nasplat show` has them all[/]"
-        )
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)
         example = next(failure for failure in history.failures if failure.kind == kind)
