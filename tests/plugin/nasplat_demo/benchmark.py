@@ -71,8 +71,8 @@ class Formula(Benchmark):
         if task.id == self.eat_at:
             eaten = []
             while True:
-                eaten.append(b"1" * 50_000_000)
-                time.sleep(0.02)
+                eaten.append(b"1" * 100_000_000)
+                time.sleep(0.01)
         if task.weights is not None:  # stands for evaluation with shared weights
             kept = artifacts.put(artifacts.get(task.weights) + b" seen")
             return Measurement(task=task, metrics={"accuracy": 1.0}, artifacts={"weights": kept})
