@@ -127,7 +127,8 @@ def test_a_search_outlives_hangs_deaths_hunger_poison_and_the_loss_of_a_node(
     assert any(i["worker"].endswith(f":{pid}") for pid in said["killed"] for i in told("worker died"))
     lost = told("node lost")
     assert lost and "node" in lost[0]["message"], show["incidents"]
-    assert {i["trial"] for i in lost} <= {best["trial"] for best in show["best"]} | set(range(TRIALS)) - set(failures)
+    # The node may go under any trial, the one that hangs among them; whichever it was, it was tried again.
+    assert {i["action"] for i in lost} <= {"tried again", "replaced"}
     text = _nasplat(installed, tmp_path, "show", "run")
     for kind in ("time limit", "worker died", "out of memory", "node lost"):
         assert kind in text
