@@ -1,14 +1,14 @@
 """NASPlat: neural architecture search with plug-ins for spaces, strategies, benchmarks and predictors."""
 
 from nasplat.architecture import IO, Architecture
-from nasplat.benchmark import Benchmark
+from nasplat.benchmark import Benchmark, TableBenchmark
 from nasplat.cost import Cost
 from nasplat.errors import InputError, NasplatError, TrialFailed
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.predictor import Predictor
 from nasplat.problem import Problem
 from nasplat.search_space import Gene, GeneSpace, SearchSpace
-from nasplat.strategy import Repeats, Strategy
+from nasplat.strategy import GenerationalStrategy, Repeats, Strategy
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained, TrainSupernet
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "Failure",
     "Gene",
     "GeneSpace",
+    "GenerationalStrategy",
     "Goal",
     "InputError",
     "Measurement",
@@ -34,6 +35,7 @@ __all__ = [
     "Repeats",
     "SearchSpace",
     "Strategy",
+    "TableBenchmark",
     "Task",
     "TrainSupernet",
     "Trained",
