@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,9 @@ from nasplat.registry import STRATEGIES
 from nasplat.run.directory import LOG, Run
 from nasplat.run.event_log import EventLog
 from nasplat.search import Search
-from nasplat.task import Evaluate, Measurement, Outcome, Spent, Task, decode_outcome, decode_task
+from nasplat.task import Evaluate, Measurement, Outcome
 from nasplat.testing import ToyBenchmark, ToySpace
+from nasplat.testing.runs import story
 from nasplat.testing.toy import toy_accuracy
 
 TRIALS, WORKERS = 250, 2
@@ -166,22 +166,6 @@ def _faults(folder: Path, before: list[Any], measured_before: list[int]) -> list
     if again:
         faults.append(f"trials {sorted(again)} were measured again though their outcome was logged")
     return faults
-
-
-def story(folder: Path) -> list[Any]:
-    """Every ask, as its size and tasks, and every outcome, in the order of the log, without what the work took."""
-    told: list[tuple[int, list[Task]] | Outcome] = []
-    asked: dict[int, Task] = {}
-    log = EventLog.open(folder / LOG)
-    for event in log.events("ask", "outcome"):
-        if event.kind == "ask":
-            tasks = [decode_task(body) for body in event.body["tasks"]]
-            asked |= {task.id: task for task in tasks}
-            told.append((event.body["n"], tasks))
-        else:
-            told.append(replace(decode_outcome(event.body, asked[event.body["id"]]), spent=Spent()))
-    log.close()
-    return told
 
 
 def outcomes(folder: Path) -> dict[int, Outcome]:

@@ -14,9 +14,8 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import pytest
 
@@ -34,14 +33,13 @@ from nasplat.run.directory import CONFIG, LOG, Run
 from nasplat.run.event_log import EventLog
 from nasplat.search import Search
 from nasplat.strategy import Strategy
-from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, decode_outcome, decode_task
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, decode_task
 from nasplat.testing import ToyBenchmark, ToySpace
+from nasplat.testing.runs import story
 
 pytestmark = pytest.mark.timeout(180)
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
-Told: TypeAlias = tuple[int, list[Task]] | Outcome
-
 PATIENCE = 100.0
 """Seconds after which a test stops waiting for a process."""
 
@@ -98,25 +96,9 @@ TRAINING = [
 # What a log says, and processes that are cut short
 
 
-def told(folder: Path) -> list[Told]:
-    """Every ask, as its size and tasks, and every outcome, in the order of the log, without what the work took."""
-    story: list[Told] = []
-    asked: dict[int, Task] = {}
-    log = EventLog.open(folder / LOG)
-    for event in log.events("ask", "outcome"):
-        if event.kind == "ask":
-            tasks = [decode_task(body) for body in event.body["tasks"]]
-            asked |= {task.id: task for task in tasks}
-            story.append((event.body["n"], tasks))
-        else:
-            story.append(replace(decode_outcome(event.body, asked[event.body["id"]]), spent=Spent()))
-    log.close()
-    return story
-
-
 def outcomes_of(folder: Path) -> dict[int, Outcome]:
     """The outcomes of a log by trial, without what the work took."""
-    return {item.id: item for item in told(folder) if not isinstance(item, tuple)}
+    return {item.id: item for item in story(folder) if not isinstance(item, tuple)}
 
 
 def query(folder: Path, statement: str) -> int:
@@ -260,7 +242,7 @@ def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     strategy: str, evaluations: int, snapshots: int | None, counted: Counted
 ) -> None:
     counted.finish(*searching(strategy, evaluations, "alone"), notes="alone.txt", snapshots=snapshots)
-    whole = told(counted.folder / "alone")
+    whole = story(counted.folder / "alone")
 
     # One kill somewhere in each fifth of the log, and one as soon as a resumed search has begun.
     rng, run = random.Random(strategy), counted.folder / "run"
@@ -276,7 +258,7 @@ def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     counted.finish(*arguments, notes="run.txt", snapshots=snapshots)
     restored.append(before.check())
 
-    assert told(run) == whole
+    assert story(run) == whole
     assert len(_measured(counted.notes("run.txt"))) <= len(_measured(counted.notes("alone.txt"))) + len(thresholds)
     assert set(_measured(counted.notes("run.txt"))) == set(_measured(counted.notes("alone.txt")))
     assert sum(restored) >= 2, "no kill came after a snapshot, so that none was ever restored"
@@ -366,7 +348,7 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
     assert (history.status, len(history.outcomes) < 1000) == ("interrupted", True)
 
     counted.finish(*named_command(errors), notes="run.txt")
-    assert told(run) == told(counted.folder / "alone")
+    assert story(run) == story(counted.folder / "alone")
     assert Run(run).history().status == "finished"
 
 
@@ -467,7 +449,7 @@ def test_a_larger_budget_extends_a_run_to_what_it_would_have_been(counted: Count
     assert len(before.outcomes) == 150
     said = counted.finish("resume", "run", "--evaluations", "400", "--json", notes="run.txt")
     before.check()
-    assert told(run) == told(counted.folder / "large")
+    assert story(run) == story(counted.folder / "large")
     assert json.loads(said)["evaluations"] == 400
     assert Run(run).history().status == "finished"
 
@@ -475,10 +457,10 @@ def test_a_larger_budget_extends_a_run_to_what_it_would_have_been(counted: Count
 def test_a_finished_run_is_resumed_without_a_change(counted: Counted) -> None:
     counted.finish(*searching("regularized_evolution", 60, "run"), notes="run.txt")
     run = counted.folder / "run"
-    whole, notes, config = told(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()
+    whole, notes, config = story(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()
     said = counted.finish("resume", "run", "--json", notes="run.txt")
     assert json.loads(said)["evaluations"] == 60
-    assert (told(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()) == (whole, notes, config)
+    assert (story(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()) == (whole, notes, config)
 
 
 def test_an_interrupted_extension_names_a_command_that_goes_on_to_the_larger_budget(counted: Counted) -> None:
