@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from nasplat.errors import RunError
+from nasplat.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class Artifacts(ABC):
         """The data of a handle.
 
         Raises:
-            RunError: Nothing is kept under the handle, or it is damaged.
+            ArtifactError: Nothing is kept under the handle, or it is damaged.
         """
 
     def put_tensors(self, tensors: "Mapping[str, Tensor]") -> Handle:
@@ -78,4 +78,4 @@ class Parcel(Artifacts):
         for shelf in (self.added, self.given):
             if handle.digest in shelf:
                 return shelf[handle.digest]
-        raise RunError(f"artifact {handle} did not travel with the task that refers to it")
+        raise ArtifactError(f"artifact {handle} did not travel with the task that refers to it")

@@ -16,6 +16,10 @@ class RunError(NasplatError, RuntimeError):
     """A run cannot go on; the command line exits with 1."""
 
 
+class ArtifactError(RunError):
+    """An artifact is missing or damaged; a trial that needs it fails, the search goes on."""
+
+
 class StorageError(RunError):
     """The run's directory cannot be written, as when the disk is full; the run stops and can be resumed."""
 

@@ -71,7 +71,7 @@ class Constraint:
         Constraint(metric='params', upper=True, bound=5000000.0)
 
         Raises:
-            InputError: The text has another form or the bound is not a finite number.
+            InputError: The text has another form, or the bound is not a finite number or no possible fraction.
         """
         match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*(\S+)\s*", text)
         try:
@@ -81,6 +81,11 @@ class Constraint:
         if match is None or not math.isfinite(bound):
             raise InputError(
                 f"a constraint is METRIC<=NUMBER or METRIC>=NUMBER, such as 'params<=5e6' (in quotes), but got {text!r}"
+            )
+        if match[1].endswith("accuracy") and not 0 <= bound <= 1:
+            raise InputError(
+                f"{match[1]} is a fraction between 0 and 1, but got {text!r}; "
+                f"for {bound:g} % write {match[1]}{match[2]}{bound / 100:g}"
             )
         return cls(match[1], match[2] == "<=", bound)
 
@@ -143,17 +148,27 @@ class Goal:
         return losses_a != losses_b and all(map(operator.le, losses_a, losses_b))
 
     def better_first(self, a: Measurement, b: Measurement) -> bool:
-        """Whether `a` keeps the constraints better, or as well and has the better first objective."""
-        first = self.objectives[0]
-        return (self.violation(a), first.loss(a.metrics)) < (self.violation(b), first.loss(b.metrics))
+        """Whether `a` comes before `b`: by fidelity, by how well it keeps the constraints, by the first objective."""
+        return self._place(a)[:3] < self._place(b)[:3]
+
+    def ranked(self, measurements: Sequence[Measurement]) -> list[Measurement]:
+        """The best first: by fidelity, by how well they keep the constraints, by the objectives in order."""
+        return sorted(measurements, key=self._place)
+
+    def _place(self, m: Measurement) -> tuple[float, ...]:
+        return (-m.task.fidelity, self.violation(m), *self.losses(m))
 
     def front(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         """The measurements that keep every constraint and that no other dominates, by the first objective.
 
-        Answers from memory are left out, since they repeat a measurement, and of architectures with equal
-        figures only the first stays.
+        Only those at the highest fidelity among them are compared: a network in the middle of its training is
+        not what comes of it. Answers from memory are left out, since they repeat a measurement, and of
+        architectures with equal figures only the first stays.
         """
-        kept = [m for m in measurements if m.remembered is None and not self.violation(m)]
+        highest = max((m.task.fidelity for m in measurements), default=0)
+        kept = [
+            m for m in measurements if m.task.fidelity == highest and m.remembered is None and not self.violation(m)
+        ]
         if not kept:
             return []
         from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting

@@ -167,7 +167,15 @@ class Problem:
         propose alone. Its tasks are never run; the outer strategy makes one of its own for each.
         """
         goal = Goal(self.goal.objectives, self.goal.constraints + self.limits)
-        return Problem(self.space, goal, io=self.io, fidelity=fidelity, member=self._member, seed=self.seed)
+        return Problem(
+            self.space,
+            goal,
+            io=self.io,
+            fidelity=fidelity,
+            fidelities=[fidelity],
+            member=self._member,
+            seed=self.seed,
+        )
 
     def state(self) -> dict[str, Any]:
         """The generator's state and the next task's number, as JSON."""

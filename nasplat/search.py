@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import socket
 import time
 from dataclasses import replace
@@ -14,8 +13,7 @@ from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
 from nasplat.run.event_log import Event, EventLog
 from nasplat.run.shelf import Shelf
-from nasplat.run.state import pack
-from nasplat.strategy import Strategy
+from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
     STATE,
     Evaluate,
@@ -26,6 +24,7 @@ from nasplat.task import (
     Outcome,
     Task,
     Trained,
+    decode_incident,
     decode_outcome,
     decode_task,
     encode_incident,
@@ -157,6 +156,7 @@ class Search:
         for incident in self.executor.incidents():
             self.log.append("incident", encode_incident(incident), elapsed=self._elapsed())
             self.incidents.append(incident)
+            self.spending.device_seconds += incident.seconds
 
     def _elapsed(self) -> float:
         self.spending.seconds = self._seconds_before + time.monotonic() - self._clock
@@ -295,10 +295,11 @@ class Search:
         if not shelf.folder.is_dir():
             return
         wanted = self._left | {self._newest_supernet or ""}
-        wanted |= set(re.findall(r"\b[0-9a-f]{64}\b", pack(self.strategy.state())[0]))
+        wanted |= named_digests(self.strategy)
         for task in self._outstanding.values():
             handles = (task.weights, task.continues if isinstance(task, Evaluate) else None)
             wanted |= {handle.digest for handle in handles if handle is not None}
+        self.log.sync()  # what a power cut could take back might need again what is deleted now
         shelf.collect(wanted)
 
     def _replay(self) -> None:
@@ -306,13 +307,15 @@ class Search:
         snapshot = self.log.snapshot()
         self._snapshot_at = snapshot[0] if snapshot else 0
         strategy_lives = snapshot is None
-        for event in self.log.events("ask", "outcome"):
+        for event in self.log.events("ask", "outcome", "incident"):
             if snapshot is not None and not strategy_lives and event.seq > snapshot[0]:
                 self.strategy.restore(snapshot[1])
                 strategy_lives = True
             self._seconds_before = event.elapsed
             if event.kind == "ask":
                 self._replay_ask(event, repeat=strategy_lives)
+            elif event.kind == "incident":
+                self.spending.device_seconds += decode_incident(event.body).seconds
             else:
                 outcome = decode_outcome(event.body, self._outstanding[event.body["id"]])
                 self._take(outcome)

@@ -1,5 +1,6 @@
 """The contract of a search strategy, and the one thing most of them share: what to do about repeats."""
 
+import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 from nasplat.architecture import Architecture
 from nasplat.errors import RunError
 from nasplat.problem import ATTEMPTS, Problem
+from nasplat.run.state import pack
 from nasplat.task import (
     Evaluate,
     Outcome,
@@ -32,8 +34,8 @@ class Strategy(ABC):
     choice is drawn from `problem.rng`. A strategy that sets `generational` promises more: the order of tells
     within a generation changes nothing.
 
-    Handles. What a later task may continue from stands in `state`: an artifact that neither the state nor a
-    task in flight names may be deleted, but for the weights that measurements left.
+    Handles. What a later task may continue from stands in `state`, its digest as text: an artifact that neither
+    the state nor a task in flight names so may be deleted, but for the weights that measurements left.
 
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """
@@ -79,6 +81,12 @@ class Strategy(ABC):
     @abstractmethod
     def set_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_state` gave."""
+
+
+def named_digests(strategy: Strategy) -> set[str]:
+    """The digests of all artifacts that a strategy can still refer to: those that its state names, as text."""
+    text, _ = pack(strategy.state())
+    return set(re.findall(r"\b[0-9a-f]{64}\b", text))
 
 
 class GenerationalStrategy(Strategy):

@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias, assert_never
+from typing import Any, Literal, TypeAlias, assert_never, get_args
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 
 Split: TypeAlias = Literal["validation", "test"]
+Action: TypeAlias = Literal["tried again", "failed", "replaced", "given up"]
 Json: TypeAlias = dict[str, Any]
 
 STATE = "state"
@@ -166,16 +167,19 @@ class Incident:
     Args:
         kind: A short name to count by: ``worker died``, ``out of memory``, ``time limit``, ``node lost``.
         message: The cause, as far as it is known, in one line.
-        action: What was done about it: ``tried again``, ``failed`` or ``replaced``.
+        action: What was done about it: the trial was ``tried again`` or ``failed``, the worker was ``replaced``, or
+            its place was ``given up``.
         trial: The id of the task that was being worked on, if there was one.
         worker: The process that was struck, as ``host:pid``; empty if it never came up.
+        seconds: Device time that was lost with it; that of a failed trial is in its outcome.
     """
 
     kind: str
     message: str
-    action: Literal["tried again", "failed", "replaced"]
+    action: Action
     trial: int | None = None
     worker: str = ""
+    seconds: float = 0.0
 
 
 def derive_seed(run_seed: int, task_id: int) -> int:
@@ -347,14 +351,15 @@ def decode_incident(body: Json) -> Incident:
         KeyError, TypeError, ValueError: The body is not one of those.
     """
     action = body["action"]
-    if action not in ("tried again", "failed", "replaced"):
-        raise ValueError(f"an incident's action is tried again, failed or replaced, but is {reprlib.repr(action)}")
+    if action not in get_args(Action):
+        raise ValueError(f"an incident's action is {', '.join(get_args(Action))}, but here {reprlib.repr(action)}")
     return Incident(
         kind=_text(body, "kind"),
         message=_text(body, "message"),
         action=action,
         trial=_count(body, "trial") if body.get("trial") is not None else None,
         worker=_text(body, "worker"),
+        seconds=_number(body, "seconds"),
     )
 
 

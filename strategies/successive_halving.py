@@ -73,8 +73,9 @@ class SuccessiveHalving(GenerationalStrategy):
         if self._rung == 0:
             for outcome in outcomes:
                 self._inner.tell(outcome)
-        # What memory answers is in the race already, under the code that was measured.
-        racing = [o for o in outcomes if isinstance(o, Measurement) and o.remembered is None]
+        # What memory answers from this bracket is in the race already, under the code that was measured.
+        here = {outcome.id for outcome in outcomes}
+        racing = [o for o in outcomes if isinstance(o, Measurement) and o.remembered not in here]
         self._rung += 1
         if racing and self._rung < len(self._fidelities):
             kept = max(1, len(racing) // self.eta)
@@ -195,6 +196,8 @@ class _Rung:
         self._rank_again_at = eta
 
     def add(self, trial: Measurement) -> None:
+        # What it continued from is behind it, and not to be kept for its sake.
+        trial = replace(trial, task=replace(trial.task, continues=None))
         self._trials[trial.id] = trial
         if self._ranks:
             self._enter(trial)
@@ -268,10 +271,11 @@ class _Inner:
         tasks: list[Task] = []
         while len(tasks) < n and (proposed := self._strategy.ask(n - len(tasks))):
             for inner in proposed:
-                if not isinstance(inner, Evaluate) or inner.weights is not None or inner.continues is not None:
+                plain = isinstance(inner, Evaluate) and inner.weights is None and inner.continues is None
+                if not plain or not isinstance(inner, Evaluate) or inner.fidelity != self._fidelity:
                     raise StrategyError(
-                        f"successive halving goes around strategies that ask for evaluations from scratch, but "
-                        f"{type(self._strategy).__name__} asked for {inner}"
+                        f"successive halving goes around strategies that ask for evaluations from scratch at one "
+                        f"fidelity, but {type(self._strategy).__name__} asked for {inner}"
                     )
                 task = self._problem.evaluate(inner.architecture, fidelity=self._fidelity, replicate=inner.replicate)
                 self._behind[task.id] = inner

@@ -850,6 +850,5 @@ def test_twenty_searches_killed_at_random_moments_end_as_if_nothing_had_happened
         for executor in ("inline", "ray")
     }
     assert len(searches) == 20 and not any(s["faults"] for s in searches)
-    cut_short = [s for s in searches if 0 < s["events_at_kill"] < 500]
-    assert len(cut_short) >= 15, "hardly any search was killed in the middle"
+    assert sum(s["killed"] and s["events_at_kill"] > 0 for s in searches) >= 18, "hardly any was killed in the middle"
     assert sum("compared" in s for s in searches) >= 15

@@ -57,6 +57,9 @@ def runs(
             for summary in summaries
         ),
     )
+    for summary in summaries:
+        if "error" in summary:
+            out.print(f"[yellow]{escape(summary['run'])}:[/] {escape(printable(summary['error']))}")
 
 
 def show(
@@ -97,7 +100,7 @@ def show(
             print_measurements(f"{len(found)} trials of {wanted}", found, opened.config.goal)
     elif json:
         front_json = [describe(member) for member in history.front]
-        best = [describe(measurement) for measurement in _ranked(history)[:top]]
+        best = [describe(measurement) for measurement in history.ranked[:top]]
         print_json(
             {
                 **_summary(history),
@@ -109,12 +112,6 @@ def show(
         )
     else:
         _show_run(history, top)
-
-
-def _ranked(history: History) -> list[Measurement]:
-    """What was measured, the best first: by how well it keeps the constraints, then by the objectives in order."""
-    goal = history.run.config.goal
-    return sorted(history.measured, key=lambda m: (goal.violation(m), goal.losses(m)))
 
 
 def _latencies(history: History, batch: int, threads: int) -> dict[int, Latency]:
@@ -155,7 +152,7 @@ def _show_run(history: History, top: int) -> None:
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
     out.print(f"{'outcomes':10} {summary['outcomes']}, {summary['failed']} failed, in {duration(summary['seconds'])}")
-    ranked = _ranked(history)
+    ranked = history.ranked
     if summary["status"] == "interrupted":
         out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")
     out.print()
@@ -216,7 +213,7 @@ def _summary(history: History) -> dict[str, Any]:
 def _best(summary: dict[str, Any]) -> str:
     best = summary.get("best")
     if not best:
-        return str(summary.get("error", ""))
+        return ""
     name, value = next(iter(best.items()))
     return f"{name} {figure(name, value)}"
 

@@ -41,10 +41,20 @@ def list_plugins(
         print_json({each.value: entries for each, entries in listing.items()})
         return
     for each, entries in listing.items():
+        measured = each is Kind.BENCHMARKS
         print_table(
             each.value,
-            ["name", "what it is", "options", "from"],
-            ([e["name"], e["summary"], _spelt(e["options"]), e["origin"]] for e in entries),
+            ["name", "what it is", *(["metrics"] if measured else []), "options", "from"],
+            (
+                [
+                    e["name"],
+                    e["summary"],
+                    *([" ".join(e["metrics"])] if measured else []),
+                    _spelt(e["options"]),
+                    e["origin"],
+                ]
+                for e in entries
+            ),
         )
         typer.echo("" if entries else "none\n", nl=bool(entries))
 
@@ -61,10 +71,14 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
         try:
             found = registry.get(plugin.name)
             summary = (inspect.getdoc(found) or "").partition("\n")[0]
+            metrics = getattr(found, "metrics", ())
             options = {name: field.default for name, field in options_model(found).model_fields.items()}
         except InputError as error:  # one broken plug-in does not hide the others
-            summary, options = f"BROKEN: {error}", {}
-        entries.append({"name": plugin.name, "summary": summary, "options": options, "origin": plugin.origin})
+            summary, metrics, options = f"BROKEN: {error}", (), {}
+        entry = {"name": plugin.name, "summary": summary, "options": options, "origin": plugin.origin}
+        if kind is Kind.BENCHMARKS:
+            entry["metrics"] = list(metrics)
+        entries.append(entry)
     return entries
 
 

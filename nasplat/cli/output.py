@@ -100,7 +100,21 @@ def print_front(
     latency: Mapping[int, Latency] | None = None,
 ) -> None:
     """The front of a run, whole; with latencies, what they were measured on."""
-    title = f"Front: {len(history.front)} of {len(history.measured)} measured"
+    goal = history.run.config.goal
+    compared, title = history.measured, f"Front: {len(history.front)} of {len(history.measured)} measured"
+    if len(history.fidelities) > 1:
+        highest = history.fidelities[-1]
+        compared = [m for m in compared if m.task.fidelity == highest]
+        title = (
+            f"Front: {len(history.front)} of {len(compared)} after {highest} epochs, {len(history.measured)} measured"
+        )
+    if compared and not history.front:
+        nearest = history.ranked[0]
+        figures = ", ".join(f"{c.metric} {figure(c.metric, nearest.metrics[c.metric])}" for c in goal.constraints)
+        err.print(
+            f"[yellow]nothing measured keeps {escape(', '.join(map(str, goal.constraints)))}[/]; "
+            f"the nearest is trial {nearest.id} with {figures}"
+        )
     print_measurements(title, history.front, history.run.config.goal, final, latency)
     if latency:
         any_ = next(iter(latency.values()))

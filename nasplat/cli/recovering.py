@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from nasplat.cli.output import out, print_json, printable
+from nasplat.run.directory import Run
 from nasplat.run.event_log import recovering
 
 
@@ -40,7 +41,8 @@ def recover(
         out.print(escape(printable(line)))
     if out_folder is not None:
         out.print(f"saved: {escape(str(out_folder))}")
-        out.print(f"go on with: nasplat resume {escape(shlex.quote(str(out_folder)))}")
+        if Run(out_folder).history().ended is None:
+            out.print(f"go on with: nasplat resume {escape(shlex.quote(str(out_folder)))}")
     elif not found.healthy:
         out.print(escape(recovering(run)))
 
@@ -66,6 +68,9 @@ def _lines(summary: dict[str, Any], beyond: str) -> list[str]:
     if summary["artifacts_missing"]:
         trials = sorted({trial for each in summary["artifacts_missing"].values() for trial in each})
         lines.append(f"  no weights of  trials {', '.join(map(str, trials[:10]))}{' …' if len(trials) > 10 else ''}")
+    if summary["states_gone"]:
+        gone = len(summary["states_gone"])
+        lines.append(f"  states gone    {gone}; trials that would continue from them fail as artifact lost")
     if summary["environment"] != "whole":
         lines.append("  environment    cannot be read; today's is recorded instead")
     return lines

@@ -18,7 +18,7 @@ from nasplat.config import Assembly, SearchConfig, load_tree, yaml_value
 from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
 from nasplat.options import shortly
-from nasplat.run.directory import ARTIFACTS, History, Run, next_free
+from nasplat.run.directory import ARTIFACTS, LOG, History, Run, next_free
 from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
@@ -41,8 +41,13 @@ def search(
     ] = None,
     evaluations: Annotated[int | None, typer.Option(help="Budget: evaluations.", show_default=False)] = None,
     seconds: Annotated[float | None, typer.Option(help="Budget: seconds of searching.", show_default=False)] = None,
-    images: Annotated[int | None, typer.Option(help="Budget: training images.", show_default=False)] = None,
-    device_seconds: Annotated[float | None, typer.Option(help="Budget: device-seconds.", show_default=False)] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Budget: training images, beside --evaluations or --seconds.", show_default=False)
+    ] = None,
+    device_seconds: Annotated[
+        float | None,
+        typer.Option(help="Budget: device-seconds, beside --evaluations or --seconds.", show_default=False),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="All randomness comes from it.  [default: 0]", show_default=False)
     ] = None,
@@ -136,6 +141,10 @@ def resume(
     limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
     _merge(tree, "budget", limits)
     _merge(tree, "executor", {"workers": workers, "address": ray_address, "trial_seconds": trial_seconds})
+    if opened.config.executor.name == "inline" and (workers, ray_address, trial_seconds) != (None, None, None):
+        raise InputError(
+            f"{run} runs inline, where there are no workers; leave --workers, --ray-address and --trial-seconds out"
+        )
     assembly = Assembly.of(SearchConfig.read(tree))
     for name, limit in limits.items():
         spent = getattr(history.spending, name)
@@ -149,6 +158,8 @@ def resume(
 def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> None:
     """Run the search of a directory to its end, and say what came of it."""
     config = assembly.config
+    if err.is_terminal:
+        err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
         # Workers come up first: what is wrong with them is found before anything is created.
         shelf = Shelf(folder / ARTIFACTS)
@@ -167,6 +178,10 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
         if not is_taken(folder):
             raise
         raise RunError(f"{error}; make room, then go on with: nasplat resume {shlex.quote(str(folder))}") from error
+    except RunError as error:
+        if type(error) is not RunError or not is_taken(folder):
+            raise
+        raise RunError(f"{error}; go on with: nasplat resume {shlex.quote(str(folder))}") from error
     except KeyboardInterrupt:
         go_on = f"go on with: nasplat resume {escape(shlex.quote(str(folder)))}"
         err.print(f"interrupted; {go_on if is_taken(folder) else 'nothing was created'}")
@@ -237,12 +252,15 @@ def _executor(assembly: Assembly, artifacts: Artifacts) -> Iterator[Executor]:
 
 def _refuse_existing(folder: Path) -> None:
     if is_taken(folder):
-        raise InputError(f"{folder} exists; choose another --out, or continue it with `nasplat resume {folder}`")
+        go_on = f", or continue it with `nasplat resume {folder}`" if is_taken(folder / LOG) else ""
+        raise InputError(f"{folder} exists; choose another --out{go_on}")
 
 
 def _choose(tree: dict[str, Any], section: str, name: str) -> None:
     """Name a plug-in; options that a file gave stay only if it named the same one."""
     now = tree.get(section)
+    if section == "executor" and name == "inline":
+        now = None  # whatever a file said of workers is of no use any more
     if isinstance(now, dict) and (now.get("name") == name or section == "executor"):
         tree[section] = {**now, "name": name}
     else:

@@ -12,11 +12,12 @@ from typing import Any, Self
 
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
-from nasplat.errors import StorageError, TrialFailed
+from nasplat.errors import ArtifactError, StorageError, TrialFailed
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained
 
 OUT_OF_MEMORY = "out of memory"
+ARTIFACT_LOST = "artifact lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ def _kind(error: BaseException) -> str:
     """A failure's short name; memory runs out under a name of its own in every library."""
     if isinstance(error, TrialFailed):
         return error.kind
+    if isinstance(error, ArtifactError):
+        return ARTIFACT_LOST
     name = type(error).__name__
     return OUT_OF_MEMORY if isinstance(error, MemoryError) or name == "OutOfMemoryError" else name
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import (
@@ -21,9 +21,10 @@ from ray.exceptions import (
 )
 
 from nasplat.artifact import Artifacts, Handle, Parcel
-from nasplat.errors import InputError, RunError
-from nasplat.executors.executor import OUT_OF_MEMORY, Executor, Workload, perform
+from nasplat.errors import ArtifactError, InputError, RunError
+from nasplat.executors.executor import ARTIFACT_LOST, OUT_OF_MEMORY, Executor, Workload, perform
 from nasplat.task import (
+    Action,
     Evaluate,
     Failure,
     Incident,
@@ -40,7 +41,13 @@ from nasplat.task import (
 START_SECONDS = 180.0
 """How long a search with no worker at all waits for one to come up, as when the only node is being replaced."""
 DEATHS_PER_WORKER = 3
-"""How many deaths in a row, for each worker, end the run: of workers that start, and of trials in all their tries."""
+"""How many trials in a row, for each worker, may kill every worker they touch before the run ends."""
+FAILED_STARTS = 5
+"""How often in a row a worker may fail to start before its place is given up."""
+LONGEST_PAUSE = 30.0
+"""Seconds: starts that fail are repeated after pauses that double up to this."""
+IDLE_SECONDS = 1.0
+"""A worker that was idle for longer is asked whether it lives before it is given a task."""
 NODE_LOSSES = 10
 """How many nodes may be lost under one trial before it is taken for the cause."""
 
@@ -81,7 +88,7 @@ class Worker:
 
 @dataclass(eq=False, slots=True)
 class _Seat:
-    """A place at which one worker sits: the actor, who it is, and since when it starts or works."""
+    """A place at which one worker sits: the actor, who it is, and since when it starts, works or is idle."""
 
     actor: Any  # an actor's methods are made at run time, which types cannot follow
     worker: str = ""
@@ -108,7 +115,8 @@ class RayExecutor(Executor):
     What strikes a worker strikes one task. A worker that dies or runs out of memory is replaced, and its task
     is tried again, with the same seed, up to `retries` times; then it fails alone. The loss of a node is not
     held against the task. A task that takes longer than `trial_seconds` fails at once, for it would again, and
-    its process is killed. Each of these is an incident.
+    its process is killed. A worker that cannot be started again and again loses its place; without any place
+    left the run ends. Each of these is an incident.
 
     Args:
         workload: Which benchmark on which space.
@@ -140,22 +148,25 @@ class RayExecutor(Executor):
         self._artifacts = artifacts
         self._options: dict[str, Any] = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
         self._device = "cuda" if gpus_per_worker else "cpu"
-        self._workers = workers
+        self._places = workers
         self._retries = retries
         self._trial_seconds = trial_seconds
         self._busy: dict[Any, tuple[_Seat, Task]] = {}  # by the reference to what comes of it
         self._idle: deque[_Seat] = deque()
         self._starting: dict[Any, _Seat] = {}
         self._waiting: deque[Task] = deque()
+        self._lost: list[Outcome] = []
         self._struck: dict[int, _Struck] = {}
         self._incidents: list[Incident] = []
         self._deaths_in_a_row = 0
+        self._failed_starts = 0
+        self._start_not_before = 0.0
+        self._nobody_since = time.monotonic()
         self._last_death = ""
         self._started_ray = _connect(address, cpus=workers * cpus_per_worker)
         try:
             _require(CPU=workers * cpus_per_worker, GPU=workers * gpus_per_worker)
-            for _ in range(workers):
-                self._start_worker()
+            self._fill_places()
             self._await_first_worker()
         except BaseException:
             self.close()
@@ -163,24 +174,21 @@ class RayExecutor(Executor):
 
     @property
     def capacity(self) -> int:
-        return self._workers
+        return max(1, self._places)
 
     def submit(self, task: Task) -> None:
         self._waiting.append(task)
         self._dispatch()
 
     def wait(self, timeout: float) -> list[Outcome]:
+        self._fill_places()
+        outcomes, self._lost = self._lost, []
         pending = [*self._busy, *self._starting]
-        if not pending:
-            self._despair()
-            return []
-        done, _ = ray.wait(pending, num_returns=1, timeout=self._until_overdue(timeout), fetch_local=True)
-        outcomes = []
-        for reference in done:
-            if reference in self._starting:
-                self._take_in(reference)
-            elif (outcome := self._collect(reference)) is not None:
-                outcomes.append(outcome)
+        if pending and not outcomes:
+            done, _ = ray.wait(pending, num_returns=1, timeout=self._until_overdue(timeout), fetch_local=True)
+            outcomes += self._take(done)
+        elif not outcomes and self._places:  # nothing can be started yet
+            time.sleep(min(timeout, max(0.0, self._start_not_before - time.monotonic())))
         outcomes += self._end_overdue()
         for outcome in outcomes:
             self._struck.pop(outcome.id, None)
@@ -194,45 +202,72 @@ class RayExecutor(Executor):
         return incidents
 
     def close(self) -> None:
-        for seat in (*self._idle, *self._starting.values(), *(seat for seat, _ in self._busy.values())):
-            ray.kill(seat.actor)
-        self._idle.clear()
-        self._starting.clear()
-        self._busy.clear()
-        self._waiting.clear()
-        if self._started_ray:
-            self._started_ray = False
-            ray.shutdown()
+        seats = [*self._idle, *self._starting.values(), *(seat for seat, _ in self._busy.values())]
+        for forgotten in (self._idle, self._starting, self._busy, self._waiting):
+            forgotten.clear()
+        try:
+            for seat in seats:
+                ray.kill(seat.actor)
+        finally:
+            if self._started_ray:
+                self._started_ray = False
+                ray.shutdown()
 
-    def _start_worker(self) -> None:
-        actor: Any = ray.remote(Worker).options(**self._options).remote(self._workload, self._device)
-        self._starting[actor.ready.remote()] = _Seat(actor)
+    def _fill_places(self) -> None:
+        """Start a worker for every place that has none, unless that has just failed."""
+        if time.monotonic() < self._start_not_before or self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
+            return
+        while len(self._idle) + len(self._busy) + len(self._starting) < self._places:
+            actor: Any = ray.remote(Worker).options(**self._options).remote(self._workload, self._device)
+            self._starting[actor.ready.remote()] = _Seat(actor)
 
     def _await_first_worker(self) -> None:
         while not self._idle:
             self.wait(0.5)
-            if self._deaths_in_a_row and not self._idle:
+            if self._last_death and not self._idle:
                 raise RunError(f"a worker could not be started: {self._last_death}")
 
+    def _take(self, done: list[Any]) -> list[Outcome]:
+        """What has come in: workers that are up, and outcomes but of those tasks that are tried again."""
+        outcomes = []
+        for reference in done:
+            if reference in self._starting:
+                self._take_in(reference)
+            elif (outcome := self._collect(reference)) is not None:
+                outcomes.append(outcome)
+        return outcomes
+
     def _take_in(self, reference: Any) -> None:
-        """A worker has come up, or has failed to."""
+        """A worker has come up, or has failed to, or was asked whether it lives."""
         seat = self._starting.pop(reference)
         try:
-            seat.worker = ray.get(reference)
+            worker = ray.get(reference)
         except RayError as error:
-            kind = "node lost" if _is_of_the_node(error) else "worker did not start"
-            if kind != "node lost":
-                self._count_death(_reason(error))
-            self._note(kind, _reason(error), "replaced")
-            self._replace(seat)
+            ray.kill(seat.actor)
+            self._after_failed_start(seat, error)
         else:
+            if not seat.worker:
+                self._failed_starts = 0
+            seat.worker, seat.since = worker, time.monotonic()
             self._idle.append(seat)
 
-    def _replace(self, seat: _Seat) -> None:
-        """Bury a worker and start another, unless too many have died with nothing done between."""
-        ray.kill(seat.actor)
-        if self._deaths_in_a_row <= DEATHS_PER_WORKER * self._workers:
-            self._start_worker()
+    def _after_failed_start(self, seat: _Seat, error: RayError) -> None:
+        """Pause before the next start, longer from time to time, and give the place up in the end."""
+        reason = _reason(error)
+        if seat.worker:  # it was up once, and died while it was idle
+            self._note("node lost" if _is_of_the_node(error) else "worker died", reason, "replaced", worker=seat.worker)
+            return
+        self._start_not_before = time.monotonic() + min(LONGEST_PAUSE, 2.0**self._failed_starts)
+        if _is_of_the_node(error):
+            self._note("node lost", reason, "replaced")
+            return
+        self._last_death = reason
+        self._failed_starts += 1
+        given_up = self._failed_starts >= FAILED_STARTS
+        if given_up:
+            self._places -= 1
+            self._failed_starts = 0
+        self._note("worker did not start", reason, "given up" if given_up else "replaced")
 
     def _count_death(self, reason: str) -> None:
         self._deaths_in_a_row += 1
@@ -242,30 +277,52 @@ class RayExecutor(Executor):
         self,
         kind: str,
         message: str,
-        action: Literal["tried again", "failed", "replaced"],
+        action: Action,
         *,
         trial: int | None = None,
         worker: str = "",
+        seconds: float = 0.0,
     ) -> None:
-        self._incidents.append(Incident(kind=kind, message=message, action=action, trial=trial, worker=worker))
+        self._incidents.append(
+            Incident(kind=kind, message=message, action=action, trial=trial, worker=worker, seconds=seconds)
+        )
 
     def _despair(self) -> None:
         """Give up where no task can be run any more."""
         if self._busy or self._idle:
+            self._nobody_since = time.monotonic()
             return
-        if not self._starting:
-            raise RunError(f"{self._deaths_in_a_row} workers died in a row, the last so: {self._last_death}")
-        if max(seat.seconds() for seat in self._starting.values()) > START_SECONDS:
+        if not self._places:
+            raise RunError(f"no worker can be started, the last failed so: {self._last_death}")
+        if self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
             raise RunError(
-                f"no worker came up within {START_SECONDS:.0f} s; other work may hold the cluster's "
-                f"{self._options['num_cpus']:g} CPUs and {self._options['num_gpus']:g} GPUs that one needs"
+                f"{self._deaths_in_a_row} trials in a row killed every worker they touched, the last so: "
+                f"{self._last_death}"
             )
+        if time.monotonic() - self._nobody_since > START_SECONDS:
+            raise RunError(f"no worker came up within {START_SECONDS:.0f} s, {_why_nobody(self._options)}")
 
     def _dispatch(self) -> None:
         while self._idle and self._waiting:
-            seat, task = self._idle.popleft(), self._waiting.popleft()
+            seat = self._idle.popleft()
+            if seat.seconds() > IDLE_SECONDS:
+                # It may have died meanwhile, for which the task is not to answer.
+                seat.since = time.monotonic()
+                self._starting[seat.actor.ready.remote()] = seat
+                continue
+            task = self._waiting.popleft()
+            try:
+                referred = self._referred(task)
+            except ArtifactError as error:
+                self._idle.appendleft(seat)
+                self._lost.append(Failure(task=task, kind=ARTIFACT_LOST, message=str(error)))
+                continue
             seat.since = time.monotonic()
-            self._busy[seat.actor.perform.remote(encode_task(task), self._referred(task))] = seat, task
+            self._busy[seat.actor.perform.remote(encode_task(task), referred)] = seat, task
+
+    def _rest(self, seat: _Seat) -> None:
+        seat.since = time.monotonic()
+        self._idle.append(seat)
 
     def _collect(self, reference: Any) -> Outcome | None:
         """What came of a task; None if it is tried again."""
@@ -273,17 +330,19 @@ class RayExecutor(Executor):
         try:
             body, artifacts = ray.get(reference)
         except RayTaskError as error:  # raised inside a worker that lives on
-            self._idle.append(seat)
-            return self._failure(seat, task, type(error).__name__, _reason(error), trace=str(error))
+            failure = self._failure(seat, task, type(error).__name__, _reason(error), trace=str(error))
+            self._rest(seat)
+            return failure
         except RayError as error:
-            outcome = self._after_strike(seat, task, error)
-            self._replace(seat)
-            return outcome
-        self._idle.append(seat)
-        outcome = decode_outcome(body, task)
-        if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:
-            return self._after_death(seat, task, outcome)
+            ray.kill(seat.actor)
+            return self._after_strike(seat, task, error)
         self._deaths_in_a_row = 0
+        outcome = decode_outcome(body, task)
+        if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:  # told by a worker that lives on
+            again = self._after_death(seat, task, outcome, lives=True)
+            self._rest(seat)
+            return again
+        self._rest(seat)
         for data in artifacts.values():
             self._artifacts.put(data)
         return outcome
@@ -302,7 +361,7 @@ class RayExecutor(Executor):
             kind = OUT_OF_MEMORY
         return self._after_death(seat, task, self._failure(seat, task, kind, _reason(error), trace=str(error)))
 
-    def _after_death(self, seat: _Seat, task: Task, failure: Failure) -> Outcome | None:
+    def _after_death(self, seat: _Seat, task: Task, failure: Failure, *, lives: bool = False) -> Outcome | None:
         """Try a task again that may itself be the cause, or let it fail alone."""
         struck = self._struck.setdefault(task.id, _Struck())
         struck.deaths += 1
@@ -310,12 +369,13 @@ class RayExecutor(Executor):
             again = f"try {struck.deaths} of {self._retries + 1}: {failure.message}"
             self._try_again(failure.kind, again, seat, task)
             return None
-        self._count_death(failure.message)
+        if not lives:
+            self._count_death(failure.message)
         self._note(failure.kind, failure.message, "failed", trial=task.id, worker=seat.worker)
         return failure
 
     def _try_again(self, kind: str, message: str, seat: _Seat, task: Task) -> None:
-        self._note(kind, message, "tried again", trial=task.id, worker=seat.worker)
+        self._note(kind, message, "tried again", trial=task.id, worker=seat.worker, seconds=seat.seconds())
         self._waiting.append(task)
 
     def _until_overdue(self, timeout: float) -> float:
@@ -329,14 +389,18 @@ class RayExecutor(Executor):
         """Kill the processes of tasks whose time is up."""
         if self._trial_seconds is None:
             return []
-        outcomes: list[Outcome] = []
-        for reference, (seat, task) in list(self._busy.items()):
-            if seat.seconds() > self._trial_seconds:
-                del self._busy[reference]
-                message = f"it took longer than trial_seconds={self._trial_seconds:g}, and its process was killed"
-                outcomes.append(self._failure(seat, task, "time limit", message))
-                self._note("time limit", message, "failed", trial=task.id, worker=seat.worker)
-                self._replace(seat)
+        overdue = [reference for reference, (seat, _) in self._busy.items() if seat.seconds() > self._trial_seconds]
+        if not overdue:
+            return []
+        # What has ended in time is not to suffer from a driver that looks late.
+        done, overdue = ray.wait(overdue, num_returns=len(overdue), timeout=0, fetch_local=True)
+        outcomes = self._take(done)
+        for reference in overdue:
+            seat, task = self._busy.pop(reference)
+            message = f"it took longer than trial_seconds={self._trial_seconds:g}, and its process was killed"
+            outcomes.append(self._failure(seat, task, "time limit", message))
+            self._note("time limit", message, "failed", trial=task.id, worker=seat.worker)
+            ray.kill(seat.actor)
         return outcomes
 
     def _failure(self, seat: _Seat, task: Task, kind: str, message: str, *, trace: str = "") -> Failure:
@@ -397,6 +461,16 @@ def _require(**wanted: float) -> None:
                 f"the workers need {amount:g} {resource}s together, but Ray has {present.get(resource, 0.0):g}; "
                 f"use fewer --workers or a smaller --{resource.lower()}s-per-worker"
             )
+
+
+def _why_nobody(options: Mapping[str, float]) -> str:
+    """What keeps workers from coming up, as far as the cluster tells."""
+    if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+        return "for no node of the cluster is left; start it again, then go on with `nasplat resume`"
+    return (
+        f"where one needs {options['num_cpus']:g} CPUs and {options['num_gpus']:g} GPUs; "
+        "the nodes that have them may be gone, or other work may hold them"
+    )
 
 
 def _is_of_the_node(error: RayError) -> bool:

@@ -78,6 +78,7 @@ def render(run: Run, history: History) -> str:
             (kind, kinds.count(kind), next(f for f in history.failures if f.kind == kind))
             for kind in sorted(set(kinds))
         ],
+        epochs=history.fidelities[-1] if len(history.fidelities) > 1 else None,
         incidents=[spelt(incident) for incident in history.incidents],
         progress=_progress(history, goal) if measured else None,
         fronts=[_front(measured, front, goal, other) for other in goal.objectives[1:]] if measured else [],

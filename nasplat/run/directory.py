@@ -60,7 +60,7 @@ class Run:
             StorageError: The disk is full.
         """
         if is_taken(folder):
-            raise InputError(f"{folder} exists; choose another --out, or continue it with `nasplat resume {folder}`")
+            raise InputError(f"{folder} exists; choose another --out")
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
             write_atomically(draft / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
@@ -79,7 +79,7 @@ class Run:
             lock.acquire(timeout=LOCK_SECONDS)
         except filelock.Timeout:
             raise InputError(
-                f"{self.folder} is being written by another process; wait for it, or choose another --out"
+                f"{self.folder} is being written by another process; wait for it, or interrupt it"
             ) from None
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written: {error.strerror}") from error
@@ -224,6 +224,7 @@ class History:
         )
         for outcome in self.outcomes:
             spending.add(outcome)
+        spending.device_seconds += sum(incident.seconds for incident in self.incidents)
         return spending
 
     @property
@@ -247,6 +248,16 @@ class History:
     def failures(self) -> list[Failure]:
         """All failures, in the order they were told."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
+
+    @cached_property
+    def ranked(self) -> list[Measurement]:
+        """The measurements without those that memory answered, the best first."""
+        return self.run.config.goal.ranked(self.measured)
+
+    @cached_property
+    def fidelities(self) -> list[int]:
+        """At how many epochs anything was measured, rising; fronts are of the highest."""
+        return sorted({measurement.task.fidelity for measurement in self.measured})
 
     @cached_property
     def front(self) -> list[Measurement]:

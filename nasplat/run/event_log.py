@@ -158,8 +158,10 @@ class EventLog:
         """Bring everything appended to the disk; costs nothing when it is there already."""
         if self._unsynced:
             try:
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except sqlite3.Error as error:
+                _, frames, moved = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if moved < frames:  # a reader stands in the way of moving them, and so of SQLite's own sync
+                    _sync_file(self._path.with_name(self._path.name + "-wal"))
+            except (sqlite3.Error, OSError) as error:
                 raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
             self._unsynced = False
         self._synced_at = time.monotonic()
@@ -221,6 +223,11 @@ class EventLog:
                     self._connection.execute("PRAGMA query_only=OFF")  # the last one out takes the side files away
         finally:
             self._connection.close()
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def event_of(seq: Any, kind: Any, elapsed: Any, body: Any) -> Event:

@@ -30,8 +30,8 @@ from nasplat.run.event_log import FORMAT, Event, EventLog, event_of, has_schema
 from nasplat.run.files import new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
-from nasplat.strategy import Strategy
-from nasplat.task import STATE, Measurement, Task, decode_outcome, decode_task, derive_seed, encode_task
+from nasplat.strategy import Strategy, named_digests
+from nasplat.task import STATE, Evaluate, Measurement, Task, decode_outcome, decode_task, derive_seed, encode_task
 from nasplat.units import shown_metrics
 
 BEYOND = "beyond-the-gap.jsonl"
@@ -83,6 +83,7 @@ class Salvage:
     """Why the log cannot go on after `prefix`; None where it is read to its end."""
 
     def __post_init__(self) -> None:
+        self._wanted_by_strategy: set[str] = set()
         self.prefix, self.ledger = self._longest_prefix()
 
     @property
@@ -106,6 +107,22 @@ class Salvage:
                     if role != STATE and handle.digest not in self.artifacts:
                         missing.setdefault(handle.digest, []).append(outcome.id)
         return missing
+
+    @cached_property
+    def states_gone(self) -> list[str]:
+        """What tasks may still want to continue from and nobody has any more: it was collected beyond the gap."""
+        open_ = set(self.ledger.asked) - {outcome.id for outcome in self.ledger.outcomes}
+        wanted = {
+            task.continues.digest
+            for task in map(self.ledger.asked.__getitem__, open_)
+            if isinstance(task, Evaluate) and task.continues is not None
+        } | self._wanted_by_strategy
+        states = {
+            outcome.artifacts[STATE].digest
+            for outcome in self.ledger.outcomes
+            if isinstance(outcome, Measurement) and STATE in outcome.artifacts
+        }
+        return sorted(states & wanted - set(self.artifacts))
 
     @cached_property
     def beyond(self) -> list[dict[str, Any]]:
@@ -154,6 +171,7 @@ class Salvage:
             "beyond_the_gap": len(self.beyond),
             "artifacts_damaged": len(self.spoilt),
             "artifacts_missing": {digest: trials for digest, trials in sorted(self.missing_artifacts.items())},
+            "states_gone": self.states_gone,
             "environment": "whole" if self.environment is not None else "to be remade",
         }
 
@@ -209,6 +227,7 @@ class Salvage:
                     break
             if self.gap is not None:
                 break
+        self._wanted_by_strategy = replay.wanted()
         return prefix, ledger
 
     def _check_seeds(self, event: Event) -> None:
@@ -250,6 +269,12 @@ class _Replay:
             self._asked_at = event.seq
         if self._answer != event.body["tasks"]:
             raise ValueError("asks for other tasks than the strategy does")
+
+    def wanted(self) -> set[str]:
+        """The digests of all artifacts that the strategy may still refer to."""
+        if self._strategy is None:
+            return set()
+        return named_digests(self._strategy)
 
     def follow(self, event: Event, ledger: Ledger) -> None:
         """Tell the strategy an outcome that was taken.

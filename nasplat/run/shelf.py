@@ -5,7 +5,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from nasplat.artifact import Artifacts, Handle
-from nasplat.errors import RunError, StorageError
+from nasplat.errors import ArtifactError, StorageError
 from nasplat.run.files import read_file, write_atomically
 
 
@@ -48,13 +48,15 @@ class Shelf(Artifacts):
 
     def get(self, handle: Handle) -> bytes:
         if re.fullmatch("[0-9a-f]{64}", handle.digest) is None:  # it would lead out of the folder
-            raise RunError(f"artifact {handle.digest!r} cannot be read: an artifact is named by 64 hexadecimal digits")
+            raise ArtifactError(
+                f"artifact {handle.digest!r} cannot be read: an artifact is named by 64 hexadecimal digits"
+            )
         try:
             data = read_file(self.path(handle))
         except OSError as error:
-            raise RunError(f"artifact {handle} cannot be read: {error}") from error
+            raise ArtifactError(f"artifact {handle} cannot be read: {error}") from error
         if Handle.of(data) != handle:
-            raise RunError(f"artifact {handle} is damaged: its content hashes to {Handle.of(data)}")
+            raise ArtifactError(f"artifact {handle} is damaged: its content hashes to {Handle.of(data)}")
         return data
 
     def collect(self, wanted: Set[str]) -> None:
