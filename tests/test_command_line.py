@@ -954,3 +954,46 @@ def test_a_well_formed_architecture_is_parsed() -> None:
     official = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|"
     assert space.parse(official) == space.parse("334312")
     assert space.parse("334312").code == "334312"
+
+
+def test_a_flag_that_goes_inline_leaves_the_workers_of_a_file_behind(
+    nasplat: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "ray.yaml").write_text(
+        "space: {name: nasbench201, channels: 2, cells: 1}\nbenchmark: {name: classification, epochs: 1}\n"
+        "strategy: random_search\nobjectives: [accuracy:max]\nbudget: {evaluations: 1}\n"
+        "executor: {name: ray, workers: 2}\n"
+    )
+    done = nasplat("search", "ray.yaml", "--executor", "inline", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    refused = nasplat("resume", "run", "--workers", "2", "--evaluations", "2")
+    assert refused.returncode == 2 and "runs inline, where there are no workers" in refused.stderr
+    (tmp_path / "pictures").mkdir()
+    taken = nasplat("search", "ray.yaml", "--executor", "inline", "--out", "pictures")
+    assert taken.returncode == 2 and "nasplat resume" not in taken.stderr
+
+
+def test_a_damaged_run_stands_below_the_table_of_runs(nasplat: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("whole", "damaged"):
+        done = nasplat(
+            "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
+            "--benchmark", "classification", "--set", "benchmark.epochs=1", "--strategy", "random_search",
+            "--objective", "accuracy:max", "--evaluations", "1", "--out", f"runs/{name}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    (tmp_path / "runs" / "damaged" / "events.sqlite").write_bytes(b"nothing of a log")
+    listed = nasplat("runs")
+    assert listed.returncode == 0
+    table = listed.stdout.splitlines()[:3]
+    assert all(len(line) < 160 for line in table) and "damaged" in listed.stdout
+    assert "nasplat recover" in listed.stdout.splitlines()[3]
+
+
+def test_nothing_that_keeps_a_constraint_is_said_with_the_nearest(nasplat: Callable[..., Any]) -> None:
+    done = nasplat(
+        "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
+        "--benchmark", "classification", "--set", "benchmark.epochs=1", "--strategy", "random_search",
+        "--objective", "accuracy:max", "--constraint", "accuracy>=0.999", "--evaluations", "2", "--out", "run",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "nothing measured keeps accuracy>=0.999; the nearest is trial" in done.stderr

@@ -285,3 +285,25 @@ def test_a_goal_needs_objectives_and_each_metric_once() -> None:
     with pytest.raises(InputError, match="but accuracy, params is given twice"):
         goal("params:min", "accuracy:max", "params:max", "accuracy:max")
     assert goal("accuracy:max", constraints=["accuracy>=0.5", "accuracy<=0.9"]).constraints
+
+
+def test_networks_in_the_middle_of_their_training_are_on_no_front() -> None:
+    goal = Goal((Objective("accuracy", True), Objective("params", False)))
+
+    def trained(number: int, fidelity: int, accuracy: float, params: float) -> Measurement:
+        task = Evaluate(id=number, seed=0, architecture=Architecture("toy", f"{number}"), fidelity=fidelity)
+        return Measurement(task=task, metrics={"accuracy": accuracy, "params": params})
+
+    trials = [trained(0, 1, 0.99, 5), trained(1, 9, 0.8, 10), trained(2, 9, 0.7, 8), trained(3, 9, 0.6, 9)]
+    assert [m.id for m in goal.front(trials)] == [1, 2]
+    assert [m.id for m in goal.front(trials[:1])] == [0], "what is half trained is better than nothing"
+    assert [m.id for m in goal.ranked(trials)] == [1, 2, 3, 0]
+    assert goal.better_first(trials[3], trials[0]) and not goal.better_first(trials[0], trials[3])
+
+
+@pytest.mark.parametrize("text", ["accuracy>=99", "test_accuracy<=1.5", "accuracy>=-0.1"])
+def test_a_fraction_that_cannot_be_is_refused_with_what_was_meant(text: str) -> None:
+    with pytest.raises(InputError, match="is a fraction between 0 and 1, but got") as refused:
+        Constraint.parse(text)
+    assert "write " + text[: text.index("=") + 1] in str(refused.value)
+    assert Constraint.parse("accuracy>=0.99").bound == 0.99 and Constraint.parse("accuracy>=1").bound == 1

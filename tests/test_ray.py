@@ -352,3 +352,152 @@ def test_retries_and_the_time_limit_are_the_users_to_set(installed: dict[str, st
     assert [(i["trial"], i["action"]) for i in json.loads(done.stdout)["incidents"]] == [(2, "failed")]
     resolved = Run(tmp_path / "run").config.executor
     assert (resolved.retries, resolved.trial_seconds) == (0, None)
+
+
+IN_PROCESS = """
+import json, os, signal, sys, time
+from pathlib import Path
+from nasplat.executors import ray as module
+from nasplat.executors.executor import Workload
+from nasplat.executors.ray import RayExecutor
+from nasplat.objective import Goal, Objective
+from nasplat.problem import Problem
+from nasplat.run.shelf import Shelf
+from nasplat.task import encode_incident, encode_outcome
+
+def executor(workers, retries=2, trial_seconds=None, **options):
+    workload = Workload("demo_perceptron", "demo_formula", {}, options)
+    benchmark = workload.make()
+    problem = Problem(benchmark.space, Goal((Objective("accuracy", True),)), io=benchmark.io)
+    made = RayExecutor(
+        workload, Shelf(Path("artifacts")), workers=workers, retries=retries, trial_seconds=trial_seconds
+    )
+    return made, problem
+
+def gather(executor, number, seconds=60):
+    outcomes, incidents, deadline = [], [], time.monotonic() + seconds
+    while len(outcomes) < number and time.monotonic() < deadline:
+        outcomes += executor.wait(0.5)
+        incidents += executor.incidents()
+    return outcomes, incidents
+"""
+
+
+def _in_process(environment: dict[str, str], folder: Path, script: str) -> Any:
+    """What a script says that drives the executor itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PROCESS + script],
+        cwd=folder,
+        env={**environment, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "said.json").read_text())
+
+
+def test_a_driver_that_looks_late_does_not_end_what_was_done_in_time(installed: dict[str, str], tmp_path: Path) -> None:
+    said = _in_process(
+        installed,
+        tmp_path,
+        """
+made, problem = executor(2, trial_seconds=1.5, sleep=0.1)
+with made:
+    while len(made._idle) < 2:
+        made.wait(0.1)
+    for _ in range(2):
+        made.submit(problem.evaluate(problem.sample()))
+    time.sleep(3)
+    outcomes, incidents = gather(made, 2)
+Path("said.json").write_text(json.dumps([[encode_outcome(o) for o in outcomes], list(map(encode_incident, incidents))]))
+""",
+    )
+    assert [("metrics" in outcome) for outcome in said[0]] == [True, True] and said[1] == []
+
+
+def test_a_worker_that_died_while_idle_costs_no_trial_its_tries(installed: dict[str, str], tmp_path: Path) -> None:
+    said = _in_process(
+        installed,
+        tmp_path,
+        """
+made, problem = executor(2, retries=0)
+with made:
+    while len(made._idle) < 2:
+        made.wait(0.1)
+    for seat in made._idle:
+        os.kill(int(seat.worker.rpartition(":")[2]), signal.SIGKILL)
+    time.sleep(1.5)
+    for _ in range(3):
+        made.submit(problem.evaluate(problem.sample()))
+    outcomes, incidents = gather(made, 3)
+Path("said.json").write_text(json.dumps([[encode_outcome(o) for o in outcomes], list(map(encode_incident, incidents))]))
+""",
+    )
+    assert [("metrics" in outcome) for outcome in said[0]] == [True] * 3
+    assert [(i["kind"], i["action"], i["trial"]) for i in said[1]] == [("worker died", "replaced", None)] * 2
+
+
+def test_places_are_filled_again_after_a_streak_of_deaths(installed: dict[str, str], tmp_path: Path) -> None:
+    said = _in_process(
+        installed,
+        tmp_path,
+        """
+module.DEATHS_PER_WORKER = 1
+made, problem = executor(2, retries=0, exit_every=2)
+def places():
+    made.wait(0.1)
+    return len(made._idle) + len(made._busy) + len(made._starting)
+with made:
+    while len(made._idle) < 2:
+        made.wait(0.1)
+    healthy, poison = (problem.evaluate(problem.sample()) for _ in range(2))
+    made._deaths_in_a_row = 2  # as if two trials had just killed their workers
+    made.submit(poison)
+    outcomes, _ = gather(made, 1)
+    before = places()
+    made.submit(healthy)
+    outcomes += gather(made, 1)[0]
+    after = places()
+Path("said.json").write_text(json.dumps([len(outcomes), before, after]))
+""",
+    )
+    assert said == [2, 1, 2]
+
+
+def test_a_worker_that_cannot_start_loses_its_place_after_a_few_tries(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    """One worker comes up, the other never does: the search goes on with one, and does not try for ever."""
+    said = _in_process(
+        installed,
+        tmp_path,
+        """
+module.LONGEST_PAUSE = 0.1
+from nasplat.executors.executor import Workload
+class OnlyOnce(Workload):
+    def make(self):
+        try:
+            os.mkdir(self.benchmark_options["once"])
+        except FileExistsError:
+            raise RuntimeError("the data is not there") from None
+        return Workload("demo_perceptron", "demo_formula").make()
+made, problem = executor(1)
+made.close()
+workload = OnlyOnce("demo_perceptron", "demo_formula", {}, {"once": os.path.abspath("once")})
+made = RayExecutor(workload, Shelf(Path("artifacts")), workers=2)
+with made:
+    incidents, deadline = [], time.monotonic() + 60
+    while made.capacity > 1 and time.monotonic() < deadline:
+        made.submit(problem.evaluate(problem.sample()))
+        made.wait(0.5)
+        incidents += made.incidents()
+    made.submit(problem.evaluate(problem.sample()))
+    outcomes, more = gather(made, 1)
+Path("said.json").write_text(json.dumps([made.capacity, list(map(encode_incident, incidents + more)), len(outcomes)]))
+""",
+    )
+    capacity, incidents, done = said
+    assert capacity == 1 and done >= 1
+    assert [i["action"] for i in incidents] == ["replaced"] * 4 + ["given up"]
+    assert all(i["kind"] == "worker did not start" and "not there" in i["message"] for i in incidents)

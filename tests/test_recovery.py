@@ -460,3 +460,33 @@ def test_a_state_that_was_collected_is_not_missing(run: Path) -> None:
         )
     found = salvage(run)
     assert found.healthy and not found.missing_artifacts
+
+
+def test_states_that_were_collected_beyond_the_gap_fail_their_trials_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A halving that lost an outcome goes on, though what some trials would continue from is gone."""
+    monkeypatch.chdir(tmp_path)
+    search = [
+        "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
+        "--benchmark", "classification", "--set", "benchmark.epochs=4", "--set", "benchmark.subset=400",
+        "--strategy", "asha", "--set", "strategy.eta=2", "--objective", "accuracy:max",
+    ]  # fmt: skip
+    assert call(*search, "--evaluations", "24", "--out", "run") == 0
+    with closing(sqlite3.connect("run/events.sqlite")) as connection, connection:
+        bodies = connection.execute("SELECT seq, body FROM events WHERE kind = 'ask' ORDER BY seq").fetchall()
+        continued = [task["id"] for _, body in bodies for task in json.loads(body)["tasks"] if "continues" in task]
+        lost = continued[len(continued) // 2]
+        outcomes = connection.execute("SELECT seq, body FROM events WHERE kind = 'outcome'").fetchall()
+        connection.execute(
+            "DELETE FROM events WHERE seq = ?", next((seq,) for seq, body in outcomes if json.loads(body)["id"] == lost)
+        )
+    found = salvage(Path("run"))
+    assert not found.healthy and found.states_gone
+    assert call("recover", "run", "--out", "saved") == 0
+    assert call("resume", "saved") == 0
+    history = Run(Path("saved")).history()
+    assert len(history.outcomes) == 24
+    assert {failure.kind for failure in history.failures} == {"artifact lost"}
+    assert lost in {failure.id for failure in history.failures}
+    assert len(history.failures) <= len(found.states_gone)

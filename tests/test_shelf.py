@@ -101,6 +101,8 @@ def test_states_are_collected_while_searching_and_weights_are_not(
     shelf = Run(tmp_path / "run").artifacts
     there = [handle for handle in left if shelf.path(handle).exists()]
     assert len(there) < len(left)
+    finished = {m.task.continues for m in history.measured if m.task.continues is not None}
+    assert not finished & set(there), "the state of a trial that went on is still there"
     if strategy == "successive_halving":  # what a bracket has left behind is of no use to the next
         assert watcher.states < len(left) / 2
     for measurement in history.measured:

@@ -199,6 +199,27 @@ def test_rungs_and_options_that_cannot_be_are_refused() -> None:
     assert [task.fidelity for task in evaluations(make("asha", problem(fidelity=10)).ask(1))] == [1]
 
 
+def test_what_an_earlier_bracket_measured_races_again_and_what_this_one_measured_does_not() -> None:
+    strategy = make("successive_halving", problem(fidelity=3), options={"repeats": "remember"})
+    first = evaluations(strategy.ask(3))
+    for task, score in zip(first, (0.5, 0.4, 0.3), strict=True):
+        strategy.tell(measured(task, score))
+    (top,) = evaluations(strategy.ask(3))
+    strategy.tell(measured(top, 0.6))
+    second = evaluations(strategy.ask(3))
+    strategy.tell(measured(second[0], 0.9, remembered=first[0].id))
+    strategy.tell(measured(second[1], 0.2))
+    strategy.tell(measured(second[2], 0.95, remembered=second[1].id))
+    (continued,) = evaluations(strategy.ask(3))
+    assert continued.architecture == second[0].architecture
+
+
+def test_the_strategy_inside_sees_one_fidelity_alone() -> None:
+    twofold = make("asha", problem(fidelity=9), around="asha")
+    assert [task.fidelity for task in evaluations(twofold.ask(5))] == [1] * 5
+    assert list(problem(fidelity=9).nested(fidelity=3).fidelities) == [3]
+
+
 def test_rungs_are_fidelities_that_the_benchmark_has() -> None:
     toy = toy_problem()
     two = Problem(toy.space, toy.goal, io=toy.io, fidelity=200, fidelities=[12, 200])
