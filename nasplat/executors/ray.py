@@ -193,7 +193,9 @@ class RayExecutor(Executor):
         for outcome in outcomes:
             self._struck.pop(outcome.id, None)
         self._dispatch()
-        if not outcomes:  # what has come in is handed over before anything is given up
+        if self._busy or self._idle:
+            self._nobody_since = time.monotonic()
+        elif not outcomes:  # what has come in is handed over before anything is given up
             self._despair()
         return outcomes
 
@@ -288,10 +290,7 @@ class RayExecutor(Executor):
         )
 
     def _despair(self) -> None:
-        """Give up where no task can be run any more."""
-        if self._busy or self._idle:
-            self._nobody_since = time.monotonic()
-            return
+        """Give up where there is no worker and none can be expected any more."""
         if not self._places:
             raise RunError(f"no worker can be started, the last failed so: {self._last_death}")
         if self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
