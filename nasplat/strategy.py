@@ -86,7 +86,7 @@ class Strategy(ABC):
 def named_digests(strategy: Strategy) -> set[str]:
     """The digests of all artifacts that a strategy can still refer to: those that its state names, as text."""
     text, _ = pack(strategy.state())
-    return set(re.findall(r"\b[0-9a-f]{64}\b", text))
+    return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
 
 
 class GenerationalStrategy(Strategy):

@@ -73,9 +73,15 @@ class SuccessiveHalving(GenerationalStrategy):
         if self._rung == 0:
             for outcome in outcomes:
                 self._inner.tell(outcome)
-        # What memory answers from this bracket is in the race already, under the code that was measured.
-        here = {outcome.id for outcome in outcomes}
-        racing = [o for o in outcomes if isinstance(o, Measurement) and o.remembered not in here]
+        # What memory answers from this bracket is in the race already, under the code that was measured; what it
+        # answers from an earlier one races once.
+        seen: set[int | None] = {outcome.id for outcome in outcomes}
+        racing: list[Measurement] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Measurement) and outcome.remembered not in seen:
+                racing.append(outcome)
+                if outcome.remembered is not None:
+                    seen.add(outcome.remembered)
         self._rung += 1
         if racing and self._rung < len(self._fidelities):
             kept = max(1, len(racing) // self.eta)

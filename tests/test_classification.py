@@ -576,7 +576,7 @@ def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
     assert failed(benchmark, fidelity=3, continues=left["weights"]).kind == "not a state"
     assert failed(benchmark, fidelity=3, continues=shelf.put(b"no safetensors")).kind == "not a state"
     lost = failed(benchmark, fidelity=3, continues=Handle("0" * 64))
-    assert lost.kind == "RunError"
+    assert lost.kind == "artifact lost"
     assert "did not travel" in lost.message
 
 

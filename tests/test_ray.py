@@ -239,7 +239,7 @@ def test_a_worker_that_dies_fails_its_task_alone_and_is_replaced(installed: dict
 def test_workers_that_only_die_end_the_run_with_an_error(installed: dict[str, str], tmp_path: Path) -> None:
     done = _demo(installed, tmp_path, "--evaluations", "40", "--set", "benchmark.exit_every=1")
     assert done.returncode == 1
-    assert "died in a row" in done.stderr and "Traceback" not in done.stderr
+    assert "killed every worker they touched" in done.stderr and "Traceback" not in done.stderr
 
 
 SHARED_WEIGHTS = """
@@ -473,9 +473,10 @@ def test_a_worker_that_cannot_start_loses_its_place_after_a_few_tries(
         installed,
         tmp_path,
         """
-module.LONGEST_PAUSE = 0.1
+module.FIRST_PAUSE = 0.05
 from nasplat.executors.executor import Workload
 class OnlyOnce(Workload):
+    # The first worker finds its data at once, all others look for it in vain.
     def make(self):
         try:
             os.mkdir(self.benchmark_options["once"])
@@ -499,5 +500,49 @@ Path("said.json").write_text(json.dumps([made.capacity, list(map(encode_incident
     )
     capacity, incidents, done = said
     assert capacity == 1 and done >= 1
-    assert [i["action"] for i in incidents] == ["replaced"] * 4 + ["given up"]
+    *replaced, last = (i["action"] for i in incidents)  # a round may come before the other worker is ready
+    assert last == "given up" and set(replaced) == {"replaced"} and 4 <= len(replaced) <= 5
     assert all(i["kind"] == "worker did not start" and "not there" in i["message"] for i in incidents)
+
+
+def test_a_driver_that_was_away_for_long_does_not_take_its_workers_for_gone(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    said = _in_process(
+        installed,
+        tmp_path,
+        """
+module.START_SECONDS = 3.0
+made, problem = executor(1)
+with made:
+    time.sleep(4)
+    os.kill(int(made._idle[0].worker.rpartition(":")[2]), signal.SIGKILL)
+    time.sleep(1)
+    made.submit(problem.evaluate(problem.sample()))
+    outcomes, incidents = gather(made, 1)
+Path("said.json").write_text(json.dumps([encode_outcome(o) for o in outcomes]))
+""",
+    )
+    assert len(said) == 1 and "metrics" in said[0]
+
+
+def test_preparing_may_take_longer_than_starting(installed: dict[str, str], tmp_path: Path) -> None:
+    said = _in_process(
+        installed,
+        tmp_path,
+        """
+module.START_SECONDS = 3.0
+class Slow(Workload):
+    def make(self):
+        time.sleep(6)
+        return Workload("demo_perceptron", "demo_formula").make()
+_, problem = executor(1)
+_.close()
+made = RayExecutor(Slow("demo_perceptron", "demo_formula"), Shelf(Path("artifacts")), workers=1)
+with made:
+    made.submit(problem.evaluate(problem.sample()))
+    outcomes, incidents = gather(made, 1)
+Path("said.json").write_text(json.dumps([encode_outcome(o) for o in outcomes]))
+""",
+    )
+    assert len(said) == 1 and "metrics" in said[0]

@@ -130,6 +130,7 @@ def resume(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Another number of Ray workers.", show_default=False)] = None,
     ray_address: Annotated[str | None, typer.Option(help="Another Ray cluster.", show_default=False)] = None,
+    retries: Annotated[int | None, typer.Option(help="Another number of tries under Ray.", show_default=False)] = None,
     trial_seconds: Annotated[
         float | None, typer.Option(help="Another limit on the time of a trial under Ray.", show_default=False)
     ] = None,
@@ -140,11 +141,13 @@ def resume(
     tree, history = opened.config.model_dump(mode="json"), opened.history()
     limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
     _merge(tree, "budget", limits)
-    _merge(tree, "executor", {"workers": workers, "address": ray_address, "trial_seconds": trial_seconds})
-    if opened.config.executor.name == "inline" and (workers, ray_address, trial_seconds) != (None, None, None):
-        raise InputError(
-            f"{run} runs inline, where there are no workers; leave --workers, --ray-address and --trial-seconds out"
-        )
+    _merge(
+        tree,
+        "executor",
+        {"workers": workers, "address": ray_address, "retries": retries, "trial_seconds": trial_seconds},
+    )
+    if opened.config.executor.name == "inline" and (workers, ray_address, retries, trial_seconds) != (None,) * 4:
+        raise InputError(f"{run} runs inline, where there are no workers; leave out what is said of them")
     assembly = Assembly.of(SearchConfig.read(tree))
     for name, limit in limits.items():
         spent = getattr(history.spending, name)

@@ -7,6 +7,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from ray.exceptions import (
 )
 
 from nasplat.artifact import Artifacts, Handle, Parcel
+from nasplat.benchmark import Benchmark
 from nasplat.errors import ArtifactError, InputError, RunError
 from nasplat.executors.executor import ARTIFACT_LOST, OUT_OF_MEMORY, Executor, Workload, perform
 from nasplat.task import (
@@ -39,13 +41,13 @@ from nasplat.task import (
 )
 
 START_SECONDS = 180.0
-"""How long a search with no worker at all waits for one to come up, as when the only node is being replaced."""
+"""How long a search without any worker waits for a process to come up, as when the only node is being replaced."""
 DEATHS_PER_WORKER = 3
 """How many trials in a row, for each worker, may kill every worker they touch before the run ends."""
 FAILED_STARTS = 5
-"""How often in a row a worker may fail to start before its place is given up."""
-LONGEST_PAUSE = 30.0
-"""Seconds: starts that fail are repeated after pauses that double up to this."""
+"""How many rounds of starts in a row may fail before a place is given up."""
+FIRST_PAUSE = 1.0
+"""Seconds until a start that failed is repeated; doubled each time that fails as well."""
 IDLE_SECONDS = 1.0
 """A worker that was idle for longer is asked whether it lives before it is given a task."""
 NODE_LOSSES = 10
@@ -72,15 +74,24 @@ class Worker:
 
     def __init__(self, workload: Workload, device: str) -> None:
         self._device = device
-        self._benchmark = workload.make()
-        self._benchmark.prepare()
+        self._workload = workload
+        self._benchmark: Benchmark | None = None
 
-    def ready(self) -> str:
-        """Which process this is, as ``host:pid``, once the benchmark is prepared."""
+    def name(self) -> str:
+        """Which process this is, as ``host:pid``; the sign that it is up."""
         return f"{socket.gethostname()}:{os.getpid()}"
+
+    def ready(self) -> bool:
+        """True, once the benchmark is prepared, which may take its time."""
+        if self._benchmark is None:
+            benchmark = self._workload.make()
+            benchmark.prepare()
+            self._benchmark = benchmark
+        return True
 
     def perform(self, task: Json, artifacts: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
         """The outcome of a task, with the artifacts that came of it."""
+        assert self._benchmark is not None, "no task is sent before the worker is ready"
         parcel = Parcel(artifacts)
         outcome = perform(decode_task(task), self._benchmark, device=self._device, artifacts=parcel)
         return encode_outcome(outcome, with_task=False), parcel.added
@@ -88,10 +99,11 @@ class Worker:
 
 @dataclass(eq=False, slots=True)
 class _Seat:
-    """A place at which one worker sits: the actor, who it is, and since when it starts, works or is idle."""
+    """A place at which one worker sits: the actor, who it is once it is up, and since when it works or is idle."""
 
     actor: Any  # an actor's methods are made at run time, which types cannot follow
     worker: str = ""
+    prepared: bool = False
     since: float = field(default_factory=time.monotonic)
 
     def seconds(self) -> float:
@@ -112,11 +124,11 @@ class RayExecutor(Executor):
     A Ray that runs in this process already, or the cluster at `address`, is used and left running; otherwise
     one is started on this machine and shut down again.
 
-    What strikes a worker strikes one task. A worker that dies or runs out of memory is replaced, and its task
-    is tried again, with the same seed, up to `retries` times; then it fails alone. The loss of a node is not
-    held against the task. A task that takes longer than `trial_seconds` fails at once, for it would again, and
-    its process is killed. A worker that cannot be started again and again loses its place; without any place
-    left the run ends. Each of these is an incident.
+    What strikes a worker strikes one task. A worker that dies is replaced, and its task is tried again, with the
+    same seed, up to `retries` times; then it fails alone. So does a task whose worker tells of memory that ran
+    out, and lives on. The loss of a node is not held against the task. A task that takes longer than
+    `trial_seconds` fails at once, for it would again, and its process is killed. A worker that cannot be started
+    again and again loses its place; without any place left the run ends. Each of these is an incident.
 
     Args:
         workload: Which benchmark on which space.
@@ -161,7 +173,7 @@ class RayExecutor(Executor):
         self._deaths_in_a_row = 0
         self._failed_starts = 0
         self._start_not_before = 0.0
-        self._nobody_since = time.monotonic()
+        self._nobody_since: float | None = None
         self._last_death = ""
         self._started_ray = _connect(address, cpus=workers * cpus_per_worker)
         try:
@@ -193,10 +205,12 @@ class RayExecutor(Executor):
         for outcome in outcomes:
             self._struck.pop(outcome.id, None)
         self._dispatch()
-        if self._busy or self._idle:
+        if self._busy or self._idle or any(seat.worker for seat in self._starting.values()):
+            self._nobody_since = None
+        elif self._nobody_since is None:
             self._nobody_since = time.monotonic()
         elif not outcomes:  # what has come in is handed over before anything is given up
-            self._despair()
+            self._despair(time.monotonic() - self._nobody_since)
         return outcomes
 
     def incidents(self) -> list[Incident]:
@@ -207,13 +221,12 @@ class RayExecutor(Executor):
         seats = [*self._idle, *self._starting.values(), *(seat for seat, _ in self._busy.values())]
         for forgotten in (self._idle, self._starting, self._busy, self._waiting):
             forgotten.clear()
-        try:
-            for seat in seats:
+        for seat in seats:
+            with suppress(RayError, RuntimeError, ValueError):  # a cluster that is gone has no workers left to end
                 ray.kill(seat.actor)
-        finally:
-            if self._started_ray:
-                self._started_ray = False
-                ray.shutdown()
+        if self._started_ray:
+            self._started_ray = False
+            ray.shutdown()
 
     def _fill_places(self) -> None:
         """Start a worker for every place that has none, unless that has just failed."""
@@ -221,12 +234,12 @@ class RayExecutor(Executor):
             return
         while len(self._idle) + len(self._busy) + len(self._starting) < self._places:
             actor: Any = ray.remote(Worker).options(**self._options).remote(self._workload, self._device)
-            self._starting[actor.ready.remote()] = _Seat(actor)
+            self._starting[actor.name.remote()] = _Seat(actor)
 
     def _await_first_worker(self) -> None:
         while not self._idle:
             self.wait(0.5)
-            if self._last_death and not self._idle:
+            if self._last_death and not self._idle and not self._starting:
                 raise RunError(f"a worker could not be started: {self._last_death}")
 
     def _take(self, done: list[Any]) -> list[Outcome]:
@@ -240,36 +253,42 @@ class RayExecutor(Executor):
         return outcomes
 
     def _take_in(self, reference: Any) -> None:
-        """A worker has come up, or has failed to, or was asked whether it lives."""
+        """A worker is up, or is prepared, or lives as it was asked; or it does not."""
         seat = self._starting.pop(reference)
         try:
-            worker = ray.get(reference)
+            answer = ray.get(reference)
         except RayError as error:
             ray.kill(seat.actor)
             self._after_failed_start(seat, error)
-        else:
-            if not seat.worker:
-                self._failed_starts = 0
-            seat.worker, seat.since = worker, time.monotonic()
-            self._idle.append(seat)
+            return
+        if not seat.worker:
+            seat.worker = answer
+            self._starting[seat.actor.ready.remote()] = seat
+            return
+        if not seat.prepared:
+            seat.prepared = True
+            self._failed_starts = 0
+        self._rest(seat)
 
     def _after_failed_start(self, seat: _Seat, error: RayError) -> None:
         """Pause before the next start, longer from time to time, and give the place up in the end."""
         reason = _reason(error)
-        if seat.worker:  # it was up once, and died while it was idle
+        if seat.prepared:  # it died while it was idle
             self._note("node lost" if _is_of_the_node(error) else "worker died", reason, "replaced", worker=seat.worker)
             return
-        self._start_not_before = time.monotonic() + min(LONGEST_PAUSE, 2.0**self._failed_starts)
+        same_round = time.monotonic() < self._start_not_before
+        if not same_round:
+            self._start_not_before = time.monotonic() + FIRST_PAUSE * 2**self._failed_starts
         if _is_of_the_node(error):
-            self._note("node lost", reason, "replaced")
+            self._note("node lost", reason, "replaced", worker=seat.worker)
             return
         self._last_death = reason
-        self._failed_starts += 1
+        self._failed_starts += not same_round
         given_up = self._failed_starts >= FAILED_STARTS
         if given_up:
             self._places -= 1
             self._failed_starts = 0
-        self._note("worker did not start", reason, "given up" if given_up else "replaced")
+        self._note("worker did not start", reason, "given up" if given_up else "replaced", worker=seat.worker)
 
     def _count_death(self, reason: str) -> None:
         self._deaths_in_a_row += 1
@@ -289,8 +308,8 @@ class RayExecutor(Executor):
             Incident(kind=kind, message=message, action=action, trial=trial, worker=worker, seconds=seconds)
         )
 
-    def _despair(self) -> None:
-        """Give up where there is no worker and none can be expected any more."""
+    def _despair(self, seconds: float) -> None:
+        """Give up where there has been no worker for so long, or none can be expected any more."""
         if not self._places:
             raise RunError(f"no worker can be started, the last failed so: {self._last_death}")
         if self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
@@ -298,7 +317,7 @@ class RayExecutor(Executor):
                 f"{self._deaths_in_a_row} trials in a row killed every worker they touched, the last so: "
                 f"{self._last_death}"
             )
-        if time.monotonic() - self._nobody_since > START_SECONDS:
+        if seconds > START_SECONDS:
             raise RunError(f"no worker came up within {START_SECONDS:.0f} s, {_why_nobody(self._options)}")
 
     def _dispatch(self) -> None:
@@ -392,9 +411,9 @@ class RayExecutor(Executor):
         if not overdue:
             return []
         # What has ended in time is not to suffer from a driver that looks late.
-        done, overdue = ray.wait(overdue, num_returns=len(overdue), timeout=0, fetch_local=True)
+        done, late = ray.wait(overdue, num_returns=len(overdue), timeout=0, fetch_local=False)
         outcomes = self._take(done)
-        for reference in overdue:
+        for reference in late:
             seat, task = self._busy.pop(reference)
             message = f"it took longer than trial_seconds={self._trial_seconds:g}, and its process was killed"
             outcomes.append(self._failure(seat, task, "time limit", message))

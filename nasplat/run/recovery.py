@@ -95,6 +95,7 @@ class Salvage:
             and self.environment is not None
             and not self.spoilt
             and not self.missing_artifacts
+            and not self.states_gone
         )
 
     @cached_property
@@ -272,9 +273,12 @@ class _Replay:
 
     def wanted(self) -> set[str]:
         """The digests of all artifacts that the strategy may still refer to."""
-        if self._strategy is None:
-            return set()
-        return named_digests(self._strategy)
+        # An ask that was refused may have handed a state over to a task that nobody knows of.
+        wanted = {task["continues"] for task in self._answer if "continues" in task}
+        try:
+            return wanted if self._strategy is None else wanted | named_digests(self._strategy)
+        except Exception:  # noqa: BLE001  foreign code, as above; what it wants is not known then
+            return wanted
 
     def follow(self, event: Event, ledger: Ledger) -> None:
         """Tell the strategy an outcome that was taken.
