@@ -76,7 +76,7 @@ class Search:
         spending: What was spent so far.
         best: The measurement with the best first objective so far.
         outcomes: The number of outcomes by what they are: ``measured``, ``remembered``, ``trained``, ``failed``.
-        incidents: What went wrong around the work in this session.
+        incidents: What went wrong around the work since this search was made.
     """
 
     def __init__(

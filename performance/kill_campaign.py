@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import nasplat.search
-from nasplat.architecture import IO
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
 from nasplat.budget import Budget
@@ -59,10 +58,6 @@ class Noting(ToyBenchmark):
     def __init__(self, space: ToySpace, notes: Path) -> None:
         super().__init__(space)
         self.notes = notes
-
-    @property
-    def io(self) -> IO:
-        return super().io
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         """An accuracy that grows with the fidelity; a state that was left must be there."""

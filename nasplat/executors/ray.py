@@ -310,9 +310,9 @@ class RayExecutor(Executor):
 
     def _despair(self, seconds: float) -> None:
         """Give up where there has been no worker for so long, or none can be expected any more."""
-        if not self._places:
+        if not self._starting and not self._places:
             raise RunError(f"no worker can be started, the last failed so: {self._last_death}")
-        if self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
+        if not self._starting and self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
             raise RunError(
                 f"{self._deaths_in_a_row} trials in a row killed every worker they touched, the last so: "
                 f"{self._last_death}"
@@ -484,7 +484,7 @@ def _require(**wanted: float) -> None:
 def _why_nobody(options: Mapping[str, float]) -> str:
     """What keeps workers from coming up, as far as the cluster tells."""
     if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
-        return "for no node of the cluster is left; start it again, then go on with `nasplat resume`"
+        return "for no node of the cluster is left; start it again"
     return (
         f"where one needs {options['num_cpus']:g} CPUs and {options['num_gpus']:g} GPUs; "
         "the nodes that have them may be gone, or other work may hold them"
