@@ -4,12 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
+from nasplat.errors import InputError
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement, Split, Trained, TrainSupernet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 
 class Benchmark(ABC):
@@ -90,13 +95,42 @@ class Benchmark(ABC):
             InputError: The measurement left nothing that could be tested.
         """
 
+    def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
+        """The weights and statistics of the very network that was measured, as `space.build` names them.
+
+        Raises:
+            InputError: The measurement left none.
+            ArtifactError: They are gone, or damaged.
+        """
+        if "weights" not in measurement.artifacts:
+            raise InputError(f"trial {measurement.id} left no weights")
+        return artifacts.get_tensors(measurement.artifacts["weights"])
+
 
 class SupernetBenchmark(Benchmark):
-    """A benchmark that can also train the shared weights of a supernet."""
+    """A benchmark that can also train the shared weights of a supernet, and measure architectures with them.
+
+    A task with `weights` is measured with what `train` left, as it is: nothing is trained for it. Its fidelity is
+    the number of epochs behind those weights. Batch-norm statistics that such a measurement computes are left
+    among its artifacts, and serve as long as the weights do.
+    """
+
+    @property
+    def members(self) -> int:
+        """Among how many processes one training can be divided."""
+        return 1
 
     @abstractmethod
-    def train(self, task: TrainSupernet, *, device: str, artifacts: Artifacts) -> Trained:
-        """Train shared weights on the task's paths.
+    def train(
+        self, task: TrainSupernet, *, device: str, artifacts: Artifacts, group: "ProcessGroup | None" = None
+    ) -> Trained:
+        """Train shared weights on the task's paths, going on from `task.weights` if it names any.
+
+        Args:
+            task: The paths, or none for paths drawn from the whole space; and for how many epochs.
+            device: A torch device.
+            artifacts: Where weights are kept and found; what any member but the first puts there is forgotten.
+            group: The processes that share the work, all of which are given the same task; None to work alone.
 
         Raises:
             TrialFailed: Training gave no usable weights.

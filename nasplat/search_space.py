@@ -17,6 +17,8 @@ from nasplat.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from nasplat.nn.supernet import Supernet
+
 Prior: TypeAlias = Sequence[NDArray[np.float64]]
 """One non-negative weight for every choice of every gene: `prior[gene][choice]`, each row `[choices]`."""
 
@@ -74,6 +76,14 @@ class SearchSpace(ABC):
     @abstractmethod
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """A fresh network: images `[batch, *io.input_shape]` in, `[batch, io.outputs]` out."""
+
+
+class SupernetSpace(SearchSpace):
+    """A search space that offers one network with the weights of all its members."""
+
+    @abstractmethod
+    def supernet(self, io: IO) -> "Supernet":
+        """A fresh supernet; its paths are the networks that `build` gives, to the names in their state dicts."""
 
 
 @dataclass(frozen=True, slots=True)

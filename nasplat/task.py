@@ -51,9 +51,9 @@ class TrainSupernet:
     Args:
         id: The task's number, rising in the order of asking.
         seed: All randomness of the work comes from it.
-        architectures: The paths to train.
-        epochs: Passes over the training data.
-        weights: Where training starts; None starts from fresh weights.
+        architectures: The paths to train, drawn from uniformly; none stands for every path of the space.
+        epochs: Passes over the training data, beyond those that the weights have behind them.
+        weights: Where training goes on; None starts from fresh weights.
     """
 
     id: int
@@ -71,7 +71,7 @@ class Spent:
     """What a piece of work cost and where it ran.
 
     Args:
-        seconds: Wall-clock time of the work itself, on one device.
+        seconds: Wall-clock time of the work itself, on one device; the sum over all devices that shared it.
         images: Training images processed.
         device: ``cpu`` or ``cuda``.
         worker: The process that did it, as ``host:pid``.

@@ -9,16 +9,18 @@ from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.nn import costs
-from nasplat.search_space import Gene, GeneSpace
+from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from nasplat.nn.supernet import Supernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = tuple((node, source) for node in (1, 2, 3) for source in range(node))
 
 
-class NASBench201(GeneSpace):
+class NASBench201(GeneSpace, SupernetSpace):
     """15,625 codes: one of five operations on each of six edges (Dong and Yang, 2020, sec. 2.1).
 
     A code has one digit for each edge, in the order of the official string: ``0`` none, ``1`` skip_connect,
@@ -100,6 +102,18 @@ class NASBench201(GeneSpace):
         from nasplat.nn.cells import CellNetwork
 
         return CellNetwork(self._nodes(architecture), channels=self.channels, cells=self.cells, io=io)
+
+    def supernet(self, io: IO) -> "Supernet":
+        """Every operation on every edge of every cell, once; stem, reductions and head are common to all paths."""
+        from nasplat.nn.cells import CellNetwork
+        from nasplat.nn.supernet import Part, Supernet
+
+        def assemble(architecture: Architecture, part: Part, /) -> "nn.Module":
+            nodes = self._nodes(architecture)
+            return CellNetwork(nodes, channels=self.channels, cells=self.cells, io=io, part=part)
+
+        uniform = (self.member([choice] * len(EDGES)) for choice in range(len(OPERATIONS)))
+        return Supernet(assemble, covering=uniform)
 
     def _nodes(self, architecture: Architecture) -> list[list[str]]:
         """For every node after the input, the operation on the edge from each earlier node."""

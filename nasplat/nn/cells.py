@@ -6,11 +6,13 @@ this network reproduces.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nasplat.architecture import IO
+from nasplat.nn.supernet import Part, new_part
 
 
 class Zero(nn.Module):
@@ -51,12 +53,20 @@ class Cell(nn.Module):
     Args:
         nodes: For every node after the input, the operation on the edge from each earlier node, in order.
         channels: The width of all nodes.
+        place: What the cell's parts are called by.
+        part: Where they come from.
     """
 
-    def __init__(self, nodes: Sequence[Sequence[str]], channels: int) -> None:
+    def __init__(
+        self, nodes: Sequence[Sequence[str]], channels: int, *, place: str = "cell", part: Part = new_part
+    ) -> None:
         super().__init__()
         self.nodes = nn.ModuleList(
-            nn.ModuleList(operation(name, channels) for name in operations) for operations in nodes
+            nn.ModuleList(
+                part(f"{place} {node}<-{source} {name}", partial(operation, name, channels))
+                for source, name in enumerate(operations)
+            )
+            for node, operations in enumerate(nodes, 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,28 +109,33 @@ class CellNetwork(nn.Module):
         channels: The width of the first stage; each later stage doubles it.
         cells: Cells in each stage.
         io: Image shape and number of classes.
+        part: Where all that has weights comes from; by default it is new.
     """
 
-    def __init__(self, nodes: Sequence[Sequence[str]], *, channels: int, cells: int, io: IO) -> None:
+    def __init__(
+        self, nodes: Sequence[Sequence[str]], *, channels: int, cells: int, io: IO, part: Part = new_part
+    ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(io.input_shape[0], channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
+        self.stem = part("stem", partial(_stem, io.input_shape[0], channels))
         stages: list[nn.Module] = []
         for stage in range(3):
             width = channels * 2**stage
             if stage:
-                stages.append(Reduction(width // 2))
-            stages.extend(Cell(nodes, width) for _ in range(cells))
+                stages.append(part(f"reduction {stage}", partial(Reduction, width // 2)))
+            stages.extend(Cell(nodes, width, place=f"stage {stage} cell {cell}", part=part) for cell in range(cells))
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Sequential(
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(width, io.outputs),
-        )
+        self.head = part("head", partial(_head, width, io.outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.stages(self.stem(images)))
         return logits
+
+
+def _stem(inputs: int, channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+
+def _head(channels: int, outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs)
+    )

@@ -1,0 +1,111 @@
+"""One set of weights for all architectures of a space, of which only the chosen path ever runs."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nasplat.architecture import Architecture
+
+PATHS = 64
+"""How many paths are remembered, put together as they are; a population is drawn from again and again."""
+
+
+class Part(Protocol):
+    """Gives the module that stands at a named place: a new one, or the one that all paths through it share."""
+
+    def __call__(self, name: str, make: Callable[[], nn.Module], /) -> nn.Module:
+        """The module called `name`, which `make` makes where there is none yet."""
+
+
+def new_part(name: str, make: Callable[[], nn.Module], /) -> nn.Module:
+    """Every part is new: what assembles a path out of shared parts then builds a network of its own."""
+    return make()
+
+
+class Assemble(Protocol):
+    """Puts the network of an architecture together from parts, all that have weights asked for by name."""
+
+    def __call__(self, architecture: Architecture, part: Part, /) -> nn.Module:
+        """The network: images `[batch, *input_shape]` in, `[batch, outputs]` out."""
+
+
+class Supernet(nn.Module):
+    """The weights of every architecture of a space, shared wherever architectures have a part in common.
+
+    A path is the very network that the space builds, put together from shared parts instead of new ones. So what
+    is trained and measured here is what is extracted and exported, and a step costs what it costs there: no
+    operation runs that the architecture does not have.
+
+    Batch norm's running statistics are shared as well, and fit no path in particular; a path is to run on batch
+    statistics, or to be extracted and recalibrated.
+
+    Args:
+        assemble: What the space builds its networks with.
+        covering: Architectures that have every part of the space between them; their order and torch's global
+            generator decide the first weights.
+    """
+
+    def __init__(self, assemble: Assemble, covering: Iterable[Architecture]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict()
+        self._assemble = assemble
+        self._paths: OrderedDict[Architecture, nn.Module] = OrderedDict()
+        for architecture in covering:
+            assemble(architecture, self._added)
+
+    def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
+        """Images `[batch, *input_shape]` through one path: `[batch, outputs]`."""
+        logits: Tensor = self.path(architecture)(images)
+        return logits
+
+    def path(self, architecture: Architecture) -> nn.Module:
+        """The architecture's network, made of the shared parts: to train and run, not to keep.
+
+        It is in training mode exactly if the supernet is.
+        """
+        network = self._paths.pop(architecture, None)
+        if network is None:
+            network = self._assemble(architecture, self._shared)
+            while len(self._paths) >= PATHS:
+                self._paths.popitem(last=False)
+        self._paths[architecture] = network
+        if network.training != self.training:
+            network.train(self.training)
+        return network
+
+    def extract(self, architecture: Architecture) -> nn.Module:
+        """The architecture's network with a copy of its weights, independent of the supernet from now on."""
+        return copy.deepcopy(self.path(architecture))
+
+    def _added(self, name: str, make: Callable[[], nn.Module], /) -> nn.Module:
+        if name not in self.parts:
+            self.parts[name] = make()
+        return self.parts[name]
+
+    def _shared(self, name: str, make: Callable[[], nn.Module], /) -> nn.Module:
+        return self.parts[name]
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make batch norm's running statistics the mean over some batches `[batch, *input_shape]`; leaves it evaluating.
+
+    Shared statistics follow whichever paths ran last and mislead every one of them (Yu and Huang, 2019, "Universally
+    slimmable networks and improved training techniques", sec. 3.3, recompute them for each network as here).
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # which stands for the mean of all batches
+    network.train()
+    for images in batches:
+        network(images)
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
