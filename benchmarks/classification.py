@@ -1,25 +1,36 @@
-"""Image classification, measured by training each architecture from scratch."""
+"""Image classification, measured by training each architecture from scratch, or with the weights of a supernet."""
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from nasplat.architecture import IO
-from nasplat.artifact import Artifacts
-from nasplat.benchmark import Benchmark
+from nasplat.architecture import IO, Architecture
+from nasplat.artifact import Artifacts, Handle
+from nasplat.benchmark import SupernetBenchmark
 from nasplat.data.datasets import Dataset, Source, Splits, dataset
 from nasplat.errors import InputError, TrialFailed
-from nasplat.search_space import SearchSpace
-from nasplat.task import STATE, Evaluate, Measurement, Spent
+from nasplat.search_space import SearchSpace, SupernetSpace
+from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.distributed import ProcessGroup
+
+    from nasplat.nn.supernet import Supernet
+    from nasplat.training.fit import Recipe
+
+    _Measurable: TypeAlias = tuple[nn.Module, dict[str, dict[str, Tensor]], int]
+    """A network ready to be measured, the tensors to keep of it by role, and the images its training took."""
 
 ARCHITECTURE = "architecture"
-"""What the state calls the code of the network it is of, since networks of one shape may differ."""
+"""What a state calls the network that it is of, since networks of one shape may differ."""
+
+STATISTICS = "statistics"
+"""The role of batch norm's statistics, which with the shared weights are the network that was measured."""
 
 LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 """What a measured latency says: its median and interquartile range, and what they were measured with."""
@@ -30,22 +41,27 @@ def _absolute(folder: str | None) -> str | None:
     return None if folder is None else str(Path(folder).expanduser().absolute())
 
 
-class Classification(Benchmark):
+class Classification(SupernetBenchmark):
     """Trains on the training split and measures accuracy on the validation split; test images wait for the end.
 
-    Fidelity is the number of epochs out of the whole training's `epochs`, which the learning rate's cycle always
+    Fidelity is the number of epochs out of the whole training's `epochs`, which the learning rate's schedule always
     spans. The trained weights are kept with the measurement, so that the network that was measured is the one
     that is exported. A measurement of less than the whole also leaves its `state`; a task that continues from it
     gives, to the bit on one CPU, what an uninterrupted one gives.
+
+    With shared weights, `epochs` is the whole training of the supernet, by the same recipe, however many tasks it is
+    done in. Nothing is trained for a single path: its batch norm is recalibrated, and what that gives is kept.
 
     Args:
         space: Where the networks come from.
         dataset: The data set's name; `nasplat list datasets` shows them.
         epochs: Passes over the training images in a full measurement.
         batch_size: Images in each step.
-        learning_rate: The peak of the one-cycle schedule.
+        learning_rate: The highest.
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
+        schedule: Whether the learning rate goes up and down again, or down a cosine to 1/25.
+        gradient_norm: The largest norm of a step's gradient, which is scaled down to it; 0 for no limit.
         data_folder: Holds the files of the data set; by default the data folder, `NASPLAT_DATA`.
         download: Whether missing files may be downloaded into the folder.
         subset: So many training and validation images in all, drawn once for everybody with every class in its
@@ -58,6 +74,11 @@ class Classification(Benchmark):
         latency_batch: If not 0, latency is measured too, with so many images in each pass; the benchmark is then
             `alone`, and its measurements have ``latency_ms`` (median) and ``latency_iqr_ms`` (spread).
         latency_threads: Threads of torch while latency is measured.
+        paths: Of a supernet, how many are trained on each batch, with the mean of their gradients; so many workers
+            can share its training.
+        statistics: What batch norm uses with shared weights: the mean over training images, computed for each
+            network, or the statistics of each batch that is measured, which no network to be exported has.
+        calibration: Training images for the former.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
@@ -72,6 +93,8 @@ class Classification(Benchmark):
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         weight_decay: Annotated[float, Field(ge=0)] = 5e-4,
+        schedule: Literal["one_cycle", "cosine"] = "one_cycle",
+        gradient_norm: Annotated[float, Field(ge=0)] = 0.0,
         data_folder: Annotated[str | None, AfterValidator(_absolute)] = None,
         download: bool = False,
         subset: Annotated[int, Field(ge=1)] | None = None,
@@ -80,6 +103,9 @@ class Classification(Benchmark):
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         latency_batch: Annotated[int, Field(ge=0)] = 0,
         latency_threads: Annotated[int, Field(ge=1)] = 1,
+        paths: Annotated[int, Field(ge=1)] = 1,
+        statistics: Literal["recalibrated", "batch"] = "recalibrated",
+        calibration: Annotated[int, Field(ge=2)] = 512,
     ) -> None:
         super().__init__(space)
         self.dataset = dataset
@@ -88,6 +114,8 @@ class Classification(Benchmark):
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self.schedule: Literal["one_cycle", "cosine"] = schedule
+        self.gradient_norm = gradient_norm
         self.data_folder = data_folder
         self.download = download
         self.subset = subset
@@ -96,10 +124,14 @@ class Classification(Benchmark):
         self.precision = precision
         self.latency_batch = latency_batch
         self.latency_threads = latency_threads
+        self.paths = paths
+        self.statistics: Literal["recalibrated", "batch"] = statistics
+        self.calibration = calibration
         if latency_batch:
             self.metrics = (*type(self).metrics, *LATENCY[:2])  # type: ignore[misc]  # which there are is an option's
             self.alone = True
         self._loaded: dict[str, Splits] = {}
+        self._shared: tuple[Handle, str, Supernet, int] | None = None
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -121,50 +153,77 @@ class Classification(Benchmark):
         self._splits("cpu")
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.training.augmentation import augmentation
-        from nasplat.training.fit import Recipe, Training, bfloat16_suits, evaluate
-        from nasplat.training.seeding import seeded
+        from nasplat.training.fit import evaluate
 
-        if task.weights is not None:
-            raise TrialFailed("not supported", "this benchmark trains every architecture from scratch")
         if not 1 <= task.fidelity <= self.epochs:
             raise TrialFailed(
                 "no such fidelity", f"the fidelity is to be between 1 and epochs={self.epochs}, but is {task.fidelity}"
             )
-        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device))
-        recipe = Recipe(self.batch_size, self.learning_rate, self.momentum, self.weight_decay, bfloat16)
-        splits = self._splits(device)
-        images = splits.training.images
-        augment = augmentation(images, mirrored=self._dataset.mirrored) if self.augment else None
-        left = {}
-        with seeded(task.seed, device):
-            model = self.space.build(task.architecture, self.io).to(device)
-            training = Training(model, splits.training, recipe, epochs=self.epochs, seed=task.seed, augment=augment)
-            if task.continues is not None:
-                training.restore(_state(task, artifacts))
-                if training.done >= task.fidelity:
-                    raise TrialFailed(
-                        "already past it",
-                        f"the state to continue from is of {training.done} epochs, "
-                        f"but the task asks for {task.fidelity}; ask for more, or start afresh",
-                    )
-            processed = training.until(task.fidelity)
-            if task.fidelity < self.epochs:
-                left = training.state() | {ARCHITECTURE: _spelt(task)}
-        metrics = evaluate(model, splits.validation)
+        if task.weights is not None:
+            network, left, processed = self._settled(task, device, artifacts)
+        else:
+            network, left, processed = self._fitted(task, device, artifacts)
+        metrics = evaluate(network, self._splits(device).validation)
         if not math.isfinite(metrics["loss"]):  # the last steps went astray, after their own loss was taken
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency_batch:
-            metrics |= self._latency(model, device)
-        return Measurement(
-            task=task,
-            metrics=metrics,
-            artifacts={
-                "weights": artifacts.put_tensors(model.state_dict()),
-                **({STATE: artifacts.put_tensors(left)} if left else {}),
-            },
-            spent=Spent(images=processed),
-        )
+            metrics |= self._latency(network, device)
+        kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items()}
+        return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
+
+    def train(
+        self, task: TrainSupernet, *, device: str, artifacts: Artifacts, group: "ProcessGroup | None" = None
+    ) -> Trained:
+        from numpy.random import default_rng
+
+        from nasplat.training.seeding import seeded
+        from nasplat.training.supernet import SupernetTraining
+
+        def draw(seed: int) -> Architecture:
+            rng = default_rng(seed)
+            if not task.architectures:
+                return self.space.sample(rng)
+            return task.architectures[int(rng.integers(len(task.architectures)))]
+
+        with seeded(task.seed, device):
+            training = SupernetTraining(
+                self._fresh_supernet().to(device),
+                self._splits(device).training,
+                self._recipe(device),
+                draw=draw,
+                paths=self.paths,
+                epochs=self.epochs,
+                seed=task.seed,
+                augment=self._augmentation(device),
+                group=group,
+            )
+            if task.weights is not None:
+                training.restore(_state(task.weights, self._supernets_name, artifacts))
+            if training.done + task.epochs > self.epochs:
+                raise TrialFailed(
+                    "past the plan",
+                    f"{training.done} epochs of training are behind the weights and {task.epochs} more are asked for, "
+                    f"but the whole training has epochs={self.epochs}",
+                )
+            processed = training.until(training.done + task.epochs)
+            state = training.state() | {ARCHITECTURE: _spelt(self._supernets_name)}
+        return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed * self.paths))
+
+    @property
+    def members(self) -> int:
+        return self.paths
+
+    def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
+        task = measurement.task
+        if task.weights is None:
+            return super().state_dict(measurement, artifacts=artifacts)
+        if STATISTICS not in measurement.artifacts:
+            raise InputError(
+                f"trial {measurement.id} was measured with the statistics of batches, which no network has that could "
+                "be exported; search with --set benchmark.statistics=recalibrated"
+            )
+        weights: dict[str, Tensor] = dict(self._path(task, "cpu", artifacts).state_dict())
+        return weights | artifacts.get_tensors(measurement.artifacts[STATISTICS])
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.fit import evaluate
@@ -178,6 +237,99 @@ class Classification(Benchmark):
             artifacts=measurement.artifacts,
         )
 
+    def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
+        """The network trained from scratch, or on from where it was left."""
+        from nasplat.training.fit import Training
+        from nasplat.training.seeding import seeded
+
+        examples = self._splits(device).training
+        with seeded(task.seed, device):
+            network = self.space.build(task.architecture, self.io).to(device)
+            training = Training(
+                network,
+                examples,
+                self._recipe(device),
+                epochs=self.epochs,
+                seed=task.seed,
+                augment=self._augmentation(device),
+            )
+            if task.continues is not None:
+                training.restore(_state(task.continues, str(task.architecture), artifacts))
+                if training.done >= task.fidelity:
+                    raise TrialFailed(
+                        "already past it",
+                        f"the state to continue from is of {training.done} epochs, "
+                        f"but the task asks for {task.fidelity}; ask for more, or start afresh",
+                    )
+            processed = training.until(task.fidelity)
+            left: dict[str, dict[str, Tensor]] = {"weights": network.state_dict()}
+            if task.fidelity < self.epochs:
+                left[STATE] = training.state() | {ARCHITECTURE: _spelt(str(task.architecture))}
+        return network, left, processed
+
+    def _settled(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
+        """The network with a copy of the shared weights, and statistics of its own."""
+        from nasplat.training.supernet import settle
+
+        network = self._path(task, device, artifacts)
+        settle(network, self.statistics, self._splits(device).training, self.calibration)
+        statistics = dict(network.named_buffers())
+        return network, {STATISTICS: statistics} if statistics else {}, 0
+
+    def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
+        """The task's network with a copy of the shared weights; the supernet of the newest weights is kept."""
+        from nasplat.training.seeding import seeded
+        from nasplat.training.supernet import epochs_behind, load
+
+        assert task.weights is not None
+        if self._shared is None or self._shared[:2] != (task.weights, device):
+            state = _state(task.weights, self._supernets_name, artifacts)
+            with seeded(0):  # whatever it is made with is replaced
+                supernet = self._fresh_supernet()
+            try:
+                load(supernet, state)
+            except RuntimeError as error:  # torch refuses weights of another shape so
+                raise TrialFailed(
+                    "another network", f"the shared weights are of another supernet: {' '.join(str(error).split())}"
+                ) from None
+            self._shared = task.weights, device, supernet.to(device), epochs_behind(state)
+        *_, supernet, epochs = self._shared
+        if task.fidelity != epochs:
+            raise TrialFailed(
+                "no such fidelity",
+                f"the fidelity is the number of epochs behind the shared weights, {epochs}, but is {task.fidelity}",
+            )
+        return supernet.extract(task.architecture)
+
+    def _fresh_supernet(self) -> "Supernet":
+        if not isinstance(self.space, SupernetSpace):
+            raise TrialFailed("no supernet", f"the search space {self.space.name} offers no supernet")
+        return self.space.supernet(self.io)
+
+    @property
+    def _supernets_name(self) -> str:
+        return f"the supernet of {self.space.name}"
+
+    def _recipe(self, device: str) -> "Recipe":
+        from nasplat.training.fit import Recipe, bfloat16_suits
+
+        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device))
+        return Recipe(
+            self.batch_size,
+            self.learning_rate,
+            self.momentum,
+            self.weight_decay,
+            bfloat16,
+            self.schedule,
+            self.gradient_norm,
+        )
+
+    def _augmentation(self, device: str) -> "Callable[[Tensor], Tensor] | None":
+        from nasplat.training.augmentation import augmentation
+
+        images = self._splits(device).training.images
+        return augmentation(images, mirrored=self._dataset.mirrored) if self.augment else None
+
     def _latency(self, model: "nn.Module", device: str) -> dict[str, float]:
         from nasplat.nn.latency import measure_latency
 
@@ -187,11 +339,9 @@ class Classification(Benchmark):
     def _trained(self, measurement: Measurement, artifacts: Artifacts) -> "nn.Module":
         from nasplat.training.seeding import seeded
 
-        if "weights" not in measurement.artifacts:
-            raise InputError(f"trial {measurement.id} left no weights to test")
         with seeded(measurement.task.seed):
             model = self.space.build(measurement.architecture, self.io)
-        model.load_state_dict(artifacts.get_tensors(measurement.artifacts["weights"]))
+        model.load_state_dict(self.state_dict(measurement, artifacts=artifacts))
         return model
 
     def _splits(self, device: str) -> Splits:
@@ -201,26 +351,23 @@ class Classification(Benchmark):
         return self._loaded[device]
 
 
-def _spelt(task: Evaluate) -> "Tensor":
+def _spelt(name: str) -> "Tensor":
     import torch
 
-    return torch.tensor(list(str(task.architecture).encode()), dtype=torch.uint8)
+    return torch.tensor(list(name.encode()), dtype=torch.uint8)
 
 
-def _state(task: Evaluate, artifacts: Artifacts) -> "dict[str, Tensor]":
-    """The state that the task continues from; of the same architecture."""
+def _state(handle: Handle, wanted: str, artifacts: Artifacts) -> "dict[str, Tensor]":
+    """The state to go on from; it is to be of the wanted network."""
     from safetensors import SafetensorError
 
-    assert task.continues is not None
     try:
-        state = artifacts.get_tensors(task.continues)
+        state = artifacts.get_tensors(handle)
     except SafetensorError as error:
         raise TrialFailed("not a state", f"the artifact to continue from is no safetensors file: {error}") from None
     if ARCHITECTURE not in state:
         raise TrialFailed("not a state", "the artifact to continue from is no state of a training")
     of = bytes(state.pop(ARCHITECTURE).tolist()).decode(errors="replace")
-    if of != str(task.architecture):
-        raise TrialFailed(
-            "another network", f"the state to continue from is of {of}, but the task is to measure {task.architecture}"
-        )
+    if of != wanted:
+        raise TrialFailed("another network", f"the state to continue from is of {of}, but the task is about {wanted}")
     return state

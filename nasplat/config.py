@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nasplat.benchmark import Benchmark
+from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.budget import Budget
 from nasplat.errors import InputError
 from nasplat.executors.executor import Workload
@@ -16,6 +16,7 @@ from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import complete, explain
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.search_space import SupernetSpace
 from nasplat.strategy import Strategy
 
 LARGEST = 100_000
@@ -245,6 +246,8 @@ class Assembly:
         problem.check_metrics(benchmark.metrics)
         problem.check_feasible()
         strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
+        if strategy.shares_weights:
+            _check_supernet(benchmark, config)
         return cls(config, workload, benchmark, problem, strategy, budget)
 
 
@@ -258,4 +261,19 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
     if 0 < config.executor.gpus_per_worker < 1:
         raise InputError(
             f"{needs}, but a worker has {config.executor.gpus_per_worker:g} of a GPU; give --gpus-per-worker 1"
+        )
+
+
+def _check_supernet(benchmark: Benchmark, config: SearchConfig) -> None:
+    """Refuse a strategy that shares weights where nothing trains them, or nothing holds them."""
+    needs = f"the strategy {config.strategy.name} shares the weights of a supernet"
+    if not isinstance(benchmark, SupernetBenchmark):
+        raise InputError(
+            f"{needs}, which the benchmark {config.benchmark.name} does not train; "
+            "take one that does, such as --benchmark classification"
+        )
+    if not isinstance(benchmark.space, SupernetSpace):
+        raise InputError(
+            f"{needs}, which the search space {config.space.name} does not offer; "
+            "take one that does, such as --space nasbench201"
         )

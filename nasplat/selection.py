@@ -1,11 +1,13 @@
 """Selection by rank and crowding, on any objectives: pymoo's operators, spoken to in measurements."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from nasplat.objective import Goal
 from nasplat.task import Measurement
@@ -58,3 +60,70 @@ class RankAndCrowding:
         losses = np.array([self.goal.losses(m) for m in pool], dtype=np.float64)
         violations = np.array([[self.goal.violation(m)] for m in pool], dtype=np.float64)
         return Population.new("F", losses, "G", violations)
+
+
+class ProtectedSorting:
+    """Who survives where some are protected: two non-dominated sortings, merged front by front.
+
+    The first sorting is by the objectives. The second is by figures under which those come first that the objectives
+    alone would drop too early (Yang et al., 2020, "CARS: Continuous evolution for efficient neural architecture
+    search", sec. 3.3, pNSGA-III). Stage by stage, the r-th fronts of both are kept; of the stage that does not fit
+    whole, those stay that have most room around them. There the paper names reference points, its code draws by lot.
+
+    Args:
+        goal: Objectives and the constraints that act in selection.
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+
+    def survivors(
+        self,
+        pool: Sequence[Measurement],
+        number: int,
+        rng: Generator,
+        *,
+        protected: Sequence[Sequence[float]] | None = None,
+    ) -> list[Measurement]:
+        """At most `number` of a pool; those that violate constraints come last, the least violation first.
+
+        Args:
+            pool: Who may survive.
+            number: How many of them do.
+            rng: Breaks ties.
+            protected: For each of the pool the figures of the second sorting, less being better; None for a single
+                sorting.
+        """
+        violations = [self.goal.violation(m) for m in pool]
+        sound = [i for i, violation in enumerate(violations) if not violation]
+        rest = sorted((i for i, violation in enumerate(violations) if violation), key=violations.__getitem__)
+        if not sound:
+            return [pool[i] for i in rest[:number]]
+        losses = np.array([self.goal.losses(pool[i]) for i in sound], dtype=np.float64)
+        sortings = [losses]
+        if protected is not None:
+            sortings.append(np.array([protected[i] for i in sound], dtype=np.float64))
+        kept = [sound[i] for i in _by_stages(losses, sortings, number, rng)]
+        return [pool[i] for i in (kept + rest)[:number]]
+
+
+def _by_stages(
+    losses: NDArray[np.float64], sortings: Sequence[NDArray[np.float64]], number: int, rng: Generator
+) -> list[int]:
+    """The rows that are kept, each sorting `[n, figures]` giving fronts of its own."""
+    from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
+    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+    kept: dict[int, None] = {}  # in order
+    fronts = [NonDominatedSorting().do(figures) for figures in sortings]
+    for stage in zip_longest(*fronts, fillvalue=()):
+        new = [i for i in dict.fromkeys(int(i) for front in stage for i in front) if i not in kept]
+        room = number - len(kept)
+        if len(new) > room:
+            by_lot = rng.permutation(new)
+            crowding = get_crowding_function("cd").do(losses[by_lot])
+            new = by_lot[np.argsort(-crowding, kind="stable")][:room].tolist()
+        kept |= dict.fromkeys(new)
+        if len(kept) >= number:
+            break
+    return list(kept)

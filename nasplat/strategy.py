@@ -42,6 +42,9 @@ class Strategy(ABC):
 
     generational: ClassVar[bool] = False
 
+    shares_weights: ClassVar[bool] = False
+    """Whether it asks for the training of a supernet, and for evaluations with its weights."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 

@@ -109,3 +109,11 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     network.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def use_batch_statistics(network: nn.Module) -> None:
+    """Make batch norm use the statistics of each batch, evaluating too; its running statistics are taken away."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +13,29 @@ from nasplat.errors import TrialFailed
 
 EVALUATION_BATCH = 1024
 
-_MODEL, _MOMENTUM = "model.", "momentum."
-_PLAN, _EPOCHS, _RATE = "plan", "epochs", "learning_rate"
+MODEL, _MOMENTUM = "model.", "momentum."
+_PLAN, EPOCHS, _RATE = "plan", "epochs", "learning_rate"
 _SHUFFLE, _CPU, _CUDA = "generator.shuffle", "generator.cpu", "generator.cuda"
+
+
+Schedule: TypeAlias = Literal["one_cycle", "cosine"]
+
+COSINE_END = 1 / 25
+"""The last learning rate of a cosine schedule as a part of the first: .025 becomes .001, as for DARTS and CARS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a classifier is trained: SGD with Nesterov momentum and a one-cycle learning rate.
+    """How a classifier is trained: by SGD with Nesterov momentum.
 
     Args:
         batch_size: Images in each step; an incomplete last batch is left out.
-        learning_rate: The peak of the cycle.
+        learning_rate: The highest.
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
         bfloat16: Whether forward passes and losses of training are computed in mixed precision.
+        schedule: How the learning rate goes over the whole training: up and down again, or down a cosine.
+        gradient_norm: The largest norm of a step's gradient, which is scaled down to it; 0 for no limit.
     """
 
     batch_size: int
@@ -34,6 +43,8 @@ class Recipe:
     momentum: float
     weight_decay: float
     bfloat16: bool = False
+    schedule: Schedule = "one_cycle"
+    gradient_norm: float = 0.0
 
 
 class Training:
@@ -45,7 +56,7 @@ class Training:
         model: Trained in place; on the device of the examples' labels.
         examples: What it learns from.
         recipe: How.
-        epochs: Passes over the examples in the whole training, which the learning rate's cycle spans.
+        epochs: Passes over the examples in the whole training, which the learning rate's schedule spans.
         seed: Shuffles.
         augment: Changes the images of a batch; may draw from torch's global generators.
     """
@@ -64,7 +75,7 @@ class Training:
         self.examples = examples
         self.device = examples.labels.device
         self._augment = augment
-        self._bfloat16 = recipe.bfloat16
+        self._recipe = recipe
         self.epochs = epochs
         self.done = 0
         self._generator = torch.Generator().manual_seed(seed)
@@ -77,12 +88,7 @@ class Training:
             weight_decay=recipe.weight_decay,
             nesterov=recipe.momentum > 0,
         )
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer,
-            max_lr=recipe.learning_rate,
-            total_steps=epochs * self._steps + 1,
-            cycle_momentum=False,
-        )
+        self._schedule = _schedule(self._optimizer, recipe, epochs * self._steps)
 
     def until(self, epoch: int) -> int:
         """Train until so many epochs of the whole are done.
@@ -101,13 +107,12 @@ class Training:
             total = torch.zeros((), device=self.device)
             for rows in torch.split(order, self._batch):
                 images, labels = self.examples.batch(rows, self._augment)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-                    loss = functional.cross_entropy(self.model(images), labels)
                 self._optimizer.zero_grad()
-                torch.autograd.backward(loss)
+                total += self.backward(images, labels)
+                if self._recipe.gradient_norm:
+                    nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.gradient_norm)
                 self._optimizer.step()
                 self._schedule.step()
-                total += loss.detach()
             # Looked at once an epoch, since every look makes a GPU wait.
             if not torch.isfinite(total):
                 raise TrialFailed(
@@ -116,6 +121,17 @@ class Training:
                 )
             self.done += 1
         return (self.done - begun) * self._steps * self._batch
+
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave the gradients of a batch's mean loss in the parameters; the loss, of no dimension."""
+        loss = self.loss(self.model, images, labels)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy of a batch, computed as the recipe says."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
+            return functional.cross_entropy(network(images), labels)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `restore` needs to go on as if there had been no break."""
@@ -129,9 +145,9 @@ class Training:
             generators[_CUDA] = torch.cuda.get_rng_state(self.device)
         return {
             _PLAN: torch.tensor(self._plan),
-            _EPOCHS: torch.tensor(self.done),
+            EPOCHS: torch.tensor(self.done),
             _RATE: torch.tensor(self._optimizer.param_groups[0]["lr"], dtype=torch.float64),
-            **{_MODEL + name: tensor for name, tensor in self.model.state_dict().items()},
+            **{MODEL + name: tensor for name, tensor in self.model.state_dict().items()},
             **momentum,
             **generators,
         }
@@ -143,7 +159,7 @@ class Training:
             TrialFailed: The state is of another network, or of another plan.
         """
         try:
-            plan, done, rate = state[_PLAN].tolist(), int(state[_EPOCHS]), float(state[_RATE])
+            plan, done, rate = state[_PLAN].tolist(), int(state[EPOCHS]), float(state[_RATE])
             shuffle, cpu = state[_SHUFFLE], state[_CPU]
         except KeyError as error:
             raise TrialFailed("not a state", f"the artifact to continue from has no {error}") from None
@@ -154,8 +170,8 @@ class Training:
                 "but this one has {} epochs with {} steps of {}".format(*plan, *self._plan),
             )
         try:
-            self.model.load_state_dict(_below(_MODEL, state))
-            momentum = _below(_MOMENTUM, state)
+            self.model.load_state_dict(below(MODEL, state))
+            momentum = below(_MOMENTUM, state)
             for name, parameter in self.model.named_parameters():
                 if name in momentum:
                     kept = torch.empty_like(parameter, requires_grad=False)
@@ -180,7 +196,16 @@ class Training:
         return [self.epochs, self._steps, self._batch]
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if recipe.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, recipe.learning_rate * COSINE_END)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False
+    )
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -1,0 +1,226 @@
+"""CARS (Yang et al., 2020, "CARS: Continuous evolution for efficient neural architecture search", CVPR)."""
+
+from dataclasses import dataclass
+from statistics import mean
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from nasplat.architecture import Architecture
+from nasplat.artifact import Handle
+from nasplat.errors import InputError
+from nasplat.problem import ATTEMPTS, Problem
+from nasplat.selection import ProtectedSorting
+from nasplat.strategy import GenerationalStrategy
+from nasplat.task import Measurement, Outcome, Task, Trained, TrainSupernet, decode_measurement, encode_outcome
+
+CHILD_ATTEMPTS = 200
+"""How many offspring may be infeasible or known before a fresh architecture takes the place of one."""
+TRAININGS = 10
+"""How many trainings in a row may fail before the search ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """An architecture to be measured for the first time.
+
+    Args:
+        architecture: What it is.
+        parents: The codes of those it comes from; none for a fresh one.
+    """
+
+    architecture: Architecture
+    parents: tuple[str, ...] = ()
+
+
+class CARS(GenerationalStrategy):
+    """Shared weights and a population evolve together; what trains slowly is protected (Yang et al., 2020, alg. 1).
+
+    The supernet is first trained on paths drawn uniformly. Then, generation by generation, it is trained on the
+    paths of the population; parents and their offspring are measured with its weights as they are; and the
+    population is kept by non-dominated sorting. Nothing is ever trained from scratch. The search ends when the
+    supernet has been trained for the whole of the benchmark's epochs; accuracies under different weights do not
+    compare, so what it found is the front of its last generation.
+
+    Small networks learn faster and would crowd out large ones before these have learned: the small-model trap. A
+    second sorting protects the large. By `speed`, it goes by the size and by how slowly the first objective has
+    improved since the generation before; by `inverse_size`, as the published code has it, by the size and the
+    first objective. "Size" are all objectives after the first; without any there is nothing to protect.
+
+    The paper leaves open what the speed of a child is, which has no generation before. `measured`, it is measured
+    with the previous weights too, while the new ones are trained; `inherited`, it is its parents' mean, or that of
+    the population. The paper renews each node of a mutant with a chance of one half; here mutation and crossover
+    are the space's own, gene by gene.
+
+    Args:
+        problem: What is searched.
+        population: How many survive a generation, and how many offspring they have.
+        warmup: Epochs on uniform paths; by default a tenth of all, as in the paper.
+        interval: Epochs of each generation; by default a fiftieth of all, as in the paper.
+        mutation: The part of the offspring that are mutants.
+        crossover: The part that are of two parents; the rest is drawn afresh.
+        protection: Who is protected.
+        child_speed: What the speed of a child is.
+    """
+
+    shares_weights: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        population: Annotated[int, Field(ge=2)] = 32,
+        warmup: Annotated[int, Field(ge=1)] | None = None,
+        interval: Annotated[int, Field(ge=1)] | None = None,
+        mutation: Annotated[float, Field(ge=0, le=1)] = 0.25,
+        crossover: Annotated[float, Field(ge=0, le=1)] = 0.25,
+        protection: Literal["speed", "inverse_size", "none"] = "speed",
+        child_speed: Literal["measured", "inherited"] = "measured",
+    ) -> None:
+        super().__init__(problem)
+        self.population = population
+        self.warmup = warmup
+        self.interval = interval
+        self.mutation = mutation
+        self.crossover = crossover
+        self.protection = protection
+        self.child_speed = child_speed
+        epochs = problem.fidelity
+        self._warmup = warmup or max(1, round(epochs / 10))
+        self._interval = interval or max(1, round(epochs / 50))
+        if self._warmup + self._interval > epochs:
+            raise InputError(
+                f"cars trains the supernet for a warm-up of {self._warmup} and generations of {self._interval} epochs, "
+                f"but the benchmark's whole training has {epochs}; give it more, as by --set benchmark.epochs=60"
+            )
+        if mutation + crossover > 1:
+            raise InputError(f"mutation and crossover are parts of one whole, but {mutation} + {crossover} exceed 1")
+        self._selection = ProtectedSorting(problem.goal)
+        self._weights: Handle | None = None
+        self._epochs = 0
+        self._failed = 0
+        self._parents: list[Measurement] = []
+        self._children: list[Child] = []
+        self._before: dict[str, float] = {}
+
+    def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
+        """The tasks of half a generation: training, or measuring with what it gave."""
+        measured = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
+        training = [outcome for outcome in outcomes if isinstance(outcome.task, TrainSupernet)]
+        if not outcomes and not self._weights and not self._failed:
+            return [self._training()]
+        if training:
+            self._before |= {m.architecture.code: self._loss(m) for m in measured}
+            return self._after_training(training[0])
+        if not outcomes:
+            return []  # it has finished
+        self._select(measured)
+        if self._epochs + self._interval > self.problem.fidelity:
+            return []
+        self._before = {m.architecture.code: self._loss(m) for m in self._parents}
+        self._children = self._offspring()
+        tasks: list[Task] = [self._training()]
+        if self.protection == "speed" and self.child_speed == "measured":
+            tasks += [self._evaluation(child.architecture) for child in self._children]
+        return tasks
+
+    def _after_training(self, training: Outcome) -> list[Task]:
+        """Parents, then children, with the new weights; or the training again, with another seed, if it failed."""
+        if not isinstance(training, Trained):
+            self._failed += 1
+            return [self._training()] if self._failed < TRAININGS else []
+        self._failed = 0
+        self._weights = training.weights
+        self._epochs += training.task.epochs
+        if not self._children:
+            self._children = self._offspring()
+        architectures = [*(m.architecture for m in self._parents), *(child.architecture for child in self._children)]
+        return [self._evaluation(architecture) for architecture in architectures]
+
+    def _training(self) -> Task:
+        if self._weights is None:
+            return self.problem.train_supernet((), epochs=self._warmup)
+        paths = tuple(m.architecture for m in self._parents)
+        return self.problem.train_supernet(paths, epochs=self._interval, weights=self._weights)
+
+    def _evaluation(self, architecture: Architecture) -> Task:
+        return self.problem.evaluate(architecture, fidelity=self._epochs, weights=self._weights)
+
+    def _select(self, measured: list[Measurement]) -> None:
+        """Of parents and children, who lives on."""
+        protected = self._protected(measured)
+        self._parents = self._selection.survivors(measured, self.population, self.problem.rng, protected=protected)
+        self._children = []
+
+    def _protected(self, measured: list[Measurement]) -> list[tuple[float, ...]] | None:
+        """The figures of the second sorting: slow or good, and large."""
+        if self.protection == "none" or len(self.problem.goal.objectives) == 1:
+            return None
+        sizes = [tuple(-loss for loss in self.problem.goal.losses(m)[1:]) for m in measured]
+        if self.protection == "inverse_size":
+            return [(self._loss(m), *size) for m, size in zip(measured, sizes, strict=True)]
+        speeds = self._measured_speeds(measured)
+        return [(speeds.get(m.architecture.code, 0.0), *size) for m, size in zip(measured, sizes, strict=True)]
+
+    def _measured_speeds(self, measured: list[Measurement]) -> dict[str, float]:
+        """By how much the first objective improved in this generation, by code."""
+        speeds = {
+            m.architecture.code: self._before[m.architecture.code] - self._loss(m)
+            for m in measured
+            if m.architecture.code in self._before
+        }
+        if self.child_speed == "inherited":
+            usual = mean(speeds.values()) if speeds else 0.0
+            for child in self._children:
+                known = [speeds[code] for code in child.parents if code in speeds]
+                speeds[child.architecture.code] = mean(known) if known else usual
+        return speeds
+
+    def _loss(self, measurement: Measurement) -> float:
+        return self.problem.goal.losses(measurement)[0]
+
+    def _offspring(self) -> list[Child]:
+        """As many as there may be parents; fewer only where nothing new can be found."""
+        identity = self.problem.identity
+        taken = {identity(m.architecture) for m in self._parents}
+        children: list[Child] = []
+        for _ in range(self.population):
+            for attempt in range(ATTEMPTS):
+                child = self._child(fresh=attempt >= CHILD_ATTEMPTS)
+                if self.problem.feasible(child.architecture) and identity(child.architecture) not in taken:
+                    taken.add(identity(child.architecture))
+                    children.append(child)
+                    break
+            else:
+                break
+        return children
+
+    def _child(self, *, fresh: bool) -> Child:
+        space, rng = self.problem.space, self.problem.rng
+        lot = rng.random()
+        if fresh or not self._parents or lot >= self.mutation + self.crossover:
+            return Child(space.sample(rng))
+        one, other = (self._parents[i].architecture for i in rng.integers(len(self._parents), size=2))
+        if lot < self.mutation:
+            return Child(space.mutate(one, rng), (one.code,))
+        return Child(space.crossover(one, other, rng), (one.code, other.code))
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {
+            "weights": self._weights and self._weights.digest,
+            "epochs": self._epochs,
+            "failed": self._failed,
+            "parents": [encode_outcome(parent) for parent in self._parents],
+            "children": [[child.architecture.code, *child.parents] for child in self._children],
+            "before": dict(self._before),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._weights = Handle(state["weights"]) if state["weights"] else None
+        self._epochs = state["epochs"]
+        self._failed = state["failed"]
+        self._parents = [decode_measurement(body) for body in state["parents"]]
+        name = self.problem.space.name
+        self._children = [Child(Architecture(name, code), tuple(parents)) for code, *parents in state["children"]]
+        self._before = dict(state["before"])
