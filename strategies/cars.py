@@ -61,6 +61,9 @@ class CARS(GenerationalStrategy):
         crossover: The part that are of two parents; the rest is drawn afresh.
         protection: Who is protected.
         child_speed: What the speed of a child is.
+
+    Attributes:
+        parents: The population, as it was measured last.
     """
 
     shares_weights: ClassVar[bool] = True
@@ -99,7 +102,7 @@ class CARS(GenerationalStrategy):
         self._weights: Handle | None = None
         self._epochs = 0
         self._failed = 0
-        self._parents: list[Measurement] = []
+        self.parents: list[Measurement] = []
         self._children: list[Child] = []
         self._before: dict[str, float] = {}
 
@@ -117,7 +120,7 @@ class CARS(GenerationalStrategy):
         self._select(measured)
         if self._epochs + self._interval > self.problem.fidelity:
             return []
-        self._before = {m.architecture.code: self._loss(m) for m in self._parents}
+        self._before = {m.architecture.code: self._loss(m) for m in self.parents}
         self._children = self._offspring()
         tasks: list[Task] = [self._training()]
         if self.protection == "speed" and self.child_speed == "measured":
@@ -134,13 +137,13 @@ class CARS(GenerationalStrategy):
         self._epochs += training.task.epochs
         if not self._children:
             self._children = self._offspring()
-        architectures = [*(m.architecture for m in self._parents), *(child.architecture for child in self._children)]
+        architectures = [*(m.architecture for m in self.parents), *(child.architecture for child in self._children)]
         return [self._evaluation(architecture) for architecture in architectures]
 
     def _training(self) -> Task:
         if self._weights is None:
             return self.problem.train_supernet((), epochs=self._warmup)
-        paths = tuple(m.architecture for m in self._parents)
+        paths = tuple(m.architecture for m in self.parents)
         return self.problem.train_supernet(paths, epochs=self._interval, weights=self._weights)
 
     def _evaluation(self, architecture: Architecture) -> Task:
@@ -149,7 +152,7 @@ class CARS(GenerationalStrategy):
     def _select(self, measured: list[Measurement]) -> None:
         """Of parents and children, who lives on."""
         protected = self._protected(measured)
-        self._parents = self._selection.survivors(measured, self.population, self.problem.rng, protected=protected)
+        self.parents = self._selection.survivors(measured, self.population, self.problem.rng, protected=protected)
         self._children = []
 
     def _protected(self, measured: list[Measurement]) -> list[tuple[float, ...]] | None:
@@ -182,7 +185,7 @@ class CARS(GenerationalStrategy):
     def _offspring(self) -> list[Child]:
         """As many as there may be parents; fewer only where nothing new can be found."""
         identity = self.problem.identity
-        taken = {identity(m.architecture) for m in self._parents}
+        taken = {identity(m.architecture) for m in self.parents}
         children: list[Child] = []
         for _ in range(self.population):
             for attempt in range(ATTEMPTS):
@@ -198,9 +201,9 @@ class CARS(GenerationalStrategy):
     def _child(self, *, fresh: bool) -> Child:
         space, rng = self.problem.space, self.problem.rng
         lot = rng.random()
-        if fresh or not self._parents or lot >= self.mutation + self.crossover:
+        if fresh or not self.parents or lot >= self.mutation + self.crossover:
             return Child(space.sample(rng))
-        one, other = (self._parents[i].architecture for i in rng.integers(len(self._parents), size=2))
+        one, other = (self.parents[i].architecture for i in rng.integers(len(self.parents), size=2))
         if lot < self.mutation:
             return Child(space.mutate(one, rng), (one.code,))
         return Child(space.crossover(one, other, rng), (one.code, other.code))
@@ -210,7 +213,7 @@ class CARS(GenerationalStrategy):
             "weights": self._weights and self._weights.digest,
             "epochs": self._epochs,
             "failed": self._failed,
-            "parents": [encode_outcome(parent) for parent in self._parents],
+            "parents": [encode_outcome(parent) for parent in self.parents],
             "children": [[child.architecture.code, *child.parents] for child in self._children],
             "before": dict(self._before),
         }
@@ -220,7 +223,7 @@ class CARS(GenerationalStrategy):
         self._weights = Handle(state["weights"]) if state["weights"] else None
         self._epochs = state["epochs"]
         self._failed = state["failed"]
-        self._parents = [decode_measurement(body) for body in state["parents"]]
+        self.parents = [decode_measurement(body) for body in state["parents"]]
         name = self.problem.space.name
         self._children = [Child(Architecture(name, code), tuple(parents)) for code, *parents in state["children"]]
         self._before = dict(state["before"])
