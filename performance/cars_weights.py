@@ -38,8 +38,8 @@ DEFINITIONS = f"""\
 {ARCHITECTURES} architectures drawn uniformly from NAS-Bench-201's cells, different by canonical key
 ({SPACE["channels"]} channels, {SPACE["cells"]} cell in each stage: so thin that it matters which cell it is), on
 scikit-learn's digits. From scratch: {SCRATCH_EPOCHS} epochs, mean validation accuracy of {REPLICATES} seeds. Shared
-weights: {SUPERNETS} supernets, each trained for {SUPERNET_EPOCHS} epochs on one uniformly drawn path for each batch, then
-every architecture measured with its batch norm recalibrated; and as many supernets whose weights are as they were
+weights: {SUPERNETS} supernets, each trained for {SUPERNET_EPOCHS} epochs on one uniformly drawn path for each batch,
+then every architecture measured with its batch norm recalibrated; and as many supernets whose weights are as they were
 made. Kendall's tau-b over the architectures, with the 95 % interval of {RESAMPLES:,} bootstrap resamples of them."""
 
 
