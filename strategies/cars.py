@@ -184,12 +184,13 @@ class CARS(GenerationalStrategy):
 
     def _offspring(self) -> list[Child]:
         """As many as there may be parents; fewer only where nothing new can be found."""
-        identity = self.problem.identity
+        identity, rng = self.problem.identity, self.problem.rng
         taken = {identity(m.architecture) for m in self.parents}
         children: list[Child] = []
         for _ in range(self.population):
+            lot = rng.random() if self.parents else 1.0
             for attempt in range(ATTEMPTS):
-                child = self._child(fresh=attempt >= CHILD_ATTEMPTS)
+                child = self._child(lot if attempt < CHILD_ATTEMPTS else 1.0)
                 if self.problem.feasible(child.architecture) and identity(child.architecture) not in taken:
                     taken.add(identity(child.architecture))
                     children.append(child)
@@ -198,10 +199,10 @@ class CARS(GenerationalStrategy):
                 break
         return children
 
-    def _child(self, *, fresh: bool) -> Child:
+    def _child(self, lot: float) -> Child:
+        """A mutant, a crossing or a fresh architecture, as the lot from 0 to 1 has fallen."""
         space, rng = self.problem.space, self.problem.rng
-        lot = rng.random()
-        if fresh or not self.parents or lot >= self.mutation + self.crossover:
+        if lot >= self.mutation + self.crossover:
             return Child(space.sample(rng))
         one, other = (self.parents[i].architecture for i in rng.integers(len(self.parents), size=2))
         if lot < self.mutation:

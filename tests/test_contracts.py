@@ -26,6 +26,7 @@ from nasplat.testing import (
 SMALL: dict[str, dict[str, Any]] = {
     "nasbench201": {"channels": 4, "cells": 1},
     "classification": {"epochs": 2},  # one to leave a state, one to continue from it
+    "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
 }
 MEASURED_ON = {"nasbench201": "nasbench201", "classification": "nasbench201"}
@@ -70,7 +71,7 @@ def test_halving_around_any_strategy(name: str, around: str, check: Callable[...
 
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
-@pytest.mark.parametrize("name", ["asha", "successive_halving", "nsga2"])
+@pytest.mark.parametrize("name", ["asha", "cars", "successive_halving", "nsga2"])
 def test_strategy_with_a_single_objective(
     name: str, check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +85,16 @@ def test_strategy_with_a_single_objective(
         return Problem(two.space, goal, io=two.io, fidelity=two.fidelity, seed=two.seed)
 
     monkeypatch.setattr(strategies, "toy_problem", single)
-    check(STRATEGIES.get(name))
+    check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
+@pytest.mark.parametrize(
+    "options", [{"child_speed": "inherited"}, {"protection": "inverse_size"}, {"protection": "none"}], ids=str
+)
+def test_cars_with_every_protection(options: dict[str, Any], check: Callable[..., None]) -> None:
+    make: Callable[..., Strategy] = STRATEGIES.get("cars")
+    check(partial(make, population=4, **options))
 
 
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=named)
