@@ -218,8 +218,8 @@ def bins(goal: Goal, front: Sequence[Measurement], number: int) -> list[Measurem
     """
     if len(goal.objectives) < 2:
         raise InputError(
-            f"bins need a second objective, whose values they cut into ranges, but the only one is {goal.objectives[0]}; "
-            "pick best"
+            "bins need a second objective, whose values they cut into ranges, but the only one is "
+            f"{goal.objectives[0]}; pick best"
         )
     if number < 1:
         raise InputError(f"bins are at least 1, but got {number}")

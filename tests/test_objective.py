@@ -241,7 +241,9 @@ def brute_force_bins(front: Sequence[Measurement], objectives: Sequence[str], nu
     wanted: dict[int, Measurement] = {}
     for i in range(number):
         lower, upper = low + (high - low) * i / number, low + (high - low) * (i + 1) / number
-        within = [m for m, s in zip(front, sizes, strict=True) if lower <= s < upper or (i == number - 1 and s == upper)]
+        within = [
+            m for m, s in zip(front, sizes, strict=True) if lower <= s < upper or (i == number - 1 and s == upper)
+        ]
         if within:
             wanted[best(within).id] = best(within)
     for end in (low, high):
@@ -307,7 +309,7 @@ def test_edges_are_exact() -> None:
 
 
 def test_bins_need_a_second_objective_a_range_and_a_front() -> None:
-    with pytest.raises(InputError, match="bins need a second objective.*the only one is accuracy:max"):
+    with pytest.raises(InputError, match=r"bins need a second objective.*the only one is accuracy:max"):
         bins(goal("accuracy:max"), points((0.9, 1)), 2)
     with pytest.raises(InputError, match="at least 1, but got 0"):
         bins(goal("accuracy:max", "params:min"), points((0.9, 1)), 0)
