@@ -11,7 +11,7 @@ from nasplat.architecture import IO
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
 from nasplat.data.datasets import Dataset, Source, Splits, dataset
-from nasplat.errors import InputError, TrialFailed
+from nasplat.errors import TrialFailed
 from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
 
@@ -187,11 +187,9 @@ class Classification(Benchmark):
     def _trained(self, measurement: Measurement, artifacts: Artifacts) -> "nn.Module":
         from nasplat.training.seeding import seeded
 
-        if "weights" not in measurement.artifacts:
-            raise InputError(f"trial {measurement.id} left no weights to test")
         with seeded(measurement.task.seed):
             model = self.space.build(measurement.architecture, self.io)
-        model.load_state_dict(artifacts.get_tensors(measurement.artifacts["weights"]))
+        model.load_state_dict(self.state_dict(measurement, artifacts=artifacts))
         return model
 
     def _splits(self, device: str) -> Splits:
