@@ -979,6 +979,33 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(run: Path, tmp_path: Pa
     assert errors == b""
 
 
+# Shared weights
+
+
+def test_generations_and_the_trainings_between_them_are_told_apart(
+    shared_plugins: None, command: CommandLine, tmp_path: Path
+) -> None:
+    done = command(
+        "search", "--space", "demo_perceptron", "--benchmark", "demo_shared", "--strategy", "demo_shared",
+        "--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "40", "--out", "runs/shared",
+    )  # fmt: skip
+    check_done(done)
+    history = Run(tmp_path / "runs" / "shared").history()
+    trained, epochs = len(history.trained), history.fidelities[-1]
+    assert f"40 measured, {trained} supernet trainings in" in done.stdout
+    assert re.search(rf"Front: \d+ of \d+ after {epochs} epochs, 40 measured", done.stdout)
+    shown = command("show", "runs/shared", "--top", "2").stdout
+    assert f"{40 + trained}, {trained} of them supernet trainings, 0 failed" in shown
+    assert "Best 2 of 40 measured, the most epochs first" in shown and "architecture  epochs" in shown
+    summary = strict_json(command("show", "runs/shared", "--json").stdout)
+    assert (summary["outcomes"], summary["trained"], summary["failed"]) == (40 + trained, trained, 0)
+    header, row = command("runs").stdout.splitlines()
+    assert header.split()[5:8] == ["outcomes", "trained", "failed"]
+    assert row.split()[5:8] == [str(40 + trained), str(trained), "0"]
+    check_refused(command("export", "runs/shared", "--pick", "0"), "trial 0 of runs/shared gave no measurement")
+    check_refused(command("export", "runs/shared", "--pick", "1"), "trial 1", "replaced", "pick from the front")
+
+
 # Architectures
 
 

@@ -23,7 +23,7 @@ from nasplat.run.event_log import EventLog, recovering
 from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
-from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task
+from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task, Trained
 from nasplat.units import shown_metrics
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
@@ -246,6 +246,11 @@ class History:
     def measured(self) -> list[Measurement]:
         """The measurements without those that memory answered."""
         return [measurement for measurement in self.measurements if measurement.remembered is None]
+
+    @cached_property
+    def trained(self) -> list[Trained]:
+        """All trainings of shared weights, in the order they were told."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Trained)]
 
     @cached_property
     def failures(self) -> list[Failure]:
