@@ -98,6 +98,8 @@ class Benchmark(ABC):
     def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
         """The weights and statistics of the very network that was measured, as `space.build` names them.
 
+        Exports ask for them, without the data: it must do without `prepare`.
+
         Raises:
             InputError: The measurement left none.
             ArtifactError: They are gone, or damaged.

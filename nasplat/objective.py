@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Self
 
 import numpy as np
@@ -196,3 +197,45 @@ def knee(goal: Goal, front: Sequence[Measurement]) -> Measurement:
     span = np.ptp(losses, axis=0)
     scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
     return front[int(np.argmin((scaled**2).sum(axis=1)))]
+
+
+def bins(goal: Goal, front: Sequence[Measurement], number: int) -> list[Measurement]:
+    """Members of a front from the smallest to the largest: the best of each range of sizes, and both ends.
+
+    The size is the second objective, what is best the first. The values of the second from the smallest to the
+    largest, both included, are cut into equal ranges; what lies on an edge belongs to the range above. A range
+    without a member gives none. The smallest and the largest member come even where they are not the best of their
+    ranges: of two objectives one of them always is, which makes at most `number` + 1 members, of more at most
+    `number` + 2.
+
+    Args:
+        goal: At least two objectives.
+        front: Members that do not dominate one another.
+        number: How many ranges, at least 1.
+
+    Raises:
+        InputError: There is no second objective, no range, or the front is empty.
+    """
+    if len(goal.objectives) < 2:
+        raise InputError(
+            "bins need a second objective, whose values they cut into ranges, but the only one is "
+            f"{goal.objectives[0]}; pick best"
+        )
+    if number < 1:
+        raise InputError(f"bins are at least 1, but got {number}")
+    if not front:
+        raise InputError("an empty front has no bins")
+    metric = goal.objectives[1].metric
+
+    def size(m: Measurement) -> Fraction:
+        return Fraction(m.metrics[metric])  # exact, so that no rounding moves an edge or leaves out an end
+
+    best_first = sorted(front, key=goal.losses)
+    smallest, largest = min(map(size, front)), max(map(size, front))
+    step = (largest - smallest) / number or Fraction(1)  # any, where all are of one size
+    taken: dict[int, Measurement] = {}
+    for m in best_first:
+        taken.setdefault(min(int((size(m) - smallest) / step), number - 1), m)
+    ends = [next(m for m in best_first if size(m) == end) for end in (smallest, largest)]
+    picked = {m.id: m for m in (*taken.values(), *ends)}
+    return sorted(picked.values(), key=lambda m: (m.metrics[metric], goal.losses(m)))

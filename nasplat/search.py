@@ -30,6 +30,7 @@ from nasplat.task import (
     encode_incident,
     encode_outcome,
     encode_task,
+    needed_by,
 )
 
 SNAPSHOT_EVENTS = 2_000
@@ -70,7 +71,9 @@ class Search:
         watcher: Is shown the progress.
         artifacts: Where the executor keeps artifacts, to be cleared of what nothing can refer to any more. Kept
             are what measurements left but the states that only a further task could use, and every artifact
-            that the strategy's state or a task in flight names.
+            that the strategy's state or a task in flight names. Of shared weights there are kept the newest, those
+            named so, and those behind the measurements of the highest fidelity, which fronts are made of; what
+            measurements with shared weights left is kept as long as these are.
 
     Attributes:
         spending: What was spent so far.
@@ -105,6 +108,7 @@ class Search:
         self._known: dict[Work, Measurement] = {}
         self._awaited: dict[Work, list[Evaluate]] = {}
         self._left: set[str] = set()
+        self._shared: list[tuple[str, Measurement]] = []
         self._newest_supernet: str | None = None
         self._may_ask = True
         self._snapshot_at = 0
@@ -255,9 +259,10 @@ class Search:
                 work = self._work(task)
                 if work is not None:
                     self._known.setdefault(work, outcome)
-                for role, handle in outcome.artifacts.items():
-                    if role != STATE:
-                        self._left.add(handle.digest)
+                if outcome.task.weights is None:
+                    self._left |= _lasting(outcome)
+                else:
+                    self._shared.append((outcome.task.weights.digest, outcome))
             case Measurement():
                 self.outcomes["remembered"] += 1
             case Failure():
@@ -297,10 +302,20 @@ class Search:
         wanted = self._left | {self._newest_supernet or ""}
         wanted |= named_digests(self.strategy)
         for task in self._outstanding.values():
-            handles = (task.weights, task.continues if isinstance(task, Evaluate) else None)
-            wanted |= {handle.digest for handle in handles if handle is not None}
+            wanted |= needed_by(task)
+        wanted |= self._left_with_shared(wanted)
         self.log.sync()  # what a power cut could take back might need again what is deleted now
         shelf.collect(wanted)
+
+    def _left_with_shared(self, named: set[str]) -> set[str]:
+        """The shared weights behind the highest fidelity, and what was left with them or with `named` ones.
+
+        What was left with others is forgotten.
+        """
+        highest = max((m.task.fidelity for _, m in self._shared), default=0)
+        weights = named | {digest for digest, m in self._shared if m.task.fidelity == highest}
+        self._shared = [(digest, m) for digest, m in self._shared if digest in weights]
+        return {each for digest, m in self._shared for each in (digest, *_lasting(m))}
 
     def _replay(self) -> None:
         """Bring strategy, memory and spending to where the log ends."""
@@ -335,3 +350,8 @@ class Search:
                     f"{event.seq}: {asked} instead of {logged}; resume with the version that began the run"
                 )
         self._note_asked([decode_task(body) for body in logged])
+
+
+def _lasting(measurement: Measurement) -> set[str]:
+    """The digests of what a measurement left for good, be it as long as shared weights last."""
+    return {handle.digest for role, handle in measurement.artifacts.items() if role != STATE}

@@ -35,7 +35,9 @@ class Strategy(ABC):
     within a generation changes nothing.
 
     Handles. What a later task may continue from stands in `state`, its digest as text: an artifact that neither
-    the state nor a task in flight names so may be deleted, but for the weights that measurements left.
+    the state nor a task in flight names so may be deleted, but for the weights that measurements left. Shared weights
+    are such artifacts; the newest, and those behind the measurements of the highest fidelity, stay unnamed too. What
+    a measurement with shared weights left goes with them.
 
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """

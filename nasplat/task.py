@@ -191,6 +191,12 @@ def derive_seed(run_seed: int, task_id: int) -> int:
     return int(np.random.SeedSequence([run_seed, task_id]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def needed_by(task: Task) -> set[str]:
+    """The digests of the artifacts that a task's work begins with."""
+    handles = (task.weights, task.continues if isinstance(task, Evaluate) else None)
+    return {handle.digest for handle in handles if handle is not None}
+
+
 def encode_task(task: Task) -> Json:
     """A task as JSON; `decode_task` is the way back."""
     match task:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Plugin
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "NASPLAT_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["NASPLAT_DATA"] = str(_SHARED)
@@ -35,6 +37,17 @@ def nasplat(tmp_path: Path) -> CommandLine:
         )
 
     return run
+
+
+@pytest.fixture
+def shared_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plug-ins that share weights, known by name in this process: `demo_perceptron` and twice `demo_shared`."""
+    for registry, name, target in (
+        (SEARCH_SPACES, "demo_perceptron", "nasplat_demo.space:Perceptron"),
+        (BENCHMARKS, "demo_shared", "nasplat_demo.supernet:SharedFormula"),
+        (STRATEGIES, "demo_shared", "nasplat_demo.supernet:SharedGenerations"),
+    ):
+        monkeypatch.setitem(registry._plugins, name, Plugin(name, target, "nasplat-demo"))
 
 
 @pytest.fixture(scope="session")

@@ -328,12 +328,6 @@ def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callabl
     assert not shelf.added
 
 
-def test_shared_weights_are_refused() -> None:
-    failed = failure(perform(task_for(weights=Handle("0" * 64)), prepared(), device="cpu", artifacts=Parcel()))
-    assert failed.kind == "not supported"
-    assert "from scratch" in failed.message
-
-
 @pytest.mark.parametrize("fidelity", [0, 11])
 def test_a_fidelity_outside_of_the_whole_training_is_refused(fidelity: int) -> None:
     failed = failure(perform(task_for(fidelity=fidelity), prepared(), device="cpu", artifacts=Parcel()))

@@ -20,6 +20,7 @@ import yaml
 
 from nasplat.cli.app import app, main
 from nasplat.errors import InputError
+from nasplat.export import bundle
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.run.directory import CONFIG, LOG, Run
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -446,6 +447,17 @@ def test_a_run_that_exists_is_not_searched_over(run: Path, command: CommandLine,
         ("", ["best, knee or a trial's number"]),
         ("1.5", ["best, knee or a trial's number", "'1.5'"]),
         ("-1", ["best, knee or a trial's number", "'-1'"]),
+        ("9" * 5000, ["no finished trial 999"]),
+        ("bins", ["best, knee or a trial's number, or for several bins:M", "'bins'"]),
+        ("bins:", ["bins:M takes a number of ranges from 1 to 1000, such as bins:4", "'bins:'"]),
+        ("bins:0", ["from 1 to 1000", "'bins:0'"]),
+        ("bins:-1", ["from 1 to 1000", "'bins:-1'"]),
+        ("bins:x", ["from 1 to 1000", "'bins:x'"]),
+        ("bins:1.5", ["from 1 to 1000", "'bins:1.5'"]),
+        ("bins: 2", ["from 1 to 1000", "'bins: 2'"]),
+        ("bins:²", ["from 1 to 1000"]),
+        ("bins:1001", ["from 1 to 1000", "'bins:1001'"]),
+        ("bins:" + "9" * 5000, ["from 1 to 1000"]),
         ("12", ["no finished trial 12", "12 outcomes"]),
         ("99999999999999999999", ["no finished trial 99999999999999999999"]),
     ],
@@ -455,6 +467,52 @@ def test_a_pick_that_is_not_there_is_refused(
 ) -> None:
     before = listing(tmp_path)
     check_refused(command("export", "run", "--pick", pick, "--untrained"), *said)
+    assert listing(tmp_path) == before
+
+
+def test_bins_need_a_second_objective(command: CommandLine, tmp_path: Path, small_table: Path) -> None:
+    check_done(command(*ON_TABLE[:-2], "--evaluations", "3", "--out", "run"))
+    before = listing(tmp_path)
+    check_refused(command("export", "run", "--pick", "bins:2", "--untrained"), "second objective", "accuracy:max")
+    assert listing(tmp_path) == before
+
+
+@pytest.fixture
+def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports without an ONNX model, which takes seconds."""
+    monkeypatch.setattr(bundle, "_write_onnx", lambda network, io, path: None)
+    monkeypatch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
+
+
+def test_bins_are_exported_into_a_folder_each(
+    run: Path, command: CommandLine, tmp_path: Path, quick_exports: None
+) -> None:
+    members = Run(run).history().picks("bins:2")
+    assert 2 <= len(members) <= 3 and [m.metrics["params"] for m in members] == sorted(
+        m.metrics["params"] for m in members
+    )
+    names = [f"trial-{m.id}" for m in members]
+    done = command("export", "run", "--pick", "bins:2", "--untrained")
+    check_done(done)
+    assert [line.split("/")[-1] for line in done.stdout.splitlines() if line.startswith("exported:")] == names
+    assert sorted(path.name for path in (run / "export").iterdir()) == sorted(names)
+    again = command("export", "run", "--pick", "bins:002", "--untrained", "--out", "deep/new", "--json")
+    check_done(again)
+    documents = strict_json(again.stdout)
+    assert [each["folder"] for each in documents] == [f"deep/new/{name}" for name in names]
+    assert [each["architecture"] for each in documents] == [m.architecture.code for m in members]
+    single = command("export", "run", "--pick", "best", "--untrained", "--out", "single", "--json")
+    assert strict_json(single.stdout)["folder"] == "single"
+
+
+def test_bins_are_not_exported_where_one_of_them_lies_already(
+    run: Path, command: CommandLine, tmp_path: Path, quick_exports: None
+) -> None:
+    largest = Run(run).history().picks("bins:2")[-1]
+    (tmp_path / "new" / f"trial-{largest.id}").mkdir(parents=True)
+    before = listing(tmp_path)
+    refused = command("export", "run", "--pick", "bins:2", "--untrained", "--out", "new")
+    check_refused(refused, f"new/trial-{largest.id} exists", "--out")
     assert listing(tmp_path) == before
 
 
@@ -919,6 +977,33 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(run: Path, tmp_path: Pa
     process.stderr.close()
     process.wait(timeout=50)
     assert errors == b""
+
+
+# Shared weights
+
+
+def test_generations_and_the_trainings_between_them_are_told_apart(
+    shared_plugins: None, command: CommandLine, tmp_path: Path
+) -> None:
+    done = command(
+        "search", "--space", "demo_perceptron", "--benchmark", "demo_shared", "--strategy", "demo_shared",
+        "--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "40", "--out", "runs/shared",
+    )  # fmt: skip
+    check_done(done)
+    history = Run(tmp_path / "runs" / "shared").history()
+    trained, epochs = len(history.trained), history.fidelities[-1]
+    assert f"40 measured, {trained} supernet trainings in" in done.stdout
+    assert re.search(rf"Front: \d+ of \d+ after {epochs} epochs, 40 measured", done.stdout)
+    shown = command("show", "runs/shared", "--top", "2").stdout
+    assert f"{40 + trained}, {trained} of them supernet trainings, 0 failed" in shown
+    assert "Best 2 of 40 measured, the most epochs first" in shown and "architecture  epochs" in shown
+    summary = strict_json(command("show", "runs/shared", "--json").stdout)
+    assert (summary["outcomes"], summary["trained"], summary["failed"]) == (40 + trained, trained, 0)
+    header, row = command("runs").stdout.splitlines()
+    assert header.split()[5:8] == ["outcomes", "trained", "failed"]
+    assert row.split()[5:8] == [str(40 + trained), str(trained), "0"]
+    check_refused(command("export", "runs/shared", "--pick", "0"), "trial 0 of runs/shared gave no measurement")
+    check_refused(command("export", "runs/shared", "--pick", "1"), "trial 1", "replaced", "pick from the front")
 
 
 # Architectures

@@ -499,3 +499,55 @@ def test_final_figures_belong_to_the_exported_weights_or_are_refused(
     test = dataset("digits").load().test
     hits = (logits_of(tmp_path / "network", test.images.numpy()).argmax(axis=1) == test.labels.numpy()).mean()
     assert description["final"]["accuracy"] == hits
+
+
+# Shared weights
+
+
+@pytest.fixture
+def shared_run(shared_plugins: None, tmp_path: Path) -> Run:
+    """A run of several generations, of which the last one's shared weights are left."""
+    names = {"space": "demo_perceptron", "benchmark": "demo_shared", "strategy": "demo_shared"}
+    assembly = Assembly.of(
+        SearchConfig.read(names | {"objectives": ["accuracy:max", "params:min"], "budget": {"evaluations": 40}})
+    )
+    run = Run.create(tmp_path / "run", assembly.config)
+    with run.writing() as log, InlineExecutor(assembly.benchmark, run.artifacts) as executor:
+        Search(
+            assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=run.artifacts
+        ).run()  # fmt: skip
+    return run
+
+
+def test_a_path_is_exported_with_the_shared_weights_and_the_statistics_it_was_measured_with(
+    shared_run: Run, tmp_path: Path
+) -> None:
+    member = shared_run.history().front[-1]
+    bundle.export(shared_run, member, tmp_path / "network", test=True)
+    exported = bundle.load(tmp_path / "network").state_dict()
+    assert member.task.weights is not None
+    shared = shared_run.artifacts.get_tensors(member.task.weights)
+    assert set(exported) == {f"{layer}.{kind}" for layer in (1, 3, 5) for kind in ("weight", "bias")}
+    for name, tensor in exported.items():
+        if name == "5.bias":
+            assert torch.equal(tensor, shared_run.artifacts.get_tensors(member.artifacts["statistics"])[name])
+        else:
+            assert torch.equal(tensor, shared[name][tuple(map(slice, tensor.shape))])
+
+
+def test_a_path_of_weights_that_were_replaced_is_refused_with_what_can_be_had(shared_run: Run, tmp_path: Path) -> None:
+    early = shared_run.history().measured[0]
+    with pytest.raises(
+        InputError, match=r"trial 1 was measured with shared weights after 2 epochs.*pick from the front"
+    ):
+        bundle.export(shared_run, early, tmp_path / "network")
+    assert not (tmp_path / "network").exists()
+
+
+def test_shared_weights_that_are_lost_are_not_called_replaced(shared_run: Run, tmp_path: Path) -> None:
+    member = shared_run.history().front[0]
+    assert member.task.weights is not None
+    shared_run.artifacts.path(member.task.weights).unlink()
+    with pytest.raises(RunError, match=f"artifact {member.task.weights} cannot be read"):
+        bundle.export(shared_run, member, tmp_path / "network")
+    assert not (tmp_path / "network").exists()

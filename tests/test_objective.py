@@ -3,12 +3,13 @@
 import itertools
 import random
 from collections.abc import Sequence
+from fractions import Fraction
 
 import pytest
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.objective import Constraint, Goal, Objective, knee
+from nasplat.objective import Constraint, Goal, Objective, bins, knee
 from nasplat.task import Evaluate, Measurement
 
 
@@ -216,6 +217,104 @@ def test_the_knee_of_three_objectives_weighs_all() -> None:
 def test_an_empty_front_has_no_knee() -> None:
     with pytest.raises(InputError, match="empty front"):
         knee(goal("accuracy:max"), [])
+
+
+# From small to large
+
+
+def brute_force_bins(front: Sequence[Measurement], objectives: Sequence[str], number: int) -> list[int]:
+    """The rule, spelt out range by range; what is best is found by going through all."""
+    second = objectives[1].split(":")[0]
+
+    def best(members: Sequence[Measurement]) -> Measurement:
+        found = members[0]
+        for m in members[1:]:
+            for objective in objectives:
+                name = objective.split(":")[0]
+                if m.metrics[name] != found.metrics[name]:
+                    found = m if no_worse(m, found, objective) else found
+                    break
+        return found
+
+    sizes = [Fraction(m.metrics[second]) for m in front]
+    low, high = min(sizes), max(sizes)
+    wanted: dict[int, Measurement] = {}
+    for i in range(number):
+        lower, upper = low + (high - low) * i / number, low + (high - low) * (i + 1) / number
+        within = [
+            m for m, s in zip(front, sizes, strict=True) if lower <= s < upper or (i == number - 1 and s == upper)
+        ]
+        if within:
+            wanted[best(within).id] = best(within)
+    for end in (low, high):
+        extreme = best([m for m, s in zip(front, sizes, strict=True) if s == end])
+        wanted[extreme.id] = extreme
+    return [m.id for m in sorted(wanted.values(), key=lambda m: (m.metrics[second], *goal(*objectives).losses(m)))]
+
+
+@pytest.mark.parametrize("objectives", [("a:max", "b:min"), ("a:max", "b:max"), ("a:min", "b:min", "c:max")])
+@pytest.mark.parametrize("levels", [None, 3, 40], ids=["continuous", "three levels", "forty levels"])
+def test_the_bins_are_those_of_brute_force(objectives: tuple[str, ...], levels: int | None) -> None:
+    wanted, beyond = goal(*objectives), set()
+    for seed in range(10):
+        front = wanted.front(drawn(seed, "abc", 12 * seed + 1, levels=levels))
+        for number in (1, 2, 3, 4, 7, 50):
+            found = bins(wanted, front, number)
+            sizes = [m.metrics["b"] for m in found]
+            assert [m.id for m in found] == brute_force_bins(front, objectives, number)
+            assert sizes == sorted(sizes)
+            assert {min(m.metrics["b"] for m in front), max(m.metrics["b"] for m in front)} <= set(sizes)
+            assert len({m.id for m in found}) == len(found) <= len(front)
+            beyond.add(len(found) - number)
+    most = 1 if len(objectives) == 2 else 2
+    assert max(beyond) == most or levels is not None, "the bound that the documentation names is reached"
+    assert max(beyond) <= most
+
+
+def test_an_empty_range_gives_nothing_rather_than_a_network_again() -> None:
+    front = points((0.9, 100), (0.8, 90), (0.3, 10), (0.2, 0))
+    # the ranges from 0, 25, 50 and 75 on: the two in the middle hold nothing
+    assert [m.id for m in bins(goal("accuracy:max", "params:min"), front, 4)] == [3, 2, 0]
+
+
+def test_the_smallest_is_in_the_first_range_and_the_largest_in_the_last() -> None:
+    front = points((0.9, 30), (0.7, 20), (0.5, 10))
+    wanted = goal("accuracy:max", "params:min")
+    assert [m.id for m in bins(wanted, front, 2)] == [2, 0]  # 20 lies on the edge and so in the range above
+    assert [m.id for m in bins(wanted, front, 3)] == [2, 1, 0]
+    assert [m.id for m in bins(wanted, front, 1)] == [2, 0]
+
+
+@pytest.mark.parametrize("number", [1, 2, 1000])
+def test_bins_of_a_single_member_or_of_one_size_are_that_member(number: int) -> None:
+    assert [m.id for m in bins(goal("accuracy:max", "params:min"), points((0.9, 5)), number)] == [0]
+    same = [measurement(i, {"a": i, "b": -2.5, "c": i}) for i in range(3)]
+    assert [m.id for m in bins(goal("a:max", "b:min", "c:min"), same, number)] == [2]
+
+
+def test_bins_take_sizes_below_zero_and_at_the_edge_of_what_numbers_can_be() -> None:
+    wanted = goal("accuracy:max", "score:min")
+    front = points((0.9, -1), (0.6, -5), (0.5, -6), (0.2, -9), second="score")
+    assert [m.id for m in bins(wanted, front, 2)] == [3, 2, 0]  # the best from -9 on is 2, from -5 on 0
+    extreme = points((0.9, 1.7e308), (0.5, 5e-324), (0.2, -1.7e308), second="score")
+    assert [m.id for m in bins(wanted, extreme, 1000)] == [2, 1, 0]
+
+
+def test_edges_are_exact() -> None:
+    sizes = [i / 10 for i in range(11)]  # 3 · 0.1 is not 0.3 in floating point, and the front's is what counts
+    front = points(*((size, size) for size in reversed(sizes)))
+    objectives = ("accuracy:max", "params:min")
+    for number in range(1, 30):
+        assert [m.id for m in bins(goal(*objectives), front, number)] == brute_force_bins(front, objectives, number)
+
+
+def test_bins_need_a_second_objective_a_range_and_a_front() -> None:
+    with pytest.raises(InputError, match=r"bins need a second objective.*the only one is accuracy:max"):
+        bins(goal("accuracy:max"), points((0.9, 1)), 2)
+    with pytest.raises(InputError, match="at least 1, but got 0"):
+        bins(goal("accuracy:max", "params:min"), points((0.9, 1)), 0)
+    with pytest.raises(InputError, match="empty front"):
+        bins(goal("accuracy:max", "params:min"), [], 2)
 
 
 # Reading

@@ -490,3 +490,52 @@ def test_states_that_were_collected_beyond_the_gap_fail_their_trials_alone(
     assert {failure.kind for failure in history.failures} == {"artifact lost"}
     assert lost in {failure.id for failure in history.failures}
     assert len(history.failures) <= len(found.states_gone)
+
+
+@pytest.fixture
+def shared(shared_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run whose strategy trained shared weights, and left those of its last generations."""
+    monkeypatch.chdir(tmp_path)
+    assert call(
+        "search", "--space", "demo_perceptron", "--benchmark", "demo_shared", "--strategy", "demo_shared",
+        "--objective", "accuracy:max", "--evaluations", "40", "--out", "run",
+    ) == 0  # fmt: skip
+    return tmp_path / "run"
+
+
+def test_weights_that_later_ones_replaced_are_not_missing(shared: Path) -> None:
+    run = Run(shared)
+    measured = run.history().measured
+    assert not all(run.artifacts.path(handle).exists() for m in measured for handle in m.artifacts.values())
+    found = salvage(shared)
+    assert found.healthy and not found.missing_artifacts and not found.states_gone
+
+
+def test_shared_weights_that_are_lost_are_missing_with_all_their_trials(shared: Path) -> None:
+    run = Run(shared)
+    last = run.history().measured[-1]
+    generation = [m.id for m in run.history().measured if m.task.weights == last.task.weights]
+    assert last.task.weights is not None
+    run.artifacts.path(last.task.weights).unlink()
+    run.artifacts.path(last.artifacts["statistics"]).unlink()
+    found = salvage(shared)
+    assert not found.healthy
+    assert found.missing_artifacts[last.task.weights.digest] == generation
+    assert last.id in found.missing_artifacts[last.artifacts["statistics"].digest]
+    assert last.task.weights.digest in found.states_gone, "the next training would go on from them"
+
+
+def test_what_an_answered_task_continued_from_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished halving is whole, also where its very last task went on from a state that was deleted since."""
+    monkeypatch.chdir(tmp_path)
+    search = [
+        "search", "--space", "nasbench201", "--set", "space.channels=1", "--set", "space.cells=1",
+        "--benchmark", "classification", "--set", "benchmark.epochs=2", "--set", "benchmark.subset=100",
+        "--strategy", "asha", "--set", "strategy.eta=2", "--objective", "accuracy:max",
+    ]  # fmt: skip
+    assert call(*search, "--evaluations", "3", "--out", "run") == 0
+    last = Run(Path("run")).history().measured[-1]
+    assert last.task.continues is not None and not Run(Path("run")).artifacts.path(last.task.continues).exists()
+    assert salvage(Path("run")).healthy

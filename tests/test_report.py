@@ -11,11 +11,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import Collection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from nasplat.config import Assembly, SearchConfig
 from nasplat.errors import InputError
 from nasplat.executors.executor import Executor
+from nasplat.executors.inline import InlineExecutor
+from nasplat.report import page
 from nasplat.report.page import render, write_report
 from nasplat.run.directory import Run
 from nasplat.search import Search
@@ -238,6 +246,87 @@ def test_answers_from_memory_are_counted_apart(tmp_path: Path) -> None:
     remembered = sum(outcome.remembered is not None for outcome in run.history().measurements)
     assert remembered > 0
     assert f"{200 - remembered} measured, {remembered} answered from memory" in page_of(run).text
+
+
+# Several fidelities
+
+
+@pytest.fixture
+def shared_run(shared_plugins: None, tmp_path: Path) -> Run:
+    """Generations with shared weights, in which the early ones look better than all that follow."""
+    names = {"space": "demo_perceptron", "benchmark": "demo_shared", "strategy": "demo_shared"}
+    goal = {"objectives": ["accuracy:max", "params:min"], "budget": {"evaluations": 40}}
+    assembly = Assembly.of(SearchConfig.read(names | goal))
+    run = Run.create(tmp_path / "run", assembly.config)
+    with run.writing() as log, InlineExecutor(assembly.benchmark, run.artifacts) as executor:
+        Search(assembly.problem, assembly.strategy, executor, log, assembly.budget).run()
+    return run
+
+
+def test_supernet_trainings_are_counted_as_such(shared_run: Run) -> None:
+    trained = len(shared_run.history().trained)
+    assert trained > 4
+    assert f"40 measured, {trained} supernet trainings in" in page_of(shared_run).text
+
+
+def drawn(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
+    """The drawings of a report before they are text."""
+    drawings: list[Axes] = []
+
+    def keep(drawing: Figure, title: str) -> str:
+        drawings.extend(drawing.axes)
+        return title
+
+    monkeypatch.setattr(page, "_svg", keep)
+    render(run, run.history())
+    return drawings
+
+
+def curve_of(line: Line2D) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
+
+
+def number_of(dots: Collection) -> int:
+    return len(np.asarray(dots.get_offsets()))
+
+
+def labels_of(axes: Axes) -> list[str]:
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_the_best_so_far_begins_anew_where_more_epochs_are_reached(
+    shared_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = shared_run.history()
+    progress, front = drawn(shared_run, monkeypatch)
+    curves = list(map(curve_of, progress.lines))
+    curves = [curve for curve in curves if len(curve[0])]
+    assert len(curves) == len(history.fidelities) > 3
+    begin = 1
+    for (across, up), epochs in zip(curves, history.fidelities, strict=True):
+        accuracies = [m.metrics["accuracy"] for m in history.measured if m.task.fidelity == epochs]
+        assert up.tolist() == [*np.maximum.accumulate(accuracies), max(accuracies)]
+        assert across[0] == begin, "a training is no evaluation"
+        begin += len(accuracies)
+        assert across[-1] == min(begin, 40)
+    for axes in (progress, front):
+        fewer, most = map(number_of, axes.collections)
+        assert (fewer, most) == (40 - len(accuracies), len(accuracies))
+        labels = labels_of(axes)
+        assert "after fewer epochs" in labels and any(f"after {epochs} epochs" in label for label in labels)
+
+
+def test_the_best_so_far_of_one_fidelity_is_one_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = searched(tmp_path / "run", lambda task: measure(task) if task.id % 3 else fail("diverged")(task))
+    axes = drawn(run, monkeypatch)[0]
+    across, up = curve_of(axes.lines[0])
+    accuracies = [m.metrics["accuracy"] for m in run.history().measured]
+    assert up.tolist() == [*np.maximum.accumulate(accuracies), max(accuracies)]
+    assert across.tolist() == [2, 3, 5, 6, 8, 9, 11, 12, 12]
+    assert [number_of(dots) for dots in axes.collections] == [len(accuracies)]
+    assert labels_of(axes) == ["each", "best so far"]
 
 
 # Runs that found little

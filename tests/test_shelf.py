@@ -1,11 +1,13 @@
 """Artifacts are kept while something can refer to them, and no longer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nasplat_demo.space import Perceptron
+from nasplat_demo.supernet import SharedFormula, SharedGenerations
 
 import nasplat.search
 from nasplat.artifact import Artifacts, Handle
@@ -17,7 +19,7 @@ from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
-from nasplat.task import STATE, Evaluate, Measurement, Outcome
+from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Trained, TrainSupernet
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.toy import toy_accuracy
 
@@ -142,3 +144,126 @@ def test_a_task_in_flight_keeps_what_it_continues_from(tmp_path: Path, monkeypat
         loop.run()
     history = Run(tmp_path / "run").history()
     assert len(history.outcomes) == 60 and not history.failures
+
+
+# Shared weights
+
+
+@contextmanager
+def shared_search(folder: Path, trials: int) -> Iterator[Search]:
+    """A search of generations that share weights in a run directory, new or not."""
+    tree = {"space": "toy", "benchmark": "toy", "strategy": "random_search"}  # names that no test here looks up
+    config = SearchConfig.read(tree | {"objectives": ["accuracy:max", "params:min"], "budget": {}})
+    run = Run(folder) if folder.exists() else Run.create(folder, config)
+    benchmark, artifacts = SharedFormula(Perceptron()), run.artifacts
+    problem = Problem(benchmark.space, config.goal, io=benchmark.io, fidelity=benchmark.fidelity)
+    with InlineExecutor(benchmark, artifacts) as executor, run.writing() as log:
+        yield Search(
+            problem, SharedGenerations(problem), executor, log, Budget(evaluations=trials), artifacts=artifacts
+        )
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can be deleted is, after every outcome."""
+    monkeypatch.setattr(nasplat.search, "COLLECT_BYTES", 1)
+    monkeypatch.setattr(nasplat.search, "COLLECT_GROWTH", 0.0)
+
+
+def on_the_shelf(run: Run) -> set[str]:
+    return {path.parent.name + path.stem for path in run.artifacts.folder.rglob("*.safetensors")}
+
+
+def needed_for(measurements: list[Measurement]) -> set[str]:
+    """The digests that the networks of measurements with shared weights consist of."""
+    needed = set()
+    for m in measurements:
+        assert m.task.weights is not None
+        needed |= {m.task.weights.digest, m.artifacts["statistics"].digest}
+    return needed
+
+
+def last_generation(run: Run) -> list[Measurement]:
+    measured = run.history().measured
+    last = [m for m in measured if m.task.fidelity == measured[-1].task.fidelity]
+    assert {m.task.weights for m in last} != {m.task.weights for m in measured}
+    return last
+
+
+def check_front_can_be_had(run: Run) -> None:
+    for member in run.history().front:
+        SharedFormula(Perceptron()).state_dict(member, artifacts=run.artifacts)
+
+
+def test_what_was_measured_with_shared_weights_goes_with_them(tmp_path: Path, eager: None) -> None:
+    with shared_search(tmp_path / "run", 40) as loop:
+        loop.run()
+    run = Run(tmp_path / "run")
+    trained = [outcome.weights.digest for outcome in run.history().outcomes if isinstance(outcome, Trained)]
+    assert len(trained) > 4 and not run.history().failures
+    assert on_the_shelf(run) == needed_for(last_generation(run)) | {trained[-1]}
+    check_front_can_be_had(run)
+
+
+def trains_again(task: Task) -> bool:
+    return isinstance(task, TrainSupernet) and task.id > 20
+
+
+def begins_a_generation(task: Task) -> bool:
+    return isinstance(task, Evaluate) and task.fidelity == 6
+
+
+def is_amid_a_generation(task: Task) -> bool:
+    return isinstance(task, Evaluate) and task.id == 24
+
+
+@pytest.mark.parametrize("moment", [trains_again, begins_a_generation, is_amid_a_generation])
+def test_killed_at_any_moment_a_run_keeps_its_front_and_what_it_goes_on_with(
+    moment: Callable[[Task], bool], tmp_path: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shared_search(tmp_path / "whole", 40) as loop:
+        loop.run()
+    with shared_search(tmp_path / "run", 40) as loop:
+        submit = loop.executor.submit
+
+        def strike(task: Task) -> None:
+            if moment(task):
+                loop._collect(at_least=0)
+                raise KeyboardInterrupt
+            submit(task)
+
+        monkeypatch.setattr(loop.executor, "submit", strike)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run()
+    run = Run(tmp_path / "run")
+    before = on_the_shelf(run)
+    check_front_can_be_had(run)
+    with shared_search(tmp_path / "run", 40) as loop:
+        loop._replay()
+        loop._collect(at_least=0)
+    assert on_the_shelf(run) == before, "from the log alone follows what the killed process had kept"
+    with shared_search(tmp_path / "run", 40) as loop:
+        loop.run()
+    whole = Run(tmp_path / "whole")
+    assert [m.metrics for m in run.history().measured] == [m.metrics for m in whole.history().measured]
+    assert on_the_shelf(run) == on_the_shelf(whole)
+
+
+def test_weights_that_nothing_was_measured_with_yet_leave_the_front_its_own(
+    tmp_path: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget of seconds can end right after a training; what was found until then can still be exported."""
+    with shared_search(tmp_path / "run", 40) as loop:
+        take = loop._take
+
+        def spend(outcome: Outcome) -> None:
+            take(outcome)
+            if loop.outcomes["trained"] == 3:
+                loop.budget = Budget(evaluations=1)
+
+        monkeypatch.setattr(loop, "_take", spend)
+        loop.run()
+    run = Run(tmp_path / "run")
+    assert isinstance(run.history().outcomes[-1], Trained)
+    assert needed_for(run.history().front) < on_the_shelf(run)
+    check_front_can_be_had(run)

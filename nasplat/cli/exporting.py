@@ -1,22 +1,36 @@
 """`nasplat export`: a found network as files that can be shipped."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from nasplat.cli.output import out, print_json
+from nasplat.errors import InputError
 from nasplat.run.directory import Run
+from nasplat.run.files import is_taken
+from nasplat.task import Measurement
 from nasplat.units import figure
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
-    pick: Annotated[str, typer.Option(help="best, knee, or a trial's number.")] = "best",
+    pick: Annotated[
+        str,
+        typer.Option(
+            help="best, knee, a trial's number, or bins:M for the best of M equal ranges of the second objective, and "
+            "the front's smallest and largest: at most M + 1 networks of two objectives, M + 2 of more."
+        ),
+    ] = "best",
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", help="The folder to create.  [default: RUN/export/trial-N]", show_default=False),
+        typer.Option(
+            "--out",
+            help="The folder to create; with bins:M, where the folders trial-N are created.  "
+            "[default: RUN/export/trial-N]",
+            show_default=False,
+        ),
     ] = None,
     test: Annotated[
         bool, typer.Option("--test", help="Also measure on the test split, which the search never saw.")
@@ -26,23 +40,35 @@ def export(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Export one network: architecture.json, weights.safetensors, and an ONNX model that was run and compared."""
+    """Export a network: architecture.json, weights.safetensors, and an ONNX model that was run and compared."""
     from nasplat.export import bundle
 
     opened = Run(run)
-    measurement = opened.history().pick(pick)
-    folder = out_folder or run / "export" / f"trial-{measurement.id}"
-    description = bundle.export(opened, measurement, folder, untrained=untrained, test=test)
+    measurements, several = opened.history().picks(pick), pick.startswith("bins:")
+    parent = run / "export" if out_folder is None else out_folder
+    folders = [parent / f"trial-{m.id}" if several or out_folder is None else out_folder for m in measurements]
+    for folder in folders:
+        if is_taken(folder):  # before any of the others is written
+            raise InputError(f"{folder} exists; choose another --out")
+    documents = []
+    for measurement, folder in zip(measurements, folders, strict=True):
+        description = bundle.export(opened, measurement, folder, untrained=untrained, test=test)
+        documents.append({"folder": str(folder), **description})
+        if not json:
+            _print(measurement, documents[-1])
     if json:
-        print_json({"folder": str(folder), **description})
-        return
-    check, cost = description["verification"], description["cost"]
-    out.print(f"exported: {escape(str(folder))}")
+        print_json(documents if several else documents[0])
+
+
+def _print(measurement: Measurement, document: dict[str, Any]) -> None:
+    """What was exported, in words."""
+    check, cost = document["verification"], document["cost"]
+    out.print(f"exported: {escape(document['folder'])}")
     out.print(
         f"  architecture   {measurement.architecture}  "
         f"({figure('params', cost['params'])} parameters, {figure('macs', cost['macs'])} MACs)"
     )
-    for title, figures in (("searched on", description.get("measured")), ("final", description.get("final"))):
+    for title, figures in (("searched on", document.get("measured")), ("final", document.get("final"))):
         if figures:
             metrics = ", ".join(
                 f"{name} {figure(name, value)}" for name, value in figures.items() if name not in ("split", *cost)

@@ -43,14 +43,15 @@ def runs(
     if not summaries:
         out.print(f"no runs in {escape(str(folder))}")
         return
+    told = ["outcomes", *(["trained"] if any(summary.get("trained") for summary in summaries) else []), "failed"]
     print_table(
         "",
-        ["run", "status", "strategy", "space", "benchmark", "outcomes", "failed", "best", "time"],
+        ["run", "status", "strategy", "space", "benchmark", *told, "best", "time"],
         (
             [
                 summary["run"],
                 summary["status"],
-                *(str(summary.get(key, "")) for key in ("strategy", "space", "benchmark", "outcomes", "failed")),
+                *(str(summary.get(key, "")) for key in ("strategy", "space", "benchmark", *told)),
                 _best(summary),
                 duration(summary["seconds"]) if "seconds" in summary else "",
             ]
@@ -151,12 +152,17 @@ def _show_run(history: History, top: int) -> None:
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
-    out.print(f"{'outcomes':10} {summary['outcomes']}, {summary['failed']} failed, in {duration(summary['seconds'])}")
+    trained = f"{summary['trained']} of them supernet trainings, " if summary["trained"] else ""
+    out.print(
+        f"{'outcomes':10} {summary['outcomes']}, {trained}{summary['failed']} failed, in {duration(summary['seconds'])}"
+    )
     ranked = history.ranked
     if summary["status"] == "interrupted":
         out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")
     out.print()
-    print_measurements(f"Best {min(top, len(ranked))} of {len(ranked)} measured", ranked[:top], goal)
+    several = len(history.fidelities) > 1
+    title = f"Best {min(top, len(ranked))} of {len(ranked)} measured{', the most epochs first' if several else ''}"
+    print_measurements(title, ranked[:top], goal, epochs=several)
     for incident in history.incidents:
         out.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
     for failure in _failures(history):
@@ -204,6 +210,7 @@ def _summary(history: History) -> dict[str, Any]:
         "space": config.space.name,
         "benchmark": config.benchmark.name,
         "outcomes": len(history.outcomes),
+        "trained": len(history.trained),
         "failed": len(history.failures),
         "seconds": history.elapsed[-1] if history.elapsed else 0.0,
         "best": best and {name: best.metrics[name] for name in shown_metrics(config.goal)},

@@ -65,11 +65,13 @@ def print_measurements(
     goal: Goal,
     final: Mapping[int, Measurement] | None = None,
     latency: Mapping[int, Latency] | None = None,
+    *,
+    epochs: bool = False,
 ) -> None:
-    """One row for each measurement, with its epochs where they differ; final measurements say the first objective."""
+    """One row for each measurement, with its `epochs` where they differ too; final ones say the first objective."""
     metrics = shown_metrics(goal)
     first = metrics[0]
-    epochs = len({m.task.fidelity for m in measurements}) > 1
+    epochs = epochs or len({m.task.fidelity for m in measurements}) > 1
     print_table(
         title,
         [

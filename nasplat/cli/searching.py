@@ -212,7 +212,8 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
 def _print_result(loop: Search, history: History) -> None:
     """What came of a search, in words."""
     print_front(history)
-    counts = ", ".join(f"{number} {name}" for name, number in loop.outcomes.items() if number)
+    called = {"trained": "supernet trainings"}
+    counts = ", ".join(f"{number} {called.get(name, name)}" for name, number in loop.outcomes.items() if number)
     out.print(
         f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(history.run.folder))}"
     )

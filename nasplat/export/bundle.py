@@ -1,6 +1,7 @@
 """An exported network: a folder with the architecture, its weights, and an ONNX model that was run."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasplat.architecture import IO, Architecture
+from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
-from nasplat.errors import InputError, RunError
+from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
@@ -18,7 +20,7 @@ from nasplat.search_space import SearchSpace
 from nasplat.task import Measurement
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 ARCHITECTURE, WEIGHTS, ONNX = "architecture.json", "weights.safetensors", "model.onnx"
 FORMAT = 1
@@ -194,21 +196,47 @@ def verify(
 
 
 def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
-    """The measured weights as they lie in the run, or fresh ones if those will do."""
-    handle = measurement.artifacts.get("weights")
+    """The measured network's weights as safetensors, or fresh ones if those will do."""
     if untrained:
-        from safetensors.torch import save
-
         from nasplat.training.seeding import seeded
 
         with seeded(measurement.task.seed):
-            return save(benchmark.space.build(measurement.architecture, benchmark.io).state_dict())
-    if handle is None:
+            return _safetensors(benchmark.space.build(measurement.architecture, benchmark.io).state_dict())
+    try:
+        return _safetensors(benchmark.state_dict(measurement, artifacts=run.artifacts))
+    except InputError as error:
         raise InputError(
-            f"trial {measurement.id} left no weights, since {run.config.benchmark.name} does not train or the answer "
-            "came from memory; add --untrained to export the network with fresh weights"
-        )
-    return run.artifacts.get(handle)
+            f"{error}, since {run.config.benchmark.name} does not train or the answer came from memory; "
+            "add --untrained to export the network with fresh weights"
+        ) from error
+    except ArtifactError as error:
+        if not _superseded(run, measurement):
+            raise
+        raise InputError(
+            f"trial {measurement.id} was measured with shared weights after {measurement.task.fidelity} epochs, which "
+            "went when later ones replaced them; pick from the front, which is of the last, or add --untrained to "
+            "export the network with fresh weights"
+        ) from error
+    except NasplatError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"the weights of trial {measurement.id} cannot be put together: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _superseded(run: Run, measurement: Measurement) -> bool:
+    """Whether a measurement was made with shared weights that the search has deleted, as it may."""
+    weights = measurement.task.weights
+    if weights is None or run.artifacts.path(weights).exists():
+        return False
+    return measurement.task.fidelity < run.history().fidelities[-1]
+
+
+def _safetensors(weights: "Mapping[str, Tensor]") -> bytes:
+    parcel = Parcel()
+    return parcel.get(parcel.put_tensors(weights))  # the very bytes that a benchmark would leave of them
 
 
 def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from nasplat.objective import Goal, Objective
 from nasplat.run.directory import History, Run
 from nasplat.run.files import refusal, write_atomically
-from nasplat.task import Measurement
+from nasplat.task import Evaluate, Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, DOT, LINE = "#333333", "#9db4c8", "#c2410c"
+INK, DOT, FAINT, LINE = "#333333", "#9db4c8", "#dde5ec", "#c2410c"
 
 WORSE_CORNER: dict[tuple[bool, bool], Literal["lower left", "lower right", "upper left", "upper right"]] = {
     (True, True): "lower left",
@@ -69,6 +69,7 @@ def render(run: Run, history: History) -> str:
         counts={
             "measured": len(measured),
             "answered from memory": len(history.measurements) - len(measured),
+            "supernet trainings": len(history.trained),
             "failed": len(history.failures),
         },
         seconds=duration(history.elapsed[-1]) if history.elapsed else "no time",
@@ -86,20 +87,30 @@ def render(run: Run, history: History) -> str:
 
 
 def _progress(history: History, goal: Goal) -> Markup:
-    """Every measurement's first objective over the evaluations, and the best so far that keeps the constraints."""
+    """Every measurement's first objective over the evaluations, and the best so far that keeps the constraints.
+
+    What was measured after fewer epochs is not what comes of it: where more epochs are reached, as in each generation
+    of shared weights, the best begins anew.
+    """
     objective = goal.objectives[0]
-    numbers, values, kept = [], [], []
-    for number, outcome in enumerate(history.outcomes, 1):
-        if isinstance(outcome, Measurement):
-            numbers.append(number)
-            values.append(outcome.metrics[objective.metric])
-            kept.append(values[-1] if not goal.violation(outcome) else math.nan)
-    best = (np.fmax if objective.maximize else np.fmin).accumulate(kept)
+    evaluations = [outcome for outcome in history.outcomes if isinstance(outcome.task, Evaluate)]
+    points = [(number, m) for number, m in enumerate(evaluations, 1) if isinstance(m, Measurement)]
+    numbers, measured = np.array([number for number, _ in points]), [m for _, m in points]
+    values = np.array([m.metrics[objective.metric] for m in measured])
+    fidelities = np.array([m.task.fidelity for m in measured])
+    most = np.maximum.accumulate(fidelities)
+    kept = np.where((fidelities == most) & np.array([not goal.violation(m) for m in measured]), values, math.nan)
     figure_, axes = _axes("evaluations", _label(objective))
-    axes.scatter(
-        np.array(numbers), np.array(values), s=12, color=DOT, linewidths=0, label="each", rasterized=len(values) > 2000
+    _dots(axes, numbers, values, fidelities, "each")
+    levels = np.unique(most)
+    for level in levels:
+        (at,) = np.nonzero(most == level)
+        best = (np.fmax if objective.maximize else np.fmin).accumulate(kept[at])
+        until = numbers[min(at[-1] + 1, len(numbers) - 1)]
+        axes.step([*numbers[at], until], [*best, best[-1]], where="post", color=LINE, linewidth=1.8)
+    axes.plot(
+        [], [], color=LINE, linewidth=1.8, label=f"best so far{', at the most epochs' if len(levels) > 1 else ''}"
     )
-    axes.step(numbers, best, where="post", color=LINE, linewidth=1.8, label="best so far")
     _focus(axes, values, objective)
     axes.legend(frameon=False, fontsize=9, loc="lower right" if objective.maximize else "upper right")
     return _svg(figure_, f"{objective.metric} over evaluations")
@@ -116,7 +127,7 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
 
     figure_, axes = _axes(_label(other), _label(first))
     across, up = points(measured)
-    axes.scatter(across, up, s=12, color=DOT, linewidths=0, label="measured", rasterized=len(measured) > 2000)
+    _dots(axes, across, up, np.array([m.task.fidelity for m in measured]), "measured")
     members = sorted(front, key=lambda m: m.metrics[other.metric])
     if len(goal.objectives) == 2:  # between its members a front promises no more than the cheaper one gives
         axes.step(*points(members), where="post", color=LINE, linewidth=1.2)
@@ -127,6 +138,21 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     # Where the better corner is not; matplotlib's own search for room takes a second on many points.
     axes.legend(frameon=False, fontsize=9, loc=WORSE_CORNER[first.maximize, other.maximize])
     return _svg(figure_, f"front of {first.metric} and {other.metric}")
+
+
+def _dots(
+    axes: "Axes", across: NDArray[Any], up: NDArray[np.float64], fidelities: NDArray[np.int_], label: str
+) -> None:
+    """A dot for each measurement; those after fewer epochs than the most, with which nothing is compared, are faint."""
+    most = fidelities.max()
+    fewer = fidelities < most
+    if fewer.any():
+        label = f"{label} after {most} epochs"
+    for among, color, called in ((fewer, FAINT, "after fewer epochs"), (~fewer, DOT, label)):
+        if among.any():
+            axes.scatter(
+                across[among], up[among], s=12, color=color, linewidths=0, label=called, rasterized=len(up) > 2000
+            )
 
 
 def _focus(axes: "Axes", values: Sequence[float] | NDArray[np.float64], objective: Objective) -> None:

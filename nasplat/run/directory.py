@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,19 +17,21 @@ from nasplat.benchmark import Benchmark
 from nasplat.budget import Spending
 from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
-from nasplat.objective import knee
+from nasplat.objective import bins, knee
 from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog, recovering
 from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
-from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task
+from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task, Trained
 from nasplat.units import shown_metrics
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
 ARTIFACTS = "artifacts"
 LOCK_SECONDS = 1.0
 """How long to wait for the lock, which readers take for an instant to see whether somebody writes."""
+MOST_BINS = 1_000
+"""More ranges of sizes than anybody wants networks."""
 
 
 class Run:
@@ -245,6 +248,11 @@ class History:
         return [measurement for measurement in self.measurements if measurement.remembered is None]
 
     @cached_property
+    def trained(self) -> list[Trained]:
+        """All trainings of shared weights, in the order they were told."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Trained)]
+
+    @cached_property
     def failures(self) -> list[Failure]:
         """All failures, in the order they were told."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
@@ -264,6 +272,21 @@ class History:
         """The measurements that no other dominates, by the first objective."""
         return self.run.config.goal.front(self.measurements)
 
+    def picks(self, which: str) -> list[Measurement]:
+        """What `pick` gives, or for ``bins:M`` several members of the front, from the smallest to the largest.
+
+        Raises:
+            InputError: As in `pick`; or there is no second objective, and so no size.
+        """
+        if not which.startswith("bins:"):
+            return [self.pick(which)]
+        number = int(match[1]) if (match := re.fullmatch(r"bins:0*([0-9]{1,4})", which)) else 0
+        if not 1 <= number <= MOST_BINS:
+            raise InputError(
+                f"--pick bins:M takes a number of ranges from 1 to {MOST_BINS}, such as bins:4, but got {which[:40]!r}"
+            )
+        return bins(self.run.config.goal, self._pickable, number)
+
     def pick(self, which: str) -> Measurement:
         """One measurement: ``best`` by the first objective, the front's ``knee``, or a trial's number.
 
@@ -271,17 +294,27 @@ class History:
             InputError: There is no such trial, or nothing was measured yet.
         """
         if which not in ("best", "knee") and not which.isdecimal():
-            raise InputError(f"--pick is best, knee or a trial's number, but got {which!r}")
+            raise InputError(f"--pick is best, knee or a trial's number, or for several bins:M, but got {which!r}")
         if which.isdecimal():
+            number = which.lstrip("0") or "0"  # compared as text, since Python reads no number of any length
             for outcome in self.outcomes:
-                if outcome.id == int(which):
+                if str(outcome.id) == number:
                     if isinstance(outcome, Measurement):
                         return outcome
                     raise InputError(f"trial {which} of {self.run.folder} gave no measurement to pick")
             raise InputError(f"{self.run.folder} has no finished trial {which}; it has {len(self.outcomes)} outcomes")
+        return self._pickable[0] if which == "best" else knee(self.run.config.goal, self._pickable)
+
+    @property
+    def _pickable(self) -> list[Measurement]:
+        """The front, which must have members.
+
+        Raises:
+            InputError: It has none.
+        """
         if not self.front:
             raise InputError(f"{self.run.folder} has no measurement that keeps the constraints; nothing to pick")
-        return self.front[0] if which == "best" else knee(self.run.config.goal, self.front)
+        return self.front
 
 
 def next_free(parent: Path, stem: str) -> Path:

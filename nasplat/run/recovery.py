@@ -31,7 +31,17 @@ from nasplat.run.files import new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
 from nasplat.strategy import Strategy, named_digests
-from nasplat.task import STATE, Evaluate, Measurement, Task, decode_outcome, decode_task, derive_seed, encode_task
+from nasplat.task import (
+    STATE,
+    Measurement,
+    Task,
+    Trained,
+    decode_outcome,
+    decode_task,
+    derive_seed,
+    encode_task,
+    needed_by,
+)
 from nasplat.units import shown_metrics
 
 BEYOND = "beyond-the-gap.jsonl"
@@ -100,28 +110,34 @@ class Salvage:
 
     @cached_property
     def missing_artifacts(self) -> dict[str, list[int]]:
-        """What the saved outcomes refer to and nobody has, with the trials that left it."""
+        """What the networks of the saved outcomes need and nobody has, with their trials.
+
+        Where weights were shared, only the networks of the highest fidelity are to be had: the search deletes others.
+        """
+        measured = [outcome for outcome in self.ledger.outcomes if isinstance(outcome, Measurement)]
+        highest = max((m.task.fidelity for m in measured if m.task.weights is not None), default=0)
         missing: dict[str, list[int]] = {}
-        for outcome in self.ledger.outcomes:
-            if isinstance(outcome, Measurement):
-                for role, handle in outcome.artifacts.items():
-                    if role != STATE and handle.digest not in self.artifacts:
-                        missing.setdefault(handle.digest, []).append(outcome.id)
+        for m in measured:
+            needed = [handle for role, handle in m.artifacts.items() if role != STATE]
+            if m.task.weights is not None:
+                needed = [m.task.weights, *needed] if m.task.fidelity == highest else []
+            for handle in needed:
+                if handle.digest not in self.artifacts:
+                    missing.setdefault(handle.digest, []).append(m.id)
         return missing
 
     @cached_property
     def states_gone(self) -> list[str]:
-        """What tasks may still want to continue from and nobody has any more: it was collected beyond the gap."""
+        """What tasks may still want to continue from and nobody has any more: it was collected beyond the gap.
+
+        Shared weights are among it, since training goes on from them.
+        """
         open_ = set(self.ledger.asked) - {outcome.id for outcome in self.ledger.outcomes}
-        wanted = {
-            task.continues.digest
-            for task in map(self.ledger.asked.__getitem__, open_)
-            if isinstance(task, Evaluate) and task.continues is not None
-        } | self._wanted_by_strategy
+        wanted = self._wanted_by_strategy.union(*(needed_by(self.ledger.asked[number]) for number in open_))
         states = {
-            outcome.artifacts[STATE].digest
+            outcome.weights.digest if isinstance(outcome, Trained) else outcome.artifacts[STATE].digest
             for outcome in self.ledger.outcomes
-            if isinstance(outcome, Measurement) and STATE in outcome.artifacts
+            if isinstance(outcome, Trained) or (isinstance(outcome, Measurement) and STATE in outcome.artifacts)
         }
         return sorted(states & wanted - set(self.artifacts))
 
@@ -274,7 +290,7 @@ class _Replay:
     def wanted(self) -> set[str]:
         """The digests of all artifacts that the strategy may still refer to."""
         # An ask that was refused may have handed a state over to a task that nobody knows of.
-        wanted = {task["continues"] for task in self._answer if "continues" in task}
+        wanted = {task[key] for task in self._answer for key in ("continues", "weights") if task.get(key)}
         try:
             return wanted if self._strategy is None else wanted | named_digests(self._strategy)
         except Exception:  # noqa: BLE001  foreign code, as above; what it wants is not known then
@@ -286,6 +302,8 @@ class _Replay:
         Raises:
             ValueError: It cannot make anything of it.
         """
+        if event.kind == "ask":
+            self._answer = []  # the tasks are known from here on
         if self._strategy is not None and event.kind == "outcome":
             try:
                 self._strategy.tell(ledger.outcomes[-1])

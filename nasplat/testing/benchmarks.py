@@ -75,7 +75,10 @@ def final_is_on_the_test_split(make: MakeBenchmark) -> None:
 
 
 def weights_belong_to_the_network(make: MakeBenchmark) -> None:
-    """Weights that a measurement names are kept, as safetensors, and load into the network it measured."""
+    """Weights that a measurement names are kept, as safetensors, and load into the network it measured.
+
+    They are had without preparing anything.
+    """
     from nasplat.training.seeding import seeded
 
     benchmark, task, _ = _prepared(make)
@@ -86,7 +89,7 @@ def weights_belong_to_the_network(make: MakeBenchmark) -> None:
     if "weights" in measurement.artifacts:
         with seeded(0):
             network = benchmark.space.build(task.architecture, benchmark.io)
-        network.load_state_dict(parcel.get_tensors(measurement.artifacts["weights"]))
+        network.load_state_dict(make().state_dict(measurement, artifacts=parcel))
 
 
 def networks_fit_its_data(make: MakeBenchmark) -> None:

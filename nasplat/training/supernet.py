@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from nasplat.architecture import Architecture
@@ -80,7 +80,7 @@ def _add_up(drawn: list[nn.Module], total: Tensor, group: ProcessGroup) -> None:
     # What leads nowhere has no gradient, and is neither moved nor decayed: nobody may turn that into a zero.
     reached = torch.tensor([p.grad is not None for p in parameters], dtype=total.dtype, device=total.device)
     message = torch.cat([*(gradient.flatten() for gradient in gradients), reached, total.reshape(1)])
-    distributed.all_reduce(message, group=group)
+    group.allreduce([message]).wait()
     *summed, reached, loss = torch.split(message, [*(g.numel() for g in gradients), len(parameters), 1])
     for parameter, gradient, times in zip(parameters, summed, reached.tolist(), strict=True):
         parameter.grad = gradient.view_as(parameter) if times else None

@@ -1,0 +1,289 @@
+"""Supernets on digits: how shared weights are trained, and that what is measured with them is what is exported."""
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+from torch import Tensor
+from torch.nn import functional
+
+from nasplat.architecture import IO, Architecture
+from nasplat.artifact import Handle, Parcel
+from nasplat.benchmarks.classification import STATISTICS, Classification
+from nasplat.data.datasets import Examples, dataset
+from nasplat.errors import InputError
+from nasplat.executors.executor import perform
+from nasplat.nn.supernet import Supernet
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, TrainSupernet, encode_outcome
+from nasplat.testing import ToySpace
+from nasplat.training.fit import MODEL, Recipe, below, evaluate
+from nasplat.training.seeding import seeded
+from nasplat.training.supernet import SupernetTraining, epochs_behind
+
+SPACE = NASBench201(channels=2, cells=1)
+DIGITS = IO.image(1, 8, 10)
+PATHS = tuple(map(SPACE.parse, ("211312", "333333", "104103")))
+
+
+def prepared(**options: Any) -> Classification:
+    benchmark = Classification(SPACE, **{"epochs": 4, **options})
+    benchmark.prepare()
+    return benchmark
+
+
+def training(epochs: int = 1, *, paths: tuple[Architecture, ...] = PATHS, **options: Any) -> TrainSupernet:
+    return TrainSupernet(id=1, seed=11, architectures=paths, epochs=epochs, **options)
+
+
+def trained(benchmark: Classification, task: TrainSupernet, shelf: Parcel) -> Handle:
+    return benchmark.train(task, device="cpu", artifacts=shelf).weights
+
+
+def evaluation(weights: Handle, *, fidelity: int = 1, path: int = 0) -> Evaluate:
+    return Evaluate(id=2, seed=5, architecture=PATHS[path], fidelity=fidelity, weights=weights)
+
+
+def measured(benchmark: Classification, task: Evaluate, shelf: Parcel) -> Measurement:
+    return benchmark.measure(task, device="cpu", artifacts=shelf)
+
+
+def failure(outcome: Outcome) -> Failure:
+    assert isinstance(outcome, Failure), outcome
+    return outcome
+
+
+def weights_of(handle: Handle, shelf: Parcel) -> dict[str, Tensor]:
+    return below(MODEL, load(shelf.get(handle)))
+
+
+# Training
+
+
+def test_training_in_two_tasks_is_training_in_one_to_the_bit() -> None:
+    shelf, benchmark = Parcel(), prepared(paths=2, augment=True)
+    whole = trained(benchmark, training(2), shelf)
+    half = trained(benchmark, training(1), shelf)
+    # The second task has another seed: what is drawn goes on from where the first left it.
+    rest = TrainSupernet(id=9, seed=999, architectures=PATHS, epochs=1, weights=half)
+    assert trained(prepared(paths=2, augment=True), rest, shelf) == whole
+    assert (epochs_behind(load(shelf.get(half))), epochs_behind(load(shelf.get(whole)))) == (1, 2)
+
+
+def test_training_repeats_and_depends_on_the_seed() -> None:
+    shelf = Parcel()
+    first, again = (trained(prepared(), training(), shelf) for _ in range(2))
+    other = TrainSupernet(id=1, seed=12, architectures=PATHS, epochs=1)
+    assert first == again != trained(prepared(), other, shelf)
+
+
+def test_only_the_given_paths_change_and_without_any_all_of_them_do() -> None:
+    shelf, benchmark = Parcel(), prepared()
+    with seeded(11):
+        fresh = SPACE.supernet(DIGITS)
+    for paths, some in ((PATHS[:1], True), ((), False)):
+        after = weights_of(trained(benchmark, training(paths=paths), shelf), shelf)
+        on_path = {id(p) for p in fresh.path(PATHS[0]).parameters()}
+        changed = {name: not torch.equal(p, after[name]) for name, p in fresh.named_parameters()}
+        if some:
+            assert changed == {name: id(p) in on_path for name, p in fresh.named_parameters()}
+        else:
+            assert all(changed.values())
+
+
+def test_the_gradient_of_a_batch_is_the_mean_over_its_paths() -> None:
+    splits = dataset("digits").load()
+    images, labels = splits.training.images[:32].double(), splits.training.labels[:32]
+    with seeded(0):
+        supernet = SPACE.supernet(DIGITS).double()
+    chosen = iter([PATHS[0], PATHS[1], PATHS[1]])
+    recipe = Recipe(batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
+    training = SupernetTraining(
+        supernet, Examples(images, labels), recipe, draw=lambda seed: next(chosen), paths=3, epochs=1, seed=0
+    )
+    loss = training.backward(images, labels)
+    given = {name: p.grad for name, p in supernet.named_parameters()}
+    expected, losses = dict[str, Tensor](), []
+    for path in (PATHS[0], PATHS[1], PATHS[1]):
+        supernet.zero_grad()
+        each = functional.cross_entropy(supernet(images, path), labels)
+        torch.autograd.backward(each)
+        losses.append(each.detach())
+        for name, p in supernet.named_parameters():
+            if p.grad is not None:
+                expected[name] = expected.get(name, torch.zeros_like(p)) + p.grad / 3
+    assert float(loss) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-6)  # summed in float32
+    assert {name for name, gradient in given.items() if gradient is not None} == set(expected)
+    for name, gradient in expected.items():
+        assert torch.allclose(given[name], gradient, atol=1e-12), name  # type: ignore[arg-type]
+
+
+def test_a_limit_on_the_gradient_and_a_cosine_are_kept_to() -> None:
+    splits = dataset("digits").load()
+    with seeded(0):
+        supernet = SPACE.supernet(DIGITS)
+    before = [p.detach().clone() for p in supernet.parameters()]
+    rate, limit = 0.5, 1e-3
+    recipe = Recipe(1_078, rate, momentum=0.0, weight_decay=0.0, schedule="cosine", gradient_norm=limit)
+    training = SupernetTraining(supernet, splits.training, recipe, draw=lambda seed: PATHS[0], epochs=2, seed=0)
+    training.until(1)  # one step
+    moved = torch.cat([(p - old).flatten() for p, old in zip(supernet.parameters(), before, strict=True)])
+    assert float(moved.detach().norm()) == pytest.approx(rate * limit, rel=1e-3)
+    assert float(training.state()["learning_rate"]) == pytest.approx((rate + rate / 25) / 2)
+
+
+def test_images_are_counted_for_every_path_they_go_through() -> None:
+    outcome = prepared(paths=3).train(training(2), device="cpu", artifacts=Parcel())
+    assert outcome.spent.images == 3 * 2 * 1_024  # 16 whole batches of 64
+
+
+def test_training_past_the_plan_is_refused() -> None:
+    failed = failure(perform(training(5), prepared(), device="cpu", artifacts=Parcel()))
+    assert failed.kind == "past the plan"
+    assert "0 epochs" in failed.message and "epochs=4" in failed.message
+
+
+def test_a_space_without_a_supernet_fails_by_name() -> None:
+    class NoSupernet(NASBench201):
+        """Hides it."""
+
+    class Bare(ToySpace):
+        """Has none."""
+
+    space = Bare()
+    if isinstance(space, NASBench201) or hasattr(space, "supernet"):
+        pytest.skip("the toy space has a supernet of its own")
+    benchmark = Classification(space, epochs=2)
+    benchmark.prepare()
+    failed = failure(perform(training(paths=()), benchmark, device="cpu", artifacts=Parcel()))
+    assert failed.kind == "no supernet"
+
+
+@pytest.mark.parametrize("altered", ["another supernet", "a trained network", "no safetensors"])
+def test_weights_of_something_else_are_refused(altered: str) -> None:
+    shelf, benchmark = Parcel(), prepared()
+    if altered == "another supernet":
+        other = Classification(NASBench201(channels=3, cells=1), epochs=4)
+        other.prepare()
+        handle, kind = trained(other, training(), shelf), "another network"
+    elif altered == "a trained network":
+        task = Evaluate(id=2, seed=5, architecture=PATHS[0], fidelity=1)
+        handle, kind = measured(benchmark, task, shelf).artifacts["state"], "another network"
+    else:
+        handle, kind = shelf.put(b"nonsense"), "not a state"
+    tasks: tuple[Task, ...] = (evaluation(handle), training(weights=handle))
+    for task in tasks:
+        assert failure(perform(task, benchmark, device="cpu", artifacts=shelf)).kind == kind
+
+
+def test_weights_that_diverged_fail_their_training() -> None:
+    failed = failure(perform(training(2), prepared(learning_rate=1e8), device="cpu", artifacts=Parcel()))
+    assert failed.kind == "diverged"
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("path", range(len(PATHS)))
+def test_the_network_that_is_measured_is_the_one_that_is_built_from_what_is_left(path: int) -> None:
+    shelf, benchmark = Parcel(), prepared()
+    weights = trained(benchmark, training(2), shelf)
+    measurement = measured(benchmark, evaluation(weights, fidelity=2, path=path), shelf)
+    assert set(measurement.artifacts) == {STATISTICS}, "weights are shared and stand in the task"
+    elsewhere = Classification(SPACE, epochs=4)  # not prepared: another process, which only exports
+    with seeded(123):
+        network = SPACE.build(PATHS[path], DIGITS)
+    network.load_state_dict(elsewhere.state_dict(measurement, artifacts=shelf))
+    found = evaluate(network, dataset("digits").load().validation)
+    assert found == {name: measurement.metrics[name] for name in found}
+    assert benchmark.final(measurement, device="cpu", artifacts=shelf).metrics == evaluate(
+        network, dataset("digits").load().test
+    )
+
+
+def test_measuring_trains_nothing_and_leaves_the_shared_weights_alone() -> None:
+    shelf, benchmark = Parcel(), prepared()
+    weights = trained(benchmark, training(), shelf)
+    first = measured(benchmark, evaluation(weights, path=1), shelf)
+    measured(benchmark, evaluation(weights, path=0), shelf)
+    again = measured(benchmark, evaluation(weights, path=1), shelf)
+    assert encode_outcome(first) == encode_outcome(again)
+    assert first.spent.images == 0
+    given = below(MODEL, load(shelf.get(weights)))
+    network = benchmark.state_dict(first, artifacts=shelf)
+    with seeded(0):
+        supernet = SPACE.supernet(DIGITS)
+    supernet.load_state_dict(given)
+    for name, parameter in supernet.path(PATHS[1]).named_parameters():
+        assert torch.equal(network[name], parameter), name
+
+
+def test_recalibrated_statistics_are_the_mean_over_the_first_training_images() -> None:
+    """By hand, for the stem, whose input are the images themselves."""
+    shelf, benchmark = Parcel(), prepared(calibration=300)
+    weights = trained(benchmark, training(), shelf)
+    left = load(shelf.get(measured(benchmark, evaluation(weights), shelf).artifacts[STATISTICS]))
+    stem = weights_of(weights, shelf)["parts.stem.0.weight"].double()
+    images = dataset("digits").load().training.images[:300].double()
+    batches = [functional.conv2d(batch, stem, padding=1) for batch in (images[:256], images[256:])]
+    mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
+    variance = torch.stack([batch.var(dim=(0, 2, 3), unbiased=True) for batch in batches]).mean(dim=0)
+    assert torch.allclose(left["stem.1.running_mean"].double(), mean, atol=1e-6)
+    assert torch.allclose(left["stem.1.running_var"].double(), variance, rtol=1e-5)
+    assert int(left["stem.1.num_batches_tracked"]) == 2
+
+
+def test_statistics_of_the_batch_are_measured_with_and_cannot_be_exported() -> None:
+    shelf = Parcel()
+    weights = trained(prepared(), training(2), shelf)
+    by_batch = prepared(statistics="batch")
+    measurement = measured(by_batch, evaluation(weights, fidelity=2), shelf)
+    assert not measurement.artifacts
+    with seeded(0):
+        supernet: Supernet = SPACE.supernet(DIGITS)
+    supernet.load_state_dict(weights_of(weights, shelf))
+    validation = dataset("digits").load().validation
+    logits = supernet.train().path(PATHS[0])(validation.images)
+    accuracy = (logits.argmax(1) == validation.labels).double().mean()
+    assert measurement.metrics["accuracy"] == pytest.approx(float(accuracy), abs=1e-9)
+    with pytest.raises(InputError, match="statistics=recalibrated"):
+        by_batch.state_dict(measurement, artifacts=shelf)
+
+
+def test_the_fidelity_is_the_number_of_epochs_behind_the_weights() -> None:
+    shelf, benchmark = Parcel(), prepared()
+    weights = trained(benchmark, training(2), shelf)
+    failed = failure(perform(evaluation(weights, fidelity=3), benchmark, device="cpu", artifacts=shelf))
+    assert failed.kind == "no such fidelity"
+    assert "2, but is 3" in failed.message
+
+
+def test_weights_that_are_gone_are_a_lost_artifact() -> None:
+    gone = evaluation(Handle("0" * 64))
+    assert failure(perform(gone, prepared(), device="cpu", artifacts=Parcel())).kind == "artifact lost"
+
+
+def test_a_worker_reads_the_weights_of_a_generation_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, benchmark = Parcel(), prepared()
+    weights = trained(benchmark, training(), shelf)
+    reads: list[Handle] = []
+    whole = Parcel.get
+
+    def counting(self: Parcel, handle: Handle) -> bytes:
+        reads.append(handle)
+        return whole(self, handle)
+
+    monkeypatch.setattr(Parcel, "get", counting)
+    for path in range(3):
+        measured(benchmark, evaluation(weights, path=path), shelf)
+    assert reads == [weights]
+
+
+def test_shared_weights_learn() -> None:
+    shelf, benchmark = Parcel(), prepared(epochs=12)
+    weights = trained(benchmark, training(12), shelf)
+    accuracies = [
+        measured(benchmark, evaluation(weights, fidelity=12, path=path), shelf).metrics["accuracy"] for path in range(3)
+    ]
+    assert min(accuracies) > 0.5, accuracies
