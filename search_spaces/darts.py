@@ -43,7 +43,7 @@ def _genes(cell: str) -> list[Gene]:
     for node in NODES:
         if len(PAIRS[node]) > 1:
             genes.append(Gene(f"{cell} {node} inputs", tuple(f"{low} and {high}" for low, high in PAIRS[node])))
-        genes += [Gene(f"{cell} {node} operation on the {which} input", OPERATIONS) for which in ("lower", "higher")]
+        genes += [Gene(f"{cell} {node} {which}", OPERATIONS) for which in ("lower", "higher")]
     return genes
 
 
