@@ -74,9 +74,7 @@ class Supernet(nn.Module):
             while len(self._paths) >= PATHS:
                 self._paths.popitem(last=False)
         self._paths[architecture] = network
-        if network.training != self.training:
-            network.train(self.training)
-        return network
+        return network.train(self.training)  # each time: another path may have left shared parts in another mode
 
     def extract(self, architecture: Architecture) -> nn.Module:
         """The architecture's network with a copy of its weights, independent of the supernet from now on."""
