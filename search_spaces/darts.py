@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, combinations, permutations
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -16,7 +16,7 @@ from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasplat.nn.supernet import Supernet
+    from nasplat.nn.supernet import Part, Supernet
 
 OPERATIONS = (
     "none",
@@ -133,19 +133,13 @@ class DARTS(GeneSpace, SupernetSpace):
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The network that DARTS evaluates: `[B, channels, height, width]` in, `[B, classes]` out."""
-        from nasplat.nn.darts import DARTSNetwork
+        from nasplat.nn.supernet import new_part
 
-        normal, reduce = self._cells(architecture).values()
-        return DARTSNetwork(normal, reduce, channels=self.channels, cells=self.cells, io=io)
+        return self._assembled(architecture, new_part, io)
 
     def supernet(self, io: IO) -> "Supernet":
         """Every operation on every edge that a cell may have, once; what is between cells is common to all paths."""
-        from nasplat.nn.darts import DARTSNetwork
-        from nasplat.nn.supernet import Part, Supernet
-
-        def assemble(architecture: Architecture, part: Part, /) -> "nn.Module":
-            normal, reduce = self._cells(architecture).values()
-            return DARTSNetwork(normal, reduce, channels=self.channels, cells=self.cells, io=io, part=part)
+        from nasplat.nn.supernet import Supernet
 
         # Neighboring inputs, from the first, the third and the fourth, or the last there are: each edge is among them.
         covering = (
@@ -153,7 +147,15 @@ class DARTS(GeneSpace, SupernetSpace):
             for name in OPERATIONS
             for first in (0, 2, 3)
         )
-        return Supernet(assemble, (self.member(_choices(nodes) * len(CELLS)) for nodes in covering))
+        members = (self.member(_choices(nodes) * len(CELLS)) for nodes in covering)
+        return Supernet(partial(self._assembled, io=io), members)
+
+    def _assembled(self, architecture: Architecture, part: "Part", /, io: IO) -> "nn.Module":
+        from nasplat.nn.darts import DARTSNetwork
+
+        cells = self._cells(architecture)
+        shape = {"channels": self.channels, "cells": self.cells}
+        return DARTSNetwork(cells["normal"], cells["reduce"], **shape, io=io, part=part)
 
     def _cells(self, architecture: Architecture) -> dict[str, list[list[Edge]]]:
         """For every node of both cells its two edges, the lower input first."""
