@@ -154,8 +154,8 @@ class DARTS(GeneSpace, SupernetSpace):
         from nasplat.nn.darts import DARTSNetwork
 
         cells = self._cells(architecture)
-        shape = {"channels": self.channels, "cells": self.cells}
-        return DARTSNetwork(cells["normal"], cells["reduce"], **shape, io=io, part=part)
+        channels, depth = self.channels, self.cells
+        return DARTSNetwork(cells["normal"], cells["reduce"], channels=channels, cells=depth, io=io, part=part)
 
     def _cells(self, architecture: Architecture) -> dict[str, list[list[Edge]]]:
         """For every node of both cells its two edges, the lower input first."""

@@ -54,7 +54,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict()
         self._assemble = assemble
-        self._paths: OrderedDict[Architecture, nn.Module] = OrderedDict()
+        self._paths: OrderedDict[Architecture, list[nn.Module]] = OrderedDict()  # all modules, the network first
         for architecture in covering:
             assemble(architecture, self._added)
 
@@ -68,13 +68,16 @@ class Supernet(nn.Module):
 
         It is in training mode exactly if the supernet is.
         """
-        network = self._paths.pop(architecture, None)
-        if network is None:
-            network = self._assemble(architecture, self._shared)
+        modules = self._paths.pop(architecture, None)
+        if modules is None:
+            modules = list(self._assemble(architecture, self._shared).modules())
             while len(self._paths) >= PATHS:
                 self._paths.popitem(last=False)
-        self._paths[architecture] = network
-        return network.train(self.training)  # each time: another path may have left shared parts in another mode
+        self._paths[architecture] = modules
+        network = modules[0]
+        if any(module.training is not self.training for module in modules):  # another path may have left parts so
+            network.train(self.training)
+        return network
 
     def extract(self, architecture: Architecture) -> nn.Module:
         """The architecture's network with a copy of its weights, independent of the supernet from now on."""

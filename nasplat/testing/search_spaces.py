@@ -194,7 +194,7 @@ def supernet_paths_are_what_is_built(space: SearchSpace, io: IO) -> None:
 
 
 def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
-    """Each path is made of the supernet's parameters, always the same ones, and neighbours have some in common."""
+    """Each path is made of the supernet's parameters, always the same ones, and neighbors have some in common."""
     if not isinstance(space, SupernetSpace):
         return
     from nasplat.training.seeding import seeded
@@ -207,7 +207,7 @@ def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
             assert first <= shared, f"the path of {architecture} has parameters that are not the supernet's"
             for neighbor in space.neighbors(architecture):
                 common = first & _parameters(supernet.path(neighbor))
-                assert common, f"{architecture} and its neighbour {neighbor} share no parameter"
+                assert common, f"{architecture} and its neighbor {neighbor} share no parameter"
             assert _parameters(supernet.path(architecture)) == first, f"the path of {architecture} changes"
 
 
@@ -246,7 +246,7 @@ def supernet_has_no_dead_weight(space: SearchSpace, io: IO) -> None:
         if not unused:
             return
     names = [name for name, parameter in supernet.named_parameters() if id(parameter) in unused]
-    raise AssertionError(f"no path among {SAMPLES} samples and their neighbours has {', '.join(names)}")
+    raise AssertionError(f"no path among {SAMPLES} samples and their neighbors has {', '.join(names)}")
 
 
 def options_are_configuration(space: SearchSpace, io: IO) -> None:
