@@ -1,6 +1,6 @@
 """What a training step of a supernet costs, beside the same step of the extracted network.
 
-    python performance/supernet_step.py [--architectures 20] [--repetitions 5] [--only nasbench201 darts] [--json]
+    python performance/supernet_step.py [--architectures 20] [--repetitions 5] [--processor-time] [--json]
 
 Only the chosen path of a supernet runs, so both ratios should be near 1. On the CPU; about ten minutes on one core.
 """
@@ -34,6 +34,7 @@ BATCH = 32
 CIFAR = IO.image(3, 32, 10)
 SPACES = {"nasbench201": {"channels": 16, "cells": 2}, "darts": {"channels": 16, "cells": 8}}
 ALLOWED = 1.15
+Clock = Callable[[], float]
 DEFINITIONS = f"""\
 Random architectures, {BATCH} images of 3 x 32 x 32. A step is zero_grad, forward, cross-entropy, backward, and SGD with
 momentum: over all parameters of the supernet, or over those of the extracted network, which has an optimizer of its
@@ -70,9 +71,11 @@ class Step:
     Args:
         forward: Gives the logits.
         network: What the optimizer trains.
+        clock: Tells the time in seconds.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], network: nn.Module) -> None:
+    def __init__(self, forward: Callable[[Tensor], Tensor], network: nn.Module, clock: Clock) -> None:
+        self.clock = clock
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(BATCH, *CIFAR.input_shape, generator=generator)
         self.labels = torch.randint(CIFAR.outputs, (BATCH,), generator=generator)
@@ -90,9 +93,9 @@ class Step:
 
     def seconds(self) -> float:
         """The time of one step."""
-        began = time.perf_counter()
+        began = self.clock()
         self()
-        return time.perf_counter() - began
+        return self.clock() - began
 
     def peak_bytes(self) -> int:
         """The most that one step holds beyond what is there before; gradients are, as zeros."""
@@ -113,23 +116,23 @@ class Step:
         return peak
 
 
-def compare(supernet: Supernet, architecture: Architecture, repetitions: int) -> Ratios:
+def compare(supernet: Supernet, architecture: Architecture, repetitions: int, clock: Clock) -> Ratios:
     """Steps of the supernet on one path, and of that path extracted."""
     extracted = supernet.extract(architecture)
-    alone = Step(extracted, extracted)
-    shared = Step(lambda images: supernet(images, architecture), supernet)
+    alone = Step(extracted, extracted, clock)
+    shared = Step(lambda images: supernet(images, architecture), supernet, clock)
 
     def on_a_new_path() -> float:
         supernet._paths.clear()
         return shared.seconds()
 
     measured: dict[str, list[float]] = {"alone": [], "shared": [], "new": []}
-    clocks = {"alone": alone.seconds, "shared": shared.seconds, "new": on_a_new_path}
-    for clock in clocks.values():  # momentum is laid out in the first step, and caches are filled
-        clock()
+    steps = {"alone": alone.seconds, "shared": shared.seconds, "new": on_a_new_path}
+    for take in steps.values():  # momentum is laid out in the first step, and caches are filled
+        take()
     for repetition in range(repetitions):
-        for name in list(clocks)[:: 1 if repetition % 2 else -1]:
-            measured[name].append(clocks[name]())
+        for name in list(steps)[:: 1 if repetition % 2 else -1]:
+            measured[name].append(steps[name]())
     quickest = {name: min(seconds) for name, seconds in measured.items()}
     peak = alone.peak_bytes()
     return Ratios(
@@ -141,7 +144,7 @@ def compare(supernet: Supernet, architecture: Architecture, repetitions: int) ->
     )
 
 
-def measure(name: str, architectures: int, repetitions: int) -> list[Ratios]:
+def measure(name: str, architectures: int, repetitions: int, clock: Clock) -> list[Ratios]:
     """Random architectures of one space."""
     space = SEARCH_SPACES.get(name)(**SPACES[name])
     assert isinstance(space, SupernetSpace)
@@ -150,7 +153,7 @@ def measure(name: str, architectures: int, repetitions: int) -> list[Ratios]:
     rng, results = default_rng(0), []
     for number in range(architectures):
         print(f"{name} {number + 1} of {architectures} …", file=sys.stderr)
-        results.append(compare(supernet, space.sample(rng), repetitions))
+        results.append(compare(supernet, space.sample(rng), repetitions, clock))
     return results
 
 
@@ -159,13 +162,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--architectures", type=int, default=20, help="how many of each space")
     parser.add_argument("--repetitions", type=int, default=5, help="timed steps of each kind for every architecture")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="for a machine that is busy with other things too"
+    )
     parser.add_argument("--only", nargs="+", choices=tuple(SPACES), default=list(SPACES))
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
-    results = {name: measure(name, arguments.architectures, arguments.repetitions) for name in arguments.only}
+    clock = time.process_time if arguments.processor_time else time.perf_counter
+    results = {name: measure(name, arguments.architectures, arguments.repetitions, clock) for name in arguments.only}
     if arguments.json:
         document = {name: [asdict(ratios) for ratios in of_space] for name, of_space in results.items()}
-        print(json.dumps({"repetitions": arguments.repetitions, "results": document}, indent=2))
+        print(
+            json.dumps({"repetitions": arguments.repetitions, "clock": clock.__name__, "results": document}, indent=2)
+        )
     else:
         print(f"{DEFINITIONS}\n\n{'':14} {'time':>14} {'new path':>14} {'memory':>14} {'ms':>8} {'MB':>8}")
         for name, of_space in results.items():
@@ -176,7 +185,8 @@ def main() -> None:
             ]
             print(f"{name:14} {' '.join(columns)}")
         print(
-            f"\n{arguments.architectures} architectures of each, {arguments.repetitions} repetitions; "
+            f"\n{arguments.architectures} architectures of each, {arguments.repetitions} repetitions, "
+            f"{clock.__name__}; "
             f"Python {platform.python_version()}, torch {torch.__version__}, "
             f"{torch.get_num_threads()} of {os.cpu_count()} cores"
         )
