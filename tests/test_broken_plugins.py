@@ -1,5 +1,6 @@
 """Every contract check fails on a plug-in with exactly the defect it looks for."""
 
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import nn
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.cost import Cost
+from nasplat.nn.supernet import Part, Supernet
 from nasplat.problem import Problem
 from nasplat.search_space import Prior
 from nasplat.strategies.local_search import LocalSearch
@@ -112,6 +114,51 @@ def build_with_hidden_choice(self: ToySpace, a: Architecture, io: IO) -> nn.Modu
     return nn.Sequential(ToySpace.build(self, a, io), RandomScale())
 
 
+class Backwards(ToySpace):
+    """Its supernet reads a code from the other end than `build`."""
+
+    def supernet(self, io: IO) -> Supernet:
+        def assemble(architecture: Architecture, part: Part, /) -> nn.Module:
+            return self._assembled(Architecture(self.name, architecture.code[::-1]), part, io)
+
+        return Supernet(assemble, self._all())
+
+    def _all(self) -> list[Architecture]:
+        return [self.member(choices) for choices in itertools.product(range(4), repeat=4)]
+
+
+class Lonely(Backwards):
+    """Its supernet has weights for each architecture apart."""
+
+    def supernet(self, io: IO) -> Supernet:
+        def assemble(architecture: Architecture, part: Part, /) -> nn.Module:
+            return self._assembled(architecture, lambda name, make: part(f"{architecture.code} {name}", make), io)
+
+        return Supernet(assemble, self._all())
+
+
+class Ballast(Backwards):
+    """Its supernet has a part that no path has."""
+
+    def supernet(self, io: IO) -> Supernet:
+        supernet = ToySpace.supernet(self, io)
+        supernet.parts["ballast"] = nn.Linear(1, 1)
+        return supernet
+
+
+class Clinging(Supernet):
+    """Extracts what still belongs to it."""
+
+    def extract(self, architecture: Architecture) -> nn.Module:
+        return self.path(architecture)
+
+
+def supernet_clinging(self: ToySpace, io: IO) -> Supernet:
+    supernet = ToySpace.supernet(self, io)
+    supernet.__class__ = Clinging
+    return supernet
+
+
 SPACES: dict[str, Any] = {
     "samples_are_members": broken(ToySpace, sample=sample_stranger),
     "codes_are_short_printable_text": WhiteSpace,
@@ -126,6 +173,10 @@ SPACES: dict[str, Any] = {
     "cost_is_what_is_built": broken(ToySpace, cost=cost_without_bias),
     "networks_fit_their_io": broken(ToySpace, build=build_for_ten),
     "same_weights_same_outputs": broken(ToySpace, build=build_with_hidden_choice),
+    "supernet_paths_are_what_is_built": Backwards,
+    "supernet_shares_its_weights": Lonely,
+    "supernet_extracts_copies": broken(ToySpace, supernet=supernet_clinging),
+    "supernet_has_no_dead_weight": Ballast,
     "options_are_configuration": broken(ToySpace, __init__=undocumented_positional),
 }
 

@@ -54,7 +54,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict()
         self._assemble = assemble
-        self._paths: OrderedDict[Architecture, nn.Module] = OrderedDict()
+        self._paths: OrderedDict[Architecture, list[nn.Module]] = OrderedDict()  # all modules, the network first
         for architecture in covering:
             assemble(architecture, self._added)
 
@@ -68,13 +68,14 @@ class Supernet(nn.Module):
 
         It is in training mode exactly if the supernet is.
         """
-        network = self._paths.pop(architecture, None)
-        if network is None:
-            network = self._assemble(architecture, self._shared)
+        modules = self._paths.pop(architecture, None)
+        if modules is None:
+            modules = list(self._assemble(architecture, self._shared).modules())
             while len(self._paths) >= PATHS:
                 self._paths.popitem(last=False)
-        self._paths[architecture] = network
-        if network.training != self.training:
+        self._paths[architecture] = modules
+        network = modules[0]
+        if any(module.training is not self.training for module in modules):  # another path may have left parts so
             network.train(self.training)
         return network
 

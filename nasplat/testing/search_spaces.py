@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import default_rng
 
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
-from nasplat.search_space import SearchSpace
+from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.testing.common import check_configuration, global_generators_untouched
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SAMPLES = 30
 
@@ -163,6 +167,88 @@ def same_weights_same_outputs(space: SearchSpace, io: IO) -> None:
             assert torch.equal(first(images), second(images)), f"two networks of {architecture} differ"
 
 
+def supernet_paths_are_what_is_built(space: SearchSpace, io: IO) -> None:
+    """A supernet's path and what `build` gives have the same state dict, and with the same weights the same outputs."""
+    if not isinstance(space, SupernetSpace):
+        return
+    import torch
+
+    from nasplat.training.seeding import seeded
+
+    with seeded(0):
+        supernet = space.supernet(io)
+        images = torch.randn(3, *io.input_shape)
+    for architecture in _samples(space)[:5]:
+        with seeded(1):
+            network = space.build(architecture, io)
+        try:
+            network.load_state_dict(supernet.path(architecture).state_dict())
+        except RuntimeError as error:  # which names every state that is missing, too many or of another shape
+            raise AssertionError(f"the path of {architecture} is not what is built: {error}") from error
+        for mode in (True, False):
+            supernet.train(mode)
+            network.train(mode)
+            with torch.no_grad():
+                same = torch.equal(supernet(images, architecture), network(images))
+            assert same, f"the path of {architecture} and what is built differ, {'training' if mode else 'evaluating'}"
+
+
+def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
+    """Each path is made of the supernet's parameters, always the same ones, and neighbors have some in common."""
+    if not isinstance(space, SupernetSpace):
+        return
+    from nasplat.training.seeding import seeded
+
+    with seeded(0):
+        supernet = space.supernet(io)
+        shared = _parameters(supernet)
+        for architecture in _samples(space)[:3]:
+            first = _parameters(supernet.path(architecture))
+            assert first <= shared, f"the path of {architecture} has parameters that are not the supernet's"
+            for neighbor in space.neighbors(architecture):
+                common = first & _parameters(supernet.path(neighbor))
+                assert common, f"{architecture} and its neighbor {neighbor} share no parameter"
+            assert _parameters(supernet.path(architecture)) == first, f"the path of {architecture} changes"
+
+
+def supernet_extracts_copies(space: SearchSpace, io: IO) -> None:
+    """What is extracted has the weights of its path, and shares none of them."""
+    if not isinstance(space, SupernetSpace):
+        return
+    import torch
+
+    from nasplat.training.seeding import seeded
+
+    with seeded(0):
+        supernet = space.supernet(io)
+    for architecture in _samples(space)[:3]:
+        extracted = supernet.extract(architecture)
+        theirs, ours = extracted.state_dict(), supernet.path(architecture).state_dict()
+        assert theirs.keys() == ours.keys(), f"what is extracted of {architecture} is not its path"
+        assert all(torch.equal(theirs[name], ours[name]) for name in ours), f"extracting changes {architecture}"
+        storages = {tensor.untyped_storage().data_ptr() for tensor in supernet.state_dict().values()}
+        kept = [name for name, tensor in theirs.items() if tensor.untyped_storage().data_ptr() in storages]
+        assert not kept, f"what is extracted of {architecture} still shares {', '.join(kept)} with the supernet"
+
+
+def supernet_has_no_dead_weight(space: SearchSpace, io: IO) -> None:
+    """Every parameter of a supernet lies on the path of a member."""
+    if not isinstance(space, SupernetSpace):
+        return
+    from nasplat.training.seeding import seeded
+
+    with seeded(0):
+        supernet = space.supernet(io)
+    unused = _parameters(supernet)
+    for architecture in _samples(space):
+        for member in (architecture, *space.neighbors(architecture)):
+            unused -= _parameters(supernet.path(member))
+        if not unused:
+            return
+    names = [name for name, parameter in supernet.named_parameters() if id(parameter) in unused]
+    raise AssertionError(f"no path among {SAMPLES} samples and their neighbors has {', '.join(names)}")
+
+
 def options_are_configuration(space: SearchSpace, io: IO) -> None:
     """Constructor options are annotated, keyword-only and stored under their own names."""
     check_configuration(space, given=0)
@@ -182,6 +268,10 @@ SEARCH_SPACE_CHECKS: tuple[Callable[[SearchSpace, IO], None], ...] = (
     cost_is_what_is_built,
     networks_fit_their_io,
     same_weights_same_outputs,
+    supernet_paths_are_what_is_built,
+    supernet_shares_its_weights,
+    supernet_extracts_copies,
+    supernet_has_no_dead_weight,
     options_are_configuration,
 )
 
@@ -197,3 +287,8 @@ def _assert_member(space: SearchSpace, architecture: Architecture) -> None:
 def _samples(space: SearchSpace) -> list[Architecture]:
     rng = default_rng(0)
     return [space.sample(rng) for _ in range(SAMPLES)]
+
+
+def _parameters(network: "nn.Module") -> set[int]:
+    """The identities of its parameters."""
+    return {id(parameter) for parameter in network.parameters()}

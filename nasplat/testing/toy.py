@@ -1,6 +1,7 @@
 """A tiny search space and benchmark, quick enough for thousands of trials in a test."""
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,16 +10,18 @@ from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
 from nasplat.cost import Cost
 from nasplat.nn import costs
-from nasplat.search_space import Gene, GeneSpace
+from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 from nasplat.task import Evaluate, Measurement
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from nasplat.nn.supernet import Part, Supernet
+
 WIDTHS = ("2", "4", "8", "16")
 
 
-class ToySpace(GeneSpace):
+class ToySpace(GeneSpace, SupernetSpace):
     """Multi-layer perceptrons with four hidden layers of one of four widths each: 256 members."""
 
     name: ClassVar[str] = "toy"
@@ -31,12 +34,24 @@ class ToySpace(GeneSpace):
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The perceptron, on flattened images."""
+        from nasplat.nn.supernet import new_part
+
+        return self._assembled(architecture, new_part, io)
+
+    def supernet(self, io: IO) -> "Supernet":
+        """One linear layer at each place for every width before and after it."""
+        from nasplat.nn.supernet import Supernet
+
+        # All pairs of widths side by side, in both orders.
+        covering = (self.member([a, b, a, b]) for a in range(len(WIDTHS)) for b in range(len(WIDTHS)))
+        return Supernet(partial(self._assembled, io=io), covering)
+
+    def _assembled(self, architecture: Architecture, part: "Part", /, io: IO) -> "nn.Module":
         from torch import nn
 
-        widths = self._widths(architecture, io)
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU()]
+        for i, (before, after) in enumerate(pairwise(self._widths(architecture, io)), 1):
+            layers += [part(f"layer {i} {before} to {after}", partial(nn.Linear, before, after)), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
     def _widths(self, architecture: Architecture, io: IO) -> list[int]:
