@@ -15,8 +15,8 @@ GROUP_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Which part of the work a member does.
+class Share:
+    """Which share of the work a member does.
 
     Args:
         rank: The member's number; the first is 0, and its outcome is that of the group.
@@ -51,7 +51,7 @@ class Meeting:
         return cls(host, int(port))
 
     @contextmanager
-    def joined(self, part: Part) -> Iterator["ProcessGroup"]:
+    def joined(self, share: Share) -> Iterator["ProcessGroup"]:
         """Be a member for as long as the `with` lasts; the process is left as it was, whatever happens.
 
         Other members that wait for this one when it leaves come free with an error.
@@ -61,10 +61,10 @@ class Meeting:
         hook = sys.excepthook  # which torch wraps anew with every group
         try:
             dist.init_process_group(
-                part.backend,
+                share.backend,
                 store=self._store,
-                rank=part.rank,
-                world_size=part.size,
+                rank=share.rank,
+                world_size=share.size,
                 timeout=timedelta(seconds=GROUP_SECONDS),
             )
             assert dist.group.WORLD is not None

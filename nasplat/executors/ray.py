@@ -24,7 +24,7 @@ from ray.exceptions import (
 from nasplat.artifact import Artifacts
 from nasplat.errors import ArtifactError, InputError, RunError
 from nasplat.executors.executor import ARTIFACT_LOST, OUT_OF_MEMORY, Executor, Workload
-from nasplat.executors.group import Part
+from nasplat.executors.group import Share
 from nasplat.executors.objects import Objects
 from nasplat.executors.worker import Worker
 from nasplat.task import (
@@ -399,8 +399,8 @@ class RayExecutor(Executor):
         address = seats[0].actor.serve.remote() if size > 1 else ""
         for rank, seat in enumerate(seats):
             seat.since = now
-            part = Part(rank, size, self._backend) if size > 1 else None
-            reference = seat.actor.perform.remote(body, part, address, list(given), *given.values())
+            share = Share(rank, size, self._backend) if size > 1 else None
+            reference = seat.actor.perform.remote(body, share, address, list(given), *given.values())
             self._busy[reference] = seat, attempt
 
     def _rest(self, seat: _Seat) -> None:

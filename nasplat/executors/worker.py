@@ -11,7 +11,7 @@ import ray.util
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.executors.executor import Workload, perform
-from nasplat.executors.group import Meeting, Part
+from nasplat.executors.group import Meeting, Share
 from nasplat.task import Failure, Json, decode_task, encode_outcome
 
 
@@ -47,13 +47,13 @@ class Worker:
         return self._served.address
 
     def perform(
-        self, task: Json, part: Part | None, address: str, digests: Sequence[str], *given: Any
+        self, task: Json, share: Share | None, address: str, digests: Sequence[str], *given: Any
     ) -> tuple[Json, dict[str, bytes], bool]:
-        """Do a task, or a part in it.
+        """Do a task, or a share in it.
 
         Args:
             task: The task.
-            part: Which member of the group that shares the task this worker is; None if it works alone.
+            share: Which member of the group that shares the task this worker is; None if it works alone.
             address: Where the group meets, if there is one.
             digests: The artifacts that the task refers to.
             given: Their bytes, as arrays.
@@ -65,12 +65,12 @@ class Worker:
         assert self._benchmark is not None, "no task is sent before the worker is ready"
         parcel = Parcel({digest: memoryview(array) for digest, array in zip(digests, given, strict=True)})
         work = partial(perform, decode_task(task), self._benchmark, device=self._device, artifacts=parcel)
-        if part is None:
+        if share is None:
             outcome = work()
             return encode_outcome(outcome, with_task=False), parcel.added, isinstance(outcome, Failure)
         served, self._served = self._served, None
-        meeting = served if part.rank == 0 and served is not None else Meeting.at(address)
-        with meeting.joined(part) as group:
+        meeting = served if share.rank == 0 and served is not None else Meeting.at(address)
+        with meeting.joined(share) as group:
             outcome = work(group=group)
             its_own = isinstance(outcome, Failure) and meeting.fail()
-        return encode_outcome(outcome, with_task=False), {} if part.rank else parcel.added, its_own
+        return encode_outcome(outcome, with_task=False), {} if share.rank else parcel.added, its_own
