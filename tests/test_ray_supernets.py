@@ -30,7 +30,8 @@ class CountingShelf(Shelf):
         self.reads += 1
         return super().get(handle)
 
-Path("notes").mkdir()
+for folder in ("notes", "other notes"):
+    Path(folder).mkdir()
 shelf = CountingShelf(Path("artifacts"))
 
 def workload(**options):
@@ -44,7 +45,7 @@ def start(workers=2, *, up=None, of=None, retries=2, trial_seconds=None, **optio
         made.wait(0.1)
     return made
 
-alone = workload(shares=1).make()
+alone = workload(shares=1, notes=os.path.abspath("other notes")).make()
 problem = Problem(alone.space, Goal((Objective("accuracy", True),)), io=alone.io)
 incidents = []
 
@@ -166,54 +167,66 @@ say(reads=reads, wrong=wrong, held=held, lost=lost.kind)
     assert said["lost"] == "artifact lost"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_member_that_dies_ends_the_try_for_all(rank: int, installed: dict[str, str], tmp_path: Path) -> None:
-    said = _run(
+@pytest.fixture(scope="module")
+def struck(installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of trainings that were struck one after another, by what struck them."""
+    said: dict[str, Any] = _run(
         installed,
-        tmp_path,
-        f"""
-with start(mischief={{"{rank}": "die"}}) as made:
-    (trained,) = done(made, training())
-say(notes=notes(trained.task), error=error(trained), seed=trained.task.seed)
+        tmp_path_factory.mktemp("struck"),
+        """
+mischief = {"0.0": "die", "1.1": "die", "2.1": "starve", "3.1": "diverge", "4.0": "hang", "4.1": "diverge"}
+found = {}
+with start(mischief=mischief) as made:
+    for name in ("first dies", "second dies", "starving", "diverging", "hanging", "sound"):
+        if name == "hanging":
+            module.GRACE_SECONDS = 1.5
+        incidents.clear()
+        (outcome,) = done(made, training())
+        found[name] = {
+            "failure": getattr(outcome, "kind", None),
+            "message": getattr(outcome, "message", None),
+            "error": error(outcome) if hasattr(outcome, "weights") else None,
+            "notes": notes(outcome.task),
+            "incidents": list(map(encode_incident, incidents)),
+        }
+say(**found)
 """,
     )
+    return said
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_member_that_dies_ends_the_try_for_all(rank: int, struck: dict[str, Any]) -> None:
+    said = struck[("first dies", "second dies")[rank]]
     (incident,) = said["incidents"]
-    assert (incident["kind"], incident["action"], incident["trial"]) == ("worker died", "tried again", 0)
+    assert (incident["kind"], incident["action"], incident["trial"]) == ("worker died", "tried again", rank)
     died = int(incident["worker"].rpartition(":")[2])
     assert died in [member[2] for member in said["notes"] if member[0] == rank], "another is blamed"
-    assert {member[1] for member in said["notes"]} == {2}, "the second try did not wait for its workers"
+    assert [member[1] for member in said["notes"]] == [2] * 4, "the second try did not wait for its workers"
     assert len({member[2] for member in said["notes"]}) == 3, "the other member's process was lost as well"
     assert said["error"] < 1e-5
 
 
-def test_what_one_member_fails_of_is_told_and_all_live_on(installed: dict[str, str], tmp_path: Path) -> None:
-    said = _run(
-        installed,
-        tmp_path,
-        """
-with start(mischief={"1": "diverge"}) as made:
-    (failed,) = done(made, training())
-    (trained,) = done(made, training())
-say(failed=encode_outcome(failed), before=notes(failed.task), after=notes(trained.task), error=error(trained))
-""",
-    )
-    assert (said["failed"]["failure"], said["failed"]["message"]) == ("diverged", "as member 1 was told to")
-    assert {member[2] for member in said["before"]} == {member[2] for member in said["after"]}
-    assert said["error"] < 1e-5 and said["incidents"] == []
-
-
-def test_memory_that_ran_out_for_one_member_is_tried_again(installed: dict[str, str], tmp_path: Path) -> None:
-    said = _run(
-        installed,
-        tmp_path,
-        """
-with start(mischief={"1": "starve"}) as made:
-    (trained,) = done(made, training())
-say(error=error(trained))
-""",
-    )
+def test_memory_that_ran_out_for_one_member_is_tried_again(struck: dict[str, Any]) -> None:
+    said = struck["starving"]
     assert [(i["kind"], i["action"]) for i in said["incidents"]] == [("out of memory", "tried again")]
     assert said["error"] < 1e-5
+
+
+def test_what_one_member_fails_of_is_told_and_all_live_on(struck: dict[str, Any]) -> None:
+    said = struck["diverging"]
+    assert (said["failure"], said["message"]) == ("diverged", "as member 3.1 was told to")
+    assert said["incidents"] == []
+    assert {member[2] for member in said["notes"]} == {member[2] for member in struck["hanging"]["notes"]}
+
+
+def test_a_member_that_does_not_come_free_is_killed(struck: dict[str, Any]) -> None:
+    said = struck["hanging"]
+    assert said["failure"] == "diverged"
+    (incident,) = said["incidents"]
+    assert (incident["kind"], incident["action"]) == ("time limit", "replaced")
+    assert incident["worker"].endswith(f":{said['notes'][0][2]}")
+    assert struck["sound"]["error"] < 1e-5 and struck["sound"]["incidents"] == []
 
 
 GONE = """
@@ -232,7 +245,7 @@ def test_the_time_limit_ends_all_members(installed: dict[str, str], tmp_path: Pa
         tmp_path,
         GONE
         + """
-with start(mischief={"1": "hang"}, trial_seconds=4.0) as made:
+with start(mischief={"0.1": "hang"}, trial_seconds=4.0) as made:
     (failed,) = done(made, training())
     killed = gone(failed.task)
     (trained,) = done(made, training())
@@ -244,25 +257,6 @@ say(failed=encode_outcome(failed), gone=killed, after=notes(trained.task), secon
     assert said["gone"] == [True, True]
     assert [member[:2] for member in said["after"]] == [[0, 2], [1, 2]]
     assert said["seconds"] > 8, "both members' time was lost"
-
-
-def test_a_member_that_does_not_come_free_is_killed(installed: dict[str, str], tmp_path: Path) -> None:
-    said = _run(
-        installed,
-        tmp_path,
-        """
-module.GRACE_SECONDS = 1.5
-with start(mischief={"0": "hang", "1": "diverge"}) as made:
-    (failed,) = done(made, training())
-    (trained,) = done(made, training())
-say(failed=encode_outcome(failed), before=notes(failed.task), error=error(trained))
-""",
-    )
-    assert said["failed"]["failure"] == "diverged"
-    (incident,) = said["incidents"]
-    assert (incident["kind"], incident["action"]) == ("time limit", "replaced")
-    assert incident["worker"].endswith(f":{said['before'][0][2]}")
-    assert said["error"] < 1e-5
 
 
 def test_a_training_is_not_overtaken_and_what_waits_behind_it_is_done(

@@ -28,8 +28,8 @@ class LinearSupernet(SupernetBenchmark):
         notes: A folder in which every member of a training leaves a file that names task, rank, size and process.
         shares: Among how many processes a training can be divided.
         sleep: Seconds that a step or a measurement takes.
-        mischief: What members do, by rank, the first time they come to the middle of a training: ``die``, ``hang``,
-            ``diverge`` or ``starve``.
+        mischief: What members do when they come to the middle of a training for the first time, ``die``, ``hang``,
+            ``diverge`` or ``starve``, by the task's id and the member's rank: ``{"0.1": "die"}``.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "groups")
@@ -79,7 +79,7 @@ class LinearSupernet(SupernetBenchmark):
         for step in range(task.epochs):
             time.sleep(self.sleep)
             if step == task.epochs // 2:
-                self._misbehave(rank)
+                self._misbehave(f"{task.id}.{rank}")
             mine = slice(rank, None, size)
             gradient = examples[mine].T @ (examples[mine] @ weight - targets[mine]) / EXAMPLES
             if group is not None:
@@ -101,10 +101,10 @@ class LinearSupernet(SupernetBenchmark):
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         return Measurement(task=measurement.task, metrics=measurement.metrics, split="test")
 
-    def _misbehave(self, rank: int) -> None:
-        what = (self.mischief or {}).get(str(rank))
+    def _misbehave(self, member: str) -> None:
+        what = (self.mischief or {}).get(member)
         try:
-            Path(self.notes, f"mischief of {rank}").mkdir()
+            Path(self.notes, f"mischief of {member}").mkdir()
         except FileExistsError:
             return
         if what == "die":
@@ -113,6 +113,6 @@ class LinearSupernet(SupernetBenchmark):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             threading.Event().wait()
         if what == "diverge":
-            raise TrialFailed("diverged", f"as member {rank} was told to")
+            raise TrialFailed("diverged", f"as member {member} was told to")
         if what == "starve":
-            raise MemoryError(f"member {rank} is out of memory")
+            raise MemoryError(f"member {member} is out of memory")
