@@ -202,7 +202,7 @@ def test_a_member_that_dies_ends_the_try_for_all(rank: int, struck: dict[str, An
     assert (incident["kind"], incident["action"], incident["trial"]) == ("worker died", "tried again", rank)
     died = int(incident["worker"].rpartition(":")[2])
     assert died in [member[2] for member in said["notes"] if member[0] == rank], "another is blamed"
-    assert [member[1] for member in said["notes"]] == [2] * 4, "the second try did not wait for its workers"
+    assert {member[1] for member in said["notes"]} == {2}, "the second try did not wait for its workers"
     assert len({member[2] for member in said["notes"]}) == 3, "the other member's process was lost as well"
     assert said["error"] < 1e-5
 
