@@ -62,10 +62,11 @@ class Parcel(Artifacts):
     """Artifacts in memory: what a worker is sent with a task, and what it sends back.
 
     Args:
-        given: The artifacts that the task refers to, by digest.
+        given: The artifacts that the task refers to, by digest; a view of memory that others share is copied only
+            when it is asked for.
     """
 
-    def __init__(self, given: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, given: Mapping[str, bytes | memoryview] | None = None) -> None:
         self.given = dict(given or {})
         self.added: dict[str, bytes] = {}
 
@@ -75,7 +76,7 @@ class Parcel(Artifacts):
         return handle
 
     def get(self, handle: Handle) -> bytes:
-        for shelf in (self.added, self.given):
-            if handle.digest in shelf:
-                return shelf[handle.digest]
-        raise ArtifactError(f"artifact {handle} did not travel with the task that refers to it")
+        data = self.added.get(handle.digest, self.given.get(handle.digest))
+        if data is None:
+            raise ArtifactError(f"artifact {handle} did not travel with the task that refers to it")
+        return bytes(data)

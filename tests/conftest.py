@@ -71,4 +71,5 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(copy)], check=True, timeout=110)
-    return {**os.environ, "PYTHONPATH": str(site)}
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]  # a checkout may have been named by it
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -68,7 +68,7 @@ def test_an_installed_package_is_listed_and_searched_with(installed: dict[str, s
         "search-spaces": ["demo_perceptron"],
         "strategies": ["demo_generations"],
         "predictors": ["demo_ridge"],
-        "benchmarks": ["demo_formula"],
+        "benchmarks": ["demo_formula", "demo_supernet"],
         "datasets": [],
     }
     done = run(

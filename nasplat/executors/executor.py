@@ -8,13 +8,16 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.errors import ArtifactError, StorageError, TrialFailed
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 OUT_OF_MEMORY = "out of memory"
 ARTIFACT_LOST = "artifact lost"
@@ -83,11 +86,21 @@ class Executor(ABC):
         self.close()
 
 
-def perform(task: Task, benchmark: Benchmark, *, device: str, artifacts: Artifacts) -> Outcome:
-    """Do a task's work; whatever exception ends it becomes a `Failure` with its traceback."""
+def perform(
+    task: Task, benchmark: Benchmark, *, device: str, artifacts: Artifacts, group: "ProcessGroup | None" = None
+) -> Outcome:
+    """Do a task's work; whatever exception ends it becomes a `Failure` with its traceback.
+
+    Args:
+        task: The work.
+        benchmark: What does it; prepared.
+        device: A torch device.
+        artifacts: Where the benchmark keeps and finds weights.
+        group: The processes that share the work of a training; None for one that works alone.
+    """
     started, clock = time.time(), time.perf_counter()
     try:
-        outcome = _sound(_dispatch(task, benchmark, device, artifacts), task)
+        outcome = _sound(_dispatch(task, benchmark, device, artifacts, group), task)
     except StorageError:
         raise  # no fault of the trial
     except (Exception, SystemExit) as error:  # noqa: BLE001  a benchmark is foreign code, its trial ends with it
@@ -124,12 +137,14 @@ def _sound(outcome: Outcome, task: Task) -> Outcome:
     return replace(outcome, spent=images)
 
 
-def _dispatch(task: Task, benchmark: Benchmark, device: str, artifacts: Artifacts) -> Outcome:
+def _dispatch(
+    task: Task, benchmark: Benchmark, device: str, artifacts: Artifacts, group: "ProcessGroup | None"
+) -> Outcome:
     if isinstance(task, Evaluate):
         return benchmark.measure(task, device=device, artifacts=artifacts)
     if not isinstance(benchmark, SupernetBenchmark):
         raise TrialFailed("no supernet", f"the benchmark {type(benchmark).__name__} cannot train a supernet")
-    return benchmark.train(task, device=device, artifacts=artifacts)
+    return benchmark.train(task, device=device, artifacts=artifacts, group=group)
 
 
 def cuda_is_available() -> bool:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,22 +21,21 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from nasplat.artifact import Artifacts, Handle, Parcel
-from nasplat.benchmark import Benchmark
+from nasplat.artifact import Artifacts
 from nasplat.errors import ArtifactError, InputError, RunError
-from nasplat.executors.executor import ARTIFACT_LOST, OUT_OF_MEMORY, Executor, Workload, perform
+from nasplat.executors.executor import ARTIFACT_LOST, OUT_OF_MEMORY, Executor, Workload
+from nasplat.executors.group import Share
+from nasplat.executors.objects import Objects
+from nasplat.executors.worker import Worker
 from nasplat.task import (
     Action,
-    Evaluate,
     Failure,
     Incident,
-    Json,
     Outcome,
     Spent,
     Task,
+    TrainSupernet,
     decode_outcome,
-    decode_task,
-    encode_outcome,
     encode_task,
 )
 
@@ -48,10 +47,19 @@ FAILED_STARTS = 5
 """How many rounds of starts in a row may fail before a place is given up."""
 FIRST_PAUSE = 1.0
 """Seconds until a start that failed is repeated; doubled each time that fails as well."""
+NAP_SECONDS = 0.1
+"""How long the driver sleeps where there is nothing that could wake it."""
 IDLE_SECONDS = 1.0
 """A worker that was idle for longer is asked whether it lives before it is given a task."""
 NODE_LOSSES = 10
 """How many nodes may be lost under one trial before it is taken for the cause."""
+GATHER_SECONDS = 60.0
+"""How long a training waits, while nobody works, for processes to come up, before fewer workers share it."""
+GRACE_SECONDS = 30.0
+"""How long the others of a group may go on when one has failed, or the first has done its part."""
+
+NODE_LOST = "node lost"
+OBJECT_LOST = "object lost"
 
 RAYS_WORDS = {
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: ": "",
@@ -62,39 +70,6 @@ RAYS_WORDS = {
 
 KNOCK_SECONDS = 10.0
 """How long a cluster's address may take to answer."""
-
-
-class Worker:
-    """What runs on a Ray actor: a prepared benchmark, made from names and options alone.
-
-    Args:
-        workload: Which benchmark on which space.
-        device: A torch device.
-    """
-
-    def __init__(self, workload: Workload, device: str) -> None:
-        self._device = device
-        self._workload = workload
-        self._benchmark: Benchmark | None = None
-
-    def name(self) -> str:
-        """Which process this is, as ``host:pid``; the sign that it is up."""
-        return f"{socket.gethostname()}:{os.getpid()}"
-
-    def ready(self) -> bool:
-        """True, once the benchmark is prepared, which may take its time."""
-        if self._benchmark is None:
-            benchmark = self._workload.make()
-            benchmark.prepare()
-            self._benchmark = benchmark
-        return True
-
-    def perform(self, task: Json, artifacts: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
-        """The outcome of a task, with the artifacts that came of it."""
-        assert self._benchmark is not None, "no task is sent before the worker is ready"
-        parcel = Parcel(artifacts)
-        outcome = perform(decode_task(task), self._benchmark, device=self._device, artifacts=parcel)
-        return encode_outcome(outcome, with_task=False), parcel.added
 
 
 @dataclass(eq=False, slots=True)
@@ -110,6 +85,46 @@ class _Seat:
         return time.monotonic() - self.since
 
 
+@dataclass(eq=False, slots=True)
+class _Try:
+    """One try of a task: the seats of those who share it, the first member's first, and what each has told of it.
+
+    A task that is not shared has one seat. Where it is, the first member's success is that of all; otherwise
+    what struck one of them counts before what any of them tells, and the cause before its effects.
+    """
+
+    task: Task
+    seats: list[_Seat]
+    until: float  # when those that are still at it are killed
+    since: float = field(default_factory=time.monotonic)
+    told: dict[_Seat, Outcome | RayError] = field(default_factory=dict)
+    artifacts: Mapping[str, bytes] = field(default_factory=dict)
+    culprit: _Seat | None = None  # who failed first
+
+    @property
+    def complete(self) -> bool:
+        return len(self.told) == len(self.seats)
+
+    @property
+    def decided(self) -> bool:
+        """Whether what the others may still tell can hardly change anything."""
+        return self.seats[0] in self.told or any(isinstance(said, Failure | RayError) for said in self.told.values())
+
+    @property
+    def succeeded(self) -> bool:
+        return not isinstance(self.told.get(self.seats[0], None), Failure | RayError | None)
+
+    def strikes(self) -> list[tuple[_Seat, RayError]]:
+        """Who was struck, and by what, in the order in which it became known."""
+        return [(seat, said) for seat, said in self.told.items() if isinstance(said, RayError)]
+
+    def seconds(self) -> float:
+        """Device time of all who share it."""
+        said = [self.told.get(seat) for seat in self.seats]
+        elapsed = time.monotonic() - self.since
+        return sum(elapsed if told is None or isinstance(told, RayError) else told.spent.seconds for told in said)
+
+
 @dataclass(slots=True)
 class _Struck:
     """How often workers died, and nodes were lost, under one task."""
@@ -121,18 +136,22 @@ class _Struck:
 class RayExecutor(Executor):
     """Tasks on Ray actors, one at a time on each; the loop asks for no more than there are workers.
 
+    An artifact that many tasks refer to travels once, through Ray's object store. The training of a supernet is
+    divided among as many workers as the benchmark says, or all; it waits for them at the head of the queue.
+
     A Ray that runs in this process already, or the cluster at `address`, is used and left running; otherwise
     one is started on this machine and shut down again.
 
     What strikes a worker strikes one task. A worker that dies is replaced, and its task is tried again, with the
     same seed, up to `retries` times; then it fails alone. So does a task whose worker tells of memory that ran
     out, and lives on. The loss of a node is not held against the task. A task that takes longer than
-    `trial_seconds` fails at once, for it would again, and its process is killed. A worker that cannot be started
-    again and again loses its place; without any place left the run ends. Each of these is an incident.
+    `trial_seconds` fails at once, for it would again, and its process is killed. What strikes one of several
+    workers that share a task ends the try for all. A worker that cannot be started again and again loses its
+    place; without any place left the run ends. Each of these is an incident.
 
     Args:
         workload: Which benchmark on which space.
-        artifacts: The run's artifacts: what tasks refer to is sent along, what comes back is kept.
+        artifacts: The run's artifacts: what tasks refer to is put in the workers' reach, what comes back is kept.
         workers: How many actors.
         cpus_per_worker: Logical CPUs that each reserves; also its number of threads.
         gpus_per_worker: GPUs that each reserves, as a fraction where several share one.
@@ -158,12 +177,16 @@ class RayExecutor(Executor):
     ) -> None:
         self._workload = workload
         self._artifacts = artifacts
+        self._objects = Objects(artifacts)
         self._options: dict[str, Any] = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
         self._device = "cuda" if gpus_per_worker else "cpu"
+        # Members that share a device cannot use NCCL; between devices of their own nothing is faster.
+        self._backend = "cpu:gloo,cuda:nccl" if gpus_per_worker >= 1 else "gloo"
         self._places = workers
+        self._members = 1  # until a worker has said among how many a training can be divided
         self._retries = retries
         self._trial_seconds = trial_seconds
-        self._busy: dict[Any, tuple[_Seat, Task]] = {}  # by the reference to what comes of it
+        self._busy: dict[Any, tuple[_Seat, _Try]] = {}  # by the reference to what the seat will tell
         self._idle: deque[_Seat] = deque()
         self._starting: dict[Any, _Seat] = {}
         self._waiting: deque[Task] = deque()
@@ -174,6 +197,7 @@ class RayExecutor(Executor):
         self._failed_starts = 0
         self._start_not_before = 0.0
         self._nobody_since: float | None = None
+        self._gathering_since: float | None = None
         self._last_death = ""
         self._started_ray = _connect(address, cpus=workers * cpus_per_worker)
         try:
@@ -199,8 +223,9 @@ class RayExecutor(Executor):
         if pending and not outcomes:
             done, _ = ray.wait(pending, num_returns=1, timeout=self._until_overdue(timeout), fetch_local=True)
             outcomes += self._take(done)
-        elif not outcomes and self._places:  # nothing can be started yet
-            time.sleep(min(timeout, max(0.0, self._start_not_before - time.monotonic())))
+        elif not outcomes and self._places:  # nothing can be started yet, or a training waits for what never comes
+            patience = NAP_SECONDS if self._gathering_since is not None else 0.0
+            time.sleep(min(timeout, max(patience, self._start_not_before - time.monotonic())))
         outcomes += self._end_overdue()
         for outcome in outcomes:
             self._struck.pop(outcome.id, None)
@@ -221,6 +246,7 @@ class RayExecutor(Executor):
         seats = [*self._idle, *self._starting.values(), *(seat for seat, _ in self._busy.values())]
         for forgotten in (self._idle, self._starting, self._busy, self._waiting):
             forgotten.clear()
+        self._objects.clear()
         for seat in seats:
             with suppress(RayError, RuntimeError, ValueError):  # a cluster that is gone has no workers left to end
                 ray.kill(seat.actor)
@@ -267,6 +293,7 @@ class RayExecutor(Executor):
             return
         if not seat.prepared:
             seat.prepared = True
+            self._members = answer
             self._failed_starts = 0
         self._rest(seat)
 
@@ -274,13 +301,13 @@ class RayExecutor(Executor):
         """Pause before the next start, longer from time to time, and give the place up in the end."""
         reason = _reason(error)
         if seat.prepared:  # it died while it was idle
-            self._note("node lost" if _is_of_the_node(error) else "worker died", reason, "replaced", worker=seat.worker)
+            self._note_death(seat, error)
             return
         same_round = time.monotonic() < self._start_not_before
         if not same_round:
             self._start_not_before = time.monotonic() + FIRST_PAUSE * 2**self._failed_starts
         if _is_of_the_node(error):
-            self._note("node lost", reason, "replaced", worker=seat.worker)
+            self._note(NODE_LOST, reason, "replaced", worker=seat.worker)
             return
         self._last_death = reason
         self._failed_starts += not same_round
@@ -308,6 +335,11 @@ class RayExecutor(Executor):
             Incident(kind=kind, message=message, action=action, trial=trial, worker=worker, seconds=seconds)
         )
 
+    def _note_death(self, seat: _Seat, error: RayError) -> None:
+        """A worker died, for which no trial is to answer."""
+        kind = NODE_LOST if _is_of_the_node(error) else "worker died"
+        self._note(kind, _reason(error), "replaced", worker=seat.worker)
+
     def _despair(self, seconds: float) -> None:
         """Give up where there has been no worker for so long, or none can be expected any more."""
         if not self._starting and not self._places:
@@ -321,116 +353,177 @@ class RayExecutor(Executor):
             raise RunError(f"no worker came up within {START_SECONDS:.0f} s, {_why_nobody(self._options)}")
 
     def _dispatch(self) -> None:
-        while self._idle and self._waiting:
+        """Give what waits to who is idle, in order: what needs several workers is not overtaken."""
+        while self._waiting and (seats := self._seats_for(self._waiting[0])):
+            task = self._waiting.popleft()
+            try:
+                given = self._objects.named_by(task)
+            except ArtifactError as error:
+                self._idle.extendleft(reversed(seats))
+                self._lost.append(Failure(task=task, kind=ARTIFACT_LOST, message=str(error)))
+                continue
+            self._begin(task, seats, given)
+
+    def _seats_for(self, task: Task) -> list[_Seat]:
+        """Idle workers that live, as many as are to share the task; none as long as it has to wait for them."""
+        wanted = min(self._members, self._places) if isinstance(task, TrainSupernet) else 1
+        seats: list[_Seat] = []
+        while self._idle and len(seats) < max(1, wanted):
             seat = self._idle.popleft()
             if seat.seconds() > IDLE_SECONDS:
                 # It may have died meanwhile, for which the task is not to answer.
                 seat.since = time.monotonic()
                 self._starting[seat.actor.ready.remote()] = seat
-                continue
-            task = self._waiting.popleft()
-            try:
-                referred = self._referred(task)
-            except ArtifactError as error:
-                self._idle.appendleft(seat)
-                self._lost.append(Failure(task=task, kind=ARTIFACT_LOST, message=str(error)))
-                continue
-            seat.since = time.monotonic()
-            self._busy[seat.actor.perform.remote(encode_task(task), referred)] = seat, task
+            else:
+                seats.append(seat)
+        if len(seats) >= wanted or (seats and self._waited_in_vain()):
+            self._gathering_since = None
+            return seats
+        self._idle.extendleft(reversed(seats))
+        return []
+
+    def _waited_in_vain(self) -> bool:
+        """Whether those whom a training still waits for have not come up for so long that it begins without them."""
+        if self._busy or any(seat.worker and not seat.prepared for seat in self._starting.values()):
+            self._gathering_since = None  # they will come in time
+            return False
+        if self._gathering_since is None:
+            self._gathering_since = time.monotonic()
+        being_asked = any(seat.prepared for seat in self._starting.values())
+        return not being_asked and time.monotonic() - self._gathering_since > GATHER_SECONDS
+
+    def _begin(self, task: Task, seats: list[_Seat], given: Mapping[str, Any]) -> None:
+        now, size, body = time.monotonic(), len(seats), encode_task(task)
+        attempt = _Try(task, seats, until=now + (math.inf if self._trial_seconds is None else self._trial_seconds))
+        # Its result is an argument of the others, so that each begins when the first can be found.
+        address = seats[0].actor.serve.remote() if size > 1 else ""
+        for rank, seat in enumerate(seats):
+            seat.since = now
+            share = Share(rank, size, self._backend) if size > 1 else None
+            reference = seat.actor.perform.remote(body, share, address, list(given), *given.values())
+            self._busy[reference] = seat, attempt
 
     def _rest(self, seat: _Seat) -> None:
         seat.since = time.monotonic()
         self._idle.append(seat)
 
     def _collect(self, reference: Any) -> Outcome | None:
-        """What came of a task; None if it is tried again."""
-        seat, task = self._busy.pop(reference)
+        """What came of a task; None if others who share it have yet to tell, or it is tried again."""
+        seat, attempt = self._busy.pop(reference)
         try:
-            body, artifacts = ray.get(reference)
+            body, artifacts, its_own = ray.get(reference)
         except RayTaskError as error:  # raised inside a worker that lives on
-            failure = self._failure(seat, task, type(error).__name__, _reason(error), trace=str(error))
+            lost = isinstance(error, ObjectLostError)
+            failure = self._failure(seat, attempt, type(error).__name__, _reason(error), trace=str(error))
+            attempt.told[seat] = error if lost else failure
             self._rest(seat)
-            return failure
         except RayError as error:
+            attempt.told[seat] = error
             ray.kill(seat.actor)
-            return self._after_strike(seat, task, error)
-        self._deaths_in_a_row = 0
-        outcome = decode_outcome(body, task)
-        if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:  # told by a worker that lives on
-            again = self._after_death(seat, task, outcome, lives=True)
+        else:
+            attempt.told[seat] = decode_outcome(body, attempt.task)
+            attempt.artifacts = artifacts or attempt.artifacts
+            if its_own:
+                attempt.culprit = seat
             self._rest(seat)
-            return again
-        self._rest(seat)
-        for data in artifacts.values():
+        if attempt.complete:
+            return self._settle(attempt)
+        if attempt.decided:
+            attempt.until = min(attempt.until, time.monotonic() + GRACE_SECONDS)
+        return None
+
+    def _settle(self, attempt: _Try) -> Outcome | None:
+        """What came of a task when all have told, or never will; None if it is tried again."""
+        for seat, error in attempt.strikes():
+            if not attempt.succeeded:
+                return self._after_strike(seat, attempt, error)
+            self._note_death(seat, error)
+        self._deaths_in_a_row = 0
+        failed = [seat for seat, said in attempt.told.items() if isinstance(said, Failure)]
+        seat = attempt.seats[0] if attempt.succeeded else attempt.culprit or failed[0]
+        outcome = attempt.told[seat]
+        assert not isinstance(outcome, RayError)
+        outcome = replace(outcome, spent=replace(outcome.spent, seconds=attempt.seconds()))
+        if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:  # told by a worker that lives on
+            return self._after_death(seat, attempt, outcome, lives=True)
+        for data in attempt.artifacts.values():
             self._artifacts.put(data)
         return outcome
 
-    def _after_strike(self, seat: _Seat, task: Task, error: RayError) -> Outcome | None:
-        """Decide on a task whose worker is gone."""
-        kind = "worker died"
-        if _is_of_the_node(error):
-            struck = self._struck.setdefault(task.id, _Struck())
+    def _after_strike(self, seat: _Seat, attempt: _Try, error: RayError) -> Outcome | None:
+        """Decide on a task one of whose workers is gone, or what it was to work with."""
+        kind, lives = "worker died", isinstance(error, RayTaskError)
+        if lives or _is_of_the_node(error):
+            kind = OBJECT_LOST if lives else NODE_LOST
+            self._objects.forget(attempt.task)
+            struck = self._struck.setdefault(attempt.task.id, _Struck())
             struck.losses += 1
             if struck.losses <= NODE_LOSSES:
-                self._try_again("node lost", _reason(error), seat, task)
+                self._try_again(kind, _reason(error), seat, attempt)
                 return None
-            kind = "node lost"
         elif isinstance(error, OutOfMemoryError):
             kind = OUT_OF_MEMORY
-        return self._after_death(seat, task, self._failure(seat, task, kind, _reason(error), trace=str(error)))
+        failure = self._failure(seat, attempt, kind, _reason(error), trace=str(error))
+        return self._after_death(seat, attempt, failure, lives=lives)
 
-    def _after_death(self, seat: _Seat, task: Task, failure: Failure, *, lives: bool = False) -> Outcome | None:
+    def _after_death(self, seat: _Seat, attempt: _Try, failure: Failure, *, lives: bool = False) -> Outcome | None:
         """Try a task again that may itself be the cause, or let it fail alone."""
-        struck = self._struck.setdefault(task.id, _Struck())
+        struck = self._struck.setdefault(failure.id, _Struck())
         struck.deaths += 1
-        if struck.deaths <= self._retries and failure.kind != "node lost":
+        if struck.deaths <= self._retries and failure.kind not in (NODE_LOST, OBJECT_LOST):
             again = f"try {struck.deaths} of {self._retries + 1}: {failure.message}"
-            self._try_again(failure.kind, again, seat, task)
+            self._try_again(failure.kind, again, seat, attempt)
             return None
         if not lives:
             self._count_death(failure.message)
-        self._note(failure.kind, failure.message, "failed", trial=task.id, worker=seat.worker)
+        self._note(failure.kind, failure.message, "failed", trial=failure.id, worker=seat.worker)
         return failure
 
-    def _try_again(self, kind: str, message: str, seat: _Seat, task: Task) -> None:
-        self._note(kind, message, "tried again", trial=task.id, worker=seat.worker, seconds=seat.seconds())
+    def _try_again(self, kind: str, message: str, seat: _Seat, attempt: _Try) -> None:
+        task = attempt.task
+        self._note(kind, message, "tried again", trial=task.id, worker=seat.worker, seconds=attempt.seconds())
         self._waiting.append(task)
 
     def _until_overdue(self, timeout: float) -> float:
         """The timeout, or less if a task's time is up before."""
-        if self._trial_seconds is None or not self._busy:
-            return timeout
-        longest = max(seat.seconds() for seat, _ in self._busy.values())
-        return min(timeout, max(0.0, self._trial_seconds - longest))
+        soonest = min((attempt.until for _, attempt in self._busy.values()), default=math.inf)
+        return min(timeout, max(0.0, soonest - time.monotonic()))
 
     def _end_overdue(self) -> list[Outcome]:
         """Kill the processes of tasks whose time is up."""
-        if self._trial_seconds is None:
-            return []
-        overdue = [reference for reference, (seat, _) in self._busy.items() if seat.seconds() > self._trial_seconds]
+        now = time.monotonic()
+        overdue = [reference for reference, (_, attempt) in self._busy.items() if attempt.until < now]
         if not overdue:
             return []
         # What has ended in time is not to suffer from a driver that looks late.
-        done, late = ray.wait(overdue, num_returns=len(overdue), timeout=0, fetch_local=False)
+        done, _ = ray.wait(overdue, num_returns=len(overdue), timeout=0, fetch_local=False)
         outcomes = self._take(done)
-        for reference in late:
-            seat, task = self._busy.pop(reference)
-            message = f"it took longer than trial_seconds={self._trial_seconds:g}, and its process was killed"
-            outcomes.append(self._failure(seat, task, "time limit", message))
-            self._note("time limit", message, "failed", trial=task.id, worker=seat.worker)
-            ray.kill(seat.actor)
+        for attempt in dict.fromkeys(attempt for _, attempt in self._busy.values() if attempt.until < now):
+            outcome = self._end(attempt)
+            if outcome is not None:
+                outcomes.append(outcome)
         return outcomes
 
-    def _failure(self, seat: _Seat, task: Task, kind: str, message: str, *, trace: str = "") -> Failure:
-        seconds = seat.seconds()
-        spent = Spent(seconds=seconds, device=self._device, worker=seat.worker, started=time.time() - seconds)
-        return Failure(task=task, kind=kind, message=message, traceback=trace, spent=spent)
+    def _end(self, attempt: _Try) -> Outcome | None:
+        """Kill those that still work on a task; what comes of it then."""
+        late = {reference: seat for reference, (seat, other) in self._busy.items() if other is attempt}
+        for reference, seat in late.items():
+            del self._busy[reference]
+            ray.kill(seat.actor)
+            if attempt.decided:
+                message = "it did not come free when its group had ended, and its process was killed"
+                self._note("time limit", message, "replaced", trial=attempt.task.id, worker=seat.worker)
+        if attempt.decided:
+            return self._settle(attempt)
+        message = f"it took longer than trial_seconds={self._trial_seconds:g}, and its process was killed"
+        seat = attempt.seats[0]
+        self._note("time limit", message, "failed", trial=attempt.task.id, worker=seat.worker)
+        return self._failure(seat, attempt, "time limit", message)
 
-    def _referred(self, task: Task) -> Mapping[str, bytes]:
-        """The artifacts that a task names, to travel with it."""
-        continues = task.continues if isinstance(task, Evaluate) else None
-        handles: list[Handle] = [handle for handle in (task.weights, continues) if handle is not None]
-        return {handle.digest: self._artifacts.get(handle) for handle in handles}
+    def _failure(self, seat: _Seat, attempt: _Try, kind: str, message: str, *, trace: str = "") -> Failure:
+        started = time.time() - (time.monotonic() - attempt.since)
+        spent = Spent(seconds=attempt.seconds(), device=self._device, worker=seat.worker, started=started)
+        return Failure(task=attempt.task, kind=kind, message=message, traceback=trace, spent=spent)
 
 
 def _connect(address: str | None, *, cpus: float) -> bool:

@@ -1,0 +1,76 @@
+"""What the Ray executor runs on other processes."""
+
+import os
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import ray.util
+
+from nasplat.artifact import Parcel
+from nasplat.benchmark import Benchmark, SupernetBenchmark
+from nasplat.executors.executor import Workload, perform
+from nasplat.executors.group import Meeting, Share
+from nasplat.task import Failure, Json, decode_task, encode_outcome
+
+
+class Worker:
+    """What runs on a Ray actor: a prepared benchmark, made from names and options alone.
+
+    Args:
+        workload: Which benchmark on which space.
+        device: A torch device.
+    """
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        self._device = device
+        self._workload = workload
+        self._benchmark: Benchmark | None = None
+        self._served: Meeting | None = None
+
+    def name(self) -> str:
+        """Which process this is, as ``host:pid``; the sign that it is up."""
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    def ready(self) -> int:
+        """Among how many workers a training can be divided, once the benchmark is prepared, which may take its time."""
+        if self._benchmark is None:
+            benchmark = self._workload.make()
+            benchmark.prepare()
+            self._benchmark = benchmark
+        return self._benchmark.members if isinstance(self._benchmark, SupernetBenchmark) else 1
+
+    def serve(self) -> str:
+        """Where the members of a new group meet, of which this worker is the first."""
+        self._served = Meeting(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        return self._served.address
+
+    def perform(
+        self, task: Json, share: Share | None, address: str, digests: Sequence[str], *given: Any
+    ) -> tuple[Json, dict[str, bytes], bool]:
+        """Do a task, or a share in it.
+
+        Args:
+            task: The task.
+            share: Which member of the group that shares the task this worker is; None if it works alone.
+            address: Where the group meets, if there is one.
+            digests: The artifacts that the task refers to.
+            given: Their bytes, as arrays.
+
+        Returns:
+            The outcome; the artifacts that came of it, if they count; and whether it is a failure of this worker
+            rather than the effect of another member's.
+        """
+        assert self._benchmark is not None, "no task is sent before the worker is ready"
+        parcel = Parcel({digest: memoryview(array) for digest, array in zip(digests, given, strict=True)})
+        work = partial(perform, decode_task(task), self._benchmark, device=self._device, artifacts=parcel)
+        if share is None:
+            outcome = work()
+            return encode_outcome(outcome, with_task=False), parcel.added, isinstance(outcome, Failure)
+        served, self._served = self._served, None
+        meeting = served if share.rank == 0 and served is not None else Meeting.at(address)
+        with meeting.joined(share) as group:
+            outcome = work(group=group)
+            its_own = isinstance(outcome, Failure) and meeting.fail()
+        return encode_outcome(outcome, with_task=False), {} if share.rank else parcel.added, its_own
