@@ -74,8 +74,8 @@ class Classification(SupernetBenchmark):
         latency_batch: If not 0, latency is measured too, with so many images in each pass; the benchmark is then
             `alone`, and its measurements have ``latency_ms`` (median) and ``latency_iqr_ms`` (spread).
         latency_threads: Threads of torch while latency is measured.
-        paths: Of a supernet, how many are trained on each batch, with the mean of their gradients; so many workers
-            can share its training.
+        paths: Of a supernet's given paths, how many are trained on each batch, with the mean of their gradients; so
+            many workers can share its training. Without given paths, as in a warm-up, one is.
         statistics: What batch norm uses with shared weights: the mean over training images, computed for each
             network, or the statistics of each batch that is measured, which no network to be exported has.
         calibration: Training images for the former.
@@ -179,6 +179,9 @@ class Classification(SupernetBenchmark):
         from nasplat.training.seeding import seeded
         from nasplat.training.supernet import SupernetTraining
 
+        # A warm-up has one path for each batch, as in the paper of CARS.
+        paths = self.paths if task.architectures else 1
+
         def draw(seed: int) -> Architecture:
             rng = default_rng(seed)
             if not task.architectures:
@@ -191,7 +194,7 @@ class Classification(SupernetBenchmark):
                 self._splits(device).training,
                 self._recipe(device),
                 draw=draw,
-                paths=self.paths,
+                paths=paths,
                 epochs=self.epochs,
                 seed=task.seed,
                 augment=self._augmentation(device),
@@ -207,7 +210,7 @@ class Classification(SupernetBenchmark):
                 )
             processed = training.until(training.done + task.epochs)
             state = training.state() | {ARCHITECTURE: _spelt(self._supernets_name)}
-        return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed * self.paths))
+        return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed * paths))
 
     @property
     def members(self) -> int:

@@ -132,7 +132,8 @@ class SupernetBenchmark(Benchmark):
             task: The paths, or none for paths drawn from the whole space; and for how many epochs.
             device: A torch device.
             artifacts: Where weights are kept and found; what any member but the first puts there is forgotten.
-            group: The processes that share the work, all of which are given the same task; None to work alone.
+            group: The processes that share the work, all of which are given the same task; None to work alone. What
+                counts is the outcome of the first, which speaks for all.
 
         Raises:
             TrialFailed: Training gave no usable weights.

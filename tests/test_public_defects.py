@@ -13,8 +13,9 @@ from numpy.random import default_rng
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Handle
-from nasplat.executors.executor import Workload
+from nasplat.artifact import Handle, Parcel
+from nasplat.benchmark import Benchmark
+from nasplat.executors.executor import Workload, perform
 from nasplat.nn.supernet import Supernet
 from nasplat.objective import Goal, Objective, bins
 from nasplat.problem import Problem
@@ -24,6 +25,7 @@ from nasplat.selection import ProtectedSorting
 from nasplat.strategies.cars import CARS
 from nasplat.task import Evaluate, Measurement, Task, Trained, TrainSupernet, encode_task
 from nasplat.testing import ToyBenchmark, ToySpace
+from nasplat.training.fit import MODEL, below
 from nasplat.training.seeding import seeded
 
 SPACE, IMAGES = DARTS(channels=2, cells=3), IO.image(channels=3, side=8, outputs=5)
@@ -230,7 +232,7 @@ def test_i_a_generation_is_measured_by_several_workers_at_once(tmp_path: Any) ->
     problem = Problem(benchmark.space, GOAL, io=benchmark.io, fidelity=2)
     shelf = Shelf(tmp_path)
     with RayExecutor(workload, shelf, workers=2) as executor:
-        executor.submit(problem.train_supernet((), epochs=1))
+        executor.submit(problem.train_supernet(tuple(problem.sample() for _ in range(3)), epochs=1))
         (trained,) = _all(executor, 1)
         assert isinstance(trained, Trained), trained
         for _ in range(6):
@@ -238,6 +240,17 @@ def test_i_a_generation_is_measured_by_several_workers_at_once(tmp_path: Any) ->
         measured = _all(executor, 6)
     assert all(isinstance(m, Measurement) for m in measured)
     assert len({m.spent.worker for m in measured}) == 2
+    alone = perform(trained.task, prepared(benchmark), device="cpu", artifacts=(other := Parcel()))
+    assert isinstance(alone, Trained)
+    together, expected = (below(MODEL, place.get_tensors(t.weights)) for place, t in ((shelf, trained), (other, alone)))
+    for name, tensor in expected.items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # which are of no path
+            assert torch.allclose(together[name], tensor, rtol=0, atol=1e-5), name
+
+
+def prepared(benchmark: Benchmark) -> Benchmark:
+    benchmark.prepare()
+    return benchmark
 
 
 def _all(executor: Any, number: int) -> list[Any]:

@@ -1,5 +1,8 @@
 """Supernets on digits: how shared weights are trained, and that what is measured with them is what is exported."""
 
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -121,6 +124,70 @@ def test_the_gradient_of_a_batch_is_the_mean_over_its_paths() -> None:
         assert torch.allclose(given[name], gradient, atol=1e-12), name  # type: ignore[arg-type]
 
 
+class Members:
+    """What two threads have in place of a process group."""
+
+    def __init__(self, rank: int, meeting: threading.Barrier, messages: dict[int, Tensor]) -> None:
+        self._rank = rank
+        self._meeting = meeting
+        self._messages = messages
+
+    def rank(self) -> int:
+        return self._rank
+
+    def size(self) -> int:
+        return 2
+
+    def allreduce(self, tensors: list[Tensor]) -> "Members":
+        self._messages[self._rank] = tensors[0].clone()
+        self._meeting.wait(30)
+        tensors[0].copy_(self._messages[0] + self._messages[1])
+        self._meeting.wait(30)
+        return self
+
+    def wait(self) -> None:
+        """It has happened already."""
+
+
+@pytest.mark.parametrize("paths", [2, 3])
+def test_two_members_end_with_the_weights_that_one_ends_with(paths: int) -> None:
+    """Dead ends included: a convolution behind `none` has no gradient, and must be left alone by weight decay too."""
+    dead_end = SPACE.parse("300000")
+    splits = dataset("digits").load()
+    examples = Examples(splits.training.images[:256].double(), splits.training.labels[:256])
+    recipe = Recipe(batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.01, gradient_norm=1.0)
+
+    def supernet_after(group: Any) -> dict[str, Tensor]:
+        supernet = start()
+        training = SupernetTraining(
+            supernet,
+            examples,
+            recipe,
+            draw=lambda seed: (*PATHS, dead_end)[seed % 4],
+            paths=paths,
+            epochs=2,
+            seed=3,
+            group=group,
+        )
+        training.until(2)
+        return {name: p.detach() for name, p in supernet.named_parameters()}
+
+    with seeded(0):
+        fresh = SPACE.supernet(DIGITS).double()
+
+    def start() -> Supernet:
+        return copy.deepcopy(fresh)
+
+    alone = supernet_after(None)
+    meeting, messages = threading.Barrier(2), dict[int, Tensor]()
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(supernet_after, [Members(rank, meeting, messages) for rank in (0, 1)]))
+    for together in both:
+        for name, parameter in alone.items():
+            assert torch.allclose(together[name], parameter, rtol=0, atol=1e-12), name
+    assert any(not torch.equal(alone[name], p) for name, p in fresh.named_parameters())
+
+
 def test_a_limit_on_the_gradient_and_a_cosine_are_kept_to() -> None:
     splits = dataset("digits").load()
     with seeded(0):
@@ -138,6 +205,8 @@ def test_a_limit_on_the_gradient_and_a_cosine_are_kept_to() -> None:
 def test_images_are_counted_for_every_path_they_go_through() -> None:
     outcome = prepared(paths=3).train(training(2), device="cpu", artifacts=Parcel())
     assert outcome.spent.images == 3 * 2 * 1_024  # 16 whole batches of 64
+    warmup = prepared(paths=3).train(training(2, paths=()), device="cpu", artifacts=Parcel())
+    assert warmup.spent.images == 2 * 1_024
 
 
 def test_training_past_the_plan_is_refused() -> None:
