@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from nasplat_demo.predictor import Ridge
+from nasplat_demo.space import Perceptron
 from nasplat_demo.strategy import Generations
+from nasplat_demo.supernet import SharedFormula
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import nn
@@ -26,12 +28,13 @@ from nasplat.strategies.local_search import LocalSearch
 from nasplat.strategies.random_search import RandomSearch
 from nasplat.strategies.regularized_evolution import RegularizedEvolution
 from nasplat.strategy import Strategy
-from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, TrainSupernet
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained, TrainSupernet
 from nasplat.testing import (
     BENCHMARK_CHECKS,
     PREDICTOR_CHECKS,
     SEARCH_SPACE_CHECKS,
     STRATEGY_CHECKS,
+    SUPERNET_CHECKS,
     ToyBenchmark,
     ToySpace,
 )
@@ -377,6 +380,34 @@ BENCHMARKS: dict[str, Any] = {
 }
 
 
+def train_by_chance(self: SharedFormula, task: TrainSupernet, *, artifacts: Artifacts, **others: Any) -> Trained:
+    seed = random.SystemRandom().getrandbits(40)
+    return SharedFormula.train(self, replace(task, seed=seed), artifacts=artifacts, **others)
+
+
+def train_afresh(self: SharedFormula, task: TrainSupernet, *, artifacts: Artifacts, **others: Any) -> Trained:
+    return SharedFormula.train(self, replace(task, weights=None), artifacts=artifacts, **others)
+
+
+def train_and_remember(self: Any, task: Evaluate, *, artifacts: Artifacts, **others: Any) -> Measurement:
+    self.times = getattr(self, "times", 0) + 1
+    measurement = SharedFormula.measure(self, task, artifacts=artifacts, **others)
+    return replace(measurement, metrics={"accuracy": measurement.metrics["accuracy"] / self.times})
+
+
+def give_shared_weights(self: Any, measurement: Measurement, *, artifacts: Artifacts) -> dict[str, torch.Tensor]:
+    assert measurement.task.weights is not None
+    return artifacts.get_tensors(measurement.task.weights)
+
+
+SUPERNETS: dict[str, Any] = {
+    "same_training_same_weights": broken(SharedFormula, train=train_by_chance),
+    "training_goes_on_where_it_was_left": broken(SharedFormula, train=train_afresh),
+    "shared_weights_are_measured_as_they_are": broken(SharedFormula, measure=train_and_remember),
+    "what_shared_weights_measured_can_be_had": broken(SharedFormula, state_dict=give_shared_weights),
+}
+
+
 # Predictors ---------------------------------------------------------------------------------------------------
 
 
@@ -445,9 +476,10 @@ def named(checks: Sequence[Callable[..., None]]) -> dict[str, Callable[..., None
         (SEARCH_SPACE_CHECKS, SPACES),
         (STRATEGY_CHECKS, STRATEGIES),
         (BENCHMARK_CHECKS, BENCHMARKS),
+        (SUPERNET_CHECKS, SUPERNETS),
         (PREDICTOR_CHECKS, PREDICTORS),
     ],
-    ids=["spaces", "strategies", "benchmarks", "predictors"],
+    ids=["spaces", "strategies", "benchmarks", "supernets", "predictors"],
 )
 def test_every_check_has_a_plugin_that_it_fails(
     checks: Sequence[Callable[..., None]], examples: dict[str, Any]
@@ -477,6 +509,13 @@ def test_a_broken_benchmark_is_found_out(name: str) -> None:
 
     with pytest.raises((AssertionError, RunError)):
         named(BENCHMARK_CHECKS)[name](lambda: BENCHMARKS[name](ToySpace()))
+
+
+@pytest.mark.parametrize("name", SUPERNETS)
+def test_a_broken_supernet_benchmark_is_found_out(name: str) -> None:
+    with pytest.raises((AssertionError, RuntimeError)):
+        named(SUPERNET_CHECKS)[name](lambda: SUPERNETS[name](Perceptron()))
+    named(SUPERNET_CHECKS)[name](lambda: SharedFormula(Perceptron()))
 
 
 @pytest.mark.parametrize("name", PREDICTORS)

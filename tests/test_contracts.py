@@ -18,6 +18,7 @@ from nasplat.testing import (
     PREDICTOR_CHECKS,
     SEARCH_SPACE_CHECKS,
     STRATEGY_CHECKS,
+    SUPERNET_CHECKS,
     ToyBenchmark,
     ToySpace,
 )
@@ -117,6 +118,12 @@ def test_benchmark(name: str, check: Callable[..., None], request: pytest.Fixtur
         return Workload(space, name, SMALL[space], SMALL.get(name, {})).make()
 
     check(make)
+
+
+@pytest.mark.parametrize("check", SUPERNET_CHECKS, ids=named)
+@pytest.mark.parametrize("space", ["nasbench201", "darts"])
+def test_supernet_benchmark(space: str, check: Callable[..., None]) -> None:
+    check(Workload(space, "classification", SMALL[space], {"epochs": 2, "paths": 2}).make)
 
 
 @pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)

@@ -391,6 +391,43 @@ def test_an_interrupted_training_goes_on_with_the_same_weights(
     assert outcomes_of(tmp_path / "run") == trained  # weights are named by their content
 
 
+CARS = [
+    "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
+    "--benchmark", "classification", "--set", "benchmark.epochs=5", "--set", "benchmark.paths=2",
+    "--strategy", "cars", "--set", "strategy.population=4", "--set", "strategy.warmup=2",
+    "--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "1000", "--seed", "3",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
+    start: Starter, nasplat: CommandLine, tmp_path: Path
+) -> None:
+    """One training, four founders, then thrice: a training, four children with old weights, eight with new ones."""
+    assert nasplat(*CARS, "--out", "alone", OMP_NUM_THREADS="1").returncode == 0
+    command = [*CARS, "--out", "run"]
+    for outcomes in (1, 7, 18, 19, 31):  # of 44: after a training, among children, at an end, in a training, among all
+        process = start(sys.executable, "-m", "nasplat", *command, OMP_NUM_THREADS="1")
+
+        def there(wanted: int = outcomes) -> bool:
+            return outcomes_in(tmp_path / "run") >= wanted
+
+        wait_until(there, process)
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == -signal.SIGKILL, "the search was over before it was killed"
+        command = ["resume", "run"]
+    assert outcomes_in(tmp_path / "run") < 44
+    done = nasplat("resume", "run", OMP_NUM_THREADS="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert story(tmp_path / "run") == story(tmp_path / "alone")  # weights and statistics are named by their content
+    fronts = [Run(tmp_path / name).history().front for name in ("run", "alone")]
+    assert [m.id for m in fronts[0]] == [m.id for m in fronts[1]]
+    kept = [sorted(path.name for path in (tmp_path / name / "artifacts").rglob("*.*")) for name in ("run", "alone")]
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(

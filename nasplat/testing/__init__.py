@@ -8,7 +8,7 @@ plug-in breaks it. Sweep them over a plug-in with pytest::
         check(MyStrategy)
 """
 
-from nasplat.testing.benchmarks import BENCHMARK_CHECKS
+from nasplat.testing.benchmarks import BENCHMARK_CHECKS, SUPERNET_CHECKS
 from nasplat.testing.predictors import PREDICTOR_CHECKS
 from nasplat.testing.search_spaces import SEARCH_SPACE_CHECKS
 from nasplat.testing.strategies import STRATEGY_CHECKS
@@ -19,6 +19,7 @@ __all__ = [
     "PREDICTOR_CHECKS",
     "SEARCH_SPACE_CHECKS",
     "STRATEGY_CHECKS",
+    "SUPERNET_CHECKS",
     "ToyBenchmark",
     "ToySpace",
 ]

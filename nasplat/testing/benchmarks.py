@@ -3,17 +3,21 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
-from nasplat.artifact import Parcel
-from nasplat.benchmark import Benchmark
+from numpy.random import default_rng
+
+from nasplat.artifact import Handle, Parcel
+from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.errors import TrialFailed
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.task import STATE, Evaluate, Measurement, encode_outcome
+from nasplat.task import STATE, Evaluate, Measurement, Trained, encode_outcome
 from nasplat.testing.common import check_configuration, global_generators_untouched
 
 MakeBenchmark: TypeAlias = Callable[[], Benchmark]
+MakeSupernetBenchmark: TypeAlias = Callable[[], SupernetBenchmark]
+Made = TypeVar("Made", bound=Benchmark)
 
 
 def measures_what_it_declares(make: MakeBenchmark) -> None:
@@ -145,6 +149,65 @@ def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
     assert images == whole.spent.images, f"the parts cost {images} images, the whole {whole.spent.images}"
 
 
+def same_training_same_weights(make: MakeSupernetBenchmark) -> None:
+    """The seed is in the task: two instances train to the same weights, and leave global generators alone."""
+    weights = []
+    for _ in range(2):
+        benchmark, _, problem = _prepared(make)
+        with global_generators_untouched():
+            weights.append(_trained(benchmark, problem, Parcel()).weights)
+    assert weights[0] == weights[1], "the same training gave other weights"
+
+
+def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
+    """Training on gives other weights, and their fidelity is the number of all epochs behind them."""
+    benchmark, task, problem = _prepared(make)
+    parcel = Parcel()
+    first = _trained(benchmark, problem, parcel)
+    other, _, _ = _prepared(make)  # another worker
+    second = _trained(other, problem, parcel, weights=first.weights)
+    assert second.weights != first.weights, "training on changed nothing"
+    for fidelity in (1, 2):
+        wanted = replace(task, weights=second.weights, fidelity=fidelity)
+        try:
+            other.measure(wanted, device="cpu", artifacts=parcel)
+        except TrialFailed as error:
+            assert fidelity == 1, f"two epochs are behind the weights, but it refuses to measure after two: {error}"
+        else:
+            assert fidelity == 2, "two epochs are behind the weights, but it measures after one"
+
+
+def shared_weights_are_measured_as_they_are(make: MakeSupernetBenchmark) -> None:
+    """Measuring with shared weights repeats, whatever was measured in between, and processes no training images."""
+    benchmark, task, problem = _prepared(make)
+    parcel = Parcel()
+    weights = _trained(benchmark, problem, parcel).weights
+    task = replace(task, weights=weights, fidelity=1)
+    other = problem.evaluate(problem.sample(), weights=weights, fidelity=1)
+    first, _, again = (benchmark.measure(t, device="cpu", artifacts=parcel) for t in (task, other, task))
+    same = (first.metrics, first.artifacts) == (again.metrics, again.artifacts)
+    assert same, f"measured again, shared weights gave {again.metrics} after {first.metrics}"
+    assert first.spent.images == 0, f"measuring with shared weights trained on {first.spent.images} images"
+
+
+def what_shared_weights_measured_can_be_had(make: MakeSupernetBenchmark) -> None:
+    """The network that was measured is given by an instance that is not prepared, and can be measured on the test split.
+
+    It has the shared weights and whatever the measurement left, and goes into what the space builds.
+    """
+    from nasplat.training.seeding import seeded
+
+    benchmark, task, problem = _prepared(make)
+    parcel = Parcel()
+    task = replace(task, weights=_trained(benchmark, problem, parcel).weights, fidelity=1)
+    measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+    with seeded(0):
+        network = benchmark.space.build(task.architecture, benchmark.io)
+    network.load_state_dict(make().state_dict(measurement, artifacts=parcel))
+    final = benchmark.final(measurement, device="cpu", artifacts=parcel)
+    assert final.split == "test", f"the final measurement is on {final.split!r}"
+
+
 def options_are_configuration(make: MakeBenchmark) -> None:
     """Constructor options are annotated, keyword-only and stored under their own names."""
     check_configuration(make(), given=1)
@@ -164,8 +227,16 @@ BENCHMARK_CHECKS: tuple[Callable[[MakeBenchmark], None], ...] = (
     options_are_configuration,
 )
 
+SUPERNET_CHECKS: tuple[Callable[[MakeSupernetBenchmark], None], ...] = (
+    same_training_same_weights,
+    training_goes_on_where_it_was_left,
+    shared_weights_are_measured_as_they_are,
+    what_shared_weights_measured_can_be_had,
+)
+"""What a `SupernetBenchmark` is held to beyond the others; its whole training is to have two epochs at least."""
 
-def _prepared(make: MakeBenchmark) -> tuple[Benchmark, Evaluate, Problem]:
+
+def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
     """The benchmark, ready, with a task for it and the problem that the task comes from."""
     benchmark = make()
     benchmark.check()
@@ -183,3 +254,12 @@ def _prepared(make: MakeBenchmark) -> tuple[Benchmark, Evaluate, Problem]:
 
 def _measure(benchmark: Benchmark, task: Evaluate) -> Measurement:
     return benchmark.measure(task, device="cpu", artifacts=Parcel())
+
+
+def _trained(
+    benchmark: SupernetBenchmark, problem: Problem, parcel: Parcel, *, weights: Handle | None = None
+) -> Trained:
+    """An epoch on two paths; the same ones and the same seed each time."""
+    paths = tuple(benchmark.space.sample(default_rng(i)) for i in range(2))
+    task = replace(problem.train_supernet(paths, epochs=1, weights=weights), seed=1)
+    return benchmark.train(task, device="cpu", artifacts=parcel)
