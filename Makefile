@@ -7,10 +7,10 @@ IN_VENV = $(VENV)/bin
 
 .PHONY: search test
 
-search: $(VENV)/ready  ## Install, search for networks that read digits, export the best
+search: $(VENV)/ready  ## Install, search for networks that read digits, export them from small to large
 	$(IN_VENV)/nasplat search examples/quickstart.yaml --out $(RUN)
 	$(IN_VENV)/nasplat report $(RUN)
-	$(IN_VENV)/nasplat export $(RUN) --pick best --test
+	$(IN_VENV)/nasplat export $(RUN) --pick bins:3 --test
 
 test: $(VENV)/ready  ## Install, run all tests
 	$(IN_VENV)/python -m pytest

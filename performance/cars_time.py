@@ -40,10 +40,9 @@ DEFINITIONS = f"""\
 NAS-Bench-201's cells ({SPACE["channels"]} channels, {SPACE["cells"]} cell in each stage), scikit-learn's digits, one
 thread for each process. Accounting: a search inline with N = {POPULATION}, a warm-up of {WARMUP} epochs and
 {GENERATIONS} generations of I = {INTERVAL}, beside E_warm T_train + T_val' + E_evo (T_val + I T_train N_b). T_train is
-the time of an epoch with one path for each batch; T_val that of all that a generation measures, 2 N with the new
-weights and N offspring with the old ones for their speed; T_val' that of the N founders. They are measured
-beforehand, on architectures drawn uniformly. Workers: {CANDIDATES} candidates measured with the same shared weights by
-one Ray worker and by {WORKERS}, medians of rounds in turn."""
+the time of an epoch with one path for each batch; T_val that of measuring 2 N architectures, T_val' that of the N
+founders. They are measured beforehand, on architectures drawn uniformly. Workers: {CANDIDATES} candidates measured
+with the same shared weights by one Ray worker and by {WORKERS}, medians of rounds in turn."""
 
 
 def workload(epochs: int, **options: Any) -> Workload:
@@ -115,7 +114,7 @@ def accounting(rounds: int) -> dict[str, Any]:
     rows = []
     for paths in SEARCH_PATHS:
         epoch, population = found["epoch"], found["population"]
-        formula = WARMUP * epoch + population + GENERATIONS * (3 * population + INTERVAL * epoch * paths)
+        formula = WARMUP * epoch + population + GENERATIONS * (2 * population + INTERVAL * epoch * paths)
         seconds = search(paths)
         rows.append({"paths": paths, "formula": formula, "measured": seconds, "ratio": seconds / formula})
     return {**found, "searches": rows}

@@ -141,7 +141,7 @@ def test_a_training_that_fails_is_tried_again_with_another_seed_and_not_for_ever
 
 
 def test_with_measured_speeds_offspring_are_measured_with_the_weights_of_before_while_new_ones_are_trained() -> None:
-    halves = list(generations(CARS(problem(), population=5, warmup=1)))
+    halves = list(generations(CARS(problem(), population=5, warmup=1, child_speed="measured")))
     before = halves[0][0]
     for training, measuring in zip(halves[2::2], halves[3::2], strict=True):
         first, *children = training
@@ -243,7 +243,7 @@ def rising(task: Evaluate) -> float:
 
 
 def test_speed_is_what_an_architecture_gained_since_the_weights_before() -> None:
-    strategy = CARS(problem(), population=6, warmup=1)
+    strategy = CARS(problem(), population=6, warmup=1, child_speed="measured")
     figures = protected_figures(strategy, rising, generation=3)
     assert len(figures) == 12
     for code, (speed, size) in figures:
@@ -300,7 +300,7 @@ def where_it_ends(params: float) -> float:
     return 1 - 0.5 * math.exp(-0.7 * params / 1_000)
 
 
-@pytest.mark.parametrize("options", [{}, {"child_speed": "inherited"}, {"protection": "inverse_size"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"child_speed": "measured"}, {"protection": "inverse_size"}], ids=str)
 def test_protection_keeps_large_networks_that_plain_sorting_loses(options: dict[str, Any]) -> None:
     for seed in range(5):
         ranges, best = [], []

@@ -92,7 +92,7 @@ def test_strategy_with_a_single_objective(
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
-    "options", [{"child_speed": "inherited"}, {"protection": "inverse_size"}, {"protection": "none"}], ids=str
+    "options", [{"child_speed": "measured"}, {"protection": "inverse_size"}, {"protection": "none"}], ids=str
 )
 def test_cars_with_every_protection(options: dict[str, Any], check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get("cars")

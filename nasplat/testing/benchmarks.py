@@ -191,7 +191,7 @@ def shared_weights_are_measured_as_they_are(make: MakeSupernetBenchmark) -> None
 
 
 def what_shared_weights_measured_can_be_had(make: MakeSupernetBenchmark) -> None:
-    """The network that was measured is given by an instance that is not prepared, and can be measured on the test split.
+    """The network that was measured is given by an instance that is not prepared, and can be tested.
 
     It has the shared weights and whatever the measurement left, and goes into what the space builds.
     """
