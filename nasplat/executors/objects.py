@@ -7,7 +7,7 @@ import numpy as np
 import ray
 
 from nasplat.artifact import Artifacts, Handle
-from nasplat.task import Evaluate, Task
+from nasplat.task import Task, needed_by
 
 KEPT = 4
 """How many artifacts stay in the object store at least for as long as no others are asked for."""
@@ -32,27 +32,22 @@ class Objects:
         Raises:
             ArtifactError: One is not in the object store, and cannot be read again.
         """
-        references = {handle.digest: self._reference(handle) for handle in _named(task)}
+        references = {digest: self._reference(digest) for digest in needed_by(task)}
         while len(self._references) > KEPT:
             self._references.popitem(last=False)
         return references
 
     def forget(self, task: Task) -> None:
         """Put what the task names into the object store afresh when it is asked for again."""
-        for handle in _named(task):
-            self._references.pop(handle.digest, None)
+        for digest in needed_by(task):
+            self._references.pop(digest, None)
 
     def clear(self) -> None:
         """Let go of everything."""
         self._references.clear()
 
-    def _reference(self, handle: Handle) -> Any:
-        if handle.digest not in self._references:
-            self._references[handle.digest] = ray.put(np.frombuffer(self._artifacts.get(handle), np.uint8))
-        self._references.move_to_end(handle.digest)
-        return self._references[handle.digest]
-
-
-def _named(task: Task) -> list[Handle]:
-    continues = task.continues if isinstance(task, Evaluate) else None
-    return [handle for handle in (task.weights, continues) if handle is not None]
+    def _reference(self, digest: str) -> Any:
+        if digest not in self._references:
+            self._references[digest] = ray.put(np.frombuffer(self._artifacts.get(Handle(digest)), np.uint8))
+        self._references.move_to_end(digest)
+        return self._references[digest]
