@@ -405,7 +405,10 @@ CARS = [
 def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
     start: Starter, nasplat: CommandLine, tmp_path: Path
 ) -> None:
-    """One training, four founders, then thrice: a training, four children with old weights, eight with new ones."""
+    """One training, four founders, then thrice: a training, four children with old weights, eight with new ones.
+
+    On Ray two workers share each training and each generation, and the same comes of it.
+    """
     assert nasplat(*CARS, "--out", "alone", OMP_NUM_THREADS="1").returncode == 0
     command = [*CARS, "--out", "run"]
     for outcomes in (1, 7, 18, 19, 31):  # of 44: after a training, among children, at an end, in a training, among all
@@ -427,6 +430,8 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
     assert [m.id for m in fronts[0]] == [m.id for m in fronts[1]]
     kept = [sorted(path.name for path in (tmp_path / name / "artifacts").rglob("*.*")) for name in ("run", "alone")]
     assert kept[0] == kept[1]
+    assert nasplat(*CARS, "--executor", "ray", "--workers", "2", "--out", "ray").returncode == 0
+    assert outcomes_of(tmp_path / "ray") == outcomes_of(tmp_path / "alone")
 
 
 @pytest.mark.slow

@@ -99,10 +99,10 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     Shared statistics follow whichever paths ran last and mislead every one of them (Yu and Huang, 2019, "Universally
     slimmable networks and improved training techniques", sec. 3.3, recompute them for each network as here).
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = _batch_norms(network)
     momenta = [norm.momentum for norm in norms]
+    forget_statistics(network)
     for norm in norms:
-        norm.reset_running_stats()
         norm.momentum = None  # which stands for the mean of all batches
     network.train()
     for images in batches:
@@ -114,7 +114,16 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 def use_batch_statistics(network: nn.Module) -> None:
     """Make batch norm use the statistics of each batch, evaluating too; its running statistics are taken away."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.track_running_stats = False
-            module.running_mean = module.running_var = module.num_batches_tracked = None
+    for norm in _batch_norms(network):
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+
+
+def forget_statistics(network: nn.Module) -> None:
+    """Make batch norm's running statistics those of a new network."""
+    for norm in _batch_norms(network):
+        norm.reset_running_stats()
+
+
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]

@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 
 from nasplat.architecture import Architecture
 from nasplat.data.datasets import Examples
-from nasplat.nn.supernet import Supernet, recalibrate, use_batch_statistics
+from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
 from nasplat.training.fit import EPOCHS, MODEL, Recipe, Training, below
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
@@ -58,6 +58,11 @@ class SupernetTraining(Training):
         self._paths = paths
         self._group = group
         self._member, self._members = (0, 1) if group is None else (group.rank(), group.size())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `restore` needs; without running statistics, which say only what paths ran here last."""
+        forget_statistics(self.model)
+        return super().state()
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave the mean gradient over the batch's paths in the parameters that lie on any of them."""
