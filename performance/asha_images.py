@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError
-from nasplat.executors.inline import InlineExecutor
 from nasplat.run.directory import History, Run
-from nasplat.search import Search
 from nasplat.task import Measurement
+from nasplat.testing.runs import searched
 
 EPOCHS, CANDIDATES, SUBSET = 9, 18, 3_000
 SHARE = 0.5
@@ -53,14 +52,9 @@ def config(strategy: str, seed: int, **budget: int) -> SearchConfig:
 
 def search(folder: Path, wanted: SearchConfig) -> History:
     """Run a search, go on with it, or look at it if it has ended."""
-    assembly = Assembly.of(wanted)
-    run = Run(folder) if folder.exists() else Run.create(folder, assembly.config)
-    if run.history().ended is None:
-        artifacts = run.artifacts
-        with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
-            loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts)
-            loop.run()
-    return run.history()
+    if not folder.exists() or Run(folder).history().ended is None:
+        searched(folder, wanted)
+    return Run(folder).history()
 
 
 def tested(history: History) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from nasplat.artifact import Handle
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError
 from nasplat.executors.executor import Executor, Workload
 from nasplat.executors.inline import InlineExecutor
@@ -28,8 +28,8 @@ from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.run.directory import Run
 from nasplat.run.shelf import Shelf
-from nasplat.search import Search
 from nasplat.task import Measurement, Outcome, Task, Trained
+from nasplat.testing.runs import searched
 
 POPULATION, WARMUP, GENERATIONS, INTERVAL = 16, 5, 20, 1
 SEARCH_PATHS = (1, 2)
@@ -97,15 +97,9 @@ def search(paths: int) -> float:
             "budget": {"evaluations": 100_000},
         }
     )
-    assembly = Assembly.of(config)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", assembly.config)
-        artifacts = run.artifacts
-        with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
-            loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts)
-            begun = time.perf_counter()
-            loop.run()
-            return time.perf_counter() - begun
+        searched(Path(folder) / "run", config)
+        return Run(Path(folder) / "run").history().elapsed[-1]
 
 
 def accounting(rounds: int) -> dict[str, Any]:

@@ -23,18 +23,16 @@ from torch import nn
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.executors.executor import Workload, perform
-from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.directory import Run
-from nasplat.search import Search
 from nasplat.search_space import Gene, GeneSpace
 from nasplat.strategies.cars import CARS
 from nasplat.task import Evaluate, Measurement, Trained
+from nasplat.testing.runs import searched
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"protection": "none"},
@@ -118,13 +116,8 @@ def search(options: dict[str, Any], seed: int) -> dict[str, float]:
             "seed": seed,
         }
     )
-    assembly = Assembly.of(config)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", assembly.config)
-        artifacts = run.artifacts
-        with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
-            loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts)
-            loop.run()
+        assembly = searched(Path(folder) / "run", config)
     assert isinstance(assembly.strategy, CARS)
     members = [member.architecture for member in assembly.strategy.parents]
     params = [assembly.problem.cost(member).params / 1e3 for member in members]

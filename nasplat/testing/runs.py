@@ -1,14 +1,31 @@
-"""What a run has in common with another one of the same search."""
+"""Runs from beginning to end, and what one has in common with another of the same search."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from nasplat.run.directory import LOG
+from nasplat.config import Assembly, SearchConfig
+from nasplat.executors.inline import InlineExecutor
+from nasplat.run.directory import LOG, Run
 from nasplat.run.event_log import EventLog
+from nasplat.search import Search
 from nasplat.task import Outcome, Spent, Task, decode_outcome, decode_task
 
 Told: TypeAlias = tuple[int, list[Task]] | Outcome
+
+
+def searched(folder: Path, config: SearchConfig) -> Assembly:
+    """Search in this process, in a new run directory or on in one that was interrupted.
+
+    Returns:
+        The parts of the search; the strategy is as the search has left it.
+    """
+    assembly = Assembly.of(config)
+    run = Run(folder) if folder.exists() else Run.create(folder, assembly.config)
+    artifacts = run.artifacts
+    with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
+        Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts).run()
+    return assembly
 
 
 def story(folder: Path) -> list[Told]:
