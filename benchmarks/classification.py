@@ -149,6 +149,13 @@ class Classification(SupernetBenchmark):
     def check(self) -> None:
         self._dataset.check()
 
+    def check_supernet(self) -> None:
+        if not isinstance(self.space, SupernetSpace):
+            raise InputError(
+                f"the search space {self.space.name} offers no supernet, whose weights could be shared; "
+                "take one that does, such as --space nasbench201"
+            )
+
     def prepare(self) -> None:
         self._splits("cpu")
 
@@ -201,7 +208,7 @@ class Classification(SupernetBenchmark):
                 group=group,
             )
             if task.weights is not None:
-                training.restore(_state(task.weights, self._supernets_name, artifacts))
+                training.go_on_from(_state(task.weights, self._supernets_name, artifacts))
             if training.done + task.epochs > self.epochs:
                 raise TrialFailed(
                     "past the plan",
@@ -220,13 +227,14 @@ class Classification(SupernetBenchmark):
         task = measurement.task
         if task.weights is None:
             return super().state_dict(measurement, artifacts=artifacts)
-        if STATISTICS not in measurement.artifacts:
+        if self.statistics == "batch":
             raise InputError(
                 f"trial {measurement.id} was measured with the statistics of batches, which no network has that could "
                 "be exported; search with --set benchmark.statistics=recalibrated"
             )
         weights: dict[str, Tensor] = dict(self._path(task, "cpu", artifacts).state_dict())
-        return weights | artifacts.get_tensors(measurement.artifacts[STATISTICS])
+        left = measurement.artifacts.get(STATISTICS)
+        return weights if left is None else weights | artifacts.get_tensors(left)
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.fit import evaluate
@@ -277,7 +285,8 @@ class Classification(SupernetBenchmark):
         network = self._path(task, device, artifacts)
         settle(network, self.statistics, self._splits(device).training, self.calibration)
         statistics = dict(network.named_buffers())
-        return network, {STATISTICS: statistics} if statistics else {}, 0
+        kept = statistics and self.statistics == "recalibrated"
+        return network, {STATISTICS: statistics} if kept else {}, 0
 
     def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
         """The task's network with a copy of the shared weights; the supernet of the newest weights is kept."""

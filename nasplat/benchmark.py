@@ -105,7 +105,10 @@ class Benchmark(ABC):
             ArtifactError: They are gone, or damaged.
         """
         if "weights" not in measurement.artifacts:
-            raise InputError(f"trial {measurement.id} left no weights")
+            raise InputError(
+                f"trial {measurement.id} left no weights, since the benchmark does not train, "
+                "or the answer came from memory"
+            )
         return artifacts.get_tensors(measurement.artifacts["weights"])
 
 
@@ -117,9 +120,16 @@ class SupernetBenchmark(Benchmark):
     among its artifacts, and serve as long as the weights do.
     """
 
+    def check_supernet(self) -> None:
+        """Refuse, cheaply, what would make every training of a supernet fail.
+
+        Raises:
+            InputError: What is missing, and the remedy.
+        """
+
     @property
     def members(self) -> int:
-        """Among how many processes one training can be divided."""
+        """Among how many processes the training of given paths can be divided; that of the whole space is not."""
         return 1
 
     @abstractmethod

@@ -17,8 +17,7 @@ class Budget:
         device_seconds: Seconds of work, summed over devices.
 
     Raises:
-        InputError: A limit is not positive, or neither `evaluations` nor `seconds` is given, one of which
-            every search reaches.
+        InputError: A limit is not positive.
     """
 
     evaluations: int | None = None
@@ -27,13 +26,14 @@ class Budget:
     device_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.evaluations is None and self.seconds is None:
-            raise InputError(
-                "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
-            )
         for name, value in self.limits().items():
             if not value > 0:
                 raise InputError(f"a budget is positive, but got {name}={value:g}")
+
+    @property
+    def ends(self) -> bool:
+        """Whether every search reaches it sooner or later."""
+        return self.evaluations is not None or self.seconds is not None
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""
@@ -68,4 +68,4 @@ class Spending:
             "images": self.images,
             "device_seconds": self.device_seconds,
         }
-        return min(1.0, max(spent[name] / limit for name, limit in budget.limits().items()))
+        return min(1.0, max((spent[name] / limit for name, limit in budget.limits().items()), default=0.0))

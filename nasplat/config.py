@@ -16,7 +16,6 @@ from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import complete, explain
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
-from nasplat.search_space import SupernetSpace
 from nasplat.strategy import Strategy
 
 LARGEST = 100_000
@@ -248,6 +247,10 @@ class Assembly:
         strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
         if strategy.shares_weights:
             _check_supernet(benchmark, config)
+        if strategy.progress is None and not budget.ends:
+            raise InputError(
+                "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
+            )
         return cls(config, workload, benchmark, problem, strategy, budget)
 
 
@@ -265,15 +268,10 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
 
 
 def _check_supernet(benchmark: Benchmark, config: SearchConfig) -> None:
-    """Refuse a strategy that shares weights where nothing trains them, or nothing holds them."""
-    needs = f"the strategy {config.strategy.name} shares the weights of a supernet"
+    """Refuse a strategy that shares weights where nothing trains them."""
     if not isinstance(benchmark, SupernetBenchmark):
         raise InputError(
-            f"{needs}, which the benchmark {config.benchmark.name} does not train; "
-            "take one that does, such as --benchmark classification"
+            f"the strategy {config.strategy.name} shares the weights of a supernet, which the benchmark "
+            f"{config.benchmark.name} does not train; take one that does, such as --benchmark classification"
         )
-    if not isinstance(benchmark.space, SupernetSpace):
-        raise InputError(
-            f"{needs}, which the search space {config.space.name} does not offer; "
-            "take one that does, such as --space nasbench201"
-        )
+    benchmark.check_supernet()

@@ -120,6 +120,11 @@ class Search:
         """How many tasks are being worked on."""
         return len(self._submitted)
 
+    @property
+    def fraction(self) -> float:
+        """The part of the budget that is spent, or of the strategy's own plan that is carried out if that is more."""
+        return max(self.spending.fraction(self.budget), self.strategy.progress or 0.0)
+
     def run(self) -> None:
         """Search until the budget is spent or the strategy is finished, and the work in flight has come in.
 

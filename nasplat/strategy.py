@@ -50,6 +50,11 @@ class Strategy(ABC):
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 
+    @property
+    def progress(self) -> float | None:
+        """The part of its own plan that it has carried out, from 0 to 1; None if it goes on for as long as it may."""
+        return None
+
     @abstractmethod
     def ask(self, n: int) -> list[Task]:
         """Up to `n` new tasks."""
@@ -108,6 +113,11 @@ class GenerationalStrategy(Strategy):
         self._unasked: deque[Task] = deque()
         self._outstanding: set[int] = set()
         self._outcomes: list[Outcome] = []
+
+    @property
+    def unasked(self) -> int:
+        """How many tasks of the generation in progress have not been asked for."""
+        return len(self._unasked)
 
     @abstractmethod
     def next_generation(self, outcomes: list[Outcome]) -> list[Task]:

@@ -34,6 +34,7 @@ from nasplat.testing.runs import searched
 POPULATION, WARMUP, GENERATIONS, INTERVAL = 16, 5, 20, 1
 SEARCH_PATHS = (1, 2)
 CANDIDATES, WORKERS = 64, 2
+WITHIN, SHARE = 0.2, 0.65
 SPACE: dict[str, Any] = {"channels": 4, "cells": 1}
 GOAL = Goal((Objective("accuracy", maximize=True), Objective("params", maximize=False)))
 DEFINITIONS = f"""\
@@ -94,7 +95,6 @@ def search(paths: int) -> float:
             "benchmark": {"name": "classification", "epochs": WARMUP + GENERATIONS * INTERVAL, "paths": paths},
             "strategy": {"name": "cars", "population": POPULATION, "warmup": WARMUP, "interval": INTERVAL},
             "objectives": [str(objective) for objective in GOAL.objectives],
-            "budget": {"evaluations": 100_000},
         }
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,10 @@ def main() -> None:
         f"{CANDIDATES} candidates: one worker {both['one']:.2f} s, {WORKERS} workers {both['several']:.2f} s, "
         f"ratio {both['ratio']:.3f}"
     )
+    kept = all(abs(row["ratio"] - 1) <= WITHIN for row in costs["searches"]) and both["ratio"] <= SHARE
+    print(f"wanted: within {WITHIN:.0%} of the formula, and at most {SHARE}: {'so it is' if kept else 'NOT so'}")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores")
+    sys.exit(not kept)
 
 
 if __name__ == "__main__":

@@ -46,14 +46,14 @@ made. Kendall's tau-b over the architectures, with the 95 % interval of {RESAMPL
 def rows(seed: int, file: Path) -> list[dict[str, Any]]:
     """All measurements; those that the file lacks are made and added to it."""
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    have = {(row["what"], row["code"], row["number"]) for row in known}
+    have = {(row["what"], row["code"], row["number"]) for row in known if row["seed"] == seed}
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as lines:
         for row in measurements(seed, have):
-            lines.write(json.dumps(row) + "\n")
+            known.append({"seed": seed, **row})
+            lines.write(json.dumps(known[-1]) + "\n")
             lines.flush()
-            known.append(row)
-    return known
+    return [row for row in known if row["seed"] == seed]
 
 
 def measurements(seed: int, have: set[tuple[str, str, int]]) -> Iterator[dict[str, Any]]:
@@ -186,7 +186,14 @@ def main() -> None:
         *each, together = found[what]
         for name, tau in (*((f"{what} {i}", tau) for i, tau in enumerate(each)), (f"{what}, mean", together)):
             print(f"{name:16} tau {tau['tau']:6.3f}   95 % interval {tau['low']:6.3f} to {tau['high']:6.3f}")
+    trained, untrained = found["supernet"][-1], found["untrained"][-1]
+    ranks = trained["low"] > untrained["high"] and scratch["between_architectures"] > 3 * scratch["between_means"]
+    print(
+        "wanted: architectures more than three deviations of their means apart, and intervals that do not overlap: "
+        f"{'so it is' if ranks else 'NOT so'}"
+    )
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread")
+    sys.exit(not ranks)
 
 
 if __name__ == "__main__":

@@ -36,16 +36,20 @@ class Child:
 class CARS(GenerationalStrategy):
     """Shared weights and a population evolve together; what trains slowly is protected (Yang et al., 2020, alg. 1).
 
-    The supernet is first trained on paths drawn uniformly. Then, generation by generation, it is trained on the
-    paths of the population; parents and their offspring are measured with its weights as they are; and the
-    population is kept by non-dominated sorting. Nothing is ever trained from scratch. The search ends when the
-    supernet has been trained for the whole of the benchmark's epochs; accuracies under different weights do not
-    compare, so what it found is the front of its last generation.
+    The supernet is first trained on paths drawn uniformly, infeasible ones among them. Then, generation by generation,
+    it is trained on the paths of the population; parents and their offspring are measured with its weights as they
+    are; and the population is kept by non-dominated sorting. Nothing is ever trained from scratch. The search ends
+    when the supernet has been trained for the whole of the benchmark's epochs; accuracies under different weights do
+    not compare, so what it found is the front of its last generation.
 
     Small networks learn faster and would crowd out large ones before these have learned: the small-model trap. A
     second sorting protects the large. By `speed`, it goes by the size and by how slowly the first objective has
     improved since the generation before; by `inverse_size`, as the published code has it, by the size and the
-    first objective. "Size" are all objectives after the first; without any there is nothing to protect.
+    first objective. "Size" are all objectives after the first; without any there is nothing to protect. Constraints on
+    measured metrics come before either sorting: until some keep them, the least violation decides alone.
+
+    Whom a generation consists of is drawn here; which paths its training takes in turn, from that task's seed. A
+    training that fails is tried again with another seed; whose measurement fails leaves the population.
 
     The paper leaves open what the speed of a child is, which has no generation before. `inherited`, it is its parents'
     mean, or that of the population; `measured`, the child is measured with the previous weights too, while the new
@@ -96,7 +100,8 @@ class CARS(GenerationalStrategy):
         if self._warmup + self._interval > epochs:
             raise InputError(
                 f"cars trains the supernet for a warm-up of {self._warmup} and generations of {self._interval} epochs, "
-                f"but the benchmark's whole training has {epochs}; give it more, as by --set benchmark.epochs=60"
+                f"but the benchmark's whole training has {epochs}; give it {self._warmup + self._interval} or more, by "
+                f"--set benchmark.epochs, or shorten the warm-up, by --set strategy.warmup"
             )
         if mutation + crossover > 1:
             raise InputError(f"mutation and crossover are parts of one whole, but {mutation} + {crossover} exceed 1")
@@ -107,6 +112,10 @@ class CARS(GenerationalStrategy):
         self.parents: list[Measurement] = []
         self._children: list[Child] = []
         self._before: dict[str, float] = {}
+
+    @property
+    def progress(self) -> float:
+        return self._epochs / self.problem.fidelity
 
     def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
         """The tasks of half a generation: training, or measuring with what it gave."""
@@ -120,7 +129,7 @@ class CARS(GenerationalStrategy):
         if not outcomes:
             return []  # it has finished
         self._select(measured)
-        if self._epochs + self._interval > self.problem.fidelity:
+        if self._epochs == self.problem.fidelity:
             return []
         self._before = {m.architecture.code: self._loss(m) for m in self.parents}
         self._children = self._offspring()
@@ -137,8 +146,8 @@ class CARS(GenerationalStrategy):
         self._failed = 0
         self._weights = training.weights
         self._epochs += training.task.epochs
-        if not self._children:
-            self._children = self._offspring()
+        if not self.parents and not self._children:
+            self._children = self._offspring()  # the founders
         architectures = [*(m.architecture for m in self.parents), *(child.architecture for child in self._children)]
         return [self._evaluation(architecture) for architecture in architectures]
 
@@ -146,7 +155,8 @@ class CARS(GenerationalStrategy):
         if self._weights is None:
             return self.problem.train_supernet((), epochs=self._warmup)
         paths = tuple(m.architecture for m in self.parents)
-        return self.problem.train_supernet(paths, epochs=self._interval, weights=self._weights)
+        epochs = min(self._interval, self.problem.fidelity - self._epochs)  # the last generation may be shorter
+        return self.problem.train_supernet(paths, epochs=epochs, weights=self._weights)
 
     def _evaluation(self, architecture: Architecture) -> Task:
         return self.problem.evaluate(architecture, fidelity=self._epochs, weights=self._weights)
@@ -165,20 +175,22 @@ class CARS(GenerationalStrategy):
         if self.protection == "inverse_size":
             return [(self._loss(m), *size) for m, size in zip(measured, sizes, strict=True)]
         speeds = self._measured_speeds(measured)
-        return [(speeds.get(m.architecture.code, 0.0), *size) for m, size in zip(measured, sizes, strict=True)]
+        return [(speeds[m.architecture.code], *size) for m, size in zip(measured, sizes, strict=True)]
 
     def _measured_speeds(self, measured: list[Measurement]) -> dict[str, float]:
-        """By how much the first objective improved in this generation, by code."""
+        """By how much the first objective of each improved in this generation, by code."""
+        codes = [m.architecture.code for m in measured]
         speeds = {
-            m.architecture.code: self._before[m.architecture.code] - self._loss(m)
-            for m in measured
-            if m.architecture.code in self._before
+            code: self._before[code] - self._loss(m)
+            for code, m in zip(codes, measured, strict=True)
+            if code in self._before
         }
-        if self.child_speed == "inherited":
-            usual = mean(speeds.values()) if speeds else 0.0
-            for child in self._children:
-                known = [speeds[code] for code in child.parents if code in speeds]
-                speeds[child.architecture.code] = mean(known) if known else usual
+        usual = mean(speeds.values()) if speeds else 0.0
+        parents = {child.architecture.code: child.parents for child in self._children}
+        for code in codes:
+            if code not in speeds:
+                known = [speeds[parent] for parent in parents.get(code, ()) if parent in speeds]
+                speeds[code] = mean(known) if known else usual
         return speeds
 
     def _loss(self, measurement: Measurement) -> float:
@@ -189,16 +201,17 @@ class CARS(GenerationalStrategy):
         identity, rng = self.problem.identity, self.problem.rng
         taken = {identity(m.architecture) for m in self.parents}
         children: list[Child] = []
+        attempts = ATTEMPTS
         for _ in range(self.population):
             lot = rng.random() if self.parents else 1.0
-            for attempt in range(ATTEMPTS):
+            for attempt in range(attempts):
                 child = self._child(lot if attempt < CHILD_ATTEMPTS else 1.0)
                 if self.problem.feasible(child.architecture) and identity(child.architecture) not in taken:
                     taken.add(identity(child.architecture))
                     children.append(child)
                     break
             else:
-                break
+                attempts = CHILD_ATTEMPTS  # fresh ones are all known; a mutant may still be new
         return children
 
     def _child(self, lot: float) -> Child:

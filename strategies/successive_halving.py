@@ -265,6 +265,10 @@ class _Inner:
 
     def __init__(self, problem: Problem, around: str, options: dict[str, Any] | None, fidelity: int) -> None:
         plugin = STRATEGIES.get(around)
+        if plugin.shares_weights:
+            raise InputError(
+                f"halving goes around strategies that have each trial trained from scratch, but {around} shares weights"
+            )
         self._problem = problem
         self._fidelity = fidelity
         self._strategy = plugin(

@@ -304,6 +304,7 @@ STRATEGIES: dict[str, Any] = {
     "state_is_a_copy": broken(LocalSearch, get_state=alias_state),
     "handles_stand_in_its_state": Hoarder,
     "finished_is_finished": Resurrected,
+    "a_plan_is_carried_out": broken(RandomSearch, progress=0.5),
     "order_within_a_generation_is_free": FirstComes,
     "options_are_configuration": Positional,
 }

@@ -107,8 +107,15 @@ def test_by_default_the_schedule_has_the_proportions_of_the_paper() -> None:
     assert [task.epochs for task in tasks] == [50] + [10] * 45
 
 
+def test_the_last_generation_is_as_long_as_there_are_epochs_left() -> None:
+    strategy = CARS(problem(epochs=9), warmup=2, interval=3)
+    tasks = trainings([task for half in generations(strategy) for task in half])
+    assert [task.epochs for task in tasks] == [2, 3, 3, 1]
+    assert strategy.progress == 1
+
+
 def test_a_schedule_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match=r"warm-up of 9 and generations of 1 epochs.*has 9.*benchmark.epochs"):
+    with pytest.raises(InputError, match=r"warm-up of 9 and generations of 1 epochs.*has 9; give it 10 or more"):
         CARS(problem(), warmup=9)
     with pytest.raises(InputError, match=r"0\.6.*0\.5.*exceed 1"):
         CARS(problem(), mutation=0.6, crossover=0.5)

@@ -989,7 +989,8 @@ def test_generations_and_the_trainings_between_them_are_told_apart(
         "search", "--space", "demo_perceptron", "--benchmark", "demo_shared", "--strategy", "demo_shared",
         "--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "40", "--out", "runs/shared",
     )  # fmt: skip
-    check_done(done)
+    assert done.returncode == 0
+    assert "the budget ended inside a generation: 2 of its tasks are not begun" in done.stderr
     history = Run(tmp_path / "runs" / "shared").history()
     trained, epochs = len(history.trained), history.fidelities[-1]
     assert f"40 measured, {trained} supernet trainings in" in done.stdout
@@ -1082,3 +1083,44 @@ def test_nothing_that_keeps_a_constraint_is_said_with_the_nearest(nasplat: Calla
     )  # fmt: skip
     assert done.returncode == 0
     assert "nothing measured keeps accuracy>=0.999; the nearest is trial" in done.stderr
+
+
+SHARED = [
+    "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1", "--benchmark",
+    "classification", "--set", "benchmark.epochs=3", "--strategy", "cars", "--set", "strategy.population=4",
+    "--objective", "accuracy:max", "--objective", "params:min",
+]  # fmt: skip
+
+
+def test_what_shares_weights_is_refused_where_nothing_trains_them(nasplat: CommandLine, table: Path) -> None:
+    refused = nasplat("search", "--space", "nasbench201", "--benchmark", "nasbench201", "--strategy", "cars",
+                      "--objective", "accuracy:max", "--out", "run")  # fmt: skip
+    assert refused.returncode == 2
+    assert "cars shares the weights of a supernet, which the benchmark nasbench201 does not train" in refused.stderr
+    assert "--benchmark classification" in refused.stderr
+
+
+def test_a_space_without_a_supernet_is_refused(shared_plugins: None, command: CommandLine, tmp_path: Path) -> None:
+    done = command(
+        "search", "--space", "demo_perceptron", "--benchmark", "classification", "--strategy", "cars",
+        "--objective", "accuracy:max", "--out", "run",
+    )  # fmt: skip
+    check_refused(done, "the search space demo_perceptron offers no supernet", "--space nasbench201")
+    assert not (tmp_path / "run").exists()
+
+
+def test_halving_does_not_go_around_what_shares_weights(nasplat: CommandLine) -> None:
+    done = nasplat("search", "--space", "nasbench201", "--benchmark", "classification", "--strategy", "asha",
+                   "--set", "strategy.around=cars", "--objective", "accuracy:max", "--evaluations", "9")  # fmt: skip
+    assert done.returncode == 2
+    assert "trained from scratch, but cars shares weights" in done.stderr
+
+
+def test_a_budget_that_ends_inside_a_generation_says_so_and_a_larger_one_completes_it(nasplat: CommandLine) -> None:
+    short = nasplat(*SHARED, "--evaluations", "10", "--out", "run", OMP_NUM_THREADS="1")
+    assert short.returncode == 0
+    assert "the budget ended inside a generation: 2 of its tasks are not begun" in short.stderr
+    assert "nasplat resume run" in short.stderr
+    more = nasplat("resume", "run", "--evaluations", "12", OMP_NUM_THREADS="1")
+    assert (more.returncode, more.stderr) == (0, "")
+    assert "of 8 after 2 epochs" in more.stdout

@@ -180,22 +180,29 @@ def test_f_no_network_is_picked_twice_and_none_falls_out_of_the_bins() -> None:
         assert picked[0] is front[0] and picked[-1] is front[2]
 
 
+@pytest.mark.parametrize("child_speed", ["measured", "inherited"])
 @pytest.mark.parametrize("protection", ["speed", "inverse_size", "none"])
-@pytest.mark.parametrize("objective", ["accuracy:max", "loss:min", "score:max"])
-def test_g_an_accuracy_of_zero_and_metrics_to_be_minimized_are_figures_like_others(
-    objective: str, protection: Any
+@pytest.mark.parametrize("maximize", [True, False])
+def test_g_an_accuracy_of_zero_and_negative_figures_are_figures_like_others(
+    maximize: bool, protection: Any, child_speed: Any
 ) -> None:
-    """There, selection is by 1/accuracy, which has no value at zero and turns negative figures around."""
-    goal = Goal((Objective.parse(objective),))
-    strategy = CARS(toy_problem(goal), population=6, protection=protection)
+    """There, selection is by 1/accuracy, which has no value at zero and turns negative figures around.
 
-    def metrics(task: Evaluate) -> dict[str, float]:
-        value = int(task.architecture.code, 4)
-        return {"accuracy": max(0, value - 128) / 128, "loss": -value / 50, "score": value / 50 - 3}
+    Where only the order and the differences of figures count, a constant added to all of them changes nothing.
+    """
+    goal = Goal((Objective("score", maximize=maximize), Objective("params", maximize=False)))
 
-    play(strategy, metrics)
-    values = sorted(int(m.architecture.code, 4) for m in strategy.parents)
-    assert values[0] >= 200, f"of 0 to 255, more being better, it kept {values}"
+    def shifted(by: float) -> list[Any]:
+        def metrics(task: Evaluate) -> dict[str, float]:
+            value = int(task.architecture.code, 4) * (1 + task.fidelity % 3)
+            return {"score": by + (value if maximize else -value)}
+
+        strategy = CARS(toy_problem(goal), population=6, protection=protection, child_speed=child_speed)
+        return play(strategy, metrics)
+
+    above_zero = shifted(10_000.0)
+    assert shifted(-128.0) == above_zero, "across zero"
+    assert shifted(-10_000.0) == above_zero, "below zero"
 
 
 def test_h_of_three_objectives_the_best_in_each_always_survive() -> None:

@@ -396,7 +396,7 @@ CARS = [
     "--benchmark", "classification", "--set", "benchmark.epochs=5", "--set", "benchmark.paths=2",
     "--strategy", "cars", "--set", "strategy.population=4", "--set", "strategy.warmup=2",
     "--set", "strategy.child_speed=measured",
-    "--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "1000", "--seed", "3",
+    "--objective", "accuracy:max", "--objective", "params:min", "--seed", "3",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from numpy.random import default_rng
 from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
@@ -66,14 +67,29 @@ def weights_of(handle: Handle, shelf: Parcel) -> dict[str, Tensor]:
 # Training
 
 
-def test_training_in_two_tasks_is_training_in_one_to_the_bit() -> None:
-    shelf, benchmark = Parcel(), prepared(paths=2, augment=True)
-    whole = trained(benchmark, training(2), shelf)
+def test_a_task_goes_on_with_weights_momentum_and_learning_rate_and_a_seed_of_its_own() -> None:
+    shelf, benchmark = Parcel(), prepared(paths=2)
     half = trained(benchmark, training(1), shelf)
-    # The second task has another seed: what is drawn goes on from where the first left it.
     rest = TrainSupernet(id=9, seed=999, architectures=PATHS, epochs=1, weights=half)
-    assert trained(prepared(paths=2, augment=True), rest, shelf) == whole
+    whole = trained(prepared(paths=2), rest, shelf)
     assert (epochs_behind(load(shelf.get(half))), epochs_behind(load(shelf.get(whole)))) == (1, 2)
+    other = TrainSupernet(id=9, seed=1_000, architectures=PATHS, epochs=1, weights=half)
+    assert trained(prepared(paths=2), other, shelf) != whole, "tried again after a failure, it would fail again"
+
+    # One training that never stops, but draws from another generator in its second epoch.
+    def draw(seed: int) -> Architecture:
+        return PATHS[int(default_rng(seed).integers(len(PATHS)))]
+
+    with seeded(11):
+        supernet, examples = SPACE.supernet(DIGITS), dataset("digits").load().training
+        unbroken = SupernetTraining(
+            supernet, examples, Recipe(64, 0.1, 0.9, 5e-4), draw=draw, paths=2, epochs=4, seed=11
+        )
+        unbroken.until(1)
+    unbroken._generator.manual_seed(999)
+    unbroken.until(2)
+    given = weights_of(whole, shelf)
+    assert all(torch.equal(given[name], parameter) for name, parameter in supernet.named_parameters())
 
 
 def test_training_repeats_and_depends_on_the_seed() -> None:
@@ -295,19 +311,35 @@ def test_measuring_trains_nothing_and_leaves_the_shared_weights_alone() -> None:
         assert torch.equal(network[name], parameter), name
 
 
-def test_recalibrated_statistics_are_the_mean_over_the_first_training_images() -> None:
+def test_recalibrated_statistics_are_the_mean_over_equal_batches_of_the_first_training_images() -> None:
     """By hand, for the stem, whose input are the images themselves."""
     shelf, benchmark = Parcel(), prepared(calibration=300)
     weights = trained(benchmark, training(), shelf)
     left = load(shelf.get(measured(benchmark, evaluation(weights), shelf).artifacts[STATISTICS]))
     stem = weights_of(weights, shelf)["parts.stem.0.weight"].double()
     images = dataset("digits").load().training.images[:300].double()
-    batches = [functional.conv2d(batch, stem, padding=1) for batch in (images[:256], images[256:])]
+    batches = [functional.conv2d(batch, stem, padding=1) for batch in (images[:150], images[150:])]
     mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
     variance = torch.stack([batch.var(dim=(0, 2, 3), unbiased=True) for batch in batches]).mean(dim=0)
     assert torch.allclose(left["stem.1.running_mean"].double(), mean, atol=1e-6)
     assert torch.allclose(left["stem.1.running_var"].double(), variance, rtol=1e-5)
     assert int(left["stem.1.num_batches_tracked"]) == 2
+
+
+def test_a_network_without_batch_norm_leaves_nothing_and_can_be_had() -> None:
+    space = ToySpace()
+    benchmark = Classification(space, epochs=2)
+    benchmark.prepare()
+    shelf = Parcel()
+    paths = (space.parse("0123"), space.parse("3210"))
+    weights = trained(benchmark, TrainSupernet(id=1, seed=1, architectures=paths, epochs=1), shelf)
+    task = Evaluate(id=2, seed=5, architecture=paths[0], fidelity=1, weights=weights)
+    measurement = measured(benchmark, task, shelf)
+    assert not measurement.artifacts
+    with seeded(0):
+        network = space.build(paths[0], DIGITS)
+    network.load_state_dict(benchmark.state_dict(measurement, artifacts=shelf))
+    assert evaluate(network, dataset("digits").load().validation)["accuracy"] == measurement.metrics["accuracy"]
 
 
 def test_statistics_of_the_batch_are_measured_with_and_cannot_be_exported() -> None:

@@ -45,7 +45,7 @@ class SearchProgress:
             self._console.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
         self._incidents = len(search.incidents)
         if not self._bar.disable:
-            fraction = search.spending.fraction(search.budget)
+            fraction = search.fraction
             self._bar.update(self._task, completed=fraction, description=self._describe(search, fraction))
 
     def _describe(self, search: Search, fraction: float) -> str:

@@ -22,6 +22,7 @@ from nasplat.run.directory import ARTIFACTS, LOG, History, Run, next_free
 from nasplat.run.files import is_taken
 from nasplat.run.shelf import Shelf
 from nasplat.search import Search
+from nasplat.strategy import GenerationalStrategy
 from nasplat.task import encode_incident
 from nasplat.units import duration
 
@@ -217,6 +218,12 @@ def _print_result(loop: Search, history: History) -> None:
     out.print(
         f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(history.run.folder))}"
     )
+    strategy = loop.strategy
+    if isinstance(strategy, GenerationalStrategy) and strategy.shares_weights and strategy.unasked:
+        err.print(
+            f"[yellow]the budget ended inside a generation[/]: {strategy.unasked} of its tasks are not begun, and the "
+            f"front is of what was measured; give more to nasplat resume {escape(shlex.quote(str(history.run.folder)))}"
+        )
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)
         example = next(failure for failure in history.failures if failure.kind == kind)

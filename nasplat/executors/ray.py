@@ -366,7 +366,8 @@ class RayExecutor(Executor):
 
     def _seats_for(self, task: Task) -> list[_Seat]:
         """Idle workers that live, as many as are to share the task; none as long as it has to wait for them."""
-        wanted = min(self._members, self._places) if isinstance(task, TrainSupernet) else 1
+        divided = isinstance(task, TrainSupernet) and task.architectures
+        wanted = min(self._members, self._places) if divided else 1
         seats: list[_Seat] = []
         while self._idle and len(seats) < max(1, wanted):
             seat = self._idle.popleft()

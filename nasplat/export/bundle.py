@@ -205,10 +205,7 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
     try:
         return _safetensors(benchmark.state_dict(measurement, artifacts=run.artifacts))
     except InputError as error:
-        raise InputError(
-            f"{error}, since {run.config.benchmark.name} does not train or the answer came from memory; "
-            "add --untrained to export the network with fresh weights"
-        ) from error
+        raise InputError(f"{error}; add --untrained to export the network with fresh weights") from error
     except ArtifactError as error:
         if not _superseded(run, measurement):
             raise

@@ -96,6 +96,8 @@ class Supernet(nn.Module):
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Make batch norm's running statistics the mean over some batches `[batch, *input_shape]`; leaves it evaluating.
 
+    Every batch counts alike, whatever its size.
+
     Shared statistics follow whichever paths ran last and mislead every one of them (Yu and Huang, 2019, "Universally
     slimmable networks and improved training techniques", sec. 3.3, recompute them for each network as here).
     """

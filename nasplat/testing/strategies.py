@@ -37,6 +37,8 @@ from nasplat.testing.toy import ToyBenchmark, ToySpace, toy_accuracy
 MakeStrategy: TypeAlias = Callable[[Problem], Strategy]
 TRIALS = int(os.environ.get("NASPLAT_CONTRACT_TRIALS", "150"))
 """Evaluations in one check; more for a strategy whose later phases begin late."""
+PLAN_TASKS = 5_000
+"""Within how many tasks a strategy with a plan is to end, where the whole training has nine epochs."""
 
 
 class _PatientSpace(ToySpace):
@@ -227,6 +229,23 @@ def finished_is_finished(make: MakeStrategy) -> None:
         assert not strategy.ask(1), "it went on after it had finished"
 
 
+def a_plan_is_carried_out(make: MakeStrategy) -> None:
+    """A strategy that tells of its progress ends by itself, its progress having risen from 0 to 1."""
+    strategy = make(toy_problem())
+    if strategy.progress is None:
+        return
+    told = [strategy.progress]
+    for _ in range(PLAN_TASKS):
+        asked = strategy.ask(1)
+        if not asked:
+            break
+        strategy.tell(answer(strategy.problem, asked[0]))
+        told.append(strategy.progress)
+    else:
+        raise AssertionError(f"it has a plan, and is not done with it after {PLAN_TASKS:,} tasks")
+    assert (told[0], told[-1]) == (0, 1) and told == sorted(told), f"its progress was {told[0]} to {told[-1]}"
+
+
 def order_within_a_generation_is_free(make: MakeStrategy) -> None:
     """For a generational strategy, the order of tells within a generation changes nothing."""
     if not make(toy_problem()).generational:
@@ -262,6 +281,7 @@ STRATEGY_CHECKS: tuple[Callable[[MakeStrategy], None], ...] = (
     state_is_a_copy,
     handles_stand_in_its_state,
     finished_is_finished,
+    a_plan_is_carried_out,
     order_within_a_generation_is_free,
     options_are_configuration,
 )

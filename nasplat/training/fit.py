@@ -15,7 +15,8 @@ EVALUATION_BATCH = 1024
 
 MODEL, _MOMENTUM = "model.", "momentum."
 _PLAN, EPOCHS, _RATE = "plan", "epochs", "learning_rate"
-_SHUFFLE, _CPU, _CUDA = "generator.shuffle", "generator.cpu", "generator.cuda"
+GENERATOR = "generator."
+_SHUFFLE, _CPU, _CUDA = (GENERATOR + name for name in ("shuffle", "cpu", "cuda"))
 
 
 Schedule: TypeAlias = Literal["one_cycle", "cosine"]
@@ -159,8 +160,23 @@ class Training:
             TrialFailed: The state is of another network, or of another plan.
         """
         try:
-            plan, done, rate = state[_PLAN].tolist(), int(state[EPOCHS]), float(state[_RATE])
             shuffle, cpu = state[_SHUFFLE], state[_CPU]
+        except KeyError as error:
+            raise TrialFailed("not a state", f"the artifact to continue from has no {error}") from None
+        self.go_on_from(state)
+        self._generator.set_state(shuffle)
+        torch.set_rng_state(cpu)
+        if _CUDA in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state[_CUDA], self.device)
+
+    def go_on_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the training that left the state, with randomness of its own from here on.
+
+        Raises:
+            TrialFailed: The state is of another network, or of another plan.
+        """
+        try:
+            plan, done, rate = state[_PLAN].tolist(), int(state[EPOCHS]), float(state[_RATE])
         except KeyError as error:
             raise TrialFailed("not a state", f"the artifact to continue from has no {error}") from None
         if plan != self._plan:
@@ -186,10 +202,6 @@ class Training:
         self._schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": [rate]})
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self._generator.set_state(shuffle)
-        torch.set_rng_state(cpu)
-        if _CUDA in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state[_CUDA], self.device)
 
     @property
     def _plan(self) -> list[int]:

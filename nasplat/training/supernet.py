@@ -1,6 +1,7 @@
 """Training shared weights along sampled paths, alone or with others, and measuring single paths with them."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -10,11 +11,12 @@ from torch.distributed import ProcessGroup
 from nasplat.architecture import Architecture
 from nasplat.data.datasets import Examples
 from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
-from nasplat.training.fit import EPOCHS, MODEL, Recipe, Training, below
+from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, Recipe, Training, below
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
 
 CALIBRATION_BATCH = 256
+"""At most so many images in each batch that statistics are computed of."""
 
 
 class SupernetTraining(Training):
@@ -60,9 +62,13 @@ class SupernetTraining(Training):
         self._member, self._members = (0, 1) if group is None else (group.rank(), group.size())
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs; without running statistics, which say only what paths ran here last."""
+        """Everything that `go_on_from` needs: weights, momentum, learning rate and epochs.
+
+        Not in it are generators, since each task brings a seed, and running statistics, which say only what paths ran
+        here last.
+        """
         forget_statistics(self.model)
-        return super().state()
+        return {name: kept for name, kept in super().state().items() if not name.startswith(GENERATOR)}
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave the mean gradient over the batch's paths in the parameters that lie on any of them."""
@@ -119,5 +125,7 @@ def settle(network: nn.Module, statistics: Statistics, examples: Examples, image
         use_batch_statistics(network)
         return
     last = min(images, len(examples))
-    firsts = range(0, last, CALIBRATION_BATCH)
-    recalibrate(network, (examples.batch(slice(i, min(i + CALIBRATION_BATCH, last)))[0] for i in firsts))
+    # All batches count alike, so none may be much smaller than the others.
+    number = -(-last // CALIBRATION_BATCH)
+    edges = [last * i // number for i in range(number + 1)]
+    recalibrate(network, (examples.batch(slice(*edge))[0] for edge in pairwise(edges)))

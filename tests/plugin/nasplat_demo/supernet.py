@@ -93,6 +93,8 @@ class SharedGenerations(GenerationalStrategy):
         epochs: How long it is trained before it is measured again.
     """
 
+    shares_weights: ClassVar[bool] = True
+
     def __init__(self, problem: Problem, *, size: int = 4, epochs: int = 2) -> None:
         super().__init__(problem)
         self.size = size
