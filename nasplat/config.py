@@ -230,6 +230,7 @@ class Assembly:
         budget = Budget(**config.budget.model_dump())
         goal = config.goal
         workload = config.workload
+        _check_supernet(config)
         benchmark = workload.make()
         _check_alone(benchmark, config)
         benchmark.check()
@@ -245,8 +246,8 @@ class Assembly:
         problem.check_metrics(benchmark.metrics)
         problem.check_feasible()
         strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
-        if strategy.shares_weights:
-            _check_supernet(benchmark, config)
+        if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
+            benchmark.check_supernet()
         if strategy.progress is None and not budget.ends:
             raise InputError(
                 "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
@@ -267,11 +268,11 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
         )
 
 
-def _check_supernet(benchmark: Benchmark, config: SearchConfig) -> None:
-    """Refuse a strategy that shares weights where nothing trains them."""
-    if not isinstance(benchmark, SupernetBenchmark):
+def _check_supernet(config: SearchConfig) -> None:
+    """Refuse a strategy that shares weights where nothing trains them, before anything else can be missed."""
+    trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
+    if STRATEGIES.get(config.strategy.name).shares_weights and not trains:
         raise InputError(
             f"the strategy {config.strategy.name} shares the weights of a supernet, which the benchmark "
             f"{config.benchmark.name} does not train; take one that does, such as --benchmark classification"
         )
-    benchmark.check_supernet()

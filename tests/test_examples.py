@@ -33,4 +33,4 @@ def test_the_example_strategy_keeps_the_contract(check: Callable[..., None]) -> 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_an_example_configuration_is_whole(path: Path) -> None:
     assembly = Assembly.of(SearchConfig.read(load_tree(path)))
-    assert assembly.config.budget.evaluations == 100
+    assert assembly.budget.ends or assembly.strategy.progress == 0

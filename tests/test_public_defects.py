@@ -148,7 +148,7 @@ def test_e_a_search_repeats_and_its_whole_state_is_kept() -> None:
     """There, nothing is seeded, and population, generators and epoch are not saved."""
 
     def metrics(task: Evaluate) -> dict[str, float]:
-        return {"accuracy": int(task.architecture.code, 4) * 77 % 256 / 256}
+        return {"accuracy": int(task.architecture.code, 4) * (77 + 13 * task.fidelity) % 256 / 256}
 
     plays = []
     for seed in (1, 2):
