@@ -115,9 +115,11 @@ def test_two_members_train_what_one_would(installed: dict[str, str], tmp_path: P
 with start(sleep=0.05) as made:
     (first,) = done(made, training())
     (second,) = done(made, training(weights=first.weights))
+    (warmup,) = done(made, problem.train_supernet((), epochs=2))
     measured = done(made, *(problem.evaluate(problem.sample(), weights=second.weights) for _ in range(6)))
 say(
     notes=[notes(first.task), notes(second.task)],
+    warmup=notes(warmup.task),
     errors=[error(first)],
     progress=[float(shelf.get_tensors(o.weights)["weight"].sum()) for o in (first, second)],
     spent=[first.spent.seconds, first.spent.images, first.spent.worker.rpartition(":")[2]],
@@ -129,6 +131,7 @@ say(
     for members in said["notes"]:
         assert [member[:2] for member in members] == [[0, 2], [1, 2]]
         assert members[0][2] != members[1][2], "both members were one process"
+    assert [member[:2] for member in said["warmup"]] == [[0, 1]], "a training of the whole space was divided"
     assert said["errors"][0] < 1e-5
     assert said["progress"][0] < said["progress"][1] <= 28.5, "the second training did not go on from the first"
     seconds, images, worker = said["spent"]
