@@ -147,6 +147,29 @@ def test_a_training_that_fails_is_tried_again_with_another_seed_and_not_for_ever
     assert strategy.ask(10) == []
 
 
+def test_whose_measurement_fails_leaves_the_population_and_without_one_all_paths_are_trained_again() -> None:
+    strategy = CARS(problem(epochs=7), population=4, warmup=1)
+    trained: list[TrainSupernet] = []
+    struck: Architecture | None = None
+    while tasks := strategy.ask(100):
+        trained += trainings(tasks)
+        lost = {2: 1, 3: 8}.get(len(trained), 0)  # one parent of the second training, then everybody
+        failing = [task.id for task in evaluations(tasks)[:lost]]
+        struck = evaluations(tasks)[0].architecture if failing and lost == 1 else struck
+        for task in tasks:
+            failed = Failure(task=task, kind="toy", message="as told")
+            strategy.tell(failed if task.id in failing else answer(task, strategy.problem, by_formula))
+    assert sum(task.epochs for task in trained) == 7
+    assert struck in trained[1].architectures
+    assert struck not in trained[2].architectures and len(trained[2].architectures) == 4
+    assert [len(task.architectures) for task in trained[3:]] == [0, 4, 4, 4]
+    assert trained[3].weights is not None
+
+
+def by_formula(task: Evaluate) -> float:
+    return toy_accuracy(task.architecture)
+
+
 def test_with_measured_speeds_offspring_are_measured_with_the_weights_of_before_while_new_ones_are_trained() -> None:
     halves = list(generations(CARS(problem(), population=5, warmup=1, child_speed="measured")))
     before = halves[0][0]
