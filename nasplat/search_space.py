@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost
 from nasplat.errors import InputError
+from nasplat.graph import ABSENT, Graphs, Operation, Role
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +37,9 @@ class SearchSpace(ABC):
 
     name: ClassVar[str]
     """The name the space is registered under; every architecture carries it."""
+
+    reference_io: ClassVar[IO] = IO.image(channels=3, side=32, outputs=10)
+    """What predictors price nodes for; they compare costs within the space, so that any usual size will do."""
 
     @abstractmethod
     def sample(self, rng: Generator) -> Architecture:
@@ -68,6 +72,22 @@ class SearchSpace(ABC):
     @abstractmethod
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """A description for predictors: an array of one fixed shape for the whole space."""
+
+    @abstractmethod
+    def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
+        """The architectures as graphs of operations, priced for `reference_io`."""
+
+    def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
+        """Node properties laid over the adjacency matrix, `[n, maps, nodes, nodes]`: types, MACs, parameters.
+
+        Where there is an edge from i to j, element `[i, j]` of a map is the property of node j (Xu et al., 2021,
+        "ReNAS", sec. 3.1). Types count from 1. A space with a published tensor gives that one; this general form
+        has one map of MACs and one of parameters, in units that keep them near 1 (1e7 and 1e5, for all repetitions
+        of a cell together).
+        """
+        graphs = self.graphs(architectures)
+        maps = np.stack([graphs.types + 1.0, graphs.macs / 1e7, graphs.params / 1e5], axis=1)
+        return (graphs.adjacency[:, None] * maps[:, :, None, :]).astype(np.float32)
 
     @abstractmethod
     def cost(self, architecture: Architecture, io: IO) -> Cost:
@@ -188,6 +208,34 @@ class GeneSpace(SearchSpace):
             hot[offset + choice] = 1.0
             offset += size
         return hot
+
+    def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
+        """A chain: the input, one node for every gene in order, the output.
+
+        A node's type is its gene's choice, and its cost that of the part with the gene's name, if there is one. A
+        space whose genes are wired otherwise says so by a method of its own.
+        """
+        names = list(dict.fromkeys(choice for gene in self.genes for choice in gene.choices))
+        operations = (
+            Operation("input", Role.INPUT),
+            *(Operation(name, Role.OTHER) for name in names),
+            Operation("output", Role.OUTPUT),
+        )
+        nodes, n = len(self.genes) + 2, len(architectures)
+        types = np.full((n, nodes), ABSENT, dtype=np.int8)
+        types[:, 0], types[:, -1] = 0, len(operations) - 1
+        params, macs = np.zeros((n, nodes), dtype=np.int64), np.zeros((n, nodes), dtype=np.int64)
+        number = [[1 + names.index(choice) for choice in gene.choices] for gene in self.genes]
+        for row, architecture in enumerate(architectures):
+            types[row, 1:-1] = [
+                types_[choice] for types_, choice in zip(number, self.choices(architecture), strict=True)
+            ]
+            parts = self.cost(architecture, self.reference_io).parts
+            for node, gene in enumerate(self.genes, 1):
+                if gene.name in parts:
+                    params[row, node], macs[row, node] = parts[gene.name].params, parts[gene.name].macs
+        chain = np.eye(nodes, k=1, dtype=bool)
+        return Graphs(operations, types, np.broadcast_to(chain, (n, nodes, nodes)).copy(), params, macs)
 
     @cached_property
     def _sizes(self) -> list[int]:

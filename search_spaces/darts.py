@@ -7,9 +7,12 @@ from functools import lru_cache, partial
 from itertools import chain, combinations, permutations
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
+
 from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost
 from nasplat.errors import InputError
+from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn import costs
 from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 
@@ -34,6 +37,20 @@ PAIRS = {node: tuple(combinations(range(node), 2)) for node in NODES}
 OUTER = (False, True)
 LONGEST = 4_000
 """A genotype's text is refused beyond so many characters, before anything reads it; one has some seven hundred."""
+
+ROLES = {"none": Role.ZERO, "skip_connect": Role.IDENTITY, "max_pool_3x3": Role.POOLING, "avg_pool_3x3": Role.POOLING}
+GRAPH_OPERATIONS = (
+    Operation("older input", Role.INPUT),
+    Operation("newer input", Role.INPUT),
+    Operation("output", Role.OUTPUT),
+    *(
+        Operation(
+            f"{cell} {name}", ROLES.get(name, Role.CONVOLUTION), kernel=int(name[-1]) if name[-1].isdigit() else 1
+        )
+        for cell in CELLS
+        for name in OPERATIONS
+    ),
+)
 
 Edge: TypeAlias = tuple[str, int]
 
@@ -116,6 +133,35 @@ class DARTS(GeneSpace, SupernetSpace):
         without weights.
         """
         return "|".join(_canonical(nodes) for nodes in self._cells(architecture).values())
+
+    def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
+        """Both cells side by side, each of eleven nodes: two inputs, two edges for each node of the cell, the output.
+
+        An edge of a cell is a node here; it leads to the edges out of the node that it ends in, and to the output. A
+        skip connection that halves the sides has weights and is a skip connection still.
+        """
+        number = {
+            (cell, name): 3 + i * len(OPERATIONS) + j
+            for i, cell in enumerate(CELLS)
+            for j, name in enumerate(OPERATIONS)
+        }
+        size = 3 + 2 * len(NODES)
+        n, places = len(architectures), size * len(CELLS)
+        types = np.zeros((n, places), dtype=np.int8)
+        adjacency = np.zeros((n, places, places), dtype=bool)
+        params, macs = np.zeros((n, places), dtype=np.int64), np.zeros((n, places), dtype=np.int64)
+        _, priced = self._shape_costs(self.reference_io)
+        for row, architecture in enumerate(architectures):
+            for first, (cell, nodes) in zip(range(0, places, size), self._cells(architecture).items(), strict=True):
+                types[row, first : first + 2], types[row, first + size - 1] = (0, 1), 2
+                for i, (name, source) in enumerate(chain.from_iterable(nodes)):
+                    place = first + 2 + i
+                    into = [first + source] if source < 2 else [first + 2 * source - 2, first + 2 * source - 1]
+                    types[row, place] = number[cell, name]
+                    adjacency[row, into, place] = adjacency[row, place, first + size - 1] = True
+                    cost = priced[cell, source < 2][name]
+                    params[row, place], macs[row, place] = cost.params, cost.macs
+        return Graphs(GRAPH_OPERATIONS, types, adjacency, params, macs)
 
     def cost(self, architecture: Architecture, io: IO) -> Cost:
         """Parameters, MACs and bits by part: stem, what adapts cells' inputs, head, and every edge over all cells.

@@ -1,14 +1,19 @@
 """The topology search space of NAS-Bench-201 (Dong and Yang, 2020): cells of four nodes and six edges."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost
 from nasplat.errors import InputError
+from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn import costs
 from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 
@@ -19,6 +24,17 @@ if TYPE_CHECKING:
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = tuple((node, source) for node in (1, 2, 3) for source in range(node))
+INPUT, OUTPUT = len(OPERATIONS), len(OPERATIONS) + 1
+"""What follows the operations among the types of a graph."""
+GRAPH_OPERATIONS = (
+    Operation("none", Role.ZERO),
+    Operation("skip_connect", Role.IDENTITY),
+    Operation("nor_conv_1x1", Role.CONVOLUTION),
+    Operation("nor_conv_3x3", Role.CONVOLUTION, kernel=3),
+    Operation("avg_pool_3x3", Role.POOLING, kernel=3),
+    Operation("input", Role.INPUT),
+    Operation("output", Role.OUTPUT),
+)
 
 
 class NASBench201(GeneSpace, SupernetSpace):
@@ -86,6 +102,43 @@ class NASBench201(GeneSpace, SupernetSpace):
             nodes.append("+".join(sorted(terms)))
         return nodes[-1]
 
+    def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
+        """Eight nodes: the input, the six edges of the cell in the code's order, the output.
+
+        An edge of the cell is a node here, and leads to the edges out of the node that it ends in.
+        """
+        _, priced = self._shape_costs(self.reference_io)
+        chosen = self._chosen(architectures)
+        types = np.full((len(chosen), len(EDGES) + 2), INPUT, dtype=np.int8)
+        types[:, 1:-1], types[:, -1] = chosen, OUTPUT
+        wiring = np.zeros((len(EDGES) + 2, len(EDGES) + 2), dtype=bool)
+        for i, (node, source) in enumerate(EDGES, 1):
+            wiring[0, i], wiring[i, -1] = source == 0, node == 3
+            wiring[i, 1:-1] = [other == node for _, other in EDGES]
+        costs_ = {
+            name: np.array([getattr(operation, name) for operation in priced] + [0, 0])[types]
+            for name in ("params", "macs")
+        }
+        return Graphs(GRAPH_OPERATIONS, types, np.tile(wiring, (len(chosen), 1, 1)), **costs_)
+
+    def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
+        """`[n, 1 + 2 · 3 · cells, 4, 4]`: types, then MACs and parameters of each cell; 31 maps of published networks.
+
+        An edge of the cell is an edge here. Types count from 1; MACs are in units of 1e7, parameters of 1e5.
+        """
+        kinds = self._operations_by_stage(self.reference_io)
+        maps = [np.arange(1.0, len(OPERATIONS) + 1)]
+        for stage in range(3):
+            macs = np.array([kinds[name][stage].macs / 1e7 for name in OPERATIONS])
+            params = np.array([kinds[name][stage].params / 1e5 for name in OPERATIONS])
+            maps += [macs, params] * self.cells
+        properties = np.stack(maps)  # [maps, operations]
+        tensors = np.zeros((len(architectures), len(maps), 4, 4), dtype=np.float32)
+        chosen = self._chosen(architectures)
+        for edge, (node, source) in enumerate(EDGES):
+            tensors[:, :, source, node] = properties[:, chosen[:, edge]].T
+        return tensors
+
     def cost(self, architecture: Architecture, io: IO) -> Cost:
         """Parameters, MACs and bits by part: stem, reductions, head, and every edge over all cells.
 
@@ -123,11 +176,7 @@ class NASBench201(GeneSpace, SupernetSpace):
 
     def _count(self, io: IO) -> tuple[dict[str, Cost], list[Cost]]:
         """The fixed parts, and each operation on one edge of every cell."""
-        inputs, height, width = io.input_shape
-        shapes = []
-        for stage in range(3):
-            shapes.append((self.channels * 2**stage, height * width))
-            height, width = (height + 1) // 2, (width + 1) // 2
+        inputs, shapes = io.input_shape[0], self._shapes(io)
         first, (last, pixels) = self.channels, shapes[-1]
         side = round(pixels**0.5)
         stem = costs.conv2d(inputs, first, 3, shapes[0][1])
@@ -145,14 +194,34 @@ class NASBench201(GeneSpace, SupernetSpace):
             _pool(last, 1, (side + 1) ** 2),  # what the published total leaves for it at 8 x 8 pixels
             _counted(costs.linear(last, io.outputs)),
         )
-        each = {
-            "none": [Cost()],
-            "skip_connect": [Cost()],
+        each = self._operations_by_stage(io)
+        return parts, [costs.together(*each[name]).scaled(self.cells) for name in OPERATIONS]
+
+    def _shapes(self, io: IO) -> list[tuple[int, int]]:
+        """Channels and pixels of the three stages."""
+        _, height, width = io.input_shape
+        shapes = []
+        for stage in range(3):
+            shapes.append((self.channels * 2**stage, height * width))
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return shapes
+
+    def _operations_by_stage(self, io: IO) -> dict[str, list[Cost]]:
+        """Each operation on one edge of one cell, in each of the three stages."""
+        shapes = self._shapes(io)
+        return {
+            "none": [Cost()] * 3,
+            "skip_connect": [Cost()] * 3,
             "nor_conv_1x1": [_relu_conv_bn(width, width, 1, area, area) for width, area in shapes],
             "nor_conv_3x3": [_relu_conv_bn(width, width, 3, area, area) for width, area in shapes],
             "avg_pool_3x3": [_pool(width, area, 9) for width, area in shapes],
         }
-        return parts, [costs.together(*each[name]).scaled(self.cells) for name in OPERATIONS]
+
+    @staticmethod
+    def _chosen(architectures: Sequence[Architecture]) -> NDArray[np.int8]:
+        """The choices of all genes, `[n, 6]`."""
+        codes = "".join(architecture.code for architecture in architectures).encode()
+        return (np.frombuffer(codes, dtype=np.uint8).reshape(-1, len(EDGES)) - ord("0")).astype(np.int8)
 
 
 def _code_of(official: str) -> str:

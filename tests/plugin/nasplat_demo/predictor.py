@@ -1,9 +1,7 @@
 """Ridge regression on a space's features."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +9,7 @@ from sklearn.linear_model import Ridge as LinearModel
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Predictor
+from nasplat.predictor import Learnt, Predictor
 from nasplat.search_space import SearchSpace
 
 
@@ -22,6 +20,8 @@ class Ridge(Predictor):
         space: Whose architectures are scored.
         alpha: The weight of the penalty.
     """
+
+    name: ClassVar[str] = "demo_ridge"
 
     def __init__(self, space: SearchSpace, *, alpha: float = 1.0) -> None:
         super().__init__(space)
@@ -39,22 +39,13 @@ class Ridge(Predictor):
         scores: NDArray[np.float64] = self._features(architectures) @ self.weights_[:-1] + self.weights_[-1]
         return scores
 
-    def save(self, folder: Path) -> None:
+    def learnt(self) -> Learnt:
         if self.weights_ is None:
             raise InputError("this predictor has learnt nothing yet; call fit first")
-        folder.mkdir(parents=True)
-        content = {"alpha": self.alpha, "weights": self.weights_.tolist()}
-        (folder / "ridge.json").write_text(json.dumps(content), encoding="utf-8")
+        return Learnt(arrays={"weights": self.weights_})
 
-    @classmethod
-    def load(cls, folder: Path, space: SearchSpace) -> Self:
-        try:
-            content = json.loads((folder / "ridge.json").read_text(encoding="utf-8"))
-            predictor = cls(space, alpha=content["alpha"])
-            predictor.weights_ = np.array(content["weights"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder} holds no predictor of this kind: {error}") from error
-        return predictor
+    def restore(self, learnt: Learnt) -> None:
+        self.weights_ = learnt.arrays["weights"]
 
     def _features(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return np.stack([self.space.features(a) for a in architectures])

@@ -1,0 +1,114 @@
+"""Networks as graphs of operations: what predictors see of an architecture, the same for every space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.errors import InputError
+
+ABSENT = -1
+"""The type of a place that holds no node."""
+
+
+class Role(StrEnum):
+    """What kind of thing an operation is."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    CONVOLUTION = "convolution"
+    POOLING = "pooling"
+    IDENTITY = "identity"
+    ZERO = "zero"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One type of node.
+
+    Args:
+        name: What the space calls it, such as ``conv3x3``.
+        role: What kind it is; zeros carry nothing, and identities pass on what they are given.
+        kernel: The side of its window, in pixels.
+    """
+
+    name: str
+    role: Role
+    kernel: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """Architectures of one space as directed acyclic graphs; operations are nodes, data flows along edges.
+
+    Nodes are numbered so that every edge leads to a higher number. All have as many places as the space's largest
+    graph; a place without a node has the type `ABSENT`, no edges and no cost. What a space repeats, such as a cell,
+    is drawn once, and its nodes cost what they cost in all repetitions together.
+
+    Args:
+        operations: What the types mean, the same for a whole space.
+        types: Indices into `operations`, `[n, nodes]`.
+        adjacency: Whether an edge leads from the first node to the second, `[n, nodes, nodes]`.
+        params: Trainable parameters of each node, `[n, nodes]`.
+        macs: Multiply-accumulates of each node, `[n, nodes]`.
+    """
+
+    operations: tuple[Operation, ...]
+    types: NDArray[np.int8]
+    adjacency: NDArray[np.bool_]
+    params: NDArray[np.int64]
+    macs: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def __getitem__(self, chosen: slice | NDArray[np.intp]) -> "Graphs":
+        """Some of the graphs."""
+        return Graphs(
+            self.operations, self.types[chosen], self.adjacency[chosen], self.params[chosen], self.macs[chosen]
+        )
+
+    @classmethod
+    def stack(cls, graphs: Sequence["Graphs"]) -> Self:
+        """Several batches of one space as one.
+
+        Raises:
+            InputError: There are none, or they are of different spaces.
+        """
+        if not graphs:
+            raise InputError("graphs are stacked from at least one, but got none")
+        if len({(each.operations, each.types.shape[1]) for each in graphs}) > 1:
+            raise InputError("graphs are stacked within one space, but these have different operations or sizes")
+        return cls(
+            graphs[0].operations,
+            np.concatenate([each.types for each in graphs]),
+            np.concatenate([each.adjacency for each in graphs]),
+            np.concatenate([each.params for each in graphs]),
+            np.concatenate([each.macs for each in graphs]),
+        )
+
+    def check(self) -> None:
+        """Refuse what is no graph of this form.
+
+        Raises:
+            InputError: What is wrong, and where.
+        """
+        n, nodes = self.types.shape
+        for name, shape in (("adjacency", (n, nodes, nodes)), ("params", (n, nodes)), ("macs", (n, nodes))):
+            if getattr(self, name).shape != shape:
+                raise InputError(
+                    f"{name} of {n} graphs of {nodes} nodes has the shape {shape}, but got {getattr(self, name).shape}"
+                )
+        if not ((self.types >= ABSENT) & (self.types < len(self.operations))).all():
+            raise InputError(f"a type is {ABSENT} to {len(self.operations) - 1}, but got {np.unique(self.types)}")
+        absent = self.types == ABSENT
+        if np.tril(self.adjacency).any():
+            raise InputError("an edge of a graph leads to a higher number, but there are others")
+        if (self.adjacency & (absent[:, :, None] | absent[:, None, :])).any():
+            raise InputError("an edge joins two nodes, but there are edges at places without a node")
+        if (self.params[absent] != 0).any() or (self.macs[absent] != 0).any() or (self.params < 0).any():
+            raise InputError("the cost of a node is not negative, and places without a node cost nothing")
