@@ -1,0 +1,51 @@
+"""What of a graph has an effect, and numbers that describe it: zeros dropped, skip connections contracted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.graph import ABSENT, Graphs, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """The nodes of graphs that data flows through, and how often each feeds each.
+
+    Args:
+        graphs: The graphs as they were.
+        live: Whether a node lies on a way from an input to an output and is more than a skip connection, `[n, nodes]`.
+        edges: How many ways lead from a live node to another over skip connections alone, `[n, nodes, nodes]`.
+    """
+
+    graphs: Graphs
+    live: NDArray[np.bool_]
+    edges: NDArray[np.int16]
+
+    @classmethod
+    def of(cls, graphs: Graphs) -> "Effective":
+        """Drop what carries nothing, contract skip connections, drop what leads nowhere."""
+        present = graphs.types != ABSENT
+        zero, skip, start, end = (roles(graphs, role) for role in (Role.ZERO, Role.IDENTITY, Role.INPUT, Role.OUTPUT))
+        flows = present & ~zero
+        edges = (graphs.adjacency & flows[:, :, None] & flows[:, None, :]).astype(np.int16)
+        nodes = edges.shape[1]
+        for k in np.flatnonzero(skip.any(axis=0)):  # in the order of data, so that chains of skips are contracted
+            through = np.where(skip[:, k, None], edges[:, :, k], 0)
+            edges += through[:, :, None] * edges[:, k, None, :]
+            edges[skip[:, k], :, k] = 0
+            edges[skip[:, k], k, :] = 0
+        fed, used = start & flows, end & flows
+        for j in range(nodes):
+            fed[:, j] |= ((edges[:, :, j] > 0) & fed).any(axis=1)
+        for i in reversed(range(nodes)):
+            used[:, i] |= ((edges[:, i] > 0) & used).any(axis=1)
+        live = fed & used & ~skip
+        edges *= live[:, :, None] & live[:, None, :]
+        return cls(graphs, live, edges)
+
+
+def roles(graphs: Graphs, role: Role) -> NDArray[np.bool_]:
+    """Which places hold a node of a role, `[n, nodes]`."""
+    wanted = [operation.role is role for operation in graphs.operations]
+    return np.array([*wanted, False])[graphs.types]  # the last stands for `ABSENT`
