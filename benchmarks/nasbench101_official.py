@@ -167,7 +167,7 @@ class _Runs:
 
     def _series(self) -> list[tuple[int, str, int]]:
         """The place of each schedule that the file has, with each split and the epochs."""
-        present = self._counts.any(axis=0)
+        present = [bool(runs) for runs in self._counts.sum(axis=0)]
         return [
             (schedule, split, epochs)
             for split in FIGURES[:2]
@@ -326,7 +326,7 @@ def _masked(rows: Sequence[bytes]) -> NDArray[np.uint32]:
     for column in columns:
         crc = table[(crc ^ column) & 0xFF] ^ (crc >> 8)
     crc = ~crc
-    return (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)  # modulo 2^32, as arrays of numpy are
+    return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)  # modulo 2^32, as numpy's arrays are
 
 
 @cache
