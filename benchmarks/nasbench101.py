@@ -105,16 +105,7 @@ class NASBench101Table(TableBenchmark):
         return [table.members[row] for row in np.flatnonzero(~np.isnan(table.values[:, self._place(self.epochs)]))]
 
     def check(self) -> None:
-        if self.space.name != "nasbench101":
-            raise InputError(
-                f"the benchmark nasbench101 measures the space nasbench101, but got the space {self.space.name}"
-            )
-        shape = {name: getattr(self.space, name, None) for name in PUBLISHED_SHAPE}
-        if shape != PUBLISHED_SHAPE:
-            raise InputError(
-                f"the table is of networks with {tables.spelt(PUBLISHED_SHAPE)}, but the space has "
-                f"{tables.spelt(shape)}; leave the space's options out, or train with the benchmark classification"
-            )
+        tables.check_published(self.space, "nasbench101", PUBLISHED_SHAPE)
         if not self.offered:
             raise InputError(f"the table has no {self.search_column} accuracies after {self.epochs} epochs")
 

@@ -84,16 +84,7 @@ class NASBench201Table(TableBenchmark):
         return sorted(epochs for epochs in self._schedules if epochs <= self.epochs)
 
     def check(self) -> None:
-        if self.space.name != "nasbench201":
-            raise InputError(
-                f"the benchmark nasbench201 measures the space nasbench201, but got the space {self.space.name}"
-            )
-        shape = {name: getattr(self.space, name, None) for name in PUBLISHED_SHAPE}
-        if shape != PUBLISHED_SHAPE:
-            raise InputError(
-                f"the table is of networks with {tables.spelt(PUBLISHED_SHAPE)}, but the space has "
-                f"{tables.spelt(shape)}; leave the space's options out, or train with the benchmark classification"
-            )
+        tables.check_published(self.space, "nasbench201", PUBLISHED_SHAPE)
         self.prepare()
         if not self._rows:
             raise InputError(f"the table of {self.dataset} has no rows")

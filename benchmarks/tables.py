@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from nasplat.errors import InputError, StorageError
 from nasplat.run.files import appearing, appearing_folder, is_taken
+from nasplat.search_space import SearchSpace
 
 
 @contextmanager
@@ -103,8 +104,23 @@ def write(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]
         writer.writerows(rows)
 
 
-def spelt(options: Mapping[str, object]) -> str:
-    """Options as a user gives them."""
+def check_published(space: SearchSpace, name: str, shape: Mapping[str, int]) -> None:
+    """Refuse a space that the table called `name` is not of: another one, or one with another outer shape.
+
+    Raises:
+        InputError: Which it is, and which it should be.
+    """
+    if space.name != name:
+        raise InputError(f"the benchmark {name} measures the space {name}, but got the space {space.name}")
+    given = {option: getattr(space, option, None) for option in shape}
+    if given != shape:
+        raise InputError(
+            f"the table is of networks with {_spelt(shape)}, but the space has {_spelt(given)}; leave the space's "
+            "options out, or train with the benchmark classification"
+        )
+
+
+def _spelt(options: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
