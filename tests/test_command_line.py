@@ -151,7 +151,7 @@ def small_table(data: Path) -> Path:
 # Wrong input of a search
 
 WRONG: dict[str, tuple[list[str], list[str]]] = {
-    "unknown space": (["--space", "nasbench21"], ["search space", "'nasbench21'", "did you mean 'nasbench201'?"]),
+    "unknown space": (["--space", "nasbench21"], ["search space", "'nasbench21'", "did you mean 'nasbench201'"]),
     "unknown strategy": (
         ["--strategy", "randm_search"],
         ["strategy", "'randm_search'", "did you mean 'random_search'", "local_search"],

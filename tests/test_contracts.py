@@ -32,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
 }
-MEASURED_ON = {"nasbench201": "nasbench201", "classification": "nasbench201"}
+MEASURED_ON = {"nasbench101": "nasbench101", "nasbench201": "nasbench201", "classification": "nasbench201"}
 
 
 def named(check: Callable[..., None]) -> str:
@@ -111,6 +111,8 @@ def test_every_predictor(check: Callable[..., None]) -> None:
 def test_benchmark(name: str, check: Callable[..., None], request: pytest.FixtureRequest) -> None:
     if name == "nasbench201":
         request.getfixturevalue("table")
+    if name == "nasbench101":
+        request.getfixturevalue("table101")
     space = MEASURED_ON[name]
 
     def make() -> Benchmark:
