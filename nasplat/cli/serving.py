@@ -3,8 +3,9 @@
 import os
 import signal
 import socket
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -12,10 +13,7 @@ from rich.markup import escape
 from nasplat.cli.output import err, out
 from nasplat.errors import InputError
 from nasplat.run.files import read_file
-from nasplat.saved import open_predictor
-
-if TYPE_CHECKING:
-    from nasplat.saved import Saved
+from nasplat.saved import Saved, open_predictor
 
 TOKEN = "NASPLAT_TOKEN"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -61,7 +59,7 @@ def serve(
         _serve(saved, listening, batch, token, hosts, log)
 
 
-def _announce(saved: "Saved", address: str, guarded: bool) -> None:
+def _announce(saved: Saved, address: str, guarded: bool) -> None:
     learnt = saved.about.get("count")
     from_ = f", learnt from {learnt} architectures" if isinstance(learnt, int) else ""
     out.print(f"serving {escape(saved.predictor.name)} of {escape(saved.space.name)}{from_}")
@@ -72,15 +70,19 @@ def _announce(saved: "Saved", address: str, guarded: bool) -> None:
 
 
 def _serve(
-    saved: "Saved", listening: socket.socket, batch: int, token: str | None, hosts: frozenset[str] | None, log: bool
+    saved: Saved, listening: socket.socket, batch: int, token: str | None, hosts: frozenset[str] | None, log: bool
 ) -> None:
     import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
 
     from nasplat.server.app import make_app
 
     app = make_app(saved, batch=batch, token=token, hosts=hosts)
+    logging = deepcopy(LOGGING_CONFIG)
+    logging["handlers"]["access"]["stream"] = "ext://sys.stderr"
     config = uvicorn.Config(
         app,
+        log_config=logging,
         log_level="info" if log else "error",
         access_log=log,
         lifespan="on",
@@ -106,7 +108,8 @@ def _listening(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
     except (OSError, UnicodeError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
+        why = os.strerror(known) if known else str(error)
         raise InputError(f"nothing can listen at {host}, port {port}: {why}; choose another --host or --port") from None
 
 

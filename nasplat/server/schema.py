@@ -2,9 +2,15 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
 
-TOP = Annotated[int, Field(ge=1, description="Only so many of the best.")]
+
+def _whole(value: Any) -> Any:
+    """A number that JSON has, such as 3.0, as the integer that it is to JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+TOP = Annotated[int, BeforeValidator(_whole), Field(ge=1, description="Only so many of the best.")]
 
 
 class Prediction(BaseModel):
