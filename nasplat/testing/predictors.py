@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
+from unittest.mock import patch
 
 import numpy as np
 from numpy.random import default_rng
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Predictor
+from nasplat.predictor import Learnt, Predictor
 from nasplat.search_space import SearchSpace
 from nasplat.testing.common import check_configuration, global_generators_untouched
 from nasplat.testing.toy import ToySpace, toy_accuracy
@@ -87,20 +88,55 @@ def saved_is_loaded(make: MakePredictor) -> None:
 
 
 def damaged_is_refused(make: MakePredictor) -> None:
-    """A missing folder or a truncated file is an `InputError`."""
+    """A missing folder, and a file that is missing or cut, is an `InputError`."""
     architectures, scores = _examples()
     predictor = make(ToySpace()).fit(architectures, scores)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "predictor"
         predictor.save(folder)
-        largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
-        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-        for place in (folder, Path(parent) / "missing"):
+        for path in [each for each in folder.rglob("*") if each.is_file()]:
+            whole = path.read_bytes()
+            for size in (0, len(whole) // 2, len(whole) - 1):
+                path.write_bytes(whole[:size])
+                _refused(predictor, folder, f"one with {path.name} cut to {size} bytes")
+            path.unlink()
+            _refused(predictor, folder, f"one without {path.name}")
+            path.write_bytes(whole)
+        _refused(predictor, Path(parent) / "missing", "a missing one")
+
+
+def _refused(predictor: Predictor, folder: Path, what: str) -> None:
+    try:
+        type(predictor).load(folder, ToySpace())
+    except InputError:
+        return
+    raise AssertionError(f"{what} was loaded")
+
+
+def strangers_are_not_restored(make: MakePredictor) -> None:
+    """What another predictor has learnt, an array lacking or of another shape, is an error and no predictor."""
+    architectures, scores = _examples()
+    predictor = make(ToySpace()).fit(architectures, scores)
+    learnt = predictor.learnt()
+    strangers = [Learnt()]
+    for name, array in learnt.arrays.items():
+        others = {key: value for key, value in learnt.arrays.items() if key != name}
+        strangers += [Learnt(learnt.values, others), Learnt(learnt.values, {**others, name: array[None, ..., None]})]
+    for stranger in strangers:
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "predictor"
+            _saved_as(predictor, stranger, folder)
             try:
-                type(predictor).load(place, ToySpace())
+                type(predictor).load(folder, ToySpace())
             except InputError:
                 continue
-            raise AssertionError(f"{'a truncated' if place == folder else 'a missing'} predictor was loaded")
+        raise AssertionError(f"loaded from arrays {[(k, v.shape) for k, v in stranger.arrays.items()]}")
+
+
+def _saved_as(predictor: Predictor, learnt: Learnt, folder: Path) -> None:
+    """Save a predictor as if it had learnt something else."""
+    with patch.object(predictor, "learnt", lambda: learnt):
+        predictor.save(folder)
 
 
 def options_are_configuration(make: MakePredictor) -> None:
@@ -117,6 +153,7 @@ PREDICTOR_CHECKS: tuple[Callable[[MakePredictor], None], ...] = (
     same_data_same_predictions,
     saved_is_loaded,
     damaged_is_refused,
+    strangers_are_not_restored,
     options_are_configuration,
 )
 

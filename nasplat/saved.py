@@ -1,0 +1,109 @@
+"""Predictors by name and in folders: made, opened, and asked.
+
+To learn from a run, keep what was learnt, and use it in another program::
+
+    scores = read_scores([Path("runs/first")])
+    predictor = make_predictor("auto", scores.space).fit(scores.architectures, scores.scores)
+    predictor.save(Path("learnt"))
+
+    saved = open_predictor(Path("learnt"))
+    saved.predictor.predict([saved.space.parse("334312")])
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.options import complete
+from nasplat.predictor import Predictor, UncertainPredictor, read_document
+from nasplat.registry import PREDICTORS, SEARCH_SPACES
+from nasplat.search_space import SearchSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A predictor as it was saved.
+
+    Args:
+        predictor: Ready to predict.
+        space: Whose architectures it knows.
+        about: What else its document says, such as what it has learnt from.
+        versions: Of the packages that it was saved with, by name.
+        digest: The SHA-256 of its document, which tells it from all others.
+    """
+
+    predictor: Predictor
+    space: SearchSpace
+    about: dict[str, Any]
+    versions: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a predictor says of one architecture.
+
+    Args:
+        score: The more the better.
+        deviation: Its standard deviation, where the predictor knows it.
+    """
+
+    score: float
+    deviation: float | None
+
+
+def scored(predictor: Predictor, architectures: Sequence[Architecture]) -> list[Predicted]:
+    """Scores in the order of the architectures, with deviations where the predictor knows them."""
+    if not architectures:
+        return []
+    if isinstance(predictor, UncertainPredictor):
+        scores, deviations = predictor.predict_with_deviation(architectures)
+        return [Predicted(*pair) for pair in zip(scores.tolist(), deviations.tolist(), strict=True)]
+    return [Predicted(score, None) for score in predictor.predict(architectures).tolist()]
+
+
+def open_predictor(folder: Path) -> Saved:
+    """The predictor that a folder holds, whichever it is.
+
+    Raises:
+        InputError: The folder is missing or damaged, or names a predictor, a space or an option that is not there.
+    """
+    document = read_document(folder)
+    try:
+        space = make_space(document["space"]["name"], document["space"]["options"])
+        predictor = PREDICTORS.get(document["predictor"])
+    except InputError as error:
+        raise InputError(f"{folder} cannot be opened: {error}") from error
+    return Saved(predictor.load(folder, space), space, document["about"], document["versions"], document["document"])
+
+
+def make_space(name: str, options: dict[str, Any] | None = None) -> SearchSpace:
+    """The search space of a name.
+
+    Args:
+        name: The registered name.
+        options: Arguments of the constructor, the defaults for what is left out.
+
+    Raises:
+        InputError: There is no such space, or an option is unknown, of the wrong type, or refused.
+    """
+    space = SEARCH_SPACES.get(name)
+    return space(**complete("space", space, options or {}))
+
+
+def make_predictor(name: str, space: SearchSpace, options: dict[str, Any] | None = None) -> Predictor:
+    """A fresh predictor of a name.
+
+    Args:
+        name: The registered name.
+        space: Whose architectures it is to know.
+        options: Arguments of the constructor, the defaults for what is left out.
+
+    Raises:
+        InputError: There is no such predictor, or an option is unknown, of the wrong type, or refused.
+    """
+    predictor = PREDICTORS.get(name)
+    return predictor(space, **complete("predictor", predictor, options or {}))
