@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +12,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
+from nasplat.options import complete, shortly
 from nasplat.run.files import new_folder, read_file
 from nasplat.search_space import SearchSpace
 
 FORMAT = "nasplat predictor 1"
 DOCUMENT, ARRAYS = "predictor.json", "predictor.safetensors"
+LARGEST = {DOCUMENT: 1 << 26, ARRAYS: 1 << 32}
+"""The bytes that either file may have: what is to be read belongs to a predictor and not to an accident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,8 @@ class Predictor(ABC):
         """
 
     def options(self) -> dict[str, Any]:
-        """The options that the constructor was given, by name."""
-        parameters = inspect.signature(type(self)).parameters.values()
-        return {p.name: getattr(self, p.name) for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        """The options that the constructor was given, as JSON values by name."""
+        return options_of(self)
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         """Write everything into a new folder: a JSON document and a safetensors file.
@@ -104,15 +108,24 @@ class Predictor(ABC):
             "format": FORMAT,
             "predictor": self.name,
             "options": self.options(),
-            "space": self.space.name,
+            "space": {"name": self.space.name, "options": options_of(self.space)},
             "versions": {name: version(name) for name in ("nasplat", "numpy", "scikit-learn", "torch")},
             "about": dict(about or {}),
             "learnt": dict(learnt.values),
             "arrays": hashlib.sha256(arrays).hexdigest(),
         }
+        try:
+            written = json.dumps({**document, "document": _digest(document)}, indent=1, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"this {self.name} cannot be saved, since JSON cannot say what it is: {error}") from error
+        for name, data in ((DOCUMENT, written), (ARRAYS, arrays)):
+            if len(data) > LARGEST[name]:
+                raise InputError(
+                    f"this {self.name} cannot be saved: {name} may have {LARGEST[name]:,} bytes, but has {len(data):,}"
+                )
         with new_folder(folder) as draft:
             (draft / ARRAYS).write_bytes(arrays)
-            (draft / DOCUMENT).write_text(json.dumps(document, indent=1), encoding="utf-8")
+            (draft / DOCUMENT).write_bytes(written)
 
     @classmethod
     def load(cls, folder: Path, space: SearchSpace) -> Self:
@@ -124,19 +137,31 @@ class Predictor(ABC):
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
+        document = read_document(folder)
+        saved, name = document["space"], document["predictor"]
+        if (name, saved["name"]) != (cls.name, space.name):
+            raise InputError(f"{folder} holds a {name} of {saved['name']}, not a {cls.name} of {space.name}")
+        if complete("space", type(space), saved["options"]) != options_of(space):
+            raise InputError(
+                f"{folder} holds a predictor of {space.name} with {saved['options']}, but the space has "
+                f"{options_of(space)}; make the space with the same options"
+            )
         try:
-            document = json.loads(read_file(folder / DOCUMENT))
-            if document["predictor"] != cls.name or document["space"] != space.name:
-                raise ValueError(
-                    f"it is a {document['predictor']} of {document['space']}, not a {cls.name} of {space.name}"
-                )
-            data = read_file(folder / ARRAYS)
+            data = _read(folder / ARRAYS)
             if hashlib.sha256(data).hexdigest() != document["arrays"]:
-                raise ValueError(f"{ARRAYS} is not what was saved with {DOCUMENT}")
-            predictor = cls(space, **document["options"])
-            predictor.restore(Learnt(document["learnt"], load(data)))
-        except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
-            raise InputError(f"{folder} holds no predictor that can be read: {error}") from error
+                raise ValueError(f"{ARRAYS} is not what was saved with {DOCUMENT}; copy both again")
+            arrays = load(data)
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise _unreadable(folder, error) from error
+        predictor = cls(space, **complete("predictor", cls, document["options"]))
+        try:
+            predictor.restore(Learnt(document["learnt"], arrays))
+            # What does not fit together, such as weights for other features, shows when it is used.
+            trial = predictor.predict([space.sample(default_rng(0))])
+            if trial.shape != (1,) or not np.isfinite(trial).all():
+                raise ValueError(f"a trial prediction gave {shortly(trial)}, not one finite score")
+        except Exception as error:  # restored from what it never learnt, it may fail in any way
+            raise _unreadable(folder, error) from error
         return predictor
 
 
@@ -155,3 +180,73 @@ class UncertainPredictor(Predictor):
 
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return self.predict_with_deviation(architectures)[0]
+
+
+def options_of(plugin: Predictor | SearchSpace) -> dict[str, Any]:
+    """The options that a constructor was given, as JSON values by name."""
+    kind = "predictor" if isinstance(plugin, Predictor) else "space"
+    parameters = inspect.signature(type(plugin)).parameters.values()
+    names = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return complete(kind, type(plugin), {name: getattr(plugin, name) for name in names})
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """The JSON document of a saved predictor, seen to be whole.
+
+    It has the keys `predictor` and `options`, `space` with `name` and `options`, `versions`, `about`, `learnt`, and
+    the digests `arrays` and `document`.
+
+    Raises:
+        InputError: It is missing, damaged, or of another format; the message says what is wrong.
+    """
+    try:
+        document = json.loads(_read(folder / DOCUMENT), parse_constant=_finite, parse_float=_finite)
+        if not isinstance(document, dict):
+            raise ValueError(f"{DOCUMENT} is to hold an object, but has {shortly(document)}")
+        if document.get("format") != FORMAT:
+            raise ValueError(
+                f"{DOCUMENT} has the format {shortly(document.get('format'))}, and this version of NASPlat reads "
+                f"{FORMAT!r}; use the version that it was saved with"
+            )
+        digest = document.pop("document", None)
+        if digest != _digest(document):
+            raise ValueError(f"{DOCUMENT} is not what was saved; copy it again")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(folder, error) from error
+    match document:
+        case {
+            "predictor": str(),
+            "options": dict(),
+            "space": {"name": str(), "options": dict()},
+            "versions": dict(),
+            "about": dict(),
+            "learnt": dict(),
+            "arrays": str(),
+        }:
+            return {**document, "document": digest}
+    raise _unreadable(folder, ValueError(f"{DOCUMENT} lacks a part"))
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """What a document says, in whatever layout, as a SHA-256."""
+    spelt = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(spelt.encode()).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > LARGEST[path.name]:
+        raise ValueError(f"{path.name} may have {LARGEST[path.name]:,} bytes, but has {path.stat().st_size:,}")
+    return read_file(path)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{DOCUMENT} holds the number {shortly(text)}, and numbers are finite")
+    return value
+
+
+def _unreadable(folder: Path, error: Exception) -> InputError:
+    said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+    kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    return InputError(f"{folder} holds no predictor that can be read: {kind}{said or type(error).__name__}")
