@@ -117,6 +117,11 @@ class NASBench201Table(TableBenchmark):
         self.prepare()
         return ("search", self.epochs) in self._rows.get(architecture.code, ())
 
+    @property
+    def offered(self) -> Sequence[Architecture]:
+        self.prepare()
+        return [Architecture(self.space.name, code) for code, row in self._rows.items() if ("search", self.epochs) in row]
+
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         return Measurement(
             task=task,

@@ -71,6 +71,11 @@ class Benchmark(ABC):
         """Whether the architecture can be measured at all; a partial table says no to what it lacks."""
         return True
 
+    @property
+    def offered(self) -> Sequence[Architecture] | None:
+        """All architectures that can be measured, where they are a known set, such as a table; else None."""
+        return None
+
     @abstractmethod
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         """Measure one architecture on the validation split.

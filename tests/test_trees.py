@@ -192,7 +192,7 @@ def test_a_missing_lightgbm_is_named_with_its_extra(monkeypatch: pytest.MonkeyPa
         make(ToySpace()).fit(architectures, np.arange(3.0))
 
 
-@pytest.mark.parametrize(("name", "least"), [("random_forest", 0.38), ("gradient_boosting", 0.67), ("lightgbm", 0.65)])
+@pytest.mark.parametrize(("name", "least"), [("random_forest", 0.38), ("gradient_boosting", 0.63), ("lightgbm", 0.65)])
 def test_real_cells_are_ranked(name: str, least: float, table: Path) -> None:
     if name == "lightgbm":
         pytest.importorskip("lightgbm")
