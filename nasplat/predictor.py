@@ -153,8 +153,8 @@ class Predictor(ABC):
             arrays = load(data)
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise _unreadable(folder, error) from error
-        predictor = cls(space, **complete("predictor", cls, document["options"]))
         try:
+            predictor = cls(space, **complete("predictor", cls, document["options"]))
             predictor.restore(Learnt(document["learnt"], arrays))
             # What does not fit together, such as weights for other features, shows when it is used.
             trial = predictor.predict([space.sample(default_rng(0))])

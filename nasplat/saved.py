@@ -1,12 +1,24 @@
-"""Predictors in folders: opened by what their documents name."""
+"""Predictors by name and in folders: made, opened, and asked.
 
+To learn from a run, keep what was learnt, and use it in another program::
+
+    scores = read_scores([Path("runs/first")])
+    predictor = make_predictor("auto", scores.space).fit(scores.architectures, scores.scores)
+    predictor.save(Path("learnt"))
+
+    saved = open_predictor(Path("learnt"))
+    saved.predictor.predict([saved.space.parse("334312")])
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.options import complete
-from nasplat.predictor import Predictor, read_document
+from nasplat.predictor import Predictor, UncertainPredictor, read_document
 from nasplat.registry import PREDICTORS, SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 
@@ -28,6 +40,29 @@ class Saved:
     about: dict[str, Any]
     versions: dict[str, Any]
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a predictor says of one architecture.
+
+    Args:
+        score: The more the better.
+        deviation: Its standard deviation, where the predictor knows it.
+    """
+
+    score: float
+    deviation: float | None
+
+
+def scored(predictor: Predictor, architectures: Sequence[Architecture]) -> list[Predicted]:
+    """Scores in the order of the architectures, with deviations where the predictor knows them."""
+    if not architectures:
+        return []
+    if isinstance(predictor, UncertainPredictor):
+        scores, deviations = predictor.predict_with_deviation(architectures)
+        return [Predicted(*pair) for pair in zip(scores.tolist(), deviations.tolist(), strict=True)]
+    return [Predicted(score, None) for score in predictor.predict(architectures).tolist()]
 
 
 def open_predictor(folder: Path) -> Saved:
@@ -57,3 +92,18 @@ def make_space(name: str, options: dict[str, Any] | None = None) -> SearchSpace:
     """
     space = SEARCH_SPACES.get(name)
     return space(**complete("space", space, options or {}))
+
+
+def make_predictor(name: str, space: SearchSpace, options: dict[str, Any] | None = None) -> Predictor:
+    """A fresh predictor of a name.
+
+    Args:
+        name: The registered name.
+        space: Whose architectures it is to know.
+        options: Arguments of the constructor, the defaults for what is left out.
+
+    Raises:
+        InputError: There is no such predictor, or an option is unknown, of the wrong type, or refused.
+    """
+    predictor = PREDICTORS.get(name)
+    return predictor(space, **complete("predictor", predictor, options or {}))

@@ -9,11 +9,12 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
@@ -29,6 +30,8 @@ from nasplat.search_space import SearchSpace
 
 CODES = ("architecture", "code", "arch_str")
 """The names of the column that tells the architecture; the first that is there counts."""
+KINDS = (".csv", ".csv.gz", ".json")
+"""How the names of files with columns end."""
 LONGEST = 2000
 """The characters that a code or a genotype may have; the longest that spaces read have some 600."""
 LARGEST = 100_000_000
@@ -61,6 +64,15 @@ class Scores:
         """The SHA-256 of all codes and scores, in hexadecimal digits; their order does not matter."""
         lines = sorted(f"{a}\t{float(s).hex()}\n" for a, s in zip(self.architectures, self.scores, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def folds(self, number: int, seed: int = 0) -> Iterator[tuple["Scores", "Scores"]]:
+        """All but one part and that part, for each of several parts of about equal size, which a seed draws."""
+        for part in np.array_split(default_rng(seed).permutation(len(self)), number):
+            yield self[np.setdiff1d(np.arange(len(self)), part)], self[part]
+
+    def __getitem__(self, chosen: NDArray[np.intp]) -> "Scores":
+        """Some of the architectures."""
+        return replace(self, architectures=tuple(self.architectures[i] for i in chosen), scores=self.scores[chosen])
 
 
 def read_scores(
@@ -118,6 +130,22 @@ def member(space: SearchSpace, text: str) -> Architecture:
         raise InputError(str(error).replace(repr(text), shortly(text))) from None
 
 
+def read_names(path: Path) -> list[tuple[str, str]]:
+    """The architectures that a file names, unread, each with its place in the file.
+
+    A ``.csv``, ``.csv.gz`` or ``.json`` file has a column of them as in `read_scores`; any other file has one a line.
+
+    Raises:
+        InputError: The file cannot be read, or has no such column.
+    """
+    if path.name.endswith(KINDS):
+        columns, rows = _rows(path)
+        code = _code_column(path, columns)
+        return [(place, row[code] if isinstance(row[code], str) else str(row[code])) for place, row in rows]
+    lines = enumerate(_text(path).splitlines(), 1)
+    return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
+
+
 def _metric(text: str | None) -> tuple[str, bool | None] | None:
     """The name, and whether more is better if the text says so."""
     if text is None:
@@ -158,12 +186,7 @@ class _Reading:
     def file(self, path: Path) -> None:
         """Take in the rows of a CSV or JSON file."""
         columns, rows = _rows(path)
-        code = next((name for name in CODES if name in columns), None)
-        if code is None:
-            raise InputError(
-                f"{path} has no column of architectures, called {', '.join(CODES[:-1])} or {CODES[-1]}; "
-                f"it has {shortly(', '.join(columns))}"
-            )
+        code = _code_column(path, columns)
         name, maximize = self.wanted or (_score_column(path, columns, rows, code), None)
         if name not in columns and columns != [code, ""]:
             raise InputError(f"{path}: {unknown('column', name, columns)}")
@@ -236,6 +259,17 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def _code_column(path: Path, columns: Sequence[str]) -> str:
+    """The column of architectures."""
+    code = next((name for name in CODES if name in columns), None)
+    if code is None:
+        raise InputError(
+            f"{path} has no column of architectures, called {', '.join(CODES[:-1])} or {CODES[-1]}; "
+            f"it has {shortly(', '.join(columns))}"
+        )
+    return code
+
+
 def _score_column(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, dict[str, Any]]], code: str) -> str:
     """The column of scores, where nobody has named it."""
     others = [name for name in columns if name != code]
@@ -251,25 +285,32 @@ def _score_column(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     """The columns of a file, and its rows with the place that messages give."""
-    kind = next((suffix for suffix in (".csv", ".csv.gz", ".json") if path.name.endswith(suffix)), None)
-    if kind is None:
+    if not path.name.endswith(KINDS):
         missing = "" if os.path.lexists(path) else ", and does not exist"
         raise InputError(f"a source is a run directory or a .csv, .csv.gz or .json file, but {path} is none{missing}")
+    text = _text(path)
     try:
-        data = read_file(path)
-        if kind == ".csv.gz":
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise InputError(f"{path} holds more than {LARGEST:,} bytes, far more than scores need")
-        text = data.decode("utf-8-sig")
-        return _json_rows(path, text) if kind == ".json" else _csv_rows(path, text)
+        return _json_rows(path, text) if path.name.endswith(".json") else _csv_rows(path, text)
     except InputError:
         raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """What a file holds, unpacked and decoded."""
+    try:
+        data = read_file(path)
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                data = packed.read(LARGEST + 1)
+        if len(data) <= LARGEST:
+            return data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zlib.error, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as {kind}: {error}") from error
+    except (ValueError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    raise InputError(f"{path} holds more than {LARGEST:,} bytes, far more than architectures need")
 
 
 def _csv_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:

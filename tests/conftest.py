@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Plugin
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Plugin
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "NASPLAT_DATA" not in os.environ and _SHARED.is_dir():
@@ -73,3 +73,27 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     subprocess.run([*pip, "--target", str(site), str(copy)], check=True, timeout=110)
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]  # a checkout may have been named by it
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.fixture(scope="session")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved predictor of cells of NAS-Bench-201: the number of 3 x 3 convolutions, as ridge regression learns it."""
+    from nasplat_demo.predictor import Ridge
+    from numpy import array
+    from numpy.random import default_rng
+
+    from nasplat.search_spaces.nasbench201 import NASBench201
+
+    space, rng = NASBench201(), default_rng(0)
+    architectures = [space.sample(rng) for _ in range(50)]
+    predictor = Ridge(space).fit(architectures, array([a.code.count("3") / 6 for a in architectures]))
+    folder = tmp_path_factory.mktemp("learnt") / "predictor"
+    predictor.save(folder, {"count": 50, "metric": "accuracy"})
+    return folder
+
+
+@pytest.fixture
+def demo_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo package's predictor, known by name in this process."""
+    plugin = Plugin("demo_ridge", "nasplat_demo.predictor:Ridge", "nasplat-demo")
+    monkeypatch.setitem(PREDICTORS._plugins, "demo_ridge", plugin)

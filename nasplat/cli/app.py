@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 import nasplat
-from nasplat.cli import benchmarking, exporting, inspecting, listing, recovering, searching
+from nasplat.cli import benchmarking, exporting, inspecting, listing, predicting, recovering, searching, serving
 from nasplat.cli.output import err, printable
 from nasplat.errors import InputError, NasplatError
 
@@ -33,6 +33,8 @@ app.command("report")(inspecting.report)
 app.command("export")(exporting.export)
 app.command("recover")(recovering.recover)
 app.command("list")(listing.list_plugins)
+app.command("serve")(serving.serve)
+app.add_typer(predicting.app, name="predictor")
 app.add_typer(benchmarking.app, name="benchmark")
 
 

@@ -1,0 +1,327 @@
+"""`nasplat predictor fit`, `predict` and `rank`: predictors that learn from what was measured."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.random import default_rng
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nasplat.architecture import Architecture
+from nasplat.cli.output import err, out, print_json, print_table, printable
+from nasplat.config import yaml_value
+from nasplat.errors import InputError
+from nasplat.run.files import is_taken
+from nasplat.saved import Predicted, Saved, make_predictor, make_space, open_predictor, scored
+from nasplat.scores import Scores, member, read_names, read_scores
+from nasplat.search_space import SearchSpace
+from nasplat.units import duration
+
+WRONG_INPUT = 2
+DRAWS = 50
+"""How often a sample is drawn for each that is asked for, since it may be one that there is already."""
+
+app = typer.Typer(help="Predict how good architectures are, from measured ones.", no_args_is_help=True)
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder that the predictor was saved in.", show_default=False)
+]
+Named = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ARCHITECTURE", help="Codes, or what else the space reads; - for lines of standard input."),
+]
+File = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Architectures in a file: one a line, or a column of .csv, .csv.gz or .json; - for standard input.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+SetOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option, as in predictor.seed=1 or space.channels=8; repeatable.",
+                 show_default=False),
+]  # fmt: skip
+SpaceName = Annotated[
+    str | None,
+    typer.Option("--space", help="The space of the codes in files; runs know theirs.", show_default=False),
+]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        help="The column or objective to learn, more being better; COLUMN:min if less is.  "
+        "[default: a run's first objective, a file's only number or accuracy]",
+        show_default=False,
+    ),
+]
+
+
+@app.command("fit")
+def fit(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE", help="What was measured: run directories, .csv, .csv.gz or .json.", show_default=False
+        ),
+    ],
+    out_folder: Annotated[Path, typer.Option("--out", help="The folder to create.", show_default=False)],
+    predictor: Annotated[str, typer.Option(help="What learns; see `nasplat list predictors`.")] = "auto",
+    set_: SetOptions = None,
+    space: SpaceName = None,
+    score: Score = None,
+    folds: Annotated[int, typer.Option(min=0, help="Parts of the cross-validation; 0 to leave it out.")] = 5,
+    json: Json = False,
+) -> None:
+    """Learn from measured architectures, tell how well by cross-validation, and save what was learnt."""
+    if is_taken(out_folder):
+        raise InputError(f"{out_folder} exists; choose another --out")
+    options = assigned(set_, ("predictor", "space"))
+    scores = read_scores(sources, space=chosen_space(space, options["space"]), metric=score)
+    made = make_predictor(predictor, scores.space, options["predictor"])
+    if folds == 1 or folds > len(scores):
+        raise InputError(
+            f"cross-validation takes 2 to {len(scores)} parts, since there are {len(scores)} architectures, "
+            f"but got {folds}; give another --folds, or --folds 0 to leave it out"
+        )
+    began = time.monotonic()
+    made.fit(scores.architectures, scores.scores)
+    seconds = time.monotonic() - began
+    own: float | None = getattr(made, "cross_validated", None)
+    if own is not None:
+        tau: dict[str, Any] | None = {"mean": float(own), "how": f"cross-validated by {predictor} itself"}
+    else:
+        tau = _cross_validated(predictor, options["predictor"], scores, folds) if folds else None
+    about = {
+        **scores.description,
+        "count": len(scores),
+        "digest": scores.digest,
+        "best": float(scores.scores.max()),
+        "tau": tau,
+        "seconds": seconds,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    made.save(out_folder, about)
+    if json:
+        print_json({"saved": str(out_folder), "predictor": predictor, "options": made.options(), **about})
+        return
+    merged = scores.description["merged"]
+    repeats = f" ({merged} repeated, with the mean of their scores)" if merged else ""
+    out.print(f"{escape(predictor)} of {escape(scores.space.name)}")
+    out.print(f"  learnt from  {len(scores)} architectures{repeats} in {duration(seconds)}")
+    out.print(f"  metric       {escape(printable(about['metric']))}, the best score {about['best']:.6g}")
+    if tau is not None:
+        out.print(f"  Kendall tau  {_spelt(tau)}")
+    out.print(f"  saved        {escape(str(out_folder))}")
+
+
+@app.command("predict")
+def predict(folder: Folder, architectures: Named = None, file: File = None, json: Json = False) -> None:
+    """Score architectures; the higher, the better."""
+    saved = open_predictor(folder)
+    named = _named(architectures, file)
+    if not named:
+        raise InputError("nothing to predict: name architectures, or give --file")
+    read = _read(saved.space, named)
+    items = _predicted(saved, read)
+    if json:
+        print_json(
+            {
+                "predictions": [
+                    {
+                        "architecture": item.code if isinstance(item, Architecture) else printable(text),
+                        "score": scores and scores.score,
+                        "deviation": scores and scores.deviation,
+                        "error": None if isinstance(item, Architecture) else str(item),
+                    }
+                    for (_, text), item, scores in zip(named, read, items, strict=True)
+                ]
+            }
+        )
+    elif any(items):
+        rows = [(item, scores) for item, scores in zip(read, items, strict=True) if scores is not None]
+        print_table("", ["architecture", *_columns(rows)], ([str(a.code), *_cells(p)] for a, p in _sound(rows)))
+    _finish(named, read)
+
+
+@app.command("rank")
+def rank(
+    folder: Folder,
+    architectures: Named = None,
+    file: File = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Those that a run measured, at its highest fidelity.", show_default=False)
+    ] = None,
+    sample: Annotated[int, typer.Option(min=0, help="So many different ones drawn from the space.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="What --sample draws by.")] = 0,
+    top: Annotated[int | None, typer.Option(min=1, help="Only so many of the best.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Rank architectures, the best first; each comes once."""
+    saved = open_predictor(folder)
+    named = _named(architectures, file)
+    read = _read(saved.space, named)
+    candidates = [item for item in read if isinstance(item, Architecture)]
+    if run is not None:
+        candidates += read_scores([run], space=saved.space).architectures
+    candidates = list(dict.fromkeys(candidates + _sampled(saved.space, sample, seed)))
+    if not candidates and not named:
+        raise InputError("nothing to rank: name architectures, or give --file, --run or --sample")
+    items = zip(candidates, scored(saved.predictor, candidates), strict=True)
+    ranked = sorted(items, key=lambda item: -item[1].score)[:top]
+    if json:
+        print_json(
+            {
+                "ranking": [
+                    {"rank": place, "architecture": a.code, "score": p.score, "deviation": p.deviation}
+                    for place, (a, p) in enumerate(ranked, 1)
+                ],
+                "errors": [
+                    {"architecture": printable(text), "error": str(item)}
+                    for (_, text), item in zip(named, read, strict=True)
+                    if isinstance(item, InputError)
+                ],
+            }
+        )
+    elif ranked:
+        rows = ([str(place), a.code, *_cells(p)] for place, (a, p) in enumerate(ranked, 1))
+        print_table(f"Best {len(ranked)} of {len(candidates)}", ["rank", "architecture", *_columns(ranked)], rows)
+    _finish(named, read)
+
+
+def assigned(assignments: Iterable[str] | None, sections: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What several ``--set SECTION.OPTION=VALUE`` say, by section.
+
+    Raises:
+        InputError: One has another form, or names another section.
+    """
+    found: dict[str, dict[str, Any]] = {section: {} for section in sections}
+    for assignment in assignments or ():
+        path, equals, text = assignment.partition("=")
+        section, dot, option = path.partition(".")
+        if not (equals and dot and option and section in found):
+            raise InputError(
+                f"--set takes SECTION.OPTION=VALUE with {' or '.join(sections)} as the section, such as "
+                f"{sections[0]}.seed=1, but got {assignment!r}"
+            )
+        try:
+            found[section][option] = yaml_value(text)
+        except ValueError:
+            found[section][option] = text
+    return found
+
+
+def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | None:
+    """The space that is named on the command line, if one is.
+
+    Raises:
+        InputError: There is no such space, or there are options without a space.
+    """
+    if name is None and options:
+        raise InputError(f"--set space.{next(iter(options))}=… goes with --space NAME; runs know their own options")
+    return None if name is None else make_space(name, options)
+
+
+def _cross_validated(predictor: str, options: dict[str, Any], scores: Scores, folds: int) -> dict[str, Any]:
+    """Kendall's tau between predictions and scores of each part, by what was learnt from the others."""
+    from scipy.stats import kendalltau
+
+    taus = []
+    with Progress(
+        TextColumn("cross-validating"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    ) as bar:  # fmt: skip
+        for train, test in bar.track(scores.folds(folds), total=folds):
+            fold = make_predictor(predictor, scores.space, options).fit(train.architectures, train.scores)
+            predicted = fold.predict(test.architectures)
+            # Where all are equal, nothing is ranked.
+            constant = len(test) < 2 or not np.ptp(predicted) or not np.ptp(test.scores)
+            taus.append(0.0 if constant else float(kendalltau(predicted, test.scores).statistic))
+    return {
+        "mean": float(np.mean(taus)),
+        "deviation": float(np.std(taus, ddof=1)),
+        "folds": taus,
+        "how": f"cross-validated in {folds} parts",
+    }
+
+
+def _spelt(tau: dict[str, Any]) -> str:
+    deviation = f" ± {tau['deviation']:.3f}" if "deviation" in tau else ""
+    return f"{tau['mean']:.3f}{deviation}, {tau['how']}"
+
+
+def _named(architectures: Sequence[str] | None, files: Sequence[Path] | None) -> list[tuple[str, str]]:
+    """What is named anywhere, each with the place that messages give."""
+    named: list[tuple[str, str]] = []
+    for text in architectures or ():
+        named += _standard_input() if text == "-" else [("", text)]
+    for file in files or ():
+        named += _standard_input() if str(file) == "-" else read_names(file)
+    return named
+
+
+def _standard_input() -> list[tuple[str, str]]:
+    try:
+        lines = list(enumerate(sys.stdin, 1))
+    except (OSError, ValueError) as error:
+        raise InputError(f"standard input cannot be read: {error}") from error
+    return [(f"standard input, line {number}", line.strip()) for number, line in lines if line.strip()]
+
+
+def _read(space: SearchSpace, named: Sequence[tuple[str, str]]) -> list[Architecture | InputError]:
+    """What each names, or why it names nothing."""
+    read: list[Architecture | InputError] = []
+    for _, text in named:
+        try:
+            read.append(member(space, text))
+        except InputError as error:
+            read.append(error)
+    return read
+
+
+def _predicted(saved: Saved, read: Sequence[Architecture | InputError]) -> list[Predicted | None]:
+    """Predictions in the order of what was read."""
+    found = iter(scored(saved.predictor, [item for item in read if isinstance(item, Architecture)]))
+    return [next(found) if isinstance(item, Architecture) else None for item in read]
+
+
+def _sampled(space: SearchSpace, number: int, seed: int) -> list[Architecture]:
+    """Different members of a space, or as many as were met."""
+    rng = default_rng(seed)
+    found: dict[Architecture, None] = {}
+    for _ in range(DRAWS * number):
+        if len(found) == number:
+            break
+        found[space.sample(rng)] = None
+    if len(found) < number:
+        err.print(f"[yellow]{len(found)} different architectures were met in {DRAWS * number} draws[/]")
+    return list(found)
+
+
+def _sound(rows: Iterable[tuple[Architecture | InputError, Predicted]]) -> Iterable[tuple[Architecture, Predicted]]:
+    return ((item, predicted) for item, predicted in rows if isinstance(item, Architecture))
+
+
+def _columns(rows: Sequence[tuple[Any, Predicted]]) -> list[str]:
+    return ["score", *["deviation"] * (rows[0][1].deviation is not None)]
+
+
+def _cells(predicted: Predicted) -> list[str]:
+    figures = [predicted.score] + ([] if predicted.deviation is None else [predicted.deviation])
+    return [f"{figure:.6g}" for figure in figures]
+
+
+def _finish(named: Sequence[tuple[str, str]], read: Sequence[Architecture | InputError]) -> None:
+    """Say what could not be read; what could has its answer already."""
+    wrong = [(place, item) for (place, _), item in zip(named, read, strict=True) if isinstance(item, InputError)]
+    for place, error in wrong:
+        err.print(f"[bold red]error:[/] {escape(printable(f'{place}: {error}' if place else str(error)))}")
+    if wrong:
+        raise typer.Exit(WRONG_INPUT)

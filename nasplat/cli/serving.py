@@ -1,0 +1,136 @@
+"""`nasplat serve`: a saved predictor over HTTP."""
+
+import os
+import signal
+import socket
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from nasplat.cli.output import err, out
+from nasplat.errors import InputError
+from nasplat.run.files import read_file
+from nasplat.saved import Saved, open_predictor
+
+TOKEN = "NASPLAT_TOKEN"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+CONNECTIONS = 1000
+"""How many may be open at once; what each may send is bounded."""
+
+
+def serve(
+    predictor: Annotated[Path, typer.Option(help="The folder that a predictor was saved in.", show_default=False)],
+    host: Annotated[str, typer.Option(help="The address to listen at; another than loopback needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"A file with the token that requests must bear.  [default: the variable {TOKEN}, if it is set]",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="The architectures that a request may have.")] = 1024,
+    log: Annotated[bool, typer.Option("--log", help="Log every request on standard error.")] = False,
+) -> None:
+    """Serve a saved predictor over HTTP, until Ctrl-C.
+
+    POST /v1/predict and /v1/rank take {"architectures": [CODE, …]}; GET /v1/model tells what is served, GET /healthz
+    that it answers, GET /openapi.json all of it in detail.
+    """
+    from nasplat.server.guard import is_loopback
+
+    token = _token(token_file)
+    loopback = is_loopback(host)
+    if not loopback and token is None:
+        raise InputError(
+            f"{host} can be reached from other machines, which needs a token; give --token-file FILE or set {TOKEN}, "
+            "or leave --host out"
+        )
+    saved = open_predictor(predictor)
+    with _listening(host, port) as listening:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        hosts = LOOPBACK | {host.lower()} if loopback else None
+        _announce(saved, address, token is not None)
+        _serve(saved, listening, batch, token, hosts, log)
+
+
+def _announce(saved: Saved, address: str, guarded: bool) -> None:
+    learnt = saved.about.get("count")
+    from_ = f", learnt from {learnt} architectures" if isinstance(learnt, int) else ""
+    out.print(f"serving {escape(saved.predictor.name)} of {escape(saved.space.name)}{from_}")
+    out.print(f"  address  {escape(address)}{'  (with the header Authorization: Bearer TOKEN)' if guarded else ''}")
+    out.print(f"  routes   {escape(address)}/openapi.json")
+    out.print("Ctrl-C ends it")
+    out.file.flush()
+
+
+def _serve(
+    saved: Saved, listening: socket.socket, batch: int, token: str | None, hosts: frozenset[str] | None, log: bool
+) -> None:
+    import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
+
+    from nasplat.server.app import make_app
+
+    app = make_app(saved, batch=batch, token=token, hosts=hosts)
+    logging = deepcopy(LOGGING_CONFIG)
+    logging["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    config = uvicorn.Config(
+        app,
+        log_config=logging,
+        log_level="info" if log else "error",
+        access_log=log,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=5,
+    )
+    # The server ends cleanly on either signal and then raises it again; both are an interruption.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        err.print("interrupted; the server has ended")
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that is bound already, so that a port that is taken is told before anything else is."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=512)
+    except (OSError, UnicodeError) as error:
+        known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
+        why = os.strerror(known) if known else str(error)
+        raise InputError(f"nothing can listen at {host}, port {port}: {why}; choose another --host or --port") from None
+
+
+def _token(file: Path | None) -> str | None:
+    """The token, which no command line shows."""
+    from nasplat.server.guard import SHORTEST_TOKEN
+
+    if file is None:
+        given, place = os.environ.get(TOKEN), f"the variable {TOKEN}"
+    else:
+        place = f"the token in {file}"
+        try:
+            given = read_file(file).decode().strip()
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
+            raise InputError(f"the token file {file} cannot be read: {why}") from None
+    if given is None:
+        return None
+    if len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable() or " " in given:
+        raise InputError(
+            f"{place} has {len(given)} characters; a token has at least {SHORTEST_TOKEN}, all printable ASCII and no "
+            'blank, such as those of: python -c "import secrets; print(secrets.token_urlsafe())"'
+        )
+    return given

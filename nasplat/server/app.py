@@ -1,0 +1,280 @@
+"""The routes: predicting, ranking, what is served, and whether it answers."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
+from numpy.random import default_rng
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+import nasplat
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.options import shortly
+from nasplat.predictor import UncertainPredictor, options_of
+from nasplat.saved import Predicted, Saved
+from nasplat.scores import LONGEST, member
+from nasplat.server.batching import Batcher, OverfullError
+from nasplat.server.guard import Guard, as_json, refusal
+from nasplat.server.schema import Health, Model, Predictions, Ranking, Refusal, requests
+
+BATCH = 1024
+"""The architectures that a request may have, unless said otherwise."""
+WAITING = 32
+"""How many of the largest requests may wait."""
+BODY_SECONDS = 30.0
+"""How long a body may take to come."""
+NOT_FINITE = "the predictor gave no finite score"
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>NASPlat</title>
+<h1>A predictor of NASPlat</h1>
+<ul><li>POST /v1/predict<li>POST /v1/rank<li><a href="v1/model">GET /v1/model</a>
+<li><a href="healthz">GET /healthz</a><li><a href="openapi.json">GET /openapi.json</a>, all of it in detail</ul>
+"""
+
+
+class _Refused(Exception):
+    """Ends a request with an error."""
+
+    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.response = refusal(status, code, message, headers)
+
+
+def make_app(
+    saved: Saved, *, batch: int = BATCH, token: str | None = None, hosts: frozenset[str] | None = None
+) -> FastAPI:
+    """The application that serves a predictor.
+
+    Args:
+        saved: What is served.
+        batch: The architectures that a request may have; also those that are predicted in one call.
+        token: What requests must bear, but for ``/healthz``; None for no token.
+        hosts: The names that a Host header may have; None for any.
+    """
+    space, batcher = saved.space, Batcher(saved.predictor, largest=batch, waiting=WAITING * batch)
+    body_bytes = (1 << 16) + batch * (LONGEST + 4)
+    rng = default_rng(0)
+    asked, ranked = requests(space.name, batch, [space.sample(rng).code for _ in range(2)])
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        batcher.close()
+
+    app = FastAPI(
+        title="NASPlat predictor",
+        version=nasplat.__version__,
+        description=f"Scores and ranks architectures of the search space {space.name}, as a saved predictor "
+        f"({saved.predictor.name}) sees them. A request has at most {batch} architectures and {body_bytes:,} bytes.",
+        docs_url=None,  # it would load scripts from foreign hosts
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+
+    async def scored(body: Any) -> list[tuple[str, Predicted | None, str | None]]:
+        """For every text what it names, its prediction, and why it has none."""
+        read: list[Architecture | InputError] = [_read(saved, text) for text in body.architectures]
+        try:
+            found = iter(await batcher.predict([each for each in read if isinstance(each, Architecture)]))
+        except OverfullError as error:
+            raise _Refused(503, "busy", f"{error}; try again", {"Retry-After": "1"}) from None
+        return [
+            (_excerpt(text), None, str(each)) if isinstance(each, InputError) else _checked(each, next(found))
+            for text, each in zip(body.architectures, read, strict=True)
+        ]
+
+    async def predict(request: Request) -> Response:
+        """Score architectures. One that cannot be read has an error of its own, and the others their scores."""
+        items = await scored(await _body(request, asked, body_bytes))
+        return as_json(
+            {
+                "predictions": [
+                    {
+                        "architecture": code,
+                        "score": predicted and predicted.score,
+                        "deviation": predicted and predicted.deviation,
+                        "error": error,
+                    }
+                    for code, predicted, error in items
+                ]
+            }
+        )
+
+    async def rank(request: Request) -> Response:
+        """Rank architectures, the best first. Those that cannot be read are listed apart."""
+        body: Any = await _body(request, ranked, body_bytes)
+        items = list(enumerate(await scored(body)))
+        placed = [(index, code, predicted) for index, (code, predicted, _) in items if predicted]
+        placed.sort(key=lambda item: -item[2].score)
+        return as_json(
+            {
+                "ranking": [
+                    {
+                        "rank": place,
+                        "index": index,
+                        "architecture": code,
+                        "score": predicted.score,
+                        "deviation": predicted.deviation,
+                    }
+                    for place, (index, code, predicted) in enumerate(placed[: body.top], 1)
+                ],
+                "errors": [
+                    {"index": index, "architecture": code, "error": error} for index, (code, _, error) in items if error
+                ],
+            }
+        )
+
+    described = as_json(
+        {
+            "predictor": saved.predictor.name,
+            "options": saved.predictor.options(),
+            "space": {"name": space.name, "options": options_of(space)},
+            "deviations": isinstance(saved.predictor, UncertainPredictor),
+            "about": saved.about,
+            "digest": saved.digest,
+            "saved_with": saved.versions,
+            "version": nasplat.__version__,
+            "limits": {"batch": batch, "body_bytes": body_bytes, "code_characters": LONGEST},
+        }
+    )
+
+    async def model(request: Request) -> Response:
+        """Tell what is served."""
+        return described
+
+    async def health(request: Request) -> Response:
+        """Tell that the server answers; needs no token."""
+        return as_json({"status": "ok"})
+
+    async def page(request: Request) -> Response:
+        """List the routes, for people who come with a browser."""
+        return HTMLResponse(PAGE, headers={"Content-Security-Policy": "default-src 'none'"})
+
+    for path, handler, answer, body in (
+        ("/v1/predict", predict, Predictions, asked),
+        ("/v1/rank", rank, Ranking, ranked),
+        ("/v1/model", model, Model, None),
+        ("/healthz", health, Health, None),
+    ):
+        app.add_api_route(
+            path,
+            handler,
+            methods=["GET" if body is None else "POST"],
+            response_class=Response,
+            responses=_responses(answer, posts=body is not None, guarded=token is not None and handler is not health),
+            openapi_extra=None if body is None else {"requestBody": _described_body(body)},
+            operation_id=handler.__name__,
+        )
+    app.add_api_route("/", page, methods=["GET"], response_class=HTMLResponse, include_in_schema=False)
+    app.add_exception_handler(_Refused, _told)
+    app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(Exception, _told)
+    app.add_middleware(Guard, hosts=hosts, token=token)
+    if token is not None:
+        _describe_token(app)
+    return app
+
+
+def _read(saved: Saved, text: str) -> Architecture | InputError:
+    try:
+        return member(saved.space, text)
+    except InputError as error:
+        return error
+
+
+def _checked(architecture: Architecture, predicted: Predicted) -> tuple[str, Predicted | None, str | None]:
+    finite = math.isfinite(predicted.score) and (predicted.deviation is None or math.isfinite(predicted.deviation))
+    return (architecture.code, predicted, None) if finite else (architecture.code, None, NOT_FINITE)
+
+
+def _excerpt(text: str) -> str:
+    return shortly(text)[1:-1]
+
+
+async def _body(request: Request, model: type[BaseModel], most: int) -> BaseModel:
+    """The request's body, read no further than it may go, and checked.
+
+    Raises:
+        _Refused: It is too large or too slow, or is not what is asked for.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise _Refused(415, "not_json", f"a body is of the type application/json, but got {shortly(kind)}")
+    too_large = _Refused(413, "too_large", f"a body has at most {most:,} bytes", {"Connection": "close"})
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or len(length) > 20 or int(length) > most:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > most:
+                    raise too_large
+    except TimeoutError:
+        message = f"a body comes within {BODY_SECONDS:g} seconds"
+        raise _Refused(408, "too_slow", message, {"Connection": "close"}) from None
+    try:
+        return model.model_validate_json(bytes(data))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        if problem["type"] == "json_invalid":
+            raise _Refused(400, "not_json", f"a body is JSON, but: {problem['msg'][:200]}") from None
+        raise _Refused(422, "wrong_body", _said(problem["loc"], problem["msg"], problem["input"])) from None
+
+
+def _said(place: tuple[int | str, ...], message: str, given: Any) -> str:
+    """One sentence for what a body has wrong."""
+    named = ".".join(shortly(part)[1:-1] if isinstance(part, str) else str(part) for part in place) or "the body"
+    return f"{named}: {message[:1].lower()}{message[1:]}, but got {shortly(given)}"
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    """Whatever ends a request, in the one shape."""
+    if isinstance(error, _Refused):
+        return error.response
+    if not isinstance(error, HTTPException):
+        return refusal(500, "failed", "the predictor failed on this request; the server's log tells why")
+    if error.status_code == 404:
+        return refusal(404, "no_such_route", "there is no such route; GET /openapi.json lists all")
+    if error.status_code == 405:
+        return refusal(405, "wrong_method", "this route takes another method; the header Allow tells", error.headers)
+    return refusal(error.status_code, "refused", str(error.detail)[:200], error.headers)
+
+
+def _responses(answer: type[BaseModel], *, posts: bool, guarded: bool) -> dict[int | str, dict[str, Any]]:
+    """All answers of a route, for its documentation."""
+    said = {400: "The Host header is not one that is served" + ", or the body is not JSON." * posts}
+    if guarded:
+        said[401] = "The token is missing or wrong."
+    if posts:
+        said |= {
+            408: "The body came too slowly.",
+            413: "The body has too many bytes.",
+            415: "The body is of another type than application/json.",
+            422: "The body breaks a rule: too many architectures, another space, a wrong type, an unknown field.",
+            503: "Too much is waiting; Retry-After tells when to try again.",
+        }
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": Refusal, "description": text} for status, text in said.items()
+    }
+    return {200: {"model": answer, "description": (answer.__doc__ or "").strip()}, **errors}
+
+
+def _described_body(body: type[BaseModel]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}
+
+
+def _describe_token(app: FastAPI) -> None:
+    """Say in the documentation that a token is wanted."""
+    document = app.openapi()  # kept by the application
+    document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["security"] = [] if path == "/healthz" else [{"token": []}]

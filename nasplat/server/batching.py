@@ -1,0 +1,102 @@
+"""One thread that predicts, for all who wait: what has queued while it was busy is predicted in one call."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+
+from nasplat.architecture import Architecture
+from nasplat.errors import NasplatError
+from nasplat.predictor import Predictor
+from nasplat.saved import Predicted, scored
+
+
+class OverfullError(NasplatError):
+    """More is waiting than may wait."""
+
+
+class Batcher:
+    """Predicts in a thread of its own, so that the event loop stays free; used from one event loop.
+
+    Args:
+        predictor: What predicts.
+        largest: The largest number of architectures in one call.
+        waiting: The largest number that may wait for one.
+    """
+
+    def __init__(self, predictor: Predictor, *, largest: int, waiting: int) -> None:
+        self._predictor = predictor
+        self._largest = largest
+        self._most = waiting
+        self._queue: deque[tuple[Sequence[Architecture], asyncio.Future[list[Predicted]]]] = deque()
+        self._waiting = 0
+        self._work: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "predictor", initializer=_leave_a_core_to_the_event_loop)
+
+    async def predict(self, architectures: Sequence[Architecture]) -> list[Predicted]:
+        """As `nasplat.saved.scored`.
+
+        Raises:
+            OverfullError: Too much is waiting already.
+        """
+        if not architectures:
+            return []
+        if self._waiting + len(architectures) > self._most:
+            raise OverfullError(f"{self._waiting} architectures are waiting, and at most {self._most} may")
+        future: asyncio.Future[list[Predicted]] = asyncio.get_running_loop().create_future()
+        self._queue.append((architectures, future))
+        self._waiting += len(architectures)
+        if self._work is None:
+            self._work = asyncio.create_task(self._drain())
+        return await future
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    async def _drain(self) -> None:
+        """Predict until nothing waits."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._queue:
+                group = self._next()
+                parts = [architectures for architectures, _ in group]
+                results = await loop.run_in_executor(self._thread, self._predict, parts)
+                self._waiting -= sum(map(len, parts))
+                for (_, future), result in zip(group, results, strict=True):
+                    if future.done():  # nobody waits for it any more
+                        continue
+                    if isinstance(result, Exception):
+                        future.set_exception(result)
+                    else:
+                        future.set_result(result)
+        finally:
+            self._work = None
+
+    def _next(self) -> list[tuple[Sequence[Architecture], "asyncio.Future[list[Predicted]]"]]:
+        """Those who have waited longest, as many as go into one call."""
+        group = [self._queue.popleft()]
+        size = len(group[0][0])
+        while self._queue and size + len(self._queue[0][0]) <= self._largest:
+            group.append(self._queue.popleft())
+            size += len(group[-1][0])
+        return group
+
+    def _predict(self, parts: list[Sequence[Architecture]]) -> list[list[Predicted] | Exception]:
+        """Predictions for each part; where they fail together each is tried alone, so that one harms no other."""
+        try:
+            together = scored(self._predictor, [each for part in parts for each in part])
+        except Exception as error:  # noqa: BLE001  whoever asked is told
+            return [error] if len(parts) == 1 else [self._predict([part])[0] for part in parts]
+        ends = accumulate(map(len, parts))
+        return [together[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
+
+
+def _leave_a_core_to_the_event_loop() -> None:
+    """Threads of torch are set for each thread that uses it; whoever sets OMP_NUM_THREADS has decided already."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))

@@ -1,0 +1,88 @@
+"""Who may ask, before anything else is looked at: the Host header and the token."""
+
+import ipaddress
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+SHORTEST_TOKEN = 16
+OPEN = "/healthz"
+"""The path that needs no token."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own, which no other reaches.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response in JSON, which no browser takes for anything else."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for sign, spelt in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        text = text.replace(sign, spelt)
+    kept = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", **(headers or {})}
+    return Response(text, status, kept, "application/json")
+
+
+def refusal(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The one shape of all errors: ``{"error": {"code": …, "message": …}}``."""
+    return as_json({"error": {"code": code, "message": message}}, status, headers)
+
+
+class Guard:
+    """Lets through who names a host that is served and knows the token.
+
+    A page of somebody else's, open in a browser on this machine, can reach a loopback address under a name of its
+    own; the Host header tells. Elsewhere the token keeps it out.
+
+    Args:
+        app: What is guarded.
+        hosts: The names that a Host header may have, without port; None for any.
+        token: What an Authorization header must bear; None for no token.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str] | None, token: str | None) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._token = None if token is None else token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refused := self._refuse(scope)) is not None:
+            await refused(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refuse(self, scope: Scope) -> Response | None:
+        given: dict[bytes, bytes] = dict(scope["headers"])
+        if self._hosts is not None and _name(given.get(b"host", b"")) not in self._hosts:
+            return refusal(400, "wrong_host", f"the Host header is to be one of {', '.join(sorted(self._hosts))}")
+        if self._token is None or scope["path"] == OPEN:
+            return None
+        scheme, _, token = given.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer" and secrets.compare_digest(token.strip(), self._token):
+            return None
+        return refusal(
+            401,
+            "unauthorized",
+            "this server wants a token; send the header Authorization: Bearer TOKEN",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _name(host: bytes) -> str:
+    """A Host header without its port."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0]
