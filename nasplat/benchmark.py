@@ -73,7 +73,10 @@ class Benchmark(ABC):
 
     @property
     def offered(self) -> Sequence[Architecture] | None:
-        """All architectures that can be measured, where they are a known set, such as a table; else None."""
+        """All that is feasible, where that is only part of the space and can be listed, as in a partial table.
+
+        A search then draws from the list, rather than at random until something feasible comes.
+        """
         return None
 
     @abstractmethod
@@ -201,7 +204,7 @@ class TableBenchmark(Benchmark):
     """A benchmark that looks figures up in tables in the data folder, and can make them of the official files.
 
     What its authors published is converted once into a compact table, which every process that measures can
-    load in less than a second.
+    load in seconds.
     """
 
     datasets: ClassVar[tuple[str, ...]]
@@ -226,7 +229,7 @@ class TableBenchmark(Benchmark):
         Args:
             source: The official file, or the folder of official files.
             target: The table to write.
-            progress: Told now and then how many architectures are done, and of how many.
+            progress: Told now and then how much is done, and of how much, in whatever unit.
 
         Returns:
             What was written.

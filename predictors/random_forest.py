@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.predictor import Learnt, UncertainPredictor
-from nasplat.predictors.tabular import TabularPredictor, unfitted
+from nasplat.predictors.tabular import TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.trees import Evaluate, Trees
 
 
 class RandomForest(TabularPredictor, UncertainPredictor):
-    """Mean and deviation over trees grown on random samples.
+    """Mean and deviation over trees grown on random samples, on scores made normal by rank.
 
     The deviation has two parts: how far the trees are from each other, and how far scores within a leaf are (Hutter et
-    al., 2014, "Algorithm runtime prediction", sec. 4.3.2). The mean is of all trees alike; like all that averages, it
-    never exceeds the best score that was learnt.
+    al., 2014, "Algorithm runtime prediction", sec. 4.3.2). Both are in
+    the unit of normal scores.
 
     Args:
         space: Whose architectures are scored.
@@ -38,8 +38,8 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         *,
         trees: int = 200,
         leaf: int = 1,
-        share: float = 1.0,
-        extra: bool = True,
+        share: float = 0.33,
+        extra: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(space)
@@ -50,16 +50,14 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         self.seed = seed
         self._trees: Trees | None = None
         self._evaluate: Evaluate | None = None
-        self._unit = (0.0, 1.0)
 
     def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
         from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
         kind = ExtraTreesRegressor if self.extra else RandomForestRegressor
         forest = kind(self.trees, min_samples_leaf=self.leaf, max_features=self.share, n_jobs=1, random_state=self.seed)
-        mean, deviation = float(scores.mean()), float(scores.std()) or 1.0
-        forest.fit(features, (scores - mean) / deviation)
-        self._become(Trees.of_sklearn([tree.tree_ for tree in forest.estimators_], self._moments), (mean, deviation))
+        forest.fit(features, normal_scores(scores))
+        self._become(Trees.of_sklearn([tree.tree_ for tree in forest.estimators_], self._moments))
 
     def predict_with_deviation(
         self, architectures: Sequence[Architecture]
@@ -67,23 +65,20 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         if self._evaluate is None:
             raise unfitted()
         first, second = self._evaluate(self.table(architectures)).T
-        mean, deviation = self._unit
-        return mean + deviation * first, deviation * np.sqrt(np.maximum(second - first**2, 0))
+        return first, np.sqrt(np.maximum(second - first**2, 0))
 
     def learnt(self) -> Learnt:
         if self._trees is None:
             raise unfitted()
-        return Learnt({"unit": list(self._unit)}, self._trees.arrays())
+        return Learnt(arrays=self._trees.arrays())
 
     def restore(self, learnt: Learnt) -> None:
-        mean, deviation = map(float, learnt.values["unit"])
-        self._become(Trees.of_arrays(learnt.arrays), (mean, deviation))
+        self._become(Trees.of_arrays(learnt.arrays))
 
     def _moments(self, tree: Any) -> NDArray[np.float64]:
         """What a tree adds to the mean of the forest and to the mean square, noise in leaves included."""
         mean = tree.value[:, 0, 0]
         return np.stack([mean, mean**2 + tree.impurity], axis=1) / self.trees
 
-    def _become(self, trees: Trees, unit: tuple[float, float]) -> None:
-        self._trees, self._unit = trees, unit
-        self._evaluate = trees.evaluator(base=(0.0, 0.0))
+    def _become(self, trees: Trees) -> None:
+        self._trees, self._evaluate = trees, trees.evaluator(base=(0.0, 0.0))

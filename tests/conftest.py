@@ -1,5 +1,7 @@
 """What all tests share: where real tables lie, and a hand on the command line."""
 
+import csv
+import gzip
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from numpy.random import default_rng
 
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Plugin
 
@@ -56,6 +59,26 @@ def table() -> Path:
     path = Path(os.environ.get("NASPLAT_DATA", "")) / "nasbench201" / "cifar10.csv.gz"
     if not path.is_file():
         pytest.skip(f"the table {path} is missing; set NASPLAT_DATA to the folder above nasbench201/")
+    return path
+
+
+@pytest.fixture
+def table101(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up table of some cells of NAS-Bench-101, alone in a data folder, with test accuracies as well."""
+    space = SEARCH_SPACES.get("nasbench101")()
+    rng = default_rng(0)
+    members = {space.canonical_key(each): each.code for each in (space.sample(rng) for _ in range(60))}
+    figures = [f"{split}_acc_{epochs}ep" for split in ("val", "test") for epochs in (4, 12, 36, 108)]
+    path = tmp_path / "nasbench101" / "made_up.csv.gz"
+    path.parent.mkdir()
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["hash", "num_vertices", "adj_bits", "ops", *figures, "train_time_s"])
+        for key, code in members.items():
+            bits, letters = code.split(":")
+            accuracies = rng.random(len(figures)).round(4).tolist()
+            writer.writerow([key, len(letters) + 2, int(bits, 16), f"o{letters}", *accuracies, 1080])
+    monkeypatch.setenv("NASPLAT_DATA", str(tmp_path))
     return path
 
 

@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 EXTRAS = {"lightgbm": "lightgbm"}
 """The packages of the predictors that not every installation has."""
-MEASURED_ON = {"nasbench201": "nasbench201", "classification": "nasbench201"}
+MEASURED_ON = {"nasbench101": "nasbench101", "nasbench201": "nasbench201", "classification": "nasbench201"}
 
 
 def named(check: Callable[..., None]) -> str:
@@ -115,6 +115,8 @@ def test_every_predictor(name: str, check: Callable[..., None]) -> None:
 def test_benchmark(name: str, check: Callable[..., None], request: pytest.FixtureRequest) -> None:
     if name == "nasbench201":
         request.getfixturevalue("table")
+    if name == "nasbench101":
+        request.getfixturevalue("table101")
     space = MEASURED_ON[name]
 
     def make() -> Benchmark:

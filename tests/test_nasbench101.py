@@ -250,7 +250,7 @@ def test_neighbors_are_mutual_for_every_small_cell_and_many_large_ones() -> None
 
 def test_mutants_grow_and_shrink() -> None:
     rng, member = default_rng(0), SPACE.parse("000001:")
-    sizes = Counter()
+    sizes: Counter[int] = Counter()
     for _ in range(1_500):
         mutant = SPACE.mutate(member, rng)
         assert mutant in SPACE.neighbors(member)
@@ -454,7 +454,7 @@ class Reference:
 
     def cell(self, x: Tensor, name: str, widths: list[int]) -> Tensor:
         last = len(widths)
-        values = {}
+        values: dict[int, Tensor] = {}
         for v in range(1, last):
             total = torch.zeros(x.shape[0], widths[v - 1], *x.shape[2:], dtype=x.dtype)
             for w in range(1, v):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor, RandomForestRegressor
 
 from nasplat.errors import InputError
@@ -153,8 +154,8 @@ def test_too_few_or_equal_scores_break_nothing(name: str) -> None:
     assert np.isfinite(predictor(name).fit(architectures[:2], np.arange(2.0)).predict(architectures)).all()
 
 
-@pytest.mark.parametrize("name", ["gradient_boosting", "lightgbm"])
-def test_boosting_learns_an_order_and_no_distances(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_trees_learn_an_order_and_no_distances(name: str) -> None:
     space, rng = ToySpace(), default_rng(0)
     architectures = [space.sample(rng) for _ in range(60)]
     scores = np.array([toy_accuracy(a) for a in architectures])
@@ -175,11 +176,11 @@ def test_the_deviation_is_that_of_all_leaves(extra: bool) -> None:
     model = kind(40, min_samples_leaf=5, max_features=forest.options()["share"], random_state=0)
     table = np.stack([space.features(a) for a in architectures]).astype(np.float32)
     rows = np.stack([space.features(a) for a in fresh]).astype(np.float32)
-    model.fit(table, (scores - scores.mean()) / scores.std())  # in which unit decides between equal splits
+    model.fit(table, norm.ppf((rankdata(scores) - 0.375) / 80.25))  # Blom's approximation
     means = np.stack([tree.predict(rows) for tree in model.estimators_])
     noise = np.stack([tree.tree_.impurity[tree.apply(rows)] for tree in model.estimators_])
-    np.testing.assert_allclose((found - scores.mean()) / scores.std(), means.mean(axis=0), atol=1e-5)
-    expected = scores.std() * np.sqrt(means.var(axis=0) + noise.mean(axis=0))
+    np.testing.assert_allclose(found, means.mean(axis=0), atol=1e-5)
+    expected = np.sqrt(means.var(axis=0) + noise.mean(axis=0))
     np.testing.assert_allclose(deviation, expected, rtol=1e-3)
     assert np.array_equal(forest.predict(fresh), found)
 
@@ -192,7 +193,7 @@ def test_a_missing_lightgbm_is_named_with_its_extra(monkeypatch: pytest.MonkeyPa
         make(ToySpace()).fit(architectures, np.arange(3.0))
 
 
-@pytest.mark.parametrize(("name", "least"), [("random_forest", 0.38), ("gradient_boosting", 0.63), ("lightgbm", 0.65)])
+@pytest.mark.parametrize(("name", "least"), [("random_forest", 0.60), ("gradient_boosting", 0.63), ("lightgbm", 0.65)])
 def test_real_cells_are_ranked(name: str, least: float, table: Path) -> None:
     if name == "lightgbm":
         pytest.importorskip("lightgbm")

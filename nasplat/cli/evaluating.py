@@ -2,11 +2,13 @@
 
 import csv
 import io
+import itertools
 import json as json_
+import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,9 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
+from nasplat.benchmark import Benchmark, TableBenchmark
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
@@ -30,10 +34,13 @@ from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
 from nasplat.run.files import read_file, refusal, write_atomically
 from nasplat.saved import make_space
 from nasplat.scores import Scores, read_scores
+from nasplat.search_space import GeneSpace
 from nasplat.task import Evaluate
 
 SETTINGS, TRIALS = "settings.json", "trials.jsonl"
 USUAL_SIZES = (20, 50, 100, 200, 500, 1000)
+MOST = 1_000_000
+"""The members of a space that is gone through whole."""
 FIGURES = ("tau", "spearman", "precision", "regret")
 
 
@@ -51,7 +58,10 @@ def evaluate(
         str | None, typer.Option(help="Search space, where the scores do not tell.", show_default=False)
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="The column or metric; append :min if less is better.", show_default=False)
+        str | None,
+        typer.Option(
+            "--score", help="The column or metric, more being better; NAME:min if less is.", show_default=False
+        ),
     ] = None,
     predictor: Annotated[
         list[str] | None, typer.Option(help="Repeatable.  [default: all there are]", show_default=False)
@@ -68,7 +78,9 @@ def evaluate(
     test: Annotated[
         int | None, typer.Option(help="How many of the others to rank.  [default: all]", min=2, show_default=False)
     ] = None,
-    top: Annotated[int, typer.Option(help="The size of the short list that precision and regret are about.", min=1)] = 10,
+    top: Annotated[
+        int, typer.Option(help="The size of the short list that precision and regret are about.", min=1)
+    ] = 10,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,8 +119,7 @@ def evaluate(
         "top": top,
     }
     drawn = splits(scores.space, scores.architectures, sizes=wanted, number=number, seed=seed, test=test)
-    first = next(drawn)  # what cannot be drawn is refused before anything is created
-    del first
+    next(drawn)  # what cannot be drawn is refused before anything is created
     drawn = splits(scores.space, scores.architectures, sizes=wanted, number=number, seed=seed, test=test)
     record = Record.open(folder, settings)
     whole = len(names) * len(wanted) * number
@@ -121,9 +132,7 @@ def evaluate(
         try:
             with Interruption() as interruption:
                 interruption.arm()
-                for trial in evaluated(
-                    makes, scores.architectures, scores.scores, drawn, top=top, done=record.done
-                ):
+                for trial in evaluated(makes, scores.architectures, scores.scores, drawn, top=top, done=record.done):
                     record.add(trial)
                     bar.update(shown, advance=1, description=f"{trial.predictor} on {trial.size}")
         except KeyboardInterrupt:
@@ -265,7 +274,9 @@ def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title:
     titles = {"all": "All others, mean ± half the 95 % interval over splits"}
     if any(trial.twins for trial in trials):
         share = np.mean([trial.twins / trial.ranked for trial in trials])
-        titles["fresh"] = f"Without those that compute the same function as one learnt from ({100 * share:.1f} % of all)"
+        titles["fresh"] = (
+            f"Without those that compute the same function as one learnt from ({100 * share:.1f} % of all)"
+        )
     for key, said in titles.items():
         print_table(
             said,
@@ -312,15 +323,12 @@ def _scores(
         make_space(space or benchmark, given.get("space")), **complete("benchmark", kind, given.get("benchmark", {}))
     )
     measuring.check()
-    offered = measuring.offered
-    if offered is None:
-        raise InputError(f"the benchmark {benchmark} has no table of what it offers; give sources, such as a run")
     name, _, sense = (metric or measuring.metrics[0]).partition(":")
     if name not in measuring.metrics or sense not in ("", "min", "max"):
-        raise InputError(f"{benchmark} measures {', '.join(measuring.metrics)}, but --metric is {shortly(metric)}")
+        raise InputError(f"{benchmark} measures {', '.join(measuring.metrics)}, but --score is {shortly(metric)}")
     measuring.prepare()
     members, values, split, nowhere = [], [], "validation", Parcel()
-    for number, architecture in enumerate(offered):
+    for number, architecture in enumerate(_offered(measuring)):
         task = Evaluate(id=number, seed=0, architecture=architecture, fidelity=measuring.fidelity)
         try:
             measurement = measuring.measure(task, device="cpu", artifacts=nowhere)
@@ -329,10 +337,31 @@ def _scores(
         members.append(architecture)
         values.append(measurement.metrics[name])
         split = measurement.split
-    described = {"sources": [benchmark], "metric": f"{name}:min" if sense == "min" else name, "split": split}
+    described: dict[str, Any] = {
+        "sources": [benchmark],
+        "metric": f"{name}:min" if sense == "min" else name,
+        "split": split,
+    }
     described["options"] = options_of_benchmark(measuring)
     sign = -1.0 if sense == "min" else 1.0
     return Scores(measuring.space, tuple(members), sign * np.array(values), described)
+
+
+def _offered(benchmark: Benchmark) -> Iterable[Architecture]:
+    """All that a benchmark's table holds: its own list, or what it takes of a space small enough to be gone through.
+
+    Raises:
+        InputError: It trains instead, or cannot say what it holds.
+    """
+    if not isinstance(benchmark, TableBenchmark):
+        raise InputError("only a benchmark with a table is evaluated on whole; give sources, such as a run")
+    if benchmark.offered is not None:
+        return benchmark.offered
+    space = benchmark.space
+    if not isinstance(space, GeneSpace) or math.prod(len(gene.choices) for gene in space.genes) > MOST:
+        raise InputError(f"the benchmark has no list of what it holds of {space.name}; give sources, such as a run")
+    every = itertools.product(*(range(len(gene.choices)) for gene in space.genes))
+    return filter(benchmark.feasible, (space.member(choices) for choices in every))
 
 
 def options_of_benchmark(benchmark: Any) -> dict[str, Any]:
@@ -370,7 +399,9 @@ def _assigned(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
         path, equals, text = assignment.partition("=")
         section, dot, option = path.partition(".")
         if not (equals and dot and section and option):
-            raise InputError(f"--set takes SECTION.OPTION=VALUE, such as lightgbm.trees=800, but got {shortly(assignment)}")
+            raise InputError(
+                f"--set takes SECTION.OPTION=VALUE, such as lightgbm.trees=800, but got {shortly(assignment)}"
+            )
         try:
             value = yaml_value(text)
         except ValueError:

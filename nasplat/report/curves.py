@@ -43,7 +43,9 @@ def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: in
         _dress(axes, sizes)
     left.set_ylabel("Kendall's τ on all others (more is better)", color=INK)
     right.set_ylabel(f"regret of the best {top}, {metric} (less is better)", color=INK)
-    right.set_ylim(bottom=0)
+    regrets = [i.mean for name in names for i in _curve([t for t in trials if t.predictor == name], "regret").values()]
+    # Of few splits bands may reach far beyond what is ever lost.
+    right.set_ylim(0, min(right.get_ylim()[1], 2.5 * max(regrets, default=0)) or None)
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
     drawing.legend(
         [handles[name] for name in ranked if name in handles],
@@ -68,9 +70,7 @@ def _curve(trials: Sequence[Trial], figure: str) -> dict[int, Interval]:
     return {size: Interval.of(found) for size, found in sorted(values.items())}
 
 
-def _draw(
-    axes: "Axes", curve: dict[int, Interval], color: str, marker: str, label: str, number: int, of: int
-) -> None:
+def _draw(axes: "Axes", curve: dict[int, Interval], color: str, marker: str, label: str, number: int, of: int) -> None:
     """A line with its band, or, of a single size, a point with its bar beside those of others."""
     if not curve:
         return
