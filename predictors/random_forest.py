@@ -36,7 +36,7 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         self,
         space: SearchSpace,
         *,
-        trees: int = 200,
+        trees: int = 100,
         leaf: int = 1,
         share: float = 0.33,
         extra: bool = False,
