@@ -1,1 +1,7 @@
-"""Predictors, one module each; see `nasplat.predictor` for the contract. None is built in yet."""
+"""Predictors, one module each; see `nasplat.predictor` for the contract. `tabular` is what several share."""
+
+from nasplat.registry import PREDICTORS
+
+PREDICTORS.register("gradient_boosting", "nasplat.predictors.gradient_boosting:GradientBoosting")
+PREDICTORS.register("lightgbm", "nasplat.predictors.lightgbm:LightGBM")
+PREDICTORS.register("random_forest", "nasplat.predictors.random_forest:RandomForest")

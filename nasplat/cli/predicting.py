@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nasplat.architecture import Architecture
+from nasplat.cli import evaluating
 from nasplat.cli.output import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
 from nasplat.errors import InputError
@@ -28,6 +29,7 @@ DRAWS = 50
 """How often a sample is drawn for each that is asked for, since it may be one that there is already."""
 
 app = typer.Typer(help="Predict how good architectures are, from measured ones.", no_args_is_help=True)
+app.command("evaluate")(evaluating.evaluate)
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="The folder that the predictor was saved in.", show_default=False)

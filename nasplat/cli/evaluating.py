@@ -1,0 +1,438 @@
+"""`nasplat predictor evaluate`: how predictors rank what they have not seen, side by side."""
+
+import csv
+import io
+import itertools
+import json as json_
+import math
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nasplat.architecture import Architecture
+from nasplat.artifact import Parcel
+from nasplat.benchmark import Benchmark, TableBenchmark
+from nasplat.cli.interruption import Interruption
+from nasplat.cli.output import err, out, print_json, print_table, printable
+from nasplat.config import yaml_value
+from nasplat.errors import InputError, TrialFailed
+from nasplat.options import complete, shortly
+from nasplat.predictor import options_of
+from nasplat.ranking import Interval, Make, Ranking, Trial, splits
+from nasplat.ranking import evaluate as evaluated
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
+from nasplat.run.files import read_file, refusal, write_atomically
+from nasplat.saved import make_space
+from nasplat.scores import Scores, read_scores
+from nasplat.search_space import GeneSpace
+from nasplat.task import Evaluate
+
+SETTINGS, TRIALS = "settings.json", "trials.jsonl"
+USUAL_SIZES = (20, 50, 100, 200, 500, 1000)
+MOST = 1_000_000
+"""The members of a space that is gone through whole."""
+FIGURES = ("tau", "spearman", "precision", "regret")
+
+
+def evaluate(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[SOURCE]...", help="Run directories, CSV or JSON files with scores.", show_default=False
+        ),
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Instead: all architectures of a benchmark's table.", show_default=False)
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Search space, where the scores do not tell.", show_default=False)
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--score", help="The column or metric, more being better; NAME:min if less is.", show_default=False
+        ),
+    ] = None,
+    predictor: Annotated[
+        list[str] | None, typer.Option(help="Repeatable.  [default: all there are]", show_default=False)
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="How many to learn from, such as 78,156.  [default: 20, 50, 100 … up to half of all]",
+            show_default=False,
+        ),
+    ] = None,
+    number: Annotated[int, typer.Option("--splits", help="Training sets of each size.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Training sets are drawn from it.", min=0)] = 0,
+    test: Annotated[
+        int | None, typer.Option(help="How many of the others to rank.  [default: all]", min=2, show_default=False)
+    ] = None,
+    top: Annotated[
+        int, typer.Option(help="The size of the short list that precision and regret are about.", min=1)
+    ] = 10,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="An option, as in benchmark.search_column=test or lightgbm.trees=800.", show_default=False
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="A folder for all results and a picture; the same command goes on there.", show_default=False
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Compare predictors: learn from some architectures and rank all others, for several sizes and many splits."""
+    given = _assigned(set_ or [])
+    names = list(dict.fromkeys(predictor or PREDICTORS.names()))
+    for section in given:
+        if section not in ("space", "benchmark", *names):
+            raise InputError(
+                f"--set {section}.…: no section is named {section!r}; there are space, benchmark and the predictors "
+                f"that are compared: {', '.join(names)}"
+            )
+    scores = _scores(sources or [], benchmark, space, metric, given)
+    options = {name: complete(name, PREDICTORS.get(name), given.get(name, {})) for name in names}
+    makes: dict[str, Make] = {name: partial(PREDICTORS.get(name), scores.space, **options[name]) for name in names}
+    wanted = _sizes(sizes, len(scores))
+    settings = {
+        "scores": {**scores.description, "architectures": len(scores), "digest": scores.digest},
+        "space": {"name": scores.space.name, "options": options_of(scores.space)},
+        "predictors": options,
+        "sizes": wanted,
+        "splits": number,
+        "seed": seed,
+        "test": test,
+        "top": top,
+    }
+    drawn = splits(scores.space, scores.architectures, sizes=wanted, number=number, seed=seed, test=test)
+    next(drawn)  # what cannot be drawn is refused before anything is created
+    drawn = splits(scores.space, scores.architectures, sizes=wanted, number=number, seed=seed, test=test)
+    record = Record.open(folder, settings)
+    whole = len(names) * len(wanted) * number
+    interrupted = False
+    with Progress(
+        BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    ) as bar:  # fmt: skip
+        shown = bar.add_task("learning and ranking", total=whole, completed=len(record.done))
+        try:
+            with Interruption() as interruption:
+                interruption.arm()
+                for trial in evaluated(makes, scores.architectures, scores.scores, drawn, top=top, done=record.done):
+                    record.add(trial)
+                    bar.update(shown, advance=1, description=f"{trial.predictor} on {trial.size}")
+        except KeyboardInterrupt:
+            interrupted = True
+    trials = record.trials
+    summary = summarized(trials)
+    metric_name = str(scores.description.get("metric") or "score")
+    title = f"{scores.space.name}: {_named(scores)}"
+    record.finish(summary, title=title, metric=metric_name, top=top)
+    if json:
+        print_json({"settings": settings, "finished": not interrupted, "results": summary})
+    else:
+        _print(summary, trials, title, top)
+        if folder is not None:
+            out.print(f"all of it: {escape(printable(str(folder)))}")
+    if interrupted:
+        remedy = (
+            f"go on with the same command: {escape(shlex.join(['nasplat', *sys.argv[1:]]))}"
+            if folder is not None
+            else "nothing is kept without --out"
+        )
+        err.print(f"interrupted after {len(trials)} of {whole} trials; {remedy}")
+        raise typer.Exit(130)
+
+
+@dataclass
+class Record:
+    """Trials as they come in: a file of one JSON line each, which is gone on with.
+
+    Args:
+        folder: Where it lies; None to keep nothing.
+        trials: What is known, in the order it came.
+    """
+
+    folder: Path | None
+    trials: list[Trial]
+
+    @classmethod
+    def open(cls, folder: Path | None, settings: Mapping[str, Any]) -> "Record":
+        """Begin a record, or go on with the one that lies there.
+
+        Raises:
+            InputError: The record there is of other settings or damaged, or the folder cannot be written.
+        """
+        if folder is None:
+            return cls(None, [])
+        settings = json_.loads(json_.dumps(settings))
+        try:
+            if not (folder / SETTINGS).exists():
+                if folder.is_dir() and any(folder.iterdir()):
+                    raise InputError(f"{folder} holds something else; choose another --out")
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / SETTINGS, json_.dumps(settings, indent=1))
+            before = json_.loads(read_file(folder / SETTINGS))
+            if before != settings:
+                other = [key for key in settings if not isinstance(before, dict) or before.get(key) != settings[key]]
+                raise InputError(
+                    f"{folder} holds an evaluation with other {', '.join(other) or 'settings'}; "
+                    "give the same settings to go on, or choose another --out"
+                )
+            lines = read_file(folder / TRIALS).splitlines(keepends=True) if (folder / TRIALS).exists() else []
+            if lines and not lines[-1].endswith(b"\n"):  # it was being written when the process was killed
+                write_atomically(folder / TRIALS, b"".join(lines := lines[:-1]))
+            trials = [_trial(json_.loads(line)) for line in lines]
+        except InputError:
+            raise
+        except OSError as error:
+            raise refusal(folder, "used", error) from error
+        except (ValueError, TypeError, LookupError) as error:
+            raise InputError(f"{folder} holds a damaged evaluation: {error}; choose another --out") from error
+        # What failed is tried again: it may have lacked a package.
+        return cls(folder, [trial for trial in trials if not trial.problem])
+
+    @property
+    def done(self) -> set[tuple[str, int, int]]:
+        """Name, size and split of every trial that is known."""
+        return {(trial.predictor, trial.size, trial.split) for trial in self.trials}
+
+    def add(self, trial: Trial) -> None:
+        """Take in a trial, and write it down at once."""
+        self.trials.append(trial)
+        if self.folder is None:
+            return
+        try:
+            with (self.folder / TRIALS).open("a", encoding="utf-8") as file:
+                file.write(json_.dumps(_plain(asdict(trial))) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise refusal(self.folder / TRIALS, "written", error) from error
+
+    def finish(self, summary: Sequence[Mapping[str, Any]], *, title: str, metric: str, top: int) -> None:
+        """Write the results, as a table of all trials, as JSON, and as a picture."""
+        from nasplat.report.curves import learning_curves
+
+        if self.folder is None:
+            return
+        rows = [_flat(trial) for trial in self.trials]
+        text = io.StringIO()
+        if rows:
+            table = csv.DictWriter(text, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        try:
+            write_atomically(self.folder / "trials.csv", text.getvalue())
+            write_atomically(self.folder / "results.json", json_.dumps(_plain(list(summary)), indent=1))
+            if any(trial.all for trial in self.trials):
+                picture = learning_curves(self.trials, title=title, metric=metric, top=top)
+                write_atomically(self.folder / "curves.svg", picture)
+        except OSError as error:
+            raise refusal(self.folder, "written", error) from error
+
+
+def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """For each size and predictor the mean of every figure over splits, and half its 95 % interval; best tau first."""
+    groups: dict[tuple[int, str], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.size, trial.predictor), []).append(trial)
+    rows = []
+    for (size, name), group in groups.items():
+        sound = [trial for trial in group if trial.all is not None]
+        row: dict[str, Any] = {"predictor": name, "size": size, "splits": len(sound)}
+        for key in ("all", "fresh"):
+            rankings = [ranking for trial in sound if (ranking := getattr(trial, key)) is not None]
+            row[key] = {f: asdict(Interval.of([getattr(r, f) for r in rankings])) for f in FIGURES if rankings}
+        if sound:
+            row["twins"] = float(np.mean([trial.twins / trial.ranked for trial in sound]))
+            row["fit_seconds"] = float(np.mean([trial.fit_seconds for trial in sound]))
+            row["predict_seconds"] = float(np.mean([trial.predict_seconds for trial in sound]))
+        row["problems"] = sorted({trial.problem for trial in group if trial.problem})
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["size"], -row["all"].get("tau", {"mean": -2.0})["mean"]))
+
+
+def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title: str, top: int) -> None:
+    """One table for all that was ranked, and one without twins where there are any."""
+    out.print(f"[bold]{escape(printable(title))}[/]\n")
+    columns = ["learnt from", "predictor", "splits", "tau", "spearman", f"precision@{top}", f"regret@{top}"]
+    titles = {"all": "All others, mean ± half the 95 % interval over splits"}
+    if any(trial.twins for trial in trials):
+        share = np.mean([trial.twins / trial.ranked for trial in trials])
+        titles["fresh"] = (
+            f"Without those that compute the same function as one learnt from ({100 * share:.1f} % of all)"
+        )
+    for key, said in titles.items():
+        print_table(
+            said,
+            [*columns, "fit", "predict"],
+            (
+                [
+                    str(row["size"]),
+                    row["predictor"],
+                    str(row["splits"]),
+                    *(_spelt(row[key][figure]) for figure in FIGURES),
+                    f"{row['fit_seconds']:.2g} s",
+                    f"{row['predict_seconds']:.2g} s",
+                ]
+                for row in summary
+                if row[key]
+            ),
+        )
+        out.print()
+    for row in summary:
+        for problem in row["problems"]:
+            err.print(f"[yellow]{row['predictor']} on {row['size']}:[/] {escape(printable(problem))}")
+
+
+def _spelt(interval: Mapping[str, float]) -> str:
+    mean, half = interval["mean"], interval["half"]
+    return f"{mean:.4f}" + (f" ± {half:.4f}" if half == half else "")
+
+
+def _scores(
+    sources: Sequence[Path], benchmark: str | None, space: str | None, metric: str | None, given: Mapping[str, Any]
+) -> Scores:
+    """What predictors are to learn from and to rank."""
+    if (benchmark is None) == (not sources):
+        raise InputError("scores come from sources or from a --benchmark, one of the two")
+    if benchmark is None:
+        if "benchmark" in given:
+            raise InputError("--set benchmark.… is for scores of a --benchmark, but sources are given")
+        made = None if space is None else make_space(space, given.get("space"))
+        return read_scores(sources, space=made, metric=metric, floor=4)
+    if space is None and benchmark not in SEARCH_SPACES.names():
+        raise InputError(f"the benchmark {benchmark} measures several spaces; name one with --space")
+    kind = BENCHMARKS.get(benchmark)
+    measuring = kind(
+        make_space(space or benchmark, given.get("space")), **complete("benchmark", kind, given.get("benchmark", {}))
+    )
+    measuring.check()
+    name, _, sense = (metric or measuring.metrics[0]).partition(":")
+    if name not in measuring.metrics or sense not in ("", "min", "max"):
+        raise InputError(f"{benchmark} measures {', '.join(measuring.metrics)}, but --score is {shortly(metric)}")
+    measuring.prepare()
+    members, values, split, nowhere = [], [], "validation", Parcel()
+    for number, architecture in enumerate(_offered(measuring)):
+        task = Evaluate(id=number, seed=0, architecture=architecture, fidelity=measuring.fidelity)
+        try:
+            measurement = measuring.measure(task, device="cpu", artifacts=nowhere)
+        except TrialFailed:  # the table has no value of it
+            continue
+        members.append(architecture)
+        values.append(measurement.metrics[name])
+        split = measurement.split
+    described: dict[str, Any] = {
+        "sources": [benchmark],
+        "metric": f"{name}:min" if sense == "min" else name,
+        "split": split,
+    }
+    described["options"] = options_of_benchmark(measuring)
+    sign = -1.0 if sense == "min" else 1.0
+    return Scores(measuring.space, tuple(members), sign * np.array(values), described)
+
+
+def _offered(benchmark: Benchmark) -> Iterable[Architecture]:
+    """All that a benchmark's table holds: its own list, or what it takes of a space small enough to be gone through.
+
+    Raises:
+        InputError: It trains instead, or cannot say what it holds.
+    """
+    if not isinstance(benchmark, TableBenchmark):
+        raise InputError("only a benchmark with a table is evaluated on whole; give sources, such as a run")
+    if benchmark.offered is not None:
+        return benchmark.offered
+    space = benchmark.space
+    if not isinstance(space, GeneSpace) or math.prod(len(gene.choices) for gene in space.genes) > MOST:
+        raise InputError(f"the benchmark has no list of what it holds of {space.name}; give sources, such as a run")
+    every = itertools.product(*(range(len(gene.choices)) for gene in space.genes))
+    return filter(benchmark.feasible, (space.member(choices) for choices in every))
+
+
+def options_of_benchmark(benchmark: Any) -> dict[str, Any]:
+    """The options that a benchmark was given, as JSON values by name."""
+    from nasplat.options import options_model
+
+    names = options_model(type(benchmark)).model_fields
+    return complete("benchmark", type(benchmark), {name: getattr(benchmark, name) for name in names})
+
+
+def _named(scores: Scores) -> str:
+    """Where scores come from, in a few words."""
+    described = scores.description
+    options = described.get("options") or {}
+    parts = [", ".join(described.get("sources", [])), str(described.get("metric") or "score")]
+    parts += [str(options["dataset"])] if "dataset" in options else []
+    parts += [f"{described['split']} split"] if "split" in described else []
+    return f"{', '.join(parts)}, {len(scores):,} architectures"
+
+
+def _sizes(text: str | None, n: int) -> list[int]:
+    """The sizes of training sets."""
+    if text is None:
+        return [size for size in USUAL_SIZES if size <= n // 2] or [n // 2]
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise InputError(f"--sizes takes whole numbers, such as 78,156,469, but got {shortly(text)}") from None
+
+
+def _assigned(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options by section and name."""
+    given: dict[str, dict[str, Any]] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        section, dot, option = path.partition(".")
+        if not (equals and dot and section and option):
+            raise InputError(
+                f"--set takes SECTION.OPTION=VALUE, such as lightgbm.trees=800, but got {shortly(assignment)}"
+            )
+        try:
+            value = yaml_value(text)
+        except ValueError:
+            value = text
+        given.setdefault(section, {})[option] = value
+    return given
+
+
+def _flat(trial: Trial) -> dict[str, Any]:
+    """A trial as a row of a table."""
+    row = asdict(trial)
+    for key in ("all", "fresh"):
+        ranking = row.pop(key) or {}
+        row |= {f"{name}{'_fresh' * (key == 'fresh')}": ranking.get(name, "") for name in FIGURES}
+    return {**row, "problem": row.pop("problem")}
+
+
+def _trial(row: dict[str, Any]) -> Trial:
+    """A trial as `Record.add` wrote it."""
+    rankings = {key: row[key] and Ranking(**row[key]) for key in ("all", "fresh")}
+    seconds = {key: float("nan") if row[key] is None else row[key] for key in ("fit_seconds", "predict_seconds")}
+    return Trial(**{**row, **rankings, **seconds})
+
+
+def _plain(value: Any) -> Any:
+    """The value with null for what is not a number."""
+    match value:
+        case float() if value != value:
+            return None
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list():
+            return [_plain(item) for item in value]
+    return value

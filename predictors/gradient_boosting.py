@@ -1,0 +1,85 @@
+"""Gradient boosting: small trees, each grown on what those before it leave unexplained (Friedman, 2001, 2002)."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.architecture import Architecture
+from nasplat.predictor import Learnt
+from nasplat.predictors.tabular import TabularPredictor, normal_scores, unfitted
+from nasplat.search_space import SearchSpace
+from nasplat.trees import Evaluate, Trees
+
+
+class GradientBoosting(TabularPredictor):
+    """Stochastic gradient boosting of squared error, on scores made normal by rank.
+
+    Args:
+        space: Whose architectures are scored.
+        trees: How many are grown.
+        rate: How much of its answer each adds.
+        depth: The most decisions on a way through a tree.
+        leaf: The fewest architectures in a leaf.
+        share: Of the features, which fraction each decision chooses from.
+        sample: Of the architectures, which fraction each tree sees.
+        seed: What samples and decisions are drawn from.
+    """
+
+    name: ClassVar[str] = "gradient_boosting"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        trees: int = 400,
+        rate: float = 0.04,
+        depth: int = 6,
+        leaf: int = 3,
+        share: float = 0.25,
+        sample: float = 0.6,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space)
+        self.trees = trees
+        self.rate = rate
+        self.depth = depth
+        self.leaf = leaf
+        self.share = share
+        self.sample = sample
+        self.seed = seed
+        self._trees: Trees | None = None
+        self._evaluate: Evaluate | None = None
+
+    def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        from sklearn.ensemble import GradientBoostingRegressor
+
+        model = GradientBoostingRegressor(
+            n_estimators=self.trees,
+            learning_rate=self.rate,
+            max_depth=self.depth,
+            min_samples_leaf=self.leaf,
+            max_features=self.share,
+            subsample=self.sample,
+            init="zero",
+            random_state=self.seed,
+        ).fit(features, normal_scores(scores))  # their mean is 0, which boosting may thus start from
+        grown = [tree.tree_ for tree in model.estimators_[:, 0]]
+        self._become(Trees.of_sklearn(grown, lambda tree: self.rate * tree.value[:, :, 0]))
+
+    def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+        if self._evaluate is None:
+            raise unfitted()
+        return self._evaluate(self.table(architectures))[:, 0]
+
+    def learnt(self) -> Learnt:
+        if self._trees is None:
+            raise unfitted()
+        return Learnt(arrays=self._trees.arrays())
+
+    def restore(self, learnt: Learnt) -> None:
+        self._become(Trees.of_arrays(learnt.arrays))
+
+    def _become(self, trees: Trees) -> None:
+        self._trees, self._evaluate = trees, trees.evaluator(base=(0.0,))

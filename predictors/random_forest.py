@@ -1,0 +1,84 @@
+"""Random forests: many trees, each on a sample of its own, that vote by their mean (Breiman, 2001)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.architecture import Architecture
+from nasplat.predictor import Learnt, UncertainPredictor
+from nasplat.predictors.tabular import TabularPredictor, normal_scores, unfitted
+from nasplat.search_space import SearchSpace
+from nasplat.trees import Evaluate, Trees
+
+
+class RandomForest(TabularPredictor, UncertainPredictor):
+    """Mean and deviation over trees grown on random samples, on scores made normal by rank.
+
+    The deviation has two parts: how far the trees are from each other, and how far scores within a leaf are (Hutter et
+    al., 2014, "Algorithm runtime prediction", sec. 4.3.2). Both are in
+    the unit of normal scores.
+
+    Args:
+        space: Whose architectures are scored.
+        trees: How many are grown.
+        leaf: The fewest architectures in a leaf.
+        share: Of the features, which fraction each decision chooses from.
+        extra: Whether each feature's threshold is drawn by lot, on all architectures, instead of the best on a
+            bootstrap sample: extremely randomized trees (Geurts et al., 2006).
+        seed: What samples and decisions are drawn from.
+    """
+
+    name: ClassVar[str] = "random_forest"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        trees: int = 100,
+        leaf: int = 1,
+        share: float = 0.33,
+        extra: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space)
+        self.trees = trees
+        self.leaf = leaf
+        self.share = share
+        self.extra = extra
+        self.seed = seed
+        self._trees: Trees | None = None
+        self._evaluate: Evaluate | None = None
+
+    def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+
+        kind = ExtraTreesRegressor if self.extra else RandomForestRegressor
+        forest = kind(self.trees, min_samples_leaf=self.leaf, max_features=self.share, n_jobs=1, random_state=self.seed)
+        forest.fit(features, normal_scores(scores))
+        self._become(Trees.of_sklearn([tree.tree_ for tree in forest.estimators_], self._moments))
+
+    def predict_with_deviation(
+        self, architectures: Sequence[Architecture]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self._evaluate is None:
+            raise unfitted()
+        first, second = self._evaluate(self.table(architectures)).T
+        return first, np.sqrt(np.maximum(second - first**2, 0))
+
+    def learnt(self) -> Learnt:
+        if self._trees is None:
+            raise unfitted()
+        return Learnt(arrays=self._trees.arrays())
+
+    def restore(self, learnt: Learnt) -> None:
+        self._become(Trees.of_arrays(learnt.arrays))
+
+    def _moments(self, tree: Any) -> NDArray[np.float64]:
+        """What a tree adds to the mean of the forest and to the mean square, noise in leaves included."""
+        mean = tree.value[:, 0, 0]
+        return np.stack([mean, mean**2 + tree.impurity], axis=1) / self.trees
+
+    def _become(self, trees: Trees) -> None:
+        self._trees, self._evaluate = trees, trees.evaluator(base=(0.0, 0.0))

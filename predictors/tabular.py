@@ -1,0 +1,50 @@
+"""What predictors share that learn from a table: one row of features for each architecture."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.predictor import Predictor
+
+FEWEST = 2
+
+
+class TabularPredictor(Predictor):
+    """Turns architectures into rows of features, and scores into targets; a subclass learns one from the other."""
+
+    def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
+        if len(architectures) < FEWEST:
+            raise InputError(
+                f"{self.name} learns from at least {FEWEST} architectures, but got {len(architectures)}; measure more"
+            )
+        self.learn(self.table(architectures), np.asarray(scores, dtype=np.float64))
+        return self
+
+    def table(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
+        """The features of each architecture, `[n, features]`."""
+        return np.stack([self.space.features(a).ravel() for a in architectures]).astype(np.float32)
+
+    @abstractmethod
+    def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        """Learn scores `[n]` from features `[n, features]`."""
+
+
+def normal_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The quantiles of a normal distribution at the ranks of scores, those of ties averaged (Blom, 1958).
+
+    What is learnt is then an order, and a collapsed training is merely the last instead of far from all others.
+    """
+    from scipy.stats import norm, rankdata
+
+    quantiles: NDArray[np.float64] = norm.ppf((rankdata(scores) - 3 / 8) / (len(scores) + 1 / 4))
+    return quantiles
+
+
+def unfitted() -> InputError:
+    """The error for a predictor that has learnt nothing."""
+    return InputError("this predictor has learnt nothing yet; call fit first")

@@ -1,0 +1,163 @@
+"""`nasplat predictor evaluate`: results side by side, gone on with where they stopped."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from numpy.random import default_rng
+from typer.testing import CliRunner
+
+from nasplat import ranking
+from nasplat.cli import evaluating
+from nasplat.errors import InputError
+from nasplat.registry import PREDICTORS, SEARCH_SPACES
+
+app = typer.Typer()
+app.command("evaluate")(evaluating.evaluate)
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    """Run the command, and give what it prints on standard output."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, InputError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    """Sixty cells with scores by a formula."""
+    space, rng = SEARCH_SPACES.get("nasbench201")(), default_rng(0)
+    path = tmp_path / "scores.csv"
+    codes = sorted({space.sample(rng).code for _ in range(60)})
+    path.write_text("architecture,accuracy\n" + "".join(f"{c},{c.count('3') / 10 + int(c) / 1e9}\n" for c in codes))
+    return path
+
+
+@pytest.fixture
+def arguments(scores: Path) -> list[str]:
+    """What makes an evaluation of two predictors, twelve trials."""
+    given = f"{scores} --space nasbench201 --predictor random_forest --predictor gradient_boosting --sizes 10,20"
+    return [
+        *given.split(),
+        *["--splits", "3", "--top", "3", "--set", "random_forest.trees=10", "--set", "gradient_boosting.trees=10"],
+    ]
+
+
+def test_results_are_means_over_splits_of_what_was_ranked(arguments: list[str], tmp_path: Path) -> None:
+    printed = json.loads(run(*arguments, "--out", tmp_path / "out", "--json"))
+    assert printed["finished"] and printed["settings"]["predictors"]["random_forest"]["trees"] == 10
+    with (tmp_path / "out" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert {(r["predictor"], r["size"]) for r in rows} == {(r["predictor"], str(r["size"])) for r in printed["results"]}
+    for result in printed["results"]:
+        group = [r for r in rows if (r["predictor"], r["size"]) == (result["predictor"], str(result["size"]))]
+        for figure in ("tau", "spearman", "precision", "regret"):
+            for key, column in (("all", figure), ("fresh", f"{figure}_fresh")):
+                values = [float(row[column]) for row in group]
+                assert result[key][figure]["mean"] == pytest.approx(np.mean(values))
+    picture = (tmp_path / "out" / "curves.svg").read_text()
+    assert picture.startswith("<?xml") and "gradient boosting" in picture and "random forest" in picture
+
+
+def test_an_evaluation_goes_on_where_it_was_killed(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(*arguments, "--out", whole)
+    original = ranking.Ranking.of
+    calls = []
+
+    def interrupted(*given: Any, **options: Any) -> ranking.Ranking:
+        calls.append(given)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return original(*given, **options)
+
+    monkeypatch.setattr(ranking.Ranking, "of", interrupted)
+    run(*arguments, "--out", broken, code=130)
+    kept = (broken / "trials.jsonl").read_text().splitlines()
+    assert 0 < len(kept) < 12 and (broken / "curves.svg").exists()
+    with (broken / "trials.jsonl").open("a") as file:
+        file.write('{"predictor": "rand')  # a line that a power cut ended
+    monkeypatch.undo()
+    fitted: list[int] = []
+    kind: Any = PREDICTORS.get("random_forest")
+    fit = kind.fit
+
+    def counted(self: Any, *given: Any) -> Any:
+        fitted.append(1)
+        return fit(self, *given)
+
+    monkeypatch.setattr(kind, "fit", counted)
+    run(*arguments, "--out", broken)
+    lines = (broken / "trials.jsonl").read_text().splitlines()
+    assert lines[: len(kept)] == kept and len(lines) == 12 and len(fitted) < 6
+
+    def figures(folder: Path) -> list[dict[str, Any]]:
+        read = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in each.items() if not k.endswith("seconds")} for each in read]
+
+    assert figures(broken) == figures(whole)
+
+
+def test_other_settings_and_other_folders_are_refused(arguments: list[str], tmp_path: Path) -> None:
+    run(*arguments, "--out", tmp_path / "out")
+    with pytest.raises(InputError, match="other seed"):
+        run(*arguments, "--out", tmp_path / "out", "--seed", 1)
+    with pytest.raises(InputError, match="other predictors"):
+        run(*arguments, "--out", tmp_path / "out", "--set", "random_forest.leaf=2")
+    with pytest.raises(InputError, match="something else"):
+        run(*arguments, "--out", tmp_path)
+    (tmp_path / "out" / "trials.jsonl").write_text("nonsense\n")
+    with pytest.raises(InputError, match="damaged"):
+        run(*arguments, "--out", tmp_path / "out")
+
+
+def test_what_fails_is_told_and_tried_again(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("not today")
+
+    monkeypatch.setattr(PREDICTORS.get("random_forest"), "fit", refuse)
+    results = json.loads(run(*arguments, "--out", tmp_path / "out", "--json"))["results"]
+    failed = [r for r in results if r["predictor"] == "random_forest"]
+    assert all(r["problems"] == ["InputError: not today"] and r["splits"] == 0 for r in failed)
+    monkeypatch.undo()
+    results = json.loads(run(*arguments, "--out", tmp_path / "out", "--json"))["results"]
+    assert all(r["splits"] == 3 and not r["problems"] for r in results)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--sizes", "1000"], "give other sizes"),
+        (["--sizes", "some"], "whole numbers"),
+        (["--predictor", "forest"], "no predictor is named"),
+        (["--set", "lightgbm.trees=3"], "no section is named"),
+        (["--set", "random_forest.woods=3"], "woods"),
+        (["--benchmark", "nasbench201"], "one of the two"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_created(
+    extra: list[str], said: str, arguments: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(*arguments, *extra, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_benchmark_s_table_is_evaluated_whole(table: Path) -> None:
+    given = "--benchmark nasbench201 --set benchmark.search_column=test --predictor random_forest --sizes 40 --splits 2"
+    printed = json.loads(run(*given.split(), "--test", "500", "--set", "random_forest.trees=20", "--json"))
+    assert printed["settings"]["scores"]["architectures"] == 15_625
+    assert printed["settings"]["scores"]["split"] == "test"
+    (result,) = printed["results"]
+    assert result["all"]["tau"]["mean"] > 0.3 and result["twins"] > 0
