@@ -92,11 +92,13 @@ class _Parts:
         for j in range(self.nodes):
             through = (self.share[:, :, j] * mean).sum(axis=1) * factor[:, j]
             mean[:, j] = np.where(self.start[:, j], 1.0, np.where(self.live[:, j], through, 0.0))
-        return (mean * self.end).sum(axis=1) / np.maximum(self.end.sum(axis=1), 1)
+        met: Floats = (mean * self.end).sum(axis=1) / np.maximum(self.end.sum(axis=1), 1)
+        return met
 
     def between(self, sources: Bools, targets: Bools) -> Floats:
         """How many nodes of the first kind feed nodes of the second, as pairs."""
-        return (self.joined & sources[:, :, None] & targets[:, None, :]).sum(axis=(1, 2))
+        pairs: Floats = (self.joined & sources[:, :, None] & targets[:, None, :]).sum(axis=(1, 2)).astype(np.float64)
+        return pairs
 
 
 def _amounts(parts: _Parts) -> Iterator[tuple[str, Floats]]:
@@ -196,7 +198,7 @@ def _places(parts: _Parts) -> Iterator[tuple[str, Floats]]:
     for i in reversed(range(parts.nodes)):
         deepest = np.where(parts.joined[:, i], behind, 0.0).max(axis=1)
         behind[:, i] = np.where(parts.live[:, i], deepest + parts.convolution[:, i], 0.0)
-    weights = {"macs": parts.macs, **parts.kinds()}
+    weights = {name: each.astype(np.float64) for name, each in {"macs": parts.macs, **parts.kinds()}.items()}
     for name, weight in weights.items():
         total = np.maximum(weight.sum(axis=1), 1)
         yield f"depth of {name}", (before * weight).sum(axis=1) / total

@@ -2,6 +2,9 @@
 
 from nasplat.registry import PREDICTORS
 
+PREDICTORS.register("auto", "nasplat.predictors.auto:Auto")
+PREDICTORS.register("ensemble", "nasplat.predictors.ensemble:Ensemble")
+PREDICTORS.register("gaussian_process", "nasplat.predictors.gaussian_process:GaussianProcess")
 PREDICTORS.register("gradient_boosting", "nasplat.predictors.gradient_boosting:GradientBoosting")
 PREDICTORS.register("lightgbm", "nasplat.predictors.lightgbm:LightGBM")
 PREDICTORS.register("random_forest", "nasplat.predictors.random_forest:RandomForest")

@@ -1,0 +1,157 @@
+"""The default: several predictors of different kinds, weighted by how well they rank what they have not seen."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.predictor import Learnt, Predictor, UncertainPredictor
+from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
+from nasplat.predictors.tabular import unfitted
+from nasplat.ranking import kendall_tau
+from nasplat.search_space import SearchSpace
+
+PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "gaussian_process": ("gaussian_process", {}),
+    "gaussian_process_log": ("gaussian_process", {"target": "log"}),
+    "graph_network": ("graph_network", {}),
+    "gradient_boosting": ("gradient_boosting", {}),
+}
+"""What a part's name stands for, where it is not a predictor with its defaults."""
+FOLDS = 5
+FEWEST = 4
+ROUNDS = 8
+"""How many votes are given beyond the one that every part has."""
+
+
+class Auto(UncertainPredictor):
+    """A weighted mean of Gaussian processes, graph networks and boosted trees.
+
+    Each part says what it predicts of every example without having learnt from it: by itself where it can
+    (`held_out`), else in five folds. A part's weight is its number of votes: each has one, and more are given
+    one at a time to whichever part most raises Kendall's tau of the mean on those predictions (ensemble
+    selection, Caruana et al., 2004). The single vote keeps few examples from deciding too much.
+
+    Scores are in the unit of what was learnt from: a line through the held-out predictions, whose residuals also
+    scale the deviation. `cross_validated` is tau of the held-out predictions, with the weights chosen on the very
+    same, which flatters it a little.
+
+    Args:
+        space: Whose architectures are scored.
+        parts: Registered predictors, or ``gaussian_process_log``, the process on logarithms.
+        seed: The parts' seed, and what draws the folds.
+    """
+
+    name: ClassVar[str] = "auto"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        parts: tuple[str, ...] = ("gaussian_process", "gaussian_process_log", "graph_network", "gradient_boosting"),
+        seed: int = 0,
+    ) -> None:
+        if not parts or len(set(parts)) < len(parts) or self.name in parts:
+            raise InputError(f"parts of auto are different predictors, at least one and not auto, but got {parts}")
+        super().__init__(space)
+        self.parts = parts
+        self.seed = seed
+        self.cross_validated: float | None = None
+        self.weights: dict[str, float] = {}
+        self._held_out: Floats | None = None
+
+    def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
+        if len(architectures) < FEWEST:
+            raise InputError(f"auto learns from at least {FEWEST} architectures, but got {len(architectures)}")
+        scores = np.asarray(scores, dtype=np.float64)
+        self._members = [self._member(part) for part in self.parts]
+        held_out = []
+        for part, each in zip(self.parts, self._members, strict=True):
+            each.fit(architectures, scores)
+            left_out = each.held_out()
+            held_out.append(self._in_folds(part, architectures, scores) if left_out is None else left_out)
+        said = np.stack(held_out)  # [parts, n]
+        self._centers, self._scales = said.mean(axis=1), np.maximum(said.std(axis=1), 1e-12)
+        said = (said - self._centers[:, None]) / self._scales[:, None]
+        votes = _votes(said, scores)
+        self._weights = votes / votes.sum()
+        self.weights = dict(zip(self.parts, self._weights.tolist(), strict=True))
+        mean = self._weights @ said
+        self.cross_validated = kendall_tau(mean, scores)
+        slope = max(float(np.cov(mean, scores)[0, 1]), 0.0) / max(float(mean.var(ddof=1)), 1e-12)
+        slope = slope or float(scores.std()) or 1.0  # whatever the examples say, a higher score ranks higher
+        self._line = slope, float(scores.mean() - slope * mean.mean())
+        self._stretch = 1.0
+        _, deviations = self._mixed(architectures)
+        residuals = scores - (self._line[0] * mean + self._line[1])
+        self._stretch = float(np.sqrt(np.mean(residuals**2) / max(np.mean(deviations**2), 1e-24))) or 1.0
+        self._held_out = self._line[0] * mean + self._line[1]
+        return self
+
+    def predict(self, architectures: Sequence[Architecture]) -> Floats:
+        if not self.weights:
+            raise unfitted()
+        said = np.stack([each.predict(architectures) for each in self._members])
+        slope, offset = self._line
+        mean: Floats = self._weights @ ((said - self._centers[:, None]) / self._scales[:, None])
+        return slope * mean + offset
+
+    def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
+        """The deviation is that of the parts and between them, stretched to fit the held-out residuals."""
+        if not self.weights:
+            raise unfitted()
+        return self._mixed(architectures)
+
+    def held_out(self) -> Floats | None:
+        return self._held_out
+
+    def learnt(self) -> Learnt:
+        if not self.weights:
+            raise unfitted()
+        values, arrays = packed(self._members)
+        own = {"line": list(self._line), "stretch": self._stretch, "tau": self.cross_validated, "members": values}
+        mixture = np.stack([self._weights, self._centers, self._scales])
+        return Learnt(own, {"mixture": mixture, **arrays})
+
+    def restore(self, learnt: Learnt) -> None:
+        self._members = [self._member(part) for part in self.parts]
+        unpack(self._members, learnt.values["members"], learnt.arrays)
+        self._weights, self._centers, self._scales = learnt.arrays["mixture"].reshape(3, len(self.parts))
+        slope, offset = map(float, learnt.values["line"])
+        self._line, self._stretch = (slope, offset), float(learnt.values["stretch"])
+        self.cross_validated = float(learnt.values["tau"])
+        self.weights = dict(zip(self.parts, self._weights.tolist(), strict=True))
+        self._held_out = None
+
+    def _member(self, part: str) -> Predictor:
+        name, options = PARTS.get(part, (part, {}))
+        return member(name, self.space, {"seed": self.seed, **options})
+
+    def _in_folds(self, part: str, architectures: Sequence[Architecture], scores: Floats) -> Floats:
+        fold = parts_of(len(scores), min(FOLDS, len(scores) // 2), self.seed)
+        held_out = np.zeros(len(scores))
+        for number in range(int(fold.max()) + 1):
+            kept, left = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+            each = self._member(part).fit([architectures[int(i)] for i in kept], scores[kept])
+            held_out[left] = each.predict([architectures[int(i)] for i in left])
+        return held_out
+
+    def _mixed(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
+        said = [uncertain(each, architectures) for each in self._members]
+        means = (np.stack([mean for mean, _ in said]) - self._centers[:, None]) / self._scales[:, None]
+        own = np.stack([deviation for _, deviation in said]) / self._scales[:, None]
+        mean = self._weights @ means
+        variance = self._weights @ (own**2 + (means - mean) ** 2)
+        slope, offset = self._line
+        return slope * mean + offset, slope * self._stretch * np.sqrt(variance)
+
+
+def _votes(said: Floats, scores: Floats) -> Floats:
+    """How many votes each part gets, `[parts]`, for held-out predictions `[parts, n]` in units of their deviation."""
+    votes = np.ones(len(said))
+    for _ in range(ROUNDS):
+        taus = [kendall_tau(said.T @ (votes + one), scores) for one in np.eye(len(said))]
+        votes[int(np.argmax(taus))] += 1
+    return votes

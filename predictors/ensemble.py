@@ -1,0 +1,88 @@
+"""Several predictors of one kind, each of which learns from most of the examples: their spread is the uncertainty."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.predictor import Learnt, UncertainPredictor
+from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
+from nasplat.predictors.tabular import unfitted
+from nasplat.search_space import SearchSpace
+
+
+class Ensemble(UncertainPredictor):
+    """The mean of predictors that each leave out another part of the examples and have another seed.
+
+    The deviation is that between members (a delete-a-part jackknife, Efron and Stein, 1981) together with what the
+    members say of theirs. Scores are in the members' unit.
+
+    Args:
+        space: Whose architectures are scored.
+        predictor: The registered name of the members, which have the options that are their defaults.
+        members: How many; each leaves out one in so many examples.
+        seed: Draws the parts; the members' seeds follow it.
+    """
+
+    name: ClassVar[str] = "ensemble"
+
+    def __init__(
+        self, space: SearchSpace, *, predictor: str = "gradient_boosting", members: int = 5, seed: int = 0
+    ) -> None:
+        if members < 2:
+            raise InputError(f"an ensemble has at least 2 members, but got {members}")
+        if predictor == self.name:
+            raise InputError("the members of an ensemble are no ensembles; name another predictor")
+        super().__init__(space)
+        self.predictor = predictor
+        self.members = members
+        self.seed = seed
+        self._fitted = False
+        self._held_out: Floats | None = None
+
+    def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
+        if len(architectures) < 2 * self.members:
+            raise InputError(
+                f"an ensemble of {self.members} learns from at least {2 * self.members} architectures, "
+                f"but got {len(architectures)}; have fewer members"
+            )
+        self._make()
+        part = parts_of(len(scores), self.members, self.seed)
+        held_out = np.zeros(len(scores))
+        for number, each in enumerate(self._members):
+            kept, left = np.flatnonzero(part != number), np.flatnonzero(part == number)
+            each.fit([architectures[int(i)] for i in kept], scores[kept])
+            held_out[left] = each.predict([architectures[int(i)] for i in left])
+        self._fitted, self._held_out = True, held_out
+        return self
+
+    def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
+        if not self._fitted:
+            raise unfitted()
+        said = [uncertain(each, architectures) for each in self._members]
+        means, deviations = np.stack([mean for mean, _ in said]), np.stack([deviation for _, deviation in said])
+        # Members share most examples, so that their variance is that of the mean over (members - 1).
+        between = (self.members - 1) * means.var(axis=0)
+        return means.mean(axis=0), np.sqrt(between + (deviations**2).mean(axis=0))
+
+    def held_out(self) -> Floats | None:
+        """Each example as the member says that left it out."""
+        return self._held_out
+
+    def learnt(self) -> Learnt:
+        if not self._fitted:
+            raise unfitted()
+        values, arrays = packed(self._members)
+        return Learnt({"members": values}, arrays)
+
+    def restore(self, learnt: Learnt) -> None:
+        self._make()
+        unpack(self._members, learnt.values["members"], learnt.arrays)
+        self._fitted, self._held_out = True, None
+
+    def _make(self) -> None:
+        self._members = [
+            member(self.predictor, self.space, {"seed": self.seed + number}) for number in range(self.members)
+        ]
