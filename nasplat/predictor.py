@@ -70,6 +70,12 @@ class Predictor(ABC):
             InputError: Nothing was learnt yet.
         """
 
+    def held_out(self) -> NDArray[np.float64] | None:
+        """What it says of the examples that `fit` was given, `[n]`, each without having learnt from it; None if
+        unknown.
+        """
+        return None
+
     @abstractmethod
     def learnt(self) -> Learnt:
         """What was learnt, for `restore` in another process.
