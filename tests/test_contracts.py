@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "classification": {"epochs": 2},  # one to leave a state, one to continue from it
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
+    "graph_network": {"members": 4, "epochs": 80},
 }
 EXTRAS = {"lightgbm": "lightgbm"}
 """The packages of the predictors that not every installation has."""

@@ -1,0 +1,233 @@
+"""Graph networks: messages between the operations of a network, learnt from which of two networks was better."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from nasplat.architecture import Architecture
+from nasplat.effective import Effective, roles
+from nasplat.errors import InputError
+from nasplat.features import describe
+from nasplat.graph import Graphs, Role
+from nasplat.predictor import Learnt, UncertainPredictor
+from nasplat.predictors.tabular import FEWEST, unfitted
+from nasplat.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasplat.nn.graph_network import GraphBatch, GraphNetworks
+
+BATCH = 512
+EPOCHS = 200
+"""Of up to one batch; more examples get steps by the square root of their number."""
+DECAY = 0.01
+HEAD = 64
+CHUNK = 16_384
+"""How many architectures are encoded at once, which bounds the memory."""
+ROWS = 1024
+"""How many graphs the networks see at once; they then fit into a cache."""
+MOST_EDGES = 3
+"""More ways between two nodes count as so many."""
+FARTHEST = 4.0
+"""The largest standardized feature of a graph; what lies beyond was never learnt from."""
+LEAST_DEVIATION = 1e-3
+
+
+class GraphNetwork(UncertainPredictor):
+    """The mean of small networks on effective graphs, each trained to order pairs, and their deviation.
+
+    A network sees the operations and costs of nodes, how data flows between them, and the numbers of
+    `nasplat.features`. The loss is logistic in the difference of two scores, so that only the order of what was
+    measured matters. Each member leaves its own part of the examples out, which tells what the ensemble knows of the
+    unseen. Members are joined after standardizing their scores over all examples, and this is the unit of predictions.
+
+    The idea of scoring cells by graph networks is Wen et al.'s (2020, "Neural Predictor") and of passing messages both
+    ways Dudziak et al.'s (2020, "BRP-NAS"), who also learn from pairs; effective graphs, the features of the whole
+    graph and all sizes are the project's own.
+
+    Args:
+        space: Whose architectures are scored.
+        members: How many networks there are. Each leaves out one in so many examples, a single one nothing.
+        width: Numbers that a node holds.
+        layers: Rounds of messages.
+        epochs: How often each example is seen; by default, 200 times up to 512 examples, and less often with more, so
+            that steps grow with their square root.
+        learning_rate: The highest of the one cycle.
+        dropout: Which part of the units each step leaves out.
+        seed: What weights, orders and the parts left out are drawn from.
+    """
+
+    name: ClassVar[str] = "graph_network"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        members: Annotated[int, Field(ge=1)] = 8,
+        width: Annotated[int, Field(ge=1)] = 32,
+        layers: Annotated[int, Field(ge=0)] = 3,
+        epochs: Annotated[int, Field(ge=1)] | None = None,
+        learning_rate: Annotated[float, Field(gt=0)] = 3e-3,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space)
+        self.members = members
+        self.width = width
+        self.layers = layers
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.dropout = dropout
+        self.seed = seed
+        self._network: GraphNetworks | None = None
+        self._standard: dict[str, NDArray[np.float64]] = {}
+        self._held_out: NDArray[np.float64] | None = None
+
+    def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
+        import torch
+
+        from nasplat.nn.graph_network import train
+        from nasplat.training.seeding import seeded
+
+        n = len(architectures)
+        if n < FEWEST:
+            raise InputError(f"{self.name} learns from at least {FEWEST} architectures, but got {n}; measure more")
+        graphs = self.space.graphs(architectures)
+        whole = describe(graphs)
+        self._standard = {"center": whole.mean(axis=0), "scale": _inverse(whole.std(axis=0))}
+        examples = self._encode(graphs, whole)
+        part = np.random.default_rng(self.seed).permutation(n) % self.members
+        seen = (part != np.arange(self.members)[:, None]) | (self.members == 1)
+        # Ranks instead of scores, which could be equal in single precision.
+        labels = np.unique(scores, return_inverse=True)[1].astype(np.float32)
+        batches = max(1, round(n / BATCH))
+        with seeded(self.seed):
+            network = self._made(examples.nodes.shape[2], whole.shape[1])
+            train(
+                network,
+                examples,
+                torch.from_numpy(labels),
+                torch.from_numpy(seen.astype(np.float32)),
+                epochs=self.epochs or math.ceil(EPOCHS * math.sqrt(max(1.0, n / BATCH)) / batches),
+                batches=batches,
+                learning_rate=self.learning_rate,
+                decay=DECAY,
+            )
+        self._network = network
+        said = self._said(examples)
+        # Who has seen no two examples of which one was better has no opinion.
+        informed = np.array([len(np.unique(labels[row])) > 1 for row in seen])
+        self._standard |= {"mean": said.mean(axis=1), "gain": _inverse(said.std(axis=1)) * informed}
+        self._held_out = None if self.members == 1 else self._standardized(said)[part, np.arange(n)]
+        return self
+
+    def predict_with_deviation(
+        self, architectures: Sequence[Architecture]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self._network is None:
+            raise unfitted()
+        said = [np.zeros((self.members, 0))]
+        for start in range(0, len(architectures), CHUNK):
+            graphs = self.space.graphs(architectures[start : start + CHUNK])
+            said.append(self._said(self._encode(graphs, describe(graphs))))
+        scores = self._standardized(np.concatenate(said, axis=1))
+        return scores.mean(axis=0), np.maximum(scores.std(axis=0), LEAST_DEVIATION)
+
+    def held_out(self) -> NDArray[np.float64] | None:
+        return self._held_out
+
+    def learnt(self) -> Learnt:
+        if self._network is None:
+            raise unfitted()
+        weights = {f"network.{name}": tensor.numpy() for name, tensor in self._network.state_dict().items()}
+        return Learnt(arrays={**weights, **self._standard})
+
+    def restore(self, learnt: Learnt) -> None:
+        import torch
+
+        weights = {
+            name.removeprefix("network."): torch.from_numpy(array)
+            for name, array in learnt.arrays.items()
+            if name.startswith("network.")
+        }
+        standard = {name: learnt.arrays[name] for name in ("center", "scale", "mean", "gain")}
+        (whole,) = standard["center"].shape
+        if standard["scale"].shape != (whole,) or any(
+            standard[name].shape != (self.members,) for name in ("mean", "gain")
+        ):
+            raise ValueError(f"what scores are standardized by has {[array.shape for array in standard.values()]}")
+        network = self._made(weights["enter.weight"].shape[1], whole)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"these are no weights of such a network: {error}") from error
+        self._network, self._standard, self._held_out = network.eval(), standard, None
+
+    def _made(self, features: int, whole: int) -> "GraphNetworks":
+        from nasplat.nn.graph_network import GraphNetworks
+
+        return GraphNetworks(
+            members=self.members,
+            features=features,
+            whole=whole,
+            width=self.width,
+            layers=self.layers,
+            head=HEAD,
+            rate=self.dropout,
+        )
+
+    def _encode(self, graphs: Graphs, whole: NDArray[np.float64]) -> "GraphBatch":
+        """What the networks see of graphs and their description."""
+        from nasplat.nn.graph_network import GraphBatch, wired
+
+        effective = Effective.of(graphs)
+        live, edges = effective.live, np.minimum(effective.edges, MOST_EDGES)
+        kinds = [i for i, each in enumerate(graphs.operations) if each.role not in (Role.ZERO, Role.IDENTITY)]
+        columns = [
+            *((graphs.types == kind) & live for kind in kinds),
+            np.log1p(graphs.params * live) / 12,  # about 1 for the largest of usual cells
+            np.log1p(graphs.macs * live) / 18,
+            edges.sum(axis=1) / MOST_EDGES,
+            edges.sum(axis=2) / MOST_EDGES,
+        ]
+        whole = (whole - self._standard["center"]) * self._standard["scale"]
+        return GraphBatch(
+            nodes=_tensor(np.stack(columns, axis=2)),
+            ways=wired(_tensor(edges)),
+            live=_tensor(live),
+            ends=_tensor(roles(graphs, Role.OUTPUT) & live),
+            whole=_tensor(np.clip(whole, -FARTHEST, FARTHEST)),
+        )
+
+    def _said(self, batch: "GraphBatch") -> NDArray[np.float64]:
+        """What the members say, in units of their own, `[members, n]`."""
+        import torch
+
+        if self._network is None:
+            raise unfitted()
+        with torch.inference_mode():
+            said = [self._network(batch[rows]) for rows in torch.arange(len(batch)).split(ROWS)]
+        return torch.cat(said, dim=1).double().numpy()
+
+    def _standardized(self, said: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the members say, in units of their deviations over the examples, `[members, n]`."""
+        scores: NDArray[np.float64] = (said - self._standard["mean"][:, None]) * self._standard["gain"][:, None]
+        return scores
+
+
+def _inverse(deviation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / deviation, and 0 for what is constant."""
+    constant = deviation < 1e-9
+    inverse: NDArray[np.float64] = ~constant / np.where(constant, 1.0, deviation)
+    return inverse
+
+
+def _tensor(array: NDArray[Any]) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
