@@ -71,8 +71,9 @@ class Predictor(ABC):
         """
 
     def held_out(self) -> NDArray[np.float64] | None:
-        """What it says of the examples that `fit` was given, `[n]`, each without having learnt from it; None if
-        unknown.
+        """What it says of the examples that `fit` was given, `[n]`, each without having learnt from it.
+
+        None where it cannot tell; it need not survive saving.
         """
         return None
 

@@ -211,7 +211,7 @@ class GraphNetwork(UncertainPredictor):
         if self._network is None:
             raise unfitted()
         with torch.inference_mode():
-            said = [self._network(batch[rows]) for rows in torch.arange(len(batch)).split(ROWS)]
+            said = [self._network(batch[start : start + ROWS]) for start in range(0, len(batch), ROWS)]
         return torch.cat(said, dim=1).double().numpy()
 
     def _standardized(self, said: NDArray[np.float64]) -> NDArray[np.float64]:
