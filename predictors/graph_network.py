@@ -29,7 +29,7 @@ DECAY = 0.01
 HEAD = 64
 CHUNK = 16_384
 """How many architectures are encoded at once, which bounds the memory."""
-ROWS = 1024
+ROWS = 256
 """How many graphs the networks see at once; they then fit into a cache."""
 MOST_EDGES = 3
 """More ways between two nodes count as so many."""
@@ -183,7 +183,7 @@ class GraphNetwork(UncertainPredictor):
 
     def _encode(self, graphs: Graphs, whole: NDArray[np.float64]) -> "GraphBatch":
         """What the networks see of graphs and their description."""
-        from nasplat.nn.graph_network import GraphBatch, wired
+        from nasplat.nn.graph_network import GraphBatch, summed_up, wired
 
         effective = Effective.of(graphs)
         live, edges = effective.live, np.minimum(effective.edges, MOST_EDGES)
@@ -199,8 +199,7 @@ class GraphNetwork(UncertainPredictor):
         return GraphBatch(
             nodes=_tensor(np.stack(columns, axis=2)),
             ways=wired(_tensor(edges)),
-            live=_tensor(live),
-            ends=_tensor(roles(graphs, Role.OUTPUT) & live),
+            sums=summed_up(_tensor(live), _tensor(roles(graphs, Role.OUTPUT) & live)),
             whole=_tensor(np.clip(whole, -FARTHEST, FARTHEST)),
         )
 
@@ -211,7 +210,7 @@ class GraphNetwork(UncertainPredictor):
         if self._network is None:
             raise unfitted()
         with torch.inference_mode():
-            said = [self._network(batch[rows]) for rows in torch.arange(len(batch)).split(ROWS)]
+            said = [self._network(batch[start : start + ROWS]) for start in range(0, len(batch), ROWS)]
         return torch.cat(said, dim=1).double().numpy()
 
     def _standardized(self, said: NDArray[np.float64]) -> NDArray[np.float64]:

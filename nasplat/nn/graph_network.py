@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, layer_norm, relu, softplus
+from torch.nn.functional import layer_norm, relu_, softplus
 
 CLIP = 1.0
 """The longest gradient of a member."""
@@ -20,21 +20,19 @@ class GraphBatch:
     Args:
         nodes: Features of each node, zeros where there is none, `[n, nodes, features]`.
         ways: What reaches a node from itself, along edges and against edges, `[n, nodes, 3 nodes]`; see `wired`.
-        live: 1 for a node that counts and 0 for others, `[n, nodes]`.
-        ends: 1 for an output and 0 for others, `[n, nodes]`.
+        sums: What the graph is summed up by: weights of nodes, for three sums, `[n, 3, nodes]`; see `summed_up`.
         whole: Features of each graph, `[n, whole]`.
     """
 
     nodes: Tensor
     ways: Tensor
-    live: Tensor
-    ends: Tensor
+    sums: Tensor
     whole: Tensor
 
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def __getitem__(self, chosen: Tensor) -> "GraphBatch":
+    def __getitem__(self, chosen: slice | Tensor) -> "GraphBatch":
         """Some of the graphs."""
         return GraphBatch(*(getattr(self, name)[chosen] for name in self.__slots__))
 
@@ -51,28 +49,47 @@ def wired(edges: Tensor) -> Tensor:
     return torch.stack([itself, edges.transpose(1, 2), edges], dim=3).reshape(n, nodes, 3 * nodes)
 
 
+def summed_up(live: Tensor, ends: Tensor) -> Tensor:
+    """The weights `[n, 3, nodes]` of nodes in the sum of the outputs, the mean and the sum of all.
+
+    Args:
+        live: 1 for a node that counts and 0 for others, `[n, nodes]`.
+        ends: 1 for an output and 0 for others, `[n, nodes]`.
+    """
+    return torch.stack([ends, live / live.sum(dim=1, keepdim=True).clamp_min(1), live / 4], dim=1)
+
+
+def dropped(x: Tensor, rate: float) -> Tensor:
+    """Dropout that is the same for all members of `[members, ...]`, since drawing takes longer than multiplying."""
+    return x * ((torch.rand(x.shape[1:]) >= rate) / (1 - rate))
+
+
+def uniform(members: int, inputs: int, outputs: int) -> Tensor:
+    """Weights to start from, `[members, inputs, outputs]`."""
+    return (2 * torch.rand(members, inputs, outputs) - 1) * math.sqrt(2 / inputs)
+
+
 class Linears(nn.Module):
     """A linear layer for each member: from `[members, ..., inputs]` to `[members, ..., outputs]`."""
 
-    def __init__(self, members: int, inputs: int, outputs: int, *, gain: float = math.sqrt(2), bias: bool = True):
+    def __init__(self, members: int, inputs: int, outputs: int, *, gain: float = 1.0):
         super().__init__()
-        self.weight = nn.Parameter((2 * torch.rand(members, inputs, outputs) - 1) * gain / math.sqrt(inputs))
-        self.bias = nn.Parameter(torch.zeros(members, 1, outputs)) if bias else None
+        self.weight = nn.Parameter(gain * uniform(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """One batched product."""
         flat = x.reshape(len(x), -1, x.shape[-1])
-        y = torch.bmm(flat, self.weight) if self.bias is None else torch.baddbmm(self.bias, flat, self.weight)
+        y = torch.baddbmm(self.bias, flat, self.weight)
         return y.reshape(*x.shape[:-1], -1)
 
 
 class Messages(nn.Module):
-    """One round: h + dropout(relu(norm(h A + sum over ways in of h B + sum over ways out of h C)))."""
+    """One round: h + dropout(relu(norm(h A + sum over edges in of h B + sum over edges out of h C))).."""
 
     def __init__(self, members: int, width: int, rate: float) -> None:
         super().__init__()
-        self.words = Linears(members, width, 3 * width, bias=False)
-        self.bias = nn.Parameter(torch.zeros(members, 1, 1, width))
+        self.words = nn.Parameter(torch.cat([uniform(members, width, width) for _ in range(3)], dim=2))
         self.gain = nn.Parameter(torch.ones(members, 1, 1, width))
         self.shift = nn.Parameter(torch.zeros(members, 1, 1, width))
         self.rate = rate
@@ -80,9 +97,10 @@ class Messages(nn.Module):
     def forward(self, h: Tensor, ways: Tensor) -> Tensor:
         """From nodes `[members, n, nodes, width]` to the same."""
         members, n, nodes, width = h.shape
-        said = self.words(h).reshape(members, n, 3 * nodes, width)
-        heard = layer_norm(torch.matmul(ways, said) + self.bias, (width,))
-        return h + dropout(relu(torch.addcmul(self.shift, heard, self.gain)), self.rate, self.training)
+        said = torch.bmm(h.reshape(members, -1, width), self.words).reshape(members, n, 3 * nodes, width)
+        heard = layer_norm(torch.matmul(ways, said), (width,))
+        new = relu_(torch.addcmul(self.shift, heard, self.gain))
+        return h + dropped(new, self.rate) if self.training else new.add_(h)
 
 
 class GraphNetworks(nn.Module):
@@ -110,19 +128,18 @@ class GraphNetworks(nn.Module):
         self.rounds = nn.ModuleList(Messages(members, width, rate) for _ in range(layers))
         self.first = Linears(members, 3 * width + whole, head)
         self.second = Linears(members, head, head)
-        self.score = Linears(members, head, 1, gain=0.1 * math.sqrt(2))  # so that training starts from no opinion
+        self.score = Linears(members, head, 1, gain=0.1)  # so that training starts from no opinion
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Scores of each member, `[members, n]`."""
-        h = relu(self.enter(self._shared(batch.nodes)))
+        h = relu_(self.enter(self._shared(batch.nodes)))
         for messages in self.rounds:
             h = messages(h, batch.ways)
-        ends = torch.einsum("mnvd,nv->mnd", h, batch.ends)
-        total = torch.einsum("mnvd,nv->mnd", h, batch.live)
-        mean = total / batch.live.sum(dim=1).clamp_min(1)[:, None]
-        seen = torch.cat([ends, mean, total / 4, self._shared(batch.whole)], dim=-1)
+        summed = torch.matmul(batch.sums, h).flatten(2)
+        seen = torch.cat([summed, self._shared(batch.whole)], dim=-1)
         for layer in (self.first, self.second):
-            seen = dropout(relu(layer(seen)), self.rate, self.training)
+            seen = relu_(layer(seen))
+            seen = dropped(seen, self.rate) if self.training else seen
         scores: Tensor = self.score(seen)[..., 0]
         return scores
 
