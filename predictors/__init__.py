@@ -1,1 +1,5 @@
-"""Predictors, one module each; see `nasplat.predictor` for the contract. None is built in yet."""
+"""Predictors, one module each; see `nasplat.predictor` for the contract."""
+
+from nasplat.registry import PREDICTORS
+
+PREDICTORS.register("renas", "nasplat.predictors.renas:ReNAS")
