@@ -1,17 +1,15 @@
 """NAS-Bench-201 as a table: the published accuracies of all its cells (Dong and Yang, 2020)."""
 
-import csv
-import gzip
 import re
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TextIO, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Series, TableBenchmark, TableFile
+from nasplat.benchmarks import tables
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
 from nasplat.registry import SEARCH_SPACES
@@ -93,8 +91,8 @@ class NASBench201Table(TableBenchmark):
         shape = {name: getattr(self.space, name, None) for name in PUBLISHED_SHAPE}
         if shape != PUBLISHED_SHAPE:
             raise InputError(
-                f"the table is of networks with {_spelt(PUBLISHED_SHAPE)}, but the space has {_spelt(shape)}; "
-                "leave the space's options out, or train with the benchmark classification"
+                f"the table is of networks with {tables.spelt(PUBLISHED_SHAPE)}, but the space has "
+                f"{tables.spelt(shape)}; leave the space's options out, or train with the benchmark classification"
             )
         self.prepare()
         if not self._rows:
@@ -178,21 +176,12 @@ class NASBench201Table(TableBenchmark):
     def _find(self) -> tuple[Path, list[str]]:
         """The table that has the columns of the data set, all that are needed if there is one; and all its columns."""
         folder = self.folder()
-        tables: dict[Path, list[str]] = {}
-        damaged: list[InputError] = []
-        for path in sorted(folder.glob("*.csv.gz")):
-            try:
-                columns = _header(path)
-            except InputError as error:  # it matters only if no other file has the columns
-                damaged.append(error)
-                continue
-            if "arch_str" in columns:
-                tables[path] = columns
+        found, damaged = tables.tables_in(folder, ["arch_str"])
         needed = set(self._columns(self.epochs).values())
         prefix = PREFIXES[self.dataset]
         candidates = [
             (path, columns)
-            for path, columns in tables.items()
+            for path, columns in found.items()
             if any(column.startswith(f"{prefix}_") for column in columns)
         ]
         for path, columns in candidates:
@@ -202,7 +191,7 @@ class NASBench201Table(TableBenchmark):
             return candidates[0]
         if damaged:
             raise damaged[0]
-        if not tables:
+        if not found:
             raise InputError(
                 f"no table of NAS-Bench-201 (*.csv.gz with a column arch_str) lies in {folder}; "
                 "put it there, make it of the official file with nasplat benchmark import nasbench201 FILE, "
@@ -211,15 +200,11 @@ class NASBench201Table(TableBenchmark):
         present = sorted(
             name
             for name, other in PREFIXES.items()
-            if any(column.startswith(f"{other}_") for columns in tables.values() for column in columns)
+            if any(column.startswith(f"{other}_") for columns in found.values() for column in columns)
         )
         raise InputError(
             f"no table in {folder} has {self.dataset} (columns {prefix}_…); there is {', '.join(present) or 'none'}"
         )
-
-
-def _spelt(options: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _or(values: Collection[int]) -> str:
@@ -230,24 +215,6 @@ def _space() -> SearchSpace:
     return SEARCH_SPACES.get("nasbench201")()
 
 
-def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file; one that does not end, as packed zeros unpack to, comes in pieces that csv refuses."""
-    return iter(lambda: file.readline(csv.field_size_limit() + 2), "")
-
-
-def _header(path: Path) -> list[str]:
-    """The columns of a table.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return next(csv.reader(_lines(file)), [])
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise _damaged(path, error) from error
-
-
 def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[int, dict[str, dict[Any, float]]]:
     """How many rows a table has, and by code the wanted columns under their keys; empty cells are left out.
 
@@ -256,32 +223,19 @@ def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[in
     """
     found = {}
     count = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            rows = csv.reader(_lines(file))
-            header = next(rows)
-            name = header.index("arch_str")
-            places = [(key, header.index(column)) for key, column in wanted.items()]
-            for row in filter(None, rows):
-                if len(row) != len(header):
-                    raise ValueError(f"line {rows.line_num} has {len(row)} of {len(header)} cells")
-                found[space.parse(row[name]).code] = {
-                    key: float(row[place]) for key, place in places if row[place] != ""
-                }
-                count += 1
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
-        raise _damaged(path, error) from error
+    with tables.opened(path) as (columns, rows):
+        name = columns.index("arch_str")
+        places = [(key, columns.index(column)) for key, column in wanted.items()]
+        for row in rows:
+            found[space.parse(row[name]).code] = {key: float(row[place]) for key, place in places if row[place] != ""}
+            count += 1
     return count, found
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged: {error}; replace it with a complete copy")
 
 
 def _describe(path: Path) -> TableFile:
     """What a file has to offer, or why it has nothing."""
     try:
-        columns = _header(path)
+        columns = tables.header(path)
         if "arch_str" not in columns:
             return TableFile(path=path, problem="no table of accuracies: it has no column arch_str")
         means: dict[tuple[str, str, int], str] = {}

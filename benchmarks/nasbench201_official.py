@@ -10,9 +10,6 @@ contents themselves are not bounded: a single file is one pickle, which exists w
 times its size on disk. Of an archive's folder, no more than those few are open at once.
 """
 
-import csv
-import gzip
-import io
 import json
 import math
 import pickle
@@ -20,14 +17,13 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from nasplat.errors import InputError, RunError, StorageError
-from nasplat.run.files import appearing, appearing_folder, is_taken
+from nasplat.benchmarks import tables
+from nasplat.errors import InputError, RunError
 from nasplat.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -84,14 +80,11 @@ def convert(source: Path, target: Path, space: SearchSpace, progress: Progress) 
         StorageError: The table could not be written to its end.
         RunError: Memory ran out.
     """
-    if is_taken(target):
-        raise InputError(f"an import overwrites nothing, but {target} exists; move it away, or name another with --out")
-    if not target.name.endswith(".csv.gz"):
-        raise InputError(f"the name of a table ends in .csv.gz, but got {target}; name another with --out")
-    if not is_taken(source):
-        raise InputError(f"{source} does not exist; name the downloaded file or folder: {OFFICIAL}")
     try:
-        with _made(target), tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent) as spool:
+        with (
+            tables.importing(source, target, OFFICIAL),
+            tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent) as spool,
+        ):
             # The header needs all seeds, which are known only at the end.
             columns: set[str] = set()
             rows = 0
@@ -100,44 +93,13 @@ def convert(source: Path, target: Path, space: SearchSpace, progress: Progress) 
                 spool.write(json.dumps(row) + "\n")
                 rows += 1
             spool.seek(0)
-            with appearing(target) as file:
-                _write(file, _ordered(columns), map(json.loads, spool))
+            tables.write(target, _ordered(columns), map(json.loads, spool))
     except MemoryError as error:
         raise RunError(
             f"memory ran out while {source} was being read; a single file needs several times its size, "
             "the archive's folder needs little"
         ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{target} cannot be written: {error}; free space or name another place with --out"
-        ) from error
     return rows
-
-
-@contextmanager
-def _made(target: Path) -> Iterator[None]:
-    """Make the folder of the target, and see that a file can be made there before hours are spent on reading."""
-    ready = False
-    try:
-        with appearing_folder(target.parent):
-            with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
-                ready = True
-            yield
-    except OSError as error:
-        if ready:
-            raise
-        raise InputError(f"{target} cannot be written: {error}; name another place with --out") from error
-
-
-def _write(file: Any, columns: list[str], rows: Iterator[Mapping[str, Any]]) -> None:
-    # Neither time nor name go into the file, so that equal contents give equal bytes.
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
-    ):
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _ordered(columns: set[str]) -> list[str]:

@@ -71,6 +71,14 @@ class Benchmark(ABC):
         """Whether the architecture can be measured at all; a partial table says no to what it lacks."""
         return True
 
+    @property
+    def offered(self) -> Sequence[Architecture] | None:
+        """All that is feasible, where that is only part of the space and can be listed, as in a partial table.
+
+        A search then draws from the list, rather than at random until something feasible comes.
+        """
+        return None
+
     @abstractmethod
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         """Measure one architecture on the validation split.
@@ -196,7 +204,7 @@ class TableBenchmark(Benchmark):
     """A benchmark that looks figures up in tables in the data folder, and can make them of the official files.
 
     What its authors published is converted once into a compact table, which every process that measures can
-    load in less than a second.
+    load in seconds.
     """
 
     datasets: ClassVar[tuple[str, ...]]
@@ -221,7 +229,7 @@ class TableBenchmark(Benchmark):
         Args:
             source: The official file, or the folder of official files.
             target: The table to write.
-            progress: Told now and then how many architectures are done, and of how many.
+            progress: Told now and then how much is done, and of how much, in whatever unit.
 
         Returns:
             What was written.

@@ -241,6 +241,7 @@ class Assembly:
             fidelity=benchmark.fidelity,
             fidelities=benchmark.fidelities,
             member=benchmark.feasible,
+            offered=benchmark.offered,
             seed=config.seed,
         )
         problem.check_metrics(benchmark.metrics)

@@ -32,6 +32,7 @@ class Problem:
         fidelity: How thoroughly an architecture is measured unless a strategy says otherwise.
         fidelities: What a strategy may say otherwise; by default every number of epochs up to `fidelity`.
         member: Whether the benchmark can measure an architecture; a partial table holds only some.
+        offered: All that it can measure, if it has a list of them: what random draws are made from.
         seed: The run's seed.
 
     Attributes:
@@ -51,6 +52,7 @@ class Problem:
         fidelity: int = 1,
         fidelities: Sequence[int] | None = None,
         member: Callable[[Architecture], bool] = lambda architecture: True,
+        offered: Sequence[Architecture] | None = None,
         seed: int = 0,
     ) -> None:
         self.space = space
@@ -67,6 +69,7 @@ class Problem:
         self.free_metrics = frozenset(free)
         self._priced_by = tuple(o.metric for o in goal.objectives if o.metric in free)
         self._member = member
+        self._offered = offered
         self._next_id = 0
 
     def evaluate(
@@ -122,6 +125,10 @@ class Problem:
         metrics = self.cost(architecture).metrics()
         return " ".join((key, *(str(metrics[name]) for name in self._priced_by)))
 
+    def draw(self) -> Architecture:
+        """A random member, of those that the benchmark offers if it lists them; it need not keep the constraints."""
+        return self._draw(self.rng)
+
     def sample(self) -> Architecture:
         """A feasible member, drawn by rejection.
 
@@ -138,9 +145,12 @@ class Problem:
         """
         self._sample(default_rng(0))
 
+    def _draw(self, rng: Generator) -> Architecture:
+        return self._offered[int(rng.integers(len(self._offered)))] if self._offered else self.space.sample(rng)
+
     def _sample(self, rng: Generator) -> Architecture:
         for _ in range(ATTEMPTS):
-            architecture = self.space.sample(rng)
+            architecture = self._draw(rng)
             if self.feasible(architecture):
                 return architecture
         limits = ", ".join(map(str, self.limits)) or "membership in the benchmark"
@@ -174,6 +184,7 @@ class Problem:
             fidelity=fidelity,
             fidelities=[fidelity],
             member=self._member,
+            offered=self._offered,
             seed=self.seed,
         )
 

@@ -199,7 +199,7 @@ class Repeats:
 
     def sample(self) -> Evaluate | None:
         """A random architecture that is feasible and new as a task, or None after `ATTEMPTS` that are not."""
-        return self.draw(lambda: self.problem.space.sample(self.problem.rng))
+        return self.draw(self.problem.draw)
 
     def get_state(self) -> dict[str, Any]:
         return {"times": dict(self._times), "known": sorted(self._known)}

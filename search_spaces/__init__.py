@@ -3,4 +3,5 @@
 from nasplat.registry import SEARCH_SPACES
 
 SEARCH_SPACES.register("darts", "nasplat.search_spaces.darts:DARTS")
+SEARCH_SPACES.register("nasbench101", "nasplat.search_spaces.nasbench101:NASBench101")
 SEARCH_SPACES.register("nasbench201", "nasplat.search_spaces.nasbench201:NASBench201")

@@ -63,7 +63,7 @@ class LocalSearch(Strategy):
 
     def _start(self) -> Architecture | None:
         for _ in range(ATTEMPTS):
-            architecture = self.problem.space.sample(self.problem.rng)
+            architecture = self.problem.draw()
             if self._unknown(architecture):
                 return architecture
         return None

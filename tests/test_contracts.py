@@ -25,6 +25,7 @@ from nasplat.testing import (
 
 # Options that make a plug-in cheap enough to be measured many times in a test.
 SMALL: dict[str, dict[str, Any]] = {
+    "nasbench101": {"channels": 8, "cells": 1},
     "nasbench201": {"channels": 4, "cells": 1},
     "darts": {"channels": 2, "cells": 4},
     "classification": {"epochs": 2},  # one to leave a state, one to continue from it

@@ -48,7 +48,7 @@ def import_table(
         shown = bar.add_task(f"opening {escape(file.name)}", total=None)
 
         def progress(done: int, total: int) -> None:
-            bar.update(shown, description="architectures", completed=done, total=total)
+            bar.update(shown, description=f"reading {escape(file.name)}", completed=done, total=total)
 
         written = benchmark.convert(file, target, progress)
     if json:

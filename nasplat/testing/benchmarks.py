@@ -247,6 +247,7 @@ def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
         io=benchmark.io,
         fidelity=benchmark.fidelity,
         member=benchmark.feasible,
+        offered=benchmark.offered,
         seed=1,
     )
     return benchmark, problem.evaluate(problem.sample()), problem

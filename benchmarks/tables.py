@@ -1,0 +1,120 @@
+"""Compact tables, as benchmarks read them and imports write them: gzipped CSV, complete or refused."""
+
+import csv
+import gzip
+import io
+import tempfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from nasplat.errors import InputError, StorageError
+from nasplat.run.files import appearing, appearing_folder, is_taken
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
+    """The columns of a table and its rows, each as long as the header.
+
+    Raises:
+        InputError: It cannot be read, or whoever reads it finds a value wrong.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            rows = csv.reader(_lines(file))
+            columns = next(rows, [])
+            yield columns, _complete(rows, len(columns))
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error
+
+
+def header(path: Path) -> list[str]:
+    """The columns of a table.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    with opened(path) as (columns, _):
+        return columns
+
+
+def tables_in(folder: Path, marks: Collection[str]) -> tuple[dict[Path, list[str]], list[InputError]]:
+    """The tables of a folder that have the given columns, each with all of its columns; and what is damaged.
+
+    Damage matters only if no other file has what is needed.
+    """
+    tables: dict[Path, list[str]] = {}
+    damaged: list[InputError] = []
+    for path in sorted(folder.glob("*.csv.gz")):
+        try:
+            columns = header(path)
+        except InputError as error:
+            damaged.append(error)
+            continue
+        if set(marks) <= set(columns):
+            tables[path] = columns
+    return tables, damaged
+
+
+@contextmanager
+def importing(source: Path, target: Path, official: str) -> Iterator[None]:
+    """See that a table can be made where it is wanted, before hours are spent on reading; then let it be made.
+
+    Args:
+        source: The official file or folder.
+        target: The table, which must not exist; the folders above it are made, and taken away again in failure.
+        official: What the official files are, in words.
+
+    Raises:
+        InputError: The source is missing, or the target exists, has another ending or cannot be made.
+        StorageError: The table could not be written to its end.
+    """
+    if is_taken(target):
+        raise InputError(f"an import overwrites nothing, but {target} exists; move it away, or name another with --out")
+    if not target.name.endswith(".csv.gz"):
+        raise InputError(f"the name of a table ends in .csv.gz, but got {target}; name another with --out")
+    if not is_taken(source):
+        raise InputError(f"{source} does not exist; name the downloaded file or folder: {official}")
+    ready = False
+    try:
+        with appearing_folder(target.parent):
+            with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent):
+                ready = True
+            yield
+    except OSError as error:
+        if ready:
+            raise StorageError(
+                f"{target} cannot be written: {error}; free space or name another place with --out"
+            ) from error
+        raise InputError(f"{target} cannot be written: {error}; name another place with --out") from error
+
+
+def write(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table, complete or not at all; what a row lacks is left empty, and equal contents give equal bytes."""
+    with (
+        appearing(path) as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+    ):
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def spelt(options: Mapping[str, object]) -> str:
+    """Options as a user gives them."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file; one that does not end, as packed zeros unpack to, comes in pieces that csv refuses."""
+    return iter(lambda: file.readline(csv.field_size_limit() + 2), "")
+
+
+def _complete(rows: Any, length: int) -> Iterator[list[str]]:
+    for row in filter(None, rows):
+        if len(row) != length:
+            raise ValueError(f"line {rows.line_num} has {len(row)} of {length} cells")
+        yield row

@@ -1,0 +1,114 @@
+"""The NAS-Bench-101 network: a stem, stacks of one repeated cell with max pooling between them, a linear classifier.
+
+Ying et al., 2019, "NAS-Bench-101: Towards reproducible neural architecture search", sec. 2; how a cell adds, cuts and
+projects is that of the networks behind the published table, whose parameter counts this network reproduces. Batch norm
+and initial weights are torch's defaults instead: the published running statistics, which move by 0.003 a step, would
+not arrive anywhere in a short training.
+"""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nasplat.architecture import IO
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU; `[B, inputs, H, W]` to `[B, outputs, H, W]`."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def operation(name: str, channels: int) -> nn.Module:
+    """An inner vertex by the name of its operation; the shape `[B, channels, H, W]` stays."""
+    match name:
+        case "conv1x1-bn-relu":
+            return conv_bn_relu(channels, channels, 1)
+        case "conv3x3-bn-relu":
+            return conv_bn_relu(channels, channels, 3)
+        case "maxpool3x3":
+            return nn.MaxPool2d(3, stride=1, padding=1)
+    raise ValueError(f"no operation of NAS-Bench-101 is named {name!r}")
+
+
+class Cell(nn.Module):
+    """A directed acyclic graph of operations.
+
+    An inner vertex takes the sum of what comes in; of a wider vertex it takes the first channels, of the cell's input a
+    projection. The output is the concatenation of what leads to it, plus a projection of the cell's input where that
+    leads to it as well.
+
+    Args:
+        edges: Pairs of vertices, each from a lower to a higher number; 0 is the input.
+        operations: Those of the inner vertices, in order; the vertex after them is the output.
+        widths: The channels of every inner vertex and of the output.
+        inputs: The channels of the input.
+    """
+
+    def __init__(
+        self, edges: Collection[tuple[int, int]], operations: Sequence[str], widths: Sequence[int], inputs: int
+    ) -> None:
+        super().__init__()
+        self.output = len(operations) + 1
+        self.widths = list(widths)
+        self.sources = [[i for i in range(1, v) if (i, v) in edges] for v in range(1, self.output + 1)]
+        self.projections = nn.ModuleDict(
+            {str(v): conv_bn_relu(inputs, width, 1) for v, width in enumerate(widths, 1) if (0, v) in edges}
+        )
+        self.vertices = nn.ModuleList(
+            operation(name, width) for name, width in zip(operations, widths[:-1], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for v, (vertex, sources, width) in enumerate(zip(self.vertices, self.sources, self.widths, strict=False), 1):
+            terms = [values[source][:, :width] for source in sources]
+            values.append(vertex(self._sum(terms, v, x)))
+        ends = [values[source] for source in self.sources[-1]]
+        return self._sum([torch.cat(ends, dim=1)] if ends else [], self.output, x)
+
+    def _sum(self, terms: list[Tensor], vertex: int, x: Tensor) -> Tensor:
+        if str(vertex) in self.projections:
+            terms = [*terms, self.projections[str(vertex)](x)]
+        return sum(terms[1:], start=terms[0])
+
+
+class CellNetwork(nn.Module):
+    """Stem, stacks of cells with halved sides between them, global average pooling, and a linear classifier.
+
+    Args:
+        edges: The cell's, as `Cell` takes them.
+        operations: Likewise.
+        widths: For every stack, the widths that its cells have; the last of them is what the stack gives.
+        cells: Cells in each stack.
+        channels: The width of the stem.
+        io: Image shape and number of classes.
+    """
+
+    def __init__(
+        self,
+        edges: Collection[tuple[int, int]],
+        operations: Sequence[str],
+        widths: Sequence[Sequence[int]],
+        *,
+        cells: int,
+        channels: int,
+        io: IO,
+    ) -> None:
+        super().__init__()
+        self.stem = conv_bn_relu(io.input_shape[0], channels, 3)
+        body: list[nn.Module] = []
+        for stack, each in enumerate(widths):
+            if stack:
+                body.append(nn.MaxPool2d(2, stride=2, ceil_mode=True))
+            for _ in range(cells):
+                body.append(Cell(edges, operations, each, channels))
+                channels = each[-1]
+        self.body = nn.Sequential(*body)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, io.outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(self.stem(images)))
+        return logits

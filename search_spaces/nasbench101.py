@@ -1,0 +1,497 @@
+"""The cell search space of NAS-Bench-101 (Ying et al., 2019): small graphs with operations on their vertices."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import md5
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from nasplat.architecture import IO, Architecture
+from nasplat.cost import Cost
+from nasplat.errors import InputError, RunError
+from nasplat.graph import ABSENT, Graphs, Operation, Role
+from nasplat.nn import costs
+from nasplat.search_space import Prior, SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERTICES, EDGES = 7, 9
+"""The most that a cell may have."""
+OPERATIONS = {"3": "conv3x3-bn-relu", "1": "conv1x1-bn-relu", "m": "maxpool3x3"}
+"""The official names by the letters of the code, in the official order, which the hash depends on."""
+PAIRS = tuple(combinations(range(VERTICES), 2))
+"""The edge that each bit of a code stands for, from the lowest bit up."""
+GRAPH_OPERATIONS = (
+    Operation("input", Role.INPUT),
+    Operation("conv1x1", Role.CONVOLUTION),
+    Operation("conv3x3", Role.CONVOLUTION, kernel=3),
+    Operation("maxpool3x3", Role.POOLING, kernel=3),
+    Operation("output", Role.OUTPUT),
+)
+INPUT, CONV1X1, CONV3X3, MAXPOOL, OUTPUT = range(len(GRAPH_OPERATIONS))
+LAST = VERTICES - 1
+"""The place of the output in every graph; smaller cells leave the places before it empty."""
+MIN_CHANNELS = VERTICES - 2
+"""So many vertices may share the channels of the output among them."""
+SAMPLE_ATTEMPTS = 10_000
+"""How many random matrices are looked at for a member; three in four are pruned to one."""
+ATTEMPTS = 100
+"""How often parents are mixed before the child is a copy of the first."""
+FORM = "six lower-case hex digits for the edges, a colon, and one of 3, 1, m for each of up to 5 inner vertices"
+
+Edge: TypeAlias = tuple[int, int]
+
+_BIT = {pair: 1 << b for b, pair in enumerate(PAIRS)}
+_OUT_OF = [sum(bit for pair, bit in _BIT.items() if pair[0] == v) for v in range(VERTICES)]
+_INTO = [sum(bit for pair, bit in _BIT.items() if pair[1] == v) for v in range(VERTICES)]
+_AMONG = [sum(bit for pair, bit in _BIT.items() if pair[1] < n) for n in range(VERTICES + 1)]
+"""The bits that the edges among the first so many vertices have."""
+_TYPES = np.full(256, ABSENT, dtype=np.int8)
+_TYPES[list(b"31m")] = CONV3X3, CONV1X1, MAXPOOL
+_DIGITS = np.zeros(256, dtype=np.int64)
+_DIGITS[list(b"0123456789abcdef")] = range(16)
+
+
+class _Cells(NamedTuple):
+    """Cells of one kind in the outer shape: of one stack, with one width of what comes in."""
+
+    stack: int
+    inputs: int
+    channels: int
+    pixels: int
+    times: int
+
+
+class NASBench101(SearchSpace):
+    """Cells of up to 7 vertices and 9 edges with one of three operations on each inner vertex (Ying et al., 2019).
+
+    A code such as ``154859:3m331`` has the edges as a number in hex and a letter for each inner vertex in order: ``3``
+    conv3x3-bn-relu, ``1`` conv1x1-bn-relu, ``m`` maxpool3x3. Bit b of the number is the edge `PAIRS[b]`; vertex 0 is
+    the input, the one after the last letter the output. Every vertex of a member lies on a path from input to output,
+    as it does in the published table: what does not is no part of the network. Members up to isomorphism are 423,624.
+
+    The defaults are the published outer shape.
+
+    Args:
+        channels: The width of the first stack; each later stack doubles it.
+        stacks: How many there are; between them the sides are halved.
+        cells: Cells in each stack.
+
+    >>> space = NASBench101()
+    >>> space.parse('{"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "maxpool3x3", "output"]}').code
+    '000043:m'
+    >>> space.canonical_key(space.parse("154859:3m331"))
+    '00005c142e6f48ac74fdcf73e3439874'
+    """
+
+    name: ClassVar[str] = "nasbench101"
+
+    def __init__(self, *, channels: int = 128, stacks: int = 3, cells: int = 3) -> None:
+        if channels < MIN_CHANNELS or stacks < 1 or cells < 1:
+            raise InputError(
+                f"nasbench101 has at least {MIN_CHANNELS} channels, since up to {MIN_CHANNELS} vertices share them, "
+                f"and at least 1 stack and 1 cell, but got channels={channels}, stacks={stacks}, cells={cells}"
+            )
+        self.channels = channels
+        self.stacks = stacks
+        self.cells = cells
+        self._tables = lru_cache(maxsize=8)(self._count)
+
+    def sample(self, rng: Generator) -> Architecture:
+        """What is left after pruning of a random matrix of 7 vertices with random operations, if it is a member.
+
+        As the published baselines draw (Ying et al., 2019, sec. 4). It is not quite uniform: a cell is the more
+        likely, the more matrices are pruned to it.
+        """
+        for _ in range(SAMPLE_ATTEMPTS):
+            bits, letters = int(rng.integers(1 << len(PAIRS))), rng.integers(len(OPERATIONS), size=VERTICES - 2)
+            pruned = _pruned(_edges(bits), [list(OPERATIONS)[letter] for letter in letters])
+            if pruned is not None and len(pruned[0]) <= EDGES:
+                return self._member(*pruned)
+        raise RunError(f"none of {SAMPLE_ATTEMPTS:,} random matrices is a cell; the generator is no random one")
+
+    def parse(self, code: str) -> Architecture:
+        """The member that a code names, or an official specification as JSON, which is pruned first.
+
+        The latter has the keys ``matrix``, rows of 0 and 1, and ``ops``, ``input`` and ``output`` among them.
+        """
+        if code.lstrip().startswith("{"):
+            return self._member(*_read(code))
+        if not re.fullmatch(r"[0-9a-f]{6}:[31m]{0,5}", code):
+            raise InputError(f"a code of nasbench101 is {FORM}, but got {code!r}")
+        bits, vertices = int(code[:6], 16), len(code) - 5
+        if bits & ~_AMONG[vertices]:
+            raise InputError(
+                f"{code!r} has {vertices - 2} operations, so that its vertices are 0 to {vertices - 1}, but it "
+                "has edges to others; leave them out, or add the operations of these vertices"
+            )
+        _check_edges(bits.bit_count(), code)
+        for v in range(vertices):
+            if not ((v == 0 or bits & _INTO[v]) and (v == vertices - 1 or bits & _OUT_OF[v])):
+                raise InputError(
+                    f"every vertex of a cell lies on a path from the input to the output, but vertex {v} of {code!r} "
+                    "does not; leave it out"
+                )
+        return Architecture(self.name, code)
+
+    def official(self, architecture: Architecture) -> str:
+        """The matrix and the operations as NAS-Bench-101's own tools take them, as JSON."""
+        edges, letters = _cell(architecture)
+        vertices = range(len(letters) + 2)
+        matrix = [[int((i, j) in edges) for j in vertices] for i in vertices]
+        return json.dumps({"matrix": matrix, "ops": ["input", *(OPERATIONS[each] for each in letters), "output"]})
+
+    def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
+        """A neighbor, each with the same chance: one operation, one edge, or one vertex with its two edges is another.
+
+        The published baselines flip edges and operations of an unpruned matrix. A code has no unused vertices that an
+        edge could bring back, so that steps of this kind alone would only ever shrink a cell; hence the neighbors'.
+
+        Raises:
+            InputError: There is a prior; it weights the choices of genes, and a graph has none.
+        """
+        if prior is not None:
+            raise InputError("a prior weights the choices of genes, which nasbench101 has none of; mutate without one")
+        neighbors = self.neighbors(architecture)
+        return neighbors[int(rng.integers(len(neighbors)))]
+
+    def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
+        """Of both, padded to 7 vertices, each edge and operation from either with equal chance, and pruned.
+
+        A vertex that one parent alone has is its own. Where no mixture in `ATTEMPTS` is a member, the child is `a`.
+        """
+        types, adjacency = _padded([a, b])
+        for _ in range(ATTEMPTS):
+            chosen = np.where(rng.integers(2, size=(VERTICES, VERTICES)), adjacency[0], adjacency[1])
+            mixed = np.where(rng.integers(2, size=VERTICES), types[0], types[1])
+            mixed = np.where(mixed == ABSENT, types.max(axis=0), mixed)[1:-1]
+            letters = ["?" if each == ABSENT else _LETTERS[each] for each in mixed]
+            pruned = _pruned([(i, j) for i, j in PAIRS if chosen[i, j]], letters)
+            if pruned is not None and len(pruned[0]) <= EDGES:
+                return self._member(*pruned)
+        return a
+
+    def neighbors(self, architecture: Architecture) -> list[Architecture]:
+        """All members that one step leads to, operations first, then edges, then vertices.
+
+        A step puts another operation on a vertex, adds an edge, or takes one away that no vertex needs for its path.
+        Or it divides an edge by a new vertex with any operation, at every place in the order that the edge allows; or,
+        the other way, replaces a vertex with a single edge in and a single one out by one edge that was not there.
+        """
+        steps = (self._member(*cell) for cell in _steps(*_cell(architecture)))
+        return list(dict.fromkeys(steps))  # a new vertex before or after one with its operation may be the same cell
+
+    def canonical_key(self, architecture: Architecture) -> str:
+        """The official hash, which names the cell in the published table and is the same for isomorphic cells.
+
+        MD5 of the degrees and the operation of every vertex, refined as many times as there are vertices by the hashes
+        of its neighbors; then of all, sorted (Ying et al., 2019, sec. 2 and its published code). Isomorphic cells may
+        differ a little in price, since the first vertices before the output take what channels remain undivided.
+        """
+        edges, letters = _cell(architecture)
+        labels = [-1, *map(list(OPERATIONS).index, letters), -2]
+        vertices = range(len(labels))
+        sources = [[i for i, j in edges if j == v] for v in vertices]
+        targets = [[j for i, j in edges if i == v] for v in vertices]
+        hashes = [_md5(str((len(targets[v]), len(sources[v]), labels[v]))) for v in vertices]
+        for _ in vertices:
+            hashes = [
+                _md5(
+                    f"{''.join(sorted([hashes[i] for i in sources[v]]))}|"
+                    f"{''.join(sorted([hashes[j] for j in targets[v]]))}|{hashes[v]}"
+                )
+                for v in vertices
+            ]
+        return _md5(str(sorted(hashes)))
+
+    def features(self, architecture: Architecture) -> NDArray[np.float64]:
+        """The 21 edges, then for each of 5 inner places the operation, one-hot among conv1x1, conv3x3, maxpool, absent.
+
+        Places are those of `graphs`: empty ones stand right before the output.
+        """
+        types, adjacency = _padded([architecture])
+        operations = types[0, 1:-1, None] == [CONV1X1, CONV3X3, MAXPOOL, ABSENT]
+        return np.concatenate([adjacency[0][np.triu_indices(VERTICES, 1)], operations.ravel()]).astype(np.float64)
+
+    def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
+        """The cells themselves, in 7 places; those of smaller cells that stay empty are right before the output.
+
+        A vertex costs what its operation costs and the projection of the cell's input into it, if there is one.
+        """
+        types, adjacency = _padded(architectures)
+        params, macs = np.zeros(types.shape, dtype=np.int64), np.zeros(types.shape, dtype=np.int64)
+        for cells, vertex_params, vertex_macs in self._priced(types, adjacency, self.reference_io):
+            params += cells.times * vertex_params
+            macs += cells.times * vertex_macs
+        return Graphs(GRAPH_OPERATIONS, types, adjacency, params, macs)
+
+    def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
+        """`[n, 1 + 2 · stacks · cells, 7, 7]`: types, then MACs and parameters of each cell (Xu et al., 2021, "ReNAS").
+
+        19 maps of published networks. Types are 1 input, 2 conv1x1, 3 conv3x3, 4 maxpool, 5 output; MACs are in units
+        of 1e7, parameters of 1e5. Places are those of `graphs`. Types and units are a later implementation's of the
+        tensor, the authors' own being unpublished.
+        """
+        types, adjacency = _padded(architectures)
+        maps = np.empty((len(types), 1 + 2 * self.stacks * self.cells, VERTICES), dtype=np.float32)
+        maps[:, 0] = types + 1
+        cell = 0
+        for cells, params, macs in self._priced(types, adjacency, self.reference_io):
+            for _ in range(cells.times):
+                maps[:, 1 + 2 * cell], maps[:, 2 + 2 * cell] = macs / 1e7, params / 1e5
+                cell += 1
+        return adjacency[:, None].astype(np.float32) * maps[:, :, None, :]
+
+    def cost(self, architecture: Architecture, io: IO) -> Cost:
+        """Parameters, MACs and bits by part: stem, head, and every vertex over all cells."""
+        types, adjacency = _padded([architecture])
+        fixed, _ = self._tables(io)
+        params, macs = [0] * VERTICES, [0] * VERTICES
+        for cells, vertex_params, vertex_macs in self._priced(types, adjacency, io):
+            for v in range(1, VERTICES):
+                params[v] += cells.times * int(vertex_params[0, v])
+                macs[v] += cells.times * int(vertex_macs[0, v])
+        vertices = {
+            "output" if v == LAST else f"vertex {v}": Cost(params[v], macs[v], params[v] * costs.FLOAT_BITS)
+            for v in range(1, VERTICES)
+            if types[0, v] != ABSENT
+        }
+        return Cost.total(fixed | vertices)
+
+    def build(self, architecture: Architecture, io: IO) -> "nn.Module":
+        """The network behind the published table: `[B, channels, height, width]` in, `[B, classes]` out."""
+        from nasplat.nn.nasbench101 import CellNetwork
+
+        edges, letters = _cell(architecture)
+        types, adjacency = _padded([architecture])
+        widths = _widths(adjacency, self._widest)[0][:, 1:]
+        return CellNetwork(
+            edges,
+            [OPERATIONS[letter] for letter in letters],
+            widths[:, types[0, 1:] != ABSENT].tolist(),
+            cells=self.cells,
+            channels=self.channels,
+            io=io,
+        )
+
+    @property
+    def _widest(self) -> list[int]:
+        """The channels of each stack."""
+        return [self.channels * 2**stack for stack in range(self.stacks)]
+
+    def _member(self, edges: Iterable[Edge], letters: Iterable[str]) -> Architecture:
+        return Architecture(self.name, f"{sum(_BIT[edge] for edge in edges):06x}:{''.join(letters)}")
+
+    def _priced(
+        self, types: NDArray[np.int8], adjacency: NDArray[np.bool_], io: IO
+    ) -> Iterator[tuple[_Cells, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each kind of cell, from the stem on, the parameters and the MACs of every vertex in one, `[n, 7]`."""
+        widths = _widths(adjacency, self._widest)
+        fed = adjacency[:, 0].astype(np.intp)
+        for cells, prices in self._tables(io)[1]:
+            params, macs = (table[types, fed, widths[:, cells.stack]] for table in prices)
+            yield cells, params, macs
+
+    def _count(self, io: IO) -> tuple[dict[str, Cost], list[tuple[_Cells, NDArray[np.int64]]]]:
+        """The fixed parts; and for each kind of cell the price of a vertex, `[2, types, fed by the input, width]`.
+
+        The first row of prices is in parameters, the second in MACs. Nothing of width 0 costs anything: empty places
+        and the input have it.
+        """
+        inputs, height, width = io.input_shape
+        parts = {"stem": _conv_bn(inputs, self.channels, 3, height * width)}
+        kinds: list[_Cells] = []
+        inputs = self.channels
+        for stack, channels in enumerate(self._widest):
+            if stack:
+                height, width = (height + 1) // 2, (width + 1) // 2
+            changes = int(inputs != channels)
+            kinds += [_Cells(stack, inputs, channels, height * width, 1)] * changes
+            if self.cells > changes:
+                kinds.append(_Cells(stack, channels, channels, height * width, self.cells - changes))
+            inputs = channels
+        parts["head"] = costs.linear(inputs, io.outputs)
+        return parts, [(cells, _prices(cells)) for cells in kinds]
+
+
+_LETTERS = {CONV3X3: "3", CONV1X1: "1", MAXPOOL: "m"}
+
+
+def _edges(bits: int) -> list[Edge]:
+    return [pair for pair, bit in _BIT.items() if bits & bit]
+
+
+def _cell(architecture: Architecture) -> tuple[list[Edge], str]:
+    """The edges, in the order of `PAIRS`, and the letters of the inner vertices."""
+    bits, _, letters = architecture.code.partition(":")
+    return _edges(int(bits, 16)), letters
+
+
+def _pruned(edges: Sequence[Edge], letters: Sequence[str]) -> tuple[list[Edge], list[str]] | None:
+    """What lies on paths from the input to the output, renumbered; None if there is no path.
+
+    Args:
+        edges: Sorted, each leading to a higher number.
+        letters: Those of the inner vertices.
+    """
+    reached, useful = {0}, {len(letters) + 1}
+    for i, j in edges:
+        if i in reached:
+            reached.add(j)
+    for i, j in reversed(edges):
+        if j in useful:
+            useful.add(i)
+    kept = sorted(reached & useful)
+    if len(kept) < 2:
+        return None
+    number = {v: new for new, v in enumerate(kept)}
+    return (
+        [(number[i], number[j]) for i, j in edges if i in number and j in number],
+        [letters[v - 1] for v in kept[1:-1]],
+    )
+
+
+def _steps(edges: list[Edge], letters: str) -> Iterator[tuple[list[Edge], str]]:
+    """The cells that one step leads to."""
+    output = len(letters) + 1
+    inner = range(1, output)
+    sources = {v: [i for i, j in edges if j == v] for v in range(output + 1)}
+    targets = {v: [j for i, j in edges if i == v] for v in range(output + 1)}
+    for v in inner:
+        for letter in OPERATIONS:
+            if letter != letters[v - 1]:
+                yield edges, letters[: v - 1] + letter + letters[v:]
+    for i, j in combinations(range(output + 1), 2):
+        if (i, j) not in edges:
+            if len(edges) < EDGES:
+                yield [*edges, (i, j)], letters
+        elif len(targets[i]) > 1 and len(sources[j]) > 1:
+            yield [edge for edge in edges if edge != (i, j)], letters
+    if output < LAST and len(edges) < EDGES:
+        for i, j in edges:
+            for new in range(i + 1, j + 1):
+                moved = [(a + (a >= new), b + (b >= new)) for a, b in edges if (a, b) != (i, j)]
+                for letter in OPERATIONS:
+                    yield [*moved, (i, new), (new, j + 1)], letters[: new - 1] + letter + letters[new - 1 :]
+    for v in inner:
+        if len(sources[v]) == len(targets[v]) == 1 and (sources[v][0], targets[v][0]) not in edges:
+            rest = [edge for edge in edges if v not in edge] + [(sources[v][0], targets[v][0])]
+            yield [(a - (a > v), b - (b > v)) for a, b in rest], letters[: v - 1] + letters[v:]
+
+
+def _read(text: str) -> tuple[list[Edge], list[str]]:
+    """The pruned cell of an official specification.
+
+    Raises:
+        InputError: It is none, or no member.
+    """
+    try:
+        specification: Any = json.loads(text)
+        matrix, names = specification["matrix"], specification["ops"]
+        edges = [(i, j) for i, row in enumerate(matrix) for j, value in enumerate(row) if value]
+        square = all(len(row) == len(names) == len(matrix) for row in matrix)
+        sound = square and all(value in (0, 1) for row in matrix for value in row)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(
+            'an official specification is JSON such as {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}, '
+            f"but got {text!r}: {type(error).__name__}"
+        ) from error
+    if not sound or len(names) < 2:
+        raise InputError(
+            f"the matrix of a specification has a row and a column of 0 and 1 for each op, of which there "
+            f"are at least 2, but got {text!r}"
+        )
+    if any(i >= j for i, j in edges):
+        raise InputError(f"the matrix of a specification has edges above its diagonal only, but got {text!r}")
+    letter = {name: letter for letter, name in OPERATIONS.items()}
+    if (names[0], names[-1]) != ("input", "output") or not all(
+        isinstance(name, str) and name in letter for name in names[1:-1]
+    ):
+        raise InputError(
+            f"the ops of a specification are input, any of {', '.join(letter)}, and output, but got {text!r}"
+        )
+    pruned = _pruned(edges, [letter[name] for name in names[1:-1]])
+    if pruned is None:
+        raise InputError(f"a cell has a path from its input to its output, but {text!r} has none")
+    if len(pruned[1]) > VERTICES - 2:
+        raise InputError(
+            f"a cell has at most {VERTICES} vertices on paths, but {text!r} has {len(pruned[1]) + 2}; leave some out"
+        )
+    _check_edges(len(pruned[0]), text)
+    return pruned
+
+
+def _check_edges(number: int, text: str) -> None:
+    if number > EDGES:
+        raise InputError(f"a cell has at most {EDGES} edges, but {text!r} has {number}; leave some out")
+
+
+def _padded(architectures: Sequence[Architecture]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """Types `[n, 7]` and edges `[n, 7, 7]`, with the output in the last place."""
+    codes = np.array([architecture.code for architecture in architectures], dtype="S12")
+    text = codes.view(np.uint8).reshape(-1, 12)
+    types = np.full((len(text), VERTICES), ABSENT, dtype=np.int8)
+    types[:, 0], types[:, 1:-1], types[:, -1] = INPUT, _TYPES[text[:, 7:]], OUTPUT
+    bits = _DIGITS[text[:, :6]] @ 16 ** np.arange(5, -1, -1)
+    adjacency = np.zeros((len(text), VERTICES, VERTICES), dtype=np.bool_)
+    for b, (i, j) in enumerate(PAIRS):
+        adjacency[:, i, j] = bits >> b & 1
+    outputs = (types[:, 1:-1] != ABSENT).sum(axis=1) + 1
+    for output in range(1, LAST):
+        smaller = np.flatnonzero(outputs == output)
+        adjacency[smaller, :, LAST] = adjacency[smaller, :, output]
+        adjacency[smaller, :, output] = False
+    return types, adjacency
+
+
+def _widths(adjacency: NDArray[np.bool_], channels: Sequence[int]) -> NDArray[np.int64]:
+    """The channels of every vertex, `[n, len(channels), 7]`, for each of several widths of the output.
+
+    The inner vertices that lead to the output divide its channels among them, and the first ones take what remains, one
+    each. Any other is as wide as the widest that it leads to (Ying et al., 2019, sec. 2). The input, whose width is
+    not the cell's affair, has 0 here, and so have empty places.
+    """
+    ends = adjacency[:, :LAST, LAST].copy()
+    ends[:, 0] = False
+    whole = np.asarray(channels, dtype=np.int64)
+    share, rest = np.divmod(whole, np.maximum(ends.sum(axis=1, dtype=np.int64), 1)[:, None])
+    widths = np.empty((len(ends), len(whole), VERTICES), dtype=np.int64)
+    before = np.cumsum(ends, axis=1) - 1
+    widths[..., :LAST] = ends[:, None] * (share[..., None] + (before[:, None] < rest[..., None]))
+    widths[..., LAST] = whole
+    for v in range(LAST - 2, 0, -1):
+        widest = (adjacency[:, None, v, :LAST] * widths[..., :LAST]).max(axis=-1)
+        widths[..., v] = np.where(ends[:, None, v], widths[..., v], widest)
+    return widths
+
+
+def _prices(cells: _Cells) -> NDArray[np.int64]:
+    """What a vertex costs in one of these cells, `[2, types, fed by the input, width]`; see `NASBench101._count`."""
+    prices = np.zeros((2, len(GRAPH_OPERATIONS), 2, cells.channels + 1), dtype=np.int64)
+    for vertices in range(1, VERTICES - 1):
+        for width in {cells.channels // vertices, -(-cells.channels // vertices)}:
+            projection = _conv_bn(cells.inputs, width, 1, cells.pixels)
+            for kind, cost in (
+                (CONV1X1, _conv_bn(width, width, 1, cells.pixels)),
+                (CONV3X3, _conv_bn(width, width, 3, cells.pixels)),
+                (MAXPOOL, Cost()),
+                (OUTPUT, Cost()),
+            ):
+                fed = costs.together(cost, projection)
+                prices[:, kind, :, width] = [[cost.params, fed.params], [cost.macs, fed.macs]]
+    return prices
+
+
+def _conv_bn(inputs: int, outputs: int, kernel: int, pixels: int) -> Cost:
+    return costs.together(costs.conv2d(inputs, outputs, kernel, pixels), costs.batch_norm(outputs))
+
+
+def _md5(text: str) -> str:
+    return md5(text.encode(), usedforsecurity=False).hexdigest()
