@@ -1,5 +1,6 @@
 """ReNAS: a small convolutional network that ranks architectures by pictures of their cells."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self, TypeAlias
 
@@ -20,6 +21,7 @@ from nasplat.training.seeding import seeded
 Loss: TypeAlias = Literal["logistic", "hinge", "mse"]
 Labels: TypeAlias = Literal["standard", "minmax"]
 Maps: TypeAlias = Literal["full", "type"]
+Schedule: TypeAlias = Literal["cosine", "constant"]
 Select: TypeAlias = Literal["last", "best", "validation"]
 
 PREDICTION_BATCH = 512
@@ -48,7 +50,8 @@ class ReNAS(Predictor):
         labels: How the scores are scaled for ``mse``: to mean 0 and deviation 1, or to 0 to 1 as the published
             program does. For the other losses, only their order matters.
         epochs: Passes over the examples.
-        learning_rate: Adam's.
+        learning_rate: Adam's, at first.
+        schedule: How it goes on: down a cosine to 0, or constant as published.
         weight_decay: AdamW's.
         batch_size: The most examples in one step; all pairs of a batch are compared.
         select: Which epoch's weights are kept: the last, the one with the best Kendall's tau on the examples (the
@@ -70,10 +73,11 @@ class ReNAS(Predictor):
         continuity: float = 0.0,
         tensor: Maps = "full",
         labels: Labels = "standard",
-        epochs: int = 200,
+        epochs: int = 60,
         learning_rate: float = 1e-3,
+        schedule: Schedule = "cosine",
         weight_decay: float = 0.0,
-        batch_size: int = ranking.LARGEST_BATCH,
+        batch_size: int = 64,
         select: Select = "last",
         seed: int = 0,
     ) -> None:
@@ -96,6 +100,7 @@ class ReNAS(Predictor):
         self.labels = labels
         self.epochs = epochs
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.select = select
@@ -162,12 +167,16 @@ class ReNAS(Predictor):
         watched, learnt_from = (order[:held_out], order[held_out:]) if held_out else (order, order)
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         best, kept = -np.inf, network.state_dict()
-        for _ in range(self.epochs):
+        for epoch in range(self.epochs):
+            if self.schedule == "cosine":
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate * (1.0 + math.cos(math.pi * epoch / self.epochs)) / 2.0
             network.train()
             shuffled = learnt_from[torch.randperm(len(learnt_from), generator=rng)]
             for batch in shuffled.tensor_split(-(-len(shuffled) // self.batch_size)):
                 optimizer.zero_grad()
-                self._loss(*network(maps[batch]), labels[batch], rng).backward()  # type: ignore[no-untyped-call]
+                predicted, features = network(maps[batch])
+                self._loss(predicted, features, labels[batch], rng).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             if self.select != "last":
                 tau = kendalltau(_scores(network.eval(), maps[watched]), labels[watched].numpy()).statistic
@@ -191,8 +200,11 @@ class ReNAS(Predictor):
         if np.ptp(scores) == 0.0:
             return np.zeros_like(scores)
         if self.labels == "minmax":
-            return (scores - scores.min()) / np.ptp(scores)
-        return (scores - scores.mean()) / scores.std()
+            offset, unit = scores.min(), np.ptp(scores)
+        else:
+            offset, unit = scores.mean(), scores.std()
+        scaled: NDArray[np.float64] = (scores - offset) / unit
+        return scaled
 
     def _maps(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
         maps = self.space.tensors(architectures)
@@ -208,7 +220,7 @@ class ReNAS(Predictor):
 
 
 class Network(nn.Module):
-    """Two convolutions and three linear layers: `[n, maps, nodes, nodes]` in, scores `[n]` and features `[n, 84]` out."""
+    """Two convolutions and three linear layers: `[n, maps, nodes, nodes]` in; scores `[n]`, features `[n, 84]` out."""
 
     def __init__(self, maps: int, nodes: int) -> None:
         super().__init__()
@@ -236,4 +248,5 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 def _scores(network: Network, maps: Tensor) -> NDArray[np.float64]:
     # This order of the numbers in memory halves the time of the convolutions on a CPU.
     scores, _ = network(maps.contiguous(memory_format=torch.channels_last))
-    return scores.double().numpy()  # type: ignore[no-any-return]
+    found: NDArray[np.float64] = scores.double().numpy()
+    return found
