@@ -59,11 +59,11 @@ PAIRS = (
     ("logistic", "published, logistic"),
 )
 DEFINITIONS = f"""\
-NAS-Bench-101, validation accuracy after 108 epochs of one training run. A seed draws {EXAMPLES} cells to learn from;
-all others in the table are ranked. Kendall's tau-b, mean over the seeds, and 95 % intervals of Student's t over them, which
-take the seeds for independent though their test cells overlap. `renas` with its defaults, unless said; published:
-{PUBLISHED["epochs"]} epochs at a constant rate, all pairs at once, the best epoch by tau on the examples, and for mse
-labels from 0 to 1."""
+NAS-Bench-101, validation accuracy after 108 epochs of one training run. A seed draws {EXAMPLES} cells to learn
+from; all others in the table are ranked. Kendall's tau-b, mean over the seeds, and 95 % intervals of Student's t over
+them, which take the seeds for independent though their test cells overlap. `renas` with its defaults, unless said;
+published: {PUBLISHED["epochs"]} epochs at a constant rate, all pairs at once, the best epoch by tau on the examples,
+and for mse labels from 0 to 1."""
 
 
 class Table:
