@@ -1,7 +1,3 @@
-"""Predictors, one module each; see `nasplat.predictor` for the contract. `tabular` is what several share."""
-
-from nasplat.registry import PREDICTORS
-
 PREDICTORS.register("auto", "nasplat.predictors.auto:Auto")
 PREDICTORS.register("ensemble", "nasplat.predictors.ensemble:Ensemble")
 PREDICTORS.register("gaussian_process", "nasplat.predictors.gaussian_process:GaussianProcess")
@@ -9,3 +5,4 @@ PREDICTORS.register("gradient_boosting", "nasplat.predictors.gradient_boosting:G
 PREDICTORS.register("graph_network", "nasplat.predictors.graph_network:GraphNetwork")
 PREDICTORS.register("lightgbm", "nasplat.predictors.lightgbm:LightGBM")
 PREDICTORS.register("random_forest", "nasplat.predictors.random_forest:RandomForest")
+PREDICTORS.register("renas", "nasplat.predictors.renas:ReNAS")

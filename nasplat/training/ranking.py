@@ -1,0 +1,87 @@
+"""Losses that teach an order rather than values: all pairs of a batch that differ in their labels."""
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pdist, softplus
+
+from nasplat.errors import InputError
+
+RankingLoss: TypeAlias = Literal["logistic", "hinge"]
+
+LARGEST_BATCH = 1024
+"""Pairs grow with the square of the batch; half a million of them still fit anywhere."""
+
+
+def pairwise(scores: Tensor, labels: Tensor, *, loss: RankingLoss = "logistic", margin: float = 1.0) -> Tensor:
+    """How wrongly scores order a batch: the mean of phi(better's score - worse's score) over pairs, a scalar.
+
+    phi(z) is log(1 + exp(-z)) ("logistic") or max(0, margin - z) ("hinge") (Xu et al., 2021, "ReNAS", sec. 3.2).
+    Each pair counts once, and pairs with equal labels do not count; where all are equal, the loss is 0. Only the
+    order of the labels matters.
+
+    Args:
+        scores: What a network gives, `[n]`; the higher the better.
+        labels: What was measured, `[n]`; the higher the better.
+        loss: Which phi.
+        margin: By how much the better should lead under the hinge, in units of the scores.
+
+    Raises:
+        InputError: The shapes differ, the batch has more than 1,024 members, or the loss is unknown.
+    """
+    _check(scores, labels, dimensions=1)
+    lead = (scores[:, None] - scores[None, :])[labels[:, None] > labels[None, :]]
+    return _mean_penalty(lead, loss, margin)
+
+
+def continuity(
+    features: Tensor, labels: Tensor, *, rng: Generator, loss: RankingLoss = "logistic", margin: float = 1.0
+) -> Tensor:
+    """How wrongly the distances of features order the differences of labels: near in one, near in the other.
+
+    All distances between two members of the batch are ranked as `pairwise` ranks scores, by the absolute differences
+    of their labels. As there are n^4 / 8 comparisons of two distances, each distance is compared with one other,
+    drawn anew in each call.
+
+    This is a reconstruction: ReNAS (Xu et al., 2021, sec. 3.2) has a term for continuity beside its ranking loss,
+    whose published code is silent on it.
+
+    Args:
+        features: Representations, `[n, features]`.
+        labels: What was measured, `[n]`.
+        rng: Draws the comparisons; on the CPU.
+        loss: Which phi, as for `pairwise`.
+        margin: By how much the larger distance should lead under the hinge.
+
+    Raises:
+        InputError: The shapes differ, the batch has more than 1,024 members, or the loss is unknown.
+    """
+    _check(features, labels, dimensions=2)
+    distances, gaps = pdist(features), pdist(labels[:, None])
+    other = torch.randperm(len(gaps), generator=rng).to(gaps.device)
+    direction = torch.sign(gaps - gaps[other])
+    lead = direction * (distances - distances[other])
+    return _mean_penalty(lead[direction != 0], loss, margin)
+
+
+def _mean_penalty(lead: Tensor, loss: RankingLoss, margin: float) -> Tensor:
+    if loss == "logistic":
+        penalty = softplus(-lead)
+    elif loss == "hinge":
+        penalty = (margin - lead).clamp_min(0.0)
+    else:
+        raise InputError(f"a ranking loss is 'logistic' or 'hinge', but got {loss!r}")
+    return penalty.sum() / max(len(penalty), 1)
+
+
+def _check(values: Tensor, labels: Tensor, dimensions: int) -> None:
+    if values.ndim != dimensions or labels.ndim != 1 or len(values) != len(labels):
+        raise InputError(
+            f"a ranking loss takes {dimensions}-dimensional values and one label for each, but got the shapes "
+            f"{tuple(values.shape)} and {tuple(labels.shape)}"
+        )
+    if len(labels) > LARGEST_BATCH:
+        raise InputError(
+            f"a ranking loss takes at most {LARGEST_BATCH} members, but got {len(labels)}; split them into batches"
+        )
