@@ -1,3 +1,7 @@
+"""Predictors, one module each; see `nasplat.predictor`. `tabular` and `committee` are what several share."""
+
+from nasplat.registry import PREDICTORS
+
 PREDICTORS.register("auto", "nasplat.predictors.auto:Auto")
 PREDICTORS.register("ensemble", "nasplat.predictors.ensemble:Ensemble")
 PREDICTORS.register("gaussian_process", "nasplat.predictors.gaussian_process:GaussianProcess")

@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gradient_boosting": ("gradient_boosting", {}),
 }
 """What a part's name stands for, where it is not a predictor with its defaults."""
-FOLDS = 5
+FOLDS = 4
 FEWEST = 4
 ROUNDS = 8
 """How many votes are given beyond the one that every part has."""
@@ -30,7 +30,7 @@ class Auto(UncertainPredictor):
     """A weighted mean of Gaussian processes, graph networks and boosted trees.
 
     Each part says what it predicts of every example without having learnt from it: by itself where it can
-    (`held_out`), else in five folds. A part's weight is its number of votes: each has one, and more are given
+    (`held_out`), else in four folds. A part's weight is its number of votes: each has one, and more are given
     one at a time to whichever part most raises Kendall's tau of the mean on those predictions (ensemble
     selection, Caruana et al., 2004). The single vote keeps few examples from deciding too much.
 
