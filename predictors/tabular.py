@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
+from nasplat.features import describe
+from nasplat.graph import Role
 from nasplat.predictor import Predictor
 
 FEWEST = 2
@@ -26,8 +28,17 @@ class TabularPredictor(Predictor):
         return self
 
     def table(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
-        """The features of each architecture, `[n, features]`."""
-        return np.stack([self.space.features(a).ravel() for a in architectures]).astype(np.float32)
+        """The features of each architecture, `[n, features]`.
+
+        They are the description of its graph. A space that says no more of an operation than its name adds its own
+        features; elsewhere these would only distract, since different codes of one network differ in them.
+        """
+        graphs = self.space.graphs(architectures)
+        described = describe(graphs).astype(np.float32)
+        if all(operation.role is not Role.OTHER for operation in graphs.operations):
+            return described
+        own = np.stack([self.space.features(a).ravel() for a in architectures])
+        return np.concatenate([described, own.astype(np.float32)], axis=1)
 
     @abstractmethod
     def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:

@@ -16,18 +16,26 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.nn.graph_network import GraphBatch, GraphNetworks, masked_pairwise, summed_up, train, wired
 from nasplat.options import complete
-from nasplat.predictor import UncertainPredictor
+from nasplat.predictor import Predictor, UncertainPredictor
 from nasplat.ranking import kendall_tau
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
+from nasplat.search_space import SearchSpace
 from nasplat.testing.toy import ToySpace, toy_accuracy
 
 MEMBERS = 3
 
 
-def predictor(space: Any = None, **options: Any) -> UncertainPredictor:
+def make_predictor(space: SearchSpace, **options: Any) -> UncertainPredictor:
+    """One for a space."""
+    make: Callable[..., Predictor] = PREDICTORS.get("graph_network")
+    made = make(space, **options)
+    assert isinstance(made, UncertainPredictor)
+    return made
+
+
+def predictor(space: SearchSpace | None = None, **options: Any) -> UncertainPredictor:
     """A small one, for the toy space."""
-    make: Callable[..., UncertainPredictor] = PREDICTORS.get("graph_network")
-    return make(space or ToySpace(), **{"members": MEMBERS, "epochs": 30, "width": 8, "layers": 2, **options})
+    return make_predictor(space or ToySpace(), **{"members": MEMBERS, "epochs": 30, "width": 8, "layers": 2, **options})
 
 
 def examples(n: int = 40, seed: int = 0) -> tuple[list[Architecture], NDArray[np.float64]]:
@@ -53,9 +61,9 @@ def graphs(n: int = 9, nodes: int = 5, seed: int = 0) -> tuple[GraphBatch, Plain
     edges = np.triu(rng.integers(0, 4, size=(n, nodes, nodes)), 1) * live[:, :, None] * live[:, None, :]
     ends = live & (rng.random((n, nodes)) < 0.4)
     features = rng.normal(size=(n, nodes, 4)) * live[:, :, None]
-    nodes, whole = torch.tensor(features).float(), torch.tensor(rng.normal(size=(n, 6))).float()
+    inputs, whole = torch.tensor(features).float(), torch.tensor(rng.normal(size=(n, 6))).float()
     sums = summed_up(torch.tensor(live).float(), torch.tensor(ends).float())
-    return GraphBatch(nodes, wired(torch.tensor(edges).float()), sums, whole), Plain(live, edges, ends)
+    return GraphBatch(inputs, wired(torch.tensor(edges).float()), sums, whole), Plain(live, edges, ends)
 
 
 def networks(**options: Any) -> GraphNetworks:
@@ -238,10 +246,12 @@ def exchanged(matrix: NDArray[np.int64], operations: list[str], v: int) -> str |
 
 
 def test_isomorphic_cells_get_one_score() -> None:
-    space = SEARCH_SPACES.get("nasbench101")(channels=60)  # which any number of vertices shares without a rest
+    make_space: Callable[..., SearchSpace] = SEARCH_SPACES.get("nasbench101")
+    space = make_space(channels=60)  # which any number of vertices shares without a rest
     rng = default_rng(0)
     names = ["conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"]
-    cells, others = [], []
+    cells: list[Architecture] = []
+    others: list[Architecture] = []
     while len(others) < 60:
         matrix = np.diag(np.ones(6, dtype=np.int64), 1)
         v = int(rng.integers(1, 5))
@@ -267,8 +277,7 @@ def test_real_cells_are_ranked(table: Path) -> None:
     codes = [np.base_repr(i, 5).zfill(6) for i in default_rng(0).permutation(5**6)[:2156]]
     cells = [space.parse(code) for code in codes]
     scores = np.array([benchmark._rows[cell.code]["search", 200] for cell in cells])
-    make: Callable[..., UncertainPredictor] = PREDICTORS.get("graph_network")
-    fitted = make(space, members=3).fit(cells[:156], scores[:156])
+    fitted = make_predictor(space, members=3).fit(cells[:156], scores[:156])
     assert kendall_tau(fitted.predict(cells[156:]), scores[156:]) > 0.8
     held_out = fitted.held_out()
     assert held_out is not None and kendall_tau(held_out, scores[:156]) > 0.75
