@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nasplat.nn.graph_network import GraphBatch, GraphNetworks
 
 BATCH = 512
+FEW = 150
 EPOCHS = 200
 """Of up to one batch; more examples get steps by the square root of their number."""
 DECAY = 0.01
@@ -52,7 +53,8 @@ class GraphNetwork(UncertainPredictor):
 
     Args:
         space: Whose architectures are scored.
-        members: How many networks there are. Each leaves out one in so many examples, a single one nothing.
+        members: How many networks there are. Each leaves out one in so many examples, a single one nothing. By
+            default 8, and 16 where examples are so few that each of them counts.
         width: Numbers that a node holds.
         layers: Rounds of messages.
         epochs: How often each example is seen; by default, 200 times up to 512 examples, and less often with more, so
@@ -68,7 +70,7 @@ class GraphNetwork(UncertainPredictor):
         self,
         space: SearchSpace,
         *,
-        members: Annotated[int, Field(ge=1)] = 8,
+        members: Annotated[int, Field(ge=1)] | None = None,
         width: Annotated[int, Field(ge=1)] = 32,
         layers: Annotated[int, Field(ge=0)] = 3,
         epochs: Annotated[int, Field(ge=1)] | None = None,
@@ -101,13 +103,14 @@ class GraphNetwork(UncertainPredictor):
         whole = describe(graphs)
         self._standard = {"center": whole.mean(axis=0), "scale": _inverse(whole.std(axis=0))}
         examples = self._encode(graphs, whole)
-        part = np.random.default_rng(self.seed).permutation(n) % self.members
-        seen = (part != np.arange(self.members)[:, None]) | (self.members == 1)
+        members = self.members or (16 if n <= FEW else 8)
+        part = np.random.default_rng(self.seed).permutation(n) % members
+        seen = (part != np.arange(members)[:, None]) | (members == 1)
         # Ranks instead of scores, which could be equal in single precision.
         labels = np.unique(scores, return_inverse=True)[1].astype(np.float32)
         batches = max(1, round(n / BATCH))
         with seeded(self.seed):
-            network = self._made(examples.nodes.shape[2], whole.shape[1])
+            network = self._made(members, examples.nodes.shape[2], whole.shape[1])
             train(
                 network,
                 examples,
@@ -123,7 +126,7 @@ class GraphNetwork(UncertainPredictor):
         # Who has seen no two examples of which one was better has no opinion.
         informed = np.array([len(np.unique(labels[row])) > 1 for row in seen])
         self._standard |= {"mean": said.mean(axis=1), "gain": _inverse(said.std(axis=1)) * informed}
-        self._held_out = None if self.members == 1 else self._standardized(said)[part, np.arange(n)]
+        self._held_out = None if members == 1 else self._standardized(said)[part, np.arange(n)]
         return self
 
     def predict_with_deviation(
@@ -131,7 +134,7 @@ class GraphNetwork(UncertainPredictor):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self._network is None:
             raise unfitted()
-        said = [np.zeros((self.members, 0))]
+        said = [np.zeros((self._network.members, 0))]
         for start in range(0, len(architectures), CHUNK):
             graphs = self.space.graphs(architectures[start : start + CHUNK])
             said.append(self._said(self._encode(graphs, describe(graphs))))
@@ -157,22 +160,25 @@ class GraphNetwork(UncertainPredictor):
         }
         standard = {name: learnt.arrays[name] for name in ("center", "scale", "mean", "gain")}
         (whole,) = standard["center"].shape
-        if standard["scale"].shape != (whole,) or any(
-            standard[name].shape != (self.members,) for name in ("mean", "gain")
+        (members,) = standard["mean"].shape
+        if (
+            standard["scale"].shape != (whole,)
+            or standard["gain"].shape != (members,)
+            or members != (self.members or members)
         ):
             raise ValueError(f"what scores are standardized by has {[array.shape for array in standard.values()]}")
-        network = self._made(weights["enter.weight"].shape[1], whole)
+        network = self._made(members, weights["enter.weight"].shape[1], whole)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"these are no weights of such a network: {error}") from error
         self._network, self._standard, self._held_out = network.eval(), standard, None
 
-    def _made(self, features: int, whole: int) -> "GraphNetworks":
+    def _made(self, members: int, features: int, whole: int) -> "GraphNetworks":
         from nasplat.nn.graph_network import GraphNetworks
 
         return GraphNetworks(
-            members=self.members,
+            members=members,
             features=features,
             whole=whole,
             width=self.width,
