@@ -21,6 +21,7 @@ from nasplat.ranking import kendall_tau
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 from nasplat.testing.toy import ToySpace, toy_accuracy
+from nasplat.training.seeding import seeded
 
 MEMBERS = 3
 
@@ -68,13 +69,11 @@ def graphs(n: int = 9, nodes: int = 5, seed: int = 0) -> tuple[GraphBatch, Plain
 
 def networks(**options: Any) -> GraphNetworks:
     """Small networks, none of whose weights is at its start."""
-    made = GraphNetworks(
-        **{"members": MEMBERS, "features": 4, "whole": 6, "width": 5, "layers": 2, "head": 7, "rate": 0.0, **options}
-    )
-    rng = torch.Generator().manual_seed(3)
-    with torch.no_grad():
+    sizes = {"members": MEMBERS, "features": 4, "whole": 6, "width": 5, "layers": 2, "head": 7, "rate": 0.0, **options}
+    with seeded(3), torch.no_grad():
+        made = GraphNetworks(**sizes)
         for parameter in made.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=rng))
+            parameter.add_(0.3 * torch.randn(parameter.shape))
     return made.eval()
 
 
@@ -135,13 +134,10 @@ def test_members_learn_nothing_from_what_only_others_see() -> None:
     mask[0, :10] = 0
     learnt = []
     for first in (labels[0].item(), 100.0):
-        torch_generator = torch.random.get_rng_state()
-        torch.default_generator.manual_seed(1)
-        network = networks(rate=0.2)
-        changed = labels.clone()
+        network, changed = networks(rate=0.2), labels.clone()
         changed[0] = first
-        train(network, batch, changed, mask, epochs=20, batches=2, learning_rate=0.05, decay=0.01)
-        torch.random.set_rng_state(torch_generator)
+        with seeded(1):
+            train(network, batch, changed, mask, epochs=20, batches=2, learning_rate=0.05, decay=0.01)
         with torch.no_grad():
             learnt.append(network(batch))
     assert torch.equal(learnt[0][0], learnt[1][0])
@@ -278,6 +274,6 @@ def test_real_cells_are_ranked(table: Path) -> None:
     cells = [space.parse(code) for code in codes]
     scores = np.array([benchmark._rows[cell.code]["search", 200] for cell in cells])
     fitted = make_predictor(space, members=3).fit(cells[:156], scores[:156])
-    assert kendall_tau(fitted.predict(cells[156:]), scores[156:]) > 0.8
+    assert kendall_tau(fitted.predict(cells[156:]), scores[156:]) > 0.83
     held_out = fitted.held_out()
     assert held_out is not None and kendall_tau(held_out, scores[:156]) > 0.75
