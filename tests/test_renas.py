@@ -246,3 +246,16 @@ def test_what_is_not_its_own_is_not_restored() -> None:
             ReNAS(ToySpace()).restore(Learnt(arrays=wrong))
     with pytest.raises(KeyError):
         ReNAS(ToySpace()).restore(Learnt(arrays={"mean": arrays["mean"], "scale": arrays["scale"]}))
+
+
+def test_the_cosine_begins_at_the_rate_and_ends_near_nothing() -> None:
+    architectures, scores = examples(ToySpace(), 30)
+
+    def weights(epochs: int, schedule: Any, learning_rate: float = 1e-2) -> Scores:
+        predictor = ReNAS(ToySpace(), epochs=epochs, schedule=schedule, learning_rate=learning_rate)
+        return predictor.fit(architectures, scores).learnt().arrays["network.head.weight"].astype(np.float64)
+
+    assert np.array_equal(weights(1, "cosine"), weights(1, "constant"))
+    # Adam's steps are about as long as the rate, so that 20 epochs of a cosine go about as far as 10 at full rate.
+    start = weights(1, "constant", 1e-12)
+    assert 5e-2 < np.abs(weights(20, "cosine") - start).max() < 0.8 * np.abs(weights(20, "constant") - start).max()
