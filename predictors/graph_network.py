@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 BATCH = 512
 FEW = 150
-EPOCHS = 200
-"""Of up to one batch; more examples get steps by the square root of their number."""
+EPOCHS = 300
+"""Of up to one batch; more examples are seen less often, by the cube root of their number."""
 DECAY = 0.01
 HEAD = 64
 CHUNK = 16_384
@@ -57,8 +57,8 @@ class GraphNetwork(UncertainPredictor):
             default 8, and 16 where examples are so few that each of them counts.
         width: Numbers that a node holds.
         layers: Rounds of messages.
-        epochs: How often each example is seen; by default, 200 times up to 512 examples, and less often with more, so
-            that steps grow with their square root.
+        epochs: How often each example is seen; by default, 300 times up to 512 examples, and less often with more:
+            148 times with 4,236.
         learning_rate: The highest of the one cycle.
         dropout: Which part of the units each step leaves out.
         seed: What weights, orders and the parts left out are drawn from.
@@ -116,7 +116,7 @@ class GraphNetwork(UncertainPredictor):
                 examples,
                 torch.from_numpy(labels),
                 torch.from_numpy(seen.astype(np.float32)),
-                epochs=self.epochs or math.ceil(EPOCHS * math.sqrt(max(1.0, n / BATCH)) / batches),
+                epochs=self.epochs or math.ceil(EPOCHS * min(1.0, BATCH / n) ** (1 / 3)),
                 batches=batches,
                 learning_rate=self.learning_rate,
                 decay=DECAY,

@@ -191,19 +191,18 @@ def test_only_the_order_of_scores_matters() -> None:
     assert np.array_equal(plain.predict(architectures), bent.predict(architectures))
 
 
-def test_another_seed_is_another_predictor_and_more_examples_take_no_more_steps_than_their_root() -> None:
+def test_another_seed_is_another_predictor_and_more_examples_are_seen_less_often() -> None:
     architectures, scores = examples()
     first, second = (predictor(seed=seed).fit(architectures, scores).predict(architectures) for seed in (0, 1))
     assert not np.allclose(first, second)
-    steps = []
+    seen = []
     for n in (40, 600, 1200):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                "nasplat.nn.graph_network.train", lambda *_, epochs, batches, **__: steps.append(epochs * batches)
+                "nasplat.nn.graph_network.train", lambda *_, epochs, batches, **__: seen.append((epochs, batches))
             )
             predictor(epochs=None).fit(*examples(n))
-    assert steps[0] == 200
-    assert steps[1:] == pytest.approx([200 * (n / 512) ** 0.5 for n in (600, 1200)], rel=0.02)
+    assert seen == [(300, 1), (285, 1), (226, 2)]
 
 
 def test_too_few_or_equal_scores_break_nothing() -> None:
