@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "classification": {"epochs": 2},  # one to leave a state, one to continue from it
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
+    "auto": {"parts": ("gaussian_process", "gradient_boosting")},
     "graph_network": {"members": 4, "epochs": 80},
 }
 EXTRAS = {"lightgbm": "lightgbm"}

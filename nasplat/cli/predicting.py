@@ -18,6 +18,7 @@ from nasplat.cli import evaluating
 from nasplat.cli.output import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
 from nasplat.errors import InputError
+from nasplat.ranking import kendall_tau
 from nasplat.run.files import is_taken
 from nasplat.saved import Predicted, Saved, make_predictor, make_space, open_predictor, scored
 from nasplat.scores import Scores, member, read_names, read_scores
@@ -233,8 +234,6 @@ def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | Non
 
 def _cross_validated(predictor: str, options: dict[str, Any], scores: Scores, folds: int) -> dict[str, Any]:
     """Kendall's tau between predictions and scores of each part, by what was learnt from the others."""
-    from scipy.stats import kendalltau
-
     taus = []
     with Progress(
         TextColumn("cross-validating"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -242,10 +241,7 @@ def _cross_validated(predictor: str, options: dict[str, Any], scores: Scores, fo
     ) as bar:  # fmt: skip
         for train, test in bar.track(scores.folds(folds), total=folds):
             fold = make_predictor(predictor, scores.space, options).fit(train.architectures, train.scores)
-            predicted = fold.predict(test.architectures)
-            # Where all are equal, nothing is ranked.
-            constant = len(test) < 2 or not np.ptp(predicted) or not np.ptp(test.scores)
-            taus.append(0.0 if constant else float(kendalltau(predicted, test.scores).statistic))
+            taus.append(kendall_tau(fold.predict(test.architectures), test.scores) if len(test) > 1 else 0.0)
     return {
         "mean": float(np.mean(taus)),
         "deviation": float(np.std(taus, ddof=1)),

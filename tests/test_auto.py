@@ -1,0 +1,308 @@
+"""The Gaussian process is one by the book; ensembles and `auto` are made of their members, and know what they know."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from sklearn.gaussian_process.kernels import Matern
+
+from nasplat.architecture import Architecture
+from nasplat.effective import Effective
+from nasplat.errors import InputError
+from nasplat.expressions import Vocabulary, hashed
+from nasplat.features import describe
+from nasplat.predictor import Learnt, Predictor, UncertainPredictor
+from nasplat.predictors import auto as auto_module
+from nasplat.ranking import kendall_tau
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, Plugin
+from nasplat.search_space import SearchSpace
+from nasplat.testing.toy import ToySpace, toy_accuracy
+
+Floats = NDArray[np.float64]
+QUICK = ("gaussian_process", "gradient_boosting")
+
+
+def make(name: str, space: SearchSpace | None = None, **options: Any) -> Any:
+    """A predictor by name, for the toy space unless said otherwise."""
+    kind: Callable[..., Predictor] = PREDICTORS.get(name)
+    return kind(space or ToySpace(), **options)
+
+
+def examples(n: int = 40, seed: int = 0) -> tuple[list[Architecture], Floats]:
+    """Members of the toy space with what is to be learnt."""
+    space, rng = ToySpace(), default_rng(seed)
+    architectures = [space.sample(rng) for _ in range(n)]
+    return architectures, np.array([toy_accuracy(a) for a in architectures])
+
+
+class Oracle(UncertainPredictor):
+    """Knows the truth, times a factor; learns nothing."""
+
+    name: ClassVar[str] = "oracle"
+
+    def __init__(self, space: SearchSpace, *, factor: float = 1.0) -> None:
+        super().__init__(space)
+        self.factor = factor
+
+    def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
+        return self
+
+    def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
+        return self.factor * np.array([toy_accuracy(a) for a in architectures]), np.full(len(architectures), 0.5)
+
+    def learnt(self) -> Learnt:
+        return Learnt()
+
+    def restore(self, learnt: Learnt) -> None:
+        pass
+
+
+class Misled(Oracle):
+    """Ranks everything the wrong way round."""
+
+    name: ClassVar[str] = "misled"
+
+    def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
+        mean, deviation = super().predict_with_deviation(architectures)
+        return -mean, deviation
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`oracle` and `misled` by name."""
+    for kind in (Oracle, Misled):
+        monkeypatch.setitem(PREDICTORS._plugins, kind.name, Plugin(kind.name, f"tests:{kind.name}", "tests"))
+    found = PREDICTORS.get
+    own = {kind.name: kind for kind in (Oracle, Misled)}
+    monkeypatch.setattr(PREDICTORS, "get", lambda name: own.get(name) or found(name))
+
+
+# The Gaussian process
+
+
+@pytest.mark.parametrize("target", ["normal", "log"])
+def test_the_process_is_the_one_of_the_book(target: str) -> None:
+    architectures, scores = examples(30)
+    fresh, _ = examples(12, seed=1)
+    fitted = make("gaussian_process", target=target).fit(architectures, scores)
+    arrays = fitted.learnt().arrays
+    space = ToySpace()
+
+    def views(some: list[Architecture]) -> tuple[Floats, Floats]:
+        graphs = space.graphs(some)
+        points = np.clip((describe(graphs) - arrays["mean"]) * arrays["scale"], -5, 5) * np.exp(arrays["log_scales"])
+        vocabulary = Vocabulary([arrays[f"expressions {i}"] for i in range(4)])
+        return points, vocabulary.counted(hashed(Effective.of(graphs))).toarray()
+
+    (x, counts), (new, new_counts) = views(architectures), views(fresh)
+    smooth, linear = np.exp(arrays["log_weights"])
+    matern = Matern(length_scale=1.0, nu=2.5)  # scikit-learn's own formula
+    kernel = smooth * matern(x) + linear * counts @ counts.T
+    residuals = arrays["targets"] - arrays["targets"].mean()
+    noise = np.exp(arrays["log_noise"].item()) + 1e-6 * np.mean(residuals**2)
+    inverse = np.linalg.inv(kernel + noise * np.eye(len(x)))
+    across = smooth * matern(new, x) + linear * new_counts @ counts.T
+    mean = across @ inverse @ residuals + arrays["targets"].mean()
+    prior = smooth + linear * (new_counts**2).sum(axis=1)
+    variance = prior - np.einsum("ij,jk,ik->i", across, inverse, across)
+    predicted, deviation = fitted.predict_with_deviation(fresh)
+    assert predicted == pytest.approx(mean, abs=1e-6)
+    assert deviation**2 == pytest.approx(np.maximum(variance, 0), abs=1e-6)
+    assert fitted.predict(fresh) == pytest.approx(predicted, abs=1e-9)
+
+
+def test_tuning_raises_the_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nasplat.predictors import gaussian_process
+
+    architectures, scores = examples(60)
+
+    def evidence() -> float:
+        model = make("gaussian_process").fit(architectures, scores)._model
+        residuals = torch.from_numpy(model.targets - model.center)
+        return float(-0.5 * residuals @ model.solved - torch.log(torch.diagonal(model.root)).sum())
+
+    tuned = evidence()
+    monkeypatch.setattr(gaussian_process, "STEPS", 0)
+    assert tuned > evidence() + 5
+
+
+def test_the_process_is_surer_near_its_examples() -> None:
+    architectures, _ = examples(40)
+    few = [a for a in architectures if a.code[0] == "0"]
+    fitted = make("gaussian_process").fit(few, np.array([toy_accuracy(a) for a in few]))
+    _, near = fitted.predict_with_deviation(few)
+    _, far = fitted.predict_with_deviation([ToySpace().parse("3333")])
+    assert near.mean() < far[0]
+
+
+def test_log_targets_look_closely_at_the_best() -> None:
+    from nasplat.predictors.gaussian_process import _log_target
+
+    scores = np.array([0.1, 0.5, 0.90, 0.93, 0.94])
+    target = _log_target(scores)
+    assert (np.diff(target) > 0).all()
+    assert (target[4] - target[3]) / 0.01 > 5 * (target[1] - target[0]) / 0.4
+    assert target == pytest.approx(_log_target(100 * scores - 7)), "the unit of scores matters"
+
+
+def test_more_examples_than_are_learnt_from_are_drawn_from() -> None:
+    architectures, scores = examples(60)
+    first, again, other = (
+        make("gaussian_process", most=30, tuned_on=10, seed=seed).fit(architectures, scores) for seed in (0, 0, 1)
+    )
+    assert len(first.learnt().arrays["targets"]) == 30
+    assert np.array_equal(first.predict(architectures), again.predict(architectures))
+    assert not np.array_equal(first.predict(architectures), other.predict(architectures))
+
+
+@pytest.mark.parametrize("scores", [np.zeros(6), np.array([1.0, 1, 1, 1, 1, 2]), np.array([1e12, 0, 0, 0, 0, -1e12])])
+@pytest.mark.parametrize("name", ["gaussian_process", "auto"])
+def test_strange_scores_are_learnt_from(name: str, scores: Floats) -> None:
+    architectures, _ = examples(6)
+    options: dict[str, Any] = {"parts": QUICK} if name == "auto" else {}
+    mean, deviation = make(name, **options).fit(architectures, scores).predict_with_deviation(examples(5, seed=2)[0])
+    assert np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation >= 0).all()
+
+
+# Ensembles
+
+
+def test_an_ensemble_is_the_mean_of_members_that_left_something_out() -> None:
+    architectures, scores = examples(20)
+    fresh, _ = examples(7, seed=1)
+    ensemble = make("ensemble", predictor="gaussian_process", members=4, seed=3).fit(architectures, scores)
+    part = default_rng(3).permutation(20) % 4
+    said, own, held_out = [], [], np.zeros(20)
+    for number in range(4):
+        kept, left = np.flatnonzero(part != number), np.flatnonzero(part == number)
+        alone = make("gaussian_process", seed=3 + number).fit([architectures[i] for i in kept], scores[kept])
+        mean, deviation = alone.predict_with_deviation(fresh)
+        said.append(mean)
+        own.append(deviation)
+        held_out[left] = alone.predict([architectures[i] for i in left])
+    mean, deviation = ensemble.predict_with_deviation(fresh)
+    assert mean == pytest.approx(np.mean(said, axis=0))
+    between = sum((each - np.mean(said, axis=0)) ** 2 for each in said) / 4 * 3
+    assert deviation**2 == pytest.approx(between + np.mean(np.square(own), axis=0))
+    assert ensemble.held_out() == pytest.approx(held_out)
+
+
+def test_an_ensemble_of_what_knows_no_uncertainty_has_one() -> None:
+    architectures, scores = examples(40)
+    ensemble = make("ensemble", predictor="gradient_boosting").fit(architectures, scores)
+    assert ensemble.predict_with_deviation(examples(20, seed=1)[0])[1].max() > 0
+
+
+def test_a_held_out_prediction_has_not_seen_its_label() -> None:
+    architectures, scores = examples(20)
+    changed = scores.copy()
+    changed[7] = 5.0
+    first, second = (
+        make("ensemble", predictor="gaussian_process", members=4).fit(architectures, labels).held_out()
+        for labels in (scores, changed)
+    )
+    assert first[7] == pytest.approx(second[7])
+    assert not np.allclose(first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"members": 1}, "at least 2 members"), ({"predictor": "ensemble"}, "no ensembles")],
+)
+def test_ensembles_that_cannot_be_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        make("ensemble", **options)
+    with pytest.raises(InputError, match="at least 10 architectures, but got 9"):
+        make("ensemble").fit(*examples(9))
+
+
+# auto
+
+
+def test_votes_go_to_those_who_rank(registered: None) -> None:
+    architectures, scores = examples(30)
+    fitted = make("auto", parts=("oracle", "misled")).fit(architectures, scores)
+    assert fitted.weights["oracle"] == pytest.approx(9 / 10)
+    assert fitted.cross_validated == pytest.approx(1)
+
+
+def test_votes_are_the_greedy_choice() -> None:
+    rng = default_rng(0)
+    truth = rng.normal(size=60)
+    said = np.stack([truth + rng.normal(size=60) * noise for noise in (0.5, 0.7, 3.0)])
+    votes = np.ones(3)
+    for _ in range(auto_module.ROUNDS):
+        taus = []
+        for part in range(3):
+            more = votes.copy()
+            more[part] += 1
+            mean = sum(more[i] * said[i] for i in range(3))
+            pairs = [(i, j) for i in range(60) for j in range(i)]
+            taus.append(sum(np.sign((mean[i] - mean[j]) * (truth[i] - truth[j])) for i, j in pairs))
+        votes[int(np.argmax(taus))] += 1
+    assert auto_module._votes(said, truth).tolist() == votes.tolist()
+
+
+def test_scores_are_in_the_unit_of_what_was_learnt_from(registered: None) -> None:
+    architectures, scores = examples(50)
+    fresh, truth = examples(30, seed=1)
+    fitted = make("auto", parts=("oracle",)).fit(architectures, 1000 * scores + 7)
+    mean, deviation = fitted.predict_with_deviation(fresh)
+    assert mean == pytest.approx(1000 * truth + 7, rel=1e-6)
+    assert fitted.predict(fresh) == pytest.approx(mean)
+    real = make("auto", parts=QUICK).fit(architectures, 1000 * scores + 7)
+    mean, deviation = real.predict_with_deviation(fresh)
+    missed = np.abs(mean - 1000 * truth - 7)
+    assert missed.mean() < 100, "the unit is another"
+    assert np.mean(missed < 2 * deviation) > 0.5, "the deviation has nothing to do with the errors"
+
+
+def test_auto_cross_validates_by_what_it_held_out() -> None:
+    architectures, scores = examples(40)
+    fitted = make("auto", parts=QUICK).fit(architectures, scores)
+    assert fitted.cross_validated == kendall_tau(fitted.held_out(), scores)
+    inside = kendall_tau(fitted.predict(architectures), scores)
+    assert fitted.cross_validated < inside, "what was held out is ranked as well as what was learnt"
+
+
+def test_a_saved_auto_is_the_same(tmp_path: Path) -> None:
+    architectures, scores = examples(40)
+    fitted = make("auto", parts=QUICK, seed=5).fit(architectures, scores)
+    fitted.save(tmp_path / "auto")
+    loaded = type(fitted).load(tmp_path / "auto", ToySpace())
+    for mine, yours in zip(
+        fitted.predict_with_deviation(architectures), loaded.predict_with_deviation(architectures), strict=True
+    ):
+        assert np.array_equal(mine, yours)
+    assert (loaded.weights, loaded.cross_validated) == (fitted.weights, fitted.cross_validated)
+
+
+@pytest.mark.parametrize("parts", [(), ("auto",), ("lightgbm", "lightgbm")])
+def test_parts_that_cannot_be_are_refused(parts: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="parts of auto"):
+        make("auto", parts=parts)
+
+
+def test_unknown_parts_and_too_few_examples_are_refused() -> None:
+    with pytest.raises(InputError, match="gausian"):
+        make("auto", parts=("gausian",)).fit(*examples(10))
+    with pytest.raises(InputError, match="at least 4 architectures, but got 3"):
+        make("auto").fit(*examples(3))
+
+
+@pytest.mark.slow
+def test_auto_ranks_real_cells(table: Path) -> None:
+    space = SEARCH_SPACES.get("nasbench201")()
+    benchmark: Any = BENCHMARKS.get("nasbench201")(space)
+    benchmark.prepare()
+    rng = default_rng(0)
+    cells = [space.sample(rng) for _ in range(1500)]
+    scores = np.array([benchmark._rows[cell.code]["search", 200] for cell in cells])
+    fitted = make("auto", space, parts=("gaussian_process", "gaussian_process_log", "gradient_boosting"))
+    fitted.fit(cells[:150], scores[:150])
+    assert kendall_tau(fitted.predict(cells[150:]), scores[150:]) > 0.82
