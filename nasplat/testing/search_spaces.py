@@ -141,7 +141,7 @@ def graphs_are_well_formed(space: SearchSpace, io: IO) -> None:
 
 
 def tensors_have_one_shape(space: SearchSpace, io: IO) -> None:
-    """Tensors are finite, float32 and `[n, maps, nodes, nodes]`, above the diagonal, and the same alone as among others."""
+    """Tensors are `[n, maps, nodes, nodes]`, finite, float32, 0 up to the diagonal, the same alone as among others."""
     members = _samples(space)
     tensors = space.tensors(members)
     assert tensors.dtype == np.float32, f"tensors are of {tensors.dtype}, not float32"
