@@ -16,7 +16,7 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from scipy.integrate import quad
 
-from nasplat.effective import Effective
+from nasplat.effective import Effective, roles
 from nasplat.errors import InputError
 from nasplat.expressions import NOTHING, Vocabulary, hashed
 from nasplat.features import ANGLES, POOLED, describe, names
@@ -202,6 +202,12 @@ def test_graphs_are_left_as_they_were() -> None:
     before = RANDOM.adjacency.copy()
     effective = Effective.of(RANDOM)
     assert effective.graphs is RANDOM and np.array_equal(RANDOM.adjacency, before)
+
+
+def test_roles_are_those_of_nodes_alone() -> None:
+    graph = drawn("i3.po", (0, 1), (1, 3), (3, 4))
+    for role, places in ((Role.CONVOLUTION, [1]), (Role.OUTPUT, [4]), (Role.OTHER, [])):
+        assert np.flatnonzero(roles(graph, role)[0]).tolist() == places
 
 
 # Features -----------------------------------------------------------------------------------------------------
