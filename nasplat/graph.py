@@ -110,5 +110,5 @@ class Graphs:
             raise InputError("an edge of a graph leads to a higher number, but there are others")
         if (self.adjacency & (absent[:, :, None] | absent[:, None, :])).any():
             raise InputError("an edge joins two nodes, but there are edges at places without a node")
-        if (self.params[absent] != 0).any() or (self.macs[absent] != 0).any() or (self.params < 0).any():
+        if any((cost < 0).any() or cost[absent].any() for cost in (self.params, self.macs)):
             raise InputError("the cost of a node is not negative, and places without a node cost nothing")

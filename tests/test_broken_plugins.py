@@ -21,6 +21,7 @@ from torch import nn
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.cost import Cost
+from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn.supernet import Part, Supernet
 from nasplat.predictor import Learnt
 from nasplat.problem import Problem
@@ -92,6 +93,61 @@ def neighbors_one_way(self: ToySpace, a: Architecture) -> list[Architecture]:
 
 def features_growing(self: ToySpace, a: Architecture) -> NDArray[np.float64]:
     return np.ones(1 + int(a.code[0]))
+
+
+def graphs_backwards(self: ToySpace, architectures: Sequence[Architecture]) -> Graphs:
+    graphs = ToySpace.graphs(self, architectures)
+    return replace(graphs, adjacency=graphs.adjacency.transpose(0, 2, 1))
+
+
+def graphs_of_the_first(self: ToySpace, architectures: Sequence[Architecture]) -> Graphs:
+    return ToySpace.graphs(self, architectures[:1])
+
+
+def graphs_by_rank(self: ToySpace, architectures: Sequence[Architecture]) -> Graphs:
+    graphs = ToySpace.graphs(self, architectures)
+    return replace(graphs, macs=graphs.macs + np.arange(len(graphs))[:, None])
+
+
+def graphs_of_operations_met(self: ToySpace, architectures: Sequence[Architecture]) -> Graphs:
+    graphs = ToySpace.graphs(self, architectures)
+    return replace(graphs, operations=(*graphs.operations, Operation(architectures[-1].code, Role.OTHER)))
+
+
+def graphs_without_output(self: ToySpace, architectures: Sequence[Architecture]) -> Graphs:
+    graphs = ToySpace.graphs(self, architectures)
+    types = graphs.types.copy()
+    types[:, -1] = 1
+    return replace(graphs, types=types)
+
+
+def graphs_that_cost_more(self: ToySpace, architectures: Sequence[Architecture]) -> Graphs:
+    graphs = ToySpace.graphs(self, architectures)
+    whole = [self.cost(a, self.reference_io).params for a in architectures]
+    return replace(graphs, params=graphs.params + np.array(whole)[:, None])
+
+
+def tensors_of_what_is_there(self: ToySpace, architectures: Sequence[Architecture]) -> Any:
+    tensors = ToySpace.tensors(self, architectures)
+    return tensors / tensors.sum()
+
+
+def tensors_both_ways(self: ToySpace, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
+    tensors = ToySpace.tensors(self, architectures)
+    return tensors + tensors.swapaxes(2, 3)
+
+
+def tensors_in_detail(self: ToySpace, architectures: Sequence[Architecture]) -> Any:
+    return ToySpace.tensors(self, architectures).astype(np.float64)
+
+
+def tensors_flat(self: ToySpace, architectures: Sequence[Architecture]) -> Any:
+    return ToySpace.tensors(self, architectures).sum(axis=1)
+
+
+def tensors_with_holes(self: ToySpace, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
+    tensors = ToySpace.tensors(self, architectures)
+    return np.where(tensors == tensors.max(), np.float32(np.nan), tensors)
 
 
 def cost_without_bias(self: ToySpace, a: Architecture, io: IO) -> Cost:
@@ -174,6 +230,8 @@ SPACES: dict[str, Any] = {
     "neighbors_are_mutual": broken(ToySpace, neighbors=neighbors_one_way),
     "canonical_keys_are_stable_text": broken(ToySpace, canonical_key=lambda self, a: "same"),
     "features_have_one_shape": broken(ToySpace, features=features_growing),
+    "graphs_are_well_formed": broken(ToySpace, graphs=graphs_backwards),
+    "tensors_have_one_shape": broken(ToySpace, tensors=tensors_of_what_is_there),
     "cost_is_what_is_built": broken(ToySpace, cost=cost_without_bias),
     "networks_fit_their_io": broken(ToySpace, build=build_for_ten),
     "same_weights_same_outputs": broken(ToySpace, build=build_with_hidden_choice),
@@ -183,6 +241,21 @@ SPACES: dict[str, Any] = {
     "supernet_has_no_dead_weight": Ballast,
     "options_are_configuration": broken(ToySpace, __init__=undocumented_positional),
 }
+OTHER_GRAPHS: dict[str, Any] = {
+    "have 1 graphs": graphs_of_the_first,
+    "the macs of .* are others alone": graphs_by_rank,
+    "has other operations": graphs_of_operations_met,
+    "has no output": graphs_without_output,
+    "the nodes of .* params": graphs_that_cost_more,
+}
+"""What else may be wrong with graphs, by what is said of it."""
+OTHER_TENSORS: dict[str, Any] = {
+    "no higher number": tensors_both_ways,
+    "not float32": tensors_in_detail,
+    "have the shape": tensors_flat,
+    "not finite": tensors_with_holes,
+}
+"""And with tensors."""
 
 
 # Strategies ---------------------------------------------------------------------------------------------------
@@ -444,6 +517,34 @@ def save_pickled(self: Ridge, folder: Path) -> None:
     (folder / "model.json").write_bytes(pickle.dumps(self.alpha))
 
 
+class Sparing(Ridge):
+    """Says something of the examples that it left out, and nothing of the others."""
+
+    def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
+        super().fit(architectures[10:], scores[10:])
+        self.left_out_ = self.predict(architectures[:10])
+        return self
+
+    def held_out(self) -> NDArray[np.float64] | None:
+        return getattr(self, "left_out_", None)
+
+
+class Gappy(Sparing):
+    """Marks what it cannot say by what is no number."""
+
+    def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
+        super().fit(architectures, scores)
+        self.left_out_ = np.append(self.left_out_, np.full(len(scores) - 10, np.nan))
+        return self
+
+
+class Early(Ridge):
+    """Holds out before it has learnt."""
+
+    def held_out(self) -> NDArray[np.float64] | None:
+        return np.zeros(0)
+
+
 class Credulous(Ridge):
     """Loads whatever it is given."""
 
@@ -465,6 +566,7 @@ PREDICTORS: dict[str, Any] = {
     "fit_returns_itself": broken(Ridge, fit=fit_silently),
     "unfitted_is_refused": broken(Ridge, predict=predict_zeros),
     "one_finite_score_each": broken(Ridge, predict=predict_column),
+    "held_out_is_one_finite_score_each": Sparing,
     "scores_do_not_depend_on_company": broken(Ridge, predict=predict_ranks),
     "learns_to_rank": broken(Ridge, predict=predict_against),
     "same_data_same_predictions": broken(Ridge, fit=fit_with_noise),
@@ -473,6 +575,8 @@ PREDICTORS: dict[str, Any] = {
     "strangers_are_not_restored": Trusting,
     "options_are_configuration": broken(Ridge, __doc__=""),
 }
+OTHER_HELD_OUT: dict[str, Any] = {"learnt nothing": Early, "not finite": Gappy}
+"""What else may be wrong with what is held out, by what is said of it."""
 
 
 def named(checks: Sequence[Callable[..., None]]) -> dict[str, Callable[..., None]]:
@@ -501,6 +605,18 @@ def test_every_check_has_a_plugin_that_it_fails(
 def test_a_broken_space_is_found_out(name: str) -> None:
     with pytest.raises(AssertionError):
         named(SEARCH_SPACE_CHECKS)[name](SPACES[name](), IMAGES)
+
+
+@pytest.mark.parametrize("said", OTHER_GRAPHS)
+def test_whatever_is_wrong_with_graphs_is_said(said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        named(SEARCH_SPACE_CHECKS)["graphs_are_well_formed"](broken(ToySpace, graphs=OTHER_GRAPHS[said])(), IMAGES)
+
+
+@pytest.mark.parametrize("said", OTHER_TENSORS)
+def test_whatever_is_wrong_with_tensors_is_said(said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        named(SEARCH_SPACE_CHECKS)["tensors_have_one_shape"](broken(ToySpace, tensors=OTHER_TENSORS[said])(), IMAGES)
 
 
 # What a broken strategy may raise by itself before a check can say anything about it.
@@ -532,6 +648,12 @@ def test_a_broken_supernet_benchmark_is_found_out(name: str) -> None:
 def test_a_broken_predictor_is_found_out(name: str) -> None:
     with pytest.raises(AssertionError):
         named(PREDICTOR_CHECKS)[name](PREDICTORS[name])
+
+
+@pytest.mark.parametrize("said", OTHER_HELD_OUT)
+def test_whatever_is_wrong_with_what_is_held_out_is_said(said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        named(PREDICTOR_CHECKS)["held_out_is_one_finite_score_each"](OTHER_HELD_OUT[said])
 
 
 def test_shared_training_is_answered_in_the_checks_too() -> None:

@@ -47,6 +47,17 @@ def one_finite_score_each(make: MakePredictor) -> None:
         assert np.isfinite(predicted).all(), "a score is not finite"
 
 
+def held_out_is_one_finite_score_each(make: MakePredictor) -> None:
+    """What is held out is None before learning, and afterwards None or one finite score for each example."""
+    predictor = make(ToySpace())
+    assert predictor.held_out() is None, "a predictor that has learnt nothing held something out"
+    architectures, scores = _examples()
+    held_out = predictor.fit(architectures, scores).held_out()
+    if held_out is not None:
+        assert held_out.shape == scores.shape, f"{len(scores)} examples were held out with scores {held_out.shape}"
+        assert np.isfinite(held_out).all(), "the score of a held-out example is not finite"
+
+
 def scores_do_not_depend_on_company(make: MakePredictor) -> None:
     """An architecture's score is the same alone and among others."""
     architectures, scores = _examples()
@@ -148,6 +159,7 @@ PREDICTOR_CHECKS: tuple[Callable[[MakePredictor], None], ...] = (
     fit_returns_itself,
     unfitted_is_refused,
     one_finite_score_each,
+    held_out_is_one_finite_score_each,
     scores_do_not_depend_on_company,
     learns_to_rank,
     same_data_same_predictions,

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.random import default_rng
 
 from nasplat.architecture import IO, Architecture
+from nasplat.effective import roles
 from nasplat.errors import InputError
+from nasplat.graph import Role
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.testing.common import check_configuration, global_generators_untouched
 
@@ -109,6 +111,47 @@ def features_have_one_shape(space: SearchSpace, io: IO) -> None:
     assert all(np.isfinite(f).all() for f in features), "features are not finite"
     assert all((f == space.features(a)).all() for f, a in zip(features, members, strict=True)), "features change"
     assert len({f.tobytes() for f in features}) > 1, "all members have the same features"
+
+
+def graphs_are_well_formed(space: SearchSpace, io: IO) -> None:
+    """Graphs pass `Graphs.check`, have inputs and outputs, and are the same alone as among others.
+
+    So are the operations and the number of places. The nodes together cost no more than the network.
+    """
+    members = _samples(space)
+    graphs = space.graphs(members)
+    assert len(graphs) == len(members), f"{len(members)} members have {len(graphs)} graphs"
+    try:
+        graphs.check()
+    except InputError as error:
+        raise AssertionError(f"a graph is none: {error}") from error
+    for row, architecture in enumerate(members[:10]):
+        alone, among = space.graphs([architecture]), graphs[row : row + 1]
+        assert alone.operations == graphs.operations, f"{architecture} alone has other operations than among others"
+        for name in ("types", "adjacency", "params", "macs"):
+            same = np.array_equal(getattr(alone, name), getattr(among, name))
+            assert same, f"the {name} of {architecture} are others alone than among others"
+    for role in (Role.INPUT, Role.OUTPUT):
+        having = roles(graphs, role).any(axis=1)
+        assert having.all(), f"the graph of {members[int(having.argmin())]} has no {role}"
+    for row, architecture in enumerate(members):
+        whole = space.cost(architecture, space.reference_io).metrics()
+        for name, nodes in (("params", graphs.params[row].sum()), ("macs", graphs.macs[row].sum())):
+            assert nodes <= whole[name], f"the nodes of {architecture} have {nodes} {name}, but all of it {whole[name]}"
+
+
+def tensors_have_one_shape(space: SearchSpace, io: IO) -> None:
+    """Tensors are `[n, maps, nodes, nodes]`, finite, float32, 0 up to the diagonal, the same alone as among others."""
+    members = _samples(space)
+    tensors = space.tensors(members)
+    assert tensors.dtype == np.float32, f"tensors are of {tensors.dtype}, not float32"
+    square = tensors.ndim == 4 and len(tensors) == len(members) and tensors.shape[2] == tensors.shape[3]
+    assert square, f"the tensors of {len(members)} members have the shape {tensors.shape}"
+    assert np.isfinite(tensors).all(), "tensors are not finite"
+    assert not np.tril(tensors).any(), "tensors say something of edges that lead to no higher number"
+    for row, architecture in enumerate(members[:10]):
+        same = np.array_equal(space.tensors([architecture]), tensors[row : row + 1])
+        assert same, f"the tensor of {architecture} is another alone than among others"
 
 
 def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
@@ -265,6 +308,8 @@ SEARCH_SPACE_CHECKS: tuple[Callable[[SearchSpace, IO], None], ...] = (
     neighbors_are_mutual,
     canonical_keys_are_stable_text,
     features_have_one_shape,
+    graphs_are_well_formed,
+    tensors_have_one_shape,
     cost_is_what_is_built,
     networks_fit_their_io,
     same_weights_same_outputs,
