@@ -47,7 +47,8 @@ class _Table(NamedTuple):
 class NASBench101Table(TableBenchmark):
     """Looks the accuracy of a cell up in the compact table, ``nasbench101/*.csv.gz`` in the data folder.
 
-    The search sees validation accuracies and the final measurement the mean test accuracy, if the table has one.
+    The search sees validation accuracies and the final measurement the mean test accuracy; a table without any has no
+    final measurement, and asking for one is refused.
     ``search_column=test`` lets the test column guide, as the literature does when it compares strategies on labels of
     less noise; measurements then say that they are on ``test``.
 

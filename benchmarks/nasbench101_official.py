@@ -33,7 +33,7 @@ REPEATS = 3
 FIGURES = ("validation_accuracy", "test_accuracy", "training_time")
 BATCH = 4096
 """How many records are checked side by side."""
-LONGEST = 1 << 20
+LONGEST = 1 << 14
 """A record of an official file has some 400 bytes; what is longer than this is none."""
 OFFICIAL = "the official files are nasbench_full.tfrecord and nasbench_only108.tfrecord"
 
@@ -177,6 +177,8 @@ class _Runs:
 
     def _enter(self, key: object, matrix: str, operations: str, params: int) -> None:
         """Make room for a cell that comes for the first time."""
+        if not (isinstance(matrix, str) and isinstance(operations, str)):
+            raise ValueError("a matrix and its operations are text")
         names = operations.split(",")
         side = len(names)
         if len(matrix) != side**2 or set(matrix) - {"0", "1"}:

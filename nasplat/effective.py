@@ -20,7 +20,7 @@ class Effective:
 
     graphs: Graphs
     live: NDArray[np.bool_]
-    edges: NDArray[np.int16]
+    edges: NDArray[np.int64]
 
     @classmethod
     def of(cls, graphs: Graphs) -> "Effective":
@@ -28,7 +28,7 @@ class Effective:
         present = graphs.types != ABSENT
         zero, skip, start, end = (roles(graphs, role) for role in (Role.ZERO, Role.IDENTITY, Role.INPUT, Role.OUTPUT))
         flows = present & ~zero
-        edges = (graphs.adjacency & flows[:, :, None] & flows[:, None, :]).astype(np.int16)
+        edges = (graphs.adjacency & flows[:, :, None] & flows[:, None, :]).astype(np.int64)
         nodes = edges.shape[1]
         for k in np.flatnonzero(skip.any(axis=0)):  # in the order of data, so that chains of skips are contracted
             through = np.where(skip[:, k, None], edges[:, :, k], 0)

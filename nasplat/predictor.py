@@ -22,6 +22,8 @@ from nasplat.run.files import new_folder, read_file
 from nasplat.search_space import SearchSpace
 
 FORMAT = "nasplat predictor 1"
+LARGEST_SCORE = 1e100
+"""The largest score that is learnt from; squares of larger ones would not be numbers."""
 DOCUMENT, ARRAYS = "predictor.json", "predictor.safetensors"
 LARGEST = {DOCUMENT: 1 << 26, ARRAYS: 1 << 32}
 """The bytes that either file may have: what is to be read belongs to a predictor and not to an accident."""
@@ -51,6 +53,9 @@ class Predictor(ABC):
     name: ClassVar[str]
     """The name the predictor is registered under."""
 
+    cross_validated: float | None = None
+    """Kendall's tau of what `held_out` gives, where fitting finds it out; None where it takes a cross-validation."""
+
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
@@ -59,7 +64,7 @@ class Predictor(ABC):
         """Learn from scores `[n]`, more being better; returns itself. What was learnt before is forgotten.
 
         Raises:
-            InputError: There are too few to learn from.
+            InputError: There are too few to learn from, or not one finite score for each.
         """
 
     @abstractmethod
@@ -73,7 +78,7 @@ class Predictor(ABC):
     def held_out(self) -> NDArray[np.float64] | None:
         """What it says of the examples that `fit` was given, `[n]`, each without having learnt from it.
 
-        None where it cannot tell; it need not survive saving.
+        None where it cannot tell, and before `fit`; it need not survive saving.
         """
         return None
 
@@ -187,6 +192,26 @@ class UncertainPredictor(Predictor):
 
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return self.predict_with_deviation(architectures)[0]
+
+
+def checked_scores(
+    name: str, architectures: Sequence[Architecture], scores: NDArray[np.float64], fewest: int
+) -> NDArray[np.float64]:
+    """The scores that a predictor is given to learn from, `[n]`.
+
+    Raises:
+        InputError: There are fewer than `fewest` architectures, or not one score for each, or one is not finite or so
+            large that their differences are not.
+    """
+    n = len(architectures)
+    if n < fewest:
+        raise InputError(f"{name} learns from at least {fewest} architectures, but got {n}; measure more")
+    checked = np.asarray(scores, dtype=np.float64)
+    if checked.shape != (n,):
+        raise InputError(f"{name} learns from one score for each of {n} architectures, but got {checked.shape}")
+    if not np.isfinite(checked).all() or np.abs(checked).max() > LARGEST_SCORE:
+        raise InputError(f"{name} learns from finite scores, at most {LARGEST_SCORE:g} in size, but some are not")
+    return checked
 
 
 def options_of(plugin: Predictor | SearchSpace) -> dict[str, Any]:

@@ -156,7 +156,12 @@ class FoldScores:
 
 
 def cross_validated(
-    make: Make, architectures: Sequence[Architecture], scores: Scores, folds: int, rng: Generator
+    make: Make,
+    architectures: Sequence[Architecture],
+    scores: Scores,
+    folds: int,
+    rng: Generator,
+    progress: Callable[[], object] = lambda: None,
 ) -> FoldScores:
     """Fit on all but one of several equal parts and rank that one, each in turn.
 
@@ -166,6 +171,7 @@ def cross_validated(
         scores: How well they did, `[n]`.
         folds: How many parts; each has at least two members.
         rng: Draws the parts.
+        progress: Told after each fold.
 
     Raises:
         InputError: There are too few for so many folds, or too few to learn from.
@@ -184,6 +190,7 @@ def cross_validated(
         predictor = make().fit([architectures[i] for i in seen.tolist()], scores[seen])
         predicted[held] = predictor.predict([architectures[i] for i in held.tolist()])
         taus[each] = kendall_tau(predicted[held], scores[held])
+        progress()
     return FoldScores(taus=taus, predicted=predicted, fold=fold, seconds=time.perf_counter() - start)
 
 

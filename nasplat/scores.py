@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
@@ -64,11 +63,6 @@ class Scores:
         """The SHA-256 of all codes and scores, in hexadecimal digits; their order does not matter."""
         lines = sorted(f"{a}\t{float(s).hex()}\n" for a, s in zip(self.architectures, self.scores, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    def folds(self, number: int, seed: int = 0) -> Iterator[tuple["Scores", "Scores"]]:
-        """All but one part and that part, for each of several parts of about equal size, which a seed draws."""
-        for part in np.array_split(default_rng(seed).permutation(len(self)), number):
-            yield self[np.setdiff1d(np.arange(len(self)), part)], self[part]
 
     def __getitem__(self, chosen: NDArray[np.intp]) -> "Scores":
         """Some of the architectures."""

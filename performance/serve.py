@@ -133,6 +133,7 @@ def main() -> None:
     print(f"direct, before/after {alone[0]:.0f} / {alone[1]:.0f} architectures/s")
     print(f"served / direct      {served / max(alone):.2f}")
     print(f"memory               {before:.1f} to {after:.1f} MiB")
+    sys.exit(1 if errors else 0)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor, UncertainPredictor
+from nasplat.predictor import Learnt, Predictor, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
 from nasplat.ranking import kendall_tau
@@ -22,6 +22,8 @@ PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
 """What a part's name stands for, where it is not a predictor with its defaults."""
 FOLDS = 4
 FEWEST = 4
+LEAST_SPREAD = 0.5
+"""The deviation of held-out predictions is taken for at least so much of that of all examples' own."""
 ROUNDS = 8
 """How many votes are given beyond the one that every part has."""
 
@@ -63,9 +65,7 @@ class Auto(UncertainPredictor):
         self._held_out: Floats | None = None
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
-        if len(architectures) < FEWEST:
-            raise InputError(f"auto learns from at least {FEWEST} architectures, but got {len(architectures)}")
-        scores = np.asarray(scores, dtype=np.float64)
+        scores = checked_scores(self.name, architectures, scores, FEWEST)
         self._members = [self._member(part) for part in self.parts]
         held_out = []
         for part, each in zip(self.parts, self._members, strict=True):
@@ -73,7 +73,10 @@ class Auto(UncertainPredictor):
             left_out = each.held_out()
             held_out.append(self._in_folds(part, architectures, scores) if left_out is None else left_out)
         said = np.stack(held_out)  # [parts, n]
-        self._centers, self._scales = said.mean(axis=1), np.maximum(said.std(axis=1), 1e-12)
+        # A part whose folds are too small to learn from says the same of all, and then much once it has seen them all.
+        spread = np.array([each.predict(architectures).std() for each in self._members])
+        self._centers = said.mean(axis=1)
+        self._scales = np.maximum(np.maximum(said.std(axis=1), LEAST_SPREAD * spread), 1e-12)
         said = (said - self._centers[:, None]) / self._scales[:, None]
         votes = _votes(said, scores)
         self._weights = votes / votes.sum()
@@ -130,9 +133,9 @@ class Auto(UncertainPredictor):
         return member(name, self.space, {"seed": self.seed, **options})
 
     def _in_folds(self, part: str, architectures: Sequence[Architecture], scores: Floats) -> Floats:
-        fold = parts_of(len(scores), min(FOLDS, len(scores) // 2), self.seed)
+        fold = parts_of(self.space, architectures, min(FOLDS, len(scores) // 2), self.seed)
         held_out = np.zeros(len(scores))
-        for number in range(int(fold.max()) + 1):
+        for number in np.unique(fold):
             kept, left = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             each = self._member(part).fit([architectures[int(i)] for i in kept], scores[kept])
             held_out[left] = each.predict([architectures[int(i)] for i in left])

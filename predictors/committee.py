@@ -49,9 +49,18 @@ def uncertain(predictor: Predictor, architectures: Sequence[Architecture]) -> tu
     return scores, np.zeros_like(scores)
 
 
-def parts_of(count: int, parts: int, seed: int) -> NDArray[np.intp]:
-    """To which of equal parts each of so many examples belongs, drawn at random: `[count]`."""
-    return default_rng(seed).permutation(count) % parts
+def parts_of(space: SearchSpace, architectures: Sequence[Architecture], parts: int, seed: int) -> NDArray[np.intp]:
+    """To which of about equal parts each example belongs, drawn at random: `[n]`.
+
+    Examples of one canonical key belong together, since who has learnt from one knows the others. Where there are
+    fewer keys than two for each part, examples are taken for different all the same.
+    """
+    numbers: dict[str, int] = {}
+    key = [numbers.setdefault(space.canonical_key(each), len(numbers)) for each in architectures]
+    if len(numbers) < 2 * parts:
+        key = list(range(len(architectures)))
+    drawn: NDArray[np.intp] = (default_rng(seed).permutation(max(key) + 1) % parts)[key]
+    return drawn
 
 
 def _has_seed(kind: type[Predictor]) -> bool:

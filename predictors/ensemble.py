@@ -7,7 +7,7 @@ import numpy as np
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, UncertainPredictor
+from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
 from nasplat.search_space import SearchSpace
@@ -17,7 +17,8 @@ class Ensemble(UncertainPredictor):
     """The mean of predictors that each leave out another part of the examples and have another seed.
 
     The deviation is that between members (a delete-a-part jackknife, Efron and Stein, 1981) together with what the
-    members say of theirs. Scores are in the members' unit.
+    members say of theirs. Scores are in the members' unit, which is to be
+    a common one: that of ranks or of what was measured, as all built-in predictors but `renas` have it.
 
     Args:
         space: Whose architectures are scored.
@@ -43,13 +44,9 @@ class Ensemble(UncertainPredictor):
         self._held_out: Floats | None = None
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
-        if len(architectures) < 2 * self.members:
-            raise InputError(
-                f"an ensemble of {self.members} learns from at least {2 * self.members} architectures, "
-                f"but got {len(architectures)}; have fewer members"
-            )
+        scores = checked_scores(f"an ensemble of {self.members}", architectures, scores, 2 * self.members)
         self._make()
-        part = parts_of(len(scores), self.members, self.seed)
+        part = parts_of(self.space, architectures, self.members, self.seed)
         held_out = np.zeros(len(scores))
         for number, each in enumerate(self._members):
             kept, left = np.flatnonzero(part != number), np.flatnonzero(part == number)

@@ -16,8 +16,8 @@ from nasplat.effective import Effective
 from nasplat.errors import InputError
 from nasplat.expressions import Vocabulary, hashed
 from nasplat.features import describe
-from nasplat.predictor import Learnt, UncertainPredictor
-from nasplat.predictors.tabular import normal_scores, unfitted
+from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
+from nasplat.predictors.tabular import FEWEST, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -75,8 +75,7 @@ class GaussianProcess(UncertainPredictor):
         self._model: _Model | None = None
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
-        if len(architectures) < 2:
-            raise InputError(f"a Gaussian process learns from at least 2 architectures, but got {len(architectures)}")
+        scores = checked_scores(self.name, architectures, scores, FEWEST)
         rng = default_rng(self.seed)
         target = normal_scores(scores) if self.target == "normal" else _log_target(scores)
         chosen = np.arange(len(scores))

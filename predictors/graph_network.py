@@ -10,10 +10,10 @@ from pydantic import Field
 
 from nasplat.architecture import Architecture
 from nasplat.effective import Effective, roles
-from nasplat.errors import InputError
 from nasplat.features import describe
 from nasplat.graph import Graphs, Role
-from nasplat.predictor import Learnt, UncertainPredictor
+from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
+from nasplat.predictors.committee import parts_of
 from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
 
@@ -97,14 +97,14 @@ class GraphNetwork(UncertainPredictor):
         from nasplat.training.seeding import seeded
 
         n = len(architectures)
-        if n < FEWEST:
-            raise InputError(f"{self.name} learns from at least {FEWEST} architectures, but got {n}; measure more")
+        scores = checked_scores(self.name, architectures, scores, FEWEST)
         graphs = self.space.graphs(architectures)
         whole = describe(graphs)
+        self._network = None
         self._standard = {"center": whole.mean(axis=0), "scale": _inverse(whole.std(axis=0))}
         examples = self._encode(graphs, whole)
         members = self.members or (16 if n <= FEW else 8)
-        part = np.random.default_rng(self.seed).permutation(n) % members
+        part = parts_of(self.space, architectures, members, self.seed)
         seen = (part != np.arange(members)[:, None]) | (members == 1)
         # Ranks instead of scores, which could be equal in single precision.
         labels = np.unique(scores, return_inverse=True)[1].astype(np.float32)

@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor
+from nasplat.predictor import Learnt, Predictor, checked_scores
 from nasplat.search_space import SearchSpace
 from nasplat.training import ranking
 from nasplat.training.seeding import seeded
@@ -120,8 +120,7 @@ class ReNAS(Predictor):
                 f"renas learns from at least {2 + held_out} architectures with select={self.select!r}, "
                 f"but got {len(architectures)}"
             )
-        if np.shape(scores) != (len(architectures),) or not np.isfinite(scores).all():
-            raise InputError(f"renas learns from one finite score for each of {len(architectures)} architectures")
+        scores = checked_scores(self.name, architectures, scores, 2)
         maps = self._maps(architectures)
         varies = np.ptp(maps, axis=0) > 0.0
         self._mean = maps.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -11,7 +11,7 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.features import describe
 from nasplat.graph import Role
-from nasplat.predictor import Predictor
+from nasplat.predictor import Predictor, checked_scores
 
 FEWEST = 2
 
@@ -20,11 +20,8 @@ class TabularPredictor(Predictor):
     """Turns architectures into rows of features, and scores into targets; a subclass learns one from the other."""
 
     def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
-        if len(architectures) < FEWEST:
-            raise InputError(
-                f"{self.name} learns from at least {FEWEST} architectures, but got {len(architectures)}; measure more"
-            )
-        self.learn(self.table(architectures), np.asarray(scores, dtype=np.float64))
+        scores = checked_scores(self.name, architectures, scores, FEWEST)
+        self.learn(self.table(architectures), scores)
         return self
 
     def table(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:

@@ -395,6 +395,8 @@ def _read(text: str) -> tuple[list[Edge], list[str]]:
     try:
         specification: Any = json.loads(text)
         matrix, names = specification["matrix"], specification["ops"]
+        if not (isinstance(matrix, list) and isinstance(names, list)):
+            raise TypeError("matrix and ops are lists")
         edges = [(i, j) for i, row in enumerate(matrix) for j, value in enumerate(row) if value]
         square = all(len(row) == len(names) == len(matrix) for row in matrix)
         sound = square and all(value in (0, 1) for row in matrix for value in row)

@@ -18,6 +18,7 @@ from nasplat.expressions import Vocabulary, hashed
 from nasplat.features import describe
 from nasplat.predictor import Learnt, Predictor, UncertainPredictor
 from nasplat.predictors import auto as auto_module
+from nasplat.predictors.committee import parts_of
 from nasplat.ranking import kendall_tau
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, Plugin
 from nasplat.search_space import SearchSpace
@@ -176,7 +177,7 @@ def test_an_ensemble_is_the_mean_of_members_that_left_something_out() -> None:
     architectures, scores = examples(20)
     fresh, _ = examples(7, seed=1)
     ensemble = make("ensemble", predictor="gaussian_process", members=4, seed=3).fit(architectures, scores)
-    part = default_rng(3).permutation(20) % 4
+    part = parts_of(ToySpace(), architectures, 4, 3)
     said, own, held_out = [], [], np.zeros(20)
     for number in range(4):
         kept, left = np.flatnonzero(part != number), np.flatnonzero(part == number)
@@ -222,6 +223,47 @@ def test_ensembles_that_cannot_be_are_refused(options: dict[str, Any], said: str
 
 
 # auto
+
+
+def test_twins_are_held_out_together() -> None:
+    space = SEARCH_SPACES.get("nasbench201")()
+    rng = default_rng(0)
+    found: dict[str, list[Architecture]] = {}
+    for _ in range(4000):
+        each = space.sample(rng)
+        found.setdefault(space.canonical_key(each), []).append(each)
+    twins = [pair[:2] for pair in found.values() if len(set(pair[:2])) == 2][:30]
+    cells = [cell for pair in twins for cell in pair]
+    part = parts_of(space, cells, 4, 0)
+    assert (part[::2] == part[1::2]).all() and len(set(part)) == 4
+    noise = np.repeat(default_rng(1).normal(size=len(twins)), 2)
+    fitted = make("auto", space, parts=QUICK).fit(cells, noise)
+    assert abs(fitted.cross_validated) < 0.45, "noise is learnt through twins"
+
+
+@pytest.mark.parametrize("n", [4, 6, 10, 12])
+def test_no_part_speaks_louder_than_its_votes(n: int) -> None:
+    architectures, scores = examples(n)
+    fitted = make("auto", parts=QUICK).fit(architectures, scores)
+    for each, scale in zip(fitted._members, fitted._scales, strict=True):
+        assert each.predict(architectures).std() < 2.5 * scale
+
+
+@pytest.mark.parametrize("name", ["auto", "gaussian_process", "graph_network", "random_forest", "ensemble", "renas"])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        np.full(12, np.nan),
+        np.array([np.inf, *11 * [0.0]]),
+        np.zeros(11),
+        np.zeros(13),
+        np.array([1e308, *11 * [-1e308]]),
+    ],
+    ids=["nan", "inf", "too few", "too many", "too large"],
+)
+def test_scores_that_teach_nothing_are_refused(name: str, scores: Floats) -> None:
+    with pytest.raises(InputError, match="score"):
+        make(name).fit(examples(12)[0], scores)
 
 
 def test_votes_go_to_those_who_rank(registered: None) -> None:

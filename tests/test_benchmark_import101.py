@@ -276,6 +276,8 @@ SOUND = evaluation(108, 1000.0, 0.9, 0.8, 0.7)
     ("change", "said"),
     [
         (lambda each: {"hash": each[0]}, "record 1"),
+        (lambda each: [*each[:3], ["input", "output"], each[4]], "text"),
+        (lambda each: [*each[:2], [[0, 1], [0, 0]], *each[3:]], "text"),
         (lambda each: each[:4], "record 1"),
         (lambda each: None, "record 1"),
         (with_(0, "0" * 32), "the record says '00000000000000000000000000000000'"),

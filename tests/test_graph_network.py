@@ -185,6 +185,12 @@ def test_predictions_are_the_mean_and_deviation_of_members_in_one_unit() -> None
     assert fitted.predict([]).shape == (0,)
 
 
+@pytest.mark.parametrize("epochs", [1, 4, 5, 6])
+def test_any_number_of_steps_will_do(epochs: int) -> None:
+    architectures, scores = examples(20)
+    assert np.isfinite(predictor(epochs=epochs).fit(architectures, scores).predict(architectures)).all()
+
+
 def test_only_the_order_of_scores_matters() -> None:
     architectures, scores = examples()
     plain, bent = predictor().fit(architectures, scores), predictor().fit(architectures, np.exp(30 * scores))

@@ -192,6 +192,8 @@ def test_members_are_what_brute_force_finds() -> None:
         ('{"matrix": [[0, 1, 0], [0, 0, 1], [0, 0, 0]], "ops": ["input", "conv5x5", "output"]}', "conv1x1-bn-relu"),
         ('{"matrix": [[0, 1, 0], [0, 0, 1], [0, 0, 0]], "ops": ["input", [], "output"]}', "the ops"),
         ("{" * 100_000, "JSONDecodeError"),
+        ('{"matrix": [[0, 1], [0, 0]], "ops": {"a": 1, "b": 2}}', "TypeError"),
+        ('{"matrix": {"a": [0, 1], "b": [0, 0]}, "ops": ["input", "output"]}', "TypeError"),
         ('{"matrix": ' + "[" * 100_000, "RecursionError"),
     ],
 )

@@ -494,6 +494,18 @@ def hammer(port: int, bodies: list[str], until: float, times: list[float], error
             number += 1
 
 
+def test_a_client_that_goes_in_the_middle_of_a_body_is_no_failure(installed: dict[str, str], learnt: Path) -> None:
+    with serving(installed, learnt) as (process, port):
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as connection:
+            head = "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+            time.sleep(0.5)
+        time.sleep(0.5)
+        process.terminate()
+        _, told = process.communicate(timeout=20)
+    assert "Traceback" not in told
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
@@ -519,10 +531,16 @@ def test_a_minute_of_sixteen_clients_leaves_memory_flat(installed: dict[str, str
         after = resident(process.pid)
     assert errors == []
     assert len(times) > 10 * seconds
+    members = [[saved.space.parse(code) for code in batch] for batch in batches]
+    began, calls = time.monotonic(), 0
+    while time.monotonic() < began + 2:
+        scored(saved.predictor, members[calls % len(members)])
+        calls += 1
+    direct = 64 * calls / (time.monotonic() - began)
     p99 = statistics.quantiles(times, n=100)[98]
     print(  # noqa: T201
         f"{64 * len(times) / passed:.0f} architectures/s, p99 {1000 * p99:.0f} ms, memory {before >> 20} MiB "
-        f"to {after >> 20} MiB after {len(times)} requests"
+        f"to {after >> 20} MiB after {len(times)} requests; called directly {direct:.0f} architectures/s"
     )
     assert after < before + (24 << 20)
     assert p99 < 5

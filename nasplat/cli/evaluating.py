@@ -19,13 +19,14 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import nasplat
 from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark, TableBenchmark
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
-from nasplat.errors import InputError, TrialFailed
+from nasplat.errors import InputError, RunError, TrialFailed
 from nasplat.options import complete, shortly
 from nasplat.predictor import options_of
 from nasplat.ranking import Interval, Make, Ranking, Trial, splits
@@ -109,6 +110,7 @@ def evaluate(
     makes: dict[str, Make] = {name: partial(PREDICTORS.get(name), scores.space, **options[name]) for name in names}
     wanted = _sizes(sizes, len(scores))
     settings = {
+        "nasplat": nasplat.__version__,
         "scores": {**scores.description, "architectures": len(scores), "digest": scores.digest},
         "space": {"name": scores.space.name, "options": options_of(scores.space)},
         "predictors": options,
@@ -119,8 +121,7 @@ def evaluate(
         "top": top,
     }
     drawn = splits(scores.space, scores.architectures, sizes=wanted, number=number, seed=seed, test=test)
-    next(drawn)  # what cannot be drawn is refused before anything is created
-    drawn = splits(scores.space, scores.architectures, sizes=wanted, number=number, seed=seed, test=test)
+    drawn = itertools.chain([next(drawn)], drawn)  # what cannot be drawn is refused before anything is created
     record = Record.open(folder, settings)
     whole = len(names) * len(wanted) * number
     interrupted = False
@@ -156,6 +157,8 @@ def evaluate(
         )
         err.print(f"interrupted after {len(trials)} of {whole} trials; {remedy}")
         raise typer.Exit(130)
+    if all(trial.problem for trial in trials):
+        raise RunError("no predictor could learn from any training set; the problems are told above")
 
 
 @dataclass

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from nasplat.cli import evaluating
 from nasplat.cli.output import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
 from nasplat.errors import InputError
-from nasplat.ranking import kendall_tau
+from nasplat.ranking import cross_validated
 from nasplat.run.files import is_taken
 from nasplat.saved import Predicted, Saved, make_predictor, make_space, open_predictor, scored
 from nasplat.scores import Scores, member, read_names, read_scores
@@ -80,7 +81,9 @@ def fit(
     set_: SetOptions = None,
     space: SpaceName = None,
     score: Score = None,
-    folds: Annotated[int, typer.Option(min=0, help="Parts of the cross-validation; 0 to leave it out.")] = 5,
+    folds: Annotated[
+        int, typer.Option(min=0, help="Parts of the cross-validation; 0 to leave it out. auto does its own.")
+    ] = 5,
     json: Json = False,
 ) -> None:
     """Learn from measured architectures, tell how well by cross-validation, and save what was learnt."""
@@ -89,17 +92,11 @@ def fit(
     options = assigned(set_, ("predictor", "space"))
     scores = read_scores(sources, space=chosen_space(space, options["space"]), metric=score)
     made = make_predictor(predictor, scores.space, options["predictor"])
-    if folds == 1 or folds > len(scores):
-        raise InputError(
-            f"cross-validation takes 2 to {len(scores)} parts, since there are {len(scores)} architectures, "
-            f"but got {folds}; give another --folds, or --folds 0 to leave it out"
-        )
     began = time.monotonic()
     made.fit(scores.architectures, scores.scores)
     seconds = time.monotonic() - began
-    own: float | None = getattr(made, "cross_validated", None)
-    if own is not None:
-        tau: dict[str, Any] | None = {"mean": float(own), "how": f"cross-validated by {predictor} itself"}
+    if made.cross_validated is not None:
+        tau: dict[str, Any] | None = {"mean": made.cross_validated, "how": f"cross-validated by {predictor} itself"}
     else:
         tau = _cross_validated(predictor, options["predictor"], scores, folds) if folds else None
     about = {
@@ -234,14 +231,18 @@ def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | Non
 
 def _cross_validated(predictor: str, options: dict[str, Any], scores: Scores, folds: int) -> dict[str, Any]:
     """Kendall's tau between predictions and scores of each part, by what was learnt from the others."""
-    taus = []
+    make = partial(make_predictor, predictor, scores.space, options)
     with Progress(
         TextColumn("cross-validating"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
         console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
-        for train, test in bar.track(scores.folds(folds), total=folds):
-            fold = make_predictor(predictor, scores.space, options).fit(train.architectures, train.scores)
-            taus.append(kendall_tau(fold.predict(test.architectures), test.scores) if len(test) > 1 else 0.0)
+        shown = bar.add_task("", total=folds)
+        try:
+            taus = cross_validated(
+                make, scores.architectures, scores.scores, folds, default_rng(0), lambda: bar.advance(shown)
+            ).taus.tolist()
+        except InputError as error:
+            raise InputError(f"{error}; or leave cross-validation out with --folds 0") from error
     return {
         "mean": float(np.mean(taus)),
         "deviation": float(np.std(taus, ddof=1)),

@@ -9,6 +9,8 @@ from torch.nn.functional import layer_norm, relu_, softplus
 
 CLIP = 1.0
 """The longest gradient of a member."""
+FEWEST_STEPS = 6
+"""Torch divides by zero where warming up is a single step."""
 WARMING = 0.2
 """Which part of the training the learning rate rises for."""
 
@@ -190,7 +192,7 @@ def train(
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=epochs * batches, pct_start=WARMING
+        optimizer, learning_rate, total_steps=max(FEWEST_STEPS, epochs * batches), pct_start=WARMING
     )
     network.train()
     for _ in range(epochs):

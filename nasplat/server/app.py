@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from numpy.random import default_rng
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import nasplat
 from nasplat.architecture import Architecture
@@ -217,6 +218,8 @@ async def _body(request: Request, model: type[BaseModel], most: int) -> BaseMode
                 data += chunk
                 if len(data) > most:
                     raise too_large
+    except ClientDisconnect:
+        raise _Refused(400, "cut_off", "the body ended early") from None
     except TimeoutError:
         message = f"a body comes within {BODY_SECONDS:g} seconds"
         raise _Refused(408, "too_slow", message, {"Connection": "close"}) from None
