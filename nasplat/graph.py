@@ -58,7 +58,7 @@ class Graphs:
     """
 
     operations: tuple[Operation, ...]
-    types: NDArray[np.int8]
+    types: NDArray[np.int16]
     adjacency: NDArray[np.bool_]
     params: NDArray[np.int64]
     macs: NDArray[np.int64]

@@ -222,7 +222,7 @@ class GeneSpace(SearchSpace):
             Operation("output", Role.OUTPUT),
         )
         nodes, n = len(self.genes) + 2, len(architectures)
-        types = np.full((n, nodes), ABSENT, dtype=np.int8)
+        types = np.full((n, nodes), ABSENT, dtype=np.int16)
         types[:, 0], types[:, -1] = 0, len(operations) - 1
         params, macs = np.zeros((n, nodes), dtype=np.int64), np.zeros((n, nodes), dtype=np.int64)
         number = [[1 + names.index(choice) for choice in gene.choices] for gene in self.genes]

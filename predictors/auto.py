@@ -10,6 +10,7 @@ from nasplat.errors import InputError
 from nasplat.predictor import Learnt, Predictor, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
+from nasplat.predictors.views import Views
 from nasplat.ranking import kendall_tau
 from nasplat.search_space import SearchSpace
 
@@ -20,6 +21,8 @@ PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gradient_boosting": ("gradient_boosting", {}),
 }
 """What a part's name stands for, where it is not a predictor with its defaults."""
+CHUNK = 4096
+"""How many architectures are scored at once, which bounds the memory."""
 FOLDS = 4
 FEWEST = 4
 LEAST_SPREAD = 0.5
@@ -66,6 +69,7 @@ class Auto(UncertainPredictor):
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
+        architectures = Views(self.space, architectures)  # which all parts look at
         self._members = [self._member(part) for part in self.parts]
         held_out = []
         for part, each in zip(self.parts, self._members, strict=True):
@@ -96,16 +100,20 @@ class Auto(UncertainPredictor):
     def predict(self, architectures: Sequence[Architecture]) -> Floats:
         if not self.weights:
             raise unfitted()
-        said = np.stack([each.predict(architectures) for each in self._members])
         slope, offset = self._line
-        mean: Floats = self._weights @ ((said - self._centers[:, None]) / self._scales[:, None])
-        return slope * mean + offset
+        means = []
+        for views in Views.of(self.space, architectures).chunks(CHUNK):
+            said = np.stack([each.predict(views) for each in self._members])
+            means.append(self._weights @ ((said - self._centers[:, None]) / self._scales[:, None]))
+        return slope * np.concatenate(means) + offset
 
     def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
         """The deviation is that of the parts and between them, stretched to fit the held-out residuals."""
         if not self.weights:
             raise unfitted()
-        return self._mixed(architectures)
+        said = [self._mixed(views) for views in Views.of(self.space, architectures).chunks(CHUNK)]
+        means, deviations = zip(*said, strict=True)
+        return np.concatenate(means), np.concatenate(deviations)
 
     def held_out(self) -> Floats | None:
         return self._held_out

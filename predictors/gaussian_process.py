@@ -12,12 +12,11 @@ from scipy import sparse
 from torch import Tensor
 
 from nasplat.architecture import Architecture
-from nasplat.effective import Effective
 from nasplat.errors import InputError
-from nasplat.expressions import Vocabulary, hashed
-from nasplat.features import describe
+from nasplat.expressions import Vocabulary
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, normal_scores, unfitted
+from nasplat.predictors.views import Views
 from nasplat.search_space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -81,8 +80,8 @@ class GaussianProcess(UncertainPredictor):
         chosen = np.arange(len(scores))
         if len(chosen) > self.most:
             chosen = np.sort(rng.choice(chosen, self.most, replace=False))
-        features, hashes = _views(self.space, [architectures[int(i)] for i in chosen])
-        self._model = _Model.fitted(features, hashes, target[chosen], self.tuned_on, rng)
+        views = Views(self.space, [architectures[int(i)] for i in chosen])
+        self._model = _Model.fitted(views.description, views.hashes, target[chosen], self.tuned_on, rng)
         return self
 
     def predict(self, architectures: Sequence[Architecture]) -> Floats:
@@ -105,11 +104,12 @@ class GaussianProcess(UncertainPredictor):
 
     def _predicted(self, architectures: Sequence[Architecture], *, deviation: bool) -> tuple[Floats, Floats]:
         model = self._fitted()
-        means, deviations = np.zeros(len(architectures)), np.zeros(len(architectures))
-        for start in range(0, len(architectures), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            means[chunk], deviations[chunk] = model.predict(*_views(self.space, architectures[chunk]), deviation)
-        return means, deviations
+        said = [
+            model.predict(views.description, views.hashes, deviation)
+            for views in Views.of(self.space, architectures).chunks(CHUNK)
+        ]
+        means, deviations = zip(*said, strict=True)
+        return np.concatenate(means), np.concatenate(deviations)
 
 
 class _Model:
@@ -198,11 +198,6 @@ class _Model:
     def _scaled(self, features: Floats) -> Tensor:
         points = torch.from_numpy(_standardized(features, self.mean, self.scale))
         return points * torch.exp(self.log_scales)
-
-
-def _views(space: SearchSpace, architectures: Sequence[Architecture]) -> tuple[Floats, NDArray[np.uint64]]:
-    graphs = space.graphs(architectures)
-    return describe(graphs), hashed(Effective.of(graphs))
 
 
 def _standardized(features: Floats, mean: Floats, scale: Floats) -> Floats:

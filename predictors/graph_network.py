@@ -10,11 +10,11 @@ from pydantic import Field
 
 from nasplat.architecture import Architecture
 from nasplat.effective import Effective, roles
-from nasplat.features import describe
-from nasplat.graph import Graphs, Role
+from nasplat.graph import Role
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import parts_of
 from nasplat.predictors.tabular import FEWEST, unfitted
+from nasplat.predictors.views import Views
 from nasplat.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ class GraphNetwork(UncertainPredictor):
 
         n = len(architectures)
         scores = checked_scores(self.name, architectures, scores, FEWEST)
-        graphs = self.space.graphs(architectures)
-        whole = describe(graphs)
+        views = Views.of(self.space, architectures)
+        whole = views.description
         self._network = None
         self._standard = {"center": whole.mean(axis=0), "scale": _inverse(whole.std(axis=0))}
-        examples = self._encode(graphs, whole)
+        examples = self._encode(views)
         members = self.members or (16 if n <= FEW else 8)
         part = parts_of(self.space, architectures, members, self.seed)
         seen = (part != np.arange(members)[:, None]) | (members == 1)
@@ -134,10 +134,7 @@ class GraphNetwork(UncertainPredictor):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self._network is None:
             raise unfitted()
-        said = [np.zeros((self._network.members, 0))]
-        for start in range(0, len(architectures), CHUNK):
-            graphs = self.space.graphs(architectures[start : start + CHUNK])
-            said.append(self._said(self._encode(graphs, describe(graphs))))
+        said = [self._said(self._encode(views)) for views in Views.of(self.space, architectures).chunks(CHUNK)]
         scores = self._standardized(np.concatenate(said, axis=1))
         return scores.mean(axis=0), np.maximum(scores.std(axis=0), LEAST_DEVIATION)
 
@@ -187,10 +184,11 @@ class GraphNetwork(UncertainPredictor):
             rate=self.dropout,
         )
 
-    def _encode(self, graphs: Graphs, whole: NDArray[np.float64]) -> "GraphBatch":
+    def _encode(self, views: Views) -> "GraphBatch":
         """What the networks see of graphs and their description."""
         from nasplat.nn.graph_network import GraphBatch, summed_up, wired
 
+        graphs = views.graphs
         effective = Effective.of(graphs)
         live, edges = effective.live, np.minimum(effective.edges, MOST_EDGES)
         kinds = [i for i, each in enumerate(graphs.operations) if each.role not in (Role.ZERO, Role.IDENTITY)]
@@ -201,7 +199,7 @@ class GraphNetwork(UncertainPredictor):
             edges.sum(axis=1) / MOST_EDGES,
             edges.sum(axis=2) / MOST_EDGES,
         ]
-        whole = (whole - self._standard["center"]) * self._standard["scale"]
+        whole = (views.description - self._standard["center"]) * self._standard["scale"]
         return GraphBatch(
             nodes=_tensor(np.stack(columns, axis=2)),
             ways=wired(_tensor(edges)),
@@ -217,7 +215,8 @@ class GraphNetwork(UncertainPredictor):
             raise unfitted()
         with torch.inference_mode():
             said = [self._network(batch[start : start + ROWS]) for start in range(0, len(batch), ROWS)]
-        return torch.cat(said, dim=1).double().numpy()
+            nothing = torch.zeros(self._network.members, 0)
+        return torch.cat([nothing, *said], dim=1).double().numpy()
 
     def _standardized(self, said: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the members say, in units of their deviations over the examples, `[members, n]`."""

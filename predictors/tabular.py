@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.features import describe
 from nasplat.graph import Role
 from nasplat.predictor import Predictor, checked_scores
+from nasplat.predictors.views import Views
 
 FEWEST = 2
 
@@ -30,9 +30,9 @@ class TabularPredictor(Predictor):
         They are the description of its graph. A space that says no more of an operation than its name adds its own
         features; elsewhere these would only distract, since different codes of one network differ in them.
         """
-        graphs = self.space.graphs(architectures)
-        described = describe(graphs).astype(np.float32)
-        if all(operation.role is not Role.OTHER for operation in graphs.operations):
+        views = Views.of(self.space, architectures)
+        described = views.description.astype(np.float32)
+        if all(operation.role is not Role.OTHER for operation in views.graphs.operations):
             return described
         own = np.stack([self.space.features(a).ravel() for a in architectures])
         return np.concatenate([described, own.astype(np.float32)], axis=1)

@@ -147,7 +147,7 @@ class DARTS(GeneSpace, SupernetSpace):
         }
         size = 3 + 2 * len(NODES)
         n, places = len(architectures), size * len(CELLS)
-        types = np.zeros((n, places), dtype=np.int8)
+        types = np.zeros((n, places), dtype=np.int16)
         adjacency = np.zeros((n, places, places), dtype=bool)
         params, macs = np.zeros((n, places), dtype=np.int64), np.zeros((n, places), dtype=np.int64)
         _, priced = self._shape_costs(self.reference_io)

@@ -53,7 +53,7 @@ _OUT_OF = [sum(bit for pair, bit in _BIT.items() if pair[0] == v) for v in range
 _INTO = [sum(bit for pair, bit in _BIT.items() if pair[1] == v) for v in range(VERTICES)]
 _AMONG = [sum(bit for pair, bit in _BIT.items() if pair[1] < n) for n in range(VERTICES + 1)]
 """The bits that the edges among the first so many vertices have."""
-_TYPES = np.full(256, ABSENT, dtype=np.int8)
+_TYPES = np.full(256, ABSENT, dtype=np.int16)
 _TYPES[list(b"31m")] = CONV3X3, CONV1X1, MAXPOOL
 _DIGITS = np.zeros(256, dtype=np.int64)
 _DIGITS[list(b"0123456789abcdef")] = range(16)
@@ -290,7 +290,7 @@ class NASBench101(SearchSpace):
         return Architecture(self.name, f"{sum(_BIT[edge] for edge in edges):06x}:{''.join(letters)}")
 
     def _priced(
-        self, types: NDArray[np.int8], adjacency: NDArray[np.bool_], io: IO
+        self, types: NDArray[np.int16], adjacency: NDArray[np.bool_], io: IO
     ) -> Iterator[tuple[_Cells, NDArray[np.int64], NDArray[np.int64]]]:
         """For each kind of cell, from the stem on, the parameters and the MACs of every vertex in one, `[n, 7]`."""
         widths = _widths(adjacency, self._widest)
@@ -435,11 +435,11 @@ def _check_edges(number: int, text: str) -> None:
         raise InputError(f"a cell has at most {EDGES} edges, but {text!r} has {number}; leave some out")
 
 
-def _padded(architectures: Sequence[Architecture]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+def _padded(architectures: Sequence[Architecture]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
     """Types `[n, 7]` and edges `[n, 7, 7]`, with the output in the last place."""
     codes = np.array([architecture.code for architecture in architectures], dtype="S12")
     text = codes.view(np.uint8).reshape(-1, 12)
-    types = np.full((len(text), VERTICES), ABSENT, dtype=np.int8)
+    types = np.full((len(text), VERTICES), ABSENT, dtype=np.int16)
     types[:, 0], types[:, 1:-1], types[:, -1] = INPUT, _TYPES[text[:, 7:]], OUTPUT
     bits = _DIGITS[text[:, :6]] @ 16 ** np.arange(5, -1, -1)
     adjacency = np.zeros((len(text), VERTICES, VERTICES), dtype=np.bool_)

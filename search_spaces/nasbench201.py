@@ -109,7 +109,7 @@ class NASBench201(GeneSpace, SupernetSpace):
         """
         _, priced = self._shape_costs(self.reference_io)
         chosen = self._chosen(architectures)
-        types = np.full((len(chosen), len(EDGES) + 2), INPUT, dtype=np.int8)
+        types = np.full((len(chosen), len(EDGES) + 2), INPUT, dtype=np.int16)
         types[:, 1:-1], types[:, -1] = chosen, OUTPUT
         wiring = np.zeros((len(EDGES) + 2, len(EDGES) + 2), dtype=bool)
         for i, (node, source) in enumerate(EDGES, 1):
@@ -218,10 +218,10 @@ class NASBench201(GeneSpace, SupernetSpace):
         }
 
     @staticmethod
-    def _chosen(architectures: Sequence[Architecture]) -> NDArray[np.int8]:
+    def _chosen(architectures: Sequence[Architecture]) -> NDArray[np.int16]:
         """The choices of all genes, `[n, 6]`."""
         codes = "".join(architecture.code for architecture in architectures).encode()
-        return (np.frombuffer(codes, dtype=np.uint8).reshape(-1, len(EDGES)) - ord("0")).astype(np.int8)
+        return (np.frombuffer(codes, dtype=np.uint8).reshape(-1, len(EDGES)) - ord("0")).astype(np.int16)
 
 
 def _code_of(official: str) -> str:

@@ -44,7 +44,7 @@ Way: TypeAlias = tuple[int, ...]
 
 def drawn(letters: str, *edges: Edge, costs: NDArray[np.int64] | None = None) -> Graphs:
     """One graph, with a letter of `LETTERS` for each place."""
-    types = np.array([[LETTERS.find(letter) for letter in letters]], dtype=np.int8)
+    types = np.array([[LETTERS.find(letter) for letter in letters]], dtype=np.int16)
     adjacency = np.zeros((1, len(letters), len(letters)), dtype=bool)
     for i, j in edges:
         adjacency[0, i, j] = True
@@ -482,8 +482,8 @@ def altered(**fields: Any) -> Graphs:
     [
         ("adjacency of 1 graphs of 4 nodes", altered(adjacency=np.zeros((1, 3, 3), dtype=bool))),
         ("macs of 1 graphs of 4 nodes", altered(macs=np.zeros((2, 4), dtype=np.int64))),
-        ("a type is -1 to 7", altered(types=np.array([[0, 8, -1, 7]], dtype=np.int8))),
-        ("a type is -1 to 7", altered(types=np.array([[0, -2, -1, 7]], dtype=np.int8))),
+        ("a type is -1 to 7", altered(types=np.array([[0, 8, -1, 7]], dtype=np.int16))),
+        ("a type is -1 to 7", altered(types=np.array([[0, -2, -1, 7]], dtype=np.int16))),
         ("leads to a higher number", altered(adjacency=np.eye(4, k=-1, dtype=bool)[None])),
         ("leads to a higher number", altered(adjacency=np.eye(4, dtype=bool)[None])),
         ("an edge joins two nodes", drawn("i3.o", (1, 2))),

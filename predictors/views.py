@@ -1,0 +1,70 @@
+"""What predictors see of architectures, computed once however many of them look."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.architecture import Architecture
+from nasplat.effective import Effective
+from nasplat.expressions import Hashes, hashed
+from nasplat.features import describe
+from nasplat.graph import Graphs
+from nasplat.search_space import SearchSpace
+
+
+class Views(Sequence[Architecture]):
+    """Architectures with their graphs, descriptions and expressions, each computed when it is first asked for.
+
+    It goes wherever a sequence of architectures goes; a predictor that is handed one uses what another has computed.
+
+    Args:
+        space: Their search space.
+        architectures: The architectures.
+    """
+
+    def __init__(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
+        self.space = space
+        self.architectures = architectures
+
+    @classmethod
+    def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> "Views":
+        """The given one, if it is one, or a new one."""
+        if isinstance(architectures, Views) and architectures.space is space:
+            return architectures
+        return cls(space, architectures)
+
+    @cached_property
+    def graphs(self) -> Graphs:
+        """As `SearchSpace.graphs`."""
+        return self.space.graphs(self.architectures)
+
+    @cached_property
+    def description(self) -> NDArray[np.float64]:
+        """As `nasplat.features.describe`, `[n, features]`."""
+        return describe(self.graphs)
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """As `nasplat.expressions.hashed`, `[n, nodes, 4]`."""
+        return hashed(Effective.of(self.graphs))
+
+    def chunks(self, size: int) -> Iterator["Views"]:
+        """Slices of at most so many; itself, if it is no larger."""
+        if len(self) <= size:
+            yield self
+            return
+        for start in range(0, len(self), size):
+            yield Views(self.space, self.architectures[start : start + size])
+
+    def __len__(self) -> int:
+        return len(self.architectures)
+
+    @overload
+    def __getitem__(self, index: int) -> Architecture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Architecture]: ...
+    def __getitem__(self, index: int | slice) -> Architecture | Sequence[Architecture]:
+        return self.architectures[index]
