@@ -129,7 +129,10 @@ class Auto(UncertainPredictor):
     def restore(self, learnt: Learnt) -> None:
         self._members = [self._member(part) for part in self.parts]
         unpack(self._members, learnt.values["members"], learnt.arrays)
-        self._weights, self._centers, self._scales = learnt.arrays["mixture"].reshape(3, len(self.parts))
+        mixture = learnt.arrays["mixture"]
+        if mixture.shape != (3, len(self.parts)):
+            raise ValueError(f"the mixture of {len(self.parts)} parts has the shape {mixture.shape}")
+        self._weights, self._centers, self._scales = mixture
         slope, offset = map(float, learnt.values["line"])
         self._line, self._stretch = (slope, offset), float(learnt.values["stretch"])
         self.cross_validated = float(learnt.values["tau"])

@@ -152,6 +152,16 @@ class _Model:
 
     @classmethod
     def of(cls, arrays: Any) -> Self:
+        n, features = arrays["features"].shape
+        shapes = {
+            **{name: (features,) for name in ("mean", "scale", "log_scales")},
+            **{name: (1,) for name in ("log_noise", "center")},
+            "log_weights": (2,),
+            "targets": (n,),
+        }
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} of {n} examples has the shape {shape}, but got {arrays[name].shape}")
         model = cls(**arrays)
         if not torch.isfinite(model.solved).all():
             raise ValueError("the kernel's parameters are no numbers")

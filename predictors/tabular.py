@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
@@ -34,7 +35,8 @@ class TabularPredictor(Predictor):
         described = views.description.astype(np.float32)
         if all(operation.role is not Role.OTHER for operation in views.graphs.operations):
             return described
-        own = np.stack([self.space.features(a).ravel() for a in architectures])
+        width = self.space.features(self.space.sample(default_rng(0))).size  # even if there are no architectures
+        own = np.array([self.space.features(a).ravel() for a in architectures]).reshape(-1, width)
         return np.concatenate([described, own.astype(np.float32)], axis=1)
 
     @abstractmethod
