@@ -310,7 +310,7 @@ def test_loading_names_the_file_that_is_missing_or_damaged(
         ("architecture", "21131", "6 symbols"),
         ("architecture", "21131x", "'x'"),
         ("architecture", 211312, "architecture"),
-        ("space", {"name": "nasbench102", "channels": 4, "cells": 1}, "did you mean 'nasbench201'"),
+        ("space", {"name": "nasbenc201", "channels": 4, "cells": 1}, "did you mean 'nasbench201'"),
         ("space", {"channels": 4, "cells": 1}, "name"),
         ("space", {"name": "nasbench201", "channels": 4, "depth": 1}, "depth"),
         ("space", "nasbench201", "space"),

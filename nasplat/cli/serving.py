@@ -92,14 +92,16 @@ def _serve(
         timeout_graceful_shutdown=5,
     )
     # The server ends cleanly on either signal and then raises it again; both are an interruption.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Python leaves Ctrl-C alone where it was started with it ignored, as shells start what they run beside them.
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
         err.print("interrupted; the server has ended")
         raise typer.Exit(130) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, create_model
 
 
 def _whole(value: Any) -> Any:
@@ -10,7 +10,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-TOP = Annotated[int, BeforeValidator(_whole), Field(ge=1, description="Only so many of the best.")]
+TOP = Annotated[
+    int,
+    BeforeValidator(_whole),
+    Field(ge=1, description="Only so many of the best."),
+    # After a validator pydantic spells the bound as its own word, which no schema knows.
+    WithJsonSchema({"type": "integer", "minimum": 1, "description": "Only so many of the best."}),
+]
 
 
 class Prediction(BaseModel):
