@@ -1,7 +1,7 @@
 """The contract of a benchmark: what turns an architecture into a measurement."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -70,6 +70,12 @@ class Benchmark(ABC):
     def feasible(self, architecture: Architecture) -> bool:
         """Whether the architecture can be measured at all; a partial table says no to what it lacks."""
         return True
+
+    def known(self, architecture: Architecture) -> Mapping[str, float]:
+        """Metrics that are known without measuring, such as a latency from a table; the same ones for all that is
+        feasible. They can be objectives, and constraints that a strategy keeps beforehand, as costs are.
+        """
+        return {}
 
     @property
     def offered(self) -> Sequence[Architecture] | None:

@@ -242,6 +242,7 @@ class Assembly:
             fidelities=benchmark.fidelities,
             member=benchmark.feasible,
             offered=benchmark.offered,
+            known=benchmark.known,
             seed=config.seed,
         )
         problem.check_metrics(benchmark.metrics)

@@ -13,14 +13,15 @@ class Cost:
         params: Trainable parameters.
         macs: Multiply-accumulates of convolutions and linear layers for one example, and nothing else.
         memory_bits: Bits that store the parameters.
-        published: Figures that a publication counts by rules of its own, each under its own metric name.
+        published: Further figures, each under its own metric name: what a publication counts by rules of its own, or
+            what a table says.
         parts: The cost of each named part; where there are parts, they sum to the whole.
     """
 
     params: int = 0
     macs: int = 0
     memory_bits: int = 0
-    published: Mapping[str, int] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, "Cost"] = field(default_factory=dict)
 
     @classmethod
@@ -30,7 +31,7 @@ class Cost:
         >>> Cost.total({"stem": Cost(params=2), "head": Cost(params=3, macs=5)}).metrics()
         {'params': 5, 'macs': 5, 'memory_bits': 0}
         """
-        published: dict[str, int] = {}
+        published: dict[str, float] = {}
         for part in parts.values():
             for name, value in part.published.items():
                 published[name] = published.get(name, 0) + value
@@ -51,7 +52,7 @@ class Cost:
             published={name: times * value for name, value in self.published.items()},
         )
 
-    def metrics(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, float]:
         """The totals by metric name, as objectives and constraints know them."""
         return {
             "params": self.params,

@@ -1,6 +1,7 @@
 """What a strategy is given: a space, what is wanted, what is allowed, and a generator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +34,7 @@ class Problem:
         fidelities: What a strategy may say otherwise; by default every number of epochs up to `fidelity`.
         member: Whether the benchmark can measure an architecture; a partial table holds only some.
         offered: All that it can measure, if it has a list of them: what random draws are made from.
+        known: Metrics that the benchmark knows without measuring, of what it can measure; they count as costs.
         seed: The run's seed.
 
     Attributes:
@@ -53,23 +55,25 @@ class Problem:
         fidelities: Sequence[int] | None = None,
         member: Callable[[Architecture], bool] = lambda architecture: True,
         offered: Sequence[Architecture] | None = None,
+        known: Callable[[Architecture], Mapping[str, float]] = lambda architecture: {},
         seed: int = 0,
     ) -> None:
         self.space = space
         self.io = io
+        self._known = known
+        self._member = member
+        self._offered = offered
         self.fidelity = fidelity
         self.fidelities = range(1, fidelity + 1) if fidelities is None else fidelities
         self.seed = seed
         self.rng: Generator = default_rng(SeedSequence([seed]))
         self.cost = lru_cache(maxsize=4096)(self._cost)
         self.key = lru_cache(maxsize=65536)(space.canonical_key)
-        free = self.cost(space.sample(default_rng(0))).metrics()
+        free = self.cost(offered[0] if offered else space.sample(default_rng(0))).metrics()
         self.goal = Goal(goal.objectives, tuple(c for c in goal.constraints if c.metric not in free))
         self.limits = tuple(c for c in goal.constraints if c.metric in free)
         self.free_metrics = frozenset(free)
         self._priced_by = tuple(o.metric for o in goal.objectives if o.metric in free)
-        self._member = member
-        self._offered = offered
         self._next_id = 0
 
     def evaluate(
@@ -185,6 +189,7 @@ class Problem:
             fidelities=[fidelity],
             member=self._member,
             offered=self._offered,
+            known=self._known,
             seed=self.seed,
         )
 
@@ -202,4 +207,5 @@ class Problem:
         return self._next_id - 1
 
     def _cost(self, architecture: Architecture) -> Cost:
-        return self.space.cost(architecture, self.io)
+        cost, known = self.space.cost(architecture, self.io), self._known(architecture)
+        return replace(cost, published={**cost.published, **known}) if known else cost

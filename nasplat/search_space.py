@@ -1,7 +1,7 @@
 """The contract of a search space, and the base class of those that are products of genes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
@@ -107,6 +107,32 @@ class SupernetSpace(SearchSpace):
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """One of the pieces that a network runs one after another.
+
+    Args:
+        kind: What it is but for its widths, and on what side it works, such as ``expand ghost 2 3 at 16``: pieces of
+            one kind with equal widths take the same time wherever they stand.
+        widths: Its numbers of channels, those that come in first.
+        make: Makes it with any weights; `[batch, *input_shape]` in.
+        input_shape: The shape of one example that it takes.
+    """
+
+    kind: str
+    widths: tuple[int, ...]
+    make: "Callable[[], nn.Module]"
+    input_shape: tuple[int, ...]
+
+
+class BlockSpace(SearchSpace):
+    """A search space whose networks are made of blocks, so that a table of blocks tells how long a network takes."""
+
+    @abstractmethod
+    def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
+        """What the architecture's network runs, in order; all of its parameters are in one of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gene:
     """One categorical decision.
 
@@ -142,6 +168,10 @@ class GeneSpace(SearchSpace):
         """The index of the choice of every gene."""
         return [SYMBOLS.index(symbol) for symbol in architecture.code]
 
+    def expressed(self, architecture: Architecture) -> Sequence[int]:
+        """The genes that decide anything in this architecture, which are those that mutate; by default all."""
+        return range(len(self.genes))
+
     def member(self, choices: Sequence[int]) -> Architecture:
         """The architecture with the given choice of every gene."""
         return Architecture(self.name, "".join(SYMBOLS[choice] for choice in choices))
@@ -164,8 +194,9 @@ class GeneSpace(SearchSpace):
         return Architecture(self.name, code)
 
     def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
-        """Exactly one gene, drawn uniformly, takes another choice, drawn by `prior` or uniformly."""
-        gene = int(rng.integers(len(self.genes)))
+        """Exactly one gene, drawn uniformly of those that matter, takes another choice, by `prior` or uniformly."""
+        genes = self.expressed(architecture)
+        gene = genes[int(rng.integers(len(genes)))]
         old = SYMBOLS.index(architecture.code[gene])
         if prior is None:
             new = int(rng.integers(self._sizes[gene] - 1))

@@ -192,7 +192,9 @@ class Lonely(Backwards):
 
     def supernet(self, io: IO) -> Supernet:
         def assemble(architecture: Architecture, part: Part, /) -> nn.Module:
-            return self._assembled(architecture, lambda name, make: part(f"{architecture.code} {name}", make), io)
+            return self._assembled(
+                architecture, lambda name, make, largest=None: part(f"{architecture.code} {name}", make), io
+            )
 
         return Supernet(assemble, self._all())
 

@@ -227,7 +227,7 @@ def network_with_parts(space: DARTS, architecture: Architecture, io: IO) -> tupl
     """A new network, and its parts by name."""
     parts: dict[str, nn.Module] = {}
 
-    def part(name: str, make: Callable[[], nn.Module], /) -> nn.Module:
+    def part(name: str, make: Callable[[], nn.Module], largest: object = None, /) -> nn.Module:
         assert name not in parts
         parts[name] = make()
         return parts[name]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasplat.architecture import Architecture
+from nasplat.nn.nested import nested
 
 PATHS = 64
 """How many paths are remembered, put together as they are; a population is drawn from again and again."""
@@ -18,11 +19,17 @@ PATHS = 64
 class Part(Protocol):
     """Gives the module that stands at a named place: a new one, or the one that all paths through it share."""
 
-    def __call__(self, name: str, make: Callable[[], nn.Module], /) -> nn.Module:
-        """The module called `name`, which `make` makes where there is none yet."""
+    def __call__(
+        self, name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /
+    ) -> nn.Module:
+        """The module called `name`, which `make` makes where there is none yet.
+
+        Where paths want it in different sizes, `largest` makes the one that holds them all, and each path uses the
+        part of it that is as large as what `make` makes (see `nasplat.nn.nested`).
+        """
 
 
-def new_part(name: str, make: Callable[[], nn.Module], /) -> nn.Module:
+def new_part(name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /) -> nn.Module:
     """Every part is new: what assembles a path out of shared parts then builds a network of its own."""
     return make()
 
@@ -39,7 +46,8 @@ class Supernet(nn.Module):
 
     A path is the very network that the space builds, put together from shared parts instead of new ones. So what
     is trained and measured here is what is extracted and exported, and a step costs what it costs there: no
-    operation runs that the architecture does not have.
+    operation runs that the architecture does not have. Architectures of different widths share the leading channels
+    of one layer, those with different kernels its middle, as in once-for-all networks.
 
     Batch norm's running statistics are shared as well, and fit no path in particular; a path is to run on batch
     statistics, or to be extracted and recalibrated.
@@ -83,13 +91,18 @@ class Supernet(nn.Module):
         """The architecture's network with a copy of its weights, independent of the supernet from now on."""
         return copy.deepcopy(self.path(architecture))
 
-    def _added(self, name: str, make: Callable[[], nn.Module], /) -> nn.Module:
+    def _added(
+        self, name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /
+    ) -> nn.Module:
         if name not in self.parts:
-            self.parts[name] = make()
-        return self.parts[name]
+            self.parts[name] = (largest or make)()
+        return self._shared(name, make, largest)
 
-    def _shared(self, name: str, make: Callable[[], nn.Module], /) -> nn.Module:
-        return self.parts[name]
+    def _shared(
+        self, name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /
+    ) -> nn.Module:
+        whole = self.parts[name]
+        return whole if largest is None else nested(whole, make)
 
 
 @torch.no_grad()

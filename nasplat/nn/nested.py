@@ -1,0 +1,129 @@
+"""Small layers inside of large ones: the leading channels, and the middle of the kernel.
+
+Cai et al., 2020, "Once-for-all: Train one network and specialize it for efficient deployment", sec. 3.2 and 3.3:
+elastic width and kernel size. A small kernel is the middle of the large one as it is; the matrices by which
+once-for-all networks transform it, and their sorting of channels between phases of training, are left out.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def nested(whole: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` makes, with weights that are parts of those of `whole`.
+
+    Its parameters are those of `whole`; its state dict has the parts alone, under the names and in the shapes of what
+    `make` makes; and a deep copy of it is an ordinary module with copies of the parts.
+
+    Args:
+        whole: Has the same structure, of convolutions, batch norms and linear layers at least as large.
+        make: Makes the small one; it is not given any memory.
+
+    Raises:
+        TypeError: There is a layer of another kind with weights in it.
+    """
+    with torch.device("meta"):
+        small = make()
+    return _within(whole, small)
+
+
+def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
+    theirs = whole.state_dict(keep_vars=True)
+    if all(tensor.shape == theirs[name].shape for name, tensor in small.state_dict(keep_vars=True).items()):
+        return whole
+    match small:
+        case nn.Conv2d():
+            return _Convolution(whole, small)
+        case nn.BatchNorm2d():
+            return _BatchNorm(whole, small)
+        case nn.Linear():
+            return _Linear(whole, small)
+    if next(small.parameters(recurse=False), None) is not None:
+        raise TypeError(f"only convolutions, batch norms and linear layers can be nested, not {type(small).__name__}")
+    for name, child in small.named_children():
+        setattr(small, name, _within(whole.get_submodule(name), child))
+    return small
+
+
+class _Nested(nn.Module):
+    """A layer whose tensors are parts of those of a larger one."""
+
+    def __init__(self, whole: nn.Module, small: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in whole.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        # Not registered, or all would be there twice. Buffers are looked up there, since moving them replaces them.
+        self._layers = (whole, small)
+        theirs = whole.state_dict(keep_vars=True)
+        self._cuts = {
+            name: tuple(
+                slice(n) if axis < 2 else slice((m - n) // 2, (m + n) // 2)
+                for axis, (n, m) in enumerate(zip(tensor.shape, theirs[name].shape, strict=True))
+            )
+            for name, tensor in small.state_dict(keep_vars=True).items()
+        }
+
+    def part(self, name: str) -> Tensor | None:
+        """The part of a tensor that is this layer's; None where it has none, such as a bias."""
+        if name not in self._cuts:
+            return None
+        tensor: Tensor = getattr(self._layers[0], name)
+        return tensor[self._cuts[name]] if tensor.dim() else tensor
+
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """The parts, as the small layer names them."""
+        destination = {} if destination is None else destination
+        for name in self._cuts:
+            part = self.part(name)
+            assert part is not None
+            destination[prefix + name] = part if keep_vars else part.detach()
+        return destination
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        """A layer of its own, no larger than it needs to be."""
+        whole, small = self._layers
+        kept = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        layer = copy.copy(small)
+        # Assigned rather than loaded: what was made without memory has nowhere to load to.
+        layer._parameters, layer._buffers = dict(small._parameters), dict(small._buffers)
+        layer.load_state_dict(kept, assign=True)
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(whole.get_parameter(name).requires_grad)
+        return layer.train(self.training)
+
+
+class _Convolution(_Nested):
+    def forward(self, x: Tensor) -> Tensor:
+        small = self._layers[1]
+        assert isinstance(small, nn.Conv2d)
+        weight, bias = self.part("weight"), self.part("bias")
+        assert weight is not None
+        return functional.conv2d(x, weight, bias, small.stride, small.padding, small.dilation, small.groups)
+
+
+class _BatchNorm(_Nested):
+    def forward(self, x: Tensor) -> Tensor:
+        whole, small = self._layers
+        assert isinstance(small, nn.BatchNorm2d) and isinstance(whole, nn.BatchNorm2d)
+        mean, variance = self.part("running_mean"), self.part("running_var")
+        by_batch = self.training or mean is None
+        momentum = whole.momentum
+        if self.training and whole.num_batches_tracked is not None:
+            whole.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(whole.num_batches_tracked)
+        return functional.batch_norm(
+            x, mean, variance, self.part("weight"), self.part("bias"), by_batch, momentum or 0.0, small.eps
+        )
+
+
+class _Linear(_Nested):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.part("weight")
+        assert weight is not None
+        return functional.linear(x, weight, self.part("bias"))
