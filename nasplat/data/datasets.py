@@ -299,7 +299,7 @@ def _split_digits() -> tuple[NDArray[np.float64], Rows, tuple[Rows, Rows, Rows]]
 
 
 HARD = Distortion(side=16, turn=30, shift=2, scale=0.2, noise=80)
-"""So hard that networks of six convolutions with 2,000 to 100,000 parameters differ by a dozen points after 8 epochs."""
+"""So hard that networks of six convolutions, 2,000 to 100,000 parameters, differ by a dozen points in 8 epochs."""
 VARIANTS = 4, 2, 2
 """How many pictures are made of each digit of the training, validation and test split."""
 
