@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasplat.architecture import IO
 from nasplat.data.datasets import Dataset, Examples, Source, dataset
 from nasplat.errors import InputError
-from nasplat.nn.ghost import PLAIN, GhostModule, Operator, conv_bn
+from nasplat.nn.ghost import GhostModule, conv_bn
+from nasplat.nn.ghost_shapes import PLAIN, Operator
 from nasplat.training.augmentation import augmentation
 from nasplat.training.fit import Recipe, Training, evaluate
 from nasplat.training.seeding import seeded
