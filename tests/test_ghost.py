@@ -36,7 +36,7 @@ def symbols(code: str) -> Iterator[int]:
 
 @dataclass
 class Small:
-    """What `ghost/small` computes: a stem of stride 2, and stages of 8, 16 and 32 channels with up to 2, 3 and 3 bottlenecks."""
+    """What `ghost/small` computes: a stem of stride 2; stages of 8, 16 and 32 channels with 2, 3 and 3 bottlenecks."""
 
     weights: dict[str, Tensor]
     code: str
