@@ -225,10 +225,9 @@ def test_a_network_without_eligible_convolutions_is_an_error_that_says_what_woul
         ghostify(ghostify(nn.Conv2d(3, 4, 3), stem=True), stem=True)
 
 
-@pytest.mark.parametrize("operator", [PLAIN, Operator(0, 3), Operator(2, 2), Operator(2, 0)])
-def test_an_operator_without_ghosts_of_the_same_size_is_refused(operator: Operator) -> None:
-    with pytest.raises(InputError, match=r"a ratio of at least 2 and an odd kernel"):
-        ghostify(nn.Conv2d(3, 4, 3), operator, stem=True)
+def test_an_operator_without_ghosts_is_refused() -> None:
+    with pytest.raises(InputError, match=r"ghosts need a ratio of at least 2, but .* has 1; try Operator\(2, 3\)"):
+        ghostify(nn.Conv2d(3, 4, 3), PLAIN, stem=True)
 
 
 @pytest.mark.parametrize(

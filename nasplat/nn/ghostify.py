@@ -79,12 +79,11 @@ def ghostify(
         where: Given a convolution's name and the convolution, whether to replace it; by default every one.
 
     Raises:
-        InputError: No convolution is eligible, or the operator makes no ghosts or none of the same size.
+        InputError: No convolution is eligible, or the operator makes no ghosts.
     """
-    if operator.ratio < 2 or operator.kernel < 1 or operator.kernel % 2 == 0:
+    if operator.ratio < 2:
         raise InputError(
-            f"an operator for ghosts has a ratio of at least 2 and an odd kernel, but has {operator.ratio} and "
-            f"{operator.kernel}; try Operator(2, 3)"
+            f"ghosts need a ratio of at least 2, but {operator!r} has {operator.ratio}; try Operator(2, 3)"
         )
     names = eligible(module, stem=stem, classifier=classifier, where=where)
     if not names:
