@@ -269,6 +269,7 @@ def _write_onnx(network: "nn.Module", io: IO, path: Path) -> None:
             input_names=["images"],
             output_names=["logits"],
             external_data=False,
+            optimize=True,  # also folds batch norm into the convolution before it
             verbose=False,
         )
     finally:
