@@ -169,7 +169,7 @@ class GeneSpace(SearchSpace):
         return [SYMBOLS.index(symbol) for symbol in architecture.code]
 
     def expressed(self, architecture: Architecture) -> Sequence[int]:
-        """The genes that decide anything in this architecture, which are those that mutate; by default all."""
+        """The genes that decide anything in this architecture, by default all; no other mutates."""
         return range(len(self.genes))
 
     def member(self, choices: Sequence[int]) -> Architecture:
@@ -218,12 +218,12 @@ class GeneSpace(SearchSpace):
         )
 
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
-        """All members that differ in exactly one gene."""
+        """All members that differ in exactly one gene that matters."""
         old = self.choices(architecture)
         return [
             self._with(architecture, gene, choice)
-            for gene, size in enumerate(self._sizes)
-            for choice in range(size)
+            for gene in self.expressed(architecture)
+            for choice in range(self._sizes[gene])
             if choice != old[gene]
         ]
 

@@ -3,5 +3,8 @@
 from nasplat.registry import SEARCH_SPACES
 
 SEARCH_SPACES.register("darts", "nasplat.search_spaces.darts:DARTS")
+SEARCH_SPACES.register("ghost/cifar", "nasplat.search_spaces.ghost:GhostCIFAR")
+SEARCH_SPACES.register("ghost/imagenet", "nasplat.search_spaces.ghost:GhostImageNet")
+SEARCH_SPACES.register("ghost/small", "nasplat.search_spaces.ghost:GhostSmall")
 SEARCH_SPACES.register("nasbench101", "nasplat.search_spaces.nasbench101:NASBench101")
 SEARCH_SPACES.register("nasbench201", "nasplat.search_spaces.nasbench201:NASBench201")

@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "nasbench101": {"channels": 8, "cells": 1},
     "nasbench201": {"channels": 4, "cells": 1},
     "darts": {"channels": 2, "cells": 4},
+    "ghost/imagenet": {"dropout": 0.0},  # or training would not repeat
     "classification": {"epochs": 2},  # one to leave a state, one to continue from it
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},

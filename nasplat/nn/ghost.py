@@ -10,37 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasplat.architecture import IO
+from nasplat.nn.ghost_shapes import GHOST, Bottleneck, GhostShape, Operator, squeezed
 from nasplat.nn.supernet import Part, new_part
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """How a convolution's maps are made.
-
-    Args:
-        ratio: Of so many maps one is made by the convolution and the others, its ghosts, are made of that one: s in
-            the paper. 1 is an ordinary convolution.
-        kernel: The side of the depth-wise convolution that makes ghosts: d in the paper.
-    """
-
-    ratio: int = 2
-    kernel: int = 3
-
-    def __str__(self) -> str:
-        return "plain" if self.ratio == 1 else f"ghost {self.ratio} {self.kernel}"
-
-
-PLAIN = Operator(1, 1)
-GHOST = Operator()
-
-
-def make_divisible(channels: float, divisor: int = 4) -> int:
-    """The nearest multiple of the divisor, at least one; the next one up where that would take more than a tenth off.
-
-    The rule that MobileNetV2 and its successors round scaled widths by.
-    """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def conv_bn(
@@ -132,11 +104,6 @@ def _ghosts(channels: int, ratio: int, kernel: int, *, relu: bool) -> nn.Module:
     return conv_bn(channels, channels * (ratio - 1), kernel, groups=channels, relu=relu)
 
 
-def squeezed(channels: int) -> int:
-    """The width inside of squeeze-and-excitation: a quarter, divisible by four."""
-    return make_divisible(channels * 0.25)
-
-
 class SqueezeExcite(nn.Module):
     """Weights channels by what all of the image says of them (Hu et al., 2018); the gate is a hard sigmoid.
 
@@ -152,38 +119,6 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = functional.relu(self.reduce(x.mean((2, 3), keepdim=True)))
         return x * functional.hardsigmoid(self.expand(gate))
-
-
-@dataclass(frozen=True, slots=True)
-class Bottleneck:
-    """The shape of a bottleneck.
-
-    Args:
-        inputs: Channels that come in.
-        expanded: Channels in the middle.
-        outputs: Channels that go out.
-        kernel: The side of the depth-wise convolution in the middle; 0 for none, which only stride 1 permits.
-        stride: Its stride, and the shortcut's.
-        squeeze: Whether there is squeeze-and-excitation.
-        expand: The operator of the first convolution.
-        project: The operator of the second.
-        shortcut_kernel: The side of the shortcut's depth-wise convolution, where there is one.
-    """
-
-    inputs: int
-    expanded: int
-    outputs: int
-    kernel: int = 0
-    stride: int = 1
-    squeeze: bool = False
-    expand: Operator = GHOST
-    project: Operator = GHOST
-    shortcut_kernel: int = 3
-
-    @property
-    def identity(self) -> bool:
-        """Whether the shortcut is the input itself."""
-        return self.inputs == self.outputs and self.stride == 1
 
 
 class GhostBottleneck(nn.Module):
@@ -256,3 +191,68 @@ def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
 def shortcut(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     """What stands for the identity where a bottleneck changes its input's shape."""
     return nn.Sequential(depthwise(inputs, kernel, stride), conv_bn(inputs, outputs))
+
+
+class GhostNetwork(nn.Module):
+    """A stem, bottlenecks, and a head that averages over the image before its last two layers (sec. 3.3).
+
+    Images `[batch, *io.input_shape]` in, of any size if they are resized or not; `[batch, io.outputs]` out.
+
+    Args:
+        shape: Its shape.
+        io: The images' channels, the number of classes, and the side that needs no resizing.
+        dropout: The part of the features that training leaves out.
+        part: Where all that has weights comes from; by default it is new.
+        largest: A shape at least as large in every respect, with a bottleneck in every place, where others share
+            them.
+    """
+
+    def __init__(
+        self,
+        shape: GhostShape,
+        io: IO,
+        *,
+        dropout: float = 0.0,
+        part: Part = new_part,
+        largest: GhostShape | None = None,
+    ) -> None:
+        super().__init__()
+        largest = largest or shape
+        channels, *sides = io.input_shape
+        resized = any(side != shape.side for side in sides)
+        self.resize = nn.Upsample(size=(shape.side, shape.side), mode="bilinear") if resized else nn.Identity()
+        first = partial(conv_bn, channels, kernel=3, stride=shape.stem_stride, relu=True)
+        self.stem = part("stem", partial(first, shape.stem), partial(first, largest.stem))
+        self.blocks = nn.Sequential(
+            *(
+                GhostBottleneck(block, place=place, part=part, largest=largest.blocks[place])
+                for place, block in shape.blocks.items()
+            )
+        )
+        self.head = part(
+            "head",
+            partial(conv_bn, _last(shape), shape.head, relu=True),
+            partial(conv_bn, _last(largest), largest.head, relu=True),
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.features = part(
+            "features",
+            partial(nn.Conv2d, shape.head, shape.features, 1),
+            partial(nn.Conv2d, largest.head, largest.features, 1),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = part(
+            "classifier",
+            partial(nn.Linear, shape.features, io.outputs),
+            partial(nn.Linear, largest.features, io.outputs),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.head(self.blocks(self.stem(self.resize(images))))
+        x = functional.relu(self.features(self.pool(x))).flatten(1)
+        logits: Tensor = self.classifier(self.dropout(x))
+        return logits
+
+
+def _last(shape: GhostShape) -> int:
+    return [block.outputs for block in shape.blocks.values()][-1]

@@ -85,8 +85,10 @@ class _Nested(nn.Module):
         return destination
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        """A layer of its own, no larger than it needs to be."""
+        """A layer of its own, no larger than it needs to be, unless the larger one is copied along."""
         whole, small = self._layers
+        if id(whole) in memo:  # all of it is being copied, and copies share what the originals share
+            return type(self)(memo[id(whole)], small).train(self.training)
         kept = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         layer = copy.copy(small)
         # Assigned rather than loaded: what was made without memory has nowhere to load to.

@@ -2,7 +2,8 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,6 +16,9 @@ from nasplat.nn.nested import nested
 PATHS = 64
 """How many paths are remembered, put together as they are; a population is drawn from again and again."""
 
+SIZES = 4096
+"""How many sizes of parts are remembered likewise."""
+
 
 class Part(Protocol):
     """Gives the module that stands at a named place: a new one, or the one that all paths through it share."""
@@ -22,7 +26,7 @@ class Part(Protocol):
     def __call__(
         self, name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /
     ) -> nn.Module:
-        """The module called `name`, which `make` makes where there is none yet.
+        """The module called `name`, which `make` makes where there is none yet; a `partial` is quickest.
 
         Where paths want it in different sizes, `largest` makes the one that holds them all, and each path uses the
         part of it that is as large as what `make` makes (see `nasplat.nn.nested`).
@@ -62,6 +66,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict()
         self._assemble = assemble
+        self._sizes: OrderedDict[Hashable, nn.Module] = OrderedDict()  # smaller parts of shared ones
         self._paths: OrderedDict[Architecture, list[nn.Module]] = OrderedDict()  # all modules, the network first
         for architecture in covering:
             assemble(architecture, self._added)
@@ -102,7 +107,16 @@ class Supernet(nn.Module):
         self, name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /
     ) -> nn.Module:
         whole = self.parts[name]
-        return whole if largest is None else nested(whole, make)
+        if largest is None:
+            return whole
+        if not isinstance(make, partial):
+            return nested(whole, make)
+        key = name, make.func, make.args, tuple(sorted(make.keywords.items()))
+        sized = self._sizes.pop(key, None) or nested(whole, make)
+        while len(self._sizes) >= SIZES:
+            self._sizes.popitem(last=False)
+        self._sizes[key] = sized
+        return sized
 
 
 @torch.no_grad()
