@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 SURVEYED = 2000
 """Random members whose blocks are looked at, to learn which kinds and widths there are."""
-VISIT_MS = 10.0
+VISIT_MS = 30.0
 """A visit times as many passes as take so long,"""
 FEWEST, MOST = 3, 20
 """but no fewer and no more than so many."""
+NETWORK_VISITS = 3
+"""How often a round comes by a whole network, which slow phases of the machine strike more easily than a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def build_table(
     among them. Everything is visited once in every round, in a random order, so that a slow phase of the machine
     strikes all alike; the least of all visits counts. A network takes a + b times the sum of its blocks, where a and b
     are fitted robustly (Theil-Sen) on some networks. Others, whose blocks were not looked at, are for the report:
-    their measurement in every other round is compared with the prediction and with that in the rounds between.
+    the least of every other visit is compared with the prediction, and with the least of the visits between.
 
     What is measured is noted in a file beside the table; the same call goes on from there after an interruption.
 
@@ -147,8 +149,8 @@ def build_table(
     calibration, checked, nodes = _chosen(space, io, plan)
     networks = [*calibration, *checked]
     began = time.monotonic()
-    visited = _visited(space, io, plan, [*nodes, *networks], path, progress)
-    of_blocks, of_networks = visited[:, : len(nodes)], visited[:, len(nodes) :]
+    visited = _visited(space, io, plan, [*nodes, *networks * NETWORK_VISITS], path, progress)
+    of_blocks, of_networks = visited[:, : len(nodes)], visited[:, len(nodes) :].reshape(-1, len(networks))
     rows = [
         Row(block.kind, block.widths, float(least), float(spread))
         for block, least, spread in zip(nodes, of_blocks.min(axis=0), np.ptp(of_blocks, axis=0), strict=True)
@@ -272,7 +274,7 @@ def _visited(
         for round_ in range(plan.rounds):
             for item in default_rng([plan.seed, 1, round_]).permutation(len(items)).tolist():
                 if np.isnan(found[round_, item]):
-                    found[round_, item] = stopwatch.least(item, items[item])
+                    found[round_, item] = stopwatch.least(items[item])
                     notes.add(round_, item, found[round_, item])
                     done += 1
                     progress(done, found.size)
@@ -286,16 +288,16 @@ class _Stopwatch:
         self.space = space
         self.io = io
         self.plan = plan
-        self._exported: dict[int, bytes] = {}
+        self._exported: dict[Block | Architecture, bytes] = {}
 
-    def least(self, number: int, item: Block | Architecture) -> float:
+    def least(self, item: Block | Architecture) -> float:
         """The least milliseconds that a pass takes on this visit."""
         plan = self.plan
         shape = item.input_shape if isinstance(item, Block) else self.io.input_shape
         if plan.engine == "onnxruntime":
-            if number not in self._exported:
-                self._exported[number] = exported(self._network(item).eval(), shape)
-            network = self._exported[number]
+            if item not in self._exported:
+                self._exported[item] = exported(self._network(item).eval(), shape)
+            network = self._exported[item]
             return _least(onnx_passes(network, batch=plan.batch, threads=plan.threads, device=plan.device))
         with passes(self._network(item), shape, batch=plan.batch, threads=plan.threads, device=plan.device) as timed:
             return _least(timed)

@@ -29,6 +29,7 @@ from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
 from nasplat.errors import InputError, RunError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export import bundle
+from nasplat.nn.onnx import write_onnx
 from nasplat.run.directory import Run
 from nasplat.search import Search
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -224,7 +225,7 @@ def test_the_verification_is_recorded(exported: list[tuple[Path, dict[str, Any]]
 def test_an_onnx_file_that_disagrees_is_never_exported(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
 ) -> None:
-    write = bundle.write_onnx
+    write = write_onnx
 
     def write_perturbed(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
         other = copy.deepcopy(network)

@@ -186,7 +186,7 @@ def _torch_passes(model: "nn.Module", examples: "Tensor") -> Passes:
 
     def on_cuda() -> float:
         # Events are stamped by the device itself; an idle device stamps the first one as soon as it is recorded.
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         began.record()
         model(examples)
