@@ -236,6 +236,10 @@ def _print_tables(name: str, benchmark: type[TableBenchmark], files: list[TableF
         _print_series(files)
         out.print()
     for file in files:
+        if file.metrics:
+            out.print(
+                f"{escape(file.path.name)}: {file.rows} architectures with {', '.join(map(escape, file.metrics))}"
+            )
         if file.problem:
             out.print(f"[yellow]{escape(file.path.name)}:[/] {escape(file.problem)}")
     if absent := _absent(benchmark, files):
@@ -289,5 +293,6 @@ def _described(file: TableFile) -> dict[str, Any]:
             }
             for series in file.series
         ],
+        "metrics": list(file.metrics),
         "problem": file.problem,
     }
