@@ -191,9 +191,10 @@ def build_latency(
 
 def _print_built(built: Built, plan: Plan) -> None:
     threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''}"
+    kinds = f"{built.kinds} kind{'s' if built.kinds > 1 else ''}"
     out.print(f"table: {escape(str(built.path))}")
     out.print(
-        f"{built.blocks} blocks of {built.kinds} kinds on {plan.device} with {plan.engine}, batch {plan.batch}, "
+        f"{built.blocks} blocks of {kinds} on {plan.device} with {plan.engine}, batch {plan.batch}, "
         f"{threads}, in {duration(built.seconds)}\n"
     )
     print_table(
