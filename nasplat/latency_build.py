@@ -2,6 +2,7 @@
 
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +26,6 @@ from nasplat.search_space import Block, BlockSpace, SearchSpace
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 1
 SURVEYED = 2000
 """Random members whose blocks are looked at, to learn which kinds and widths there are."""
 VISIT_MS = 30.0
@@ -121,8 +121,9 @@ def build_table(
     Of every kind of block that random members have, widths are measured that lie far apart, the largest and smallest
     among them. Everything is visited once in every round, in a random order, so that a slow phase of the machine
     strikes all alike; the least of all visits counts. A network takes a + b times the sum of its blocks, where a and b
-    are fitted robustly (Theil-Sen) on some networks. Others, whose blocks were not looked at, are for the report:
-    the least of every other visit is compared with the prediction, and with the least of the visits between.
+    are fitted robustly (Theil-Sen) on some networks. Others, whose blocks were not looked at but for kinds that nobody
+    else has, are for the report: the least of every other visit is compared with the prediction, and with the least
+    of the visits between.
 
     What is measured is noted in a file beside the table; the same call goes on from there after an interruption.
 
@@ -170,7 +171,6 @@ def build_table(
         repeated=Accuracy.of(second, first),
     )
     facts = {
-        "format": FORMAT,
         **_request(space, io, plan),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "calibration": {"a_ms": offset, "b": scale, "networks": len(calibration)},
@@ -221,12 +221,14 @@ def _chosen(space: BlockSpace, io: IO, plan: Plan) -> tuple[list[Architecture], 
     wanted = plan.calibration + plan.checked
     members = _different(space, rng, wanted)
     calibration, checked = members[: plan.calibration], members[plan.calibration :]
-    known = set(checked)
     found: dict[str, dict[tuple[int, ...], Block]] = {}
     for architecture in (*calibration, *(space.sample(rng) for _ in range(SURVEYED))):
-        if architecture not in known:
+        if architecture not in checked:
             for block in space.blocks(architecture, io):
                 found.setdefault(block.kind, {}).setdefault(block.widths, block)
+    for architecture in checked:
+        for block in space.blocks(architecture, io):
+            found.setdefault(block.kind, {block.widths: block})
     nodes = [found[kind][widths] for kind in sorted(found) for widths in spread_out(list(found[kind]), plan.points)]
     return calibration, checked, nodes
 
@@ -264,9 +266,9 @@ def _visited(
 ) -> NDArray[np.float64]:
     """The least milliseconds of every visit, `[rounds, items]`."""
     found = np.full((plan.rounds, len(items)), np.nan)
-    stopwatch = _Stopwatch(space, io, plan)
     notes = _Notes(_partial(path), {**_request(space, io, plan), "items": len(items)})
-    with notes:
+    with notes, tempfile.TemporaryDirectory() as folder:
+        stopwatch = _Stopwatch(space, io, plan, Path(folder))
         for round_, item, value in notes.before:
             if 0 <= round_ < plan.rounds and 0 <= item < len(items) and value > 0:
                 found[round_, item] = value
@@ -282,13 +284,14 @@ def _visited(
 
 
 class _Stopwatch:
-    """Times blocks and networks; what is exported to ONNX, which takes a second each, is kept."""
+    """Times blocks and networks; what is exported to ONNX, which takes a second each, is kept in a folder."""
 
-    def __init__(self, space: BlockSpace, io: IO, plan: Plan) -> None:
+    def __init__(self, space: BlockSpace, io: IO, plan: Plan, folder: Path) -> None:
         self.space = space
         self.io = io
         self.plan = plan
-        self._exported: dict[Block | Architecture, bytes] = {}
+        self.folder = folder
+        self._exported: dict[Block | Architecture, Path] = {}
 
     def least(self, item: Block | Architecture) -> float:
         """The least milliseconds that a pass takes on this visit."""
@@ -296,8 +299,10 @@ class _Stopwatch:
         shape = item.input_shape if isinstance(item, Block) else self.io.input_shape
         if plan.engine == "onnxruntime":
             if item not in self._exported:
-                self._exported[item] = exported(self._network(item).eval(), shape)
-            network = self._exported[item]
+                path = self.folder / f"{len(self._exported)}.onnx"
+                path.write_bytes(exported(self._network(item).eval(), shape))
+                self._exported[item] = path
+            network = self._exported[item].read_bytes()
             return _least(onnx_passes(network, batch=plan.batch, threads=plan.threads, device=plan.device))
         with passes(self._network(item), shape, batch=plan.batch, threads=plan.threads, device=plan.device) as timed:
             return _least(timed)

@@ -25,6 +25,7 @@ from nasplat.run.files import read_file, write_atomically
 from nasplat.search_space import BlockSpace, SearchSpace
 
 METRIC = "latency_ms"
+FORMAT = 1
 BLOCK_COLUMNS = ("kind", "widths", "latency_ms", "spread_ms")
 NETWORK_COLUMNS = ("architecture", "latency_ms")
 DIGEST = "digest"
@@ -210,7 +211,7 @@ def write_table(path: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> No
         OSError: It cannot be written.
     """
     text = streams.StringIO()
-    for name, value in facts.items():
+    for name, value in {"format": FORMAT, **facts}.items():
         text.write(f"# {name}: {json.dumps(value)}\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(BLOCK_COLUMNS)
@@ -226,7 +227,8 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
     A CSV file has either the columns ``kind``, ``widths`` (with blanks between them) and ``latency_ms``, one row for
     each block; or ``architecture`` (a code) and ``latency_ms``, one for each network. It may have others, and
     comments before them, ``# name: JSON``. Of these count ``space`` and ``io``, which are to be those given;
-    ``calibration``, with ``a_ms`` and ``b``, which are 0 and 1 without it; and ``digest``, which damage is found by.
+    ``calibration``, with ``a_ms`` and ``b``, which are 0 and 1 without it; ``format``, which is 1; and ``digest``,
+    which damage is found by.
 
     Raises:
         InputError: The file cannot be read, is damaged, is of another space or other data, or lacks blocks that
@@ -321,6 +323,8 @@ def _digest(content: str) -> str:
 
 def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: IO) -> None:
     """Refuse what says that it is of something else."""
+    if facts.get("format", FORMAT) != FORMAT:
+        raise InputError(f"{path} has format {shortly(facts['format'])}, but this version reads format {FORMAT}")
     for name, ours in described(space, io).items():
         theirs = facts.get(name, ours)
         if theirs != ours:

@@ -188,6 +188,7 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "one width": (undigested("linear,16 16,", "linear,16,"), "given now by 1, now by 2 widths"),
     "twice": (undigested("linear,16 16,", "linear,16 8,"), "given twice for the widths 16 8"),
     "calibration": (undigested('"b": 2.0', '"b": "x"'), "b='x'"),
+    "another format": (undigested("# format: 1", "# format: 2"), "has format 2, but this version reads format 1"),
     "another space": (undigested('"toy"', '"ghost/cifar"'), r"is of space .*ghost/cifar.* but the search is of .*toy"),
     "other data": (undigested('"outputs": 3', '"outputs": 10'), 'is of io .*"outputs": 10.*"outputs": 3'),
 }
@@ -287,6 +288,25 @@ def test_a_build_finds_what_the_machine_takes(tmp_path: Path, machine: list[Any]
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_kind_that_only_a_checked_network_has_is_measured_too(
+    tmp_path: Path, machine: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rare(ToySpace):
+        """A space of which one member alone has a kind of block of its own."""
+
+        def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
+            found = super().blocks(architecture, io)
+            return [replace(found[0], kind="rare"), *found[1:]] if architecture == rare else found
+
+    monkeypatch.setattr("nasplat.latency_build.SURVEYED", 20)
+    space, rare = Rare(), Architecture("toy", "none")
+    build_table(space, IMAGES, SMALL, tmp_path / "common.csv")
+    rare = SPACE.parse(read_facts(tmp_path / "common.csv")["networks"][0]["architecture"])
+    built = build_table(space, IMAGES, SMALL, tmp_path / "rare.csv")
+    assert built.kinds == 2
+    assert ("rare", space.blocks(rare, IMAGES)[0].widths) in machine
+
+
 def test_accuracy_is_of_figures_against_measurements() -> None:
     figures, measured = [1.0, 2.0, 3.0, 5.0], [1.0, 2.5, 2.0, 4.0]
     found = Accuracy.of(figures, measured)
@@ -330,7 +350,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, machine: list[Any]) -> Non
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_a_real_build_leaves_torch_as_it_was(tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nasplat.latency_build.VISIT_MS", 1.0)
-    plan = Plan(engine=engine, points=2, rounds=2, calibration=2, checked=2, threads=2)
+    plan = Plan(engine=engine, points=2, rounds=2, calibration=1, checked=1, threads=2)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     built = build_table(SPACE, IMAGES, plan, tmp_path / "table.csv")
     assert torch.get_num_threads() == threads
