@@ -32,7 +32,11 @@ from nasplat.training.seeding import seeded
 
 BATCH = 32
 CIFAR = IO.image(3, 32, 10)
-SPACES = {"nasbench201": {"channels": 16, "cells": 2}, "darts": {"channels": 16, "cells": 8}}
+SPACES: dict[str, dict[str, int]] = {
+    "nasbench201": {"channels": 16, "cells": 2},
+    "darts": {"channels": 16, "cells": 8},
+    "ghost/cifar": {},
+}
 ALLOWED = 1.15
 Clock = Callable[[], float]
 DEFINITIONS = f"""\

@@ -19,6 +19,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional
 from torchvision.datasets import FashionMNIST
 from torchvision.io import decode_jpeg
 
@@ -28,10 +31,12 @@ from nasplat.benchmarks.classification import Classification
 from nasplat.config import Assembly, SearchConfig
 from nasplat.data import datasets, pictures
 from nasplat.data.datasets import DATASETS, Examples, Scaling, Source, Splits, dataset
+from nasplat.data.distortion import Distortion
 from nasplat.errors import InputError
 from nasplat.options import complete
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate
+from nasplat.training import augmentation
 
 Bytes = NDArray[np.uint8]
 
@@ -95,7 +100,9 @@ def known_by_its_pixels(examples: Examples) -> dict[bytes, int]:
 
 
 def test_every_data_set_is_listed_without_its_files(data: Path) -> None:
-    assert list(DATASETS) == ["digits", "fashion_mnist", "cifar10", "cifar100", "cifar10_jpeg", "image_folder"]
+    assert list(DATASETS) == [
+        *("digits", "hard_digits", "fashion_mnist", "cifar10", "cifar100", "cifar10_jpeg", "image_folder")
+    ]
     assert all(entry.summary for entry in DATASETS.values())
 
 
@@ -103,12 +110,13 @@ def test_all_but_a_folder_of_ones_own_are_known_without_their_files(data: Path) 
     known = {name: dataset(name) for name in DATASETS if name != "image_folder"}
     assert {name: found.io for name, found in known.items()} == {
         "digits": IO.image(1, 8, 10),
+        "hard_digits": IO.image(1, 16, 10),
         "fashion_mnist": IO.image(1, 28, 10),
         "cifar10": IO.image(3, 32, 10),
         "cifar100": IO.image(3, 32, 100),
         "cifar10_jpeg": IO.image(3, 32, 10),
     }
-    assert {name for name, found in known.items() if not found.mirrored} == {"digits"}
+    assert {name for name, found in known.items() if not found.mirrored} == {"digits", "hard_digits"}
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100", "cifar10_jpeg"])
@@ -129,6 +137,115 @@ def test_missing_files_are_refused_before_anything_is_created(name: str, data: P
 
 def test_a_side_is_for_folders_of_ones_own() -> None:
     assert "digits has a side of its own" in refusal("digits", side=16)
+
+
+# Hard digits
+
+HARD_SUMS = {
+    "training": "9de247da923fe2f0a83f062b3b8a558ad07ae3537e803134380b7943fbfbecc1",
+    "validation": "907e7ee0a6cb9b55c4dc4c7240a61a7269683088983ab662a37b942c09c51554",
+    "test": "37d4fcbd2434dd104f1c508fb217a44c8743da9ef1b8a7296b12b4ca6fa7f244",
+}
+
+
+def test_hard_digits_are_the_same_for_everybody_always() -> None:
+    splits = opened("hard_digits")
+    for name, total in HARD_SUMS.items():
+        images = getattr(splits, name).images
+        assert (images.dtype, images.shape[1:]) == (torch.uint8, (1, 16, 16))
+        assert hashlib.sha256(images.numpy().tobytes()).hexdigest() == total, name
+    standardised, _ = splits.training.batch(slice(0, len(splits.training)))
+    assert standardised.mean().item() == pytest.approx(0, abs=1e-5)
+    assert standardised.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_no_digit_is_in_two_splits_and_splits_are_those_of_the_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any distortion the pictures of one digit are alike, and can be told by their pixels."""
+    monkeypatch.setattr(datasets, "HARD", Distortion(side=8, turn=0, shift=0, scale=0, noise=0))
+    hard, easy = opened("hard_digits"), opened("digits")
+    bunch = load_digits()
+    known = {image.tobytes(): row for row, image in enumerate(bunch.images)}
+    assert len(known) == len(bunch.images)
+    seen: set[int] = set()
+    for part, originals, variants in (
+        (hard.training, easy.training, 4),
+        (hard.validation, easy.validation, 2),
+        (hard.test, easy.test, 2),
+    ):
+        back = (part.images[:, 0].numpy().astype(np.float64) / 255 * 16).round()
+        rows = [known[image.tobytes()] for image in back]
+        assert set(Counter(rows).values()) == {variants}
+        assert not seen & set(rows)
+        seen |= set(rows)
+        assert part.labels.tolist() == bunch.target[rows].tolist()
+        easy_ones, of_rows = originals.images[:, 0].double(), torch.from_numpy(bunch.images[rows[::variants]])
+        assert torch.corrcoef(torch.stack([easy_ones.flatten(), of_rows.flatten()]))[0, 1].item() > 1 - 1e-9
+    assert len(seen) == 1_797
+
+
+@pytest.mark.parametrize(
+    "distortion",
+    [
+        Distortion(side=16, turn=30, shift=2, scale=0.2, noise=0),
+        Distortion(side=8, turn=0, shift=3, scale=0, noise=0),
+        Distortion(side=11, turn=180, shift=0, scale=0.5, noise=0),
+    ],
+)
+def test_pictures_are_distorted_as_torchs_grids_distort_them(distortion: Distortion) -> None:
+    pictures_ = load_digits().images[:50] / 16
+    found = distortion(pictures_, np.random.RandomState(3))
+    spread = torch.from_numpy(np.random.RandomState(3).random_sample((4, 50)) * 2 - 1)
+    angle = torch.deg2rad(distortion.turn * spread[0])
+    cosine, sine = (f(angle) / (1 + distortion.scale * spread[1]) for f in (torch.cos, torch.sin))
+    # Grids are of (column, row) from -1 to 1: half a side of the new picture is 1.
+    down, right = (2 / distortion.side * distortion.shift * spread[row] for row in (2, 3))
+    change = torch.stack(
+        [
+            torch.stack([cosine, sine, -(cosine * right + sine * down)], 1),
+            torch.stack([-sine, cosine, sine * right - cosine * down], 1),
+        ],
+        1,
+    )
+    grid = functional.affine_grid(change, [50, 1, distortion.side, distortion.side], align_corners=False)
+    expected = functional.grid_sample(torch.from_numpy(pictures_)[:, None], grid, align_corners=False)
+    assert found.shape == (50, distortion.side, distortion.side)
+    assert np.abs(found - 255 * expected[:, 0].numpy()).max() <= 0.5 + 1e-9
+
+
+def test_noise_is_as_strong_as_it_is_said_to_be() -> None:
+    grey = np.full((20, 40, 40), 0.5)
+    noisy = Distortion(side=40, turn=0, shift=0, scale=0, noise=20)(grey, np.random.RandomState(0))
+    assert noisy.mean() == pytest.approx(127.5, abs=0.5)
+    assert noisy.std() == pytest.approx(20, rel=0.02)
+
+
+def test_hard_digits_are_harder_than_digits() -> None:
+    """By nearest neighbours, which read the digits as they are almost without a mistake."""
+
+    def read(name: str) -> float:
+        splits = opened(name)
+        (images, labels), (others, wanted) = (part.batch(slice(0, None)) for part in (splits.training, splits.test))
+        return KNeighborsClassifier(5).fit(images.flatten(1), labels).score(others.flatten(1), wanted)  # type: ignore[no-any-return]
+
+    assert read("digits") > 0.97
+    assert 0.4 < read("hard_digits") < 0.8
+
+
+def test_a_subset_of_the_hard_digits_is_of_its_splits() -> None:
+    part, whole = opened("hard_digits", subset=1_000), opened("hard_digits")
+    assert [len(each) for each in (part.training, part.validation, part.test)] == [857, 143, 720]
+    assert known_by_its_pixels(part.training).items() <= known_by_its_pixels(whole.training).items()
+    assert known_by_its_pixels(part.validation).items() <= known_by_its_pixels(whole.validation).items()
+    assert max(Counter(part.training.labels.tolist()).values()) <= 90
+    assert "and 5,030 (all 4,312 + 718)" in refusal("hard_digits", subset=6_000)
+
+
+def test_hard_digits_are_augmented_but_not_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "RandomHorizontalFlipEach", lambda: pytest.fail("mirrored"))
+    space = NASBench201(channels=2, cells=1)
+    benchmark = Classification(space, dataset="hard_digits", subset=200, epochs=1, augment=True)
+    task = Evaluate(id=0, seed=0, architecture=space.parse("333333"), fidelity=1)
+    assert 0 <= benchmark.measure(task, device="cpu", artifacts=Parcel()).metrics["accuracy"] <= 1
 
 
 # Fashion-MNIST

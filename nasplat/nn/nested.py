@@ -6,8 +6,8 @@ once-for-all networks transform it, and their sorting of channels between phases
 """
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,12 @@ def nested(whole: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
-    theirs = whole.state_dict(keep_vars=True)
-    if all(tensor.shape == theirs[name].shape for name, tensor in small.state_dict(keep_vars=True).items()):
-        return whole
     match small:
-        case nn.Conv2d():
-            return _Convolution(whole, small)
-        case nn.BatchNorm2d():
-            return _BatchNorm(whole, small)
-        case nn.Linear():
-            return _Linear(whole, small)
+        case nn.Conv2d() | nn.BatchNorm2d() | nn.Linear():
+            cuts = _cuts(_tensors(whole), _tensors(small))
+            if cuts is None:
+                return whole
+            return NESTED[type(small)](whole, small, cuts)
     if next(small.parameters(recurse=False), None) is not None:
         raise TypeError(f"only convolutions, batch norms and linear layers can be nested, not {type(small).__name__}")
     for name, child in small.named_children():
@@ -50,45 +46,72 @@ def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
     return small
 
 
-class _Nested(nn.Module):
-    """A layer whose tensors are parts of those of a larger one."""
+Cuts: TypeAlias = Mapping[str, tuple[slice, ...]]
+"""The part of each tensor: leading channels, and the middle of further axes."""
 
-    def __init__(self, whole: nn.Module, small: nn.Module) -> None:
+
+def _tensors(layer: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: tensor for name, tensor in (*layer._parameters.items(), *layer._buffers.items()) if tensor is not None
+    }
+
+
+def _cuts(whole: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Cuts | None:
+    """Which parts of a layer's tensors a smaller one has; None if all of them."""
+    if all(tensor.shape == whole[name].shape for name, tensor in small.items()):
+        return None
+    return {
+        name: tuple(
+            slice(n) if axis < 2 else slice((m - n) // 2, (m + n) // 2)
+            for axis, (n, m) in enumerate(zip(tensor.shape, whole[name].shape, strict=True))
+        )
+        for name, tensor in small.items()
+    }
+
+
+class _Nested(nn.Module):
+    """A layer whose tensors are parts of those of a larger one.
+
+    Args:
+        whole: The larger one.
+        small: A layer of the right size; nothing is read from its tensors.
+        cuts: The parts.
+    """
+
+    def __init__(self, whole: nn.Module, small: nn.Module, cuts: Cuts) -> None:
         super().__init__()
         for name, parameter in whole.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         # Not registered, or all would be there twice. Buffers are looked up there, since moving them replaces them.
         self._layers = (whole, small)
-        theirs = whole.state_dict(keep_vars=True)
-        self._cuts = {
-            name: tuple(
-                slice(n) if axis < 2 else slice((m - n) // 2, (m + n) // 2)
-                for axis, (n, m) in enumerate(zip(tensor.shape, theirs[name].shape, strict=True))
-            )
-            for name, tensor in small.state_dict(keep_vars=True).items()
-        }
+        self._cuts = cuts
+
+    @property
+    def whole(self) -> nn.Module:
+        """The layer that this one is a part of."""
+        return self._layers[0]
 
     def part(self, name: str) -> Tensor | None:
         """The part of a tensor that is this layer's; None where it has none, such as a bias."""
         if name not in self._cuts:
             return None
-        tensor: Tensor = getattr(self._layers[0], name)
-        return tensor[self._cuts[name]] if tensor.dim() else tensor
+        tensor: Tensor | None = getattr(self.whole, name)
+        return tensor if tensor is None or not tensor.dim() else tensor[self._cuts[name]]
 
     def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """The parts, as the small layer names them."""
         destination = {} if destination is None else destination
         for name in self._cuts:
             part = self.part(name)
-            assert part is not None
-            destination[prefix + name] = part if keep_vars else part.detach()
+            if part is not None:
+                destination[prefix + name] = part if keep_vars else part.detach()
         return destination
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         """A layer of its own, no larger than it needs to be, unless the larger one is copied along."""
         whole, small = self._layers
         if id(whole) in memo:  # all of it is being copied, and copies share what the originals share
-            return type(self)(memo[id(whole)], small).train(self.training)
+            return type(self)(memo[id(whole)], small, self._cuts).train(self.training)
         kept = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         layer = copy.copy(small)
         # Assigned rather than loaded: what was made without memory has nowhere to load to.
@@ -99,7 +122,9 @@ class _Nested(nn.Module):
         return layer.train(self.training)
 
 
-class _Convolution(_Nested):
+class NestedConv2d(_Nested):
+    """A part of a convolution."""
+
     def forward(self, x: Tensor) -> Tensor:
         small = self._layers[1]
         assert isinstance(small, nn.Conv2d)
@@ -108,7 +133,9 @@ class _Convolution(_Nested):
         return functional.conv2d(x, weight, bias, small.stride, small.padding, small.dilation, small.groups)
 
 
-class _BatchNorm(_Nested):
+class NestedBatchNorm2d(_Nested):
+    """A part of a batch norm; running statistics are parts as well."""
+
     def forward(self, x: Tensor) -> Tensor:
         whole, small = self._layers
         assert isinstance(small, nn.BatchNorm2d) and isinstance(whole, nn.BatchNorm2d)
@@ -124,8 +151,17 @@ class _BatchNorm(_Nested):
         )
 
 
-class _Linear(_Nested):
+class NestedLinear(_Nested):
+    """A part of a linear layer."""
+
     def forward(self, x: Tensor) -> Tensor:
         weight = self.part("weight")
         assert weight is not None
         return functional.linear(x, weight, self.part("bias"))
+
+
+NESTED: dict[type[nn.Module], type[_Nested]] = {
+    nn.Conv2d: NestedConv2d,
+    nn.BatchNorm2d: NestedBatchNorm2d,
+    nn.Linear: NestedLinear,
+}

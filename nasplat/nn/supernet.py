@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasplat.architecture import Architecture
-from nasplat.nn.nested import nested
+from nasplat.nn.nested import NestedBatchNorm2d, nested
 
 PATHS = 64
 """How many paths are remembered, put together as they are; a population is drawn from again and again."""
@@ -155,4 +155,5 @@ def forget_statistics(network: nn.Module) -> None:
 
 
 def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    modules = (module.whole if isinstance(module, NestedBatchNorm2d) else module for module in network.modules())
+    return [module for module in modules if isinstance(module, _BatchNorm)]
