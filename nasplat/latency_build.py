@@ -360,7 +360,7 @@ class _Notes:
                 "command that began it, or delete the file to begin anew"
             )
         for line in lines:
-            with suppress(ValueError, TypeError):  # the last one may be torn
+            with suppress(ValueError, TypeError, OverflowError):  # the last one may be torn
                 round_, item, value = json.loads(line)
                 yield int(round_), int(item), float(value)
 

@@ -329,8 +329,8 @@ def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: 
         theirs = facts.get(name, ours)
         if theirs != ours:
             raise InputError(
-                f"the latency table {path} is of {name} {json.dumps(theirs)}, but the search is of {json.dumps(ours)}; "
-                "make one for it with nasplat benchmark build latency"
+                f"the latency table {path} is of {name} {json.dumps(theirs)[:300]}, but the search is of "
+                f"{json.dumps(ours)}; make one for it with nasplat benchmark build latency"
             )
 
 

@@ -22,11 +22,12 @@ from nasplat.config import Assembly, SearchConfig
 from nasplat.errors import InputError
 from nasplat.latency_build import Accuracy, Plan, _Stopwatch, build_table, spread_out
 from nasplat.latency_table import BlockTable, Row, Surface, described, read_facts, read_table, write_table
-from nasplat.registry import SEARCH_SPACES, Plugin
+from nasplat.registry import SEARCH_SPACES, STRATEGIES, Plugin
 from nasplat.run.directory import Run
 from nasplat.search_space import Block
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.testing import ToySpace
+from nasplat.testing.benchmarks import what_it_knows_is_known_of_all
 from nasplat.testing.runs import searched
 
 SPACE, IMAGES, DIGITS = ToySpace(), IO.image(1, 4, 3), IO.image(1, 8, 10)
@@ -65,12 +66,14 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Lets that machine be measured; what it was asked for, in order."""
+    """Lets that machine be measured, which is slow at first; what it was asked for, in order."""
     asked: list[Any] = []
 
     def least(self: _Stopwatch, item: Block | Architecture) -> float:
-        asked.append((item.kind, item.widths) if isinstance(item, Block) else item)
-        return taken(item.widths) if isinstance(item, Block) else whole(item)
+        name = (item.kind, item.widths) if isinstance(item, Block) else item
+        slowly = name not in asked
+        asked.append(name)
+        return (1 + slowly) * (taken(item.widths) if isinstance(item, Block) else whole(item))
 
     monkeypatch.setattr(_Stopwatch, "least", least)
     return asked
@@ -278,6 +281,10 @@ def test_a_build_finds_what_the_machine_takes(tmp_path: Path, machine: list[Any]
     assert facts["calibration"]["a_ms"] == pytest.approx(0.5, abs=0.1)
     assert facts["calibration"]["b"] == pytest.approx(2, rel=0.1)
     assert facts["plan"]["threads"] == 1 and facts["machine"]["versions"]["torch"] and facts["date"]
+    for line in path.read_text().splitlines()[-5:]:
+        kind, widths, least, spread = line.split(",")
+        expected = pytest.approx(taken([int(width) for width in widths.split()]), rel=1e-2)
+        assert kind == "linear" and float(least) == expected and float(spread) == expected
     table = read_table(path, SPACE, IMAGES)
     networks = facts["networks"]
     assert len({entry["architecture"] for entry in networks}) == 8
@@ -464,7 +471,7 @@ def tree(path: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("strategy", ["random_search", "regularized_evolution", "nsga2", "local_search", "cars"])
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
 @pytest.mark.usefixtures("toy")
 def test_a_search_uses_the_table_and_keeps_its_bound(strategy: str, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
@@ -472,8 +479,7 @@ def test_a_search_uses_the_table_and_keeps_its_bound(strategy: str, tmp_path: Pa
     bound = float(np.median([whole(SPACE.sample(default_rng(i)), DIGITS) for i in range(40)]))
     options = {"cars": {"population": 4, "warmup": 1, "interval": 1}}.get(strategy, {})
     config = tree(path, strategy={"name": strategy, **options}, constraints=[f"latency_ms<={bound}"])
-    if strategy == "cars":
-        config["benchmark"]["epochs"] = 2
+    config["benchmark"]["epochs"] = 3
     searched(tmp_path / "run", SearchConfig.read(config))
     measured = Run(tmp_path / "run").history().measured
     assert len(measured) >= 4
@@ -494,6 +500,20 @@ def test_a_search_on_a_table_of_networks_stays_within_it(tmp_path: Path) -> None
     assert len(measured) == 8
     for m in measured:
         assert m.metrics["latency_ms"] == latencies[m.architecture.code] <= 2
+
+
+def test_what_a_table_tells_is_known_of_all_that_is_feasible(tmp_path: Path) -> None:
+    blocks, networks = tmp_path / "blocks.csv", tmp_path / "networks.csv"
+    write_table(blocks, described(SPACE, DIGITS), [row for row in rows(DIGITS) if row.widths != (16, 16)])
+    networks.write_text("architecture,latency_ms\n0123,1.5\n3210,2.25\n")
+    for path in (blocks, networks):
+        what_it_knows_is_known_of_all(lambda path=path: Classification(SPACE, latency_table=str(path)))  # type: ignore[misc]
+    write_table(tmp_path / "holes.csv", {}, [replace(row, kind=f"{row.kind} too") for row in rows(DIGITS)])
+    with pytest.raises(InputError, match=r"holes.csv has no block of the kind 'linear'"):
+        Classification(SPACE, latency_table=str(tmp_path / "holes.csv")).check()
+    benchmark = Classification(SPACE, latency_table=str(networks))
+    assert [benchmark.feasible(SPACE.parse(code)) for code in ("0123", "0121")] == [True, False]
+    assert benchmark.offered == [SPACE.parse("0123"), SPACE.parse("3210")]
 
 
 def test_a_path_is_the_same_in_every_directory() -> None:

@@ -25,7 +25,9 @@ from nasplat.units import duration, figure
 INTERRUPTED = 130
 USUAL = Plan()
 
-app = typer.Typer(help="Look at the tables of benchmarks, and make them of official files.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at the tables of benchmarks, make them of official files, or measure them.", no_args_is_help=True
+)
 build = typer.Typer(help="Measure tables on this machine.", no_args_is_help=True)
 app.add_typer(build, name="build")
 
@@ -128,13 +130,12 @@ def build_latency(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine on the CPU.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images in each pass.")] = 1,
     side: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images.  [default: the space's]", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Side of the images; the space's usual one without it.", show_default=False),
     ] = None,
-    channels: Annotated[
-        int | None, typer.Option(min=1, help="Their channels.  [default: the space's]", show_default=False)
-    ] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="Their channels; likewise.", show_default=False)] = None,
     outputs: Annotated[
-        int | None, typer.Option(min=1, help="Outputs, as classes.  [default: the space's]", show_default=False)
+        int | None, typer.Option(min=1, help="Outputs, such as classes; likewise.", show_default=False)
     ] = None,
     points: Annotated[int, typer.Option(min=1, help="Widths measured of each kind of block at most.")] = USUAL.points,
     rounds: Annotated[int, typer.Option(min=2, help="How often everything is measured.")] = USUAL.rounds,
