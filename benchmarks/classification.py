@@ -1,7 +1,7 @@
 """Image classification, measured by training each architecture from scratch, or with the weights of a supernet."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
@@ -13,6 +13,7 @@ from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import SupernetBenchmark
 from nasplat.data.datasets import Dataset, Source, Splits, dataset
 from nasplat.errors import InputError, TrialFailed
+from nasplat.latency_table import METRIC, LatencyTable, read_table
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
 
@@ -36,9 +37,9 @@ LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 """What a measured latency says: its median and interquartile range, and what they were measured with."""
 
 
-def _absolute(folder: str | None) -> str | None:
-    """The same folder for workers in other directories."""
-    return None if folder is None else str(Path(folder).expanduser().absolute())
+def _absolute(place: str | None) -> str | None:
+    """The same file or folder for workers in other directories."""
+    return None if place is None else str(Path(place).expanduser().absolute())
 
 
 class Classification(SupernetBenchmark):
@@ -73,7 +74,10 @@ class Classification(SupernetBenchmark):
             Metrics are always computed in float32.
         latency_batch: If not 0, latency is measured too, with so many images in each pass; the benchmark is then
             `alone`, and its measurements have ``latency_ms`` (median) and ``latency_iqr_ms`` (spread).
-        latency_threads: Threads of torch while latency is measured.
+        latency_threads: Threads of the engine while latency is measured.
+        latency_engine: What runs networks while latency is measured: torch, or onnxruntime as they are exported.
+        latency_table: A file that tells latency instead, as `nasplat benchmark build latency` makes them;
+            ``latency_ms`` is then known without measuring, and only what the table tells of is feasible.
         paths: Of a supernet's given paths, how many are trained on each batch, with the mean of their gradients; so
             many workers can share its training. Without given paths, as in a warm-up, one is.
         statistics: What batch norm uses with shared weights: the mean over training images, computed for each
@@ -103,6 +107,8 @@ class Classification(SupernetBenchmark):
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         latency_batch: Annotated[int, Field(ge=0)] = 0,
         latency_threads: Annotated[int, Field(ge=1)] = 1,
+        latency_engine: Literal["torch", "onnxruntime"] = "torch",
+        latency_table: Annotated[str | None, AfterValidator(_absolute)] = None,
         paths: Annotated[int, Field(ge=1)] = 1,
         statistics: Literal["recalibrated", "batch"] = "recalibrated",
         calibration: Annotated[int, Field(ge=2)] = 512,
@@ -124,6 +130,8 @@ class Classification(SupernetBenchmark):
         self.precision = precision
         self.latency_batch = latency_batch
         self.latency_threads = latency_threads
+        self.latency_engine: Literal["torch", "onnxruntime"] = latency_engine
+        self.latency_table = latency_table
         self.paths = paths
         self.statistics: Literal["recalibrated", "batch"] = statistics
         self.calibration = calibration
@@ -146,8 +154,28 @@ class Classification(SupernetBenchmark):
     def fidelity(self) -> int:
         return self.epochs
 
+    @cached_property
+    def _latencies(self) -> LatencyTable | None:
+        return None if self.latency_table is None else read_table(Path(self.latency_table), self.space, self.io)
+
     def check(self) -> None:
+        if self.latency_table is not None and self.latency_batch:
+            raise InputError(
+                "latency is either measured or told by a table, but got both "
+                f"latency_batch={self.latency_batch} and latency_table={self.latency_table}; leave one out"
+            )
         self._dataset.check()
+        _ = self._latencies  # read for the first time, which refuses what is no table for the space
+
+    def feasible(self, architecture: Architecture) -> bool:
+        return self._latencies is None or architecture in self._latencies
+
+    def known(self, architecture: Architecture) -> Mapping[str, float]:
+        return {} if self._latencies is None else {METRIC: self._latencies.latency_ms(architecture)}
+
+    @property
+    def offered(self) -> Sequence[Architecture] | None:
+        return None if self._latencies is None else self._latencies.listed
 
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):
@@ -345,7 +373,14 @@ class Classification(SupernetBenchmark):
     def _latency(self, model: "nn.Module", device: str) -> dict[str, float]:
         from nasplat.nn.latency import measure_latency
 
-        found = measure_latency(model, self.io, batch=self.latency_batch, threads=self.latency_threads, device=device)
+        found = measure_latency(
+            model,
+            self.io,
+            batch=self.latency_batch,
+            threads=self.latency_threads,
+            device=device,
+            engine=self.latency_engine,
+        )
         return dict(zip(LATENCY, (found.median_ms, found.iqr_ms, found.batch, found.threads), strict=True))
 
     def _trained(self, measurement: Measurement, artifacts: Artifacts) -> "nn.Module":

@@ -1,8 +1,10 @@
 """NAS-Bench-201 as a table: the published accuracies of all its cells (Dong and Yang, 2020)."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -25,8 +27,12 @@ PUBLISHED_SHAPE = {"channels": 16, "cells": 5}
 TRAIN_SECONDS = "train_time_12ep_s"
 ACCURACY = re.compile(r"(c10|c100|in16)_(valid|test)_(\d+)(?:_(1)?seed(\d+)?)?")
 
-Role: TypeAlias = tuple[Literal["search", "final", "seconds"], int]
+LATENCIES = "latency.csv.gz"
+
+Role: TypeAlias = tuple[Literal["search", "final", "seconds", "index"], int]
 """What a column is for, and of which schedule."""
+INDEX: Role = ("index", 0)
+"""The official number, by which another table knows an architecture."""
 
 
 class NASBench201Table(TableBenchmark):
@@ -40,6 +46,10 @@ class NASBench201Table(TableBenchmark):
     for 200 of what looks well. They are separate trainings; the short one is not a part of the long one.
 
     ``train_seconds`` is what training took on one GPU; for most rows the table has an additive estimate of it.
+
+    If ``nasbench201/latency.csv.gz`` lies in the data folder, with the official ``index`` and columns such as
+    ``pixel3_ms``, latencies are known without measuring: ``latency_pixel3_ms`` and so on. Objectives and constraints
+    may name them.
 
     Args:
         space: The space ``nasbench201``.
@@ -97,6 +107,8 @@ class NASBench201Table(TableBenchmark):
         missing = [column for column in wanted.values() if column not in columns]
         if missing:
             raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)}")
+        if "index" in columns:
+            wanted[INDEX] = "index"
         for epochs in SCHEDULES:
             wanted |= {role: column for role, column in self._columns(epochs).items() if column in columns}
         _, self._rows = _read(path, wanted, self.space)
@@ -105,6 +117,32 @@ class NASBench201Table(TableBenchmark):
     def feasible(self, architecture: Architecture) -> bool:
         self.prepare()
         return ("search", self.epochs) in self._rows.get(architecture.code, ())
+
+    def known(self, architecture: Architecture) -> Mapping[str, float]:
+        self.prepare()
+        columns, latencies = self._latencies
+        index = self._rows.get(architecture.code, {}).get(INDEX, math.nan)
+        return dict(zip(columns, latencies.get(index, [math.nan] * len(columns)), strict=True))
+
+    @cached_property
+    def _latencies(self) -> tuple[list[str], dict[float, list[float]]]:
+        """The metrics of devices, and the values of each architecture by its index; none without their file.
+
+        Raises:
+            InputError: It is damaged, or lacks an architecture that the other table has.
+        """
+        path = self.folder() / LATENCIES
+        indices = [row.get(INDEX, math.nan) for row in self._rows.values()]
+        if not path.is_file() or all(map(math.isnan, indices)):
+            return [], {}
+        with tables.opened(path) as (columns, rows):
+            metrics, places = _devices(columns)
+            name = columns.index("index")
+            found = {float(row[name]): [_milliseconds(row[place]) for place in places] for row in rows}
+        missing = next((index for index in indices if index not in found), None)
+        if missing is not None:
+            raise InputError(f"{path} has no row with the index {missing:g}; replace it with a complete copy")
+        return metrics, found
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         return Measurement(
@@ -198,6 +236,26 @@ class NASBench201Table(TableBenchmark):
         )
 
 
+def _devices(columns: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The metrics that a table of latencies gives, and the places of their columns.
+
+    Raises:
+        ValueError: It is none.
+    """
+    places = [place for place, column in enumerate(columns) if column.endswith("_ms")]
+    metrics = [f"latency_{columns[place]}" for place in places]
+    if "index" not in columns or not places or not all(metric.isidentifier() for metric in metrics):
+        raise ValueError(f"its columns are {', '.join(columns)}, but latencies have index and DEVICE_ms")
+    return metrics, places
+
+
+def _milliseconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"a latency is {text}, but it is to be a number above 0")
+    return value
+
+
 def _or(values: Collection[int]) -> str:
     return " or ".join(map(str, values))
 
@@ -223,10 +281,18 @@ def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[in
     return count, found
 
 
+def _describe_latencies(path: Path) -> TableFile:
+    with tables.opened(path) as (columns, rows):
+        metrics, _ = _devices(columns)
+        return TableFile(path=path, rows=sum(1 for _ in rows), metrics=tuple(metrics))
+
+
 def _describe(path: Path) -> TableFile:
     """What a file has to offer, or why it has nothing."""
     try:
         columns = tables.header(path)
+        if path.name == LATENCIES:
+            return _describe_latencies(path)
         if "arch_str" not in columns:
             return TableFile(path=path, problem="no table of accuracies: it has no column arch_str")
         means: dict[tuple[str, str, int], str] = {}

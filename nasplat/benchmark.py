@@ -197,12 +197,14 @@ class TableFile:
         path: Where it lies.
         rows: How many architectures it has.
         series: What it knows of them.
+        metrics: What it tells of them besides, which searches know without measuring.
         problem: Why it cannot be used; empty if it can.
     """
 
     path: Path
     rows: int = 0
     series: tuple[Series, ...] = ()
+    metrics: tuple[str, ...] = ()
     problem: str = ""
 
 

@@ -25,8 +25,8 @@ from numpy.random import Generator, default_rng
 from torch import Tensor, nn
 
 from nasplat.architecture import IO
-from nasplat.export import bundle
 from nasplat.nn.ghostnet import from_timm, ghostnet
+from nasplat.nn.onnx import write_onnx
 
 IMAGES = IO.image(3, 224, 1000)
 BATCHES = (1, 16)
@@ -127,7 +127,7 @@ def measure(pairs: int, threads: int, clock: Callable[[], float]) -> list[Ratio]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         paths = [Path(folder) / name for name in ("ours.onnx", "timm.onnx")]
         for network, path in zip(both, paths, strict=True):
-            bundle._write_onnx(network, IMAGES, path)
+            write_onnx(network, IMAGES.input_shape, path)
         for batch in BATCHES:
             images = torch.randn(batch, *IMAGES.input_shape, generator=torch.Generator().manual_seed(batch))
             found = {

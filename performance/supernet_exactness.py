@@ -20,6 +20,7 @@ from numpy.random import default_rng
 from nasplat.architecture import IO
 from nasplat.errors import InputError
 from nasplat.export import bundle
+from nasplat.nn.onnx import write_onnx
 from nasplat.nn.supernet import recalibrate
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SupernetSpace
@@ -92,7 +93,7 @@ def measure(name: str, architectures: int) -> Differences:
         worst.params += space.cost(architecture, io).params != params
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            bundle._write_onnx(extracted.float(), io, path)
+            write_onnx(extracted.float(), io.input_shape, path)
             verification = bundle.verify(extracted, io, path)
         worst.onnx = max(worst.onnx, verification.largest_difference * bundle.TOLERANCE / verification.allowed)
     return worst

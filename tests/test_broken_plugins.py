@@ -25,7 +25,7 @@ from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn.supernet import Part, Supernet
 from nasplat.predictor import Learnt
 from nasplat.problem import Problem
-from nasplat.search_space import Prior
+from nasplat.search_space import Block, Prior
 from nasplat.strategies.local_search import LocalSearch
 from nasplat.strategies.random_search import RandomSearch
 from nasplat.strategies.regularized_evolution import RegularizedEvolution
@@ -221,6 +221,26 @@ def supernet_clinging(self: ToySpace, io: IO) -> Supernet:
     return supernet
 
 
+def blocks_without_the_last(self: ToySpace, a: Architecture, io: IO) -> list[Block]:
+    return ToySpace.blocks(self, a, io)[:-1]
+
+
+def blocks_in_any_order(self: ToySpace, a: Architecture, io: IO) -> list[Block]:
+    return random.SystemRandom().sample(found := ToySpace.blocks(self, a, io), len(found))
+
+
+def blocks_of_what_comes_out(self: ToySpace, a: Architecture, io: IO) -> list[Block]:
+    return [replace(block, input_shape=(block.widths[1] + 1,)) for block in ToySpace.blocks(self, a, io)]
+
+
+def blocks_by_output_alone(self: ToySpace, a: Architecture, io: IO) -> list[Block]:
+    return [replace(block, widths=block.widths[1:]) for block in ToySpace.blocks(self, a, io)]
+
+
+def blocks_without_widths(self: ToySpace, a: Architecture, io: IO) -> list[Block]:
+    return [replace(block, widths=()) for block in ToySpace.blocks(self, a, io)]
+
+
 SPACES: dict[str, Any] = {
     "samples_are_members": broken(ToySpace, sample=sample_stranger),
     "codes_are_short_printable_text": WhiteSpace,
@@ -241,6 +261,7 @@ SPACES: dict[str, Any] = {
     "supernet_shares_its_weights": Lonely,
     "supernet_extracts_copies": broken(ToySpace, supernet=supernet_clinging),
     "supernet_has_no_dead_weight": Ballast,
+    "blocks_are_what_is_built": broken(ToySpace, blocks=blocks_without_the_last),
     "options_are_configuration": broken(ToySpace, __init__=undocumented_positional),
 }
 OTHER_GRAPHS: dict[str, Any] = {
@@ -258,6 +279,13 @@ OTHER_TENSORS: dict[str, Any] = {
     "not finite": tensors_with_holes,
 }
 """And with tensors."""
+OTHER_BLOCKS: dict[str, Any] = {
+    "and then": blocks_in_any_order,
+    "does not take": blocks_of_what_comes_out,
+    "there are different blocks": blocks_by_output_alone,
+    "whole numbers above 0": blocks_without_widths,
+}
+"""And with blocks."""
 
 
 # Strategies ---------------------------------------------------------------------------------------------------
@@ -442,6 +470,18 @@ class Forgetful(ToyBenchmark):
         return Measurement(task=task, metrics={"accuracy": 0.5}, artifacts={"state": artifacts.put(b"half done")})
 
 
+def know_by_symbol(self: ToyBenchmark, architecture: Architecture) -> dict[str, float]:
+    return {f"latency_{architecture.code[0]}_ms": 1.0}
+
+
+def know_by_chance(self: ToyBenchmark, architecture: Architecture) -> dict[str, float]:
+    return {"latency_ms": random.SystemRandom().random()}
+
+
+def know_nothing_of_some(self: ToyBenchmark, architecture: Architecture) -> dict[str, float]:
+    return {"latency_ms": float("nan") if architecture.code[0] == "0" else 1.0}
+
+
 BENCHMARKS: dict[str, Any] = {
     "measures_what_it_declares": broken(ToyBenchmark, measure=measure_percent),
     "carries_the_task": broken(ToyBenchmark, measure=measure_another),
@@ -453,8 +493,11 @@ BENCHMARKS: dict[str, Any] = {
     "networks_fit_its_data": broken(ToyBenchmark, fidelity=0),
     "preparing_again_is_harmless": broken(ToyBenchmark, prepare=prepare_counting, measure=measure_prepared),
     "continued_equals_uninterrupted": Forgetful,
+    "what_it_knows_is_known_of_all": broken(ToyBenchmark, known=know_by_symbol),
     "options_are_configuration": broken(ToyBenchmark, __doc__=""),
 }
+OTHER_KNOWLEDGE: dict[str, Any] = {"changes": know_by_chance, "not finite": know_nothing_of_some}
+"""What else may be wrong with what is known, by what is said of it."""
 
 
 def train_by_chance(self: SharedFormula, task: TrainSupernet, *, artifacts: Artifacts, **others: Any) -> Trained:
@@ -621,6 +664,12 @@ def test_whatever_is_wrong_with_tensors_is_said(said: str) -> None:
         named(SEARCH_SPACE_CHECKS)["tensors_have_one_shape"](broken(ToySpace, tensors=OTHER_TENSORS[said])(), IMAGES)
 
 
+@pytest.mark.parametrize("said", OTHER_BLOCKS)
+def test_whatever_is_wrong_with_blocks_is_said(said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        named(SEARCH_SPACE_CHECKS)["blocks_are_what_is_built"](broken(ToySpace, blocks=OTHER_BLOCKS[said])(), IMAGES)
+
+
 # What a broken strategy may raise by itself before a check can say anything about it.
 OWN_ERRORS = {"late_and_shuffled_outcomes_are_fine": RuntimeError}
 
@@ -637,6 +686,14 @@ def test_a_broken_benchmark_is_found_out(name: str) -> None:
 
     with pytest.raises((AssertionError, RunError)):
         named(BENCHMARK_CHECKS)[name](lambda: BENCHMARKS[name](ToySpace()))
+
+
+@pytest.mark.parametrize("said", OTHER_KNOWLEDGE)
+def test_whatever_is_wrong_with_what_is_known_is_said(said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        named(BENCHMARK_CHECKS)["what_it_knows_is_known_of_all"](
+            lambda: broken(ToyBenchmark, known=OTHER_KNOWLEDGE[said])(ToySpace())
+        )
 
 
 @pytest.mark.parametrize("name", SUPERNETS)

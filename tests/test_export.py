@@ -29,6 +29,7 @@ from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
 from nasplat.errors import InputError, RunError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export import bundle
+from nasplat.nn.onnx import write_onnx
 from nasplat.run.directory import Run
 from nasplat.search import Search
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -224,16 +225,16 @@ def test_the_verification_is_recorded(exported: list[tuple[Path, dict[str, Any]]
 def test_an_onnx_file_that_disagrees_is_never_exported(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
 ) -> None:
-    write = bundle._write_onnx
+    write = write_onnx
 
-    def write_perturbed(network: nn.Module, io: IO, path: Path) -> None:
+    def write_perturbed(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
         other = copy.deepcopy(network)
         with torch.no_grad():
             list(other.parameters())[-1][3] += change * 10
-        write(other, io, path)
+        write(other, shape, path)
         assert path.is_file()
 
-    monkeypatch.setattr(bundle, "_write_onnx", write_perturbed)
+    monkeypatch.setattr(bundle, "write_onnx", write_perturbed)
     with pytest.raises(RunError, match=r"differs from torch by .* nothing was exported"):
         bundle.export(run, measurements[0], tmp_path / "network")
     assert not list(tmp_path.iterdir())
@@ -242,11 +243,11 @@ def test_an_onnx_file_that_disagrees_is_never_exported(
 def test_an_exporter_that_fails_leaves_nothing_behind(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(network: nn.Module, io: IO, path: Path) -> None:
+    def fail(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle, "_write_onnx", fail)
+    monkeypatch.setattr(bundle, "write_onnx", fail)
     with pytest.raises(KeyboardInterrupt):
         bundle.export(run, measurements[0], tmp_path / "network")
     assert not list(tmp_path.iterdir())
@@ -472,7 +473,7 @@ def test_a_run_on_a_table_has_no_weights_unless_fresh_ones_will_do(table_run: Ru
 def test_fresh_weights_are_those_that_training_would_start_from_each_time(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "_write_onnx", lambda network, io, path: None)  # slow, and not in question here
+    monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path: None)  # slow, and not in question here
     monkeypatch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
     architecture, seed = measurements[0].architecture, measurements[0].task.seed
     with torch.random.fork_rng(devices=[]):

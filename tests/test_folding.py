@@ -15,6 +15,7 @@ from nasplat.architecture import IO
 from nasplat.export import bundle
 from nasplat.nn.ghost import GhostNetwork
 from nasplat.nn.ghost_shapes import PLAIN, Bottleneck, GhostShape, Operator
+from nasplat.nn.onnx import write_onnx
 from nasplat.registry import SEARCH_SPACES
 
 IMAGES = IO.image(3, 32, 10)
@@ -67,7 +68,7 @@ def test_no_batch_norm_remains_behind_a_convolution(name: str, tmp_path: Path) -
     network = as_if_trained(NETWORKS[name]())
     weights = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     path = tmp_path / "model.onnx"
-    bundle._write_onnx(network, IMAGES, path)
+    write_onnx(network, IMAGES.input_shape, path)
     remaining = before_batch_norm(path)
     assert remaining["Conv"] == 0, remaining
     if name == "ghost":
@@ -83,6 +84,6 @@ def test_it_is_seen_where_batch_norm_is_not_folded(tmp_path: Path, monkeypatch: 
     export: Callable[..., Any] = torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: export(*args, **options | {"optimize": False}))
     network = as_if_trained(ghost())
-    bundle._write_onnx(network, IMAGES, tmp_path / "model.onnx")
+    write_onnx(network, IMAGES.input_shape, tmp_path / "model.onnx")
     norms = sum(isinstance(part, nn.BatchNorm2d) for part in network.modules())
     assert before_batch_norm(tmp_path / "model.onnx") == {"Conv": norms}

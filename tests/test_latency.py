@@ -19,7 +19,7 @@ from nasplat.cli import main
 from nasplat.config import Assembly, SearchConfig
 from nasplat.errors import InputError
 from nasplat.executors.inline import InlineExecutor
-from nasplat.nn.latency import measure_latency
+from nasplat.nn.latency import exported, measure_latency, onnx_passes, passes
 from nasplat.run.directory import Run
 from nasplat.search import Search
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -81,6 +81,82 @@ def test_a_slow_network_is_timed_more_than_once() -> None:
     assert found.iqr_ms > 0
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_passes_are_timed_one_by_one(threads: int) -> None:
+    sleeper = Sleeper(3, 9)
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    with passes(sleeper, (2, 5, 5), batch=3, threads=threads, device="cpu") as timed:
+        times = timed(6)
+    assert times == pytest.approx(sleeper.taken, abs=1)
+    assert all(time >= least for time, least in zip(times, [3, 9] * 3, strict=True))
+    assert sleeper.conditions == {((3, 2, 5, 5), False, False, threads, "cpu")}
+    assert sleeper.training and torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_torch_is_left_as_it_was_by_a_network_that_fails() -> None:
+    before = torch.get_num_threads()
+    failing = nn.Linear(7, 7)
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        passes(failing, (2, 5), batch=1, threads=before + 1, device="cpu") as timed,
+    ):
+        timed(1)
+    assert failing.training and torch.get_num_threads() == before and torch.is_grad_enabled()
+
+
+class Products(nn.Module):
+    """So many products of large matrices one after another."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.matrices = nn.ParameterList(torch.randn(400, 400, generator=torch.Generator()) for _ in range(times))
+
+    def forward(self, images: Tensor) -> Tensor:
+        for matrix in self.matrices:
+            images = (images @ matrix).relu() * 0.05
+        return images
+
+
+@pytest.mark.usefixtures("brief")
+def test_onnxruntime_runs_the_network_as_it_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    made: list[Any] = []
+
+    class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # it has no types
+        """Keeps what it was made with."""
+
+        def __init__(self, network: bytes, options: Any, **others: Any) -> None:
+            made.append(options.intra_op_num_threads)
+            super().__init__(network, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    few, many = Products(2), Products(8)
+    rows = IO((64, 400), 400)
+    times = [
+        measure_latency(network, rows, batch=1, threads=2, device="cpu", engine="onnxruntime")
+        for network in (few, many)
+    ]
+    assert made == [2, 2]
+    assert 1.5 < times[1].median_ms / times[0].median_ms < 12  # 4 times the work
+    for found in times:
+        assert (found.batch, found.threads, found.device, found.engine) == (1, 2, "cpu", "onnxruntime")
+        assert found.runs >= 5 and found.iqr_ms >= 0
+    assert few.training
+
+
+def test_onnxruntime_is_refused_on_a_device_that_it_is_not_built_for() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime is built for CUDA")
+    network = exported(nn.Linear(3, 2).eval(), (3,))
+    assert len(onnx_passes(network, batch=2, threads=1, device="cpu")(3)) == 3
+    with pytest.raises(InputError, match=r"CUDAExecutionProvider, but this one has .*; install onnxruntime-gpu"):
+        onnx_passes(network, batch=2, threads=1, device="cuda")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 @pytest.mark.usefixtures("brief")
 def test_on_cuda_the_work_is_waited_for() -> None:
@@ -101,8 +177,12 @@ def test_on_cuda_the_work_is_waited_for() -> None:
     started = time.perf_counter()
     network(images)
     torch.cuda.synchronize()
+    expected = (time.perf_counter() - started) * 1e3
     assert found.device == "cuda"
-    assert found.median_ms == pytest.approx((time.perf_counter() - started) * 1e3, rel=0.5)
+    assert found.median_ms == pytest.approx(expected, rel=0.5)
+    with passes(Squares(), shape.input_shape, batch=1, threads=1, device="cuda") as timed:
+        timed(1)
+        assert min(timed(5)) == pytest.approx(expected, rel=0.5)
 
 
 # In a benchmark
@@ -128,6 +208,25 @@ def test_a_measurement_has_latency_beside_accuracy_if_asked() -> None:
     final = benchmark.final(measurement, device="cpu", artifacts=shelf)
     assert final.metrics["latency_ms"] == metrics["latency_ms"]
     assert final.metrics["accuracy"] == plain.final(without, device="cpu", artifacts=shelf).metrics["accuracy"]
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_benchmark_measures_in_onnxruntime_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines: list[str] = []
+
+    def measured(*arguments: Any, engine: Any, **others: Any) -> Any:
+        engines.append(engine)
+        return measure_latency(*arguments, engine=engine, **others)
+
+    monkeypatch.setattr("nasplat.nn.latency.measure_latency", measured)
+    benchmark = Classification(SPACE, epochs=1, subset=100, latency_batch=2, latency_engine="onnxruntime")
+    task = Evaluate(id=0, seed=0, architecture=SPACE.parse("233223"), fidelity=1)
+    shelf = Parcel()
+    measurement = benchmark.measure(task, device="cpu", artifacts=shelf)
+    assert measurement.metrics["latency_ms"] > 0
+    assert engines == ["onnxruntime"]
+    plain = Classification(SPACE, epochs=1, subset=100).measure(task, device="cpu", artifacts=shelf)
+    assert plain.artifacts == measurement.artifacts  # exporting changes neither weights nor statistics
 
 
 def tree(**changes: Any) -> dict[str, Any]:
@@ -207,7 +306,7 @@ def test_the_front_is_measured_here_and_now_and_the_run_left_as_it_is(
     found = json.loads(show(run, capsys, monkeypatch, "--front", "--latency", "--latency-threads", "2", "--json"))
     assert [member["trial"] for member in found] == [member.id for member in front]
     for member in found:
-        assert set(member["latency"]) == {"median_ms", "iqr_ms", "runs", "batch", "threads", "device"}
+        assert set(member["latency"]) == {"median_ms", "iqr_ms", "runs", "batch", "threads", "device", "engine"}
         assert (member["latency"]["batch"], member["latency"]["threads"]) == (1, 2)
         assert member["latency"]["median_ms"] > 0
         assert "latency_ms" not in member["metrics"]

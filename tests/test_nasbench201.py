@@ -20,11 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasplat.architecture import IO
 from nasplat.artifact import Parcel
 from nasplat.benchmarks.nasbench201 import NASBench201Table
+from nasplat.config import Assembly, SearchConfig
 from nasplat.errors import InputError, TrialFailed
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
+from nasplat.run.directory import Run
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Measurement
+from nasplat.testing.runs import searched
 
 DIGITS = {"none": "0", "skip_connect": "1", "nor_conv_1x1": "2", "nor_conv_3x3": "3", "avg_pool_3x3": "4"}
 CODES = ["".join(digits) for digits in itertools.product("01234", repeat=6)]
@@ -655,3 +658,108 @@ def test_a_folder_without_tables_is_named_with_the_remedy(tmp_path: Path, monkey
         NASBench201Table(NASBench201()).check()
     assert str(tmp_path / "nowhere" / "nasbench201") in str(refused.value)
     assert "NASPLAT_DATA" in str(refused.value)
+
+
+# Latencies on devices
+
+DEVICES = ("raspi4", "pixel3", "gold_6226", "2080ti_1", "eyeriss")
+
+
+@pytest.fixture(scope="module")
+def latencies(table: Path) -> dict[str, dict[str, str]]:
+    """The rows of the real table of latencies, by the official index."""
+    path = table.with_name("latency.csv.gz")
+    if not path.is_file():
+        pytest.skip(f"the table {path} is missing; set NASPLAT_DATA to the folder above nasbench201/")
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        return {row["index"]: row for row in csv.DictReader(file)}
+
+
+def test_latencies_are_the_published_figures_on_every_row(
+    rows: list[Row], latencies: dict[str, dict[str, str]]
+) -> None:
+    space = NASBench201()
+    benchmark = NASBench201Table(space)
+    for row in rows:
+        published = latencies[row["index"]]
+        expected = {f"latency_{device}_ms": float(published[f"{device}_ms"]) for device in DEVICES}
+        assert benchmark.known(space.parse(row["arch_str"])) == expected
+
+
+def test_a_search_for_a_device_keeps_its_bound(latencies: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    tree = {
+        "space": "nasbench201",
+        "benchmark": "nasbench201",
+        "strategy": "regularized_evolution",
+        "objectives": ["accuracy:max", "latency_pixel3_ms:min"],
+        "constraints": ["latency_raspi4_ms<=20"],
+        "budget": {"evaluations": 60},
+    }
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    history = Run(tmp_path / "run").history()
+    assert len(history.measurements) == 60
+    assert all(m.metrics["latency_raspi4_ms"] <= 20 for m in history.measured)
+    published = {float(row["pixel3_ms"]) for row in latencies.values()}
+    assert {m.metrics["latency_pixel3_ms"] for m in history.measured} <= published
+    assert len(history.front) > 1
+
+
+CELLS = ("000000", "123412", "333333")
+
+
+def partial(write: TableWriter, **columns: Sequence[Any]) -> NASBench201Table:
+    """The benchmark on a table of some cells, which have the indices 7, 8 and 9."""
+    write({"index": [7, 8, 9], **figures(CELLS), **columns})
+    return NASBench201Table(NASBench201())
+
+
+def test_latencies_are_found_by_index_in_any_order(write: TableWriter) -> None:
+    write({"index": [9, 3, 7, 8], "phone_ms": [1.5, 2, 3, 4], "remark": ["a", "b", "c", "d"]}, "latency.csv.gz")
+    benchmark = partial(write)
+    found = [benchmark.known(benchmark.space.parse(code)) for code in CELLS]
+    assert found == [{"latency_phone_ms": 3.0}, {"latency_phone_ms": 4.0}, {"latency_phone_ms": 1.5}]
+    other = benchmark.space.parse("444444")
+    assert not benchmark.feasible(other)
+    assert benchmark.known(other).keys() == {"latency_phone_ms"}  # by which a problem learns what there is
+
+
+def test_without_their_file_there_are_no_latencies(write: TableWriter) -> None:
+    benchmark = partial(write)
+    assert benchmark.known(benchmark.space.parse(CELLS[0])) == {}
+    tree = {
+        "space": "nasbench201",
+        "benchmark": "nasbench201",
+        "strategy": "random_search",
+        "objectives": ["latency_pixel3_ms:min"],
+        "budget": {"evaluations": 1},
+    }
+    with pytest.raises(InputError, match="no metric is named 'latency_pixel3_ms'"):
+        Assembly.of(SearchConfig.read(tree))
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"index": [7, 9], "phone_ms": [1, 2]}, "has no row with the index 8"),
+        ({"index": [7, 8, 9], "phone_ms": [1, 0, 2]}, "a latency is 0"),
+        ({"index": [7, 8, 9], "phone_ms": [1, "inf", 2]}, "a latency is inf"),
+        ({"index": [7, 8, 9], "phone_ms": [1, "fast", 2]}, "could not convert"),
+        ({"index": [7, 8, 9], "phone": [1, 2, 3]}, "latencies have index and DEVICE_ms"),
+        ({"number": [7, 8, 9], "phone_ms": [1, 2, 3]}, "latencies have index and DEVICE_ms"),
+        ({"index": [7, 8, 9], "a-b_ms": [1, 2, 3]}, "latencies have index and DEVICE_ms"),
+    ],
+)
+def test_damaged_latencies_are_refused(write: TableWriter, columns: dict[str, Sequence[Any]], said: str) -> None:
+    path = write(columns, "latency.csv.gz")
+    benchmark = partial(write)
+    with pytest.raises(InputError, match=said) as refused:
+        benchmark.known(benchmark.space.parse(CELLS[0]))
+    assert str(path) in str(refused.value)
+
+
+def test_latencies_are_listed_beside_accuracies(write: TableWriter) -> None:
+    write({"index": [9, 7, 8], "phone_ms": [1, 2, 3], "pad_ms": [1, 2, 3]}, "latency.csv.gz")
+    partial(write)
+    latency, accuracy = NASBench201Table.tables()
+    assert (latency.rows, latency.metrics, latency.problem) == (3, ("latency_phone_ms", "latency_pad_ms"), "")
+    assert accuracy.metrics == () and accuracy.rows == 3

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from nasplat.architecture import IO, Architecture
 from nasplat.export import bundle
+from nasplat.nn.onnx import write_onnx
 from nasplat.nn.supernet import Supernet, recalibrate
 from nasplat.search_space import SupernetSpace
 from nasplat.search_spaces.darts import DARTS
@@ -289,7 +290,7 @@ def test_exported_models_compute_what_was_evaluated(name: str, tmp_path: Path) -
         recalibrate(network, calibration)
         network.float()
         path = tmp_path / f"{number}.onnx"
-        bundle._write_onnx(network, case.io, path)
+        write_onnx(network, case.io.input_shape, path)
         verification = bundle.verify(network, case.io, path)
         assert verification.largest_difference <= verification.allowed, architecture
         (images,) = case.batches(1)

@@ -1,21 +1,51 @@
-"""`nasplat benchmark import` and `nasplat benchmark info`: the tables that benchmarks look figures up in."""
+"""`nasplat benchmark import`, `info` and `build`: the tables that benchmarks look figures up in."""
 
+import shlex
+import sys
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from nasplat.architecture import IO
 from nasplat.benchmark import TableBenchmark, TableFile
+from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import err, out, print_json, print_table
+from nasplat.cli.predicting import assigned
 from nasplat.errors import InputError
+from nasplat.latency_build import Accuracy, Built, Plan, build_table
 from nasplat.registry import BENCHMARKS
-from nasplat.units import figure
+from nasplat.saved import make_space
+from nasplat.units import duration, figure
 
-app = typer.Typer(help="Look at the tables of benchmarks, and make them of official files.", no_args_is_help=True)
+INTERRUPTED = 130
+USUAL = Plan()
+
+app = typer.Typer(
+    help="Look at the tables of benchmarks, make them of official files, or measure them.", no_args_is_help=True
+)
+build = typer.Typer(help="Measure tables on this machine.", no_args_is_help=True)
+app.add_typer(build, name="build")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+class Device(StrEnum):
+    """Where networks may be timed."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class EngineName(StrEnum):
+    """What may run them."""
+
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
 
 
 @app.command("import")
@@ -85,6 +115,101 @@ def info(
         _print_tables(each, benchmarks[each], files)
 
 
+@build.command("latency")
+def build_latency(
+    space: Annotated[str, typer.Option(help="The search space; one whose networks have blocks.", show_default=False)],
+    out_file: Annotated[Path, typer.Option("--out", help="The table to write, a CSV file.", show_default=False)],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of the space, as in space.dropout=0; repeatable.", show_default=False),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What is timed.")] = Device.CPU,
+    engine: Annotated[
+        EngineName, typer.Option(help="What runs networks; onnxruntime takes a second more for each block.")
+    ] = EngineName.TORCH,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine on the CPU.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images in each pass.")] = 1,
+    side: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the images; the space's usual one without it.", show_default=False),
+    ] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="Their channels; likewise.", show_default=False)] = None,
+    outputs: Annotated[
+        int | None, typer.Option(min=1, help="Outputs, such as classes; likewise.", show_default=False)
+    ] = None,
+    points: Annotated[int, typer.Option(min=1, help="Widths measured of each kind of block at most.")] = USUAL.points,
+    rounds: Annotated[int, typer.Option(min=2, help="How often everything is measured.")] = USUAL.rounds,
+    calibration: Annotated[
+        int, typer.Option(min=2, help="Random networks measured whole, to fit what blocks cannot tell.")
+    ] = USUAL.calibration,
+    checked: Annotated[
+        int, typer.Option(min=2, help="Other random networks, to report how far predictions are off.")
+    ] = USUAL.checked,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
+    json: Json = False,
+) -> None:
+    """Measure how long the blocks of a space take here, for searches with benchmark.latency_table=FILE.
+
+    Nothing else should use the device meanwhile. A build that is interrupted goes on with the same command.
+    """
+    made = make_space(space, assigned(set_, ("space",))["space"])
+    usual_channels, usual_side, *_ = made.reference_io.input_shape
+    io = IO.image(channels or usual_channels, side or usual_side, outputs or made.reference_io.outputs)
+    plan = Plan(
+        device=device.value,
+        engine=engine.value,
+        threads=threads,
+        batch=batch,
+        points=points,
+        rounds=rounds,
+        calibration=calibration,
+        checked=checked,
+        seed=seed,
+    )
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    ) as bar:  # fmt: skip
+        shown = bar.add_task(f"looking at {escape(space)}", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(shown, description="measuring", completed=done, total=total)
+
+        try:
+            with Interruption() as interruption:
+                interruption.arm()
+                built = build_table(made, io, plan, out_file, progress=progress)
+        except KeyboardInterrupt:
+            bar.stop()
+            command = shlex.join(["nasplat", *sys.argv[1:]])
+            err.print(f"interrupted; what was measured is kept; go on with: {escape(command)}")
+            raise typer.Exit(INTERRUPTED) from None
+    if json:
+        print_json({**asdict(built), "path": str(built.path), "plan": asdict(plan)})
+        return
+    _print_built(built, plan)
+
+
+def _print_built(built: Built, plan: Plan) -> None:
+    threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''}"
+    kinds = f"{built.kinds} kind{'s' if built.kinds > 1 else ''}"
+    out.print(f"table: {escape(str(built.path))}")
+    out.print(
+        f"{built.blocks} blocks of {kinds} on {plan.device} with {plan.engine}, batch {plan.batch}, "
+        f"{threads}, in {duration(built.seconds)}\n"
+    )
+    print_table(
+        f"{built.networks} networks that had no part in the table, against their measured latency",
+        ["", "Spearman", "median relative error"],
+        [_agreement("predicted", built.predicted), _agreement("measured again", built.repeated)],
+    )
+
+
+def _agreement(name: str, accuracy: Accuracy) -> list[str]:
+    spearman = "-" if accuracy.spearman is None else f"{accuracy.spearman:.3f}"
+    return [name, spearman, f"{100 * accuracy.median_relative_error:.1f} %"]
+
+
 def _table_benchmark(name: str) -> type[TableBenchmark]:
     benchmark = BENCHMARKS.get(name)
     if not issubclass(benchmark, TableBenchmark):
@@ -113,6 +238,10 @@ def _print_tables(name: str, benchmark: type[TableBenchmark], files: list[TableF
         _print_series(files)
         out.print()
     for file in files:
+        if file.metrics:
+            out.print(
+                f"{escape(file.path.name)}: {file.rows} architectures with {', '.join(map(escape, file.metrics))}"
+            )
         if file.problem:
             out.print(f"[yellow]{escape(file.path.name)}:[/] {escape(file.problem)}")
     if absent := _absent(benchmark, files):
@@ -166,5 +295,6 @@ def _described(file: TableFile) -> dict[str, Any]:
             }
             for series in file.series
         ],
+        "metrics": list(file.metrics),
         "problem": file.problem,
     }

@@ -12,6 +12,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
+from nasplat.nn.onnx import write_onnx
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
@@ -106,7 +107,7 @@ def export(
         description["final"] = {"split": final.split, **final.metrics}
     with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
-        _write_onnx(network, io, draft / ONNX)
+        write_onnx(network, io.input_shape, draft / ONNX)
         verification = verify(network, io, draft / ONNX)
         if not verification.largest_difference <= verification.allowed:
             raise RunError(
@@ -249,30 +250,3 @@ def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # torch refuses other shapes so
         raise RunError(f"the weights do not fit {architecture}: {' '.join(str(error).split())}") from error
     return network.eval()
-
-
-def _write_onnx(network: "nn.Module", io: IO, path: Path) -> None:
-    """Export with a free batch size, input ``images`` and output ``logits``."""
-    import logging
-
-    import torch
-
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it reports on optional packages and on steps that succeeded
-    try:
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(2, *io.input_shape),),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=["images"],
-            output_names=["logits"],
-            external_data=False,
-            optimize=True,  # also folds batch norm into the convolution before it
-            verbose=False,
-        )
-    finally:
-        exporter.setLevel(level)
-    assert program is not None
-    program.save(path)

@@ -208,6 +208,20 @@ def what_shared_weights_measured_can_be_had(make: MakeSupernetBenchmark) -> None
     assert final.split == "test", f"the final measurement is on {final.split!r}"
 
 
+def what_it_knows_is_known_of_all(make: MakeBenchmark) -> None:
+    """What is known without measuring has the same names for all that is feasible, and finite values that stay."""
+    benchmark, _, problem = _prepared(make)
+    other = _prepared(make)[0]
+    names = set(benchmark.known(problem.sample()))
+    for _ in range(20):
+        architecture = problem.sample()
+        known = dict(benchmark.known(architecture))
+        assert set(known) == names, f"known of {architecture}: {sorted(known)}, of another: {sorted(names)}"
+        assert all(map(math.isfinite, known.values())), f"what is known of {architecture} is not finite: {known}"
+        again = dict(other.known(architecture))
+        assert known == again, f"what is known of {architecture} changes: {known}, then {again}"
+
+
 def options_are_configuration(make: MakeBenchmark) -> None:
     """Constructor options are annotated, keyword-only and stored under their own names."""
     check_configuration(make(), given=1)
@@ -224,6 +238,7 @@ BENCHMARK_CHECKS: tuple[Callable[[MakeBenchmark], None], ...] = (
     networks_fit_its_data,
     preparing_again_is_harmless,
     continued_equals_uninterrupted,
+    what_it_knows_is_known_of_all,
     options_are_configuration,
 )
 
@@ -248,6 +263,7 @@ def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
         fidelity=benchmark.fidelity,
         member=benchmark.feasible,
         offered=benchmark.offered,
+        known=benchmark.known,
         seed=1,
     )
     return benchmark, problem.evaluate(problem.sample()), problem

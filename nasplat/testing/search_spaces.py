@@ -11,7 +11,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.effective import roles
 from nasplat.errors import InputError
 from nasplat.graph import Role
-from nasplat.search_space import SearchSpace, SupernetSpace
+from nasplat.search_space import BlockSpace, SearchSpace, SupernetSpace
 from nasplat.testing.common import check_configuration, global_generators_untouched
 
 if TYPE_CHECKING:
@@ -293,6 +293,40 @@ def supernet_has_no_dead_weight(space: SearchSpace, io: IO) -> None:
     raise AssertionError(f"no path among {SAMPLES} samples and their neighbors has {', '.join(names)}")
 
 
+def blocks_are_what_is_built(space: SearchSpace, io: IO) -> None:
+    """Blocks together have the parameters of the network, take what they say, and kind and widths tell which they are.
+
+    They come in a fixed order.
+    """
+    if not isinstance(space, BlockSpace):
+        return
+    import torch
+
+    from nasplat.training.seeding import seeded
+
+    known: dict[tuple[str, tuple[int, ...]], tuple[object, ...]] = {}
+    for architecture in _samples(space)[:8]:
+        blocks = space.blocks(architecture, io)
+        names = [(block.kind, block.widths) for block in blocks]
+        again = [(block.kind, block.widths) for block in space.blocks(architecture, io)]
+        assert names == again, f"the blocks of {architecture} are {names} and then {again}"
+        with seeded(0):
+            whole = _shapes(space.build(architecture, io))
+            modules = [block.make().eval() for block in blocks]
+        parts = sorted(shape for module in modules for shape in _shapes(module))
+        assert parts == whole, f"the blocks of {architecture} have parameters of {parts}, but the network of {whole}"
+        for block, name, module in zip(blocks, names, modules, strict=True):
+            widths = bool(block.widths) and all(type(width) is int and width > 0 for width in block.widths)
+            assert widths, f"{block.kind!r} has the widths {block.widths}, which are to be whole numbers above 0"
+            try:
+                with torch.no_grad():
+                    module(torch.zeros(2, *block.input_shape))
+            except RuntimeError as error:  # torch refuses other shapes so
+                raise AssertionError(f"{name} does not take {block.input_shape}: {error}") from error
+            made = (block.input_shape, _shapes(module))
+            assert known.setdefault(name, made) == made, f"there are different blocks {name}: {known[name]} and {made}"
+
+
 def options_are_configuration(space: SearchSpace, io: IO) -> None:
     """Constructor options are annotated, keyword-only and stored under their own names."""
     check_configuration(space, given=0)
@@ -318,6 +352,7 @@ SEARCH_SPACE_CHECKS: tuple[Callable[[SearchSpace, IO], None], ...] = (
     supernet_shares_its_weights,
     supernet_extracts_copies,
     supernet_has_no_dead_weight,
+    blocks_are_what_is_built,
     options_are_configuration,
 )
 
@@ -339,6 +374,11 @@ def _some_neighbors(space: SearchSpace, architecture: Architecture) -> list[Arch
     """At most `NEIGHBORS`, spread over all of them."""
     neighbors = space.neighbors(architecture)
     return neighbors[:: -(-len(neighbors) // NEIGHBORS)]
+
+
+def _shapes(network: "nn.Module") -> list[tuple[int, ...]]:
+    """Those of its parameters, sorted."""
+    return sorted(tuple(parameter.shape) for parameter in network.parameters())
 
 
 def _parameters(network: "nn.Module") -> set[int]:

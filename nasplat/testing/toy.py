@@ -10,7 +10,7 @@ from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
 from nasplat.cost import Cost
 from nasplat.nn import costs
-from nasplat.search_space import Gene, GeneSpace, SupernetSpace
+from nasplat.search_space import Block, BlockSpace, Gene, GeneSpace, SupernetSpace
 from nasplat.task import Evaluate, Measurement
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WIDTHS = ("2", "4", "8", "16")
 
 
-class ToySpace(GeneSpace, SupernetSpace):
+class ToySpace(GeneSpace, SupernetSpace, BlockSpace):
     """Multi-layer perceptrons with four hidden layers of one of four widths each: 256 members."""
 
     name: ClassVar[str] = "toy"
@@ -45,6 +45,13 @@ class ToySpace(GeneSpace, SupernetSpace):
         # All pairs of widths side by side, in both orders.
         covering = (self.member([a, b, a, b]) for a in range(len(WIDTHS)) for b in range(len(WIDTHS)))
         return Supernet(partial(self._assembled, io=io), covering)
+
+    def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
+        """The linear layers."""
+        from torch import nn
+
+        pairs = pairwise(self._widths(architecture, io))
+        return [Block("linear", pair, partial(nn.Linear, *pair), pair[:1]) for pair in pairs]
 
     def _assembled(self, architecture: Architecture, part: "Part", /, io: IO) -> "nn.Module":
         from torch import nn
