@@ -48,6 +48,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     "no strategy is named 'randon_search'; did you mean 'random_search'? Known: local_search, random_search"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
-    guess = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"no {kind} is named {name!r}; {guess}Known: {', '.join(names) or 'none'}"
+    family = [member for member in names if name and member.startswith(f"{name}/")]
+    near = family or difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    guess = f"did you mean {' or '.join(map(repr, near))}? Known" if near else "known"
+    return f"no {kind} is named {name!r}; {guess}: {', '.join(names) or 'none'}"

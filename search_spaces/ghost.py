@@ -147,7 +147,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         >>> space = GhostSmall()
         >>> space.alike(resolution="1", width="1", depth="1", expansion="2", outputs="1", depthwise="none",
         ...             squeeze="no", expand="ghost 2 3", project="ghost 2 3").code
-        '12021002202100022021002202100022021002202100022'
+        '12011002211002201100221100221100220110022110022110022'
         """
         return self.member([_choice(gene, choices) for gene in self.genes])
 
@@ -424,7 +424,7 @@ class GhostSmall(GhostSpace):
     reference_io: ClassVar[IO] = IO.image(channels=1, side=16, outputs=10)
     preset: ClassVar[Preset] = Preset(
         stem=8,
-        stem_stride=1,
+        stem_stride=2,
         stages=(Stage(8, 1, (1, 2)), Stage(16, 2, (1, 2, 3)), Stage(32, 2, (1, 2, 3))),
         head=64,
         features=64,

@@ -1127,3 +1127,23 @@ def test_a_budget_that_ends_inside_a_generation_says_so_and_a_larger_one_complet
     more = nasplat("resume", "run", "--evaluations", "12", OMP_NUM_THREADS="1")
     assert (more.returncode, more.stderr) == (0, "")
     assert "of 8 after 2 epochs" in more.stdout
+
+
+# Names with a slash ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_a_preset_is_a_folder_below_runs(command: CommandLine, tmp_path: Path) -> None:
+    search = ["ghost/small" if word == "nasbench201" else word for word in SEARCH if not word.startswith("space.")]
+    while "--set" in search[: search.index("--benchmark")]:
+        search.remove("--set")
+    done = command(*search, *BUDGET)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["regularized_evolution-ghost-small-1"]
+    exported = command("export", "runs/regularized_evolution-ghost-small-1")
+    assert exported.returncode == 0 and "ghost/small:" in exported.stdout
+
+
+def test_the_first_part_of_a_name_leads_to_the_presets(command: CommandLine) -> None:
+    done = command(*["ghost" if word == "nasbench201" else word for word in SEARCH], *BUDGET)
+    assert done.returncode == 2
+    assert "did you mean 'ghost/cifar' or 'ghost/imagenet' or 'ghost/small'? Known: darts" in done.stderr

@@ -36,7 +36,7 @@ def symbols(code: str) -> Iterator[int]:
 
 @dataclass
 class Small:
-    """What `ghost/small` computes: stages of 8, 16 and 32 channels with up to 2, 3 and 3 bottlenecks."""
+    """What `ghost/small` computes: a stem of stride 2; stages of 8, 16 and 32 channels with 2, 3 and 3 bottlenecks."""
 
     weights: dict[str, Tensor]
     code: str
@@ -51,7 +51,7 @@ class Small:
         if side != images.shape[-1]:
             images = functional.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
         width = (0.5, 0.75, 1, 1.5)[take()]
-        x = self.conv_bn("stem", images, self.four(8 * width), 3).relu()
+        x = self.conv_bn("stem", images, self.four(8 * width), 3, 2).relu()
         channels = 8
         for stage, (base, most) in enumerate(((8, 2), (16, 3), (32, 3)), 1):
             depth = 1 + take()

@@ -194,7 +194,7 @@ def test_a_minimized_objective_is_negated(run: Path) -> None:
 
 
 def test_a_run_refuses_what_it_did_not_seek(run: Path) -> None:
-    with pytest.raises(InputError, match=r"no objective is named 'macs'.*Known: accuracy, params"):
+    with pytest.raises(InputError, match=r"no objective is named 'macs'.*known: accuracy, params"):
         read_scores([run], metric="macs")
     with pytest.raises(InputError, match="seeks params:min, not params:max"):
         read_scores([run], metric="params:max")

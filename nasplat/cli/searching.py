@@ -112,7 +112,9 @@ def search(
             "--benchmark classification --strategy random_search --objective accuracy:max --evaluations 20"
         )
     assembly = Assembly.of(SearchConfig.read(tree))
-    folder = out or next_free(Path("runs"), f"{assembly.config.strategy.name}-{assembly.config.space.name}")
+    folder = out or next_free(
+        Path("runs"), f"{assembly.config.strategy.name}-{assembly.config.space.name}".replace("/", "-")
+    )
     _refuse_existing(folder)
     _search(assembly, folder, create=True, json=json)
 

@@ -515,10 +515,7 @@ def _image_folder(source: Source) -> Dataset:
             "image_folder reads pictures of your own; give benchmark.data_folder, a folder with train/CLASS/* "
             "(and val/ and test/, if you have them), or with CLASS/*"
         )
-    folder = source.place
-    parts = {part: folder / part for part in ("train", "val", "test") if (folder / part).is_dir()}
-    if "train" not in parts:
-        parts = {"train": folder}
+    parts = pictures.part_folders(source.place)
     classes = pictures.class_folders(parts["train"])
     side = pictures.side_of_first(parts["train"], classes) if source.side is None else source.side
 

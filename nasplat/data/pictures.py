@@ -209,21 +209,41 @@ def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: i
 # Folders of the user's own ------------------------------------------------------------------------------------
 
 
+PARTS = ("train", "val", "test")
+
+
+def part_folders(folder: Path) -> dict[str, Path]:
+    """Which folders hold which of `PARTS`: the folders of these names, or the folder itself as the training part.
+
+    Raises:
+        InputError: The folder cannot be read, or is laid out in neither way.
+    """
+    names = _folders(folder)
+    parts = {part: folder / part for part in PARTS if part in names}
+    if not parts:
+        return {PARTS[0]: folder}
+    layouts = "it is to hold train/ and, if there are any, val/ and test/, or else class folders alone"
+    if PARTS[0] not in parts:
+        raise InputError(f"{folder} has {' and '.join(f'{part}/' for part in parts)}, but no train/; {layouts}")
+    strange = [name for name in names if name not in parts]
+    if strange:
+        raise InputError(f"{folder} has train/ and also {strange[0]}/; {layouts}; rename or move {strange[0]}/")
+    return parts
+
+
 def class_folders(folder: Path) -> list[str]:
     """The names of the class folders in a folder, sorted; hidden ones are no classes.
 
     Raises:
         InputError: There are fewer than two.
     """
-    try:
-        names = _folders(folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read: {error.strerror}; name a folder with one folder for each class"
-        ) from error
+    names = _folders(folder)
     if len(names) < 2:
         found = f"only {names[0]}" if names else "none"
-        raise InputError(f"{folder} is to hold a folder for each of at least two classes, but holds {found}")
+        raise InputError(
+            f"{folder} is to hold a folder for each of at least two classes, but holds {found}; "
+            f"put the pictures of each class into a folder of its own, {folder / 'CLASS'}"
+        )
     return names
 
 
@@ -237,7 +257,8 @@ def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes:
         all_classes: Whether every class must be there.
 
     Raises:
-        InputError: A folder is of no class, or a class has no pictures; later, a picture cannot be read.
+        InputError: A folder is of no class, a picture lies in none, or a class has no pictures; later, a picture
+            cannot be read.
     """
     from torchvision.datasets.folder import make_dataset
 
@@ -246,13 +267,19 @@ def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes:
         raise InputError(
             f"{folder} has the folder {min(strange)}, which is no class; the classes: {', '.join(classes)}"
         )
+    loose = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and _ends_as_a_picture(entry.name))
+    if loose:
+        raise InputError(f"the picture {folder / loose[0]} is of no class; move it into the folder of its class")
     numbers = {name: number for number, name in enumerate(classes)}
-    try:
-        listed = make_dataset(folder, numbers, extensions=ENDINGS, allow_empty=not all_classes)
-    except OSError as error:
-        raise InputError(f"{folder}: {_line(error)}") from error
+    listed = make_dataset(folder, numbers, extensions=ENDINGS, allow_empty=True)
     if not listed:
         raise InputError(f"{folder} holds no pictures; they end in {', '.join(ENDINGS)}")
+    empty = set(range(len(classes))) - {number for _, number in listed}
+    if all_classes and empty:
+        raise InputError(
+            f"{folder / classes[min(empty)]} holds no pictures, which end in {', '.join(ENDINGS)}; "
+            "put some into it, or remove it"
+        )
     paths = [Path(path) for path, _ in listed]
 
     def read(rows: Rows) -> "Tensor":
@@ -274,9 +301,22 @@ def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes:
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
+def _ends_as_a_picture(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
 def _folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted; hidden ones are left out."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    """The names of the folders in a folder, sorted; hidden ones are left out.
+
+    Raises:
+        InputError: The folder cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read: {error.strerror}; name a folder with one folder for each class"
+        ) from error
 
 
 def side_of_first(folder: Path, classes: Sequence[str]) -> int:
@@ -295,7 +335,8 @@ def side_of_first(folder: Path, classes: Sequence[str]) -> int:
         width, height = opened(path, lambda picture: picture.size)
         if width != height:
             raise InputError(
-                f"{path} has {width} x {height} pixels, but networks are given squares; choose side=32, say"
+                f"{path} has {width} x {height} pixels, but networks are given squares; "
+                "add --set benchmark.side=224, say, and all pictures are resized to that"
             )
         return int(width)
     raise InputError(f"{folder} holds no pictures; they end in {', '.join(ENDINGS)}")

@@ -173,14 +173,14 @@ class GhostBottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.expand(x)
+        out: Tensor = self.expand(x)
         if self.depthwise is not None:
             out = self.depthwise(out)
         if self.squeeze is not None:
             out = self.squeeze(out)
         out = self.project(out)
-        result: Tensor = out + (x if self.shortcut is None else self.shortcut(x))
-        return result
+        out += x if self.shortcut is None else self.shortcut(x)
+        return out
 
 
 def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Sequential:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nasplat.architecture import IO
 from nasplat.cost import Cost
+from nasplat.errors import InputError
 from nasplat.nn import costs
 
 
@@ -18,11 +19,22 @@ class Operator:
     Args:
         ratio: Of so many maps one is made by the convolution and the others, its ghosts, are made of that one: s in
             the paper. 1 is an ordinary convolution.
-        kernel: The side of the depth-wise convolution that makes ghosts: d in the paper.
+        kernel: The side of the depth-wise convolution that makes ghosts: d in the paper. Odd, for ghosts to have
+            the size of what they are made of.
+
+    Raises:
+        InputError: The ratio is not positive, or the kernel is not both positive and odd.
     """
 
     ratio: int = 2
     kernel: int = 3
+
+    def __post_init__(self) -> None:
+        if self.ratio < 1 or self.kernel < 1 or self.kernel % 2 == 0:
+            raise InputError(
+                f"an operator has a ratio of at least 1 and an odd kernel, but got {self.ratio} and {self.kernel}; "
+                "try Operator(ratio=2, kernel=3)"
+            )
 
     def __str__(self) -> str:
         return "plain" if self.ratio == 1 else f"ghost {self.ratio} {self.kernel}"

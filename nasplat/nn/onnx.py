@@ -30,6 +30,7 @@ def write_onnx(network: "nn.Module", input_shape: tuple[int, ...], path: Path) -
             input_names=["images"],
             output_names=["logits"],
             external_data=False,
+            optimize=True,  # also folds batch norm into the convolution before it
             verbose=False,
         )
     finally:

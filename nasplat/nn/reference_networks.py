@@ -1,0 +1,92 @@
+"""The plain networks that Ghost modules were published in, and their Ghost versions (Han et al., 2020, sec. 4.1, 4.2).
+
+The paper names VGG-16 and ResNet-56 for CIFAR-10 without their layers; what stands here is what its sizes need.
+`performance/ghost_counts.py` has them beside the published ones.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nasplat.nn.ghost import conv_bn
+from nasplat.nn.ghost_shapes import GHOST, Operator
+from nasplat.nn.ghostify import ghostify
+
+VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Width and number of convolutions between two poolings."""
+
+
+def vgg16(classes: int = 10) -> nn.Sequential:
+    """VGG-16 for CIFAR: `[batch, 3, 32, 32]` to `[batch, classes]`, with batch norm and a head 512-512-classes.
+
+    Simonyan and Zisserman, 2015, configuration D; the two layers of 4,096 shrink to the one that published sizes need.
+    """
+
+    def layers() -> Iterator[nn.Module]:
+        inputs = 3
+        for width, repeats in VGG16:
+            for _ in range(repeats):
+                yield from conv_bn(inputs, width, 3, relu=True)
+                inputs = width
+            yield nn.MaxPool2d(2)
+
+    head = [nn.Flatten(), nn.Linear(512, 512), nn.ReLU(inplace=True), nn.Linear(512, classes)]
+    return nn.Sequential(nn.Sequential(*layers()), nn.Sequential(*head))
+
+
+def ghost_vgg16(operator: Operator = GHOST, classes: int = 10) -> nn.Module:
+    """Ghost-VGG-16 for CIFAR: all thirteen convolutions of `vgg16` are Ghost modules, also the first."""
+    return ghostify(vgg16(classes), operator, stem=True)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around which the input goes, halved and filled up with zero channels where it must be.
+
+    `[B, inputs, H, W]` becomes `[B, outputs, ⌈H/stride⌉, ⌈W/stride⌉]` (He et al., 2016, sec. 4.2, shortcut A).
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out, at least as many.
+        stride: Of the first convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = conv_bn(inputs, outputs, 3, stride, relu=True)
+        self.second = conv_bn(outputs, outputs, 3)
+        self.stride = stride
+        self.missing = outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.second(self.first(x))
+        if self.missing or self.stride > 1:
+            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.missing))
+        return functional.relu(out + x)
+
+
+def resnet56(classes: int = 10) -> nn.Sequential:
+    """ResNet-56 for CIFAR: `[batch, 3, 32, 32]` to `[batch, classes]` (He et al., 2016, sec. 4.2, with n = 9)."""
+    widths = [16] + [width for width in (16, 32, 64) for _ in range(9)]
+    blocks = [
+        ResidualBlock(inputs, outputs, stride=1 if inputs == outputs else 2) for inputs, outputs in pairwise(widths)
+    ]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes)]
+    return nn.Sequential(conv_bn(3, 16, 3, relu=True), nn.Sequential(*blocks), nn.Sequential(*head))
+
+
+def ghost_resnet56(operator: Operator = GHOST, classes: int = 10) -> nn.Module:
+    """Ghost-ResNet-56 for CIFAR: all convolutions of `resnet56` but the first are Ghost modules."""
+    return ghostify(resnet56(classes), operator)
+
+
+def ghost_resnet50(operator: Operator = GHOST, classes: int = 1000) -> nn.Module:
+    """Ghost-ResNet-50: torchvision's network, all of whose convolutions but the first are Ghost modules.
+
+    Those of shortcuts are too, as in the authors' published code; the classifier is ordinary.
+    """
+    from torchvision.models import resnet50
+
+    network: nn.Module = resnet50(weights=None, num_classes=classes)
+    return ghostify(network, operator)

@@ -1,0 +1,221 @@
+"""Whether CARS finds better Ghost networks than chance does, or the fixed designs that the space is made around.
+
+    python performance/ghost_front.py [--seeds 1000 1001 1002] [--file runs/ghost-front.jsonl] [--json]
+
+About ten minutes for each seed on one core. Every search and every training is a line of the file as soon as it has
+ended, and a second call goes on where the first was interrupted.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from pymoo.indicators.hv import HV
+from scipy import stats
+
+from nasplat.artifact import Parcel
+from nasplat.benchmark import Benchmark
+from nasplat.config import SearchConfig
+from nasplat.errors import InputError
+from nasplat.executors.executor import Workload, perform
+from nasplat.objective import Goal, Objective
+from nasplat.problem import Problem
+from nasplat.search_spaces.ghost import GhostSmall
+from nasplat.strategies.cars import CARS
+from nasplat.task import Measurement
+from nasplat.testing.runs import searched
+
+SPACE = "ghost/small"
+DATA: dict[str, Any] = {"dataset": "hard_digits", "gradient_norm": 5.0, "calibration": 256}
+SUPERNET_EPOCHS = 30
+STRATEGY: dict[str, Any] = {"name": "cars", "population": 16, "warmup": 6, "interval": 2}
+EPOCHS = 10
+MOST = 8
+GROUPS = ("cars", "random", "ghostnet", "mobilenetv2")
+ALLOWED = 0.02
+DEFINITIONS = f"""\
+Space {SPACE}, data hard_digits. CARS: accuracy up, MACs down; population {STRATEGY["population"]}, {SUPERNET_EPOCHS}
+epochs, of which {STRATEGY["warmup"]} are the warm-up; of its last front at most {MOST} networks, spread evenly over
+the logarithm of their MACs. random: as many members drawn uniformly. ghostnet and mobilenetv2: for each of CARS's
+networks the member of a fixed family whose MACs are nearest, each taken once; a family has all widths, depths and
+expansions of the space but 1, the same in every bottleneck. GhostNet's has Ghost modules (s = 2, d = 3),
+squeeze-and-excitation, and a depth-wise convolution only where the stride is 2; MobileNetV2's has ordinary
+convolutions and a depth-wise one of 3 x 3 in every bottleneck. All are trained from scratch alike, {EPOCHS} epochs with
+the seed of the search, and measured on test images. Hypervolume: accuracy and log MACs, between the ideal and the nadir
+of all that was trained with the seed, reference point 1.1."""
+
+
+def family(name: str) -> list[str]:
+    """The codes of a fixed design in all sizes that the space has."""
+    kinds = {
+        "ghostnet": {"depthwise": "none", "squeeze": "yes", "expand": "ghost 2 3", "project": "ghost 2 3"},
+        "mobilenetv2": {"depthwise": "3", "squeeze": "no", "expand": "plain", "project": "plain"},
+    }
+    space = GhostSmall()
+    return [
+        space.alike(resolution="1", outputs="1", width=width, depth=depth, expansion=expansion, **kinds[name]).code
+        for width, depth, expansion in product(("0.5", "0.75", "1", "1.5"), "123", "234")
+    ]
+
+
+def benchmark_of(epochs: int) -> Benchmark:
+    """The data, with a full training of so many epochs."""
+    return Workload(SPACE, "classification", {}, {**DATA, "epochs": epochs}).make()
+
+
+def macs_of(code: str, benchmark: Benchmark) -> float:
+    """What a network does for one image."""
+    return benchmark.space.cost(benchmark.space.parse(code), benchmark.io).macs
+
+
+def search(seed: int) -> list[str]:
+    """The codes of CARS's last front, at most `MOST`."""
+    config = SearchConfig.read(
+        {
+            "space": {"name": SPACE},
+            "benchmark": {"name": "classification", **DATA, "epochs": SUPERNET_EPOCHS},
+            "strategy": STRATEGY,
+            "objectives": ["accuracy:max", "macs:min"],
+            "seed": seed,
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        assembly = searched(Path(folder) / "run", config)
+    assert isinstance(assembly.strategy, CARS)
+    front = assembly.problem.goal.front(assembly.strategy.parents)
+    return spread([member.architecture.code for member in front], assembly.benchmark)
+
+
+def spread(codes: Iterable[str], benchmark: Benchmark) -> list[str]:
+    """At most `MOST` of them, those nearest to even steps in log MACs, both ends included."""
+    left = {code: math.log(macs_of(code, benchmark)) for code in codes}
+    chosen = []
+    for target in np.linspace(min(left.values()), max(left.values()), min(MOST, len(left))):
+        chosen.append(min(left, key=lambda code: abs(left[code] - target)))
+        del left[chosen[-1]]
+    return chosen
+
+
+def nearest(codes: Sequence[str], found: Sequence[str], benchmark: Benchmark) -> list[str]:
+    """For each of `found` the code nearest to it in MACs, each once."""
+    left = {code: math.log(macs_of(code, benchmark)) for code in codes}
+    chosen = []
+    for code in found:
+        target = math.log(macs_of(code, benchmark))
+        chosen.append(min(left, key=lambda other: abs(left[other] - target)))
+        del left[chosen[-1]]
+    return chosen
+
+
+def trained(code: str, seed: int) -> dict[str, float]:
+    """Test accuracy after training from scratch, and the price."""
+    benchmark = benchmark_of(EPOCHS)
+    benchmark.prepare()
+    goal = Goal((Objective("accuracy", maximize=True),))
+    problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=EPOCHS, seed=seed)
+    kept = Parcel()
+    outcome = perform(problem.evaluate(benchmark.space.parse(code)), benchmark, device="cpu", artifacts=kept)
+    assert isinstance(outcome, Measurement), outcome
+    final = benchmark.final(outcome, device="cpu", artifacts=kept)
+    return {"accuracy": final.metrics["accuracy"], "macs": macs_of(code, benchmark)}
+
+
+def rows(seeds: list[int], file: Path) -> list[dict[str, Any]]:
+    """All trainings; those that the file lacks are run and added to it."""
+    known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    file.parent.mkdir(parents=True, exist_ok=True)
+    benchmark = benchmark_of(EPOCHS)
+    with file.open("a") as lines:
+
+        def add(row: dict[str, Any]) -> None:
+            known.append(row)
+            lines.write(json.dumps(row) + "\n")
+            lines.flush()
+
+        for seed in seeds:
+            fronts = [row["front"] for row in known if row["seed"] == seed and "front" in row]
+            if not fronts:
+                print(f"seed {seed}, search …", file=sys.stderr)
+                fronts = [search(seed)]
+                add({"seed": seed, "front": fronts[0]})
+            rng = default_rng(seed)
+            networks = {
+                "cars": fronts[0],
+                "random": [benchmark.space.sample(rng).code for _ in fronts[0]],
+                **{name: nearest(family(name), fronts[0], benchmark) for name in GROUPS[2:]},
+            }
+            have = {(row["group"], row["code"]) for row in known if row["seed"] == seed and "group" in row}
+            for group, codes in networks.items():
+                for code in codes:
+                    if (group, code) not in have:
+                        print(f"seed {seed}, {group} {code} …", file=sys.stderr)
+                        add({"seed": seed, "group": group, "code": code, **trained(code, seed)})
+    return [row for row in known if row["seed"] in seeds and "group" in row]
+
+
+def hypervolumes(found: list[dict[str, Any]]) -> dict[str, float]:
+    """By group, for the trainings of one seed."""
+
+    def losses(these: list[dict[str, Any]]) -> NDArray[np.float64]:
+        return np.array([[1 - row["accuracy"], math.log(row["macs"])] for row in these])
+
+    everything = losses(found)
+    ideal, nadir = everything.min(axis=0), everything.max(axis=0)
+    measure = HV(ref_point=np.array([1.1, 1.1]))
+    return {
+        group: float(measure((losses([row for row in found if row["group"] == group]) - ideal) / (nadir - ideal)))
+        for group in GROUPS
+    }
+
+
+def main() -> None:
+    """Search and train what is missing, and compare."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001, 1002])
+    parser.add_argument("--file", type=Path, default=Path("runs/ghost-front.jsonl"))
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = rows(arguments.seeds, arguments.file)
+    by_seed = {seed: hypervolumes([row for row in found if row["seed"] == seed]) for seed in arguments.seeds}
+    summary: dict[str, Any] = {"hypervolume": by_seed, "beside": {}}
+    for group in GROUPS[1:]:
+        gains = np.array([each["cars"] - each[group] for each in by_seed.values()])
+        baseline = float(np.mean([each[group] for each in by_seed.values()]))
+        low, high = math.nan, math.nan
+        if len(gains) > 1:
+            low, high = map(float, stats.t.interval(0.95, len(gains) - 1, gains.mean(), stats.sem(gains)))
+        summary["beside"][group] = {"gain": float(gains.mean()), "low": low, "high": high, "baseline": baseline}
+    kept = all(each["low"] > -ALLOWED * each["baseline"] for each in summary["beside"].values())
+    if arguments.json:
+        print(json.dumps({**summary, "trainings": found, "at_least_equal": kept}, indent=2))
+        sys.exit(not kept)
+    print(DEFINITIONS)
+    print(f"\n{'seed':>6} {'networks':>9} " + " ".join(f"{group:>12}" for group in GROUPS))
+    for seed, volumes in by_seed.items():
+        number = sum(row["seed"] == seed and row["group"] == "cars" for row in found)
+        print(f"{seed:6} {number:9} " + " ".join(f"{volumes[group]:12.4f}" for group in GROUPS))
+    for group, each in summary["beside"].items():
+        print(f"CARS less {group}: {each['gain']:+.4f} ({each['low']:+.4f} to {each['high']:+.4f})")
+    print(f"wanted: each interval above {-ALLOWED:.0%} of the other's hypervolume: {'so it is' if kept else 'NOT so'}")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread")
+    sys.exit(not kept)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,194 @@
+"""A search on folders of one's own pictures, by the command line; and layouts that are refused before it begins."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nasplat.architecture import IO
+from nasplat.cli.app import main
+from nasplat.run.directory import Run
+from nasplat.search_spaces.ghost import GhostImageNet
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+SEARCH = [
+    "search", "--space", "ghost/imagenet", "--strategy", "random_search",
+    "--benchmark", "classification", "--set", "benchmark.dataset=image_folder",
+    "--objective", "accuracy:max", "--objective", "macs:min", "--evaluations", "1", "--out", "run",
+]  # fmt: skip
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `nasplat ARGUMENTS` in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["nasplat", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    return run
+
+
+def settings(**benchmark: object) -> list[str]:
+    return [word for name, value in benchmark.items() for word in ("--set", f"benchmark.{name}={value}")]
+
+
+def draw(folder: Path, count: int, *, classes: tuple[str, ...] = ("dark", "light")) -> None:
+    """Pictures of noise that is darker or lighter, 40 x 48 pixels, of two kinds of files."""
+    rng = np.random.default_rng(count)
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for row in range(count):
+            pixels = rng.integers(0, 128, (48, 40, 3)) + 127 * number // (len(classes) - 1)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{row}.{('png', 'jpg')[row % 2]}")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder laid out as it should be."""
+    folder = tmp_path / "photos"
+    for part, count in (("train", 6), ("val", 4), ("test", 4)):
+        draw(folder / part, count)
+    return folder
+
+
+def refusal(command: Command, folder: Path, **benchmark: object) -> str:
+    """Why a search on the folder is refused, in one line on stderr; no run is begun."""
+    done = command(*SEARCH, *settings(data_folder=folder, **({"side": 32, "epochs": 1} | benchmark)))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not Path("run").exists()
+    return done.stderr
+
+
+# Right
+
+
+def test_ghost_networks_learn_from_pictures_in_folders(command: Command, tmp_path: Path) -> None:
+    for part, count in (("train", 32), ("val", 4), ("test", 4)):
+        draw(tmp_path / "photos" / part, count)
+    training = settings(data_folder="photos", side=32, epochs=6, batch_size=16, learning_rate=0.05)
+    done = command(*SEARCH, *training)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(command("show", "run", "--json").stdout)
+    assert (shown["status"], shown["outcomes"], shown["failed"]) == ("finished", 1, 0)
+    (trial,) = shown["best"]
+    space = GhostImageNet()
+    cost = space.cost(space.parse(trial["architecture"]), IO.image(channels=3, side=32, outputs=2))
+    assert (trial["metrics"]["params"], trial["metrics"]["macs"]) == (cost.params, cost.macs)
+    assert trial["split"] == "validation"
+    assert trial["metrics"]["accuracy"] >= 0.75
+
+
+def test_classes_alone_are_split_and_searched_on(command: Command, tmp_path: Path) -> None:
+    draw(tmp_path / "photos", 10, classes=("dark", "grey", "light"))
+    done = command(*SEARCH, *settings(data_folder="photos", side=32, epochs=1, batch_size=6))
+    assert done.returncode == 0, done.stderr
+    assert [measurement.spent.images for measurement in Run(tmp_path / "run").history().measurements] == [18]
+
+
+# Wrong
+
+
+def test_a_folder_must_be_named_and_be_one(command: Command, photos: Path, tmp_path: Path) -> None:
+    done = command(*SEARCH, *settings(side=32))
+    assert done.returncode == 2
+    assert "give benchmark.data_folder, a folder with train/CLASS/*" in done.stderr
+    assert f"{tmp_path / 'fotos'} cannot be read: No such file or directory" in refusal(command, tmp_path / "fotos")
+    picture = photos / "train" / "dark" / "0.png"
+    assert f"{picture} cannot be read: Not a directory" in refusal(command, picture)
+
+
+def test_pictures_that_are_not_square_want_a_side(command: Command, photos: Path) -> None:
+    done = command(*SEARCH, *settings(data_folder=photos))
+    assert done.returncode == 2
+    assert "0.jpg has 40 x 48 pixels" in done.stderr or "0.png has 40 x 48 pixels" in done.stderr
+    assert "add --set benchmark.side=224" in done.stderr
+
+
+def test_no_class_folders(command: Command, photos: Path) -> None:
+    for name in ("dark", "light"):
+        for picture in (photos / "train" / name).iterdir():
+            picture.rename(photos / "train" / f"{name}-{picture.name}")
+        (photos / "train" / name).rmdir()
+    said = refusal(command, photos)
+    assert f"{photos / 'train'} is to hold a folder for each of at least two classes, but holds none" in said
+    assert f"put the pictures of each class into a folder of its own, {photos / 'train' / 'CLASS'}" in said
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_picture_beside_the_class_folders(part: str, command: Command, photos: Path) -> None:
+    (photos / part / "light" / "0.png").rename(photos / part / "light.PNG")
+    said = refusal(command, photos)
+    assert f"the picture {photos / part / 'light.PNG'} is of no class; move it into the folder of its class" in said
+
+
+def test_files_that_are_no_pictures_lie_where_they_like(command: Command, photos: Path) -> None:
+    for folder in (photos, photos / "train", photos / "val" / "dark"):
+        (folder / "notes.txt").write_text("taken in spring")
+        (folder / ".cache").mkdir()
+    (photos / "train" / "._0.png").write_bytes(b"what some systems leave behind")
+    done = command(*SEARCH, *settings(data_folder=photos, side=32, epochs=1, batch_size=6))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_that_training_does_not_know(part: str, command: Command, photos: Path) -> None:
+    (photos / part / "dark").rename(photos / part / "Dark")
+    said = refusal(command, photos)
+    assert f"{photos / part} has the folder Dark, which is no class; the classes: dark, light" in said
+
+
+def test_a_class_without_pictures(command: Command, photos: Path) -> None:
+    (photos / "train" / "grey").mkdir()
+    (photos / "train" / "grey" / "notes.txt").write_text("to be taken")
+    said = refusal(command, photos)
+    assert f"{photos / 'train' / 'grey'} holds no pictures, which end in .jpg, " in said
+    assert "put some into it, or remove it" in said
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_part_without_pictures(part: str, command: Command, photos: Path) -> None:
+    shutil.rmtree(photos / part)
+    (photos / part).mkdir()
+    assert f"{photos / part} holds no pictures" in refusal(command, photos)
+
+
+def test_parts_are_not_taken_for_classes(command: Command, photos: Path) -> None:
+    shutil.rmtree(photos / "train")
+    assert f"{photos} has val/ and test/, but no train/" in refusal(command, photos)
+
+
+@pytest.mark.parametrize("name", ["validation", "Test", "dark"])
+def test_a_folder_beside_train_is_not_left_out_unseen(name: str, command: Command, photos: Path) -> None:
+    shutil.rmtree(photos / "test")
+    (photos / "val").rename(photos / name)
+    said = refusal(command, photos)
+    assert f"{photos} has train/ and also {name}/; it is to hold train/ and, if there are any, val/ and test/" in said
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("content", [b"a text\n", b"", None], ids=["text", "nothing", "half"])
+def test_a_file_that_is_no_picture_though_it_is_called_one(
+    content: bytes | None, part: str, command: Command, photos: Path
+) -> None:
+    picture = photos / part / "light" / "2.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    said = refusal(command, photos)
+    assert f"the picture {picture} cannot be read: " in said
+    assert "repair or remove it" in said
