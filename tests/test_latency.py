@@ -87,7 +87,8 @@ def test_passes_are_timed_one_by_one(threads: int) -> None:
     before, state = torch.get_num_threads(), torch.get_rng_state()
     with passes(sleeper, (2, 5, 5), batch=3, threads=threads, device="cpu") as timed:
         times = timed(6)
-    assert times == pytest.approx(sleeper.taken, abs=1)
+    beyond = [outside - inside for outside, inside in zip(times, sleeper.taken, strict=True)]
+    assert min(beyond) >= 0 and median(beyond) < 1  # a busy machine may interrupt some of them in between
     assert all(time >= least for time, least in zip(times, [3, 9] * 3, strict=True))
     assert sleeper.conditions == {((3, 2, 5, 5), False, False, threads, "cpu")}
     assert sleeper.training and torch.get_num_threads() == before
@@ -132,14 +133,14 @@ def test_onnxruntime_runs_the_network_as_it_is_exported(monkeypatch: pytest.Monk
             super().__init__(network, options, **others)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    few, many = Products(2), Products(8)
+    few, many = Products(1), Products(24)
     rows = IO((64, 400), 400)
     times = [
         measure_latency(network, rows, batch=1, threads=2, device="cpu", engine="onnxruntime")
         for network in (few, many)
     ]
     assert made == [2, 2]
-    assert 1.5 < times[1].median_ms / times[0].median_ms < 12  # 4 times the work
+    assert times[1].median_ms > 2 * times[0].median_ms  # for 24 times the work, on a machine however busy
     for found in times:
         assert (found.batch, found.threads, found.device, found.engine) == (1, 2, "cpu", "onnxruntime")
         assert found.runs >= 5 and found.iqr_ms >= 0

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -295,23 +296,60 @@ def test_a_build_finds_what_the_machine_takes(tmp_path: Path, machine: list[Any]
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_kind_that_only_a_checked_network_has_is_measured_too(
+def checked_by(path: Path) -> list[Architecture]:
+    """The networks that a table's report is about."""
+    return [SPACE.parse(entry["architecture"]) for entry in read_facts(path)["networks"]]
+
+
+def test_networks_of_the_report_have_no_part_in_the_table(
     tmp_path: Path, machine: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    build_table(SPACE, IMAGES, SMALL, tmp_path / "a.csv")
+    checked, least = checked_by(tmp_path / "a.csv"), _Stopwatch.least
+    monkeypatch.setattr(_Stopwatch, "least", lambda self, item: least(self, item) * (100 if item in checked else 1))
+    machine.clear()
+    built = build_table(SPACE, IMAGES, SMALL, tmp_path / "b.csv")
+    assert checked_by(tmp_path / "b.csv") == checked
+    assert read_facts(tmp_path / "b.csv")["calibration"] == read_facts(tmp_path / "a.csv")["calibration"]
+    assert built.predicted.median_relative_error > 0.9
+
+
+@pytest.mark.parametrize("kind", ["linear", "rare"])
+def test_blocks_of_the_report_are_measured_only_if_nobody_else_has_their_kind(
+    kind: str, tmp_path: Path, machine: list[Any]
+) -> None:
     class Rare(ToySpace):
-        """A space of which one member alone has a kind of block of its own."""
+        """A space of which one member alone has a certain block."""
 
         def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
             found = super().blocks(architecture, io)
-            return [replace(found[0], kind="rare"), *found[1:]] if architecture == rare else found
+            return [replace(found[0], kind=kind, widths=(999, 9)), *found[1:]] if architecture == rare else found
 
-    monkeypatch.setattr("nasplat.latency_build.SURVEYED", 20)
-    space, rare = Rare(), Architecture("toy", "none")
-    build_table(space, IMAGES, SMALL, tmp_path / "common.csv")
-    rare = SPACE.parse(read_facts(tmp_path / "common.csv")["networks"][0]["architecture"])
-    built = build_table(space, IMAGES, SMALL, tmp_path / "rare.csv")
-    assert built.kinds == 2
-    assert ("rare", space.blocks(rare, IMAGES)[0].widths) in machine
+    space, plan, rare = Rare(), replace(SMALL, points=100), Architecture("toy", "none")
+    build_table(space, IMAGES, plan, tmp_path / "without.csv")
+    (rare, *_) = checked_by(tmp_path / "without.csv")
+    build_table(space, IMAGES, plan, tmp_path / "with.csv")
+    assert ((kind, (999, 9)) in machine) == (kind == "rare")
+
+
+def test_the_report_compares_visits_with_other_visits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, given = default_rng(0), defaultdict[Any, list[float]](list)
+
+    def least(self: _Stopwatch, item: Block | Architecture) -> float:
+        value = 1 + float(rng.random())
+        given[item if isinstance(item, Architecture) else item.widths].append(value)
+        return value
+
+    monkeypatch.setattr(_Stopwatch, "least", least)
+    built = build_table(SPACE, IMAGES, SMALL, tmp_path / "a.csv")
+    networks = read_facts(tmp_path / "a.csv")["networks"]
+    for entry in networks:
+        visits = sorted(given[SPACE.parse(entry["architecture"])])
+        pair = {entry["measured_ms"], entry["repeated_ms"]}
+        assert len(visits) == 6 and visits[0] in pair  # the least is in one half, and the other half has another
+        assert pair <= set(visits[:4]) and len(pair) == 2
+    off = [abs(entry["repeated_ms"] / entry["measured_ms"] - 1) for entry in networks]
+    assert built.repeated.median_relative_error == pytest.approx(np.median(off))
 
 
 def test_accuracy_is_of_figures_against_measurements() -> None:
@@ -404,14 +442,15 @@ BUILD = ["--space", "toy", "--channels", "1", "--side", "4", "--outputs", "3", "
 BUILD += ["--calibration", "6", "--checked", "8"]
 
 
-@pytest.mark.usefixtures("toy", "machine")
+@pytest.mark.usefixtures("toy")
 def test_the_command_builds_and_reports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, machine: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, text, _ = command(capsys, monkeypatch, *BUILD, "--out", str(tmp_path / "a.csv"))
     assert code == 0
     assert text.startswith(f"table: {tmp_path / 'a.csv'}\n5 blocks of 1 kind on cpu with torch, batch 1, 1 thread, in")
     assert re.search(r"predicted +1\.000 +\d\.\d % *\nmeasured again +1\.000 +0\.0 %", text)
+    machine.clear()
     code, text, _ = command(capsys, monkeypatch, *BUILD, "--out", str(tmp_path / "b.csv"), "--json")
     found = json.loads(text)
     assert (code, found["blocks"], found["networks"], found["plan"]["seed"]) == (0, 5, 8, 0)
