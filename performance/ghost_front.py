@@ -39,10 +39,10 @@ from nasplat.testing.runs import searched
 
 SPACE = "ghost/small"
 DATA: dict[str, Any] = {"dataset": "hard_digits", "gradient_norm": 5.0, "calibration": 256}
-SUPERNET_EPOCHS = 30
-STRATEGY: dict[str, Any] = {"name": "cars", "population": 16, "warmup": 6, "interval": 2}
+SUPERNET_EPOCHS = 60
+STRATEGY: dict[str, Any] = {"name": "cars", "population": 16, "warmup": 12, "interval": 4}
 EPOCHS = 10
-MOST = 8
+MOST = 6
 GROUPS = ("cars", "random", "ghostnet", "mobilenetv2")
 ALLOWED = 0.02
 DEFINITIONS = f"""\
