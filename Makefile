@@ -14,7 +14,6 @@ search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks t
 	$(IN_VENV)/nasplat export $(RUN) --pick bins:3 --test
 
 $(LATENCY): | $(VENV)/ready  # for quick results rather than exact ones; --help says what the figures are
-	mkdir -p $(@D)
 	$(IN_VENV)/nasplat benchmark build latency --space ghost/small --out $@ \
 		--points 4 --rounds 2 --calibration 12 --checked 12
 

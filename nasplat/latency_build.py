@@ -331,6 +331,7 @@ class _Notes:
     def __enter__(self) -> "_Notes":
         try:
             # A line may have been torn when the last build ended; it must not run into the next one.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, "".join(f"{line}\n" for line in (self._heading, *map(json.dumps, self.before))))
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
