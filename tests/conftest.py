@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from numpy.random import default_rng
 
+from nasplat.cli.app import main
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Plugin
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -23,6 +24,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _PLUGIN = Path(__file__).parent / "plugin"
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing around the tests asks for colors."""
+    for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs `nasplat ARGUMENTS` in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = ["nasplat", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(words, ended.value.code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture

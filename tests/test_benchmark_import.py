@@ -11,7 +11,6 @@ import pickle
 import random
 import shutil
 import subprocess
-import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -27,7 +26,6 @@ from nas_201_api import ArchResults, NASBench201API, ResultsCount
 from nasplat.artifact import Parcel
 from nasplat.benchmarks import nasbench201_official
 from nasplat.benchmarks.nasbench201 import NASBench201Table
-from nasplat.cli.app import main
 from nasplat.errors import InputError, StorageError
 from nasplat.registry import BENCHMARKS, Plugin
 from nasplat.run.directory import Run
@@ -152,26 +150,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder of one's own, which does not exist yet."""
     monkeypatch.setenv("NASPLAT_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """Runs `nasplat ARGUMENTS` in this process, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: object) -> Done:
-        words = ["nasplat", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(words, ended.value.code, printed.out, printed.err)
-
-    return run
 
 
 def quiet(done: int, total: int) -> None:

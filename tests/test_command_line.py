@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import pytest
 import yaml
 
-from nasplat.cli.app import app, main
+from nasplat.cli.app import app
 from nasplat.errors import InputError
 from nasplat.export import bundle
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
@@ -41,30 +41,6 @@ ON_TABLE = [
     "search", "--space", "nasbench201", "--benchmark", "nasbench201", "--strategy", "random_search",
     "--objective", "accuracy:max", "--objective", "params:min",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing around the tests asks for colours."""
-    for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """Runs `nasplat ARGUMENTS` in this process, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["nasplat", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
-
-    return run
 
 
 def listing(folder: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasplat.architecture import IO
-from nasplat.cli.app import main
 from nasplat.run.directory import Run
 from nasplat.search_spaces.ghost import GhostImageNet
 from nasplat.training.seeding import seeded
@@ -27,23 +25,6 @@ SEARCH = [
     "--benchmark", "classification", "--set", "benchmark.dataset=image_folder",
     "--objective", "accuracy:max", "--objective", "macs:min", "--evaluations", "1", "--out", "run",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `nasplat ARGUMENTS` in this process, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        monkeypatch.setattr(sys, "argv", ["nasplat", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
-
-    return run
 
 
 def settings(**benchmark: object) -> list[str]:

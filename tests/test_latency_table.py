@@ -413,7 +413,7 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path, machine: list[Any]) -> 
     with pytest.raises(InputError, match=r"there\.csv exists; choose another --out"):
         build_table(SPACE, IMAGES, SMALL, tmp_path / "there.csv")
     with pytest.raises(InputError, match="choose another --out"):
-        build_table(SPACE, IMAGES, SMALL, tmp_path / "no" / "table.csv")
+        build_table(SPACE, IMAGES, SMALL, tmp_path / "there.csv" / "table.csv")
     with pytest.raises(InputError, match="300 different members were to be drawn from toy, but 256"):
         build_table(SPACE, IMAGES, replace(SMALL, calibration=100, checked=200), tmp_path / "table.csv")
     if not torch.cuda.is_available():
