@@ -2,11 +2,12 @@
 
     python performance/ghost_front.py [--seeds 1000 1001 1002] [--file runs/ghost-front.jsonl] [--json]
 
-About ten minutes for each seed on one core. Every search and every training is a line of the file as soon as it has
+About twelve minutes for each seed on one core. Every search and every training is a line of the file as soon as it has
 ended, and a second call goes on where the first was interrupted.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -40,9 +41,11 @@ from nasplat.testing.runs import searched
 SPACE = "ghost/small"
 DATA: dict[str, Any] = {"dataset": "hard_digits", "gradient_norm": 5.0, "calibration": 256}
 SUPERNET_EPOCHS = 60
-STRATEGY: dict[str, Any] = {"name": "cars", "population": 16, "warmup": 12, "interval": 4}
+STRATEGY: dict[str, Any] = {"name": "cars", "population": 16, "warmup": 15, "interval": 3}
 EPOCHS = 10
 MOST = 6
+SETTINGS = hashlib.sha256(json.dumps([DATA, SUPERNET_EPOCHS, STRATEGY, EPOCHS, MOST]).encode()).hexdigest()[:12]
+"""What every line of the file says, so that those of other settings do not count."""
 GROUPS = ("cars", "random", "ghostnet", "mobilenetv2")
 ALLOWED = 0.02
 DEFINITIONS = f"""\
@@ -134,12 +137,14 @@ def trained(code: str, seed: int) -> dict[str, float]:
 
 def rows(seeds: list[int], file: Path) -> list[dict[str, Any]]:
     """All trainings; those that the file lacks are run and added to it."""
-    known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    known = [row for row in found if row["settings"] == SETTINGS]
     file.parent.mkdir(parents=True, exist_ok=True)
     benchmark = benchmark_of(EPOCHS)
     with file.open("a") as lines:
 
         def add(row: dict[str, Any]) -> None:
+            row = {"settings": SETTINGS, **row}
             known.append(row)
             lines.write(json.dumps(row) + "\n")
             lines.flush()

@@ -246,8 +246,9 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         """One network as wide and deep and with kernels as large as any; paths use parts of its layers.
 
         An ordinary convolution and Ghost modules in its place share its filters; the ghosts of each ratio have filters
-        of their own, which kernels of all sides share.
+        of their own, which kernels of all sides share. Bottlenecks begin as identities, as far as shapes permit it.
         """
+        from nasplat.nn.ghost import begin_as_identities
         from nasplat.nn.supernet import Supernet
 
         most = {gene.name: gene.choices[-1] for gene in self.genes}
@@ -264,7 +265,9 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
             for operator in OPERATORS
             if operator.kernel == 1
         ]
-        return Supernet(partial(self._assembled, io=io, largest=self._shape(most, io)), covering)
+        supernet = Supernet(partial(self._assembled, io=io, largest=self._shape(most, io)), covering)
+        begin_as_identities(supernet.parts)
+        return supernet
 
     def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
         """Stem, the layers of each bottleneck, head and classifier."""

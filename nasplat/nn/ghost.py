@@ -256,3 +256,26 @@ class GhostNetwork(nn.Module):
 
 def _last(shape: GhostShape) -> int:
     return [block.outputs for block in shape.blocks.values()][-1]
+
+
+@torch.no_grad()
+def begin_as_identities(parts: nn.ModuleDict) -> None:
+    """Make bottlenecks that paths share begin as their shortcuts, and shortcuts as the identity they stand for.
+
+    The scale of the batch norm that ends a bottleneck's body becomes zero (Goyal et al., 2017, "Accurate, large
+    minibatch SGD", sec. 5.1); a shortcut's filters pass on the middle pixel, and its first channels are those that
+    come in. So all paths of a fresh supernet compute nearly the same. Paths that differ in everything have nothing to
+    learn together otherwise: trained on ones drawn uniformly, `ghost/small` stays at chance for epochs.
+
+    Args:
+        parts: Of a supernet, under the names that `GhostBottleneck` gives them.
+    """
+    for name, part in parts.items():
+        match part, name.split():
+            case nn.Sequential(), [*_, "project", "primary"] | [*_, "project", "cheap", _]:
+                nn.init.zeros_(part.get_parameter("1.weight"))
+            case nn.Sequential(), [*_, "shortcut"]:
+                nn.init.dirac_(part.get_parameter("0.0.weight"), groups=len(part.get_parameter("0.0.weight")))
+                mixing = part.get_parameter("1.0.weight")
+                known = min(mixing.shape[:2])
+                nn.init.dirac_(mixing[:known])

@@ -33,12 +33,9 @@ def nested(whole: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
-    match small:
-        case nn.Conv2d() | nn.BatchNorm2d() | nn.Linear():
-            cuts = _cuts(_tensors(whole), _tensors(small))
-            if cuts is None:
-                return whole
-            return NESTED[type(small)](whole, small, cuts)
+    if type(small) in NESTED:
+        cuts = _cuts(_tensors(whole), _tensors(small))
+        return whole if cuts is None else NESTED[type(small)](whole, small, cuts)
     if next(small.parameters(recurse=False), None) is not None:
         raise TypeError(f"only convolutions, batch norms and linear layers can be nested, not {type(small).__name__}")
     for name, child in small.named_children():
@@ -130,7 +127,7 @@ class NestedConv2d(_Nested):
         assert isinstance(small, nn.Conv2d)
         weight, bias = self.part("weight"), self.part("bias")
         assert weight is not None
-        return functional.conv2d(x, weight, bias, small.stride, small.padding, small.dilation, small.groups)
+        return small._conv_forward(x, weight, bias)
 
 
 class NestedBatchNorm2d(_Nested):

@@ -22,8 +22,9 @@ CALIBRATION_BATCH = 256
 class SupernetTraining(Training):
     """Shared weights in training; each step takes the mean gradient of a few paths on one batch.
 
-    Only weights on these paths change, and only their momentum: dW = (1/N_b) Σ dW_j ∘ C_j (Yang et al., 2020,
-    "CARS: Continuous evolution for efficient neural architecture search", sec. 3.2).
+    Only layers on these paths change, and only their momentum: dW = (1/N_b) Σ dW_j ∘ C_j (Yang et al., 2020,
+    "CARS: Continuous evolution for efficient neural architecture search", sec. 3.2). Where paths use parts of a larger
+    layer, gradients are of these parts, but momentum and weight decay move all of the layer.
 
     A group divides the paths of each batch among its members. All see the same batches and end with the same
     weights, those that one member would end with but for the rounding of sums.
