@@ -136,7 +136,7 @@ class Classification(SupernetBenchmark):
         self.statistics: Literal["recalibrated", "batch"] = statistics
         self.calibration = calibration
         if latency_batch:
-            self.metrics = (*type(self).metrics, *LATENCY[:2])  # type: ignore[misc]  # which there are is an option's
+            self.metrics = (*type(self).metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
             self.alone = True
         self._loaded: dict[str, Splits] = {}
         self._shared: tuple[Handle, str, Supernet, int] | None = None
@@ -163,6 +163,11 @@ class Classification(SupernetBenchmark):
             raise InputError(
                 "latency is either measured or told by a table, but got both "
                 f"latency_batch={self.latency_batch} and latency_table={self.latency_table}; leave one out"
+            )
+        if self.latency_engine != "torch" and not self.latency_batch:
+            raise InputError(
+                f"latency_engine={self.latency_engine} says how latency is measured, but latency_batch=0 says that it "
+                "is not; add --set benchmark.latency_batch=1, or leave the engine out"
             )
         self._dataset.check()
         _ = self._latencies  # read for the first time, which refuses what is no table for the space

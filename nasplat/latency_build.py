@@ -253,6 +253,8 @@ def _line(table: BlockTable, measured: Sequence[tuple[Architecture, float]]) -> 
     if len(set(sums)) < 2:
         return 0.0, 1.0
     found = theilslopes([whole for _, whole in measured], sums)
+    if found.slope <= 0:  # by which more blocks would take less time: noise, or too few networks
+        return 0.0, float(np.median([whole / alone for (_, whole), alone in zip(measured, sums, strict=True)]))
     return float(found.intercept), float(found.slope)
 
 
@@ -351,7 +353,7 @@ class _Notes:
     def _read(self) -> Iterator[tuple[int, int, float]]:
         try:
             heading, *lines = self.path.read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter is told when it is to be written
             return
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path} cannot be read: {error}; delete it to begin anew") from error

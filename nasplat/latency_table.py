@@ -32,7 +32,7 @@ DIGEST = "digest"
 """The comment that damage is found by; who changes a table on purpose takes it out."""
 TRIED = 100
 """Random members whose blocks a table must know."""
-MOST_MS, MOST_WIDTH = 1e9, 1e9
+LEAST_MS, MOST_MS, MOST_WIDTH = 1e-6, 1e9, 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,9 @@ class BlockTable(LatencyTable):
         return self._latency_ms(architecture)
 
     def _predicted(self, architecture: Architecture) -> float:
-        blocks = self.space.blocks(architecture, self.io)
-        return self.offset_ms + self.scale * sum(self._block_ms(block.kind, block.widths) for block in blocks)
+        alone = [self._block_ms(block.kind, block.widths) for block in self.space.blocks(architecture, self.io)]
+        # No network is quicker than the slowest of its blocks, whatever a line through larger ones says.
+        return max(self.offset_ms + self.scale * sum(alone), *alone)
 
     def _interpolated(self, kind: str, widths: tuple[int, ...]) -> float:
         surface = self._surfaces.get(kind)
@@ -138,7 +139,7 @@ class BlockTable(LatencyTable):
             )
         if len(widths) != surface.axes:
             raise InputError(f"{self.path} has {kind!r} by {surface.axes} widths, but the space by {len(widths)}")
-        return max(0.0, surface(widths))
+        return max(LEAST_MS, surface(widths))
 
 
 class Surface:
@@ -272,7 +273,8 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
 
 def described(space: SearchSpace, io: IO) -> dict[str, Any]:
     """The space and the data that a table is of, as its comments have them."""
-    options = {name: getattr(space, name) for name in options_model(type(space)).model_fields}
+    untimed = space.untimed if isinstance(space, BlockSpace) else frozenset()
+    options = {name: getattr(space, name) for name in options_model(type(space)).model_fields if name not in untimed}
     facts = {
         "space": {"name": space.name, **options},
         "io": {"input_shape": io.input_shape, "outputs": io.outputs},
@@ -330,8 +332,16 @@ def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: 
         if theirs != ours:
             raise InputError(
                 f"the latency table {path} is of {name} {json.dumps(theirs)[:300]}, but the search is of "
-                f"{json.dumps(ours)}; make one for it with nasplat benchmark build latency"
+                f"{json.dumps(ours)}; make one for it with {_command(space, io)}"
             )
+
+
+def _command(space: SearchSpace, io: IO) -> str:
+    """What builds the table that a search needs."""
+    channels, side, _ = io.input_shape
+    options = [f"--set space.{name}={getattr(space, name)}" for name in described(space, io)["space"].keys() - {"name"}]
+    words = [f"--space {space.name}", *sorted(options), f"--side {side} --channels {channels} --outputs {io.outputs}"]
+    return f"nasplat benchmark build latency {' '.join(words)} --out FILE"
 
 
 def _calibration(facts: Mapping[str, Any]) -> tuple[float, float]:
@@ -341,6 +351,8 @@ def _calibration(facts: Mapping[str, Any]) -> tuple[float, float]:
     offset, scale = found.get("a_ms", 0.0), found.get("b", 1.0)
     if not all(isinstance(value, int | float) and abs(value) < MOST_MS for value in (offset, scale)):
         raise ValueError(f"its calibration is a_ms={shortly(offset)} and b={shortly(scale)}, which are no figures")
+    if scale <= 0:
+        raise ValueError(f"its calibration has b={scale:g}, with which more blocks would take less time")
     return float(offset), float(scale)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from nasplat.budget import Budget, Spending
-from nasplat.errors import StrategyError
+from nasplat.errors import RunError, StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
 from nasplat.run.event_log import Event, EventLog
@@ -41,6 +41,8 @@ COLLECT_BYTES = 256 * 2**20
 """How much must have come to the artifacts before it is worth looking which of them are still needed."""
 COLLECT_GROWTH = 0.5
 """Past that, it must be this part of what was needed the last time."""
+PRICED_AGAIN = 5
+"""So many of the logged measurements are priced again, to see that prices are what they were."""
 WAIT_SECONDS = 0.5
 PARKED = 4
 """How many times the workers' number may be outstanding, tasks that wait for the same work included."""
@@ -338,12 +340,29 @@ class Search:
                 self.spending.device_seconds += decode_incident(event.body).seconds
             else:
                 outcome = decode_outcome(event.body, self._outstanding[event.body["id"]])
+                self._check_price(outcome)
                 self._take(outcome)
                 if strategy_lives:
                     self.strategy.tell(outcome)
         if snapshot is not None and not strategy_lives:
             self.strategy.restore(snapshot[1])
         self._clock = time.monotonic()
+
+    def _check_price(self, outcome: Outcome) -> None:
+        """Refuse to go on where what is known beforehand has changed, as by another table of latency.
+
+        The first few measurements tell: whatever prices are made of is read as a whole.
+        """
+        if not isinstance(outcome, Measurement) or self.outcomes["measured"] >= PRICED_AGAIN:
+            return
+        for metric, value in self.problem.cost(outcome.architecture).metrics().items():
+            logged = outcome.metrics.get(metric, value)
+            if logged != value:
+                raise RunError(
+                    f"resuming, {metric} of {outcome.architecture} is {value:g}, but it was {logged:g} when the search "
+                    "began, so that old trials and new ones would not compare; put back the table or the version that "
+                    "it began with"
+                )
 
     def _replay_ask(self, event: Event, *, repeat: bool) -> None:
         logged: list[Json] = event.body["tasks"]

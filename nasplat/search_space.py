@@ -127,6 +127,9 @@ class Block:
 class BlockSpace(SearchSpace):
     """A search space whose networks are made of blocks, so that a table of blocks tells how long a network takes."""
 
+    untimed: ClassVar[frozenset[str]] = frozenset()
+    """Options that change nothing about a network in evaluation mode, such as dropout; one table serves them all."""
+
     @abstractmethod
     def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
         """What the architecture's network runs, in order; all of its parameters are in one of them."""

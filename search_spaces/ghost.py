@@ -126,6 +126,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
     """
 
     preset: ClassVar[Preset]
+    untimed: ClassVar[frozenset[str]] = frozenset({"dropout"})
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

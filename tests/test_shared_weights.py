@@ -20,7 +20,8 @@ from nasplat.data.datasets import Examples, dataset
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.nn.supernet import Supernet
-from nasplat.search_space import GeneSpace
+from nasplat.search_space import GeneSpace, SupernetSpace
+from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, TrainSupernet, encode_outcome
 from nasplat.testing import ToySpace
@@ -165,10 +166,19 @@ class Members:
         """It has happened already."""
 
 
-@pytest.mark.parametrize("paths", [2, 3])
-def test_two_members_end_with_the_weights_that_one_ends_with(paths: int) -> None:
-    """Dead ends included: a convolution behind `none` has no gradient, and must be left alone by weight decay too."""
-    dead_end = SPACE.parse("300000")
+# The last path is a dead end: a convolution behind `none` has no gradient, and weight decay must leave it alone too.
+CELLS = (*PATHS, SPACE.parse("300000"))
+MOBILE = tuple(GhostSmall().sample(default_rng(i)) for i in range(4))
+
+
+@pytest.mark.parametrize(
+    ("space", "drawn", "paths"),
+    [(SPACE, CELLS, 2), (SPACE, CELLS, 3), (GhostSmall(), MOBILE, 2)],
+    ids=["two paths", "three paths", "two paths of nested layers"],
+)
+def test_two_members_end_with_the_weights_that_one_ends_with(
+    space: SupernetSpace, drawn: tuple[Architecture, ...], paths: int
+) -> None:
     splits = dataset("digits").load()
     examples = Examples(splits.training.images[:256].double(), splits.training.labels[:256])
     recipe = Recipe(batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.01, gradient_norm=1.0)
@@ -179,7 +189,7 @@ def test_two_members_end_with_the_weights_that_one_ends_with(paths: int) -> None
             supernet,
             examples,
             recipe,
-            draw=lambda seed: (*PATHS, dead_end)[seed % 4],
+            draw=lambda seed: drawn[seed % 4],
             paths=paths,
             epochs=2,
             seed=3,
@@ -189,7 +199,7 @@ def test_two_members_end_with_the_weights_that_one_ends_with(paths: int) -> None
         return {name: p.detach() for name, p in supernet.named_parameters()}
 
     with seeded(0):
-        fresh = SPACE.supernet(DIGITS).double()
+        fresh = space.supernet(DIGITS).double()
 
     def start() -> Supernet:
         return copy.deepcopy(fresh)

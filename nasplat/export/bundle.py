@@ -88,20 +88,26 @@ def export(
     architecture, io = run.member(measurement, benchmark), benchmark.io
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
+    cost = benchmark.space.cost(architecture, io).metrics()
+    known = {name: value for name, value in measurement.metrics.items() if name not in (*cost, *benchmark.metrics)}
     description: dict[str, Any] = {
         "format": FORMAT,
         "space": {"name": config.space.name, **config.space.options},
         "architecture": architecture.code,
         "input_shape": list(io.input_shape),
         "outputs": io.outputs,
-        "cost": benchmark.space.cost(architecture, io).metrics(),
+        "cost": cost,
+        "known": known,  # beforehand, such as what a table of latency predicts
         "trained": not untrained,
         "run": {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": measurement.task.fidelity},
         "versions": run.environment["versions"],
         "revision": run.environment["git"]["code"],
     }
     if not untrained:
-        description["measured"] = {"split": measurement.split, **measurement.metrics}
+        description["measured"] = {
+            "split": measurement.split,
+            **{name: value for name, value in measurement.metrics.items() if name not in known},
+        }
     if test:
         final = run.final(measurement, benchmark)
         description["final"] = {"split": final.split, **final.metrics}

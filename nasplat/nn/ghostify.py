@@ -75,7 +75,7 @@ def ghostify(
         module: Any network, or a convolution; it stays as it is.
         operator: How many ghosts, and by what kernel.
         stem: Whether the first convolution is replaced too.
-        classifier: Whether the last layer is, where it is a 1 x 1 convolution.
+        classifier: Whether the last layer is, where it is a 1 x 1 convolution; a linear one stays as it is.
         where: Given a convolution's name and the convolution, whether to replace it; by default every one.
 
     Raises:

@@ -127,7 +127,8 @@ class NestedConv2d(_Nested):
         assert isinstance(small, nn.Conv2d)
         weight, bias = self.part("weight"), self.part("bias")
         assert weight is not None
-        return small._conv_forward(x, weight, bias)
+        result: Tensor = small._conv_forward(x, weight, bias)
+        return result
 
 
 class NestedBatchNorm2d(_Nested):
