@@ -357,7 +357,7 @@ class Search:
             return
         for metric, value in self.problem.cost(outcome.architecture).metrics().items():
             logged = outcome.metrics.get(metric, value)
-            if logged != value:
+            if logged != value and not math.isnan(value):
                 raise RunError(
                     f"resuming, {metric} of {outcome.architecture} is {value:g}, but it was {logged:g} when the search "
                     "began, so that old trials and new ones would not compare; put back the table or the version that "
