@@ -301,7 +301,7 @@ def test_genes_of_bottlenecks_that_are_not_there_decide_nothing() -> None:
 def test_keys_differ_exactly_where_shapes_do() -> None:
     space = GhostSmall()
     for architecture in samples(space, 10):
-        for other in (*space.neighbors(architecture), space.parse(architecture.code)):
+        for other in (*space.neighbors(architecture)[::3], space.parse(architecture.code)):
             same = space.shape(other, SMALL) == space.shape(architecture, SMALL)
             assert (space.canonical_key(other) == space.canonical_key(architecture)) is same, other
 
