@@ -104,13 +104,12 @@ def export(
         "revision": run.environment["git"]["code"],
     }
     if not untrained:
-        description["measured"] = {
-            "split": measurement.split,
-            **{name: value for name, value in measurement.metrics.items() if name not in known},
-        }
+        measured = {name: value for name, value in measurement.metrics.items() if name not in known}
+        description["measured"] = {"split": measurement.split, **measured}
     if test:
         final = run.final(measurement, benchmark)
-        description["final"] = {"split": final.split, **final.metrics}
+        tested = {name: value for name, value in final.metrics.items() if name not in known}
+        description["final"] = {"split": final.split, **tested}
     with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
         write_onnx(network, io.input_shape, draft / ONNX)
