@@ -1,6 +1,6 @@
 """Whether CARS finds better Ghost networks than chance does, or the fixed designs that the space is made around.
 
-    python performance/ghost_front.py [--seeds 1000 1001 1002] [--file runs/ghost-front.jsonl] [--json]
+    python performance/ghost_front.py [--seeds 2000 2001 2002] [--file runs/ghost-front.jsonl] [--json]
 
 About twelve minutes for each seed on one core. Every search and every training is a line of the file as soon as it has
 ended, and a second call goes on where the first was interrupted.
@@ -41,15 +41,18 @@ from nasplat.testing.runs import searched
 SPACE = "ghost/small"
 DATA: dict[str, Any] = {"dataset": "hard_digits", "gradient_norm": 5.0, "calibration": 256}
 SUPERNET_EPOCHS = 60
-STRATEGY: dict[str, Any] = {"name": "cars", "population": 16, "warmup": 15, "interval": 3}
+STRATEGY: dict[str, Any] = {"name": "cars", "population": 24, "warmup": 15, "interval": 3}
 EPOCHS = 10
 MOST = 6
-SETTINGS = hashlib.sha256(json.dumps([DATA, SUPERNET_EPOCHS, STRATEGY, EPOCHS, MOST]).encode()).hexdigest()[:12]
+OBJECTIVES = ["loss:min", "macs:min"]  # an accuracy on 718 pictures is in steps of .14 points, and far noisier
+SETTINGS = hashlib.sha256(json.dumps([OBJECTIVES, DATA, SUPERNET_EPOCHS, STRATEGY, EPOCHS, MOST]).encode()).hexdigest()[
+    :12
+]
 """What every line of the file says, so that those of other settings do not count."""
 GROUPS = ("cars", "random", "ghostnet", "mobilenetv2")
 ALLOWED = 0.02
 DEFINITIONS = f"""\
-Space {SPACE}, data hard_digits. CARS: accuracy up, MACs down; population {STRATEGY["population"]}, {SUPERNET_EPOCHS}
+Space {SPACE}, data hard_digits. CARS: loss and MACs down; population {STRATEGY["population"]}, {SUPERNET_EPOCHS}
 epochs, of which {STRATEGY["warmup"]} are the warm-up; of its last front at most {MOST} networks, spread evenly over
 the logarithm of their MACs. random: as many members drawn uniformly. ghostnet and mobilenetv2: for each of CARS's
 networks the member of a fixed family whose MACs are nearest, each taken once; a family has all widths, depths and
@@ -90,7 +93,7 @@ def search(seed: int) -> list[str]:
             "space": {"name": SPACE},
             "benchmark": {"name": "classification", **DATA, "epochs": SUPERNET_EPOCHS},
             "strategy": STRATEGY,
-            "objectives": ["accuracy:max", "macs:min"],
+            "objectives": OBJECTIVES,
             "seed": seed,
         }
     )
@@ -188,7 +191,7 @@ def hypervolumes(found: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     """Search and train what is missing, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001, 1002])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2000, 2001, 2002])
     parser.add_argument("--file", type=Path, default=Path("runs/ghost-front.jsonl"))
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
