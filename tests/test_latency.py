@@ -193,7 +193,7 @@ def test_on_cuda_the_work_is_waited_for() -> None:
 def test_a_measurement_has_latency_beside_accuracy_if_asked() -> None:
     benchmark = Classification(SPACE, epochs=2, latency_batch=4, latency_threads=2)
     assert benchmark.alone
-    assert benchmark.metrics == ("accuracy", "loss", "latency_ms", "latency_iqr_ms")
+    assert benchmark.metrics == ("accuracy", "loss", "latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
     shelf = Parcel()
     task = Evaluate(id=0, seed=0, architecture=SPACE.parse("233223"), fidelity=1)
     measurement = benchmark.measure(task, device="cpu", artifacts=shelf)
