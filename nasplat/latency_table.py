@@ -337,7 +337,9 @@ def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: 
 
 
 def _command(space: SearchSpace, io: IO) -> str:
-    """What builds the table that a search needs."""
+    """What builds the table that a search needs, in words if nothing does."""
+    if not isinstance(space, BlockSpace):
+        return f"figures measured elsewhere: a CSV file with the columns {' and '.join(NETWORK_COLUMNS)}"
     channels, side, _ = io.input_shape
     options = [f"--set space.{name}={getattr(space, name)}" for name in described(space, io)["space"].keys() - {"name"}]
     words = [f"--space {space.name}", *sorted(options), f"--side {side} --channels {channels} --outputs {io.outputs}"]

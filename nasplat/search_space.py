@@ -24,6 +24,8 @@ Prior: TypeAlias = Sequence[NDArray[np.float64]]
 """One non-negative weight for every choice of every gene: `prior[gene][choice]`, each row `[choices]`."""
 
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
+NAMED = 24
+"""An error names the genes of a code of another length if there are no more."""
 
 
 class SearchSpace(ABC):
@@ -184,9 +186,9 @@ class GeneSpace(SearchSpace):
 
     def parse(self, code: str) -> Architecture:
         if len(code) != len(self.genes):
-            names = ", ".join(gene.name for gene in self.genes)
+            names = f" ({', '.join(gene.name for gene in self.genes)})" if len(self.genes) <= NAMED else ""
             raise InputError(
-                f"a code of {self.name} has {len(self.genes)} symbols ({names}), but {code!r} has {len(code)}"
+                f"a code of {self.name} has {len(self.genes)} symbols{names}, but {code!r} has {len(code)}"
             )
         for position, (gene, symbol) in enumerate(zip(self.genes, code, strict=True)):
             if symbol not in SYMBOLS[: len(gene.choices)]:
