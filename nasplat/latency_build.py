@@ -94,7 +94,7 @@ class Built:
         blocks: How many blocks it has.
         kinds: Of how many kinds.
         networks: How many networks `predicted` and `repeated` are about; none of them had a part in the table.
-        seconds: What measuring took, in this session.
+        seconds: What measuring took since the build was begun, or last taken up again.
         predicted: What the table says, against the measured latency.
         repeated: A second measurement of the same networks, against the first.
     """
