@@ -42,6 +42,11 @@ class Benchmark(ABC):
         self.space = space
 
     @property
+    def protocol(self) -> str:
+        """How the metrics are computed, where that goes without saying for nobody: a line that reports repeat."""
+        return ""
+
+    @property
     @abstractmethod
     def io(self) -> IO:
         """What the data asks of a network."""

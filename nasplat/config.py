@@ -105,7 +105,7 @@ class SearchConfig(_Section):
             raise InputError(explain(error, "", cls)) from None
 
     def resolved(self) -> "SearchConfig":
-        """The same with every option of every plug-in spelt out.
+        """The same with every option of every plug-in spelt out, and the space's own limits among the constraints.
 
         Raises:
             InputError: A plug-in is unknown, or an option of it is unknown or of the wrong type.
@@ -115,8 +115,12 @@ class SearchConfig(_Section):
             options = complete(section, registry.get(plugin.name), plugin.options)
             return PluginConfig(name=plugin.name, **options)
 
+        space = SEARCH_SPACES.get(self.space.name)
+        limited = {constraint.metric for constraint in self.goal.constraints}
+        limits = [text for text in space.limits if Constraint.parse(text).metric not in limited]
         return self.model_copy(
             update={
+                "constraints": [*self.constraints, *limits],
                 "space": spelt("space", SEARCH_SPACES, self.space),
                 "benchmark": spelt("benchmark", BENCHMARKS, self.benchmark),
                 "strategy": spelt("strategy", STRATEGIES, self.strategy),
@@ -234,6 +238,7 @@ class Assembly:
         benchmark = workload.make()
         _check_alone(benchmark, config)
         benchmark.check()
+        benchmark.space.check_io(benchmark.io)
         problem = Problem(
             benchmark.space,
             goal,

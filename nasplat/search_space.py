@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 Prior: TypeAlias = Sequence[NDArray[np.float64]]
 """One non-negative weight for every choice of every gene: `prior[gene][choice]`, each row `[choices]`."""
 
+ATTEMPTS = 10_000
+"""How often a random choice is made again where not all combinations of genes are members."""
+
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 NAMED = 24
 """An error names the genes of a code of another length if there are no more."""
@@ -41,7 +45,13 @@ class SearchSpace(ABC):
     """The name the space is registered under; every architecture carries it."""
 
     reference_io: ClassVar[IO] = IO.image(channels=3, side=32, outputs=10)
-    """What predictors price nodes for; they compare costs within the space, so that any usual size will do."""
+    """What predictors price nodes for; they compare costs within the space, so that any usual size will do.
+
+    It also tells what the networks are for: those of a space with a scale here enlarge pictures, all others classify.
+    """
+
+    limits: ClassVar[tuple[str, ...]] = ()
+    """Constraints on costs that a search keeps unless it has others on the same metric, such as ``params<=325e3``."""
 
     @abstractmethod
     def sample(self, rng: Generator) -> Architecture:
@@ -97,7 +107,20 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
-        """A fresh network: images `[batch, *io.input_shape]` in, `[batch, io.outputs]` out."""
+        """A fresh network: images `[batch, *io.input_shape]` in, `[batch, *io.output_shape]` out."""
+
+    def check_io(self, io: IO) -> None:
+        """Refuse data that the space's networks are not for.
+
+        Raises:
+            InputError: They enlarge pictures where classes are asked for, or the other way round.
+        """
+        if (io.scale is None) != (self.reference_io.scale is None):
+            does, wanted = ("enlarge pictures", "classes") if io.scale is None else ("classify", "larger pictures")
+            raise InputError(
+                f"the networks of the search space {self.name} {does}, but {wanted} are asked for; "
+                "take another space or another benchmark (nasplat list)"
+            )
 
 
 class SupernetSpace(SearchSpace):
@@ -143,21 +166,42 @@ class Gene:
 
     Args:
         name: What is decided, as error messages call it.
-        choices: The names of the alternatives; at most 36, since each is one symbol of the code.
+        choices: The names of the alternatives; up to 36 take one symbol of the code, more of them two.
+        parts: What the names of choices are made of, joined by underscores, such as ``("type", "growth")`` for
+            ``S_16``; strategies may credit parts of a choice. Without it a choice is one thing.
+
+    Raises:
+        InputError: There are too few or too many choices, or the name of one has other parts.
     """
 
     name: str
     choices: tuple[str, ...]
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self.choices) <= len(SYMBOLS):
+        if not 2 <= len(self.choices) <= len(SYMBOLS) ** 2:
             raise InputError(
-                f"a gene has 2 to {len(SYMBOLS)} choices, but {self.name!r} has {len(self.choices)}; split it in two"
+                f"a gene has 2 to {len(SYMBOLS) ** 2:,} choices, but {self.name!r} has {len(self.choices):,}; "
+                "split it in two"
             )
+        for choice in self.choices:
+            if self.parts and choice.count("_") + 1 != len(self.parts):
+                raise InputError(
+                    f"a choice of the gene {self.name!r} is {'_'.join(self.parts)}, but {choice!r} has "
+                    f"{choice.count('_') + 1} parts"
+                )
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """What stands in a code for each of the choices."""
+        if len(self.choices) <= len(SYMBOLS):
+            return tuple(SYMBOLS[: len(self.choices)])
+        return tuple(a + b for a in SYMBOLS for b in SYMBOLS)[: len(self.choices)]
 
     def legend(self) -> str:
-        """The symbols and what they mean: ``0 (none), 1 (skip_connect)``."""
-        return ", ".join(f"{SYMBOLS[i]} ({choice})" for i, choice in enumerate(self.choices))
+        """The symbols and what they mean: ``0 (none), 1 (skip_connect)``; of many the first and the last."""
+        meanings = [f"{symbol} ({choice})" for symbol, choice in zip(self.symbols, self.choices, strict=True)]
+        return ", ".join(meanings if len(meanings) <= NAMED else [*meanings[:3], "…", meanings[-1]])
 
 
 class GeneSpace(SearchSpace):
@@ -171,66 +215,92 @@ class GeneSpace(SearchSpace):
 
     def choices(self, architecture: Architecture) -> list[int]:
         """The index of the choice of every gene."""
-        return [SYMBOLS.index(symbol) for symbol in architecture.code]
+        code = architecture.code
+        return [numbers[code[place]] for numbers, place in zip(self._numbers, self._places, strict=True)]
 
     def expressed(self, architecture: Architecture) -> Sequence[int]:
         """The genes that decide anything in this architecture, by default all; no other mutates."""
         return range(len(self.genes))
 
+    def refusal(self, choices: Sequence[int]) -> str | None:
+        """Why no member has these choices together, as the end of a sentence; by default all combinations are members.
+
+        A space that refuses some is to be dense enough for rejection, or samples and crosses by itself.
+        """
+        return None
+
     def member(self, choices: Sequence[int]) -> Architecture:
         """The architecture with the given choice of every gene."""
-        return Architecture(self.name, "".join(SYMBOLS[choice] for choice in choices))
+        return Architecture(
+            self.name, "".join(symbols[choice] for symbols, choice in zip(self._symbols, choices, strict=True))
+        )
 
     def sample(self, rng: Generator) -> Architecture:
-        return self.member(rng.integers(self._sizes).tolist())
+        for _ in range(ATTEMPTS):
+            choices = rng.integers(self._sizes).tolist()
+            if self.refusal(choices) is None:
+                return self.member(choices)
+        raise self._none_found("drawn")
 
     def parse(self, code: str) -> Architecture:
-        if len(code) != len(self.genes):
+        if len(code) != self._length:
             names = f" ({', '.join(gene.name for gene in self.genes)})" if len(self.genes) <= NAMED else ""
-            raise InputError(
-                f"a code of {self.name} has {len(self.genes)} symbols{names}, but {code!r} has {len(code)}"
-            )
-        for position, (gene, symbol) in enumerate(zip(self.genes, code, strict=True)):
-            if symbol not in SYMBOLS[: len(gene.choices)]:
+            raise InputError(f"a code of {self.name} has {self._length} symbols{names}, but {code!r} has {len(code)}")
+        for position, (gene, numbers, place) in enumerate(zip(self.genes, self._numbers, self._places, strict=True)):
+            if code[place] not in numbers:
                 raise InputError(
-                    f"gene {position + 1} ({gene.name}) of {self.name} code {code!r} is {symbol!r}; "
+                    f"gene {position + 1} ({gene.name}) of {self.name} code {code!r} is {code[place]!r}; "
                     f"it may be {gene.legend()}"
                 )
-        return Architecture(self.name, code)
+        architecture = Architecture(self.name, code)
+        reason = self.refusal(self.choices(architecture))
+        if reason is not None:
+            raise InputError(f"{self.name} code {code!r} {reason}")
+        return architecture
 
     def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
         """Exactly one gene, drawn uniformly of those that matter, takes another choice, by `prior` or uniformly."""
         genes = self.expressed(architecture)
-        gene = genes[int(rng.integers(len(genes)))]
-        old = SYMBOLS.index(architecture.code[gene])
-        if prior is None:
-            new = int(rng.integers(self._sizes[gene] - 1))
-            new += new >= old
-        else:
-            weights = np.array(prior[gene], dtype=np.float64)
-            weights[old] = 0.0
-            if weights.sum() <= 0.0:  # the prior allows the old choice alone, yet a mutation changes something
-                weights = np.ones_like(weights)
+        for _ in range(ATTEMPTS):
+            gene = genes[int(rng.integers(len(genes)))]
+            old = self._numbers[gene][architecture.code[self._places[gene]]]
+            if prior is None:
+                new = int(rng.integers(self._sizes[gene] - 1))
+                new += new >= old
+            else:
+                weights = np.array(prior[gene], dtype=np.float64)
                 weights[old] = 0.0
-            new = int(rng.choice(len(weights), p=weights / weights.sum()))
-        return self._with(architecture, gene, new)
+                if weights.sum() <= 0.0:  # the prior allows the old choice alone, yet a mutation changes something
+                    weights = np.ones_like(weights)
+                    weights[old] = 0.0
+                new = int(rng.choice(len(weights), p=weights / weights.sum()))
+            mutant = self._with(architecture, gene, new)
+            if self._holds(mutant):
+                return mutant
+        raise self._none_found(f"mutated from {architecture.code}")
 
     def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
         """Every gene comes from either parent with equal chance."""
-        first = rng.integers(2, size=len(self.genes)).tolist()
-        return Architecture(
-            self.name, "".join(x if take else y for take, x, y in zip(first, a.code, b.code, strict=True))
-        )
+        for _ in range(ATTEMPTS):
+            first = rng.integers(2, size=len(self.genes)).tolist()
+            child = Architecture(
+                self.name,
+                "".join((a if take else b).code[place] for take, place in zip(first, self._places, strict=True)),
+            )
+            if self._holds(child):
+                return child
+        raise self._none_found(f"crossed from {a.code} and {b.code}")
 
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
         """All members that differ in exactly one gene that matters."""
         old = self.choices(architecture)
-        return [
+        every = (
             self._with(architecture, gene, choice)
             for gene in self.expressed(architecture)
             for choice in range(self._sizes[gene])
             if choice != old[gene]
-        ]
+        )
+        return [neighbor for neighbor in every if self._holds(neighbor)]
 
     def canonical_key(self, architecture: Architecture) -> str:
         """The code itself: right wherever different codes compute different functions."""
@@ -277,7 +347,35 @@ class GeneSpace(SearchSpace):
     def _sizes(self) -> list[int]:
         return [len(gene.choices) for gene in self.genes]
 
-    @staticmethod
-    def _with(architecture: Architecture, gene: int, choice: int) -> Architecture:
-        code = architecture.code
-        return Architecture(architecture.space, code[:gene] + SYMBOLS[choice] + code[gene + 1 :])
+    @cached_property
+    def _symbols(self) -> list[tuple[str, ...]]:
+        return [gene.symbols for gene in self.genes]
+
+    @cached_property
+    def _numbers(self) -> list[dict[str, int]]:
+        return [{symbol: number for number, symbol in enumerate(symbols)} for symbols in self._symbols]
+
+    @cached_property
+    def _places(self) -> list[slice]:
+        """Where in a code each gene stands."""
+        ends = list(accumulate(len(symbols[0]) for symbols in self._symbols))
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    @cached_property
+    def _length(self) -> int:
+        return sum(len(symbols[0]) for symbols in self._symbols)
+
+    def _with(self, architecture: Architecture, gene: int, choice: int) -> Architecture:
+        code, place = architecture.code, self._places[gene]
+        return Architecture(architecture.space, code[: place.start] + self._symbols[gene][choice] + code[place.stop :])
+
+    def _holds(self, architecture: Architecture) -> bool:
+        if type(self).refusal is GeneSpace.refusal:
+            return True
+        return self.refusal(self.choices(architecture)) is None
+
+    def _none_found(self, how: str) -> InputError:
+        return InputError(
+            f"no member of {self.name} came in {ATTEMPTS:,} attempts, {how}; the space refuses too many combinations "
+            "for that, and is to draw them itself"
+        )

@@ -456,7 +456,7 @@ def test_bins_need_a_second_objective(command: CommandLine, tmp_path: Path, smal
 @pytest.fixture
 def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports without an ONNX model, which takes seconds."""
-    monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path: None)
+    monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)
     monkeypatch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
 
 

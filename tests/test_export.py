@@ -227,7 +227,7 @@ def test_an_onnx_file_that_disagrees_is_never_exported(
 ) -> None:
     write = write_onnx
 
-    def write_perturbed(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    def write_perturbed(network: nn.Module, shape: tuple[int, ...], path: Path, **how: Any) -> None:
         other = copy.deepcopy(network)
         with torch.no_grad():
             list(other.parameters())[-1][3] += change * 10
@@ -243,7 +243,7 @@ def test_an_onnx_file_that_disagrees_is_never_exported(
 def test_an_exporter_that_fails_leaves_nothing_behind(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    def fail(network: nn.Module, shape: tuple[int, ...], path: Path, **how: Any) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -473,7 +473,7 @@ def test_a_run_on_a_table_has_no_weights_unless_fresh_ones_will_do(table_run: Ru
 def test_fresh_weights_are_those_that_training_would_start_from_each_time(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path: None)  # slow, and not in question here
+    monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)  # slow, and not in question here
     monkeypatch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
     architecture, seed = measurements[0].architecture, measurements[0].task.seed
     with torch.random.fork_rng(devices=[]):

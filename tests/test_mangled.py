@@ -118,7 +118,7 @@ def lighten(patch: pytest.MonkeyPatch) -> None:
     """Snapshots of short runs, and no drawing and no ONNX, which take seconds and read nothing of what is mangled."""
     patch.setattr(nasplat.search, "SNAPSHOT_EVENTS", 5)
     patch.setattr(page, "_svg", lambda drawing, title: Markup("<svg/>"))
-    patch.setattr(bundle, "write_onnx", lambda network, shape, path: path.write_bytes(b"onnx"))
+    patch.setattr(bundle, "write_onnx", lambda network, shape, path, **how: path.write_bytes(b"onnx"))
     patch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
 
 

@@ -192,7 +192,7 @@ def test_a_run_is_not_begun_on_a_full_disk(owner: Any, name: str, command: Comma
     assert not list(tmp_path.iterdir())
 
 
-def write_weights(network: Any, io: Any, path: Path) -> None:
+def write_weights(network: Any, io: Any, path: Path, **how: Any) -> None:
     path.write_bytes(b"onnx")
 
 

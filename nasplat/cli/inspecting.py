@@ -152,6 +152,8 @@ def _show_run(history: History, top: int) -> None:
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
+    if summary["protocol"]:
+        out.print(f"{'protocol':10} {escape(summary['protocol'])}")
     trained = f"{summary['trained']} of them supernet trainings, " if summary["trained"] else ""
     out.print(
         f"{'outcomes':10} {summary['outcomes']}, {trained}{summary['failed']} failed, in {duration(summary['seconds'])}"
@@ -209,6 +211,7 @@ def _summary(history: History) -> dict[str, Any]:
         "strategy": config.strategy.name,
         "space": config.space.name,
         "benchmark": config.benchmark.name,
+        "protocol": history.run.protocol,
         "outcomes": len(history.outcomes),
         "trained": len(history.trained),
         "failed": len(history.failures),

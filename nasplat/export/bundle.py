@@ -59,6 +59,7 @@ class _Description(BaseModel):
     architecture: str
     input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     outputs: int = Field(ge=1)
+    scale: int | None = Field(default=None, ge=1)
 
 
 def export(
@@ -96,6 +97,7 @@ def export(
         "architecture": architecture.code,
         "input_shape": list(io.input_shape),
         "outputs": io.outputs,
+        **({} if io.scale is None else {"scale": io.scale}),
         "cost": cost,
         "known": known,  # beforehand, such as what a table of latency predicts
         "trained": not untrained,
@@ -106,13 +108,15 @@ def export(
     if not untrained:
         measured = {name: value for name, value in measurement.metrics.items() if name not in known}
         description["measured"] = {"split": measurement.split, **measured}
+        if benchmark.protocol:
+            description["protocol"] = benchmark.protocol
     if test:
         final = run.final(measurement, benchmark)
         tested = {name: value for name, value in final.metrics.items() if name not in known}
         description["final"] = {"split": final.split, **tested}
     with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
-        write_onnx(network, io.input_shape, draft / ONNX)
+        write_onnx(network, io.input_shape, draft / ONNX, enlarges=io.scale is not None)
         verification = verify(network, io, draft / ONNX)
         if not verification.largest_difference <= verification.allowed:
             raise RunError(
@@ -149,10 +153,11 @@ def load(folder: Path | str) -> "nn.Module":
         make = SEARCH_SPACES.get(description.space.name)
         space = make(**complete("space", make, description.space.model_extra or {}))
         architecture = space.parse(description.architecture)
+        io = IO(tuple(description.input_shape), description.outputs, description.scale)
+        space.check_io(io)
     except InputError as error:
         raise InputError(f"{path} does not fit this version: {error}") from error
     path = folder / WEIGHTS
-    io = IO(tuple(description.input_shape), description.outputs)
     try:
         weights = read(read_file(path))
         _check_size(_parameters(space, architecture, io), sum(tensor.numel() for tensor in weights.values()))
@@ -191,7 +196,9 @@ def verify(
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     largest, scale = 0.0, 1.0
     for batch in batches:
-        images = torch.randn(batch, *io.input_shape, generator=generator)
+        # Pictures may have any sides, so that odd ones and others than the exporter saw are tried.
+        shape = io.input_shape if io.scale is None else (io.input_shape[0], 8 + 5 * batch, 23 - batch)
+        images = torch.randn(batch, *shape, generator=generator)
         with torch.no_grad():
             expected = network(images)
         (given,) = session.run(None, {"images": images.numpy()})

@@ -65,6 +65,7 @@ def render(run: Run, history: History) -> str:
         config_yaml=yaml.safe_dump(config, sort_keys=False),
         versions=run.environment["versions"],
         revision=run.environment["git"]["code"],
+        protocol=run.protocol,
         split=measured[0].split if measured else "validation",
         counts={
             "measured": len(measured),

@@ -108,6 +108,14 @@ class Run:
         """
         return self.config.resolved().workload.make()
 
+    @property
+    def protocol(self) -> str:
+        """How the metrics were computed, in a line; empty where there is nothing to say, or nobody to ask any more."""
+        try:
+            return self.benchmark().protocol
+        except InputError:
+            return ""
+
     def keep(self, config: SearchConfig) -> None:
         """Make a configuration the run's own, as when it is resumed with a larger budget; for the writer alone.
 

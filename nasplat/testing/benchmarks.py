@@ -106,7 +106,7 @@ def networks_fit_its_data(make: MakeBenchmark) -> None:
     with seeded(0):
         network = benchmark.space.build(task.architecture, benchmark.io).eval()
         given = network(torch.randn(2, *benchmark.io.input_shape))
-    assert tuple(given.shape) == (2, benchmark.io.outputs), f"the network gives {tuple(given.shape)}"
+    assert tuple(given.shape) == (2, *benchmark.io.output_shape), f"the network gives {tuple(given.shape)}"
     assert benchmark.fidelity >= 1, f"full fidelity is {benchmark.fidelity}"
 
 

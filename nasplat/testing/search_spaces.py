@@ -189,7 +189,7 @@ def networks_fit_their_io(space: SearchSpace, io: IO) -> None:
         with seeded(0):
             network = space.build(architecture, io).train()
             given = network(torch.randn(3, *io.input_shape))
-        assert tuple(given.shape) == (3, io.outputs), f"{architecture} gives {tuple(given.shape)}"
+        assert tuple(given.shape) == (3, *io.output_shape), f"{architecture} gives {tuple(given.shape)}"
         torch.autograd.backward(given.sum())
         assert any(p.grad is not None for p in network.parameters()), f"{architecture} gets no gradient"
 
