@@ -48,11 +48,14 @@ class Terms:
 
     def counts(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         """How often each term stands in each of the architectures, `[n, number]`."""
-        counts = np.zeros((len(architectures), self.number))
-        for row, architecture in zip(counts, architectures, strict=True):
-            for terms in self.of(architecture):
-                row[list(terms)] += 1.0
-        return counts
+        places = [
+            row * self.number + term
+            for row, architecture in enumerate(architectures)
+            for terms in self.of(architecture)
+            for term in terms
+        ]
+        size = len(architectures) * self.number
+        return np.bincount(places, minlength=size).reshape(-1, self.number).astype(np.float64)
 
     def by_choice(self, credits: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """The credits of the choices of every gene, each `[choices]`, from those of the terms, `[number]`."""
@@ -88,9 +91,12 @@ def regression(counts: NDArray[np.float64], scores: NDArray[np.float64], *, ridg
     """
     x, y = counts - counts.mean(axis=0), scores - scores.mean()
     n, terms = x.shape
+    worth: NDArray[np.float64]
     if terms <= n:
-        return np.linalg.solve(x.T @ x + ridge * np.eye(terms), x.T @ y)
-    return x.T @ np.linalg.solve(x @ x.T + ridge * np.eye(n), y)  # the same by the smaller of the two systems
+        worth = np.linalg.solve(x.T @ x + ridge * np.eye(terms), x.T @ y)
+    else:  # the same, by the smaller of the two systems
+        worth = x.T @ np.linalg.solve(x @ x.T + ridge * np.eye(n), y)
+    return worth
 
 
 def founding(counts: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
