@@ -265,9 +265,9 @@ class Evaluated:
 
         Those that break constraints come below the last that keeps them, by how far.
         """
-        violations = np.array(self._violations)
+        violations = np.array(self._violations, dtype=np.float64)
         kept = violations == 0
-        losses = np.array(self._losses)[kept]
+        losses = np.array(self._losses, dtype=np.float64)[kept]
         scores = -violations
         if kept.any():
             scores[kept] = -losses[:, 0] if losses.shape[1] == 1 else -fronts(losses)
