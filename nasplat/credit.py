@@ -17,6 +17,9 @@ from nasplat.search_space import Gene, GeneSpace, Prior
 
 Scope: TypeAlias = Literal["position", "global"]
 
+ROUNDING = 1e-9
+"""Credits of a gene that differ by less than this part of the largest credit are equal."""
+
 
 class Terms:
     """What there is to be credited in a space: the choices of its genes, or the parts of choices.
@@ -155,9 +158,11 @@ def preference(credits: Sequence[NDArray[np.float64]], *, temperature: float = 1
         temperature: The higher, the nearer to equal chances.
         floor: What part of a mutation is drawn uniformly whatever the credits.
     """
+    rounding = ROUNDING * max(float(np.abs(credit).max()) for credit in credits)
     chances = []
     for credit in credits:
-        scale = temperature * float(credit.std())
-        weights = np.exp((credit - credit.max()) / scale) if scale > 0 else np.ones_like(credit)
+        spread = float(credit.std())
+        steepness = 1.0 / (temperature * spread) if spread > rounding else 0.0
+        weights = np.exp((credit - credit.max()) * steepness)
         chances.append((1 - floor) * weights / weights.sum() + floor / len(credit))
     return chances
