@@ -37,9 +37,9 @@ EVERY = 10
 """A curve is kept at every so many evaluations."""
 DEFINITIONS = """\
 A run asks for so many distinct architectures (a repeat is redrawn). Its area is the mean, over all of them, of the best
-found so far; its regret the table's best less the best found. "beside uniform" is the mean paired difference in area,
-by seed, to the same evolution with uniform mutation, and its bootstrap 95 % interval. The search sees the very value
-that it is judged by."""
+found so far; its regret the table's best less the best found; the optimum is the part of the runs that found it.
+"beside uniform" is the mean paired difference in area, by seed, to the same evolution with uniform mutation, and its
+bootstrap 95 % interval. The search sees the very value that it is judged by."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ def run(name: str, job: tuple[Arm, int]) -> dict[str, Any]:
 
 def rows(name: str, arms: Mapping[str, Arm], seeds: range, file: Path, processes: int) -> dict[str, dict[int, Any]]:
     """By arm and seed all runs; those that the file lacks are run and added to it."""
-    lines = map(json.loads, file.read_text().splitlines()) if file.exists() else iter(())
-    known = {(line["settings"], line["seed"]): line for line in lines}
+    lines = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
+    known: dict[tuple[str, int], dict[str, Any]] = {(line["settings"], line["seed"]): line for line in lines}
     wanted = [(arm, seed) for arm in arms.values() for seed in seeds if (settings(name, arm), seed) not in known]
     table(name)  # before the processes fork
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +241,7 @@ def main() -> None:
 def show(name: str, lines: list[dict[str, Any]], seeds: range) -> None:
     """The table of results, and whether the task can tell."""
     unit, scale = CASES[name].unit
-    print(f"{name}, {CASES[name].evaluations} evaluations. {DEFINITIONS}\n")
+    print(f"{name}: {CASES[name].evaluations} evaluations, by {CASES[name].metric}.\n{DEFINITIONS}\n")
     width = max(len(line["arm"]) for line in lines)
     print(f"{'':{width}} {'area':>8} {'best':>8} {'regret':>7} {'optimum':>8}   beside uniform ({unit})")
     for line in lines:
