@@ -21,6 +21,8 @@ from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_
 
 CHILD_ATTEMPTS = 50
 """How many children may be infeasible or known, each after its repair, before a random immigrant takes the place."""
+REDRAWS = 20
+"""How many mutants may be refused because of what they gave up."""
 REPAIRS = 100
 """How many further mutations may bring a child within the limits."""
 
@@ -71,8 +73,8 @@ class CreditEvolution(GenerationalStrategy):
         mutation_rate: Annotated[float, Field(ge=0, le=1)] = 0.05,
         credit: Literal["regression", "difference", "none"] = "regression",
         scope: Scope = "global",
-        factorized: bool = False,
-        temperature: Annotated[float, Field(ge=0.01)] = 1.0,
+        factorized: bool = True,
+        temperature: Annotated[float, Field(ge=0.01)] = 0.5,
         floor: Annotated[float, Field(ge=0, le=1)] = 0.2,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         ridge: Annotated[float, Field(ge=1e-6)] = 1.0,
@@ -104,7 +106,7 @@ class CreditEvolution(GenerationalStrategy):
         self._repeats = Repeats(problem, repeats)
         self._selection = RankAndCrowding(problem.goal)
         self._evaluated = Evaluated(problem)
-        self._credits: NDArray[np.float64] | None = None
+        self._credits = np.zeros(self._terms.number)
         self._elites: list[Measurement] = []
         self._parents: dict[int, Architecture] = {}
 
@@ -128,25 +130,24 @@ class CreditEvolution(GenerationalStrategy):
 
     def _earn(self, measured: Sequence[Measurement]) -> None:
         """Let the blocks of those just measured earn their credit."""
+        first = not self._evaluated.architectures
         self._evaluated.add(measured)
         if self.credit == "none" or not measured:
             return
         scores = self._evaluated.scores()
         if self.credit == "regression":
             self._credits = regression(self._terms.counts(self._evaluated.architectures), scores, ridge=self.ridge)
-        elif self._credits is None:
+        elif first:
             self._credits = founding(self._terms.counts(self._evaluated.architectures), scores)
         else:
             for m in measured:
                 if m.id in self._parents:
-                    self._credits = self._differed(self._credits, self._parents[m.id], m.architecture, scores)
+                    self._credits = self._differed(self._parents[m.id], m.architecture, scores)
 
-    def _differed(
-        self, credits: NDArray[np.float64], parent: Architecture, child: Architecture, scores: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _differed(self, parent: Architecture, child: Architecture, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         rows, of = self._evaluated.rows, self._terms.of
         gain = float(scores[rows[child.code]] - scores[rows[parent.code]])
-        return difference(credits, of(parent), of(child), gain, decay=self.decay)
+        return difference(self._credits, of(parent), of(child), gain, decay=self.decay)
 
     def _survivors(self, pool: Sequence[Measurement]) -> list[Measurement]:
         """The elites of a pool, no architecture twice; of one measured again the newer measurement counts."""
@@ -170,12 +171,10 @@ class CreditEvolution(GenerationalStrategy):
             *((pool[one], pool[other]) for one, other in pairs),
         ]
 
-    def _prior(self) -> Prior | None:
-        if self._credits is None:
-            return None
+    def _prior(self) -> Prior:
         return preference(self._terms.by_choice(self._credits), temperature=self.temperature, floor=self.floor)
 
-    def _child(self, parents: tuple[Architecture, ...], prior: Prior | None) -> Architecture:
+    def _child(self, parents: tuple[Architecture, ...], prior: Prior) -> Architecture:
         """A mutant of one parent, or a crossing of two, which is mutated where it would be nothing new."""
         space, rng = self._space, self.problem.rng
         if len(parents) == 2:
@@ -183,18 +182,34 @@ class CreditEvolution(GenerationalStrategy):
         else:
             child, times = parents[0], int(rng.binomial(len(space.expressed(parents[0])), self.mutation_rate))
         for _ in range(times):
-            child = space.mutate(child, rng, prior)
+            child = self._mutant(child, prior)
         if child in parents or not self._repeats.new(child):
-            child = space.mutate(child, rng, prior)
+            child = self._mutant(child, prior)
         return self._within_limits(child, prior)
 
-    def _within_limits(self, child: Architecture, prior: Prior | None) -> Architecture:
+    def _mutant(self, architecture: Architecture, prior: Prior) -> Architecture:
+        """Another choice in one gene; the more likely the old one was, the more seldom it gives way.
+
+        In the public code a gene is drawn anew, and often as it was. A space's mutation always changes something; the
+        same comes of refusing a mutant with the chance of the choice that it gave up.
+        """
+        space, rng = self._space, self.problem.rng
+        old = space.choices(architecture)
+        mutant = space.mutate(architecture, rng, prior)
+        for _ in range(REDRAWS):
+            gene = next(gene for gene, new in enumerate(space.choices(mutant)) if new != old[gene])
+            if rng.random() >= prior[gene][old[gene]]:
+                break
+            mutant = space.mutate(architecture, rng, prior)
+        return mutant
+
+    def _within_limits(self, child: Architecture, prior: Prior) -> Architecture:
         """The child, or what mutations that never lead further away make of it."""
         excess = self._excess(child)
         for _ in range(REPAIRS):
             if not excess:
                 break
-            step = self._space.mutate(child, self.problem.rng, prior)
+            step = self._mutant(child, prior)
             left = self._excess(step)
             if left <= excess:
                 child, excess = step, left
