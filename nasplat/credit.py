@@ -147,7 +147,7 @@ def difference(
     return credits
 
 
-def preference(credits: Sequence[NDArray[np.float64]], *, temperature: float = 0.5, floor: float = 0.2) -> Prior:
+def preference(credits: Sequence[NDArray[np.float64]], *, temperature: float = 0.5, floor: float = 0.3) -> Prior:
     """How likely a mutation of a gene is to put in each choice: more so, the more credit it has.
 
     The chance is proportional to `exp(credit / T)`, with `T` the temperature times the standard deviation of the

@@ -123,24 +123,22 @@ class Table:
 table = cache(Table)
 
 
-def compared(name: str) -> dict[str, Arm]:
-    """Every credit rule with the settings that were chosen; parts of choices only where the space has any."""
+def parted(name: str) -> tuple[bool, ...]:
+    """Whether to credit parts of choices: both ways, only where the space has any."""
     space = table(name).benchmark.space
     assert isinstance(space, GeneSpace)
-    parts = (False, True) if any(gene.parts for gene in space.genes) else (False,)
-    rules = product(("regression", "difference"), ("global", "position"), parts)
-    return {
-        UNIFORM: ("credit_evolution", {"credit": "none"}),
-        **{
-            f"{credit}, {scope}{', factorized' * factorized}": (
-                "credit_evolution",
-                {"credit": credit, "scope": scope, "factorized": factorized},
-            )
-            for credit, scope, factorized in rules
-        },
-        "random search": ("random_search", {"repeats": "redraw"}),
-        "regularized evolution": ("regularized_evolution", {"repeats": "redraw"}),
-    }
+    return (False, True) if any(gene.parts for gene in space.genes) else (False,)
+
+
+def compared(name: str) -> dict[str, Arm]:
+    """Every credit rule with the settings that were chosen."""
+    arms: dict[str, Arm] = {UNIFORM: ("credit_evolution", {"credit": "none"})}
+    for credit, scope, factorized in product(("regression", "difference"), ("global", "position"), parted(name)):
+        options = {"credit": credit, "scope": scope, "factorized": factorized}
+        arms[f"{credit}, {scope}{', factorized' * factorized}"] = ("credit_evolution", options)
+    arms["random search"] = ("random_search", {"repeats": "redraw"})
+    arms["regularized evolution"] = ("regularized_evolution", {"repeats": "redraw"})
+    return arms
 
 
 def tried(name: str) -> dict[str, Arm]:
@@ -150,9 +148,10 @@ def tried(name: str) -> dict[str, Arm]:
         ("regression", "ridge", (0.3, 1.0, 3.0)),
         ("difference", "decay", (0.7, 0.9)),
     )
-    for (credit, option, values), scope in product(rules, ("global", "position")):
-        for value, temperature, floor in product(values, (0.5, 1.0, 2.0), (0.1, 0.2, 0.3)):
-            options = {"scope": scope, option: value, "temperature": temperature, "floor": floor}
+    for (credit, option, values), scope, factorized in product(rules, ("global", "position"), parted(name)):
+        for value, temperature, floor in product(values, (0.25, 0.5, 1.0), (0.1, 0.2, 0.3)):
+            options = {"scope": scope, "factorized": factorized, option: value}
+            options |= {"temperature": temperature, "floor": floor}
             said = " ".join(f"{key}={value}" for key, value in options.items())
             arms[f"{credit} {said}"] = ("credit_evolution", {"credit": credit, **options})
     return arms

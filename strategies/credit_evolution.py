@@ -75,7 +75,7 @@ class CreditEvolution(GenerationalStrategy):
         scope: Scope = "global",
         factorized: bool = True,
         temperature: Annotated[float, Field(ge=0.01)] = 0.5,
-        floor: Annotated[float, Field(ge=0, le=1)] = 0.2,
+        floor: Annotated[float, Field(ge=0, le=1)] = 0.3,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         ridge: Annotated[float, Field(ge=1e-6)] = 1.0,
         repeats: RepeatPolicy = "redraw",
