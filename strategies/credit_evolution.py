@@ -222,7 +222,7 @@ class CreditEvolution(GenerationalStrategy):
         return sum(limit.excess(metrics) for limit in self.problem.limits)
 
     def _nearest(self, parents: Sequence[Architecture], child: Architecture) -> Architecture:
-        """The parent that differs from the child in the fewest terms' genes; the first of equally near ones."""
+        """The parent that differs from the child in the fewest genes that count; the first of equally near ones."""
         terms = self._terms.of(child)
 
         def changed(parent: Architecture) -> int:
