@@ -134,7 +134,7 @@ class SuperResolution(LatencyKnown):
         self.check_table()
 
     def prepare(self) -> None:
-        _ = self._patches, self._validation  # read for the first time
+        _ = self._patches, self.validation  # read for the first time
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.enlarging import evaluate
@@ -153,7 +153,7 @@ class SuperResolution(LatencyKnown):
             left = {"weights": training.model.state_dict()}
             if task.fidelity < self.epochs:
                 left[STATE] = named(training.state(), str(task.architecture))
-        metrics = evaluate(training.model, self._validation, self.scale, device)
+        metrics = evaluate(training.model, self.validation, self.scale, device)
         if not math.isfinite(metrics["psnr_db"]):  # the last steps went astray, after their own loss was taken
             raise TrialFailed("diverged", f"the validation PSNR is {metrics['psnr_db']}")
         kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items()}
@@ -232,7 +232,7 @@ class SuperResolution(LatencyKnown):
         return Patches(pairs, scale=self.scale, side=self.patch, augment=self.augment)
 
     @cached_property
-    def _validation(self) -> "list[Pair]":
+    def validation(self) -> "list[Pair]":
         from nasplat.training.enlarging import Pair
 
         chosen = _spread(self._pictures.validation, self.validation_pictures)

@@ -3,14 +3,15 @@
 import math
 from typing import TYPE_CHECKING
 
+from nasplat.data.pictures import Pixels
 from nasplat.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PROTOCOL = (
-    "PSNR (dB, peak 255) and SSIM (Gaussian window of 11 x 11, sigma 1.5) of the BT.601 luma (16 to 235; the values "
-    "themselves of pictures without color), rounded to 8 bits, means over pictures; originals cropped to multiples of "
+    "PSNR (dB, peak 255) and SSIM (Gaussian window of 11 x 11, sigma 1.5) of the BT.601 luma (16 to 235; of grey files "
+    "the values themselves), rounded to 8 bits, means over pictures; originals cropped to multiples of "
     "{scale}, shrunk to 1/{scale} by bicubic with antialiasing, not rounded; what comes out clamped and rounded to 8 "
     "bits in each color before its luma is taken; {scale} pixels shaved off every side. Bicubic, which gain_db "
     "compares with, enlarges the shrunk luma alone, rounded once"
@@ -60,7 +61,20 @@ def _resized(picture: "Tensor", size: tuple[int, int]) -> "Tensor":
 
     # Without antialiasing torch's kernel has a = -0.75; with it -0.5, for enlarging as well.
     batch = functional.interpolate(picture[None].to(torch.float64), size, mode="bicubic", antialias=True)
-    return batch.squeeze(0)  # type: ignore[no-any-return]  # torch tells no type here
+    return batch[0]
+
+
+def as_tensor(pixels: Pixels) -> "tuple[Tensor, bool]":
+    """A picture `[3, height, width]`, uint8, and whether it was grey.
+
+    Args:
+        pixels: `[height, width, 3]`, or `[height, width]` if it is grey.
+    """
+    import torch
+
+    grey = pixels.ndim == 2
+    picture = torch.tensor(pixels)
+    return (picture.expand(3, -1, -1) if grey else picture.permute(2, 0, 1)), grey
 
 
 def luma(picture: "Tensor", *, grey: bool = False) -> "Tensor":
@@ -68,27 +82,23 @@ def luma(picture: "Tensor", *, grey: bool = False) -> "Tensor":
 
     Args:
         picture: Red, green and blue.
-        grey: Whether to give it from 0 to 255, which for pictures without color is what their files hold.
+        grey: Whether to give it from 0 to 255, which of grey is the value itself.
     """
     import torch
 
     weights = torch.tensor(_LUMA, dtype=torch.float64, device=picture.device)
-    value = torch.tensordot(weights, picture.to(torch.float64), 1) / 255
+    value: Tensor = torch.tensordot(weights, picture.to(torch.float64), 1) / 255
     return (value * 255 / _RANGE if grey else _BLACK + value).round()
 
 
-def is_grey(picture: "Tensor") -> bool:
-    """Whether a picture `[3, height, width]` has no color."""
-    return bool((picture == picture[:1]).all())
-
-
-def agreement(result: "Tensor", original: "Tensor", scale: int) -> dict[str, float]:
+def agreement(result: "Tensor", original: "Tensor", scale: int, *, grey: bool = False) -> dict[str, float]:
     """How well an enlarged picture agrees with the original, by the `PROTOCOL`.
 
     Args:
         result: `[3, height, width]` floating-point in about 0..1.
         original: `[3, height, width]` uint8.
         scale: How many pixels are shaved off every side.
+        grey: Whether the original's file has one channel, whose values count then, not the luma.
 
     Returns:
         ``psnr_db`` and ``ssim``; not a number where the result is not.
@@ -97,19 +107,19 @@ def agreement(result: "Tensor", original: "Tensor", scale: int) -> dict[str, flo
 
     if not torch.isfinite(result).all():
         return {"psnr_db": math.nan, "ssim": math.nan}
-    grey = is_grey(original)
     rounded = (result.to(torch.float64) * 255).round().clamp(0, 255).to(torch.uint8)
     return compared(luma(rounded, grey=grey), luma(original, grey=grey), scale)
 
 
-def bicubic_agreement(original: "Tensor", scale: int) -> dict[str, float]:
+def bicubic_agreement(original: "Tensor", scale: int, *, grey: bool = False) -> dict[str, float]:
     """The same of bicubic enlargement, which by the `PROTOCOL` is done with the luma of the original alone.
 
     Args:
         original: `[3, height, width]` uint8; its sides are multiples of the scale.
         scale: How many times it is shrunk and enlarged.
+        grey: As for `agreement`.
     """
-    plane = luma(original, grey=is_grey(original))
+    plane = luma(original, grey=grey)
     result = enlarged(shrunk(plane[None], scale), scale)[0].round().clamp(0, 255)
     return compared(result, plane, scale)
 

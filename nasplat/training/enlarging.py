@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.data.picture_sets import Picture, central
-from nasplat.data.resolution import agreement, bicubic_agreement, shrunk, whole
+from nasplat.data.resolution import agreement, as_tensor, bicubic_agreement, shrunk, whole
 from nasplat.errors import InputError
 from nasplat.training.fit import Recipe, Training
 
@@ -24,11 +24,13 @@ class Pair:
         name: What errors call it.
         small: `[3, height, width]`, float32 in about 0..1, not rounded.
         large: `[3, scale * height, scale * width]`, uint8.
+        grey: Whether its file is.
     """
 
     name: str
     small: Tensor
     large: Tensor
+    grey: bool
 
     @classmethod
     def of(cls, picture: Picture, scale: int, *, side: int | None = None) -> "Pair":
@@ -43,10 +45,11 @@ class Pair:
             InputError: It cannot be read, or has fewer pixels a side than the scale.
         """
         pixels = picture.read() if side is None else central(picture.read(), side)
-        large = whole(torch.tensor(pixels).permute(2, 0, 1), scale).contiguous()
+        original, grey = as_tensor(pixels)
+        large = whole(original, scale).contiguous()
         if not large.numel():
             raise InputError(f"the picture {picture.name} has fewer than {scale} pixels a side; remove it")
-        return cls(picture.name, (shrunk(large, scale) / 255).to(torch.float32), large)
+        return cls(picture.name, (shrunk(large, scale) / 255).to(torch.float32), large, grey)
 
 
 def symmetric(picture: Tensor, number: int) -> Tensor:
@@ -167,7 +170,8 @@ def evaluate(network: nn.Module, pairs: Iterable[Pair], scale: int, device: str)
 def _figures(network: nn.Module, pair: Pair, scale: int, device: str) -> dict[str, float]:
     result = network(pair.small[None].to(device))[0].cpu()
     try:
-        found, bicubic = agreement(result, pair.large, scale), bicubic_agreement(pair.large, scale)
+        found = agreement(result, pair.large, scale, grey=pair.grey)
+        bicubic = bicubic_agreement(pair.large, scale, grey=pair.grey)
     except InputError as error:
         raise InputError(f"the picture {pair.name} is too small: {error}") from None
     return {**found, "gain_db": found["psnr_db"] - bicubic["psnr_db"]}
