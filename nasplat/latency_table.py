@@ -373,9 +373,15 @@ def _command(space: SearchSpace, io: IO) -> str:
     """What builds the table that a search needs, in words if nothing does."""
     if not isinstance(space, BlockSpace):
         return f"figures measured elsewhere: a CSV file with the columns {' and '.join(NETWORK_COLUMNS)}"
-    channels, side, _ = io.input_shape
+    channels, side, other = io.input_shape
     options = [f"--set space.{name}={getattr(space, name)}" for name in described(space, io)["space"].keys() - {"name"}]
-    words = [f"--space {space.name}", *sorted(options), f"--side {side} --channels {channels} --outputs {io.outputs}"]
+    words = [f"--space {space.name}", *sorted(options)]
+    if io.input_shape != space.reference_io.input_shape or io.scale is None:
+        if side != other:
+            return f"a table of square pictures, with nasplat benchmark build latency; these are {side}x{other}"
+        words.append(f"--side {side} --channels {channels} --outputs {io.outputs}")
+    if io.scale is not None:
+        words.append(f"--scale {io.scale}")
     return f"nasplat benchmark build latency {' '.join(words)} --out FILE"
 
 

@@ -307,12 +307,11 @@ class GeneSpace(SearchSpace):
         return architecture.code
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
-        """One-hot choices of all genes, in order: `[sum of the numbers of choices]`."""
-        hot = np.zeros(sum(self._sizes))
-        offset = 0
-        for size, choice in zip(self._sizes, self.choices(architecture), strict=True):
-            hot[offset + choice] = 1.0
-            offset += size
+        """One-hot choices of all genes, in order, with zeros for those that decide nothing: `[sum of all choices]`."""
+        hot = np.zeros(self._offsets[-1])
+        choices = self.choices(architecture)
+        for gene in self.expressed(architecture):
+            hot[self._offsets[gene] + choices[gene]] = 1.0
         return hot
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
@@ -346,6 +345,11 @@ class GeneSpace(SearchSpace):
     @cached_property
     def _sizes(self) -> list[int]:
         return [len(gene.choices) for gene in self.genes]
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        """Where in the features each gene begins, and where the last ends."""
+        return [0, *accumulate(self._sizes)]
 
     @cached_property
     def _symbols(self) -> list[tuple[str, ...]]:

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from nasplat.architecture import IO, Architecture
@@ -181,12 +180,6 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         ]
         whole = (resolution, shape.stem, shape.head, shape.features, blocks)
         return blake2b(repr(whole).encode(), digest_size=16).hexdigest()
-
-    def features(self, architecture: Architecture) -> NDArray[np.float64]:
-        """One-hot choices of all genes, in order, with zeros for those that decide nothing."""
-        lives = np.zeros(len(self.genes))
-        lives[self.expressed(architecture)] = 1.0
-        return super().features(architecture) * np.repeat(lives, self._sizes)
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
         """A chain of layers: the stem, up to five of each bottleneck, head and classifier.

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,6 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from nasplat.architecture import IO
 from nasplat.benchmark import TableBenchmark, TableFile
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import err, out, print_json, print_table
@@ -137,6 +136,10 @@ def build_latency(
     outputs: Annotated[
         int | None, typer.Option(min=1, help="Outputs, such as classes; likewise.", show_default=False)
     ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(min=1, help="How much larger pictures become, where they do; likewise.", show_default=False),
+    ] = None,
     points: Annotated[int, typer.Option(min=1, help="Widths measured of each kind of block at most.")] = USUAL.points,
     rounds: Annotated[int, typer.Option(min=2, help="How often everything is measured.")] = USUAL.rounds,
     calibration: Annotated[
@@ -153,8 +156,14 @@ def build_latency(
     Nothing else should use the device meanwhile. A build that is interrupted goes on with the same command.
     """
     made = make_space(space, assigned(set_, ("space",))["space"])
-    usual_channels, usual_side, *_ = made.reference_io.input_shape
-    io = IO.image(channels or usual_channels, side or usual_side, outputs or made.reference_io.outputs)
+    usual = made.reference_io
+    io = replace(
+        usual,
+        input_shape=(channels or usual.input_shape[0], *((side, side) if side else usual.input_shape[1:])),
+        outputs=outputs or usual.outputs,
+        scale=scale or usual.scale,
+    )
+    made.check_io(io)
     plan = Plan(
         device=device.value,
         engine=engine.value,
