@@ -1,8 +1,12 @@
 """Networks that learn to enlarge pictures: what they learn from, what repeats, and who sees which pictures."""
 
+import json
 import math
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,8 +47,8 @@ class Enlargers(GeneSpace):
     def cost(self, architecture: Architecture, io: IO) -> Cost:
         """The convolutions', in order."""
         _, height, width = io.input_shape
-        pairs = zip(self._widths(architecture, io)[:-1], self._widths(architecture, io)[1:], strict=True)
-        return Cost.total({f"layer {i}": costs.conv2d(*pair, 3, (height, width)) for i, pair in enumerate(pairs)})
+        pairs = pairwise(self._widths(architecture, io))
+        return Cost.total({f"layer {i}": costs.conv2d(*pair, 3, height * width) for i, pair in enumerate(pairs)})
 
     def build(self, architecture: Architecture, io: IO) -> nn.Module:
         """The network."""
@@ -62,8 +66,8 @@ class Enlarger(nn.Module):
     def __init__(self, widths: list[int], scale: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for pair in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Conv2d(*pair, 3, padding=1), nn.ReLU()]
+        for pair in pairwise(widths):
+            layers += [nn.Conv2d(*pair, 3, padding=1), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*layers[:-1])
         self.scale = scale
 
@@ -72,6 +76,8 @@ class Enlarger(nn.Module):
         nearest = functional.interpolate(small, scale_factor=self.scale, mode="nearest")
         return nearest + functional.pixel_shuffle(self.body(small), self.scale)
 
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SPACE = Enlargers()
 CODE = "12"
@@ -162,7 +168,7 @@ def test_the_symmetries_are_the_eight_of_a_square() -> None:
     for square in (rows, [list(column) for column in zip(*rows, strict=True)]):
         for down in (square, square[::-1]):
             for across in (down, [row[::-1] for row in down]):
-                by_hand.add(tuple(sum(across, [])))
+                by_hand.add(tuple(number for row in across for number in row))
     assert seen == by_hand
     assert len(seen) == SYMMETRIES
 
@@ -243,12 +249,12 @@ def test_the_middle_of_large_validation_pictures_is_taken(reads: Reads) -> None:
 
 
 def test_training_raises_the_psnr(reads: Reads) -> None:
-    benchmark = prepared(epochs=4, steps=25, learning_rate=0.005)
+    benchmark = prepared(epochs=4, steps=50, batch_size=8, learning_rate=0.01)
     shelf = Parcel()
-    first = measure(benchmark, task_for(fidelity=1), shelf)
-    last = measure(benchmark, task_for(fidelity=4, continues=first.artifacts["state"]), shelf)
-    assert last.metrics["psnr_db"] > first.metrics["psnr_db"] + 0.3
-    assert (first.spent.images, last.spent.images) == (1 * 25 * 2, 3 * 25 * 2)
+    first = measure(benchmark, task_for(code="22", fidelity=1), shelf)
+    last = measure(benchmark, task_for(code="22", fidelity=4, continues=first.artifacts["state"]), shelf)
+    assert last.metrics["psnr_db"] > first.metrics["psnr_db"] + 0.1
+    assert (first.spent.images, last.spent.images) == (1 * 50 * 8, 3 * 50 * 8)
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_other_weights(reads: Reads) -> None:
@@ -314,7 +320,7 @@ def test_adam_is_that_of_its_paper_and_goes_on_with_its_moments() -> None:
         reference.model.load_state_dict(whole_training.model.state_dict())
         reference.model.zero_grad()
         reference.backward(small, large)
-        gradient = reference.model[0].weight.grad.double()  # type: ignore[index, union-attr]
+        gradient = reference.model[0].weight.grad.double()  # type: ignore[index]
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         mean, square = first / (1 - 0.9**step), second / (1 - 0.999**step)
         weight -= 0.01 * mean / (square.sqrt() + 1e-8)
@@ -474,9 +480,63 @@ def test_costs_are_of_an_enlarged_picture_of_the_stated_size() -> None:
     assert SuperResolution(SPACE, scale=4).io.output_shape == (3, 720, 1280)
 
 
+def test_latency_is_known_by_a_table(reads: Reads, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("architecture,latency_ms\n12,4.5\n00,1.5\n")
+    benchmark = prepared(latency_table=str(tmp_path / "table.csv"))
+    assert benchmark.known(SPACE.parse("12")) == {"latency_ms": 4.5}
+    assert benchmark.offered == [SPACE.parse("12"), SPACE.parse("00")]
+    assert [benchmark.feasible(SPACE.parse(code)) for code in ("00", "01")] == [True, False]
+    assert (dict(prepared().known(SPACE.parse("12"))), prepared().offered) == ({}, None)
+    with pytest.raises(InputError, match="absent.csv cannot be read"):  # noqa: RUF043
+        prepared(latency_table=str(tmp_path / "absent.csv"))
+
+
 def test_the_protocol_names_what_a_reader_needs() -> None:
     protocol = SuperResolution(SPACE, scale=3).protocol
     assert "\n" not in protocol
     for words in ("x3", "BT.601 luma", "bicubic with antialiasing", "not rounded", "3 pixels shaved", "256 pixels"):
         assert words in protocol
     assert protocol != SuperResolution(SPACE, scale=2).protocol
+
+
+# A search by the command line
+
+
+SEARCH = [
+    "search", "--space", "esrn/tiny", "--strategy", "asha", "--set", "strategy.eta=2", "--executor", "inline",
+    "--benchmark", "super_resolution", "--objective", "psnr_db:max", "--objective", "macs:min",
+    "--set", "benchmark.steps=2", "--set", "benchmark.epochs=2", "--set", "benchmark.batch_size=2",
+    "--set", "benchmark.patch=8",
+    "--set", "benchmark.training_pictures=2", "--set", "benchmark.validation_pictures=1",
+    "--evaluations", "3", "--out", "run",
+]  # fmt: skip
+
+
+def test_a_search_goes_through_the_command_line_and_names_its_protocol(command: Command) -> None:
+    done = command(*SEARCH)
+    assert done.returncode == 0, done.stderr
+    assert "BT.601 luma" in " ".join(command("show", "run").stdout.split())
+    shown = json.loads(command("show", "run", "--json").stdout)
+    assert shown["protocol"].startswith("Enlarged x2: PSNR")
+    assert command("report", "run").returncode == 0
+    assert "BT.601 luma" in Path("run/report.html").read_text()
+    done = command("export", "run", "--pick", "best", "--test", "--out", "exported")
+    assert done.returncode == 0, done.stderr
+    description = json.loads(Path("exported/architecture.json").read_text())
+    assert description["scale"] == 2
+    assert description["final"]["split"] == "test"
+    assert {"psnr_db", "ssim", "gain_db"} <= set(description["final"])
+    assert description["protocol"] == shown["protocol"]
+
+
+def test_a_missing_set_is_refused_before_the_search_begins(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASPLAT_DATA", str(tmp_path))
+    done = command(*SEARCH, "--set", "benchmark.dataset=bsds500")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the pictures of bsds500 are missing")
+    assert not Path("run").exists()
+    done = command(*SEARCH, "--set", "benchmark.tests=[set5]")
+    assert done.returncode == 2
+    assert "the pictures of set5 are missing" in done.stderr
