@@ -30,7 +30,8 @@ class SuperResolution(LatencyKnown):
 
     A network is given pictures that were shrunk by bicubic with antialiasing, and learns by Adam to give back what
     they were, with the mean absolute difference as its loss. What the metrics are says the `protocol`; on validation
-    they are of the middle of each picture, at most 256 pixels in height and width, on test pictures of the whole.
+    they are of the middle of each picture, at most 256 pixels in height and width, on test pictures of the whole. A
+    network is given one picture at a time, so that the largest decides how much memory that takes.
 
     Fidelity is the number of epochs out of the whole training's `epochs`, each of so many `steps`. The trained
     weights are kept with the measurement. A measurement of less than the whole also leaves its `state`; a task that
@@ -74,7 +75,7 @@ class SuperResolution(LatencyKnown):
         steps: Annotated[int, Field(ge=1)] = 100,
         batch_size: Annotated[int, Field(ge=1)] = 16,
         patch: Annotated[int, Field(ge=4)] = 24,
-        learning_rate: Annotated[float, Field(gt=0)] = 1e-3,
+        learning_rate: Annotated[float, Field(gt=0)] = 2e-3,
         schedule: Literal["one_cycle", "cosine", "halving"] = "one_cycle",
         augment: bool = True,
         data_folder: Annotated[str | None, AfterValidator(absolute)] = None,

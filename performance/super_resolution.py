@@ -5,7 +5,8 @@
 
 Sets to test with are measured if they are in the data folder: Set5 (whose small pictures are for a check of shrinking),
 Set14, BSD100, Urban100. Training is that of the benchmark. It leaves its state in FILE at least once a minute and goes
-on from it when it is run again, as it was planned; how many steps there are in so many minutes is tried out before.
+on from it when it is run again with the same options, as it was planned; how many steps there are in so many minutes is
+tried out before.
 """
 
 import argparse
@@ -108,7 +109,8 @@ def given_small(scale: int) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one architecture until it is done, and measure it."""
-    options = {"dataset": arguments.dataset, "scale": arguments.scale, "tests": ["set5"], "steps": EPOCH}
+    tests = dict(present())
+    options = {"dataset": arguments.dataset, "scale": arguments.scale, "tests": list(tests), "steps": EPOCH}
     options |= {
         name: value
         for name in ("batch_size", "patch", "learning_rate", "schedule")
@@ -123,12 +125,13 @@ def train(arguments: argparse.Namespace) -> None:
         epochs = int(state["plan"][0])
         print(f"{architecture}: goes on after {int(state['epochs']) * EPOCH} of {epochs * EPOCH} steps")
     benchmark.epochs = epochs
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with seeded(arguments.seed, arguments.device):
         training = benchmark.training(architecture, device=arguments.device, seed=arguments.seed)
         if state is not None:
             training.restore(state)
         run(training, architecture, arguments.out)
-    report(training, benchmark, arguments)
+    report(training, benchmark, tests, arguments)
 
 
 def opened(arguments: argparse.Namespace, options: dict[str, object]) -> tuple[SuperResolution, Architecture]:
@@ -176,12 +179,17 @@ def run(training: EnlargerTraining, architecture: Architecture, out: Path) -> No
     print(f"trained for {time.monotonic() - begun:.0f} s in this call")
 
 
-def report(training: EnlargerTraining, benchmark: SuperResolution, arguments: argparse.Namespace) -> None:
+def report(
+    training: EnlargerTraining,
+    benchmark: SuperResolution,
+    tests: dict[str, tuple[Picture, ...]],
+    arguments: argparse.Namespace,
+) -> None:
     """Print what the network gains over bicubic; on validation pictures alone if it is still to be changed."""
     scale = arguments.scale
     sets: list[tuple[str, list[Pair]]] = [(f"{arguments.dataset} (validation)", benchmark.validation)]
     if not arguments.validate:
-        sets += [(name, [Pair.of(each, scale) for each in pictures]) for name, pictures in present()]
+        sets += [(name, [Pair.of(each, scale) for each in pictures]) for name, pictures in tests.items()]
     for name, pairs in sets:
         found = evaluate(training.model, pairs, scale, arguments.device)
         psnr_db, gain_db = found["psnr_db"], found["gain_db"]

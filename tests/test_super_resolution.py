@@ -506,7 +506,7 @@ SEARCH = [
     "search", "--space", "esrn/tiny", "--strategy", "asha", "--set", "strategy.eta=2", "--executor", "inline",
     "--benchmark", "super_resolution", "--objective", "psnr_db:max", "--objective", "macs:min",
     "--set", "benchmark.steps=2", "--set", "benchmark.epochs=2", "--set", "benchmark.batch_size=2",
-    "--set", "benchmark.patch=8",
+    "--set", "benchmark.patch=8", "--set", "benchmark.width=32", "--set", "benchmark.height=24",
     "--set", "benchmark.training_pictures=2", "--set", "benchmark.validation_pictures=1",
     "--evaluations", "3", "--out", "run",
 ]  # fmt: skip
