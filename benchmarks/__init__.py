@@ -5,3 +5,4 @@ from nasplat.registry import BENCHMARKS
 BENCHMARKS.register("classification", "nasplat.benchmarks.classification:Classification")
 BENCHMARKS.register("nasbench101", "nasplat.benchmarks.nasbench101:NASBench101Table")
 BENCHMARKS.register("nasbench201", "nasplat.benchmarks.nasbench201:NASBench201Table")
+BENCHMARKS.register("super_resolution", "nasplat.benchmarks.super_resolution:SuperResolution")

@@ -1,7 +1,7 @@
 """Image classification, measured by training each architecture from scratch, or with the weights of a supernet."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
@@ -12,8 +12,9 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import SupernetBenchmark
 from nasplat.data.datasets import Dataset, Source, Splits, dataset
+from nasplat.data.location import absolute
 from nasplat.errors import InputError, TrialFailed
-from nasplat.latency_table import METRIC, LatencyTable, read_table
+from nasplat.latency_table import LatencyKnown
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     _Measurable: TypeAlias = tuple[nn.Module, dict[str, dict[str, Tensor]], int]
     """A network ready to be measured, the tensors to keep of it by role, and the images its training took."""
 
-ARCHITECTURE = "architecture"
-"""What a state calls the network that it is of, since networks of one shape may differ."""
-
 STATISTICS = "statistics"
 """The role of batch norm's statistics, which with the shared weights are the network that was measured."""
 
@@ -37,12 +35,7 @@ LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 """What a measured latency says: its median and interquartile range, and what they were measured with."""
 
 
-def _absolute(place: str | None) -> str | None:
-    """The same file or folder for workers in other directories."""
-    return None if place is None else str(Path(place).expanduser().absolute())
-
-
-class Classification(SupernetBenchmark):
+class Classification(LatencyKnown, SupernetBenchmark):
     """Trains on the training split and measures accuracy on the validation split; test images wait for the end.
 
     Fidelity is the number of epochs out of the whole training's `epochs`, which the learning rate's schedule always
@@ -99,7 +92,7 @@ class Classification(SupernetBenchmark):
         weight_decay: Annotated[float, Field(ge=0)] = 5e-4,
         schedule: Literal["one_cycle", "cosine"] = "one_cycle",
         gradient_norm: Annotated[float, Field(ge=0)] = 0.0,
-        data_folder: Annotated[str | None, AfterValidator(_absolute)] = None,
+        data_folder: Annotated[str | None, AfterValidator(absolute)] = None,
         download: bool = False,
         subset: Annotated[int, Field(ge=1)] | None = None,
         side: Annotated[int, Field(ge=1)] | None = None,
@@ -108,7 +101,7 @@ class Classification(SupernetBenchmark):
         latency_batch: Annotated[int, Field(ge=0)] = 0,
         latency_threads: Annotated[int, Field(ge=1)] = 1,
         latency_engine: Literal["torch", "onnxruntime"] = "torch",
-        latency_table: Annotated[str | None, AfterValidator(_absolute)] = None,
+        latency_table: Annotated[str | None, AfterValidator(absolute)] = None,
         paths: Annotated[int, Field(ge=1)] = 1,
         statistics: Literal["recalibrated", "batch"] = "recalibrated",
         calibration: Annotated[int, Field(ge=2)] = 512,
@@ -154,10 +147,6 @@ class Classification(SupernetBenchmark):
     def fidelity(self) -> int:
         return self.epochs
 
-    @cached_property
-    def _latencies(self) -> LatencyTable | None:
-        return None if self.latency_table is None else read_table(Path(self.latency_table), self.space, self.io)
-
     def check(self) -> None:
         if self.latency_table is not None and self.latency_batch:
             raise InputError(
@@ -170,17 +159,7 @@ class Classification(SupernetBenchmark):
                 "is not; add --set benchmark.latency_batch=1, or leave the engine out"
             )
         self._dataset.check()
-        _ = self._latencies  # read for the first time, which refuses what is no table for the space
-
-    def feasible(self, architecture: Architecture) -> bool:
-        return self._latencies is None or architecture in self._latencies
-
-    def known(self, architecture: Architecture) -> Mapping[str, float]:
-        return {} if self._latencies is None else {METRIC: self._latencies.latency_ms(architecture)}
-
-    @property
-    def offered(self) -> Sequence[Architecture] | None:
-        return None if self._latencies is None else self._latencies.listed
+        self.check_table()
 
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):
@@ -217,6 +196,7 @@ class Classification(SupernetBenchmark):
         from numpy.random import default_rng
 
         from nasplat.training.seeding import seeded
+        from nasplat.training.states import named, named_state
         from nasplat.training.supernet import SupernetTraining
 
         # A warm-up has one path for each batch, as in the paper of CARS.
@@ -241,7 +221,7 @@ class Classification(SupernetBenchmark):
                 group=group,
             )
             if task.weights is not None:
-                training.go_on_from(_state(task.weights, self._supernets_name, artifacts))
+                training.go_on_from(named_state(task.weights, self._supernets_name, artifacts))
             if training.done + task.epochs > self.epochs:
                 raise TrialFailed(
                     "past the plan",
@@ -249,7 +229,7 @@ class Classification(SupernetBenchmark):
                     f"but the whole training has epochs={self.epochs}",
                 )
             processed = training.until(training.done + task.epochs)
-            state = training.state() | {ARCHITECTURE: _spelt(self._supernets_name)}
+            state = named(training.state(), self._supernets_name)
         return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed * paths))
 
     @property
@@ -283,13 +263,14 @@ class Classification(SupernetBenchmark):
 
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network trained from scratch, or on from where it was left."""
-        from nasplat.training.fit import Training
+        from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
+        from nasplat.training.states import named, train_for
 
         examples = self._splits(device).training
         with seeded(task.seed, device):
             network = self.space.build(task.architecture, self.io).to(device)
-            training = Training(
+            training = ClassifierTraining(
                 network,
                 examples,
                 self._recipe(device),
@@ -297,18 +278,10 @@ class Classification(SupernetBenchmark):
                 seed=task.seed,
                 augment=self._augmentation(device),
             )
-            if task.continues is not None:
-                training.restore(_state(task.continues, str(task.architecture), artifacts))
-                if training.done >= task.fidelity:
-                    raise TrialFailed(
-                        "already past it",
-                        f"the state to continue from is of {training.done} epochs, "
-                        f"but the task asks for {task.fidelity}; ask for more, or start afresh",
-                    )
-            processed = training.until(task.fidelity)
+            processed = train_for(task, training, artifacts)
             left: dict[str, dict[str, Tensor]] = {"weights": network.state_dict()}
             if task.fidelity < self.epochs:
-                left[STATE] = training.state() | {ARCHITECTURE: _spelt(str(task.architecture))}
+                left[STATE] = named(training.state(), str(task.architecture))
         return network, left, processed
 
     def _settled(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
@@ -324,11 +297,12 @@ class Classification(SupernetBenchmark):
     def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
         """The task's network with a copy of the shared weights; the supernet of the newest weights is kept."""
         from nasplat.training.seeding import seeded
+        from nasplat.training.states import named_state
         from nasplat.training.supernet import epochs_behind, load
 
         assert task.weights is not None
         if self._shared is None or self._shared[:2] != (task.weights, device):
-            state = _state(task.weights, self._supernets_name, artifacts)
+            state = named_state(task.weights, self._supernets_name, artifacts)
             with seeded(0):  # whatever it is made with is replaced
                 supernet = self._fresh_supernet()
             try:
@@ -401,25 +375,3 @@ class Classification(SupernetBenchmark):
         if device not in self._loaded:
             self._loaded[device] = (self._loaded.get("cpu") or self._dataset.load()).to(device)
         return self._loaded[device]
-
-
-def _spelt(name: str) -> "Tensor":
-    import torch
-
-    return torch.tensor(list(name.encode()), dtype=torch.uint8)
-
-
-def _state(handle: Handle, wanted: str, artifacts: Artifacts) -> "dict[str, Tensor]":
-    """The state to go on from; it is to be of the wanted network."""
-    from safetensors import SafetensorError
-
-    try:
-        state = artifacts.get_tensors(handle)
-    except SafetensorError as error:
-        raise TrialFailed("not a state", f"the artifact to continue from is no safetensors file: {error}") from None
-    if ARCHITECTURE not in state:
-        raise TrialFailed("not a state", "the artifact to continue from is no state of a training")
-    of = bytes(state.pop(ARCHITECTURE).tolist()).decode(errors="replace")
-    if of != wanted:
-        raise TrialFailed("another network", f"the state to continue from is of {of}, but the task is about {wanted}")
-    return state

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
+from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError
 from nasplat.options import options_model, shortly
 from nasplat.run.files import read_file, write_atomically
@@ -220,6 +221,37 @@ def write_table(path: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> No
         writer.writerow([row.kind, _spelt(row.widths), f"{row.latency_ms:.6g}", f"{row.spread_ms:.3g}"])
     content = text.getvalue()
     write_atomically(path, f"# {DIGEST}: {json.dumps(_digest(content))}\n{content}")
+
+
+class LatencyKnown(Benchmark):
+    """A benchmark that may be given a table of latency, by an option of that name.
+
+    ``latency_ms`` is then known without measuring, and only what the table tells of is feasible.
+    """
+
+    latency_table: str | None
+
+    @cached_property
+    def _latencies(self) -> LatencyTable | None:
+        return None if self.latency_table is None else read_table(Path(self.latency_table), self.space, self.io)
+
+    def check_table(self) -> None:
+        """Read the table for the first time, which refuses what is none for the space; for `check`.
+
+        Raises:
+            InputError: See `read_table`.
+        """
+        _ = self._latencies
+
+    def feasible(self, architecture: Architecture) -> bool:
+        return self._latencies is None or architecture in self._latencies
+
+    def known(self, architecture: Architecture) -> Mapping[str, float]:
+        return {} if self._latencies is None else {METRIC: self._latencies.latency_ms(architecture)}
+
+    @property
+    def offered(self) -> Sequence[Architecture] | None:
+        return None if self._latencies is None else self._latencies.listed
 
 
 def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:

@@ -31,7 +31,7 @@ from nasplat.errors import InputError
 from nasplat.nn.ghost import GhostModule, conv_bn
 from nasplat.nn.ghost_shapes import PLAIN, Operator
 from nasplat.training.augmentation import augmentation
-from nasplat.training.fit import Recipe, Training, evaluate
+from nasplat.training.fit import ClassifierTraining, Recipe, evaluate
 from nasplat.training.seeding import seeded
 
 WIDTHS = (24, 24, 48, 48, 64, 64)
@@ -160,7 +160,9 @@ def train(
     augment = augmentation(training.images, mirrored=data.mirrored) if data.name in settings.augment else None
     with seeded(seed):
         network = Network(data.io, widths, ARMS[arm])
-        trainer = Training(network, training, settings.recipe, epochs=settings.epochs, seed=seed, augment=augment)
+        trainer = ClassifierTraining(
+            network, training, settings.recipe, epochs=settings.epochs, seed=seed, augment=augment
+        )
         trainer.until(settings.epochs)
     return network
 

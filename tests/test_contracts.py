@@ -30,6 +30,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "darts": {"channels": 2, "cells": 4},
     "ghost/imagenet": {"dropout": 0.0},  # or training would not repeat
     "classification": {"epochs": 2},  # one to leave a state, one to continue from it
+    "super_resolution": {
+        "epochs": 2,
+        "steps": 2,
+        "batch_size": 2,
+        "patch": 8,
+        "training_pictures": 2,
+        "validation_pictures": 1,
+        "width": 32,
+        "height": 24,
+    },
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
     "auto": {"parts": ("gaussian_process", "gradient_boosting")},
@@ -37,7 +47,12 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 EXTRAS = {"lightgbm": "lightgbm"}
 """The packages of the predictors that not every installation has."""
-MEASURED_ON = {"nasbench101": "nasbench101", "nasbench201": "nasbench201", "classification": "nasbench201"}
+MEASURED_ON = {
+    "nasbench101": "nasbench101",
+    "nasbench201": "nasbench201",
+    "classification": "nasbench201",
+    "super_resolution": "esrn/tiny",
+}
 
 
 def named(check: Callable[..., None]) -> str:
@@ -135,7 +150,7 @@ def test_benchmark(name: str, check: Callable[..., None], request: pytest.Fixtur
     def make() -> Benchmark:
         if name == space:  # a table is of the published networks alone
             return Workload(space, name).make()
-        return Workload(space, name, SMALL[space], SMALL.get(name, {})).make()
+        return Workload(space, name, SMALL.get(space, {}), SMALL.get(name, {})).make()
 
     check(make)
 

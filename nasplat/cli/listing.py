@@ -8,6 +8,7 @@ import typer
 
 from nasplat.cli.output import print_json, print_table
 from nasplat.data.datasets import DATASETS
+from nasplat.data.picture_sets import PICTURE_SETS
 from nasplat.errors import InputError
 from nasplat.options import options_model
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Registry
@@ -63,7 +64,7 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
     if kind is Kind.DATASETS:
         return [
             {"name": dataset.name, "summary": dataset.summary, "options": {}, "origin": "built-in"}
-            for dataset in DATASETS.values()
+            for dataset in (*DATASETS.values(), *PICTURE_SETS.values())
         ]
     registry = REGISTRIES[kind]
     entries = []

@@ -10,3 +10,8 @@ def data_folder() -> Path:
     """The folder that holds tables and data sets; it need not exist."""
     given = os.environ.get("NASPLAT_DATA")
     return Path(given).expanduser() if given else Path(platformdirs.user_data_dir("nasplat", appauthor=False))
+
+
+def absolute(place: str | None) -> str | None:
+    """The same file or folder for workers in other directories."""
+    return None if place is None else str(Path(place).expanduser().absolute())

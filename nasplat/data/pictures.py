@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
 DECODERS = 8
 """At most so many threads decode files at once."""
 

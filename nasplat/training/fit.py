@@ -1,6 +1,7 @@
-"""Training a classifier, and measuring it."""
+"""Training a network in steps that can be put down and taken up; training a classifier, and measuring it."""
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -13,30 +14,42 @@ from nasplat.errors import TrialFailed
 
 EVALUATION_BATCH = 1024
 
-MODEL, _MOMENTUM = "model.", "momentum."
+MODEL = "model."
 _PLAN, EPOCHS, _RATE = "plan", "epochs", "learning_rate"
 GENERATOR = "generator."
 _SHUFFLE, _CPU, _CUDA = (GENERATOR + name for name in ("shuffle", "cpu", "cuda"))
 
 
-Schedule: TypeAlias = Literal["one_cycle", "cosine"]
+Schedule: TypeAlias = Literal["one_cycle", "cosine", "halving"]
+Optimizer: TypeAlias = Literal["sgd", "adam"]
+
+_KEPT: dict[Optimizer, dict[str, str]] = {
+    "sgd": {"momentum_buffer": "momentum."},
+    "adam": {"step": "step.", "exp_avg": "momentum.", "exp_avg_sq": "square."},
+}
+"""What optimizers keep for each parameter, and what it is called in a state."""
 
 COSINE_END = 1 / 25
 """The last learning rate of a cosine schedule as a part of the first: .025 becomes .001, as for DARTS and CARS."""
 
+HALVINGS = 8 / 15, 12 / 15, 13.5 / 15, 14.5 / 15
+"""When a halving schedule halves the learning rate, in parts of the training: as for ESRN (Song et al., 2020)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a classifier is trained: by SGD with Nesterov momentum.
+    """How a network is trained.
 
     Args:
         batch_size: Images in each step; an incomplete last batch is left out.
         learning_rate: The highest.
-        momentum: Of SGD.
+        momentum: Of SGD, Nesterov's.
         weight_decay: L2 penalty on all parameters.
         bfloat16: Whether forward passes and losses of training are computed in mixed precision.
-        schedule: How the learning rate goes over the whole training: up and down again, or down a cosine.
+        schedule: How the learning rate goes over the whole training: up and down again, down a cosine, or down by
+            halves.
         gradient_norm: The largest norm of a step's gradient, which is scaled down to it; 0 for no limit.
+        optimizer: SGD, or Adam with the usual moments (.9, .999).
     """
 
     batch_size: int
@@ -46,50 +59,46 @@ class Recipe:
     bfloat16: bool = False
     schedule: Schedule = "one_cycle"
     gradient_norm: float = 0.0
+    optimizer: Optimizer = "sgd"
 
 
-class Training:
-    """A classifier in training with cross-entropy: run for some epochs, put down, and taken up again exactly.
+class Training(ABC):
+    """A network in training: run for some epochs, put down, and taken up again exactly.
 
-    To be made and used within `seeded`, whose generators are part of its state.
+    To be made and used within `seeded`, whose generators are part of its state. A subclass says what the batches
+    are, and what the loss is.
 
     Args:
-        model: Trained in place; on the device of the examples' labels.
-        examples: What it learns from.
+        model: Trained in place.
         recipe: How.
-        epochs: Passes over the examples in the whole training, which the learning rate's schedule spans.
-        seed: Shuffles.
-        augment: Changes the images of a batch; may draw from torch's global generators.
+        device: Where the model is and work is done.
+        epochs: Of the whole training, which the learning rate's schedule spans.
+        steps: In each epoch.
+        batch: Images in each step.
+        seed: Of the generator that batches may draw from beside torch's global ones.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        examples: Examples,
-        recipe: Recipe,
-        *,
-        epochs: int,
-        seed: int,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        self, model: nn.Module, recipe: Recipe, *, device: torch.device, epochs: int, steps: int, batch: int, seed: int
     ) -> None:
         self.model = model
-        self.examples = examples
-        self.device = examples.labels.device
-        self._augment = augment
+        self.device = device
         self._recipe = recipe
         self.epochs = epochs
         self.done = 0
         self._generator = torch.Generator().manual_seed(seed)
-        self._batch = min(recipe.batch_size, len(examples))
-        self._steps = len(examples) // self._batch
-        self._optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-        )
-        self._schedule = _schedule(self._optimizer, recipe, epochs * self._steps)
+        self._batch = batch
+        self._steps = steps
+        self._optimizer = _optimizer(model, recipe)
+        self._schedule = _schedule(self._optimizer, recipe, epochs * steps)
+
+    @abstractmethod
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch's batches, one for each step: what goes in, and what is to come out or belongs to it."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch, of no dimension."""
 
     def until(self, epoch: int) -> int:
         """Train until so many epochs of the whole are done.
@@ -103,13 +112,10 @@ class Training:
         begun = self.done
         self.model.train()
         while self.done < epoch:
-            order = torch.randperm(len(self.examples), generator=self._generator)
-            order = order[: self._steps * self._batch].to(self.examples.images.device)
             total = torch.zeros((), device=self.device)
-            for rows in torch.split(order, self._batch):
-                images, labels = self.examples.batch(rows, self._augment)
+            for images, targets in self.batches():
                 self._optimizer.zero_grad()
-                total += self.backward(images, labels)
+                total += self.backward(images, targets)
                 if self._recipe.gradient_norm:
                     nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.gradient_norm)
                 self._optimizer.step()
@@ -123,23 +129,19 @@ class Training:
             self.done += 1
         return (self.done - begun) * self._steps * self._batch
 
-    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Leave the gradients of a batch's mean loss in the parameters; the loss, of no dimension."""
-        loss = self.loss(self.model, images, labels)
+        loss = self.loss(self.model, images, targets)
         torch.autograd.backward(loss)
         return loss.detach()
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy of a batch, computed as the recipe says."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
-            return functional.cross_entropy(network(images), labels)
-
     def state(self) -> dict[str, Tensor]:
         """Everything that `restore` needs to go on as if there had been no break."""
-        momentum = {
-            _MOMENTUM + name: kept
+        moments = {
+            prefix + name: kept
             for name, parameter in self.model.named_parameters()
-            if (kept := self._optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
+            for what, prefix in _KEPT[self._recipe.optimizer].items()
+            if (kept := self._optimizer.state.get(parameter, {}).get(what)) is not None
         }
         generators = {_SHUFFLE: self._generator.get_state(), _CPU: torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -149,7 +151,7 @@ class Training:
             EPOCHS: torch.tensor(self.done),
             _RATE: torch.tensor(self._optimizer.param_groups[0]["lr"], dtype=torch.float64),
             **{MODEL + name: tensor for name, tensor in self.model.state_dict().items()},
-            **momentum,
+            **moments,
             **generators,
         }
 
@@ -187,11 +189,11 @@ class Training:
             )
         try:
             self.model.load_state_dict(below(MODEL, state))
-            momentum = below(_MOMENTUM, state)
-            for name, parameter in self.model.named_parameters():
-                if name in momentum:
-                    kept = torch.empty_like(parameter, requires_grad=False)
-                    self._optimizer.state[parameter]["momentum_buffer"] = kept.copy_(momentum[name])
+            for what, prefix in _KEPT[self._recipe.optimizer].items():
+                moments = below(prefix, state)
+                for name, parameter in self.model.named_parameters():
+                    if name in moments:
+                        self._optimizer.state[parameter][what] = _like(parameter, moments[name])
         except RuntimeError as error:  # torch refuses weights of another shape so
             reason = " ".join(str(error).split())
             raise TrialFailed(
@@ -208,7 +210,77 @@ class Training:
         return [self.epochs, self._steps, self._batch]
 
 
+class ClassifierTraining(Training):
+    """A classifier in training with cross-entropy on shuffled examples.
+
+    Args:
+        model: Trained in place; on the device of the examples' labels.
+        examples: What it learns from.
+        recipe: How.
+        epochs: Passes over the examples in the whole training.
+        seed: Shuffles.
+        augment: Changes the images of a batch; may draw from torch's global generators.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        recipe: Recipe,
+        *,
+        epochs: int,
+        seed: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        batch = min(recipe.batch_size, len(examples))
+        super().__init__(
+            model,
+            recipe,
+            device=examples.labels.device,
+            epochs=epochs,
+            steps=len(examples) // batch,
+            batch=batch,
+            seed=seed,
+        )
+        self.examples = examples
+        self._augment = augment
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.examples), generator=self._generator)
+        order = order[: self._steps * self._batch].to(self.examples.images.device)
+        for rows in torch.split(order, self._batch):
+            yield self.examples.batch(rows, self._augment)
+
+    def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
+            return functional.cross_entropy(network(images), targets)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        # Fused, since a step over hundreds of small tensors one by one takes as long as a small network's gradients.
+        return torch.optim.Adam(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    )
+
+
+def _like(parameter: nn.Parameter, kept: Tensor) -> Tensor:
+    """A copy of what an optimizer kept, laid out as the parameter is; the number of steps has no dimension."""
+    if not kept.ndim:
+        return kept.to(parameter.device, copy=True)
+    return torch.empty_like(parameter, requires_grad=False).copy_(kept)
+
+
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if recipe.schedule == "halving":
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(part * steps) for part in HALVINGS], gamma=0.5)
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, recipe.learning_rate * COSINE_END)
     return torch.optim.lr_scheduler.OneCycleLR(

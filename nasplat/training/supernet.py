@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from nasplat.architecture import Architecture
 from nasplat.data.datasets import Examples
 from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
-from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, Recipe, Training, below
+from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, Recipe, below
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
 
@@ -19,7 +19,7 @@ CALIBRATION_BATCH = 256
 """At most so many images in each batch that statistics are computed of."""
 
 
-class SupernetTraining(Training):
+class SupernetTraining(ClassifierTraining):
     """Shared weights in training; each step takes the mean gradient of a few paths on one batch.
 
     Only layers on these paths change, and only their momentum: dW = (1/N_b) Σ dW_j ∘ C_j (Yang et al., 2020,
@@ -37,7 +37,7 @@ class SupernetTraining(Training):
         paths: How many are drawn for each batch: N_b.
         epochs: Passes over the examples in the whole training, which the learning rate's schedule spans.
         seed: Shuffles, and seeds the draws.
-        augment: As for `Training`.
+        augment: As for `ClassifierTraining`.
         group: The processes that share the work.
     """
 
@@ -71,13 +71,13 @@ class SupernetTraining(Training):
         forget_statistics(self.model)
         return {name: kept for name, kept in super().state().items() if not name.startswith(GENERATOR)}
 
-    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Leave the mean gradient over the batch's paths in the parameters that lie on any of them."""
         seeds = torch.randint(2**62, (self._paths,), generator=self._generator).tolist()
         drawn = [self.model.path(self._draw(seed)) for seed in seeds]
         total = torch.zeros((), device=self.device)
         for path in drawn[self._member :: self._members]:
-            loss = self.loss(path, images, labels) / self._paths
+            loss = self.loss(path, images, targets) / self._paths
             torch.autograd.backward(loss)
             total += loss.detach()
         if self._group is not None:

@@ -1,0 +1,151 @@
+"""Shrinking pictures, and how well enlarged ones agree with the originals: the protocol of super-resolution."""
+
+import math
+from typing import TYPE_CHECKING
+
+from nasplat.data.pictures import Pixels
+from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROTOCOL = (
+    "PSNR (dB, peak 255) and SSIM (Gaussian window of 11 x 11, sigma 1.5) of the BT.601 luma (16 to 235; of grey files "
+    "the values themselves), rounded to 8 bits, means over pictures; originals cropped to multiples of "
+    "{scale}, shrunk to 1/{scale} by bicubic with antialiasing, not rounded; what comes out clamped and rounded to 8 "
+    "bits in each color before its luma is taken; {scale} pixels shaved off every side. Bicubic, which gain_db "
+    "compares with, enlarges the shrunk luma alone, rounded once"
+)
+"""How `agreement` and `bicubic_agreement` come about, for a `{scale}`; reports repeat it."""
+
+WINDOW = 11
+"""The side of SSIM's window, in pixels."""
+MOST_DB = 100.0
+"""The PSNR of two equal pictures, whose own would be infinite."""
+
+_LUMA = (65.481, 128.553, 24.966)
+"""What red, green and blue add to the luma at their highest; together 219 (ITU-R BT.601)."""
+_BLACK, _RANGE = 16.0, 219.0
+
+
+def whole(picture: "Tensor", scale: int) -> "Tensor":
+    """The picture `[..., height, width]` without the last rows and columns, to multiples of the scale."""
+    height, width = (side // scale * scale for side in picture.shape[-2:])
+    return picture[..., :height, :width]
+
+
+def shrunk(picture: "Tensor", scale: int) -> "Tensor":
+    """A picture `[channels, height, width]` in 1/scale of its height and width, by bicubic with antialiasing.
+
+    As MATLAB's `imresize` does it, whose small pictures the literature's comparisons are made with: the kernel with
+    a = -0.5, widened by the scale. Values may leave the range of the original by a little.
+
+    Args:
+        picture: Floating-point or uint8; its sides are multiples of the scale.
+        scale: How many times smaller.
+
+    Returns:
+        float64, on the scale of the original, not rounded.
+    """
+    return _resized(picture, (picture.shape[-2] // scale, picture.shape[-1] // scale))
+
+
+def enlarged(picture: "Tensor", scale: int) -> "Tensor":
+    """A picture `[channels, height, width]` of scale times the height and width, by bicubic; float64, not rounded."""
+    return _resized(picture, (picture.shape[-2] * scale, picture.shape[-1] * scale))
+
+
+def _resized(picture: "Tensor", size: tuple[int, int]) -> "Tensor":
+    import torch
+    from torch.nn import functional
+
+    # Without antialiasing torch's kernel has a = -0.75; with it -0.5, for enlarging as well.
+    batch = functional.interpolate(picture[None].to(torch.float64), size, mode="bicubic", antialias=True)
+    return batch[0]
+
+
+def as_tensor(pixels: Pixels) -> "tuple[Tensor, bool]":
+    """A picture `[3, height, width]`, uint8, and whether it was grey.
+
+    Args:
+        pixels: `[height, width, 3]`, or `[height, width]` if it is grey.
+    """
+    import torch
+
+    grey = pixels.ndim == 2
+    picture = torch.tensor(pixels)
+    return (picture.expand(3, -1, -1) if grey else picture.permute(2, 0, 1)), grey
+
+
+def luma(picture: "Tensor", *, grey: bool = False) -> "Tensor":
+    """The luma `[height, width]` of a uint8 picture `[3, height, width]`, rounded; float64, from 16 to 235.
+
+    Args:
+        picture: Red, green and blue.
+        grey: Whether to give it from 0 to 255, which of grey is the value itself.
+    """
+    import torch
+
+    weights = torch.tensor(_LUMA, dtype=torch.float64, device=picture.device)
+    value: Tensor = torch.tensordot(weights, picture.to(torch.float64), 1) / 255
+    return (value * 255 / _RANGE if grey else _BLACK + value).round()
+
+
+def agreement(result: "Tensor", original: "Tensor", scale: int, *, grey: bool = False) -> dict[str, float]:
+    """How well an enlarged picture agrees with the original, by the `PROTOCOL`.
+
+    Args:
+        result: `[3, height, width]` floating-point in about 0..1.
+        original: `[3, height, width]` uint8.
+        scale: How many pixels are shaved off every side.
+        grey: Whether the original's file has one channel, whose values count then, not the luma.
+
+    Returns:
+        ``psnr_db`` and ``ssim``; not a number where the result is not.
+    """
+    import torch
+
+    if not torch.isfinite(result).all():
+        return {"psnr_db": math.nan, "ssim": math.nan}
+    rounded = (result.to(torch.float64) * 255).round().clamp(0, 255).to(torch.uint8)
+    return compared(luma(rounded, grey=grey), luma(original, grey=grey), scale)
+
+
+def bicubic_agreement(original: "Tensor", scale: int, *, grey: bool = False) -> dict[str, float]:
+    """The same of bicubic enlargement, which by the `PROTOCOL` is done with the luma of the original alone.
+
+    Args:
+        original: `[3, height, width]` uint8; its sides are multiples of the scale.
+        scale: How many times it is shrunk and enlarged.
+        grey: As for `agreement`.
+    """
+    plane = luma(original, grey=grey)
+    result = enlarged(shrunk(plane[None], scale), scale)[0].round().clamp(0, 255)
+    return compared(result, plane, scale)
+
+
+def compared(one: "Tensor", other: "Tensor", shave: int) -> dict[str, float]:
+    """PSNR and SSIM of two planes `[height, width]` in 0..255, without so many pixels at every side.
+
+    SSIM is that of Wang et al. (2004), "Image quality assessment: from error visibility to structural similarity",
+    sec. III-C, by scikit-image.
+
+    Raises:
+        InputError: Less than SSIM's window is left.
+    """
+    from skimage.metrics import structural_similarity
+
+    height, width = one.shape
+    if min(height, width) - 2 * shave < WINDOW:
+        raise InputError(
+            f"a picture is to have at least {WINDOW + 2 * shave} pixels a side to be compared at this scale, but has "
+            f"{width} x {height}; leave it out"
+        )
+    inner = slice(shave, height - shave), slice(shave, width - shave)
+    first, second = (plane[inner].cpu().numpy() for plane in (one, other))
+    error = float(((first - second) ** 2).mean())
+    similarity = structural_similarity(  # type: ignore[no-untyped-call]  # scikit-image tells no types
+        first, second, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    psnr_db = 10 * math.log10(255**2 / error) if error else MOST_DB
+    return {"psnr_db": min(psnr_db, MOST_DB), "ssim": float(similarity)}

@@ -1,0 +1,59 @@
+"""States of trainings as artifacts: whose they are, and going on from them."""
+
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nasplat.artifact import Artifacts, Handle
+from nasplat.errors import TrialFailed
+from nasplat.task import Evaluate
+from nasplat.training.fit import Training
+
+ARCHITECTURE = "architecture"
+"""What a state calls the network that it is of, since networks of one shape may differ."""
+
+
+def named(state: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
+    """The state with the name of its network in it."""
+    return {**state, ARCHITECTURE: torch.tensor(list(network.encode()), dtype=torch.uint8)}
+
+
+def named_state(handle: Handle, wanted: str, artifacts: Artifacts) -> dict[str, Tensor]:
+    """The state to go on from, without the name; it is to be of the wanted network.
+
+    Raises:
+        TrialFailed: It is no state, or of another network.
+        ArtifactError: It is gone, or damaged.
+    """
+    try:
+        state = artifacts.get_tensors(handle)
+    except SafetensorError as error:
+        raise TrialFailed("not a state", f"the artifact to continue from is no safetensors file: {error}") from None
+    if ARCHITECTURE not in state:
+        raise TrialFailed("not a state", "the artifact to continue from is no state of a training")
+    of = bytes(state.pop(ARCHITECTURE).tolist()).decode(errors="replace")
+    if of != wanted:
+        raise TrialFailed("another network", f"the state to continue from is of {of}, but the task is about {wanted}")
+    return state
+
+
+def train_for(task: Evaluate, training: Training, artifacts: Artifacts) -> int:
+    """Train until the task's fidelity, from the state that it continues from, if there is one.
+
+    Returns:
+        The number of images processed for the task.
+
+    Raises:
+        TrialFailed: The state does not fit, or is past the fidelity; or training diverged.
+    """
+    if task.continues is not None:
+        training.restore(named_state(task.continues, str(task.architecture), artifacts))
+        if training.done >= task.fidelity:
+            raise TrialFailed(
+                "already past it",
+                f"the state to continue from is of {training.done} epochs, "
+                f"but the task asks for {task.fidelity}; ask for more, or start afresh",
+            )
+    return training.until(task.fidelity)
