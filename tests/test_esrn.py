@@ -206,7 +206,7 @@ def test_a_new_network_interpolates(scale: int) -> None:
 def test_pictures_of_any_sides_are_enlarged_and_exported(scale: int, tmp_path: Path) -> None:
     space, io = ESRNTiny(), IO.enlarged(8, 8, scale)
     with seeded(0):
-        network = space.build(space.of(["C_2_8_8", "G_3_8_8", "S_2_8_8"]), io).eval()
+        network = space.build(space.of(["C_1_8_16", "G_4_8_16", "S_4_8_16"]), io).eval()
     for parameter in network.parameters():  # or the blocks, whose fusion begins at 0, would not be seen
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "model.onnx"
@@ -238,7 +238,7 @@ def test_networks_have_no_other_scales() -> None:
 
 def test_the_alphabets_are_the_released_ones() -> None:
     assert len(ESRNLight.preset.blocks) == 90 == 3 * 3 * 10
-    assert len(ESRNLight.genes) == 40 and len(ESRNTiny.preset.blocks) == 9
+    assert len(ESRNLight.genes) == 40 and len(ESRNTiny.preset.blocks) == 6
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
@@ -263,12 +263,12 @@ def test_samples_are_uniform_over_members() -> None:
 
 def test_dormant_blocks_decide_nothing_and_wait() -> None:
     space = ESRNTiny()
-    asleep = space.member([1, 0, 0, 4, 1, 5])
-    other = space.member([1, 0, 0, 7, 1, 5])
-    assert space.canonical_key(asleep) == space.canonical_key(other) == "S_1_8_8,G_3_8_8"
+    asleep = space.member([1, 2, 0, 4, 1, 1])
+    other = space.member([1, 2, 0, 5, 1, 1])
+    assert space.canonical_key(asleep) == space.canonical_key(other) == "G_1_8_16,S_4_8_16"
     assert (space.features(asleep) == space.features(other)).all()
     assert 3 not in space.expressed(asleep) and all(near.code[3] == "4" for near in space.neighbors(asleep))
-    assert "S_1_8_8,G_2_8_8,G_3_8_8" in {space.canonical_key(near) for near in space.neighbors(asleep)}
+    assert "G_1_8_16,C_1_8_16,S_4_8_16" in {space.canonical_key(near) for near in space.neighbors(asleep)}
 
 
 def test_a_crossover_swaps_a_segment() -> None:
@@ -313,10 +313,10 @@ def test_a_tenth_of_a_percent_of_random_members_are_light() -> None:
 
 def test_the_graph_is_a_chain_with_all_blocks_fused() -> None:
     space = ESRNTiny()
-    architecture = space.member([1, 0, 0, 4, 1, 5])
+    architecture = space.member([1, 2, 0, 4, 1, 1])
     graph = space.graphs([architecture])
     names = [graph.operations[kind].name if kind >= 0 else "" for kind in graph.types[0]]
-    assert names == ["input", "shallow", "S_1_8_8", "", "G_3_8_8", "fusion", "tail", "output"]
+    assert names == ["input", "shallow", "G_1_8_16", "", "S_4_8_16", "fusion", "tail", "output"]
     edges = {tuple(edge) for edge in np.argwhere(graph.adjacency[0]).tolist()}
     assert edges == {(0, 1), (1, 2), (2, 4), (2, 5), (4, 5), (5, 6), (1, 6), (6, 7)}
     assert graph.params[0].sum() == space.cost(architecture, space.reference_io).params
