@@ -80,7 +80,9 @@ def test_strategy(name: str, check: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
-@pytest.mark.parametrize("name", ["random_search", "local_search", "regularized_evolution", "nsga2"])
+@pytest.mark.parametrize(
+    "name", ["random_search", "local_search", "regularized_evolution", "nsga2", "credit_evolution"]
+)
 def test_strategy_with_every_policy_on_repeats(name: str, repeats: str, check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get(name)
     check(partial(make, repeats=repeats))
@@ -95,7 +97,7 @@ def test_halving_around_any_strategy(name: str, around: str, check: Callable[...
 
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
-@pytest.mark.parametrize("name", ["asha", "cars", "successive_halving", "nsga2"])
+@pytest.mark.parametrize("name", ["asha", "cars", "credit_evolution", "successive_halving", "nsga2"])
 def test_strategy_with_a_single_objective(
     name: str, check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +121,13 @@ def test_strategy_with_a_single_objective(
 def test_cars_with_every_protection(options: dict[str, Any], check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get("cars")
     check(partial(make, population=4, **options))
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
+@pytest.mark.parametrize("options", [{"credit": "difference"}, {"credit": "none"}, {"scope": "global"}], ids=str)
+def test_credit_evolution_with_every_credit(options: dict[str, Any], check: Callable[..., None]) -> None:
+    make: Callable[..., Strategy] = STRATEGIES.get("credit_evolution")
+    check(partial(make, **options))
 
 
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=named)
