@@ -3,6 +3,7 @@
     python performance/super_resolution.py bicubic
     python performance/super_resolution.py train --space esrn/small --code CODE --dataset bsds500 --minutes 5 --out FILE
 
+A CODE is, for one, S_4_16_16,S_4_16_16,S_4_16_16, three shrink blocks.
 Sets to test with are measured if they are in the data folder: Set5 (whose small pictures are for a check of shrinking),
 Set14, BSD100, Urban100. Training is that of the benchmark. It leaves its state in FILE at least once a minute and goes
 on from it when it is run again with the same options, as it was planned; how many steps there are in so many minutes is
