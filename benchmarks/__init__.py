@@ -6,3 +6,4 @@ BENCHMARKS.register("classification", "nasplat.benchmarks.classification:Classif
 BENCHMARKS.register("nasbench101", "nasplat.benchmarks.nasbench101:NASBench101Table")
 BENCHMARKS.register("nasbench201", "nasplat.benchmarks.nasbench201:NASBench201Table")
 BENCHMARKS.register("super_resolution", "nasplat.benchmarks.super_resolution:SuperResolution")
+BENCHMARKS.register("super_resolution_table", "nasplat.benchmarks.super_resolution_table:SuperResolutionTable")

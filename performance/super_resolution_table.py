@@ -1,6 +1,6 @@
 """Train every network of esrn/tiny once, and make the table that the benchmark `super_resolution_table` looks up.
 
-    python performance/super_resolution_table.py                    # all that is missing; --part 0/2 and 1/2 side by side
+    python performance/super_resolution_table.py                    # all that is missing; --part I/N of it alone
     python performance/super_resolution_table.py --write            # the table of what is there
     python performance/super_resolution_table.py --check 3          # trains three again and compares
 

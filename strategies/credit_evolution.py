@@ -46,8 +46,8 @@ class CreditEvolution(GenerationalStrategy):
     A child outside the limits on costs is mutated further, each step kept that leads no further away; windows that
     hardly a random architecture hits can be searched so.
 
-    Where it departs from the paper, as far as its code is public: crossover and mutation are the space's own, gene by
-    gene, instead of a segment; a mutant always changes something; repairs are bounded.
+    Where it departs from the paper, as far as its code is public: crossover and mutation are the space's own; a mutant
+    always changes something; repairs are bounded.
 
     Args:
         problem: What is searched.

@@ -52,6 +52,7 @@ MEASURED_ON = {
     "nasbench201": "nasbench201",
     "classification": "nasbench201",
     "super_resolution": "esrn/tiny",
+    "super_resolution_table": "esrn/tiny",
 }
 
 
