@@ -112,7 +112,7 @@ class Translation:
             x = self._block(block, x)
             end = begin + block.shape.outputs
             add = partial(_share, weight[:, begin:end])
-            fused = self.stages.add(add, (x,) if fused < 0 else (x, fused), len(weight))
+            fused = self.stages.add(add, (x,) if fused < 0 else (x, fused), len(weight), early=True)
             begin = end
         return fused
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from nasplat.errors import InputError
 
-ROWS = 32, 24, 16, 12, 8, 6, 4, 2
+ROWS = 32, 16, 8, 4, 2
 """How many rows of the picture go through at once: as many as there is memory for. More make it no faster."""
 WORKING = 4
 """So many times what a stage takes and gives is counted for its run: joined inputs, and what convolutions rearrange."""
@@ -47,6 +47,8 @@ class Stage:
         halo: How many rows it looks up and down.
         up: How many rows it makes of one.
         down: How many rows it takes for one.
+        early: Whether it makes rows as soon as its sources, which are pixels for its own, have them, so that these
+            can be forgotten; else it waits until they are needed.
     """
 
     run: Callable[..., Tensor]
@@ -57,6 +59,7 @@ class Stage:
     halo: int = 0
     up: int = 1
     down: int = 1
+    early: bool = False
 
     def first(self, row: Rows) -> Rows:
         """The first row of its sources that it needs for a row; below zero above the picture."""
@@ -88,6 +91,7 @@ class Stages:
         halo: int = 0,
         up: int = 1,
         down: int = 1,
+        early: bool = False,
         like: int | None = None,
     ) -> int:
         """Add a stage; its height and width follow from its first source's, or are those of the stage `like`.
@@ -99,7 +103,7 @@ class Stages:
         height, width = (-(-side // down) * up for side in (source.height, source.width))
         if like is not None:
             height, width = self.all[like].height, self.all[like].width
-        self.all.append(Stage(run, tuple(sources), channels, height, width, halo, up, down))
+        self.all.append(Stage(run, tuple(sources), channels, height, width, halo, up, down, early))
         return len(self.all) - 1
 
 
@@ -163,16 +167,17 @@ class Plan:
 
     @classmethod
     def of(cls, stages: Sequence[Stage], rows: int) -> Self:
-        """The plan by which so many rows of the picture go through at once, and none is made before it must."""
+        """The plan by which so many rows of the picture go through at once, and few are made before they must."""
         picture, result = stages[0], stages[-1]
-        steps = -(-picture.height // rows)
-        ends = np.zeros((steps + 1, len(stages)), dtype=np.int64)
-        ends[1:, -1] = np.arange(1, steps + 1) * rows * (result.height // picture.height)
-        for number, stage in reversed([*enumerate(stages)]):
-            end = ends[1:, number]
-            np.minimum(-(-end // stage.up) * stage.up, stage.height, out=end)
-            for source in stage.sources:
-                np.maximum(ends[1:, source], stage.last(end), out=ends[1:, source])
+        rate = result.height // picture.height
+        # So far the picture is read ahead of the result; that far above it begin the steps, or the first would be huge.
+        ahead = int(_ends(stages, np.array([rows * rate]))[0, 0])
+        bottoms = np.arange(rows - -(-ahead // rows) * rows, picture.height + rows, rows) * rate
+        heights = [stage.height for stage in stages]
+        ends = np.vstack([np.zeros_like(heights), _ends(stages, bottoms).clip(0, heights)])
+        for number, stage in enumerate(stages):
+            if stage.early:
+                ends[:, number] = ends[:, stage.sources].min(axis=1)
         return cls(tuple(stages), ends)
 
     @classmethod
@@ -193,16 +198,11 @@ class Plan:
             needed = plan.values * like.element_size()
             if needed <= memory:
                 return plan
-        picture = stages[0]
+        picture, least = stages[0], -(-needed // MIB)
         raise InputError(
-            f"to enlarge {picture.width} x {picture.height} pixels, this network needs {-(-needed // MIB)} MiB of "
-            f"memory at least, but {memory // MIB} are allowed; allow more, or cut the picture"
+            f"for a picture of {picture.width} x {picture.height} pixels the network needs {least} MiB of memory at "
+            f"least, but {memory // MIB} are allowed; allow more (--memory {least}), or cut the picture into parts"
         )
-
-    @property
-    def steps(self) -> int:
-        """How many strips there are."""
-        return len(self.ends) - 1
 
     @property
     def values(self) -> int:
@@ -225,7 +225,7 @@ class Plan:
             like: A tensor of the data type and device that is computed with.
 
         Yields:
-            `[channels, rows, width]`, one for each step.
+            `[channels, rows, width]`.
         """
         rings = {
             number: Ring(self.stages[number], capacity, like)
@@ -243,6 +243,24 @@ class Plan:
                     rings[number].put(made)
                 else:
                     yield made
+
+
+def _ends(stages: Sequence[Stage], bottoms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Before which row the rows end, `[bottoms, stages]`, that each stage is to have made for some of the result.
+
+    Args:
+        stages: In order.
+        bottoms: Before which row those of the result end; these may lie above or below the picture, as may what is
+            returned.
+    """
+    ends = np.full((len(bottoms), len(stages)), np.iinfo(np.int64).min // 4)
+    ends[:, -1] = bottoms
+    for number, stage in reversed([*enumerate(stages)]):
+        end = ends[:, number]
+        end[:] = -(-end // stage.up) * stage.up
+        for source in stage.sources:
+            np.maximum(ends[:, source], stage.last(end), out=ends[:, source])
+    return ends
 
 
 def _rows(stage: Stage, begin: int, end: int, read: Read, source: Stage) -> Tensor:
