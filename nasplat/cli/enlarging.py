@@ -79,7 +79,7 @@ def upscale(
         interruption.arm()
         result = upscaling.upscaled(exported, source, device=device.value, memory=memory * MIB, progress=progress)
         seconds = time.monotonic() - began
-        found = wanted and side_by_side.figures(source.colors, result, wanted, scale)
+        found = None if wanted is None else side_by_side.figures(source.colors, result, wanted, scale)
         images = {out_file: result}
         if compare is not None:
             images[compare] = side_by_side.side_by_side(source.colors, result, wanted, scale, found)

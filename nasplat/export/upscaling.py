@@ -104,7 +104,7 @@ def _check(path: Path, image: "Image", scale: int) -> None:
         )
     if image.mode not in MODES:
         raise InputError(
-            f"the picture {path} has mode {image.mode}, but pictures with 8 bits a channel are enlarged; save it as such"
+            f"the picture {path} has mode {image.mode}, but such with 8 bits a channel are enlarged; save it as one"
         )
 
 
