@@ -172,7 +172,7 @@ class Plan:
         rate = result.height // picture.height
         # So far the picture is read ahead of the result; that far above it begin the steps, or the first would be huge.
         ahead = int(_ends(stages, np.array([rows * rate]))[0, 0])
-        bottoms = np.arange(rows - -(-ahead // rows) * rows, picture.height + rows, rows) * rate
+        bottoms = np.arange(rows - (ahead - 1) // rows * rows, picture.height + rows, rows) * rate
         heights = [stage.height for stage in stages]
         ends = np.vstack([np.zeros_like(heights), _ends(stages, bottoms).clip(0, heights)])
         for number, stage in enumerate(stages):
