@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MIB = 2**20
+INTERRUPTED = 130
 
 
 def upscale(
@@ -75,15 +76,19 @@ def upscale(
     if source.several:
         err.print(f"[yellow]{escape(printable(str(picture)))} holds several pictures[/]; the first is enlarged")
     began = time.monotonic()
-    with Interruption() as interruption, _threads(threads), _bar() as progress:
-        interruption.arm()
-        result = upscaling.upscaled(exported, source, device=device.value, memory=memory * MIB, progress=progress)
-        seconds = time.monotonic() - began
-        found = None if wanted is None else side_by_side.figures(source.colors, result, wanted, scale)
-        images = {out_file: result}
-        if compare is not None:
-            images[compare] = side_by_side.side_by_side(source.colors, result, wanted, scale, found)
-        _write(images, source.profile)
+    try:
+        with Interruption() as interruption, _threads(threads), _bar() as progress:
+            interruption.arm()
+            result = upscaling.upscaled(exported, source, device=device.value, memory=memory * MIB, progress=progress)
+            seconds = time.monotonic() - began
+            found = None if wanted is None else side_by_side.figures(source.colors, result, wanted, scale)
+            images = {out_file: result}
+            if compare is not None:
+                images[compare] = side_by_side.side_by_side(source.colors, result, wanted, scale, found)
+            _write(images, source.profile)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was written")
+        raise typer.Exit(INTERRUPTED) from None
     if json:
         print_json(
             {

@@ -209,7 +209,8 @@ def _image(pixels: "Tensor", mode: str) -> "Image":
 
     if not torch.isfinite(pixels).all():
         raise RunError("the network gives values that are no numbers; its weights are of no use")
+    pixels = pixels.clamp(0, 1)
     if mode == "L" and len(pixels) == 3:
         pixels = torch.tensordot(pixels.new_tensor(LUMA), pixels, 1)[None]
-    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    values = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(values[..., 0] if mode == "L" else values)
