@@ -556,6 +556,40 @@ def test_ctrl_c_leaves_nothing(
         assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
 
 
+def test_ctrl_c_between_two_names_is_too_late(
+    command: CommandLine, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one file would be there without the other."""
+    scene(30, 30).save("in.png")
+    original = os.fsync
+
+    def strike(descriptor: int) -> None:
+        original(descriptor)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(os, "fsync", strike)
+    assert command("upscale", model, "in.png", "--compare", "both.png").returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in.png", "in-x2.png", "both.png"}
+
+
+def test_a_place_that_is_taken_meanwhile_is_left_alone(
+    command: CommandLine, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene(30, 30).save("in.png")
+    original = upscaling.upscaled
+
+    def taken(*arguments: Any, **options: Any) -> Image.Image:
+        Path("in-x2.png").write_text("mine")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(upscaling, "upscaled", taken)
+    done = command("upscale", model, "in.png", "--compare", "both.png")
+    assert done.returncode == 2
+    assert "in-x2.png exists; choose another name" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"in.png", "in-x2.png"}
+    assert Path("in-x2.png").read_text() == "mine"
+
+
 @pytest.mark.parametrize("struck", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_that_is_stopped_leaves_nothing(model: Path, tmp_path: Path, struck: signal.Signals) -> None:
     Image.effect_noise((1000, 700), 90).convert("RGB").save(tmp_path / "in.png")

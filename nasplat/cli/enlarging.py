@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nasplat.cli.benchmarking import Device
+from nasplat.cli.benchmarking import INTERRUPTED, Device
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import err, out, print_json, printable
 from nasplat.errors import InputError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MIB = 2**20
-INTERRUPTED = 130
 
 
 def upscale(
@@ -85,7 +84,7 @@ def upscale(
             images = {out_file: result}
             if compare is not None:
                 images[compare] = side_by_side.side_by_side(source.colors, result, wanted, scale, found)
-            _write(images, source.profile)
+            _write(images, source.profile, interruption.disarm)
     except KeyboardInterrupt:
         err.print("interrupted; nothing was written")
         raise typer.Exit(INTERRUPTED) from None
@@ -133,8 +132,13 @@ def _check_free(path: Path) -> None:
         raise InputError(f"{path} exists; choose another name, or remove it")
 
 
-def _write(images: "Mapping[Path, Image]", profile: bytes | None) -> None:
+def _write(images: "Mapping[Path, Image]", profile: bytes | None, close: Callable[[], None]) -> None:
     """Write PNG files, all complete or none at all.
+
+    Args:
+        images: By the names of the files.
+        profile: The ICC profile of their colors, if they have one.
+        close: Called when all is written but the names: from there on nothing may interrupt.
 
     Raises:
         InputError: A place is taken by now or cannot be written.
@@ -145,9 +149,12 @@ def _write(images: "Mapping[Path, Image]", profile: bytes | None) -> None:
         with ExitStack() as stack:
             for path, image in images.items():
                 stack.enter_context(appearing_folder(path.parent))
-                image.save(stack.enter_context(appearing(path)), "PNG", icc_profile=profile)
+                file = stack.enter_context(appearing(path))
+                image.save(file, "PNG", icc_profile=profile)
+                file.flush()
             for path in images:
                 _check_free(path)
+            close()
     except OSError as error:
         raise refusal(path, "written", error) from error
 

@@ -20,7 +20,8 @@ from torch.nn import functional
 from nasplat.errors import InputError
 
 ROWS = 32, 16, 8, 4, 2
-"""How many rows of the picture go through at once: as many as there is memory for. More make it no faster."""
+"""How many rows of the picture go through at once: as many as there is memory for. A processor is as fast with 8, but
+fewer and larger steps are what other devices are good at."""
 WORKING = 4
 """So many times what a stage takes and gives is counted for its run: joined inputs, and what convolutions rearrange."""
 MIB = 2**20
