@@ -8,7 +8,17 @@ import typer
 from rich.markup import escape
 
 import nasplat
-from nasplat.cli import benchmarking, exporting, inspecting, listing, predicting, recovering, searching, serving
+from nasplat.cli import (
+    benchmarking,
+    enlarging,
+    exporting,
+    inspecting,
+    listing,
+    predicting,
+    recovering,
+    searching,
+    serving,
+)
 from nasplat.cli.output import err, printable
 from nasplat.errors import InputError, NasplatError
 
@@ -31,6 +41,7 @@ app.command("runs")(inspecting.runs)
 app.command("show")(inspecting.show)
 app.command("report")(inspecting.report)
 app.command("export")(exporting.export)
+app.command("upscale")(enlarging.upscale)
 app.command("recover")(recovering.recover)
 app.command("list")(listing.list_plugins)
 app.command("serve")(serving.serve)

@@ -128,8 +128,32 @@ def export(
     return description
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported network, and what it is.
+
+    Args:
+        network: With its weights, in evaluation mode, on the CPU.
+        architecture: Whose network it is.
+        io: What it takes and gives.
+    """
+
+    network: "nn.Module"
+    architecture: Architecture
+    io: IO
+
+
 def load(folder: Path | str) -> "nn.Module":
     """The network of an exported folder with its weights, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: A file is missing or damaged, or belongs to another version.
+    """
+    return opened(folder).network
+
+
+def opened(folder: Path | str) -> Exported:
+    """The network of an exported folder as `load` gives it, and what the folder says of it.
 
     Raises:
         InputError: A file is missing or damaged, or belongs to another version.
@@ -169,7 +193,7 @@ def load(folder: Path | str) -> "nn.Module":
     # torch refuses weights of another shape, and sizes beyond its own, in one of these ways
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
-    return network.eval()
+    return Exported(network.eval(), architecture, io)
 
 
 def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:

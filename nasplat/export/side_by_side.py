@@ -1,0 +1,154 @@
+"""What a network makes of a picture beside what bicubic makes of it, and how both agree with the original."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from nasplat.data.resolution import MOST_DB, WINDOW, as_tensor, compared, enlarged, luma
+from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom, in pixels; the last two are outside."""
+Part: TypeAlias = "Callable[[Box], Image]"
+Plane: TypeAlias = "Callable[[Box], Tensor]"
+"""A part of a luma `[height, width]`."""
+Figures: TypeAlias = Mapping[str, Mapping[str, float]]
+"""``psnr_db`` and ``ssim`` by what is compared with the original: ``bicubic`` and ``network``."""
+
+SHOWN = 800
+"""Of larger pictures the middle is shown, so many pixels in height and width."""
+ROWS = 256
+"""How many rows are compared at once."""
+MARGIN = 4
+"""How many pixels around a part decide what bicubic makes of it, and some."""
+GAP, LINE = 8, 20
+"""Around the pictures, and for what is written above them, in pixels."""
+
+
+def check_original(small: "Image", original: "Image", scale: int) -> None:
+    """Refuse an original that an enlarged picture cannot be compared with.
+
+    Args:
+        small: What is to be enlarged.
+        original: What it is to look like then.
+        scale: How many times it is to be enlarged.
+
+    Raises:
+        InputError: The original has not the size of the enlarged picture, or is too small for SSIM.
+    """
+    width, height = (scale * side for side in small.size)
+    if original.size != (width, height):
+        raise InputError(
+            f"the original is to have the {width} x {height} pixels of the enlarged picture, but has "
+            f"{original.width} x {original.height}; crop it to that, or leave it out"
+        )
+    least = WINDOW + 2 * scale
+    if min(width, height) < least:
+        raise InputError(
+            f"the original is to have at least {least} pixels a side to be compared with, but has {width} x {height}; "
+            "leave it out"
+        )
+
+
+def bicubic(small: "Image", scale: int, box: Box) -> "Image":
+    """A part of what bicubic makes of a picture, each color enlarged and rounded for itself.
+
+    Args:
+        small: ``L`` or ``RGB``.
+        scale: How many times larger.
+        box: The part, in pixels of the enlarged picture.
+    """
+    from PIL import Image
+
+    left, top = (max(0, side // scale - MARGIN) for side in box[:2])
+    right, bottom = (min(whole, -(-side // scale) + MARGIN) for side, whole in zip(box[2:], small.size, strict=True))
+    pixels = np.asarray(small.crop((left, top, right, bottom)))
+    values = enlarged(as_tensor(pixels)[0], scale).round().clamp(0, 255).numpy().astype(np.uint8)
+    part = Image.fromarray(values.transpose(1, 2, 0)).convert(small.mode)
+    return part.crop((box[0] - scale * left, box[1] - scale * top, box[2] - scale * left, box[3] - scale * top))
+
+
+def figures(small: "Image", network: "Image", original: "Image", scale: int) -> Figures:
+    """PSNR and SSIM of bicubic and of a network's picture against the original, by the protocol of super-resolution.
+
+    As `nasplat.data.resolution.PROTOCOL` says, but that bicubic enlarges the colors of the given picture, rather than
+    the luma of one that was not rounded.
+
+    Args:
+        small: What was enlarged; `check_original` holds.
+        network: What a network made of it; transparency is left out.
+        original: What it is to look like; if it is grey, values are compared and not the luma.
+        scale: How many times it was enlarged; so many pixels are shaved off every side.
+    """
+    grey = original.mode == "L"
+    wanted = partial(_luma, original.crop, grey=grey)
+    parts: dict[str, Part] = {"bicubic": partial(bicubic, small, scale), "network": network.crop}
+    return {
+        name: _compared(partial(_luma, part, grey=grey), wanted, original.size, scale) for name, part in parts.items()
+    }
+
+
+def _luma(part: Part, box: Box, *, grey: bool) -> "Tensor":
+    image = part(box)
+    return luma(as_tensor(np.asarray(image.convert("L" if image.mode in ("L", "LA") else "RGB")))[0], grey=grey)
+
+
+def _compared(one: Plane, other: Plane, size: tuple[int, int], shave: int) -> dict[str, float]:
+    """What `compared` says of whole planes, of a few rows at a time."""
+    (width, height), rim = size, WINDOW // 2
+    error = similarity = 0.0
+    bottom = height - shave
+    for top in range(shave, bottom - 2 * rim, ROWS):
+        # SSIM is of the pixels around which a window lies inside, so that parts are to overlap by what it reaches.
+        end = min(top + ROWS + 2 * rim, bottom)
+        box = (shave, top, width - shave, end)
+        first, second = one(box), other(box)
+        similarity += compared(first, second, 0)["ssim"] * (end - top - 2 * rim)
+        last = end if end == bottom else top + ROWS
+        error += float(((first - second)[: last - top] ** 2).sum())
+    error /= (width - 2 * shave) * (height - 2 * shave)
+    psnr_db = 10 * math.log10(255**2 / error) if error else MOST_DB
+    return {"psnr_db": min(psnr_db, MOST_DB), "ssim": similarity / (height - 2 * shave - 2 * rim)}
+
+
+def side_by_side(
+    small: "Image", network: "Image", original: "Image | None", scale: int, found: Figures | None
+) -> "Image":
+    """Bicubic, network and original beside each other, each with its name above it, and its figures if there are any.
+
+    Args:
+        small: What was enlarged.
+        network: What a network made of it; transparency is left out.
+        original: What it is to look like, if that is known.
+        scale: How many times it was enlarged.
+        found: What `figures` gives; of whole pictures, though of large ones only the middle is shown.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height = (min(side, SHOWN) for side in network.size)
+    left, top = (network.width - width) // 2, (network.height - height) // 2
+    box = (left, top, left + width, top + height)
+    panels = {"bicubic": bicubic(small, scale, box), "network": network.crop(box)}
+    if original is not None:
+        panels["original"] = original.crop(box)
+    titles = {name: _title(name, (found or {}).get(name)) for name in panels}
+    font = ImageFont.load_default()
+    space = max(width, *(int(font.getlength(title)) + 1 for title in titles.values()))
+    page = Image.new("RGB", (GAP + (space + GAP) * len(panels), LINE + height + GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for place, (name, panel) in enumerate(panels.items()):
+        across = GAP + (space + GAP) * place
+        draw.text((across, GAP // 2), titles[name], fill="black", font=font)
+        page.paste(panel.convert("RGB"), (across, LINE))
+    return page
+
+
+def _title(name: str, found: Mapping[str, float] | None) -> str:
+    return name if found is None else f"{name}  {found['psnr_db']:.2f} dB, SSIM {found['ssim']:.4f}"
