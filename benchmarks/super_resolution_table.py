@@ -19,11 +19,11 @@ TEST = "set5_"
 
 
 class SuperResolutionTable(Benchmark):
-    """Looks up how well a network of esrn/tiny enlarges pictures; all 258 were trained, once each.
+    """Looks up how well a network of esrn/tiny enlarges pictures; all 155 were trained.
 
-    They were trained by the benchmark `super_resolution` on photographs of BSDS500, twofold, with 800 steps of 8
-    patches; ``performance/super_resolution_table.py`` does it again. Validation figures are of BSDS500's validation
-    pictures, the final ones of Set5.
+    By the benchmark `super_resolution`, twofold, on photographs of BSDS500, with 800 steps of 8 patches; the first
+    training of each counts. ``performance/super_resolution_table.py`` does it again. Validation figures are of
+    BSDS500's validation pictures, the final ones of Set5.
 
     Args:
         space: The space ``esrn/tiny``.

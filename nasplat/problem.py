@@ -17,6 +17,8 @@ from nasplat.task import Evaluate, TrainSupernet, derive_seed
 
 ATTEMPTS = 10_000
 """How often a rejection loop tries before it gives up with an error."""
+REPAIRED, STEPS = 20, 1000
+"""Where rejection finds nothing, so many random members are brought within the limits, each by so many mutations."""
 
 
 class Problem:
@@ -114,10 +116,34 @@ class Problem:
         """Whether the benchmark can measure it and it keeps every constraint on costs known for free."""
         if not self._member(architecture):
             return False
+        return not self.excess(architecture)
+
+    def excess(self, architecture: Architecture) -> float:
+        """How far an architecture lies beyond the limits, the sum of all relative excesses; 0 where it keeps them."""
         if not self.limits:
-            return True
+            return 0.0
         metrics = self.cost(architecture).metrics()
-        return not any(limit.excess(metrics) for limit in self.limits)
+        return sum(limit.excess(metrics) for limit in self.limits)
+
+    def towards_limits(
+        self, architecture: Architecture, step: Callable[[Architecture], Architecture], steps: int = STEPS
+    ) -> Architecture:
+        """What comes of an architecture by steps, each kept that leads no further away, until the limits are kept.
+
+        Args:
+            architecture: Where it begins.
+            step: Gives another architecture near by.
+            steps: How many are tried; where they are used up, what comes of it need not keep the limits.
+        """
+        excess = self.excess(architecture)
+        for _ in range(steps):
+            if not excess:
+                break
+            other = step(architecture)
+            left = self.excess(other)
+            if left <= excess:
+                architecture, excess = other, left
+        return architecture
 
     def identity(self, architecture: Architecture) -> str:
         """Equal for architectures that nothing wanted can tell apart: one canonical key and, where costs are
@@ -133,11 +159,15 @@ class Problem:
         """A random member, of those that the benchmark offers if it lists them; it need not keep the constraints."""
         return self._draw(self.rng)
 
+    def repaired(self) -> Architecture:
+        """A random member, mutated towards the limits; mostly feasible where hardly a random member is."""
+        return self._repaired(self.rng)
+
     def sample(self) -> Architecture:
-        """A feasible member, drawn by rejection.
+        """A feasible member, drawn by rejection; where that finds none, a random one that mutations made feasible.
 
         Raises:
-            InputError: None was feasible in `ATTEMPTS` draws.
+            InputError: None was found.
         """
         return self._sample(self.rng)
 
@@ -145,16 +175,23 @@ class Problem:
         """Refuse a problem in which nothing feasible can be drawn; the strategy's generator is left alone.
 
         Raises:
-            InputError: None was feasible in `ATTEMPTS` draws.
+            InputError: None was found.
         """
         self._sample(default_rng(0))
 
     def _draw(self, rng: Generator) -> Architecture:
         return self._offered[int(rng.integers(len(self._offered)))] if self._offered else self.space.sample(rng)
 
+    def _repaired(self, rng: Generator) -> Architecture:
+        return self.towards_limits(self._draw(rng), lambda architecture: self.space.mutate(architecture, rng))
+
     def _sample(self, rng: Generator) -> Architecture:
         for _ in range(ATTEMPTS):
             architecture = self._draw(rng)
+            if self.feasible(architecture):
+                return architecture
+        for _ in range(REPAIRED if self.limits else 0):
+            architecture = self._repaired(rng)
             if self.feasible(architecture):
                 return architecture
         limits = ", ".join(map(str, self.limits)) or "membership in the benchmark"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 
 from nasplat.architecture import Architecture
 from nasplat.errors import RunError
-from nasplat.problem import ATTEMPTS, Problem
+from nasplat.problem import ATTEMPTS, REPAIRED, Problem
 from nasplat.run.state import pack
 from nasplat.task import (
     Evaluate,
@@ -198,8 +198,12 @@ class Repeats:
         return None
 
     def sample(self) -> Evaluate | None:
-        """A random architecture that is feasible and new as a task, or None after `ATTEMPTS` that are not."""
-        return self.draw(self.problem.draw)
+        """A random architecture that is feasible and new as a task, or None after many attempts that are not.
+
+        Where `ATTEMPTS` draws are not, some are mutated towards the limits.
+        """
+        task = self.draw(self.problem.draw)
+        return task if task or not self.problem.limits else self.draw(self.problem.repaired, REPAIRED)
 
     def get_state(self) -> dict[str, Any]:
         return {"times": dict(self._times), "known": sorted(self._known)}

@@ -7,6 +7,7 @@ not run again. With --tune it runs the grid from which the settings were chosen,
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -33,7 +34,7 @@ from nasplat.search_space import GeneSpace
 from nasplat.task import Evaluate, Measurement
 
 RESAMPLES = 10_000
-EVERY = 10
+EVERY = 5
 """A curve is kept at every so many evaluations."""
 DEFINITIONS = """\
 A run asks for so many distinct architectures (a repeat is redrawn). Its area is the mean, over all of them, of the best
@@ -61,7 +62,7 @@ class Case:
 
 CASES = {
     "nasbench201": Case("nasbench201", "accuracy", 150, ("points", 100.0)),
-    "super_resolution_table": Case("esrn/tiny", "psnr_db", 150, ("dB", 1.0)),
+    "super_resolution_table": Case("esrn/tiny", "psnr_db", 40, ("dB", 1.0)),
 }
 
 Arm = tuple[str, dict[str, Any]]
@@ -88,6 +89,7 @@ class Table:
             if not self.benchmark.offered:
                 frontier += problem.space.neighbors(architecture)
         self.best = max(self.values.values())
+        self.digest = hashlib.sha256(repr(sorted(self.values.items())).encode()).hexdigest()[:16]
 
     def problem(self, seed: int) -> Problem:
         """The problem of finding the best."""
@@ -158,10 +160,10 @@ def tried(name: str) -> dict[str, Arm]:
 
 
 def settings(name: str, arm: Arm) -> str:
-    """What makes two runs of one seed the same run: table, length, strategy and all of its options."""
+    """What makes two runs of one seed the same run: table, its values, length, strategy and all of its options."""
     strategy, options = arm
     every = complete("strategy", STRATEGIES.get(strategy), options)
-    return json.dumps([name, CASES[name].evaluations, strategy, every], sort_keys=True)
+    return json.dumps([name, table(name).digest, CASES[name].evaluations, strategy, every], sort_keys=True)
 
 
 def run(name: str, job: tuple[Arm, int]) -> dict[str, Any]:
@@ -172,9 +174,18 @@ def run(name: str, job: tuple[Arm, int]) -> dict[str, Any]:
     return {"settings": settings(name, arm), "seed": seed, "area": float(curve.mean()), "curve": kept}
 
 
+def whole_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """What the file holds, but for a line that a kill cut short."""
+    for text in file.read_text().splitlines() if file.exists() else []:
+        try:
+            yield json.loads(text)
+        except ValueError:
+            continue
+
+
 def rows(name: str, arms: Mapping[str, Arm], seeds: range, file: Path, processes: int) -> dict[str, dict[int, Any]]:
     """By arm and seed all runs; those that the file lacks are run and added to it."""
-    lines = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
+    lines = list(whole_lines(file))
     known: dict[tuple[str, int], dict[str, Any]] = {(line["settings"], line["seed"]): line for line in lines}
     wanted = [(arm, seed) for arm in arms.values() for seed in seeds if (settings(name, arm), seed) not in known]
     table(name)  # before the processes fork
@@ -223,6 +234,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--file", type=Path, default=Path("runs/credits.jsonl"))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--picture", type=Path, help="an SVG file to draw the curves in")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
     first, number = arguments.first_seed, arguments.seeds
@@ -231,10 +243,32 @@ def main() -> None:
     name = arguments.table
     arms = tried(name) if arguments.tune else compared(name)
     lines = list(summary(table(name).best, rows(name, arms, seeds, arguments.file, arguments.processes)))
+    if arguments.picture:
+        draw(name, lines, arguments.picture)
     if arguments.json:
         print(json.dumps({"table": name, "best": table(name).best, "arms": lines}, indent=2))
         return
     show(name, lines, seeds)
+
+
+def draw(name: str, lines: list[dict[str, Any]], path: Path) -> None:
+    """The mean best so far of every arm, less that of uniform mutation."""
+    from matplotlib.figure import Figure
+
+    unit, scale = CASES[name].unit
+    uniform = next(line["curve"] for line in lines if line["arm"] == UNIFORM)
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for line in lines:
+        gain = scale * (np.array(line["curve"]) - np.array(uniform))
+        evaluations = EVERY * (1 + np.arange(len(gain)))
+        baseline = line["arm"] in (UNIFORM, "random search", "regularized evolution")
+        axes.plot(evaluations, gain, label=line["arm"], linestyle="--" if baseline else "-", linewidth=1.4)
+    axes.set_xlabel("evaluations")
+    axes.set_ylabel(f"best so far, beside uniform mutation ({unit})")
+    axes.set_title(f"Block credit on {name}, mean over seeds", loc="left")
+    axes.legend(fontsize="small", frameon=False)
+    figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def show(name: str, lines: list[dict[str, Any]], seeds: range) -> None:

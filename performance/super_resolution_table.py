@@ -1,11 +1,11 @@
-"""Train every network of esrn/tiny once, and make the table that the benchmark `super_resolution_table` looks up.
+"""Train every network of esrn/tiny, and make the table that the benchmark `super_resolution_table` looks up.
 
     python performance/super_resolution_table.py                    # all that is missing; --part I/N of it alone
     python performance/super_resolution_table.py --write            # the table of what is there
     python performance/super_resolution_table.py --check 3          # trains three again and compares
 
 Training is on BSDS500's photographs, at most so many images as `OPTIONS` says; PSNR and SSIM are of its validation
-pictures, and of Set5. Some networks are trained with further seeds, to tell what a seed matters. Every training has a
+pictures, and of Set5. Some networks are trained with several seeds, to tell what a seed matters. Every training has a
 line in the file, and a run goes on where the last one ended.
 """
 
@@ -38,21 +38,17 @@ OPTIONS: dict[str, Any] = {
     "augment": True,
 }
 SEED = 0
-REPEATED, REPLICATES = 12, 4
-"""So many networks, spread over the list, are trained with so many further seeds."""
+NAMES = "S_1_8_16", "S_4_8_16", "G_1_8_16", "G_4_8_16", "C_1_8_16", "C_4_8_16"
+"""All sequences of these are trained; a group block of one convolution is a shrink block of one."""
 FIGURES = ("psnr_db", "ssim", "gain_db")
 TABLE = Path(__file__).parents[1] / "benchmarks" / "super_resolution_table.csv"
 
 
-def plan() -> list[tuple[int, str, int]]:
-    """The number, the blocks and the replicate of every training; all networks once, then those again."""
-    blocks = ESRNTiny.preset.blocks
+def plan() -> list[tuple[int, str]]:
+    """The number and the blocks of every training; 155 networks come first once, some of them later again."""
     lengths = range(ESRNTiny.preset.least, ESRNTiny.preset.slots + 1)
-    every = [",".join(names) for length in lengths for names in itertools.product(blocks, repeat=length)]
-    again = every[:: len(every) // REPEATED][:REPEATED]
-    wanted = [(names, 0) for names in every]
-    wanted += [(names, replicate) for names in again for replicate in range(1, REPLICATES + 1)]
-    return [(number, *each) for number, each in enumerate(wanted)]
+    every = (names for length in lengths for names in itertools.product(NAMES, repeat=length))
+    return [(number, ",".join(names).replace("G_1", "S_1")) for number, names in enumerate(every)]
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -84,14 +80,12 @@ class Trainer:
         self.benchmark.prepare()
         self.set5 = [Pair.of(picture, OPTIONS["scale"]) for picture in picture_set("set5").test]
 
-    def __call__(self, number: int, blocks: str, replicate: int) -> dict[str, Any]:
+    def __call__(self, number: int, blocks: str) -> dict[str, Any]:
         """One training as a line of the file."""
         from nasplat.training.enlarging import evaluate
 
         architecture = self.space.parse(blocks)
-        task = Evaluate(
-            id=number, seed=derive_seed(SEED, number), architecture=architecture, fidelity=1, replicate=replicate
-        )
+        task = Evaluate(id=number, seed=derive_seed(SEED, number), architecture=architecture, fidelity=1)
         parcel = Parcel()
         measurement = self.benchmark.measure(task, device="cpu", artifacts=parcel)
         network = self.space.build(architecture, self.benchmark.io)
@@ -99,37 +93,33 @@ class Trainer:
         on_set5 = evaluate(network, self.set5, OPTIONS["scale"], "cpu")
         return {
             "settings": settings(),
+            "number": number,
             "blocks": blocks,
-            "replicate": replicate,
             **{name: measurement.metrics[name] for name in FIGURES},
             **{f"set5_{name}": on_set5[name] for name in FIGURES},
         }
 
 
 def write(path: Path) -> None:
-    """Write the table of the first trainings, and tell what seeds matter."""
-    found = {(line["blocks"], line["replicate"]): line for line in lines(path)}
-    missing = [each for each in plan() if each[1:] not in found and not each[2]]
+    """Write the table of each network's first training, and tell what seeds matter."""
+    found = {line["number"]: line for line in lines(path)}
+    missing = [number for number, _ in plan() if number not in found]
     if missing:
-        raise SystemExit(f"{len(missing)} networks are still to be trained; run without --write")
+        raise SystemExit(f"{len(missing)} trainings are missing; run without --write")
+    trainings = defaultdict(list)
+    for number, blocks in plan():
+        trainings[blocks].append(found[number])
     columns = ["blocks", *FIGURES, *(f"set5_{name}" for name in FIGURES)]
-    rows = [found[blocks, 0] for _, blocks, replicate in plan() if not replicate]
     text = [",".join(columns)]
-    for row in rows:
-        cells = [row["blocks"].replace(",", " "), *(f"{row[column]:.6f}" for column in columns[1:])]
-        text.append(",".join(cells))
+    for blocks, (row, *_) in trainings.items():
+        text.append(",".join([blocks.replace(",", " "), *(f"{row[column]:.6f}" for column in columns[1:])]))
     write_atomically(TABLE, "\n".join(text) + "\n")
-    again = defaultdict(list)
-    for (blocks, _), line in found.items():
-        again[blocks].append(line["psnr_db"])
-    deviations = [statistics.stdev(values) for values in again.values() if len(values) > REPLICATES]
-    values = [row["psnr_db"] for row in rows]
-    print(
-        f"{len(rows)} networks from {min(values):.3f} to {max(values):.3f} dB, deviation {statistics.stdev(values):.4f}"
-    )
-    if deviations:
-        typical = statistics.fmean(value**2 for value in deviations) ** 0.5
-        print(f"deviation between {REPLICATES + 1} seeds of one network, over {len(deviations)}: {typical:.4f} dB")
+    values = [first["psnr_db"] for first, *_ in trainings.values()]
+    several = [[row["psnr_db"] for row in rows] for rows in trainings.values() if len(rows) > 1]
+    freedom = sum(len(rows) - 1 for rows in several)
+    within = (sum(statistics.variance(rows) * (len(rows) - 1) for rows in several) / freedom) ** 0.5
+    print(f"{len(values)} networks from {min(values):.3f} to {max(values):.3f} dB")
+    print(f"deviation between networks {statistics.stdev(values):.4f} dB, between seeds of one {within:.4f} dB")
 
 
 def check(path: Path, number: int) -> None:
@@ -137,7 +127,8 @@ def check(path: Path, number: int) -> None:
     with TABLE.open(newline="") as file:
         table = {row["blocks"].replace(" ", ","): row for row in csv.DictReader(file)}
     train = Trainer()
-    for each in plan()[:: max(1, len(table) // number)][:number]:
+    first = list({blocks: (at, blocks) for at, blocks in reversed(plan())}.values())[::-1]
+    for each in first[:: max(1, len(first) // number)][:number]:
         line, row = train(*each), table[each[1]]
         print(each[1], {name: round(line[name] - float(row[name]), 6) for name in FIGURES})
 
@@ -158,8 +149,8 @@ def main() -> None:
     if given.check:
         return check(given.file, given.check)
     first, step = map(int, given.part.split("/"))
-    there = {(line["blocks"], line["replicate"]) for line in lines(given.file)}
-    todo = [each for each in plan()[first::step] if each[1:] not in there]
+    there = {line["number"] for line in lines(given.file)}
+    todo = [each for each in plan()[first::step] if each[0] not in there]
     train = Trainer()
     given.file.parent.mkdir(parents=True, exist_ok=True)
     for done, each in enumerate(todo, 1):

@@ -13,7 +13,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import ABSENT, Graphs, Operation, Role
-from nasplat.nn.residual_dense_shapes import KINDS, DenseBlock, ResidualDenseShape, network_costs
+from nasplat.nn.residual_dense_shapes import KINDS, SCALES, DenseBlock, ResidualDenseShape, network_costs
 from nasplat.search_space import Block, BlockSpace, Gene, GeneSpace
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PARTS = ("type", "depth", "growth", "width")
 """What the name of a block is made of."""
-FEWEST_SWAPPED = 1 / 5
-"""A crossover swaps so large a part of the slots at least, and up to half: four to ten of twenty in the public code."""
+SWAPPED = 1 / 5, 1 / 2
+"""A crossover swaps so large a part of the slots at least, and less than that: four to nine of twenty, as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,14 @@ class Preset:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """The names of all blocks that a slot may hold."""
+        """The names of all blocks that a slot may hold.
+
+        A group block of one convolution is a shrink block of one, and left out.
+        """
         return tuple(
             str(DenseBlock(kind, depth, growth, width))
             for kind, depth, growth, width in product(KINDS, self.depths, self.growths, self.widths)
-            if width >= growth
+            if width >= growth and (kind, depth) != ("G", 1)
         )
 
     def genes(self) -> tuple[Gene, ...]:
@@ -82,6 +85,14 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
 
     _blocks: ClassVar[tuple[DenseBlock, ...]]
 
+    def check_io(self, io: IO) -> None:
+        super().check_io(io)
+        if io.scale not in SCALES or io.outputs != io.input_shape[0]:
+            raise InputError(
+                f"the networks of {self.name} make pictures 2, 3 or 4 times larger, with the channels that they have, "
+                f"but a scale of {io.scale} and {io.outputs} for {io.input_shape[0]} channels are asked for"
+            )
+
     def refusal(self, choices: Sequence[int]) -> str | None:
         active = sum(choices[::2])
         if active >= self.preset.least:
@@ -104,7 +115,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         return self.member(np.stack([active, blocks], axis=1).ravel().tolist())
 
     def parse(self, code: str) -> Architecture:
-        return self.of(code.split(",")) if "_" in code else super().parse(code)
+        return self.of([name.strip() for name in code.split(",")]) if "_" in code else super().parse(code)
 
     def of(self, blocks: Sequence[str]) -> Architecture:
         """The member whose first slots hold the named blocks, all active, and whose others are not.
@@ -113,7 +124,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
             InputError: A block is none of the space's, or there are too many or too few.
 
         >>> ESRNSmall().of(["S_2_8_8", "C_4_8_16"]).code
-        '1001160000000000'
+        '100115000000000000'
         """
         names = self.preset.blocks
         text = ",".join(blocks)
@@ -140,7 +151,8 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         """
         slots, least = self.preset.slots, self.preset.least
         one, other = (np.array(self.choices(parent)).reshape(slots, 2) for parent in (a, b))
-        length = int(rng.integers(max(1, round(slots * FEWEST_SWAPPED)), slots // 2 + 1))
+        fewest, most = (round(slots * part) for part in SWAPPED)
+        length = int(rng.integers(max(1, fewest), max(2, most)))
         start = int(rng.integers(slots - length + 1))
         child = one.copy()
         child[start : start + length] = other[start : start + length]
@@ -230,7 +242,7 @@ class ESRNLight(ResidualDenseSpace):
 
 
 class ESRN1M(ResidualDenseSpace):
-    """Networks of 1.01 M to 1.02 M parameters: at least 16 blocks of 90 kinds."""
+    """Networks of 1.01 M to 1.02 M parameters, as published; with 48 features and growths to 48, which are ours."""
 
     name: ClassVar[str] = "esrn/1m"
     limits: ClassVar[tuple[str, ...]] = ("params>=1.01e6", "params<=1.02e6")
@@ -249,7 +261,7 @@ class ESRNSmall(ResidualDenseSpace):
 
 
 class ESRNTiny(ResidualDenseSpace):
-    """Three slots of six kinds of blocks: 258 networks, few enough that all of them were trained."""
+    """Three slots of five kinds of blocks: 155 networks, few enough that all of them were trained."""
 
     name: ClassVar[str] = "esrn/tiny"
     preset: ClassVar[Preset] = Preset(slots=3, least=1, depths=(1, 4), growths=(8,), widths=(16,), features=16)

@@ -43,8 +43,8 @@ class CreditEvolution(GenerationalStrategy):
     the best being 0 and further ones less. Whoever breaks constraints on measured metrics scores below all who keep
     them, by how far (Deb, 2000, "An efficient constraint handling method for genetic algorithms").
 
-    A child outside the limits on costs is mutated further, each step kept that leads no further away; windows that
-    hardly a random architecture hits can be searched so.
+    A child outside the limits on costs is mutated further, each step kept that leads no further away, so that windows
+    which hardly a random architecture hits can be searched.
 
     Where it departs from the paper, as far as its code is public: crossover and mutation are the space's own; a mutant
     always changes something; repairs are bounded.
@@ -190,36 +190,23 @@ class CreditEvolution(GenerationalStrategy):
     def _mutant(self, architecture: Architecture, prior: Prior) -> Architecture:
         """Another choice in one gene; the more likely the old one was, the more seldom it gives way.
 
-        In the public code a gene is drawn anew, and often as it was. A space's mutation always changes something; the
-        same comes of refusing a mutant with the chance of the choice that it gave up.
+        In the public code a block is drawn anew, and may be the same. A space's mutation always changes something; the
+        same comes of refusing a mutant with the chance of the choice that it gave up. A gene of two choices, such as
+        whether a slot is active, flips, there as here.
         """
         space, rng = self._space, self.problem.rng
         old = space.choices(architecture)
         mutant = space.mutate(architecture, rng, prior)
         for _ in range(REDRAWS):
             gene = next(gene for gene, new in enumerate(space.choices(mutant)) if new != old[gene])
-            if rng.random() >= prior[gene][old[gene]]:
+            if len(prior[gene]) == 2 or rng.random() >= prior[gene][old[gene]]:
                 break
             mutant = space.mutate(architecture, rng, prior)
         return mutant
 
     def _within_limits(self, child: Architecture, prior: Prior) -> Architecture:
         """The child, or what mutations that never lead further away make of it."""
-        excess = self._excess(child)
-        for _ in range(REPAIRS):
-            if not excess:
-                break
-            step = self._mutant(child, prior)
-            left = self._excess(step)
-            if left <= excess:
-                child, excess = step, left
-        return child
-
-    def _excess(self, architecture: Architecture) -> float:
-        if not self.problem.limits:
-            return 0.0
-        metrics = self.problem.cost(architecture).metrics()
-        return sum(limit.excess(metrics) for limit in self.problem.limits)
+        return self.problem.towards_limits(child, lambda architecture: self._mutant(architecture, prior), REPAIRS)
 
     def _nearest(self, parents: Sequence[Architecture], child: Architecture) -> Architecture:
         """The parent that differs from the child in the fewest genes that count; the first of equally near ones."""

@@ -35,7 +35,7 @@ CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = IO.enlarged(8, 8, 2)
 
 
-def export(folder: Path, code: str = "S_2_8_8,C_1_8_8", *, space: str = "esrn/tiny", model: IO = SMALL) -> Path:
+def export(folder: Path, code: str = "S_4_8_16,C_1_8_16", *, space: str = "esrn/tiny", model: IO = SMALL) -> Path:
     """A network of which every part counts."""
     searched = SEARCH_SPACES.get(space)()
     architecture = searched.parse(code)

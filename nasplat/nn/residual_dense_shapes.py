@@ -46,7 +46,7 @@ class DenseBlock:
     def parse(cls, text: str) -> Self:
         """Read ``G_8_16_24``: kind, depth, growth and outputs.
 
-        >>> str(Block.parse("G_8_16_24"))
+        >>> str(DenseBlock.parse("G_8_16_24"))
         'G_8_16_24'
 
         Raises:
