@@ -11,7 +11,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.data.location import absolute, data_folder
 from nasplat.data.picture_sets import Picture, PictureSet, picture_set
-from nasplat.data.resolution import PROTOCOL
+from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
 from nasplat.latency_table import LatencyKnown
 from nasplat.search_space import SearchSpace
@@ -237,7 +237,16 @@ class SuperResolution(LatencyKnown):
         from nasplat.training.enlarging import Pair
 
         chosen = _spread(self._pictures.validation, self.validation_pictures)
-        return [Pair.of(each, self.scale, side=VALIDATION_SIDE) for each in chosen]
+        pairs = [Pair.of(each, self.scale, side=VALIDATION_SIDE) for each in chosen]
+        least = WINDOW + 2 * self.scale
+        for pair in pairs:  # or every trial would fail by it, after its training
+            height, width = pair.large.shape[1:]
+            if min(height, width) < least:
+                raise InputError(
+                    f"a validation picture is to have at least {least} pixels a side to be compared at this scale, but "
+                    f"{pair.name} has {width} x {height}; remove it"
+                )
+        return pairs
 
 
 def _spread(pictures: tuple[Picture, ...], most: int | None) -> tuple[Picture, ...]:

@@ -116,8 +116,8 @@ class SearchConfig(_Section):
             return PluginConfig(name=plugin.name, **options)
 
         space = SEARCH_SPACES.get(self.space.name)
-        limited = {constraint.metric for constraint in self.goal.constraints}
-        limits = [text for text in space.limits if Constraint.parse(text).metric not in limited]
+        bounded = {(constraint.metric, constraint.upper) for constraint in self.goal.constraints}
+        limits = [text for text in space.limits if _side(text) not in bounded]
         return self.model_copy(
             update={
                 "constraints": [*self.constraints, *limits],
@@ -147,6 +147,12 @@ class SearchConfig(_Section):
     def to_yaml(self) -> str:
         """The configuration as a file that `load_tree` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _side(constraint: str) -> tuple[str, bool]:
+    """The metric of a constraint, and whether it bounds it from above."""
+    parsed = Constraint.parse(constraint)
+    return parsed.metric, parsed.upper
 
 
 def load_tree(path: Path) -> dict[str, Any]:

@@ -376,10 +376,8 @@ def _command(space: SearchSpace, io: IO) -> str:
     channels, side, other = io.input_shape
     options = [f"--set space.{name}={getattr(space, name)}" for name in described(space, io)["space"].keys() - {"name"}]
     words = [f"--space {space.name}", *sorted(options)]
-    if io.input_shape != space.reference_io.input_shape or io.scale is None:
-        if side != other:
-            return f"a table of square pictures, with nasplat benchmark build latency; these are {side}x{other}"
-        words.append(f"--side {side} --channels {channels} --outputs {io.outputs}")
+    sides = str(side) if side == other else f"{side}x{other}"
+    words.append(f"--side {sides} --channels {channels} --outputs {io.outputs}")
     if io.scale is not None:
         words.append(f"--scale {io.scale}")
     return f"nasplat benchmark build latency {' '.join(words)} --out FILE"

@@ -51,7 +51,7 @@ class SearchSpace(ABC):
     """
 
     limits: ClassVar[tuple[str, ...]] = ()
-    """Constraints on costs that a search keeps unless it has others on the same metric, such as ``params<=325e3``."""
+    """Constraints on costs, such as ``params<=325e3``, that a search keeps unless it has its own on that side."""
 
     @abstractmethod
     def sample(self, rng: Generator) -> Architecture:
@@ -253,7 +253,7 @@ class GeneSpace(SearchSpace):
                     f"it may be {gene.legend()}"
                 )
         architecture = Architecture(self.name, code)
-        reason = self.refusal(self.choices(architecture))
+        reason = self.refusal(self.choices(architecture)) if self._refuses else None
         if reason is not None:
             raise InputError(f"{self.name} code {code!r} {reason}")
         return architecture
@@ -374,9 +374,11 @@ class GeneSpace(SearchSpace):
         return Architecture(architecture.space, code[: place.start] + self._symbols[gene][choice] + code[place.stop :])
 
     def _holds(self, architecture: Architecture) -> bool:
-        if type(self).refusal is GeneSpace.refusal:
-            return True
-        return self.refusal(self.choices(architecture)) is None
+        return not self._refuses or self.refusal(self.choices(architecture)) is None
+
+    @cached_property
+    def _refuses(self) -> bool:
+        return type(self).refusal is not GeneSpace.refusal
 
     def _none_found(self, how: str) -> InputError:
         return InputError(

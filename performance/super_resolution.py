@@ -25,7 +25,7 @@ from nasplat.architecture import Architecture
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.data.location import data_folder
 from nasplat.data.picture_sets import Picture, picture_set, read_picture
-from nasplat.data.resolution import as_tensor, bicubic_agreement, compared, enlarged, luma, shrunk, whole
+from nasplat.data.resolution import PROTOCOL, as_tensor, bicubic_agreement, compared, enlarged, luma, shrunk, whole
 from nasplat.errors import InputError, TrialFailed
 from nasplat.executors.executor import Workload
 from nasplat.run.files import write_atomically
@@ -76,6 +76,7 @@ def bicubic() -> None:
             )
     for scale in (2, 3, 4):
         given_small(scale)
+    print(f"Protocol: {PROTOCOL.format(scale='the scale')}")
 
 
 def bicubic_figures(picture: Picture, scale: int) -> dict[str, float]:

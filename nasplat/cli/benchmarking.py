@@ -1,5 +1,6 @@
 """`nasplat benchmark import`, `info` and `build`: the tables that benchmarks look figures up in."""
 
+import re
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -129,8 +130,10 @@ def build_latency(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine on the CPU.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images in each pass.")] = 1,
     side: Annotated[
-        int | None,
-        typer.Option(min=1, help="Side of the images; the space's usual one without it.", show_default=False),
+        str | None,
+        typer.Option(
+            help="Side of the images in pixels, or HEIGHTxWIDTH; the space's usual one without it.", show_default=False
+        ),
     ] = None,
     channels: Annotated[int | None, typer.Option(min=1, help="Their channels; likewise.", show_default=False)] = None,
     outputs: Annotated[
@@ -159,7 +162,7 @@ def build_latency(
     usual = made.reference_io
     io = replace(
         usual,
-        input_shape=(channels or usual.input_shape[0], *((side, side) if side else usual.input_shape[1:])),
+        input_shape=(channels or usual.input_shape[0], *(_sides(side) if side else usual.input_shape[1:])),
         outputs=outputs or usual.outputs,
         scale=scale or usual.scale,
     )
@@ -197,6 +200,14 @@ def build_latency(
         print_json({**asdict(built), "path": str(built.path), "plan": asdict(plan)})
         return
     _print_built(built, plan)
+
+
+def _sides(text: str) -> tuple[int, int]:
+    """Height and width, from ``32`` or ``240x426``."""
+    match = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text)
+    if match is None:
+        raise InputError(f"--side is a number of pixels, or HEIGHTxWIDTH such as 240x426, but got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _print_built(built: Built, plan: Plan) -> None:

@@ -102,6 +102,7 @@ def upscale(
                 "device": device.value,
                 "seconds": seconds,
                 "figures": found,
+                "protocol": None if found is None else side_by_side.protocol(scale),
             }
         )
         return
@@ -111,6 +112,8 @@ def upscale(
     out.print(f"  enlarged   {sizes} pixels in {duration(seconds)} on {device.value}")
     for name, figure in (found or {}).items():
         out.print(f"  {name:10} {figure['psnr_db']:.2f} dB, SSIM {figure['ssim']:.4f} against the original")
+    if found:
+        out.print(f"  protocol   {side_by_side.protocol(scale)}")
 
 
 def _check_places(paths: list[Path]) -> None:

@@ -76,6 +76,8 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
                 f"{name} {figure(name, value)}" for name, value in figures.items() if name not in ("split", *cost)
             )
             out.print(f"  {title:14} {figures['split']}: {metrics}")
+    if protocol := document.get("protocol"):
+        out.print(f"  protocol       {escape(protocol)}")
     out.print(
         f"  verified       onnxruntime against torch: largest difference {check['largest_difference']:.2g} "
         f"(allowed {check['allowed']:.2g}), batches {', '.join(map(str, check['batches']))}"

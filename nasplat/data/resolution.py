@@ -9,12 +9,15 @@ from nasplat.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PROTOCOL = (
+COMPARISON = (
     "PSNR (dB, peak 255) and SSIM (Gaussian window of 11 x 11, sigma 1.5) of the BT.601 luma (16 to 235; of grey files "
-    "the values themselves), rounded to 8 bits, means over pictures; originals cropped to multiples of "
-    "{scale}, shrunk to 1/{scale} by bicubic with antialiasing, not rounded; what comes out clamped and rounded to 8 "
-    "bits in each color before its luma is taken; {scale} pixels shaved off every side. Bicubic, which gain_db "
-    "compares with, enlarges the shrunk luma alone, rounded once"
+    "the values themselves), rounded to 8 bits; results clamped and rounded to 8 bits in each color before; {scale} "
+    "pixels shaved off every side"
+)
+"""How pictures that were made `{scale}` times larger are compared with their originals."""
+PROTOCOL = (
+    COMPARISON + "; means over pictures. Originals cropped to multiples of {scale} and shrunk to 1/{scale} by bicubic "
+    "with antialiasing, not rounded. gain_db is over bicubic of the shrunk luma"
 )
 """How `agreement` and `bicubic_agreement` come about, for a `{scale}`; reports repeat it."""
 

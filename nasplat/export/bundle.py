@@ -108,8 +108,8 @@ def export(
     if not untrained:
         measured = {name: value for name, value in measurement.metrics.items() if name not in known}
         description["measured"] = {"split": measurement.split, **measured}
-        if benchmark.protocol:
-            description["protocol"] = benchmark.protocol
+        if run.protocol:
+            description["protocol"] = run.protocol
     if test:
         final = run.final(measurement, benchmark)
         tested = {name: value for name, value in final.metrics.items() if name not in known}

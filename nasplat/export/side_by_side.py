@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from nasplat.data.resolution import MOST_DB, WINDOW, as_tensor, compared, enlarged, luma
+from nasplat.data.resolution import COMPARISON, MOST_DB, WINDOW, as_tensor, compared, enlarged, luma
 from nasplat.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,11 +75,18 @@ def bicubic(small: "Image", scale: int, box: Box) -> "Image":
     return part.crop((box[0] - scale * left, box[1] - scale * top, box[2] - scale * left, box[3] - scale * top))
 
 
-def figures(small: "Image", network: "Image", original: "Image", scale: int) -> Figures:
-    """PSNR and SSIM of bicubic and of a network's picture against the original, by the protocol of super-resolution.
+def protocol(scale: int) -> str:
+    """How `figures` come about, in a line."""
+    return (
+        f"{COMPARISON.format(scale=scale)}. Bicubic enlarges the colors of the given picture, each rounded for itself"
+    )
 
-    As `nasplat.data.resolution.PROTOCOL` says, but that bicubic enlarges the colors of the given picture, rather than
-    the luma of one that was not rounded.
+
+def figures(small: "Image", network: "Image", original: "Image", scale: int) -> Figures:
+    """PSNR and SSIM of bicubic and of a network's picture against the original, as `protocol` says.
+
+    It is the protocol of super-resolution, but that bicubic enlarges the colors of the given picture, rather than the
+    luma of one that was not rounded.
 
     Args:
         small: What was enlarged; `check_original` holds.

@@ -201,7 +201,7 @@ class Plan:
                 return plan
         picture, least = stages[0], -(-needed // MIB)
         raise InputError(
-            f"for a picture of {picture.width} x {picture.height} pixels the network needs {least} MiB of memory at "
+            f"for a picture of {picture.width * picture.height:,} pixels the network needs {least} MiB of memory at "
             f"least, but {memory // MIB} are allowed; allow more (--memory {least}), or cut the picture into parts"
         )
 

@@ -66,7 +66,9 @@ class Run:
             raise InputError(f"{folder} exists; choose another --out")
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
-            write_atomically(draft / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+            # By which protocol figures were measured may change with the code, so that it is kept as it was.
+            recorded = environment() | {"protocol": config.workload.make().protocol}
+            write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             EventLog.create(draft / LOG).close()
         return cls(folder)
 
@@ -110,10 +112,10 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        """How the metrics were computed, in a line; empty where there is nothing to say, or nobody to ask any more."""
+        """How the metrics were computed, in a line; empty where there is nothing to say, or it cannot be read."""
         try:
-            return self.benchmark().protocol
-        except InputError:
+            return str(self.environment.get("protocol", ""))
+        except RunError:
             return ""
 
     def keep(self, config: SearchConfig) -> None:
