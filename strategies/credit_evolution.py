@@ -71,7 +71,7 @@ class CreditEvolution(GenerationalStrategy):
         population: Annotated[int, Field(ge=2)] = 8,
         elites: Annotated[int, Field(ge=1)] = 4,
         mutation_rate: Annotated[float, Field(ge=0, le=1)] = 0.05,
-        credit: Literal["regression", "difference", "none"] = "regression",
+        credit: Literal["regression", "difference", "none"] = "difference",
         scope: Scope = "global",
         factorized: bool = True,
         temperature: Annotated[float, Field(ge=0.01)] = 0.5,

@@ -126,7 +126,7 @@ def test_cars_with_every_protection(options: dict[str, Any], check: Callable[...
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
-    "options", [{"credit": "difference"}, {"credit": "none"}, {"scope": "position", "factorized": False}], ids=str
+    "options", [{"credit": "regression"}, {"credit": "none"}, {"scope": "position", "factorized": False}], ids=str
 )
 def test_credit_evolution_with_every_credit(options: dict[str, Any], check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get("credit_evolution")

@@ -234,8 +234,8 @@ def test_figures_are_means_over_pictures_and_gain_is_over_bicubic() -> None:
 
 def test_a_picture_too_small_to_be_compared_is_named(reads: Reads) -> None:
     reads.pixels["validation"] = [scene(0, 14, 14)]
-    with pytest.raises(InputError, match="picture validation 0 is too small: .*at least 15"):  # noqa: RUF043
-        measure(prepared(), task_for(), Parcel())
+    with pytest.raises(InputError, match=r"at least 15 pixels a side .* but validation 0 has 14 x 14; remove it"):
+        prepared()
 
 
 def test_the_middle_of_large_validation_pictures_is_taken(reads: Reads) -> None:
