@@ -5,13 +5,17 @@ from nasplat.task import Incident
 
 
 def figure(name: str, value: float) -> str:
-    """A metric's value as people read it: fractions in percent, counts with a unit prefix.
+    """A metric's value as people read it: fractions in percent, decibels, counts with a unit prefix.
 
     >>> figure("accuracy", 0.91607), figure("params", 73306), figure("macs", 117883520), figure("loss", 0.25)
     ('91.61 %', '73.3 k', '117.9 M', '0.25')
+    >>> figure("psnr_db", 33.66032)
+    '33.660 dB'
     """
     if name.endswith("accuracy"):
         return f"{100 * value:.2f} %"
+    if name.endswith("_db"):
+        return f"{value:.3f} dB"
     if abs(value) >= 1000:
         for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if abs(value) >= factor:

@@ -68,6 +68,8 @@ CASES = {
 Arm = tuple[str, dict[str, Any]]
 """A strategy's name, and its options."""
 UNIFORM = "uniform mutation"
+BASELINES = {UNIFORM: "-.", "random search": ":", "regularized evolution": "--"}
+"""What is no credit, and how its line is drawn."""
 
 
 class Table:
@@ -257,17 +259,17 @@ def draw(name: str, lines: list[dict[str, Any]], path: Path) -> None:
 
     unit, scale = CASES[name].unit
     uniform = next(line["curve"] for line in lines if line["arm"] == UNIFORM)
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
     for line in lines:
         gain = scale * (np.array(line["curve"]) - np.array(uniform))
         evaluations = EVERY * (1 + np.arange(len(gain)))
-        baseline = line["arm"] in (UNIFORM, "random search", "regularized evolution")
-        axes.plot(evaluations, gain, label=line["arm"], linestyle="--" if baseline else "-", linewidth=1.4)
+        look = BASELINES.get(line["arm"])
+        axes.plot(evaluations, gain, label=line["arm"], linestyle=look or "-", color="grey" if look else None)
     axes.set_xlabel("evaluations")
     axes.set_ylabel(f"best so far, beside uniform mutation ({unit})")
     axes.set_title(f"Block credit on {name}, mean over seeds", loc="left")
-    axes.legend(fontsize="small", frameon=False)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
