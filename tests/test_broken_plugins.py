@@ -256,6 +256,7 @@ SPACES: dict[str, Any] = {
     "tensors_have_one_shape": broken(ToySpace, tensors=tensors_of_what_is_there),
     "cost_is_what_is_built": broken(ToySpace, cost=cost_without_bias),
     "networks_fit_their_io": broken(ToySpace, build=build_for_ten),
+    "other_data_is_refused": broken(ToySpace, check_io=lambda self, io: None),
     "same_weights_same_outputs": broken(ToySpace, build=build_with_hidden_choice),
     "supernet_paths_are_what_is_built": Backwards,
     "supernet_shares_its_weights": Lonely,

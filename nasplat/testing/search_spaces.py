@@ -1,6 +1,7 @@
 """The contract of a search space as checks; each takes a space and an `IO` that it can build for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -194,6 +195,17 @@ def networks_fit_their_io(space: SearchSpace, io: IO) -> None:
         assert any(p.grad is not None for p in network.parameters()), f"{architecture} gets no gradient"
 
 
+def other_data_is_refused(space: SearchSpace, io: IO) -> None:
+    """A space takes the data that it is for, and refuses to classify where it enlarges, or the other way round."""
+    space.check_io(io)
+    other = replace(io, scale=2 if io.scale is None else None)
+    try:
+        space.check_io(other)
+    except InputError:
+        return
+    raise AssertionError(f"the networks are for {io}, but {other} was not refused")
+
+
 def same_weights_same_outputs(space: SearchSpace, io: IO) -> None:
     """Two networks of one code agree once they share a state dict: nothing else is decided when building."""
     import torch
@@ -347,6 +359,7 @@ SEARCH_SPACE_CHECKS: tuple[Callable[[SearchSpace, IO], None], ...] = (
     tensors_have_one_shape,
     cost_is_what_is_built,
     networks_fit_their_io,
+    other_data_is_refused,
     same_weights_same_outputs,
     supernet_paths_are_what_is_built,
     supernet_shares_its_weights,
