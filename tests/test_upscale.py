@@ -120,6 +120,7 @@ def test_json_says_what_was_done(command: CommandLine, model: Path, tmp_path: Pa
         "model": str(model), "architecture": str(bundle.opened(model).architecture), "picture": "in.png",
         "size": [20, 14], "scale": 2, "out": "new/deep/a.png", "enlarged": [40, 28], "compare": None, "device": "cpu",
         "figures": None,
+        "protocol": None,
     }  # fmt: skip
     assert shown(tmp_path / "new/deep/a.png").size == (40, 28)
 
@@ -397,9 +398,9 @@ def test_models_that_do_not_enlarge_are_refused(command: CommandLine, model: Pat
     cells = SEARCH_SPACES.get("nasbench201")()
     code = cells.sample(np.random.default_rng(0)).code
     classifier = export(tmp_path / "classifier", code, space="nasbench201", model=IO.image(3, 8, 10))
-    depths = export(tmp_path / "depths", model=IO((3, 8, 8), 1, 2))
+    depths = export(tmp_path / "depths", model=IO((2, 8, 8), 2, 2))
     refused(command, tmp_path, classifier, "in.png", says="which gives 10 numbers for each picture, not a larger one")
-    refused(command, tmp_path, depths, "in.png", says="which makes 1 channels of 3")
+    refused(command, tmp_path, depths, "in.png", says="which makes 2 channels of 2")
     refused(command, tmp_path, "nowhere", "in.png", says="nowhere/architecture.json cannot be read")
     refused(command, tmp_path, "in.png", "in.png", says="in.png/architecture.json cannot be read")
 
@@ -408,7 +409,7 @@ def test_too_little_memory_is_told_with_what_would_do(command: CommandLine, mode
     Image.new("RGB", (2000, 2000)).save("in.png")
     done = command("upscale", model, "in.png", "--memory", 1)
     assert done.returncode == 2
-    assert "2000 x 2000 pixels the network needs" in done.stderr
+    assert "4,000,000 pixels the network needs" in done.stderr
     least = int(done.stderr.split("--memory ")[1].split(")")[0])
     exported = bundle.opened(model)
     strips = upscaling._strips(exported, upscaling.read_source(Path("in.png")), least << 20)

@@ -171,7 +171,8 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
         shelf = Shelf(folder / ARTIFACTS)
         with Interruption() as interruption, _executor(assembly, shelf) as executor:
             interruption.check()
-            run = Run.create(folder, config) if create else Run(folder)
+            protocol = assembly.benchmark.protocol
+            run = Run.create(folder, config, protocol=protocol) if create else Run(folder)
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, shelf)

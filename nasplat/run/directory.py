@@ -55,8 +55,13 @@ class Run:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path, config: SearchConfig) -> Self:
+    def create(cls, folder: Path, config: SearchConfig, *, protocol: str = "") -> Self:
         """A new run directory with an empty log; it appears complete or not at all.
+
+        Args:
+            folder: Must not exist.
+            config: Resolved.
+            protocol: The benchmark's, which may change with the code and is kept as it was.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -66,8 +71,7 @@ class Run:
             raise InputError(f"{folder} exists; choose another --out")
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
-            # By which protocol figures were measured may change with the code, so that it is kept as it was.
-            recorded = environment() | {"protocol": config.workload.make().protocol}
+            recorded = environment() | {"protocol": protocol}
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             EventLog.create(draft / LOG).close()
         return cls(folder)

@@ -21,7 +21,7 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
         The parts of the search; the strategy is as the search has left it.
     """
     assembly = Assembly.of(config)
-    run = Run(folder) if folder.exists() else Run.create(folder, assembly.config)
+    run = Run(folder) if folder.exists() else Run.create(folder, assembly.config, protocol=assembly.benchmark.protocol)
     artifacts = run.artifacts
     with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts).run()
