@@ -876,11 +876,11 @@ def test_each_ask_is_in_the_log_before_it_is_worked_on(log: EventLog) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_searches_killed_at_random_moments_end_as_if_nothing_had_happened() -> None:
+def test_a_dozen_searches_killed_at_random_moments_end_as_if_nothing_had_happened() -> None:
     """Evolution, NSGA-II and ASHA, inline and on Ray; the command behind the longer campaign, with other seeds."""
     command = Path(__file__).parents[1] / "performance" / "kill_campaign.py"
     done = subprocess.run(
-        [sys.executable, str(command), "--kills", "20", "--first-seed", "10000", "--json"],
+        [sys.executable, str(command), "--kills", "12", "--first-seed", "10000", "--json"],
         capture_output=True,
         text=True,
         timeout=580,
@@ -892,6 +892,6 @@ def test_twenty_searches_killed_at_random_moments_end_as_if_nothing_had_happened
         for strategy in ("regularized_evolution", "nsga2", "asha")
         for executor in ("inline", "ray")
     }
-    assert len(searches) == 20 and not any(s["faults"] for s in searches)
-    assert sum(s["killed"] and s["events_at_kill"] > 0 for s in searches) >= 18, "hardly any was killed in the middle"
-    assert sum("compared" in s for s in searches) >= 15
+    assert len(searches) == 12 and not any(s["faults"] for s in searches)
+    assert sum(s["killed"] and s["events_at_kill"] > 0 for s in searches) >= 10, "hardly any was killed in the middle"
+    assert sum("compared" in s for s in searches) >= 9
