@@ -4,7 +4,7 @@
     python performance/super_resolution_table.py --write            # the table of what is there
     python performance/super_resolution_table.py --check 3          # trains three again and compares
 
-Training is on BSDS500's photographs, at most so many images as `OPTIONS` says; PSNR and SSIM are of its validation
+Training is on BSDS500's photographs, as `OPTIONS` says; PSNR and SSIM are of its validation
 pictures, and of Set5. Some networks are trained with several seeds, to tell what a seed matters. Every training has a
 line in the file, and a run goes on where the last one ended.
 """
@@ -45,7 +45,7 @@ TABLE = Path(__file__).parents[1] / "benchmarks" / "super_resolution_table.csv"
 
 
 def plan() -> list[tuple[int, str]]:
-    """The number and the blocks of every training; 155 networks come first once, some of them later again."""
+    """The number and the blocks of every training: 258 trainings of 155 networks."""
     lengths = range(ESRNTiny.preset.least, ESRNTiny.preset.slots + 1)
     every = (names for length in lengths for names in itertools.product(NAMES, repeat=length))
     return [(number, ",".join(names).replace("G_1", "S_1")) for number, names in enumerate(every)]
