@@ -16,6 +16,7 @@ from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import complete, explain
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.search_space import SupernetSpace
 from nasplat.strategy import Strategy
 
 LARGEST = 100_000
@@ -284,8 +285,12 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
 def _check_supernet(config: SearchConfig) -> None:
     """Refuse a strategy that shares weights where nothing trains them, before anything else can be missed."""
     trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
-    if STRATEGIES.get(config.strategy.name).shares_weights and not trains:
-        raise InputError(
-            f"the strategy {config.strategy.name} shares the weights of a supernet, which the benchmark "
-            f"{config.benchmark.name} does not train; take one that does, such as --benchmark classification"
-        )
+    if not STRATEGIES.get(config.strategy.name).shares_weights or trains:
+        return
+    remedy = "take one that does, such as --benchmark classification"
+    if not issubclass(SEARCH_SPACES.get(config.space.name), SupernetSpace):
+        remedy = f"nor does the search space {config.space.name} offer one; take another strategy, such as nsga2"
+    raise InputError(
+        f"the strategy {config.strategy.name} shares the weights of a supernet, which the benchmark "
+        f"{config.benchmark.name} does not train; {remedy}"
+    )

@@ -56,7 +56,7 @@ def upscale(
     ] = 1024,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Enlarge a picture by an exported network, strip by strip, with the same result as at once.
+    """Enlarge a picture by an exported network, strip by strip, with the result that it has at once, but for rounding.
 
     Grey pictures stay grey, transparency is enlarged by bicubic, and values are rounded to 8 bits.
     """
@@ -66,7 +66,7 @@ def upscale(
         raise InputError("there is no CUDA device that torch can use; leave out --device cuda")
     exported = bundle.opened(model)
     scale = upscaling.check_scale(exported, model)
-    out_file = out_file or picture.with_name(f"{picture.stem}-x{scale}.png")
+    out_file = out_file or picture.parent / f"{picture.stem}-x{scale}.png"
     _check_places([out_file] if compare is None else [out_file, compare])
     source = upscaling.read_source(picture, scale)
     wanted = None if original is None else upscaling.read_source(original).colors

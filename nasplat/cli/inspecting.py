@@ -152,8 +152,6 @@ def _show_run(history: History, top: int) -> None:
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
-    if summary["protocol"]:
-        out.print(f"{'protocol':10} {escape(summary['protocol'])}")
     trained = f"{summary['trained']} of them supernet trainings, " if summary["trained"] else ""
     out.print(
         f"{'outcomes':10} {summary['outcomes']}, {trained}{summary['failed']} failed, in {duration(summary['seconds'])}"
@@ -165,6 +163,8 @@ def _show_run(history: History, top: int) -> None:
     several = len(history.fidelities) > 1
     title = f"Best {min(top, len(ranked))} of {len(ranked)} measured{', the most epochs first' if several else ''}"
     print_measurements(title, ranked[:top], goal, epochs=several)
+    if summary["protocol"]:
+        out.print(f"\n{escape(summary['protocol'])}")
     for incident in history.incidents:
         out.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
     for failure in _failures(history):

@@ -84,7 +84,9 @@ def read_source(path: Path, scale: int = 1) -> Source:
     except InputError:
         raise
     except (*BROKEN, Image.DecompressionBombError) as error:
-        what = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"the picture {path} cannot be read: {error.strerror}; name a picture file") from error
+        what = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"the picture {path} cannot be read: {what}; give a complete picture file") from error
     alpha = colors.getchannel("A") if clear else None
     return Source(path, colors.convert("L" if grey else "RGB") if clear else colors, alpha, profile, several)

@@ -89,7 +89,7 @@ class Patches:
             if min(height, width) < side:
                 raise InputError(
                     f"the picture {pair.name} has {width} x {height} pixels when it is shrunk by {scale}, but a patch "
-                    f"has {side} a side; remove it, or give a smaller benchmark.patch"
+                    f"has {side} a side; give a smaller benchmark.patch, or sets without such pictures"
                 )
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
