@@ -1,6 +1,6 @@
 """What a strategy is given: a space, what is wanted, what is allowed, and a generator."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -159,9 +159,9 @@ class Problem:
         """A random member, of those that the benchmark offers if it lists them; it need not keep the constraints."""
         return self._draw(self.rng)
 
-    def repaired(self) -> Architecture:
-        """A random member, mutated towards the limits; mostly feasible where hardly a random member is."""
-        return self._repaired(self.rng)
+    def candidates(self) -> Iterator[Architecture]:
+        """Random members to look for feasible ones among: many as they are drawn, then some mutated to the limits."""
+        return self._candidates(self.rng)
 
     def sample(self) -> Architecture:
         """A feasible member, drawn by rejection; where that finds none, a random one that mutations made feasible.
@@ -182,16 +182,14 @@ class Problem:
     def _draw(self, rng: Generator) -> Architecture:
         return self._offered[int(rng.integers(len(self._offered)))] if self._offered else self.space.sample(rng)
 
-    def _repaired(self, rng: Generator) -> Architecture:
-        return self.towards_limits(self._draw(rng), lambda architecture: self.space.mutate(architecture, rng))
+    def _candidates(self, rng: Generator) -> Iterator[Architecture]:
+        for _ in range(ATTEMPTS):
+            yield self._draw(rng)
+        for _ in range(REPAIRED if self.limits else 0):
+            yield self.towards_limits(self._draw(rng), lambda architecture: self.space.mutate(architecture, rng))
 
     def _sample(self, rng: Generator) -> Architecture:
-        for _ in range(ATTEMPTS):
-            architecture = self._draw(rng)
-            if self.feasible(architecture):
-                return architecture
-        for _ in range(REPAIRED if self.limits else 0):
-            architecture = self._repaired(rng)
+        for architecture in self._candidates(rng):
             if self.feasible(architecture):
                 return architecture
         limits = ", ".join(map(str, self.limits)) or "membership in the benchmark"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 
 from nasplat.architecture import Architecture
 from nasplat.errors import RunError
-from nasplat.problem import ATTEMPTS, REPAIRED, Problem
+from nasplat.problem import ATTEMPTS, Problem
 from nasplat.run.state import pack
 from nasplat.task import (
     Evaluate,
@@ -198,12 +198,11 @@ class Repeats:
         return None
 
     def sample(self) -> Evaluate | None:
-        """A random architecture that is feasible and new as a task, or None after many attempts that are not.
-
-        Where `ATTEMPTS` draws are not, some are mutated towards the limits.
-        """
-        task = self.draw(self.problem.draw)
-        return task if task or not self.problem.limits else self.draw(self.problem.repaired, REPAIRED)
+        """A random architecture that is feasible and new as a task, or None if no candidate of the problem is."""
+        for architecture in self.problem.candidates():
+            if self.problem.feasible(architecture) and self.new(architecture):
+                return self.task(architecture)
+        return None
 
     def get_state(self) -> dict[str, Any]:
         return {"times": dict(self._times), "known": sorted(self._known)}

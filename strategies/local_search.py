@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nasplat.architecture import Architecture
-from nasplat.problem import ATTEMPTS, Problem
+from nasplat.problem import Problem
 from nasplat.strategy import RepeatPolicy, Repeats, Strategy
 from nasplat.task import Evaluate, Measurement, Outcome, Task, decode_measurement, encode_outcome
 
@@ -62,11 +62,7 @@ class LocalSearch(Strategy):
             climb.untried = [neighbors[i] for i in self.problem.rng.permutation(len(neighbors))]
 
     def _start(self) -> Architecture | None:
-        for _ in range(ATTEMPTS):
-            architecture = self.problem.draw()
-            if self._unknown(architecture):
-                return architecture
-        return None
+        return next((start for start in self.problem.candidates() if self._unknown(start)), None)
 
     def _unknown(self, architecture: Architecture) -> bool:
         return (

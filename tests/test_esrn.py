@@ -20,7 +20,9 @@ from nasplat.nn.residual_dense import Projected, ResidualDenseNetwork
 from nasplat.nn.residual_dense_shapes import DenseBlock, ResidualDenseShape, network_costs
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
+from nasplat.registry import STRATEGIES
 from nasplat.search_spaces.esrn import ESRN1M, ESRNLight, ESRNSmall, ESRNTiny, ResidualDenseSpace
+from nasplat.task import Evaluate
 from nasplat.training.seeding import seeded
 
 SPACES: list[ResidualDenseSpace] = [ESRNLight(), ESRN1M(), ESRNSmall(), ESRNTiny()]
@@ -314,6 +316,16 @@ def test_windows_that_no_random_member_hits_are_reached(limits: list[str]) -> No
     problem = Problem(space, goal, io=IO.enlarged(360, 640, 2), seed=3)
     metrics = problem.cost(problem.sample()).metrics()
     assert not any(Constraint.parse(text).excess(metrics) for text in constraints)
+
+
+@pytest.mark.parametrize("name", ["local_search", "nsga2", "random_search", "credit_evolution"])
+def test_every_strategy_begins_in_a_window_that_no_random_member_hits(name: str) -> None:
+    goal = Goal(
+        (Objective.parse("psnr_db:max"),), (Constraint.parse("macs<=5.2e10"), Constraint.parse("params>=315e3"))
+    )
+    problem = Problem(ESRNLight(), goal, io=IO.enlarged(360, 640, 2), seed=0)
+    (task,) = STRATEGIES.get(name)(problem, **({"population": 2} if name == "nsga2" else {})).ask(1)
+    assert isinstance(task, Evaluate) and problem.feasible(task.architecture)
 
 
 def test_scales_and_channels_that_no_network_has_are_refused() -> None:
