@@ -193,6 +193,17 @@ class UncertainPredictor(Predictor):
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return self.predict_with_deviation(architectures)[0]
 
+    def covariance(self, architectures: Sequence[Architecture], others: Sequence[Architecture]) -> NDArray[np.float64]:
+        """How far what it is unsure of is the same for both, `[n, others]`, in the unit of the deviation squared.
+
+        By default architectures are as unsure as they are, each by itself: only one of the same canonical key has a
+        covariance with another.
+        """
+        variance = self.predict_with_deviation(architectures)[1] ** 2
+        keys, theirs = ([self.space.canonical_key(a) for a in some] for some in (architectures, others))
+        same: NDArray[np.bool_] = np.array(keys, dtype=object)[:, None] == np.array(theirs, dtype=object)
+        return variance[:, None] * same
+
 
 def checked_scores(
     name: str, architectures: Sequence[Architecture], scores: NDArray[np.float64], fewest: int

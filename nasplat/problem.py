@@ -17,6 +17,8 @@ from nasplat.task import Evaluate, TrainSupernet, derive_seed
 
 ATTEMPTS = 10_000
 """How often a rejection loop tries before it gives up with an error."""
+LIST = 1
+"""Tells the generator that orders a list of all members from the strategy's."""
 REPAIRED, STEPS = 20, 1000
 """Where rejection finds nothing, so many random members are brought within the limits, each by so many mutations."""
 
@@ -154,6 +156,21 @@ class Problem:
             return key
         metrics = self.cost(architecture).metrics()
         return " ".join((key, *(str(metrics[name]) for name in self._priced_by)))
+
+    def listed(self) -> list[Architecture] | None:
+        """Everything feasible, one of each identity, if space or benchmark can list what there is.
+
+        Which of several equal ones it is, and the order, go by the seed alone: the list is the same at any time.
+        """
+        members = self._offered if self._offered is not None else self.space.members()
+        if members is None:
+            return None
+        distinct: dict[str, Architecture] = {}
+        for i in default_rng(SeedSequence([self.seed, LIST])).permutation(len(members)):
+            member = members[int(i)]
+            if self.feasible(member):
+                distinct.setdefault(self.identity(member), member)
+        return list(distinct.values())
 
     def draw(self) -> Architecture:
         """A random member, of those that the benchmark offers if it lists them; it need not keep the constraints."""

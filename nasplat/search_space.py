@@ -1,10 +1,11 @@
 """The contract of a search space, and the base class of those that are products of genes."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
@@ -26,6 +27,9 @@ Prior: TypeAlias = Sequence[NDArray[np.float64]]
 
 ATTEMPTS = 10_000
 """How often a random choice is made again where not all combinations of genes are members."""
+
+LISTED = 100_000
+"""A product of genes with at most so many combinations is small enough to be listed."""
 
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 NAMED = 24
@@ -108,6 +112,10 @@ class SearchSpace(ABC):
     @abstractmethod
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """A fresh network: images `[batch, *io.input_shape]` in, `[batch, *io.output_shape]` out."""
+
+    def members(self) -> list[Architecture] | None:
+        """All members in a fixed order, where they are few enough to be listed; by default None."""
+        return None
 
     def check_io(self, io: IO) -> None:
         """Refuse data that the space's networks are not for.
@@ -301,6 +309,13 @@ class GeneSpace(SearchSpace):
             if choice != old[gene]
         )
         return [neighbor for neighbor in every if self._holds(neighbor)]
+
+    def members(self) -> list[Architecture] | None:
+        """All members by code, where there are at most `LISTED` combinations of choices."""
+        if math.prod(self._sizes) > LISTED:
+            return None
+        combinations = product(*map(range, self._sizes))
+        return [self.member(choices) for choices in combinations if self.refusal(choices) is None]
 
     def canonical_key(self, architecture: Architecture) -> str:
         """The code itself: right wherever different codes compute different functions."""

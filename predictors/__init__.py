@@ -1,4 +1,4 @@
-"""Predictors, one module each; see `nasplat.predictor`. `tabular`, `committee` and `views` are what several share."""
+"""Predictors, one module each; see `nasplat.predictor`. `tabular` and `committee` are what several share."""
 
 from nasplat.registry import PREDICTORS
 

@@ -10,9 +10,9 @@ from nasplat.errors import InputError
 from nasplat.predictor import Learnt, Predictor, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
-from nasplat.predictors.views import Views
 from nasplat.ranking import kendall_tau
 from nasplat.search_space import SearchSpace
+from nasplat.views import Views
 
 PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gaussian_process": ("gaussian_process", {}),

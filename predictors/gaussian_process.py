@@ -16,8 +16,8 @@ from nasplat.errors import InputError
 from nasplat.expressions import Vocabulary
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, normal_scores, unfitted
-from nasplat.predictors.views import Views
 from nasplat.search_space import SearchSpace
+from nasplat.views import Views
 
 Floats = NDArray[np.float64]
 

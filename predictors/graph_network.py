@@ -14,8 +14,8 @@ from nasplat.graph import Role
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import parts_of
 from nasplat.predictors.tabular import FEWEST, unfitted
-from nasplat.predictors.views import Views
 from nasplat.search_space import SearchSpace
+from nasplat.views import Views
 
 if TYPE_CHECKING:
     from torch import Tensor

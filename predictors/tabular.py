@@ -12,7 +12,7 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.graph import Role
 from nasplat.predictor import Predictor, checked_scores
-from nasplat.predictors.views import Views
+from nasplat.views import Views
 
 FEWEST = 2
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import overload
+from typing import ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ class Views(Sequence[Architecture]):
         space: Their search space.
         architectures: The architectures.
     """
+
+    COMPUTED: ClassVar[frozenset[str]] = frozenset({"graphs", "description", "hashes"})
 
     def __init__(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
         self.space = space
@@ -51,13 +53,20 @@ class Views(Sequence[Architecture]):
         """As `nasplat.expressions.hashed`, `[n, nodes, 4]`."""
         return hashed(Effective.of(self.graphs))
 
+    def take(self, chosen: NDArray[np.intp]) -> "Views":
+        """Those at the given places `[m]`, with whatever has been computed already."""
+        taken = Views(self.space, [self.architectures[int(i)] for i in chosen])
+        for name in self.COMPUTED & vars(self).keys():
+            vars(taken)[name] = vars(self)[name][chosen]
+        return taken
+
     def chunks(self, size: int) -> Iterator["Views"]:
         """Slices of at most so many; itself, if it is no larger."""
         if len(self) <= size:
             yield self
             return
         for start in range(0, len(self), size):
-            yield Views(self.space, self.architectures[start : start + size])
+            yield self.take(np.arange(start, min(start + size, len(self))))
 
     def __len__(self) -> int:
         return len(self.architectures)
