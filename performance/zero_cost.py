@@ -61,7 +61,7 @@ SPACES: dict[str, type[NASBench201]] = {"default": NASBench201, "kaiming": Initi
 
 def reachable(space: SearchSpace, every: Sequence[Architecture]) -> list[Architecture]:
     """The cells through which something flows."""
-    flows = Effective.of(space.graphs(every)).live.any(axis=1).tolist()
+    flows = Effective.of(space.graphs(every)).live[:, 0].tolist()  # of the input
     return [cell for cell, something in zip(every, flows, strict=True) if something]
 
 

@@ -87,7 +87,7 @@ class Probe:
     @cached_property
     def jacobian(self) -> Tensor:
         """The gradient of the sum of all outputs by each example, `[batch, values]`."""
-        (gradient,) = grad(self.outputs.sum(), self.images, retain_graph=True)
+        (gradient,) = _gradients(self.outputs.sum(), [self.images])
         return gradient.flatten(1)
 
     @cached_property
@@ -292,12 +292,12 @@ def _weights(network: nn.Module) -> list[Tensor]:
     return [parameter for parameter in network.parameters() if parameter.ndim > 1]
 
 
-def _gradients(value: Tensor, weights: list[Tensor]) -> list[Tensor]:
-    """The gradients of a value by weights, zero for those that it does not depend on."""
-    if not weights:
-        return []
-    found = grad(value, weights, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+def _gradients(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """The gradients of a value by what went in, zero for what it does not depend on."""
+    if not inputs or not value.requires_grad:
+        return [torch.zeros_like(x) for x in inputs]
+    found = grad(value, inputs, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
 
 
 def _contribution(weights: list[Tensor], gradients: list[Tensor]) -> float:
