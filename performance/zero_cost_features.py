@@ -30,9 +30,9 @@ ARMS: dict[str, tuple[str, ...]] = {
     "all seven": PROXIES,
 }
 DEFINITIONS = """\
-NAS-Bench-201, CIFAR-10, test accuracy, mean over seeds. Each split draws the cells to learn from out of a pool of random
-cells; all others of the pool are ranked. Kendall's tau-b, mean over the splits, and its mean paired difference to the
-predictor without proxies, with the 95 % interval of Student's t, which takes splits for independent."""
+NAS-Bench-201, CIFAR-10, test accuracy, mean over seeds. Each split draws the cells to learn from out of a pool of
+random cells; all others of the pool are ranked. Kendall's tau-b, mean over the splits, and its mean paired difference
+to the predictor without proxies, with the 95 % interval of Student's t, which takes splits for independent."""
 
 
 def main() -> None:

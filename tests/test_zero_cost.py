@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.random import default_rng
+from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
@@ -127,7 +128,7 @@ def test_a_search_by_a_proxy_from_the_command_line(command: Callable[..., subpro
         "--objective", "nwot:max", "--objective", "params:min", "--evaluations", 5, "--out", "run",
     )  # fmt: skip
     assert searched.returncode == 0, searched.stderr
-    shown = " ".join(command("show", "run", "--front").stdout.split())
+    shown = " ".join(command("show", "run").stdout.split())
     assert "32 training pictures of digits, mean of 1 initialization, seed 0" in shown
     refused = command("show", "run", "--front", "--test")
     assert refused.returncode == 2 and "zero-cost proxies of an untrained network" in refused.stderr
@@ -139,20 +140,28 @@ def test_a_predictor_with_proxies_keeps_its_contract(check: Any) -> None:
     check(partial(make, trees=20, proxies=("nwot", "params")))
 
 
+@pytest.fixture(scope="module")
+def judged() -> tuple[list[Architecture], NDArray[np.float64]]:
+    """Cells, and what a proxy says of each."""
+    rng = default_rng(0)
+    cells = [SPACE.sample(rng) for _ in range(70)]
+    proxies = Proxies(SPACE, reduced(SPACE.reference_io, 16), names=("jacov",), batch=16)
+    return cells, np.array([proxies(cell)["jacov"] for cell in cells])
+
+
 @pytest.mark.parametrize("name", TABULAR)
-def test_what_a_proxy_says_is_learnt_better_with_it(name: str) -> None:
+def test_what_a_proxy_says_is_learnt_better_with_it(
+    name: str, judged: tuple[list[Architecture], NDArray[np.float64]]
+) -> None:
     from scipy.stats import kendalltau
 
     if name == "lightgbm":
         pytest.importorskip("lightgbm")
-    rng = default_rng(0)
-    cells = [SPACE.sample(rng) for _ in range(90)]
-    wanted = Proxies(SPACE, reduced(SPACE.reference_io, 16), names=("jacov",), batch=16)
-    scores = np.array([wanted(cell)["jacov"] for cell in cells])
+    cells, scores = judged
     taus = []
     for proxies in ([], ["jacov"]):
-        predictor = make_predictor(name, SPACE, {"proxies": proxies}).fit(cells[:50], scores[:50])
-        taus.append(kendalltau(predictor.predict(cells[50:]), scores[50:]).statistic)
+        predictor = make_predictor(name, SPACE, {"proxies": proxies}).fit(cells[:40], scores[:40])
+        taus.append(kendalltau(predictor.predict(cells[40:]), scores[40:]).statistic)
     assert taus[1] > taus[0] + 0.1
 
 
