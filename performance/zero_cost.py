@@ -35,7 +35,9 @@ from nasplat.problem import Problem
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
 
-PUBLISHED = {"nwot": 0.81, "synflow": 0.78, "jacov": 0.80}
+WANTED = {"nwot": 0.81, "synflow": 0.78, "jacov": 0.80}
+PUBLISHED = {"synflow": 0.74, "jacov": 0.73, "snip": 0.58, "grad_norm": 0.58}
+"""By Abdelfattah et al., 2021, for all cells and the validation accuracy."""
 CLOSE = 0.05
 DEFINITIONS = """\
 NAS-Bench-201, CIFAR-10, test accuracy after 200 epochs, mean over seeds. Cells are drawn at random, without repetition,
@@ -210,16 +212,17 @@ def main() -> None:
 def text(found: dict[str, Any]) -> str:
     """A table for a person."""
     lines = [DEFINITIONS, f"{found['cells']} of {found['reachable']} such cells.", ""]
-    lines.append(f"{'':10}{'rho':>7}   {'95 % interval':18}{'published':>9}  {'seconds alone':>13}")
+    lines.append(f"{'':10}{'rho':>7}   {'95 % interval':18}{'published':>9} {'wanted':>7}  {'seconds alone':>13}")
     for name, row in found["spearman"].items():
         published = f"{PUBLISHED[name]:.2f}" if name in PUBLISHED else ""
+        wanted = f"{WANTED[name]:.2f}" if name in WANTED else ""
         alone = f"{found['seconds'][name]:.3f}" if name in found["seconds"] else "none"
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
-        lines.append(f"{name:10}{row['rho']:7.3f}   {interval:18}{published:>9}  {alone:>13}")
-    close = all(abs(found["spearman"][name]["rho"] - value) <= CLOSE for name, value in PUBLISHED.items())
+        lines.append(f"{name:10}{row['rho']:7.3f}   {interval:18}{published:>9} {wanted:>7}  {alone:>13}")
+    close = all(abs(found["spearman"][name]["rho"] - value) <= CLOSE for name, value in WANTED.items())
     lines += [
         f"seconds of a cell, all together: {found['seconds together']:.3f}",
-        f"wanted: within {CLOSE} of what is published: {'so it is' if close else 'NOT so'}",
+        f"wanted: each within {CLOSE}: {'so it is' if close else 'NOT so'}",
         f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread",
     ]
     return "\n".join(lines)
