@@ -25,8 +25,8 @@ FARTHEST = 5.0
 """Features beyond so many deviations from the space's mean count as that far."""
 CHUNK = 65_536
 """How many architectures are scored at once, which bounds the memory."""
-USUAL = np.log([1.0, 1.0, 2e-2])
-SPREAD = np.array([1.0, 0.7, 1.5])
+USUAL = np.log([3.0, 2.0, 5e-2])
+SPREAD = np.array([1.0, 0.5, 1.0])
 """Means and deviations of the normal priors of the logarithms of variance, length scale and noise, in units of the
 targets' variance and of the usual distance."""
 STEPS = 30
@@ -54,7 +54,7 @@ class DistanceProcess(UncertainPredictor):
 
     name: ClassVar[str] = "distance_process"
 
-    def __init__(self, space: SearchSpace, *, headroom: float = 0.5, most: int = 2000, seed: int = 0) -> None:
+    def __init__(self, space: SearchSpace, *, headroom: float = 0.25, most: int = 2000, seed: int = 0) -> None:
         if not headroom > 0 or most < FEWEST:
             raise InputError(f"headroom is above 0 and most at least {FEWEST}, but got {headroom} and {most}")
         super().__init__(space)

@@ -12,7 +12,7 @@ from nasplat.acquisition import drawn, expected_hypervolume_improvement, expecte
 from nasplat.architecture import Architecture
 from nasplat.outlook import FEWEST, Candidates, Expected, Outlook
 from nasplat.problem import Problem
-from nasplat.spread import farthest
+from nasplat.spread import medoids
 from nasplat.strategy import Strategy
 from nasplat.task import Evaluate, Measurement, Outcome, Task
 
@@ -33,13 +33,15 @@ SHORTLIST = 400
 OPTIMISM = 2.0
 """Those bounds lie so many deviations above the mean."""
 MARGIN = 0.1
-"""How far below the worst of a front the reference point lies, as a part of the front's extent."""
+"""How far beyond the most expensive one measured the volume begins, as a part of the extent of what was measured."""
+LEAST = 0.03
+"""This part of what was measured lies below the figures that count; a design has hopeless networks among it."""
 
 
 class PredictorGuided(Strategy):
     """A predictor learns from what was measured; what it promises most of is measured next.
 
-    First comes a design: members far apart, or drawn at random. Then, after every `batch` of outcomes, the predictor
+    First comes a design: members that stand for the whole space, or are drawn at random. Then, after every `batch` of outcomes, the predictor
     learns anew, and an acquisition function says what is worth measuring: Bayesian optimization (Jones et al., 1998)
     over architectures (White et al., 2021, "BANANAS", study its parts). With `design` random, `acquisition` greedy and
     `rounds` 1 it is the protocol of predictor papers (Xu et al., 2021, "ReNAS", sec. 4): measure `initial` at random,
@@ -58,7 +60,7 @@ class PredictorGuided(Strategy):
         problem: What is searched.
         predictor: The registered predictor that learns.
         predictor_options: Its options.
-        design: How the first ones are chosen: ``spread``, each as far as possible from those before it; or ``random``.
+        design: How the first ones are chosen: ``spread``, next to the centers of as many clusters; or ``random``.
         initial: How many they are.
         acquisition: What a candidate is worth: the ``expected_improvement``; the ``upper_bound`` of what it may be;
             a draw of what it may be, ``thompson``; or what it is predicted to be, ``greedy``.
@@ -77,7 +79,7 @@ class PredictorGuided(Strategy):
         design: Literal["spread", "random"] = "spread",
         initial: Annotated[int, Field(ge=FEWEST)] = 5,
         acquisition: Literal["expected_improvement", "upper_bound", "thompson", "greedy"] = "upper_bound",
-        width: Annotated[float, Field(ge=0)] = 1.0,
+        width: Annotated[float, Field(ge=0)] = 1.5,
         batch: Annotated[int, Field(ge=1)] = 1,
         rounds: Annotated[int, Field(ge=1)] | None = None,
         proposals: Annotated[int, Field(ge=GENERATION)] = 1000,
@@ -98,7 +100,7 @@ class PredictorGuided(Strategy):
         self._measured: list[tuple[Architecture, dict[str, float]]] = []
         self._told = 0
         self._lesson: _Lesson | None = None
-        self._drawn: list[Architecture] = []
+        self._design: list[Architecture] = []
         self._bred: list[Architecture] = []
 
     @property
@@ -147,18 +149,22 @@ class PredictorGuided(Strategy):
         return None if listed is None else Candidates(self.problem, listed)
 
     def _designed(self) -> Architecture | None:
-        """Another one of the design, however many there are already."""
-        if self._members is None and not self._drawn:
-            self._drawn = [self.problem.sample() for _ in range(DRAWN)]
-        members = self._members or Candidates(self.problem, self._drawn)
-        free = self._free(members)
-        if not len(free):
-            return self._random()
-        if self.design == "random":
-            return members.architectures[int(self.problem.rng.choice(free))]
-        asked = Candidates(self.problem, list(self._asked.values()))
-        place = farthest(members.views.take(free), asked.views, self.problem.rng)
-        return members.architectures[int(free[place])]
+        """Another one of the design; random ones where it is exhausted before anything is known."""
+        if not self._asked and self.design == "spread":
+            self._design = self._spread()
+        if self._design:
+            return self._design.pop(0)
+        return self._random()
+
+    def _spread(self) -> list[Architecture]:
+        members = self._members or Candidates(self.problem, self._distinct(DRAWN))
+        number = min(self.initial, len(members))
+        return [members.architectures[int(i)] for i in medoids(members.views, number, self.problem.rng)]
+
+    def _distinct(self, number: int) -> list[Architecture]:
+        """At most so many different random members."""
+        drawn = (self.problem.sample() for _ in range(number))
+        return list({self.problem.identity(architecture): architecture for architecture in drawn}.values())
 
     def _chosen(self) -> Architecture | None:
         """The candidate that promises most; None if none is new."""
@@ -166,15 +172,16 @@ class PredictorGuided(Strategy):
         candidates = self._members or Candidates(self.problem, self._bred)
         free = self._free(candidates)
         if not len(free):
-            return None if self._members else self._random()
+            return self._random()
         pending = Candidates(self.problem, list(self._pending.values())) if self._pending else None
         worth = self._worth(lesson, candidates, pending)
         return candidates.architectures[int(free[np.argmax(worth[free])])]
 
     def _random(self) -> Architecture | None:
-        """A random new member, if one of many is new."""
+        """A random new member, if there is one or one of many draws is new."""
         if self._members is not None:
-            return None
+            free = self._free(self._members)
+            return self._members.architectures[int(self.problem.rng.choice(free))] if len(free) else None
         new = (a for a in self.problem.candidates() if self.problem.feasible(a) and self._new(a))
         return next(new, None)
 
@@ -200,8 +207,17 @@ class PredictorGuided(Strategy):
         self._outlook.learn(measured, metrics)
         expected = self._outlook.expect(measured)
         kept = np.array([all(not c.excess(values) for c in self.problem.goal.constraints) for values in metrics])
-        front = non_dominated(expected.means[kept])
-        return _Lesson(measurements, told, front)
+        return _Lesson(measurements, told, non_dominated(expected.means[kept]), self._reference(expected.means[kept]))
+
+    def _reference(self, means: Floats) -> Floats:
+        """From where volume counts, `[objectives]`: costs from a little beyond the most expensive of all, what is
+        measured from near the worst, but for the hopeless: nobody wants those however cheap they are.
+        """
+        if not len(means):
+            return np.zeros(means.shape[1])
+        least = means.min(axis=0) - MARGIN * np.ptp(means, axis=0)
+        free = [objective.metric in self.problem.free_metrics for objective in self.problem.goal.objectives]
+        return np.where(free, least, np.quantile(means, LEAST, axis=0))
 
     def _worth(self, lesson: "_Lesson", candidates: Candidates, pending: Candidates | None = None) -> Floats:
         """What measuring each candidate promises, `[n]`; those that break constraints come after all others."""
@@ -284,7 +300,7 @@ class PredictorGuided(Strategy):
             "measured": [[architecture.code, metrics] for architecture, metrics in self._measured],
             "told": self._told,
             "lesson": self._lesson and [self._lesson.measurements, self._lesson.told],
-            "drawn": [architecture.code for architecture in self._drawn],
+            "design": [architecture.code for architecture in self._design],
             "bred": [architecture.code for architecture in self._bred],
         }
 
@@ -295,7 +311,7 @@ class PredictorGuided(Strategy):
         self._pending = {number: Architecture(name, code) for number, code in state["pending"]}
         self._measured = [(Architecture(name, code), dict(metrics)) for code, metrics in state["measured"]]
         self._told = state["told"]
-        self._drawn = [Architecture(name, code) for code in state["drawn"]]
+        self._design = [Architecture(name, code) for code in state["design"]]
         self._bred = [Architecture(name, code) for code in state["bred"]]
         self._lesson = self._learn(*state["lesson"]) if state["lesson"] else None
 
@@ -308,15 +324,10 @@ class _Lesson:
         measurements: From how many it learnt.
         told: How many outcomes there were then.
         front: Predictions for those that keep the constraints and are not dominated, `[m, objectives]`.
+        reference: From where the volume that they dominate counts, `[objectives]`.
     """
 
     measurements: int
     told: int
     front: Floats
-
-    @property
-    def reference(self) -> Floats:
-        """From where volume counts: a little below the worst of the front in each objective, `[objectives]`."""
-        worst: Floats = self.front.min(axis=0)
-        extent = np.ptp(self.front, axis=0)
-        return worst - np.where(extent > 0, MARGIN * extent, 1.0)
+    reference: Floats
