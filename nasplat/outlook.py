@@ -39,9 +39,9 @@ class Candidates:
         return len(self.architectures)
 
     @cached_property
-    def places(self) -> dict[str, int]:
-        """Where each code stands."""
-        return {architecture.code: i for i, architecture in enumerate(self.architectures)}
+    def identities(self) -> list[str]:
+        """As `Problem.identity`, `[n]`."""
+        return [self.problem.identity(architecture) for architecture in self.architectures]
 
     @cached_property
     def known(self) -> Floats:

@@ -5,13 +5,14 @@ from functools import cached_property
 from typing import ClassVar, overload
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.effective import Effective
 from nasplat.expressions import Hashes, hashed
 from nasplat.features import describe
-from nasplat.graph import Graphs
+from nasplat.graph import Graphs, Role
 from nasplat.search_space import SearchSpace
 
 
@@ -25,7 +26,7 @@ class Views(Sequence[Architecture]):
         architectures: The architectures.
     """
 
-    COMPUTED: ClassVar[frozenset[str]] = frozenset({"graphs", "description", "hashes"})
+    COMPUTED: ClassVar[frozenset[str]] = frozenset({"graphs", "description", "features", "hashes"})
 
     def __init__(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
         self.space = space
@@ -47,6 +48,19 @@ class Views(Sequence[Architecture]):
     def description(self) -> NDArray[np.float64]:
         """As `nasplat.features.describe`, `[n, features]`."""
         return describe(self.graphs)
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        """The description, `[n, features]`; with the space's own features where it says little of operations.
+
+        A space that says no more of an operation than its name adds its own; elsewhere these would only distract,
+        since different codes of one network differ in them.
+        """
+        if all(operation.role is not Role.OTHER for operation in self.graphs.operations):
+            return self.description
+        width = self.space.features(self.space.sample(default_rng(0))).size  # even if there are no architectures
+        own = np.array([self.space.features(a).ravel() for a in self.architectures]).reshape(-1, width)
+        return np.concatenate([self.description, own], axis=1)
 
     @cached_property
     def hashes(self) -> Hashes:

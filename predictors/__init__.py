@@ -3,6 +3,7 @@
 from nasplat.registry import PREDICTORS
 
 PREDICTORS.register("auto", "nasplat.predictors.auto:Auto")
+PREDICTORS.register("distance_process", "nasplat.predictors.distance_process:DistanceProcess")
 PREDICTORS.register("ensemble", "nasplat.predictors.ensemble:Ensemble")
 PREDICTORS.register("gaussian_process", "nasplat.predictors.gaussian_process:GaussianProcess")
 PREDICTORS.register("gradient_boosting", "nasplat.predictors.gradient_boosting:GradientBoosting")

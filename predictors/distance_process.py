@@ -1,0 +1,189 @@
+"""A Gaussian process for few examples: it goes by how far networks are apart."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
+from nasplat.predictors.tabular import FEWEST, unfitted
+from nasplat.search_space import SearchSpace
+from nasplat.views import Views
+
+Floats = NDArray[np.float64]
+
+MEMBERS = 512
+"""How many random members of the space tell how far networks usually are apart."""
+FARTHEST = 5.0
+"""Features beyond so many deviations from the space's mean count as that far."""
+CHUNK = 65_536
+"""How many architectures are scored at once, which bounds the memory."""
+USUAL = np.log([1.0, 1.0, 2e-2])
+SPREAD = np.array([1.0, 0.7, 1.5])
+"""Means and deviations of the normal priors of the logarithms of variance, length scale and noise, in units of the
+targets' variance and of the usual distance."""
+STEPS = 30
+JITTER = 1e-6
+
+
+class DistanceProcess(UncertainPredictor):
+    """Networks that are alike score alike; the further from all examples, the less is known.
+
+    A Gaussian process with a Matérn 5/2 kernel of the distance between descriptions (`nasplat.features`), whose
+    features are scaled by what is usual in the space, not in the examples: a feature that no example varies still
+    tells how far away a network is. Variance, one length scale and the noise are all that is fitted, to the highest
+    posterior density (Rasmussen and Williams, 2006, ch. 5), so that five examples are enough to begin with and a
+    hundred take milliseconds. With hundreds of examples `gaussian_process` and `auto` rank better.
+
+    Scores are in the unit of the target, not of what was measured.
+
+    Args:
+        space: Whose architectures are scored.
+        headroom: The target is minus the logarithm of the distance to a little above the best, which looks closely at
+            the good ones; so far above, in distances of the best to the median.
+        most: The most examples that are learnt from, the best of them; time grows with their cube.
+        seed: Draws the members that tell what is usual.
+    """
+
+    name: ClassVar[str] = "distance_process"
+
+    def __init__(self, space: SearchSpace, *, headroom: float = 0.5, most: int = 2000, seed: int = 0) -> None:
+        if not headroom > 0 or most < FEWEST:
+            raise InputError(f"headroom is above 0 and most at least {FEWEST}, but got {headroom} and {most}")
+        super().__init__(space)
+        self.headroom = headroom
+        self.most = most
+        self.seed = seed
+        self._points: Floats | None = None
+
+    def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
+        scores = checked_scores(self.name, architectures, scores, FEWEST)
+        views = Views.of(self.space, architectures)
+        if len(scores) > self.most:
+            chosen = np.sort(np.argsort(-scores, kind="stable")[: self.most])
+            views, scores = views.take(chosen), scores[chosen]
+        target = _target(scores, self.headroom)
+        self._center, self._unit = float(target.mean()), float(target.std()) or 1.0
+        residuals = (target - self._center) / self._unit
+        points = self._scaled(views)
+        squared = _squared(points, points)
+        fitted = minimize(_misfit, USUAL, (squared, residuals), "L-BFGS-B", jac=True, options={"maxiter": STEPS})
+        self._condition(points, residuals, fitted.x)
+        return self
+
+    def predict(self, architectures: Sequence[Architecture]) -> Floats:
+        means = [self._near(each) @ self._solved for each in self._chunks(architectures)]
+        return self._center + self._unit * np.concatenate(means)
+
+    def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the process itself, without the noise of a measurement."""
+        means, deviations = [], []
+        for each in self._chunks(architectures):
+            near = self._near(each)
+            means.append(near @ self._solved)
+            explained = np.square(solve_triangular(self._root, near.T, lower=True)).sum(axis=0)
+            deviations.append(np.sqrt(np.maximum(np.exp(self._log[0]) - explained, 0.0)))
+        return self._center + self._unit * np.concatenate(means), self._unit * np.concatenate(deviations)
+
+    def covariance(self, architectures: Sequence[Architecture], others: Sequence[Architecture]) -> Floats:
+        theirs = self._scaled(Views.of(self.space, others))
+        known = solve_triangular(self._root, self._kernel(theirs).T, lower=True)
+        rows = []
+        for each in self._chunks(architectures):
+            points = self._scaled(each)
+            explained = solve_triangular(self._root, self._kernel(points).T, lower=True).T @ known
+            rows.append(np.exp(self._log[0]) * _matern(_squared(points, theirs) / np.exp(2 * self._log[1])) - explained)
+        return self._unit**2 * np.concatenate(rows)
+
+    def learnt(self) -> Learnt:
+        if self._points is None:
+            raise unfitted()
+        return Learnt(
+            {"center": self._center, "unit": self._unit},
+            {"points": self._points, "residuals": self._residuals, "log": self._log, "usual": np.stack(self._usual)},
+        )
+
+    def restore(self, learnt: Learnt) -> None:
+        mean, scale = learnt.arrays["usual"]
+        points, residuals, log = (learnt.arrays[name] for name in ("points", "residuals", "log"))
+        if points.shape != (len(residuals), len(mean)) or log.shape != USUAL.shape:
+            raise ValueError(f"{len(residuals)} examples and {len(mean)} features have points of {points.shape}")
+        self._usual = mean, scale
+        self._center, self._unit = float(learnt.values["center"]), float(learnt.values["unit"])
+        self._condition(points, residuals, log)
+
+    @cached_property
+    def _usual(self) -> tuple[Floats, Floats]:
+        """Mean and inverse deviation of each feature in the space; 0 for one that is the same in all of it."""
+        rng = default_rng(self.seed)
+        features = Views(self.space, [self.space.sample(rng) for _ in range(MEMBERS)]).features
+        mean, deviation = features.mean(axis=0), features.std(axis=0)
+        return mean, np.where(deviation > 1e-9, 1 / np.maximum(deviation, 1e-9), 0.0)
+
+    def _scaled(self, views: Views) -> Floats:
+        """Points whose squared distances are 2 on average, `[n, features]`."""
+        mean, scale = self._usual
+        points: Floats = np.clip((views.features - mean) * scale, -FARTHEST, FARTHEST)
+        points /= max(int((scale > 0).sum()), 1) ** 0.5
+        return points
+
+    def _chunks(self, architectures: Sequence[Architecture]) -> list[Views]:
+        if self._points is None:
+            raise unfitted()
+        return list(Views.of(self.space, architectures).chunks(CHUNK))
+
+    def _near(self, views: Views) -> Floats:
+        return self._kernel(self._scaled(views))
+
+    def _kernel(self, points: Floats) -> Floats:
+        assert self._points is not None
+        kernel: Floats = np.exp(self._log[0]) * _matern(_squared(points, self._points) / np.exp(2 * self._log[1]))
+        return kernel
+
+    def _condition(self, points: Floats, residuals: Floats, log: Floats) -> None:
+        self._points, self._residuals, self._log = points, residuals, log
+        kernel = self._kernel(points) + (np.exp(log[2]) + JITTER) * np.eye(len(points))
+        self._root = cholesky(kernel, lower=True)
+        self._solved = cho_solve((self._root, True), residuals)
+
+
+def _target(scores: Floats, headroom: float) -> Floats:
+    best, median, worst = (float(each) for each in np.quantile(scores, [1, 0.5, 0]))
+    spread = best - median or best - worst or 1.0
+    target: Floats = -np.log((best - scores) / spread + headroom)
+    return target
+
+
+def _squared(a: Floats, b: Floats) -> Floats:
+    squared: Floats = np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T, 0.0)
+    return squared
+
+
+def _matern(squared: Floats) -> Floats:
+    """Matérn 5/2 of squared distances in length scales."""
+    root = np.sqrt(5 * squared)
+    correlation: Floats = (1 + root + root**2 / 3) * np.exp(-root)
+    return correlation
+
+
+def _misfit(log: Floats, squared: Floats, residuals: Floats) -> tuple[float, Floats]:
+    """Minus the log posterior density of the logarithms of variance, length scale and noise, and its gradient."""
+    variance, length, noise = np.exp(log)
+    root = np.sqrt(5 * squared) / length
+    decay = variance * np.exp(-root)
+    kernel = (1 + root + root**2 / 3) * decay
+    factor = cholesky(kernel + (noise + JITTER) * np.eye(len(residuals)), lower=True)
+    solved = cho_solve((factor, True), residuals)
+    inner = cho_solve((factor, True), np.eye(len(residuals))) - np.outer(solved, solved)
+    by_length = (root**2 + root**3) / 3 * decay  # the derivative of the kernel by the logarithm of the length
+    gradient = np.array([(inner * kernel).sum(), (inner * by_length).sum(), noise * np.trace(inner)]) / 2
+    prior = (log - USUAL) / SPREAD
+    misfit = 0.5 * residuals @ solved + np.log(np.diagonal(factor)).sum() + 0.5 * (prior**2).sum()
+    return float(misfit), gradient + prior / SPREAD

@@ -1,0 +1,322 @@
+"""Search guided by a predictor of what has been measured: few evaluations, each where the most is to be gained."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from nasplat.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
+from nasplat.architecture import Architecture
+from nasplat.outlook import FEWEST, Candidates, Expected, Outlook
+from nasplat.problem import Problem
+from nasplat.spread import farthest
+from nasplat.strategy import Strategy
+from nasplat.task import Evaluate, Measurement, Outcome, Task
+
+Floats = NDArray[np.float64]
+
+DRAWN = 1000
+"""Where members cannot be listed, the first ones are chosen from so many random ones."""
+GENERATION = 50
+"""How many proposals are bred from the best so far at a time."""
+FOUNDERS = 20
+"""How many of the best measured, and how many random ones, proposals descend from."""
+CHILD_ATTEMPTS = 20
+"""How often a child that is infeasible or known is bred anew."""
+STEPS_TO_LIMITS = 20
+"""How many mutations may bring a child within the limits."""
+SHORTLIST = 400
+"""How many are drawn jointly by Thompson sampling: those whose upper bounds are best."""
+OPTIMISM = 2.0
+"""Those bounds lie so many deviations above the mean."""
+MARGIN = 0.1
+"""How far below the worst of a front the reference point lies, as a part of the front's extent."""
+
+
+class PredictorGuided(Strategy):
+    """A predictor learns from what was measured; what it promises most of is measured next.
+
+    First comes a design: members far apart, or drawn at random. Then, after every `batch` of outcomes, the predictor
+    learns anew, and an acquisition function says what is worth measuring: Bayesian optimization (Jones et al., 1998)
+    over architectures (White et al., 2021, "BANANAS", study its parts). With `design` random, `acquisition` greedy and
+    `rounds` 1 it is the protocol of predictor papers (Xu et al., 2021, "ReNAS", sec. 4): measure `initial` at random,
+    learn, search on the predictor, measure the `batch` that it ranks first.
+
+    All members are scored where space or benchmark can list them. Elsewhere an evolution proposes: mutants and
+    crossings of the best measured and of random ones are bred on the predictor alone, `proposals` of them.
+
+    Several objectives are predicted one by one, costs known exactly; what counts is the volume that a candidate is
+    expected to add to what the front of predictions for the measured dominates. Of noisy objectives predictions count
+    in the same way, not single measurements. Constraints on measured metrics are predicted too. What is being
+    measured is taken to come out as predicted, which leaves less to learn near it, so that batches spread and
+    workers never wait. Nothing is asked for whose canonical key was, unless at another price.
+
+    Args:
+        problem: What is searched.
+        predictor: The registered predictor that learns.
+        predictor_options: Its options.
+        design: How the first ones are chosen: ``spread``, each as far as possible from those before it; or ``random``.
+        initial: How many they are.
+        acquisition: What a candidate is worth: the ``expected_improvement``; the ``upper_bound`` of what it may be;
+            a draw of what it may be, ``thompson``; or what it is predicted to be, ``greedy``.
+        width: How many deviations above the prediction the upper bound lies.
+        batch: How many outcomes the predictor waits for before it learns anew.
+        rounds: After so many batches the search ends, and each waits for the one before; by default it goes on.
+        proposals: How many candidates evolution breeds whenever the predictor has learnt.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        predictor: str = "distance_process",
+        predictor_options: dict[str, Any] = {},  # noqa: B006  read, never changed
+        design: Literal["spread", "random"] = "spread",
+        initial: Annotated[int, Field(ge=FEWEST)] = 5,
+        acquisition: Literal["expected_improvement", "upper_bound", "thompson", "greedy"] = "upper_bound",
+        width: Annotated[float, Field(ge=0)] = 1.0,
+        batch: Annotated[int, Field(ge=1)] = 1,
+        rounds: Annotated[int, Field(ge=1)] | None = None,
+        proposals: Annotated[int, Field(ge=GENERATION)] = 1000,
+    ) -> None:
+        super().__init__(problem)
+        self.predictor = predictor
+        self.predictor_options = predictor_options
+        self.design = design
+        self.initial = initial
+        self.acquisition = acquisition
+        self.width = width
+        self.batch = batch
+        self.rounds = rounds
+        self.proposals = proposals
+        self._outlook = Outlook(problem, predictor, predictor_options)
+        self._asked: dict[str, Architecture] = {}  # by identity, in the order asked for
+        self._pending: dict[int, Architecture] = {}
+        self._measured: list[tuple[Architecture, dict[str, float]]] = []
+        self._told = 0
+        self._lesson: _Lesson | None = None
+        self._drawn: list[Architecture] = []
+        self._bred: list[Architecture] = []
+
+    @property
+    def progress(self) -> float | None:
+        """The part of the rounds that was asked for; None if there is no end to them."""
+        return None if self.rounds is None else min(1.0, len(self._asked) / self._planned)
+
+    @property
+    def _planned(self) -> int:
+        return self.initial + (self.rounds or 0) * self.batch
+
+    def ask(self, n: int) -> list[Task]:
+        tasks: list[Task] = []
+        while len(tasks) < n and not self._waits():
+            designing = len(self._asked) < self.initial or len(self._measured) < FEWEST
+            architecture = self._designed() if designing else self._chosen()
+            if architecture is None:
+                break
+            tasks.append(self._task(architecture))
+        return tasks
+
+    def tell(self, outcome: Outcome) -> None:
+        architecture = self._pending.pop(outcome.id)
+        self._told += 1
+        if isinstance(outcome, Measurement):
+            wanted = self.problem.goal.metrics
+            self._measured.append((architecture, {name: float(outcome.metrics[name]) for name in wanted}))
+
+    def _waits(self) -> bool:
+        """With rounds, whether the plan is fulfilled, or what the next round learns from is still being measured."""
+        asked = len(self._asked)
+        if self.rounds is None or asked < self.initial:
+            return False
+        return asked >= self._planned or ((asked - self.initial) % self.batch == 0 and bool(self._pending))
+
+    def _task(self, architecture: Architecture) -> Evaluate:
+        self._asked[self.problem.identity(architecture)] = architecture
+        task = self.problem.evaluate(architecture)
+        self._pending[task.id] = architecture
+        return task
+
+    @cached_property
+    def _members(self) -> Candidates | None:
+        """All members, if they can be listed."""
+        listed = self.problem.listed()
+        return None if listed is None else Candidates(self.problem, listed)
+
+    def _designed(self) -> Architecture | None:
+        """Another one of the design, however many there are already."""
+        if self._members is None and not self._drawn:
+            self._drawn = [self.problem.sample() for _ in range(DRAWN)]
+        members = self._members or Candidates(self.problem, self._drawn)
+        free = self._free(members)
+        if not len(free):
+            return self._random()
+        if self.design == "random":
+            return members.architectures[int(self.problem.rng.choice(free))]
+        asked = Candidates(self.problem, list(self._asked.values()))
+        place = farthest(members.views.take(free), asked.views, self.problem.rng)
+        return members.architectures[int(free[place])]
+
+    def _chosen(self) -> Architecture | None:
+        """The candidate that promises most; None if none is new."""
+        lesson = self._learnt()
+        candidates = self._members or Candidates(self.problem, self._bred)
+        free = self._free(candidates)
+        if not len(free):
+            return None if self._members else self._random()
+        pending = Candidates(self.problem, list(self._pending.values())) if self._pending else None
+        worth = self._worth(lesson, candidates, pending)
+        return candidates.architectures[int(free[np.argmax(worth[free])])]
+
+    def _random(self) -> Architecture | None:
+        """A random new member, if one of many is new."""
+        if self._members is not None:
+            return None
+        new = (a for a in self.problem.candidates() if self.problem.feasible(a) and self._new(a))
+        return next(new, None)
+
+    def _new(self, architecture: Architecture) -> bool:
+        return self.problem.identity(architecture) not in self._asked
+
+    def _free(self, candidates: Candidates) -> NDArray[np.intp]:
+        """Where among candidates those stand that were not asked for."""
+        return np.flatnonzero([identity not in self._asked for identity in candidates.identities])
+
+    def _learnt(self) -> "_Lesson":
+        """What is known now, or was when the last batch was complete."""
+        if self._lesson is None or self._told - self._lesson.told >= self.batch:
+            self._lesson = self._learn(len(self._measured), self._told)
+            if self._members is None:
+                self._bred = self._breed(self._lesson)
+        return self._lesson
+
+    def _learn(self, measurements: int, told: int) -> "_Lesson":
+        architectures = [architecture for architecture, _ in self._measured[:measurements]]
+        metrics = [values for _, values in self._measured[:measurements]]
+        measured = Candidates(self.problem, architectures)
+        self._outlook.learn(measured, metrics)
+        expected = self._outlook.expect(measured)
+        kept = np.array([all(not c.excess(values) for c in self.problem.goal.constraints) for values in metrics])
+        front = non_dominated(expected.means[kept])
+        return _Lesson(measurements, told, front)
+
+    def _worth(self, lesson: "_Lesson", candidates: Candidates, pending: Candidates | None = None) -> Floats:
+        """What measuring each candidate promises, `[n]`; those that break constraints come after all others."""
+        expected = self._outlook.expect(candidates, pending)
+        if not len(lesson.front):  # nothing keeps the constraints yet: what is likeliest to comes first
+            return expected.chance()
+        means, deviations = self._seen(expected, candidates)
+        if means.shape[1] > 1:
+            rng, front = self.problem.rng, lesson.front
+            worth = expected_hypervolume_improvement(means, deviations, front, lesson.reference, rng)
+        elif self.acquisition == "expected_improvement":
+            worth = expected_improvement(means[:, 0], deviations[:, 0], float(lesson.front[:, 0].max()))
+        else:
+            worth = means[:, 0] - means[:, 0].min()
+        return worth * expected.chance()
+
+    def _seen(self, expected: Expected, candidates: Candidates) -> tuple[Floats, Floats]:
+        """Means and deviations as the acquisition function sees them; a figure that it fixes has no deviation."""
+        certain = np.zeros_like(expected.deviations)
+        match self.acquisition:
+            case "expected_improvement":
+                return expected.means, expected.deviations
+            case "upper_bound":
+                return expected.means + self.width * expected.deviations, certain
+            case "thompson":
+                return self._draw(expected, candidates), certain
+            case "greedy":
+                return expected.means, certain
+
+    def _draw(self, expected: Expected, candidates: Candidates) -> Floats:
+        """A joint draw of the most promising, `[n, objectives]`; of the others the least that was drawn."""
+        bounds = expected.means + OPTIMISM * expected.deviations
+        ranks = np.argsort(np.argsort(-bounds, axis=0), axis=0).min(axis=1)
+        chosen = np.argsort(ranks, kind="stable")[:SHORTLIST]
+        draws = np.empty_like(expected.means)
+        for i, covariance in enumerate(self._outlook.covariance(candidates.take(chosen))):
+            mean = expected.means[chosen, i]
+            draw = mean if covariance is None else drawn(mean, covariance, self.problem.rng)
+            draws[:, i] = draw.min()
+            draws[chosen, i] = draw
+        return draws
+
+    def _breed(self, lesson: "_Lesson") -> list[Architecture]:
+        """New candidates, generation by generation from those that promise most."""
+        problem = self.problem
+        best = np.argsort(-self._worth(lesson, Candidates(problem, [a for a, _ in self._measured])), kind="stable")
+        parents = [self._measured[int(i)][0] for i in best[:FOUNDERS]]
+        parents += [problem.sample() for _ in range(FOUNDERS)]
+        bred: dict[str, Architecture] = {problem.identity(a): a for a in parents if self._new(a)}
+        scored: list[tuple[float, Architecture]] = []
+        while len(bred) < self.proposals:
+            children: dict[str, Architecture] = {}
+            for _ in range(GENERATION):
+                for _ in range(CHILD_ATTEMPTS):
+                    child = self._child(parents)
+                    identity = problem.identity(child)
+                    if problem.feasible(child) and self._new(child) and identity not in bred | children:
+                        children[identity] = child
+                        break
+            if not children:
+                break
+            bred |= children
+            worth = self._worth(lesson, Candidates(problem, list(children.values())))
+            scored += zip(worth.tolist(), children.values(), strict=True)
+            scored.sort(key=lambda pair: -pair[0])
+            parents = [architecture for _, architecture in scored[: 2 * FOUNDERS]]
+        return list(bred.values())
+
+    def _child(self, parents: list[Architecture]) -> Architecture:
+        """A mutant, or half as often a mutated crossing of two, brought towards the limits."""
+        space, rng = self.problem.space, self.problem.rng
+        one, other = (parents[int(i)] for i in rng.integers(len(parents), size=2))
+        child = space.mutate(space.crossover(one, other, rng) if rng.random() < 1 / 3 else one, rng)
+        return self.problem.towards_limits(child, lambda a: space.mutate(a, rng), STEPS_TO_LIMITS)
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "asked": [architecture.code for architecture in self._asked.values()],
+            "pending": [[number, architecture.code] for number, architecture in self._pending.items()],
+            "measured": [[architecture.code, metrics] for architecture, metrics in self._measured],
+            "told": self._told,
+            "lesson": self._lesson and [self._lesson.measurements, self._lesson.told],
+            "drawn": [architecture.code for architecture in self._drawn],
+            "bred": [architecture.code for architecture in self._bred],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        name = self.problem.space.name
+        asked = [Architecture(name, code) for code in state["asked"]]
+        self._asked = {self.problem.identity(architecture): architecture for architecture in asked}
+        self._pending = {number: Architecture(name, code) for number, code in state["pending"]}
+        self._measured = [(Architecture(name, code), dict(metrics)) for code, metrics in state["measured"]]
+        self._told = state["told"]
+        self._drawn = [Architecture(name, code) for code in state["drawn"]]
+        self._bred = [Architecture(name, code) for code in state["bred"]]
+        self._lesson = self._learn(*state["lesson"]) if state["lesson"] else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """What the predictor learnt from, and the front to improve on.
+
+    Args:
+        measurements: From how many it learnt.
+        told: How many outcomes there were then.
+        front: Predictions for those that keep the constraints and are not dominated, `[m, objectives]`.
+    """
+
+    measurements: int
+    told: int
+    front: Floats
+
+    @property
+    def reference(self) -> Floats:
+        """From where volume counts: a little below the worst of the front in each objective, `[objectives]`."""
+        worst: Floats = self.front.min(axis=0)
+        extent = np.ptp(self.front, axis=0)
+        return worst - np.where(extent > 0, MARGIN * extent, 1.0)
