@@ -3,14 +3,14 @@
 The first row that fits is taken. "Evaluations" are those of the budget; of a table that has only seconds they are
 `LOOKUPS` times as many. Where neither is known, as with seconds for networks that are trained, they count as few.
 
-| space and benchmark                    | objectives | budget                                  | strategy              |
-|----------------------------------------|------------|-----------------------------------------|-----------------------|
-| a supernet, and what trains it         | any        | no evaluations, or enough for its plan  | cars                  |
-| members can be listed                  | any        | evaluations enough for all of them      | random_search         |
-| any                                    | one        | more evaluations than `MOST_LEARNT`     | regularized_evolution |
-| any                                    | several    | more evaluations than `MOST_LEARNT`     | nsga2                 |
-| networks are trained, for fewer epochs | one        | images, device-seconds, or only seconds | asha                  |
-| any                                    | any        | any other                               | predictor_guided      |
+| space and benchmark                   | objectives | budget                                  | strategy              |
+| ------------------------------------- | ---------- | --------------------------------------- | --------------------- |
+| a supernet, and what trains it        | any        | no evaluations, or enough for its plan  | cars                  |
+| members can be listed                 | any        | evaluations enough for all of them      | random_search         |
+| any                                   | one        | more evaluations than `MOST_LEARNT`     | regularized_evolution |
+| any                                   | several    | more evaluations than `MOST_LEARNT`     | nsga2                 |
+| networks are trained, perhaps briefly | one        | images, device-seconds, or only seconds | asha                  |
+| any                                   | any        | any other                               | predictor_guided      |
 
 Why so. Shared weights cost one training where others cost one for each network. What can be measured whole needs no
 guess. A predictor makes the most of few evaluations, but the time in which it learns grows with the cube of what it

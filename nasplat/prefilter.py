@@ -38,14 +38,14 @@ class Prefilter:
         self._outlook = Outlook(problem, predictor, {})
 
     def learn(self, measured: Iterable[tuple[Architecture, Mapping[str, float]]]) -> bool:
-        """Learn from architectures and the goal's metrics; whether there is anything to filter by.
+        """Learn from architectures and metrics, those of the goal; whether there is anything to filter by.
 
         There is not, and all goes on as without a filter, where the factor is 1, or where too little was measured for
         the predictor. What has no finite figures teaches nothing.
         """
         if self.factor == 1:
             return False
-        wanted = self.problem.goal.metrics
+        wanted = [name for name in self.problem.goal.metrics if name not in self.problem.free_metrics]
         sound = [(a, metrics) for a, metrics in measured if np.isfinite([metrics[name] for name in wanted]).all()]
         if len(sound) < FEWEST:
             return False

@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         kind: What messages call a member, such as ``strategy``.
         group: The package of the built-ins and the entry-point group of third parties.
         base: The contract that every member is a subclass of.
-        reserved: Names that no plug-in may have, since each stands for one of them in a configuration; and what it means.
+        reserved: Names that stand for one of the plug-ins in a configuration, and are none; and what each means.
     """
 
     def __init__(self, kind: str, group: str, base: type[T], reserved: Mapping[str, str] | None = None) -> None:
@@ -84,7 +84,7 @@ class Registry(Generic[T]):
         if name in self.reserved:
             known = ", ".join(self.names())
             raise InputError(
-                f"{name} is chosen for a whole search and is no {self.kind} itself; here name one of {known}"
+                f"{name} stands for a {self.kind} in a search's configuration alone; here name one of {known}"
             )
         if name not in self._plugins:
             raise InputError(unknown(self.kind, name, [*self._plugins, *self.reserved]))
