@@ -34,7 +34,7 @@ def search(
     space: Annotated[str | None, typer.Option(help="Search space; see `nasplat list`.", show_default=False)] = None,
     benchmark: Annotated[str | None, typer.Option(help="What measures architectures.", show_default=False)] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="What proposes them; auto chooses, and says why.", show_default=False)
+        str | None, typer.Option(help="What proposes them; auto chooses and says why.", show_default=False)
     ] = None,
     objective: Annotated[
         list[str] | None, typer.Option(help="METRIC:max or METRIC:min; repeatable.", show_default=False)
