@@ -1,6 +1,6 @@
 """What block credit is worth: searches on tables, with every credit rule and with none, seed by seed.
 
-    python performance/credits.py [--table nasbench201] [--first-seed 1000] [--seeds 150] [--tune | --prefilter] [--json]
+    python performance/credits.py [--table nasbench201] [--first-seed 1000] [--seeds 150] [--tune|--prefilter] [--json]
 
 It needs the table (see the README). A search takes a tenth of a second; what was run before is read from the file and
 not run again. With --tune it runs the grid from which the settings were chosen, by default on the seeds 0 to 49. With
