@@ -7,3 +7,4 @@ BENCHMARKS.register("nasbench101", "nasplat.benchmarks.nasbench101:NASBench101Ta
 BENCHMARKS.register("nasbench201", "nasplat.benchmarks.nasbench201:NASBench201Table")
 BENCHMARKS.register("super_resolution", "nasplat.benchmarks.super_resolution:SuperResolution")
 BENCHMARKS.register("super_resolution_table", "nasplat.benchmarks.super_resolution_table:SuperResolutionTable")
+BENCHMARKS.register("zero_cost", "nasplat.benchmarks.zero_cost:ZeroCost")

@@ -1,4 +1,7 @@
-"""Predictors, one module each; see `nasplat.predictor`. `tabular` and `committee` are what several share."""
+"""Predictors, one module each; see `nasplat.predictor`.
+
+`tabular`, `committee` and `proxy_features` are what several share.
+"""
 
 from nasplat.registry import PREDICTORS
 

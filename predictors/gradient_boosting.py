@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.predictor import Learnt
-from nasplat.predictors.tabular import TabularPredictor, normal_scores, unfitted
+from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.trees import Evaluate, Trees
 
@@ -25,6 +25,8 @@ class GradientBoosting(TabularPredictor):
         share: Of the features, which fraction each decision chooses from.
         sample: Of the architectures, which fraction each tree sees.
         seed: What samples and decisions are drawn from.
+        proxies: Zero-cost proxies that are features as well, such as ``[nwot, synflow]``; each architecture is then
+            built, and shown noise, once in a process.
     """
 
     name: ClassVar[str] = "gradient_boosting"
@@ -40,6 +42,7 @@ class GradientBoosting(TabularPredictor):
         share: float = 0.25,
         sample: float = 0.6,
         seed: int = 0,
+        proxies: ProxyNames = (),
     ) -> None:
         super().__init__(space)
         self.trees = trees
@@ -49,6 +52,7 @@ class GradientBoosting(TabularPredictor):
         self.share = share
         self.sample = sample
         self.seed = seed
+        self.proxies = tuple(proxies)
         self._trees: Trees | None = None
         self._evaluate: Evaluate | None = None
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.predictor import Learnt
-from nasplat.predictors.tabular import TabularPredictor, normal_scores, unfitted
+from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class LightGBM(TabularPredictor):
         share: Of the features, which fraction each tree sees.
         sample: Of the architectures, which fraction each tree sees.
         seed: What samples are drawn from.
+        proxies: Zero-cost proxies that are features as well, such as ``[nwot, synflow]``; each architecture is then
+            built, and shown noise, once in a process.
     """
 
     name: ClassVar[str] = "lightgbm"
@@ -45,6 +47,7 @@ class LightGBM(TabularPredictor):
         share: float = 0.3,
         sample: float = 0.6,
         seed: int = 0,
+        proxies: ProxyNames = (),
     ) -> None:
         super().__init__(space)
         self.trees = trees
@@ -54,6 +57,7 @@ class LightGBM(TabularPredictor):
         self.share = share
         self.sample = sample
         self.seed = seed
+        self.proxies = tuple(proxies)
         self._booster: Booster | None = None
         self._text = ""
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.predictor import Learnt, UncertainPredictor
-from nasplat.predictors.tabular import TabularPredictor, normal_scores, unfitted
+from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.trees import Evaluate, Trees
 
@@ -28,6 +28,8 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         extra: Whether each feature's threshold is drawn by lot, on all architectures, instead of the best on a
             bootstrap sample: extremely randomized trees (Geurts et al., 2006).
         seed: What samples and decisions are drawn from.
+        proxies: Zero-cost proxies that are features as well, such as ``[nwot, synflow]``; each architecture is then
+            built, and shown noise, once in a process.
     """
 
     name: ClassVar[str] = "random_forest"
@@ -41,6 +43,7 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         share: float = 0.33,
         extra: bool = False,
         seed: int = 0,
+        proxies: ProxyNames = (),
     ) -> None:
         super().__init__(space)
         self.trees = trees
@@ -48,6 +51,7 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         self.share = share
         self.extra = extra
         self.seed = seed
+        self.proxies = tuple(proxies)
         self._trees: Trees | None = None
         self._evaluate: Evaluate | None = None
 

@@ -2,23 +2,32 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self, TypeAlias
 
 import numpy as np
-from numpy.random import default_rng
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.graph import Role
 from nasplat.predictor import Predictor, checked_scores
+from nasplat.predictors.proxy_features import known_proxies, proxy_features
 from nasplat.views import Views
 
 FEWEST = 2
 
+ProxyNames: TypeAlias = Annotated[tuple[str, ...], AfterValidator(known_proxies)]
+"""The option of such predictors that names the zero-cost proxies among their features."""
+
 
 class TabularPredictor(Predictor):
-    """Turns architectures into rows of features, and scores into targets; a subclass learns one from the other."""
+    """Turns architectures into rows of features, and scores into targets; a subclass learns one from the other.
+
+    Attributes:
+        proxies: The names of zero-cost proxies that are features as well.
+    """
+
+    proxies: tuple[str, ...] = ()
 
     def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
@@ -26,18 +35,11 @@ class TabularPredictor(Predictor):
         return self
 
     def table(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
-        """The features of each architecture, `[n, features]`.
-
-        They are the description of its graph. A space that says no more of an operation than its name adds its own
-        features; elsewhere these would only distract, since different codes of one network differ in them.
-        """
-        views = Views.of(self.space, architectures)
-        described = views.description.astype(np.float32)
-        if all(operation.role is not Role.OTHER for operation in views.graphs.operations):
-            return described
-        width = self.space.features(self.space.sample(default_rng(0))).size  # even if there are no architectures
-        own = np.array([self.space.features(a).ravel() for a in architectures]).reshape(-1, width)
-        return np.concatenate([described, own.astype(np.float32)], axis=1)
+        """The features of each architecture, as `Views.features`, and zero-cost proxies if any: `[n, features]`."""
+        features = Views.of(self.space, architectures).features.astype(np.float32)
+        if not self.proxies:
+            return features
+        return np.concatenate([features, proxy_features(self.space, architectures, self.proxies)], axis=1)
 
     @abstractmethod
     def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:

@@ -40,6 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "width": 32,
         "height": 24,
     },
+    "zero_cost": {"batch": 4, "side": 8},
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
     "auto": {"parts": ("gaussian_process", "gradient_boosting")},
@@ -53,6 +54,7 @@ MEASURED_ON = {
     "classification": "nasbench201",
     "super_resolution": "esrn/tiny",
     "super_resolution_table": "esrn/tiny",
+    "zero_cost": "nasbench201",
 }
 
 

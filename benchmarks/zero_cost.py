@@ -1,0 +1,164 @@
+"""Zero-cost proxies as a benchmark: figures of untrained networks, in place of training them."""
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field
+
+from nasplat.architecture import IO
+from nasplat.artifact import Artifacts
+from nasplat.benchmark import Benchmark
+from nasplat.data.datasets import DATASETS, Dataset, Source, dataset
+from nasplat.data.location import absolute
+from nasplat.errors import InputError, TrialFailed, unknown
+from nasplat.search_space import SearchSpace
+from nasplat.task import Evaluate, Measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasplat.nn.proxies import Proxies
+
+Name: TypeAlias = Literal["synflow", "nwot", "jacov", "snip", "grad_norm"]
+
+NOISE = "noise"
+"""The data set that is none."""
+NOISE_SIDE = 32
+"""The side of noise in pixels, unless said otherwise."""
+
+
+class ZeroCost(Benchmark):
+    """Figures of untrained networks that foretell, roughly, how good they would be: no training, no test.
+
+    One batch and the same seeds of initialization serve all architectures, so that they compare; the seeds of tasks
+    change nothing. The batch is of training pictures, or of noise, for which no data are needed and which suits
+    every space, those that enlarge pictures too. More is better of each; `nasplat.nn.proxies` says what they are.
+    Two more proxies, `params` and `macs`, are known for free in every search.
+
+    Costs are of the pictures of the data set; with noise, of those that the space is usually priced for.
+
+    Args:
+        space: Where the networks come from.
+        dataset: Its name (`nasplat list datasets` shows them), or ``noise``.
+        proxies: Those that are computed; one alone takes less time.
+        batch: Pictures that networks are shown; all training pictures where there are fewer.
+        initializations: Over so many fresh networks each figure is averaged.
+        seed: What pictures and initial weights are drawn from.
+        data_folder: Holds the files of the data set; by default the data folder, `NASPLAT_DATA`.
+        download: Whether missing files may be downloaded into the folder.
+        side: The side of noise in pixels, by default 32 or the space's own if it is smaller; or what the
+            pictures of `image_folder` are resized to.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("synflow", "nwot", "jacov", "snip", "grad_norm")
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        dataset: str = NOISE,
+        proxies: tuple[Name, ...] = ("synflow", "nwot", "jacov", "snip", "grad_norm"),
+        batch: Annotated[int, Field(ge=2)] = 32,
+        initializations: Annotated[int, Field(ge=1)] = 1,
+        seed: Annotated[int, Field(ge=0)] = 0,
+        data_folder: Annotated[str | None, AfterValidator(absolute)] = None,
+        download: bool = False,
+        side: Annotated[int, Field(ge=1)] | None = None,
+    ) -> None:
+        super().__init__(space)
+        self.dataset = dataset
+        self.proxies = tuple(proxies)
+        self.batch = batch
+        self.initializations = initializations
+        self.seed = seed
+        self.data_folder = data_folder
+        self.download = download
+        self.side = side
+        self.metrics = self.proxies  # type: ignore[misc]  # which there are is an option's
+        self._proxies: dict[str, Proxies] = {}
+
+    @property
+    def protocol(self) -> str:
+        pictures = "examples of noise" if self._data is None else f"training pictures of {self.dataset}"
+        return (
+            f"Zero-cost proxies of untrained networks: {self.batch} {pictures}, mean of {self.initializations} "
+            f"initialization{'s' * (self.initializations > 1)}, seed {self.seed}."
+        )
+
+    @cached_property
+    def _data(self) -> Dataset | None:
+        """The data set; None for noise."""
+        if self.dataset == NOISE:
+            return None
+        if self.dataset not in DATASETS:
+            raise InputError(unknown("data set", self.dataset, [*DATASETS, NOISE]))
+        folder = None if self.data_folder is None else Path(self.data_folder)
+        return dataset(self.dataset, Source(folder, self.download, None, self.side))
+
+    @property
+    def io(self) -> IO:
+        return self.space.reference_io if self._data is None else self._data.io
+
+    @property
+    def fidelity(self) -> int:
+        return 1
+
+    def check(self) -> None:
+        if not self.proxies or len(set(self.proxies)) < len(self.proxies):
+            raise InputError(
+                "benchmark.proxies names at least one proxy and each once, but got "
+                f"{', '.join(self.proxies) or 'none'}; the default is {', '.join(type(self).metrics)}"
+            )
+        if self._data is not None:
+            self._data.check()
+
+    def prepare(self) -> None:
+        self._ready("cpu")
+
+    def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+        if task.fidelity != 1 or task.weights is not None:
+            raise TrialFailed("no such fidelity", "zero-cost proxies are of untrained networks: ask for fidelity 1")
+        metrics = self._ready(device)(task.architecture)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrialFailed("not finite", f"{name} of the untrained network is {value}")
+        return Measurement(task=task, metrics=metrics)
+
+    def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
+        raise InputError(
+            f"trial {measurement.id} has zero-cost proxies of an untrained network, which no test pictures can judge; "
+            "train the architecture with the benchmark classification or super_resolution"
+        )
+
+    def _ready(self, device: str) -> "Proxies":
+        """The proxies with their batch on a device; made once, wherever they are needed."""
+        from nasplat.nn.proxies import Proxies, reduced
+
+        if device not in self._proxies:
+            images, labels = (part.to(device) for part in self._pictures())
+            io = self.io if self._data is not None else reduced(self.io, self.side or NOISE_SIDE)
+            self._proxies[device] = Proxies(
+                self.space,
+                io,
+                names=self.proxies,
+                initializations=self.initializations,
+                seed=self.seed,
+                images=images,
+                labels=labels,
+            )
+        return self._proxies[device]
+
+    def _pictures(self) -> "tuple[Tensor, Tensor]":
+        """The batch and its labels."""
+        import torch
+        from numpy.random import default_rng
+
+        from nasplat.nn.proxies import noise, reduced
+
+        if self._data is None:
+            return noise(reduced(self.io, self.side or NOISE_SIDE), self.batch, self.seed)
+        examples = self._data.load().training
+        rows = default_rng(self.seed).permutation(len(examples))[: self.batch]
+        return examples.batch(torch.from_numpy(rows))
