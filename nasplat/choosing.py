@@ -2,13 +2,14 @@
 
 The first row that fits is taken. "Evaluations" are those of the budget; of a table that has only seconds they are
 `LOOKUPS` times as many. Where neither is known, as with seconds for networks that are trained, they count as few.
+"Enough" are those of the whole plan of CARS; "many" are more than `MOST_LEARNT`.
 
 | space and benchmark                   | objectives | budget                                  | strategy              |
-| ------------------------------------- | ---------- | --------------------------------------- | --------------------- |
-| a supernet, and what trains it        | any        | no evaluations, or enough for its plan  | cars                  |
-| members can be listed                 | any        | evaluations enough for all of them      | random_search         |
-| any                                   | one        | more evaluations than `MOST_LEARNT`     | regularized_evolution |
-| any                                   | several    | more evaluations than `MOST_LEARNT`     | nsga2                 |
+|---------------------------------------|------------|-----------------------------------------|-----------------------|
+| a supernet, and what trains it        | any        | no evaluations, or enough, or many      | cars                  |
+| members can be listed                 | any        | evaluations enough for all              | random_search         |
+| any                                   | one        | many evaluations                        | regularized_evolution |
+| any                                   | several    | many evaluations                        | nsga2                 |
 | networks are trained, perhaps briefly | one        | images, device-seconds, or only seconds | asha                  |
 | any                                   | any        | any other                               | predictor_guided      |
 
@@ -27,7 +28,7 @@ from nasplat.benchmark import Benchmark, SupernetBenchmark, TableBenchmark
 from nasplat.budget import Budget
 from nasplat.errors import InputError
 from nasplat.problem import Problem
-from nasplat.search_space import SupernetSpace
+from nasplat.search_space import LISTED, SupernetSpace
 
 AUTO = "auto"
 """What stands in place of a strategy's name."""
@@ -37,7 +38,7 @@ MOST_LEARNT = 2_000
 LOOKUPS = 500
 """Evaluations in a second that a table answers anywhere, on Ray too; a run counts one for each."""
 POPULATION = 32
-"""How many survive a generation of CARS; its schedule has the proportions of the paper."""
+"""How many survive a generation of CARS at most; its schedule has the proportions of the paper."""
 WORTH_LISTING = 10
 """Members are compared with one another, which takes time, where they are at most so many times the evaluations."""
 ETA = 3
@@ -74,9 +75,9 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
     """
     said = (_objectives(problem), *_limits(budget))
     evaluations = _evaluations(benchmark, budget)
-    plan = _Plan.of(problem.fidelity)
-    if plan and _trains_supernet(benchmark, problem) and plan.evaluations <= (budget.evaluations or math.inf):
-        return Choice("cars", plan.options, (f"the benchmark trains a supernet of {problem.space.name}", *said))
+    plan = _plan(problem.fidelity, budget.evaluations)
+    if plan and _trains_supernet(benchmark, problem):
+        return Choice("cars", plan, (f"the benchmark trains a supernet of {problem.space.name}", *said))
     members = benchmark.offered if benchmark.offered is not None else problem.space.members()
     if evaluations is not None and members is not None:
         number = _different(members, problem, evaluations)
@@ -95,27 +96,20 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
     return Choice("predictor_guided", {}, (f"{problem.space.name} {listed}", *said))
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What CARS does with so many epochs.
+def _plan(epochs: int, evaluations: int | None) -> dict[str, int] | None:
+    """Options with which CARS comes to its end; None where there are too few epochs or evaluations for it.
 
-    Args:
-        options: Of the strategy.
-        evaluations: How many it asks for before it ends by itself, if it always finds something new.
+    It evaluates founders, then parents and offspring in every generation. Where evaluations are many, but too few for
+    the usual population, that is made smaller: so many networks are not to be trained one by one.
     """
-
-    options: Mapping[str, int]
-    evaluations: int
-
-    @classmethod
-    def of(cls, epochs: int) -> "_Plan | None":
-        """Founders, then parents and offspring in every generation; None where there are too few epochs for one."""
-        warmup, interval = max(1, round(epochs / 10)), max(1, round(epochs / 50))
-        generations = math.ceil((epochs - warmup) / interval)
-        if generations < 1:
-            return None
-        options = {"population": POPULATION, "warmup": warmup, "interval": interval}
-        return cls(options, POPULATION * (1 + 2 * generations))
+    warmup, interval = max(1, round(epochs / 10)), max(1, round(epochs / 50))
+    generations = math.ceil((epochs - warmup) / interval)
+    if generations < 1:
+        return None
+    population = POPULATION if evaluations is None else min(POPULATION, evaluations // (1 + 2 * generations))
+    if population < POPULATION and evaluations is not None and evaluations <= MOST_LEARNT:
+        return None
+    return {"population": population, "warmup": warmup, "interval": interval}
 
 
 def _trains_supernet(benchmark: Benchmark, problem: Problem) -> bool:
@@ -138,7 +132,7 @@ def _evaluations(benchmark: Benchmark, budget: Budget) -> int | None:
 
 def _different(members: Sequence[Architecture], problem: Problem, evaluations: int) -> int:
     """How many members there are, or, where that could decide anything, those that are feasible and differ."""
-    if not evaluations < len(members) <= WORTH_LISTING * evaluations:
+    if not evaluations < len(members) <= min(WORTH_LISTING * evaluations, LISTED):
         return len(members)
     return len(problem.listed() or members)
 

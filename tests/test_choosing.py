@@ -62,15 +62,29 @@ def test_where_a_supernet_is_trained_its_weights_are_shared(budget: dict[str, fl
     assert chosen({**SHARED, "objectives": ["accuracy:max"]}, **budget) == "cars"
 
 
-@pytest.mark.parametrize("epochs", [2, 9, 10, 51])
-def test_shared_weights_need_evaluations_enough_for_the_whole_plan(epochs: int) -> None:
+def plan(epochs: int, population: int) -> int:
+    """How many evaluations CARS asks for before it ends."""
     benchmark = ToyBenchmark(ToySpace())
     goal = Goal((Objective("accuracy", True), Objective("params", False)))
     problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=epochs)
-    asked = drive(CARS(problem, population=POPULATION), trials=10_000, batch=100)
-    evaluations = sum(isinstance(task, Evaluate) for task in asked)
+    asked = drive(CARS(problem, population=population), trials=10_000, batch=100)
+    return sum(isinstance(task, Evaluate) for task in asked)
+
+
+@pytest.mark.parametrize("epochs", [2, 9, 10, 30])
+def test_shared_weights_need_evaluations_enough_for_the_whole_plan(epochs: int) -> None:
+    evaluations = plan(epochs, POPULATION)
     assert chosen(on_supernet(epochs), evaluations=evaluations) == "cars"
     assert chosen(on_supernet(epochs), evaluations=evaluations - 1) != "cars"
+
+
+def test_a_smaller_population_fits_evaluations_too_many_for_trainings_from_scratch() -> None:
+    for evaluations in (2001, 2500):
+        assembly = assembled(on_supernet(51), evaluations=evaluations)
+        assert assembly.config.strategy.name == "cars"
+        population = assembly.config.strategy.options["population"]
+        assert plan(51, population) <= evaluations < plan(51, population + 1)
+    assert chosen(on_supernet(51), evaluations=2000) == "predictor_guided"
 
 
 def test_a_supernet_that_is_trained_for_a_single_epoch_has_no_generation() -> None:
