@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.budget import Budget
+from nasplat.choosing import AUTO, Choice, choose
 from nasplat.errors import InputError
 from nasplat.executors.executor import Workload
 from nasplat.objective import Constraint, Goal, Objective
@@ -108,11 +109,16 @@ class SearchConfig(_Section):
     def resolved(self) -> "SearchConfig":
         """The same with every option of every plug-in spelt out, and the space's own limits among the constraints.
 
+        A strategy that is yet to be chosen, `auto`, stays so: `Assembly.of` chooses.
+
         Raises:
-            InputError: A plug-in is unknown, or an option of it is unknown or of the wrong type.
+            InputError: A plug-in is unknown, an option of it is unknown or of the wrong type, or is given to `auto`.
         """
 
         def spelt(section: str, registry: Registry[Any], plugin: PluginConfig) -> PluginConfig:
+            if plugin.name in registry.reserved:
+                _check_without_options(section, plugin)
+                return plugin
             options = complete(section, registry.get(plugin.name), plugin.options)
             return PluginConfig(name=plugin.name, **options)
 
@@ -148,6 +154,16 @@ class SearchConfig(_Section):
     def to_yaml(self) -> str:
         """The configuration as a file that `load_tree` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _check_without_options(section: str, plugin: PluginConfig) -> None:
+    """Refuse options where it is not known yet whose they would be."""
+    if plugin.options:
+        given = ", ".join(f"{section}.{option}" for option in plugin.options)
+        raise InputError(
+            f"options belong to a {section}, which {plugin.name} is yet to choose, but got {given}; "
+            f"name a {section} (nasplat list), or leave them out"
+        )
 
 
 def _side(constraint: str) -> tuple[str, bool]:
@@ -221,6 +237,7 @@ class Assembly:
         problem: What the strategy was given.
         strategy: Fresh.
         budget: When to stop.
+        choice: Why it is this strategy, where the configuration left that open.
     """
 
     config: SearchConfig
@@ -229,10 +246,11 @@ class Assembly:
     problem: Problem
     strategy: Strategy
     budget: Budget
+    choice: Choice | None = None
 
     @classmethod
     def of(cls, config: SearchConfig) -> Self:
-        """Make the parts; nothing is created on disk.
+        """Make the parts, and choose the strategy if that is left open; nothing is created on disk.
 
         Raises:
             InputError: Whatever can be seen to be wrong before the search begins.
@@ -259,6 +277,10 @@ class Assembly:
         )
         problem.check_metrics(benchmark.metrics)
         problem.check_feasible()
+        choice = choose(benchmark, problem, budget) if config.strategy.name == AUTO else None
+        if choice is not None:
+            chosen = PluginConfig(name=choice.strategy, **choice.options)
+            config = config.model_copy(update={"strategy": chosen}).resolved()
         strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
         if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
             benchmark.check_supernet()
@@ -266,7 +288,7 @@ class Assembly:
             raise InputError(
                 "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
             )
-        return cls(config, workload, benchmark, problem, strategy, budget)
+        return cls(config, workload, benchmark, problem, strategy, budget, choice)
 
 
 def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
@@ -284,6 +306,8 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
 
 def _check_supernet(config: SearchConfig) -> None:
     """Refuse a strategy that shares weights where nothing trains them, before anything else can be missed."""
+    if config.strategy.name == AUTO:
+        return  # it sees what there is
     trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
     if not STRATEGIES.get(config.strategy.name).shares_weights or trains:
         return

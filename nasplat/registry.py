@@ -1,12 +1,13 @@
 """Plug-ins by name: one class, one instance for each kind."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from nasplat.benchmark import Benchmark
+from nasplat.choosing import AUTO, SUMMARY
 from nasplat.errors import InputError, NasplatError, unknown
 from nasplat.predictor import Predictor
 from nasplat.search_space import SearchSpace
@@ -41,12 +42,14 @@ class Registry(Generic[T]):
         kind: What messages call a member, such as ``strategy``.
         group: The package of the built-ins and the entry-point group of third parties.
         base: The contract that every member is a subclass of.
+        reserved: Names that stand for one of the plug-ins in a configuration, and are none; and what each means.
     """
 
-    def __init__(self, kind: str, group: str, base: type[T]) -> None:
+    def __init__(self, kind: str, group: str, base: type[T], reserved: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self.group = group
         self.base = base
+        self.reserved = dict(reserved or {})
         self._plugins: dict[str, Plugin] = {}
         self._discovered = False
 
@@ -54,8 +57,10 @@ class Registry(Generic[T]):
         """Make ``package.module:Class`` known under a name.
 
         Raises:
-            InputError: The name is taken; the message says by which two.
+            InputError: The name is taken, and the message says by which two; or it is reserved.
         """
+        if name in self.reserved:
+            raise InputError(f"the {self.kind} {target} ({origin}) has the reserved name {name!r}; give it another one")
         taken = self._plugins.get(name)
         if taken is not None and taken.target != target:
             raise InputError(
@@ -76,8 +81,13 @@ class Registry(Generic[T]):
             InputError: The name is unknown; near matches are listed.
         """
         self._discover()
+        if name in self.reserved:
+            known = ", ".join(self.names())
+            raise InputError(
+                f"{name} stands for a {self.kind} in a search's configuration alone; here name one of {known}"
+            )
         if name not in self._plugins:
-            raise InputError(unknown(self.kind, name, self._plugins))
+            raise InputError(unknown(self.kind, name, [*self._plugins, *self.reserved]))
         return self._plugins[name]
 
     def get(self, name: str) -> type[T]:
@@ -122,6 +132,6 @@ def _origin(entry: EntryPoint) -> str:
 
 # mypy wants a class that can be instantiated wherever a class is passed, which a contract is not.
 SEARCH_SPACES: Registry[SearchSpace] = Registry("search space", "nasplat.search_spaces", SearchSpace)  # type: ignore[type-abstract]
-STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy)  # type: ignore[type-abstract]
+STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy, {AUTO: SUMMARY})  # type: ignore[type-abstract]
 PREDICTORS: Registry[Predictor] = Registry("predictor", "nasplat.predictors", Predictor)  # type: ignore[type-abstract]
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "nasplat.benchmarks", Benchmark)  # type: ignore[type-abstract]

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from nasplat.objective import Goal
 from nasplat.task import Measurement
 
+_CONSTRAINED = SimpleNamespace(has_constraints=lambda: True)
+"""What pymoo asks of a problem."""
+
 
 class RankAndCrowding:
     """Who survives and who mates in NSGA-II (Deb et al., 2002, "A fast and elitist multiobjective genetic algorithm").
@@ -25,18 +28,12 @@ class RankAndCrowding:
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
-        self._problem = SimpleNamespace(has_constraints=lambda: True)
 
     def survivors(self, pool: Sequence[Measurement], number: int, rng: Generator) -> list[Measurement]:
         """At most `number` of a pool, by front; ties in crowding are broken by `rng`."""
         if not pool:
             return []
-        from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
-
-        indices = RankAndCrowding().do(
-            self._problem, self._population(pool), n_survive=number, random_state=rng, return_indices=True
-        )
-        return [pool[i] for i in indices]
+        return [pool[i] for i in by_rank_and_crowding(*self._figures(pool), number, rng)]
 
     def pairs(
         self, parents: Sequence[Measurement], number: int, rng: Generator
@@ -46,20 +43,42 @@ class RankAndCrowding:
         from pymoo.operators.selection.tournament import TournamentSelection
         from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-        population = self._population(parents)
-        RankAndCrowding().do(self._problem, population, n_survive=len(parents), random_state=rng)  # ranks its members
+        population = _population(*self._figures(parents))
+        RankAndCrowding().do(_CONSTRAINED, population, n_survive=len(parents), random_state=rng)  # ranks its members
         algorithm = SimpleNamespace(tournament_type="comp_by_dom_and_crowding", random_state=rng)
         chosen = TournamentSelection(func_comp=binary_tournament).do(
-            self._problem, population, number, n_parents=2, to_pop=False, random_state=rng, algorithm=algorithm
+            _CONSTRAINED, population, number, n_parents=2, to_pop=False, random_state=rng, algorithm=algorithm
         )
         return [(parents[a], parents[b]) for a, b in chosen]
 
-    def _population(self, pool: Sequence[Measurement]) -> Any:
-        from pymoo.core.population import Population
-
+    def _figures(self, pool: Sequence[Measurement]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Losses `[n, objectives]` and violations `[n]`."""
         losses = np.array([self.goal.losses(m) for m in pool], dtype=np.float64)
-        violations = np.array([[self.goal.violation(m)] for m in pool], dtype=np.float64)
-        return Population.new("F", losses, "G", violations)
+        return losses, np.array([self.goal.violation(m) for m in pool], dtype=np.float64)
+
+
+def by_rank_and_crowding(
+    losses: NDArray[np.float64], violations: NDArray[np.float64], number: int, rng: Generator
+) -> list[int]:
+    """The rows that survive, at most `number`, by front; those that violate anything last, the least violation first.
+
+    Args:
+        losses: Less is better, `[n, objectives]`; at least one row.
+        violations: How far each breaks the constraints, `[n]`; 0 where it keeps them.
+        number: How many survive.
+        rng: Breaks ties in crowding.
+    """
+    from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+
+    population = _population(losses, violations)
+    kept = RankAndCrowding().do(_CONSTRAINED, population, n_survive=number, random_state=rng, return_indices=True)
+    return [int(i) for i in kept]
+
+
+def _population(losses: NDArray[np.float64], violations: NDArray[np.float64]) -> Any:
+    from pymoo.core.population import Population
+
+    return Population.new("F", losses, "G", violations[:, None])
 
 
 class ProtectedSorting:

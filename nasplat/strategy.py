@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 from nasplat.architecture import Architecture
@@ -191,10 +191,25 @@ class Repeats:
 
     def draw(self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS) -> Evaluate | None:
         """The first proposal that is feasible and new as a task, or None after so many `attempts` that are not."""
+        architecture = self.proposal(propose, attempts)
+        return None if architecture is None else self.task(architecture)
+
+    def proposal(
+        self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS, *, beside: Collection[str] = ()
+    ) -> Architecture | None:
+        """As `draw`, but nothing is asked for yet.
+
+        Args:
+            propose: Gives proposals.
+            attempts: How many are looked at.
+            beside: The identities of others that may be asked for as well; it is to be none of them.
+        """
         for _ in range(attempts):
             architecture = propose()
             if self.problem.feasible(architecture) and self.new(architecture):
-                return self.task(architecture)
+                if beside and self.problem.identity(architecture) in beside:
+                    continue
+                return architecture
         return None
 
     def sample(self) -> Evaluate | None:

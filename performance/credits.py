@@ -1,9 +1,11 @@
 """What block credit is worth: searches on tables, with every credit rule and with none, seed by seed.
 
-    python performance/credits.py [--table nasbench201] [--first-seed 1000] [--seeds 150] [--tune] [--json]
+    python performance/credits.py [--table nasbench201] [--first-seed 1000] [--seeds 150] [--tune|--prefilter] [--json]
 
 It needs the table (see the README). A search takes a tenth of a second; what was run before is read from the file and
-not run again. With --tune it runs the grid from which the settings were chosen, by default on the seeds 0 to 49.
+not run again. With --tune it runs the grid from which the settings were chosen, by default on the seeds 0 to 49. With
+--prefilter it compares the default credit without and with a predictor that picks among two and four times as many
+children; such a search takes seconds.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -39,8 +42,8 @@ EVERY = 5
 DEFINITIONS = """\
 A run asks for so many distinct architectures (a repeat is redrawn). Its area is the mean, over all of them, of the best
 found so far; its regret the table's best less the best found; the optimum is the part of the runs that found it.
-"beside uniform" is the mean paired difference in area, by seed, to the same evolution with uniform mutation, and its
-bootstrap 95 % interval. The search sees the very value that it is judged by."""
+"Beside" the first is the mean paired difference in area, by seed, and its bootstrap 95 % interval. Seconds are those of
+the processor for a whole run. The search sees the very value that it is judged by."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ CASES = {
 Arm = tuple[str, dict[str, Any]]
 """A strategy's name, and its options."""
 UNIFORM = "uniform mutation"
-BASELINES = {UNIFORM: "-.", "random search": ":", "regularized evolution": "--"}
+RANDOM = "random search"
+ALL = "all children are measured"
+BASELINES = {UNIFORM: "-.", RANDOM: ":", "regularized evolution": "--"}
 """What is no credit, and how its line is drawn."""
 
 
@@ -140,14 +145,14 @@ def compared(name: str) -> dict[str, Arm]:
     for credit, scope, factorized in product(("regression", "difference"), ("global", "position"), parted(name)):
         options = {"credit": credit, "scope": scope, "factorized": factorized}
         arms[f"{credit}, {scope}{', factorized' * factorized}"] = ("credit_evolution", options)
-    arms["random search"] = ("random_search", {"repeats": "redraw"})
+    arms[RANDOM] = ("random_search", {"repeats": "redraw"})
     arms["regularized evolution"] = ("regularized_evolution", {"repeats": "redraw"})
     return arms
 
 
 def tried(name: str) -> dict[str, Arm]:
     """The settings from which those were chosen, beside uniform mutation."""
-    arms = {label: arm for label, arm in compared(name).items() if label in (UNIFORM, "random search")}
+    arms = {label: arm for label, arm in compared(name).items() if label in (UNIFORM, RANDOM)}
     rules: tuple[tuple[str, str, tuple[float, ...]], ...] = (
         ("regression", "ridge", (0.3, 1.0, 3.0)),
         ("difference", "decay", (0.7, 0.9)),
@@ -161,6 +166,14 @@ def tried(name: str) -> dict[str, Arm]:
     return arms
 
 
+def filtered(name: str) -> dict[str, Arm]:
+    """The default credit, with all children measured and with the best half or quarter of them."""
+    arms = {ALL: ("credit_evolution", {"prefilter": 1})}
+    for factor in (2, 4):
+        arms[f"the best of {factor} times as many"] = ("credit_evolution", {"prefilter": factor})
+    return {**arms, RANDOM: ("random_search", {"repeats": "redraw"})}
+
+
 def settings(name: str, arm: Arm) -> str:
     """What makes two runs of one seed the same run: table, its values, length, strategy and all of its options."""
     strategy, options = arm
@@ -171,9 +184,12 @@ def settings(name: str, arm: Arm) -> str:
 def run(name: str, job: tuple[Arm, int]) -> dict[str, Any]:
     """One search as a row of the file."""
     arm, seed = job
+    begun = time.process_time()
     curve = table(name).search(arm, seed)
+    seconds = time.process_time() - begun
     kept = curve[EVERY - 1 :: EVERY].tolist()
-    return {"settings": settings(name, arm), "seed": seed, "area": float(curve.mean()), "curve": kept}
+    row = {"settings": settings(name, arm), "seed": seed, "area": float(curve.mean()), "curve": kept}
+    return {**row, "seconds": seconds}
 
 
 def whole_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -209,11 +225,12 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def summary(best: float, found: Mapping[str, Mapping[int, Any]]) -> Iterator[dict[str, Any]]:
-    """Each arm beside uniform mutation."""
+    """Each arm beside the first."""
+    first = next(iter(found.values()))
     for label, runs in found.items():
-        areas, uniform = (np.array([row["area"] for row in rows.values()]) for rows in (runs, found[UNIFORM]))
+        areas, baseline = (np.array([row["area"] for row in rows.values()]) for rows in (runs, first))
         last = np.array([row["curve"][-1] for row in runs.values()])
-        differences = areas - uniform
+        differences = areas - baseline
         yield {
             "arm": label,
             "area": float(areas.mean()),
@@ -222,6 +239,7 @@ def summary(best: float, found: Mapping[str, Mapping[int, Any]]) -> Iterator[dic
             "deviation": float(last.std(ddof=1)),
             "optimum": float((last >= best).mean()),
             "curve": np.mean([row["curve"] for row in runs.values()], axis=0).tolist(),
+            "seconds": float(np.mean([row.get("seconds", np.nan) for row in runs.values()])),  # older files lack them
             "difference": float(differences.mean()),
             "interval": interval(differences),
         }
@@ -233,17 +251,21 @@ def main() -> None:
     parser.add_argument("--table", choices=list(CASES), default="nasbench201")
     parser.add_argument("--first-seed", type=int)
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--tune", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--tune", action="store_true")
+    which.add_argument("--prefilter", action="store_true")
     parser.add_argument("--file", type=Path, default=Path("runs/credits.jsonl"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--picture", type=Path, help="an SVG file to draw the curves in")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
+    if arguments.picture and arguments.prefilter:
+        parser.error("--picture draws credit rules beside uniform mutation, which --prefilter leaves out")
     first, number = arguments.first_seed, arguments.seeds
     first = (0 if arguments.tune else 1000) if first is None else first
     seeds = range(first, first + (number or (50 if arguments.tune else 150)))
     name = arguments.table
-    arms = tried(name) if arguments.tune else compared(name)
+    arms = filtered(name) if arguments.prefilter else tried(name) if arguments.tune else compared(name)
     lines = list(summary(table(name).best, rows(name, arms, seeds, arguments.file, arguments.processes)))
     if arguments.picture:
         draw(name, lines, arguments.picture)
@@ -278,16 +300,17 @@ def show(name: str, lines: list[dict[str, Any]], seeds: range) -> None:
     unit, scale = CASES[name].unit
     print(f"{name}: {CASES[name].evaluations} evaluations, by {CASES[name].metric}.\n{DEFINITIONS}\n")
     width = max(len(line["arm"]) for line in lines)
-    print(f"{'':{width}} {'area':>8} {'best':>8} {'regret':>7} {'optimum':>8}   beside uniform ({unit})")
+    columns = f"{'area':>8} {'best':>8} {'regret':>7} {'optimum':>8} {'seconds':>8}"
+    print(f"{'':{width}} {columns}   beside {lines[0]['arm']} ({unit})")
     for line in lines:
         low, high = (scale * bound for bound in line["interval"])
         print(
             f"{line['arm']:{width}} {scale * line['area']:8.3f} {scale * line['best']:8.3f} "
-            f"{scale * line['regret']:7.3f} {line['optimum']:8.2f}   "
-            + (f"{scale * line['difference']:+.3f} ({low:+.3f} to {high:+.3f})" if line["arm"] != UNIFORM else "")
+            f"{scale * line['regret']:7.3f} {line['optimum']:8.2f} {line['seconds']:8.2f}   "
+            + (f"{scale * line['difference']:+.3f} ({low:+.3f} to {high:+.3f})" if line is not lines[0] else "")
         )
     for line in lines:
-        if line["arm"] == "random search":
+        if line["arm"] == RANDOM:
             ratio = line["regret"] / line["deviation"]
             print(
                 f"\nthe table's best is {ratio:.1f} deviations between seeds above random search's "

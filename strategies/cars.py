@@ -9,6 +9,7 @@ from pydantic import Field
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.errors import InputError
+from nasplat.prefilter import Prefilter
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.selection import ProtectedSorting
 from nasplat.strategy import GenerationalStrategy
@@ -58,6 +59,11 @@ class CARS(GenerationalStrategy):
     that it stands for larger models whose accuracy rises slowly. The paper renews each node of a mutant with a chance
     of one half; here mutation and crossover are the space's own, gene by gene.
 
+    With `prefilter` more offspring are made than are measured, and a predictor picks those that it expects most of
+    (`nasplat.prefilter`). Accuracies under different weights do not compare, so it learns from the newest generation
+    alone: parents and children as they were measured with the same weights. That is not of the paper, and it knows
+    nothing of who is protected.
+
     Args:
         problem: What is searched.
         population: How many survive a generation, and how many offspring they have.
@@ -67,6 +73,8 @@ class CARS(GenerationalStrategy):
         crossover: The part that are of two parents; the rest is drawn afresh.
         protection: Who is protected.
         child_speed: What the speed of a child is.
+        prefilter: How many offspring are made for one that is measured; 1 measures all of them.
+        predictor: What learns to tell which.
 
     Attributes:
         parents: The population, as it was measured last.
@@ -85,6 +93,8 @@ class CARS(GenerationalStrategy):
         crossover: Annotated[float, Field(ge=0, le=1)] = 0.25,
         protection: Literal["speed", "inverse_size", "none"] = "speed",
         child_speed: Literal["inherited", "measured"] = "inherited",
+        prefilter: Annotated[int, Field(ge=1)] = 1,
+        predictor: str = "random_forest",
     ) -> None:
         super().__init__(problem)
         self.population = population
@@ -94,6 +104,9 @@ class CARS(GenerationalStrategy):
         self.crossover = crossover
         self.protection = protection
         self.child_speed = child_speed
+        self.prefilter = prefilter
+        self.predictor = predictor
+        self._prefilter = Prefilter(problem, predictor, factor=prefilter)
         epochs = problem.fidelity
         self._warmup = warmup or max(1, round(epochs / 10))
         self._interval = interval or max(1, round(epochs / 50))
@@ -132,7 +145,8 @@ class CARS(GenerationalStrategy):
         if self._epochs == self.problem.fidelity:
             return []
         self._before = {m.architecture.code: self._loss(m) for m in self.parents}
-        self._children = self._offspring()
+        filtering = self._prefilter.learn((m.architecture, m.metrics) for m in measured)
+        self._children = self._promising() if filtering else self._offspring(self.population)
         tasks: list[Task] = [self._training()]
         if self.protection == "speed" and self.child_speed == "measured":
             tasks += [self._evaluation(child.architecture) for child in self._children]
@@ -147,7 +161,7 @@ class CARS(GenerationalStrategy):
         self._weights = training.weights
         self._epochs += training.task.epochs
         if not self.parents and not self._children:
-            self._children = self._offspring()  # the founders
+            self._children = self._offspring(self.population)  # the founders
         architectures = [*(m.architecture for m in self.parents), *(child.architecture for child in self._children)]
         return [self._evaluation(architecture) for architecture in architectures]
 
@@ -196,13 +210,19 @@ class CARS(GenerationalStrategy):
     def _loss(self, measurement: Measurement) -> float:
         return self.problem.goal.losses(measurement)[0]
 
-    def _offspring(self) -> list[Child]:
-        """As many as there may be parents; fewer only where nothing new can be found."""
+    def _promising(self) -> list[Child]:
+        """As many as there may be parents: those that are expected to be best of several times as many."""
+        children = self._offspring(self.population * self.prefilter)
+        best = self._prefilter.best([child.architecture for child in children], self.population)
+        return [children[i] for i in best]
+
+    def _offspring(self, number: int) -> list[Child]:
+        """So many, all different; fewer only where nothing new can be found."""
         identity, rng = self.problem.identity, self.problem.rng
         taken = {identity(m.architecture) for m in self.parents}
         children: list[Child] = []
         attempts = ATTEMPTS
-        for _ in range(self.population):
+        for _ in range(number):
             lot = rng.random() if self.parents else 1.0
             for attempt in range(attempts):
                 child = self._child(lot if attempt < CHILD_ATTEMPTS else 1.0)

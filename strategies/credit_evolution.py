@@ -1,7 +1,7 @@
 """Evolution guided by block credit (Song et al., 2020, "Efficient residual dense block search", AAAI)."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import Field
 from nasplat.architecture import Architecture
 from nasplat.credit import Scope, Terms, difference, founding, preference, regression
 from nasplat.errors import InputError
+from nasplat.prefilter import Prefilter
 from nasplat.problem import Problem
 from nasplat.search_space import GeneSpace, Prior
 from nasplat.selection import RankAndCrowding
@@ -49,6 +50,9 @@ class CreditEvolution(GenerationalStrategy):
     Where it departs from the paper, as far as its code is public: crossover and mutation are the space's own; a mutant
     always changes something; repairs are bounded.
 
+    With `prefilter` more children are made than are measured, and a predictor that has learnt from all measurements
+    picks those that it expects most of (`nasplat.prefilter`). That is not of the paper.
+
     Args:
         problem: What is searched.
         population: How many there are in a generation; two of every four are children of two parents.
@@ -62,6 +66,8 @@ class CreditEvolution(GenerationalStrategy):
         decay: By difference, how much of a credit stays when a new share comes.
         ridge: By regression, for how many evaluations the belief counts that a choice is worth nothing.
         repeats: What to do with a child that was already asked for.
+        prefilter: How many children are made for one that is measured; 1 measures all of them.
+        predictor: What learns to tell which.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class CreditEvolution(GenerationalStrategy):
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         ridge: Annotated[float, Field(ge=1e-6)] = 1.0,
         repeats: RepeatPolicy = "redraw",
+        prefilter: Annotated[int, Field(ge=1)] = 1,
+        predictor: str = "random_forest",
     ) -> None:
         super().__init__(problem)
         if not isinstance(problem.space, GeneSpace):
@@ -101,6 +109,9 @@ class CreditEvolution(GenerationalStrategy):
         self.decay = decay
         self.ridge = ridge
         self.repeats = repeats
+        self.prefilter = prefilter
+        self.predictor = predictor
+        self._prefilter = Prefilter(problem, predictor, factor=prefilter)
         self._space = problem.space
         self._terms = Terms(problem.space, scope=scope, factorized=factorized)
         self._repeats = Repeats(problem, repeats)
@@ -114,10 +125,12 @@ class CreditEvolution(GenerationalStrategy):
         measured = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
         self._earn(measured)
         self._elites = self._survivors([*self._elites, *measured])
-        families, prior = self._families(measured), self._prior()
+        filtering = self._prefilter.learn(self._evaluated.measured())
+        families = self._families(measured, self.population * (self.prefilter if filtering else 1))
+        prior = self._prior()
         self._parents = {}
-        tasks: list[Task] = []
-        for i in range(self.population):
+        tasks: list[Task] = self._promising(families, prior) if filtering else []
+        for i in range(len(tasks), self.population):
             task = self._repeats.draw(partial(self._child, families[i], prior), CHILD_ATTEMPTS) if families else None
             if task is not None:
                 self._parents[task.id] = self._nearest(families[i], task.architecture)
@@ -125,6 +138,23 @@ class CreditEvolution(GenerationalStrategy):
                 task = self._repeats.sample()
             if task is None:
                 break
+            tasks.append(task)
+        return tasks
+
+    def _promising(self, families: Sequence[tuple[Architecture, ...]], prior: Prior) -> list[Task]:
+        """Of one child from each family those that are expected to be best, no two the same; at most a generation."""
+        children: dict[str, tuple[Architecture, tuple[Architecture, ...]]] = {}
+        for family in families:
+            propose = partial(self._child, family, prior)
+            child = self._repeats.proposal(propose, CHILD_ATTEMPTS, beside=children.keys())
+            if child is not None:
+                children[self.problem.identity(child)] = child, family
+        pool = list(children.values())
+        tasks: list[Task] = []
+        for i in self._prefilter.best([child for child, _ in pool], self.population):
+            child, family = pool[i]
+            task = self._repeats.task(child)
+            self._parents[task.id] = self._nearest(family, child)
             tasks.append(task)
         return tasks
 
@@ -157,17 +187,17 @@ class CreditEvolution(GenerationalStrategy):
             return goal.ranked(distinct)[: self.elites]
         return self._selection.survivors(distinct, self.elites, self.problem.rng)
 
-    def _families(self, measured: Sequence[Measurement]) -> list[tuple[Architecture, ...]]:
-        """The parents of every child of the next generation, one or two; none at all before anything is measured."""
+    def _families(self, measured: Sequence[Measurement], number: int) -> list[tuple[Architecture, ...]]:
+        """The parents of so many children, one or two each; none at all before anything is measured."""
         if not self._elites:
             return []
         elites = [m.architecture for m in self._elites]
         pool = list(dict.fromkeys([*elites, *(m.architecture for m in measured)]))
         scores = self._evaluated.scores()[[self._evaluated.rows[a.code] for a in pool]]
-        crossed = 2 * (self.population // 4)
+        crossed = 2 * (number // 4)
         pairs = [roulette(scores, self.problem.rng) for _ in range(crossed)]
         return [
-            *((elites[i % len(elites)],) for i in range(self.population - crossed)),
+            *((elites[i % len(elites)],) for i in range(number - crossed)),
             *((pool[one], pool[other]) for one, other in pairs),
         ]
 
@@ -250,6 +280,7 @@ class Evaluated:
         self.problem = problem
         self.architectures: list[Architecture] = []
         self.rows: dict[str, int] = {}
+        self._metrics: list[dict[str, float]] = []
         self._losses: list[tuple[float, ...]] = []
         self._violations: list[float] = []
 
@@ -259,8 +290,11 @@ class Evaluated:
             if m.remembered is None or m.architecture.code not in self.rows:
                 self.rows[m.architecture.code] = len(self.architectures)
                 self.architectures.append(m.architecture)
-                self._losses.append(self.problem.goal.losses(m))
-                self._violations.append(self.problem.goal.violation(m))
+                self._note({name: m.metrics[name] for name in self.problem.goal.metrics})
+
+    def measured(self) -> Iterator[tuple[Architecture, Mapping[str, float]]]:
+        """Everything with the metrics that the goal is about."""
+        return zip(self.architectures, self._metrics, strict=True)
 
     def scores(self) -> NDArray[np.float64]:
         """One figure for each, more being better, `[n]`: the objective, or the number of the front, negative.
@@ -279,16 +313,23 @@ class Evaluated:
     def get_state(self) -> dict[str, Any]:
         return {
             "codes": [architecture.code for architecture in self.architectures],
-            "losses": [list(losses) for losses in self._losses],
-            "violations": list(self._violations),
+            "metrics": [list(metrics.values()) for metrics in self._metrics],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         name = self.problem.space.name
         self.architectures = [Architecture(name, code) for code in state["codes"]]
         self.rows = {code: row for row, code in enumerate(state["codes"])}
-        self._losses = [tuple(losses) for losses in state["losses"]]
-        self._violations = list(state["violations"])
+        self._metrics, self._losses, self._violations = [], [], []
+        names = dict.fromkeys(self.problem.goal.metrics)  # each once, though objective and constraint may share one
+        for values in state["metrics"]:
+            self._note(dict(zip(names, values, strict=True)))
+
+    def _note(self, metrics: dict[str, float]) -> None:
+        goal = self.problem.goal
+        self._metrics.append(metrics)
+        self._losses.append(tuple(objective.loss(metrics) for objective in goal.objectives))
+        self._violations.append(sum(constraint.excess(metrics) for constraint in goal.constraints))
 
 
 def fronts(losses: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -119,7 +119,9 @@ def test_strategy_with_a_single_objective(
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
-    "options", [{"child_speed": "measured"}, {"protection": "inverse_size"}, {"protection": "none"}], ids=str
+    "options",
+    [{"child_speed": "measured"}, {"protection": "inverse_size"}, {"protection": "none"}, {"prefilter": 3}],
+    ids=str,
 )
 def test_cars_with_every_protection(options: dict[str, Any], check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get("cars")
@@ -128,7 +130,14 @@ def test_cars_with_every_protection(options: dict[str, Any], check: Callable[...
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
-    "options", [{"credit": "regression"}, {"credit": "none"}, {"scope": "position", "factorized": False}], ids=str
+    "options",
+    [
+        {"credit": "regression"},
+        {"credit": "none"},
+        {"scope": "position", "factorized": False},
+        {"prefilter": 3, "population": 30},
+    ],
+    ids=str,
 )
 def test_credit_evolution_with_every_credit(options: dict[str, Any], check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get("credit_evolution")

@@ -151,6 +151,8 @@ def _show_run(history: History, top: int) -> None:
     goal, summary = history.run.config.goal, _summary(history)
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
+    if summary["choice"]:
+        out.print(f"{'choice':10} {escape(summary['choice'])}")
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
     trained = f"{summary['trained']} of them supernet trainings, " if summary["trained"] else ""
     out.print(
@@ -212,6 +214,7 @@ def _summary(history: History) -> dict[str, Any]:
         "space": config.space.name,
         "benchmark": config.benchmark.name,
         "protocol": history.run.protocol,
+        "choice": history.run.choice,
         "outcomes": len(history.outcomes),
         "trained": len(history.trained),
         "failed": len(history.failures),

@@ -57,6 +57,9 @@ def list_plugins(
                 for e in entries
             ),
         )
+        reserved = REGISTRIES[each].reserved if each in REGISTRIES else {}
+        for name, meaning in reserved.items():
+            typer.echo(f"{name} {meaning}")
         typer.echo("" if entries else "none\n", nl=bool(entries))
 
 

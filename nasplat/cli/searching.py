@@ -33,7 +33,9 @@ def search(
     config: Annotated[Path | None, typer.Argument(help="A YAML file; flags override it.", show_default=False)] = None,
     space: Annotated[str | None, typer.Option(help="Search space; see `nasplat list`.", show_default=False)] = None,
     benchmark: Annotated[str | None, typer.Option(help="What measures architectures.", show_default=False)] = None,
-    strategy: Annotated[str | None, typer.Option(help="What proposes them.", show_default=False)] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="What proposes them; auto chooses and says why.", show_default=False)
+    ] = None,
     objective: Annotated[
         list[str] | None, typer.Option(help="METRIC:max or METRIC:min; repeatable.", show_default=False)
     ] = None,
@@ -164,6 +166,9 @@ def resume(
 def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> None:
     """Run the search of a directory to its end, and say what came of it."""
     config = assembly.config
+    choice = str(assembly.choice or "")
+    if choice:
+        err.print(escape(choice))
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
@@ -172,7 +177,7 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
         with Interruption() as interruption, _executor(assembly, shelf) as executor:
             interruption.check()
             protocol = assembly.benchmark.protocol
-            run = Run.create(folder, config, protocol=protocol) if create else Run(folder)
+            run = Run.create(folder, config, protocol=protocol, choice=choice) if create else Run(folder)
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, shelf)
@@ -199,6 +204,8 @@ def _search(assembly: Assembly, folder: Path, *, create: bool, json: bool) -> No
             {
                 "run": str(folder),
                 "status": history.status,
+                "strategy": config.strategy.name,
+                "choice": history.run.choice,
                 "evaluations": loop.spending.evaluations,
                 "seconds": loop.spending.seconds,
                 "outcomes": loop.outcomes,

@@ -66,6 +66,7 @@ def render(run: Run, history: History) -> str:
         versions=run.environment["versions"],
         revision=run.environment["git"]["code"],
         protocol=run.protocol,
+        choice=run.choice,
         split=measured[0].split if measured else "validation",
         counts={
             "measured": len(measured),

@@ -55,13 +55,14 @@ class Run:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path, config: SearchConfig, *, protocol: str = "") -> Self:
+    def create(cls, folder: Path, config: SearchConfig, *, protocol: str = "", choice: str = "") -> Self:
         """A new run directory with an empty log; it appears complete or not at all.
 
         Args:
             folder: Must not exist.
             config: Resolved.
             protocol: The benchmark's, which may change with the code and is kept as it was.
+            choice: Why it is this strategy, where that was left open.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -71,7 +72,7 @@ class Run:
             raise InputError(f"{folder} exists; choose another --out")
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
-            recorded = environment() | {"protocol": protocol}
+            recorded = environment() | {"protocol": protocol, "choice": choice}
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             EventLog.create(draft / LOG).close()
         return cls(folder)
@@ -117,8 +118,16 @@ class Run:
     @property
     def protocol(self) -> str:
         """How the metrics were computed, in a line; empty where there is nothing to say, or it cannot be read."""
+        return self._noted("protocol")
+
+    @property
+    def choice(self) -> str:
+        """Why it is this strategy, in a line; empty where somebody named it, or it cannot be read."""
+        return self._noted("choice")
+
+    def _noted(self, name: str) -> str:
         try:
-            return str(self.environment.get("protocol", ""))
+            return str(self.environment.get(name, ""))
         except RunError:
             return ""
 
