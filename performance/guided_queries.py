@@ -11,7 +11,6 @@ import statistics
 import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.random import default_rng
@@ -47,7 +46,7 @@ Test accuracy after 200 epochs, averaged over the trained seeds (noise-free: the
 strategies).""",
     "moved": f"""\
 Test accuracy after 200 epochs, averaged over the trained seeds, to which every seed adds normal noise of its own of
-standard deviation {100 * NOISE:g} points, drawn for each code: the optimum moves, so that no fixed answer can be learned.
+standard deviation {100 * NOISE:g} points, drawn for each code: the optimum moves, and no fixed answer can be learned.
 "shared" is how often the best code shares its canonical key with other codes.""",
     "parallel": """\
 Test accuracy after 200 epochs, averaged over the trained seeds. Batches: 8 are asked for at once and all are told, in
@@ -150,7 +149,7 @@ def summary(rows: list[Row]) -> Row:
 
 def show(question: str, dataset: str, results: dict[str, Row], caps: dict[str, int]) -> None:
     """The table of results."""
-    print(f"NAS-Bench-201, {dataset}. {DEFINITIONS[question]}\n{COUNTED}\n")
+    print(f"NAS-Bench-201, {dataset}.\n{DEFINITIONS[question]}\n{COUNTED}\n")
     width = max(map(len, results))
     print(
         f"{'':{width}} {'seeds':>6} {'mean':>7} {'± s.e.':>7} {'median':>7} {'max':>5} {'capped':>7} {'cap':>6} "
@@ -202,7 +201,7 @@ def main() -> None:
             json.dumps({"question": arguments.question, "first_seed": arguments.first_seed, "arms": results}, indent=2)
         )
         return
-    caps: dict[str, Any] = {name: each["cap"] for name, each in settings.items()}
+    caps = {name: each["cap"] for name, each in settings.items()}
     show(arguments.question, arguments.dataset, results, caps)
     print(f"\nseeds from {arguments.first_seed}; {machine()}")
 

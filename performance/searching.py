@@ -343,15 +343,13 @@ def parser(
     made.add_argument("--arms", nargs="+", choices=arms, default=chosen or arms)
     made.add_argument(
         "--set",
-        nargs="+",
+        action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="options of predictor_guided, values as in YAML; they go before those of its arms",
+        help="an option of predictor_guided in place of its arms' own, the value as in YAML",
     )
     made.add_argument("--processes", type=int, default=1)
-    made.add_argument(
-        "--file", type=Path, default=Path("runs", file), help="where rows are kept; they are not run again"
-    )
+    made.add_argument("--file", type=Path, default=Path("runs", file), help="where runs are kept, not to be run again")
     made.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return made
 
