@@ -19,6 +19,13 @@ from functools import cache
 from pathlib import Path
 
 from nasbench101_space import cell_codes
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.objective import Goal, Objective
+from nasplat.problem import Problem
+from nasplat.registry import SEARCH_SPACES
+from nasplat.task import Evaluate, Measurement
 from searching import (
     Arm,
     Row,
@@ -32,13 +39,6 @@ from searching import (
     seeds_of,
     with_options,
 )
-
-from nasplat.architecture import Architecture
-from nasplat.errors import InputError
-from nasplat.objective import Goal, Objective
-from nasplat.problem import Problem
-from nasplat.registry import SEARCH_SPACES
-from nasplat.task import Evaluate, Measurement
 
 SAMPLE, TOP, QUERIES = 424, 10, 150
 PAPER = {"design": "random", "initial": SAMPLE, "acquisition": "greedy", "batch": TOP, "rounds": 1}

@@ -11,6 +11,8 @@ import sys
 from functools import cache
 
 import numpy as np
+
+from nasplat.errors import InputError
 from searching import (
     OPTUNA,
     Arm,
@@ -25,8 +27,6 @@ from searching import (
     seeds_of,
     with_options,
 )
-
-from nasplat.errors import InputError
 
 COUNTS = (20, 50, 100, 200)
 TRIALS = 5 * COUNTS[-1]
