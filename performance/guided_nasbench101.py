@@ -3,9 +3,8 @@
     python performance/guided_nasbench101.py [paper|sequential] [--seeds 20] [--json]
     python performance/guided_nasbench101.py time --whole CELLS.npz
 
-It needs the table (see the README). A search takes about ten seconds, one with the predictor `auto` about a minute. What
-was run before is read from the file and not run again. With `time` it needs no table but all 423,624 cells, as
-`nasbench101_space.py` does.
+It needs the table (see the README). A search takes a quarter of a minute or more. What was run before is read from the file
+and not run again. With `time` it needs no table but all 423,624 cells, as `nasbench101_space.py` does.
 """
 
 import argparse
@@ -67,7 +66,8 @@ it is ranked by. The rank is 1 plus the number of cells with a higher one."""
 OBSERVATIONS, ASKS, LIKED = 200, 10, 8e6
 TIMED = f"""\
 A search with the defaults but a random design of {OBSERVATIONS} cells, each told a made-up score: minus the absolute
-logarithm of its parameters as a part of {LIKED:,.0f}. Every later ask learns from all scores anew and rates all cells."""
+logarithm of its parameters as a part of {LIKED:,.0f}. Every later ask learns from all scores anew, and rates all
+cells."""
 
 
 @cache

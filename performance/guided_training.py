@@ -17,9 +17,11 @@ from searching import Arm, Row, Table, machine, parser, runs, search, searcher, 
 RANDOM, EVALUATIONS = "random", 200
 DEFINITIONS = """\
 The best by PSNR on the validation pictures, which is what the search sees. Random search without replacement has
-evaluated all networks before its {evaluations}th evaluation, so its best of {evaluations} is the best of all {networks}. Counted are the different
+evaluated all {networks} before its 200th evaluation, so its best of 200 is the best of all. Counted are the different
 networks that are evaluated until that one, it included: by each strategy, and by random search itself, which is harder
-to beat than {evaluations} evaluations are. "ratio" is the median count as a multiple of random search's."""
+to beat than 200 evaluations are. "ratio" is the median count as a multiple of random search's, which draws as the space
+does, and so draws some networks rarely; "of uniform" as a multiple of {uniform:g}, the median if all orders of the
+networks were equally likely."""
 ARMS = {
     "guided": Arm("predictor_guided"),
     RANDOM: Arm("random_search", {"repeats": "redraw"}),
@@ -53,6 +55,7 @@ def main() -> None:
     """Search what is missing, and print one line for each arm."""
     arguments = parser(__doc__, seeds=50, file="guided_training.jsonl", arms=list(ARMS)).parse_args()
     networks = len({table().key(member) for member in table().members})
+    uniform = (networks + 1) / 2
     names = list(dict.fromkeys([RANDOM, *arguments.arms]))  # the others are measured by it
     arms = {name: with_options(ARMS[name], arguments.set) for name in names}
     settings = {name: {"arm": arm.settings, "table": table().digest} for name, arm in arms.items()}
@@ -63,16 +66,16 @@ def main() -> None:
         median = statistics.median(counts)
         results[name] = {"seeds": len(rows), "median": median, "mean": statistics.fmean(counts), "max": max(counts)}
         results[name] |= {"reached": statistics.fmean(row["reached"] for row in rows)}
-        results[name] |= {"ratio": median / results[RANDOM]["median"]}
+        results[name] |= {"ratio": median / results[RANDOM]["median"], "of_uniform": median / uniform}
     if arguments.json:
         print(json.dumps({"networks": networks, "first_seed": arguments.first_seed, "arms": results}, indent=2))
         return
-    print(f"esrn/tiny, {networks} networks.\n{DEFINITIONS.format(networks=networks, evaluations=EVALUATIONS)}\n")
-    print(f"{'':10}{'seeds':>6}{'median':>8}{'mean':>8}{'max':>6}{'reached':>9}{'ratio':>7}")
+    print(f"esrn/tiny, {networks} networks.\n{DEFINITIONS.format(networks=networks, uniform=uniform)}\n")
+    print(f"{'':10}{'seeds':>6}{'median':>8}{'mean':>8}{'max':>6}{'reached':>9}{'ratio':>7}{'of uniform':>12}")
     for name, line in results.items():
         print(
             f"{name:10}{line['seeds']:6}{line['median']:8g}{line['mean']:8.1f}{line['max']:6}{line['reached']:9.2f}"
-            f"{line['ratio']:7.2f}"
+            f"{line['ratio']:7.2f}{line['of_uniform']:12.2f}"
         )
     print(f"\nseeds from {arguments.first_seed}; {machine()}")
 

@@ -31,11 +31,10 @@ from searching import (
 COUNTS = (20, 50, 100, 200)
 TRIALS = 5 * COUNTS[-1]
 DEFINITIONS = f"""\
-The search sees the validation accuracy after 200 epochs, of networks trained without the validation pictures. Its pick,
-after so many different codes, is the one of the best validation accuracy so far. Shown is the pick's test accuracy after
-200 epochs, the mean over the trained seeds, in %: mean over the searches, and its standard error. A searcher that asks
-for a code again is answered from memory, and the code counts once; one that has asked for {TRIALS:,} is at its end, and
-its last pick stands."""
+The search sees the validation accuracy after 200 epochs. Its pick after so many different codes is the one of the best
+validation accuracy so far. Shown is the pick's test accuracy after 200 epochs, the mean over the trained seeds, in %:
+mean over the searches, and its standard error. A searcher that asks for a code again is answered from memory, and the
+code counts once; one that has asked {TRIALS:,} times is at its end, and its last pick stands."""
 DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 ARMS = {
     "guided": Arm("predictor_guided"),
@@ -99,8 +98,8 @@ def main() -> None:
         cells = (f"{100 * mean:.3f} ± {100 * error:.3f}" for mean, error in line["after"].values())
         print(f"{name:10}{line['seeds']:6}" + "".join(f"{cell:>16}" for cell in cells))
     print(
-        f"\na perfect pick by validation has {100 * pick:.3f}, {100 * (best - pick):.3f} below the best by test accuracy, "
-        f"{100 * best:.3f}\nseeds from {arguments.first_seed}; {machine()}"
+        f"\na perfect pick by validation has {100 * pick:.3f}, which is {100 * (best - pick):.3f} below the best by test "
+        f"accuracy, {100 * best:.3f}\nseeds from {arguments.first_seed}; {machine()}"
     )
 
 
