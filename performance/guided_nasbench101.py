@@ -3,8 +3,8 @@
     python performance/guided_nasbench101.py [paper|sequential] [--seeds 20] [--json]
     python performance/guided_nasbench101.py time --whole CELLS.npz
 
-It needs the table (see the README). A search takes a quarter of a minute or more. What was run before is read from the file
-and not run again. With `time` it needs no table but all 423,624 cells, as `nasbench101_space.py` does.
+It needs the table (see the README). A search takes a quarter of a minute or more. What was run before is read from the
+file and not run again. With `time` it needs no table but all 423,624 cells, as `nasbench101_space.py` does.
 """
 
 import argparse

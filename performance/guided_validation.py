@@ -98,8 +98,8 @@ def main() -> None:
         cells = (f"{100 * mean:.3f} ± {100 * error:.3f}" for mean, error in line["after"].values())
         print(f"{name:10}{line['seeds']:6}" + "".join(f"{cell:>16}" for cell in cells))
     print(
-        f"\na perfect pick by validation has {100 * pick:.3f}, which is {100 * (best - pick):.3f} below the best by test "
-        f"accuracy, {100 * best:.3f}\nseeds from {arguments.first_seed}; {machine()}"
+        f"\na perfect pick by validation has {100 * pick:.3f}, which is {100 * (best - pick):.3f} below the best "
+        f"by test accuracy, {100 * best:.3f}\nseeds from {arguments.first_seed}; {machine()}"
     )
 
 

@@ -285,6 +285,7 @@ def kept(jobs: Sequence[Job], work: Callable[[Row, int], Row], file: Path, proce
     wanted = [(settings, seed) for settings, seed in jobs if (_key(settings), seed) not in known]
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as out:
+        out.write("\n")  # what a kill cut short is no part of the next line
         for (settings, seed), row in zip(wanted, _rows(wanted, work, processes), strict=True):
             known[_key(settings), seed] = row
             out.write(json.dumps({"settings": settings, "seed": seed, "row": row}) + "\n")
