@@ -7,12 +7,13 @@ not run again. `nsga2_fronts.py` compares NSGA-II with that of other projects, b
 """
 
 import json
+import statistics
 import sys
 from functools import cache
 
 from nasplat.errors import InputError
-from nsga2_fronts import Table, ours
-from searching import Arm, Row, machine, mean_and_error, parser, runs, seeds_of, with_options
+from nsga2_fronts import Table
+from searching import Arm, Row, machine, mean_and_error, parser, runs, search, searcher, seeds_of, with_options
 
 COUNTS = (100, 300)
 DEFINITIONS = """\
@@ -35,9 +36,10 @@ def table() -> Table:
 
 def run(settings: Row, seed: int) -> Row:
     """The shares that one search has after every count."""
-    arm = settings["arm"]
-    codes = ours(arm["searcher"], COUNTS[-1], **arm["options"])(seed, table())
-    return {"shares": [table().share(codes[:count]) for count in COUNTS]}
+    held = table()
+    trace = search(searcher(settings["arm"], held.problem(seed)), held.metrics, trials=COUNTS[-1], seed=seed)
+    codes = [member.code for member in trace.asked]
+    return {"shares": [held.share(codes[:count]) for count in COUNTS], "seconds": trace.seconds}
 
 
 def main() -> None:
@@ -50,13 +52,18 @@ def main() -> None:
     shares = {
         name: {n: [row["shares"][i] for row in rows] for i, n in enumerate(COUNTS)} for name, rows in found.items()
     }
+    seconds = {name: statistics.fmean(row["seconds"] for row in rows) for name, rows in found.items()}
     if arguments.json:
-        print(json.dumps({"first_seed": arguments.first_seed, "shares": shares}, indent=2))
+        print(json.dumps({"first_seed": arguments.first_seed, "shares": shares, "seconds": seconds}, indent=2))
         return
-    print(f"{DEFINITIONS}\n\n{'':10}{'seeds':>6}" + "".join(f"{count:>26,}" for count in COUNTS))
+    print(
+        f"{DEFINITIONS}\n\n{'':10}{'seeds':>6}"
+        + "".join(f"{count:>26,}" for count in COUNTS)
+        + f"{'seconds a search':>18}"
+    )
     for name, after in shares.items():
         cells = ("{:.4f} ± {:.4f} ({:.4f})".format(*mean_and_error(each), min(each)) for each in after.values())
-        print(f"{name:10}{len(found[name]):6}" + "".join(f"{cell:>26}" for cell in cells))
+        print(f"{name:10}{len(found[name]):6}" + "".join(f"{cell:>26}" for cell in cells) + f"{seconds[name]:18.2f}")
     print(f"\nseeds from {arguments.first_seed}; {machine()}")
 
 

@@ -48,7 +48,8 @@ def run(settings: Row, seed: int) -> Row:
         done=lambda trace: held.key(trace.told[-1]) in wanted,
     )
     reached = held.key(trace.told[-1]) in wanted
-    return {"count": len({held.key(member) for member in trace.told}) if reached else EVALUATIONS, "reached": reached}
+    networks = len({held.key(member) for member in trace.told})
+    return {"count": networks if reached else EVALUATIONS, "reached": reached, "seconds": trace.seconds}
 
 
 def main() -> None:
@@ -67,15 +68,18 @@ def main() -> None:
         results[name] = {"seeds": len(rows), "median": median, "mean": statistics.fmean(counts), "max": max(counts)}
         results[name] |= {"reached": statistics.fmean(row["reached"] for row in rows)}
         results[name] |= {"ratio": median / results[RANDOM]["median"], "of_uniform": median / uniform}
+        results[name] |= {"seconds": statistics.fmean(row["seconds"] for row in rows)}
     if arguments.json:
         print(json.dumps({"networks": networks, "first_seed": arguments.first_seed, "arms": results}, indent=2))
         return
     print(f"esrn/tiny, {networks} networks.\n{DEFINITIONS.format(networks=networks, uniform=uniform)}\n")
-    print(f"{'':10}{'seeds':>6}{'median':>8}{'mean':>8}{'max':>6}{'reached':>9}{'ratio':>7}{'of uniform':>12}")
+    print(
+        f"{'':10}{'seeds':>6}{'median':>8}{'mean':>8}{'max':>6}{'reached':>9}{'ratio':>7}{'of uniform':>12}{'seconds a search':>18}"
+    )
     for name, line in results.items():
         print(
             f"{name:10}{line['seeds']:6}{line['median']:8g}{line['mean']:8.1f}{line['max']:6}{line['reached']:9.2f}"
-            f"{line['ratio']:7.2f}{line['of_uniform']:12.2f}"
+            f"{line['ratio']:7.2f}{line['of_uniform']:12.2f}{line['seconds']:18.2f}"
         )
     print(f"\nseeds from {arguments.first_seed}; {machine()}")
 

@@ -7,6 +7,7 @@ search takes about ten seconds, one of gp half a minute. What was run before is 
 """
 
 import json
+import statistics
 import sys
 from functools import cache
 
@@ -64,7 +65,7 @@ def run(settings: Row, seed: int) -> Row:
     )
     order = [seen.space.parse(code) for code in trace.distinct]
     picks = [max(order[:count], key=lambda member: seen.metrics(member)["accuracy"]) for count in COUNTS]
-    return {"test": [tested.metrics(pick)["accuracy"] for pick in picks], "codes": len(order)}
+    return {"test": [tested.metrics(pick)["accuracy"] for pick in picks], "seconds": trace.seconds}
 
 
 def perfect(dataset: str) -> tuple[float, float]:
@@ -87,16 +88,17 @@ def main() -> None:
     results: dict[str, Row] = {}
     for name, rows in found.items():
         after = {str(n): mean_and_error([row["test"][i] for row in rows]) for i, n in enumerate(COUNTS)}
-        results[name] = {"seeds": len(rows), "after": after}
+        seconds = statistics.fmean(row["seconds"] for row in rows)
+        results[name] = {"seeds": len(rows), "after": after, "seconds": seconds}
     if arguments.json:
         head = {"dataset": arguments.dataset, "first_seed": arguments.first_seed, "perfect_pick": pick, "best": best}
         print(json.dumps({**head, "arms": results}, indent=2))
         return
     print(f"NAS-Bench-201, {arguments.dataset}.\n{DEFINITIONS}\n")
-    print(f"{'':10}{'seeds':>6}" + "".join(f"{count:>16,}" for count in COUNTS))
+    print(f"{'':10}{'seeds':>6}" + "".join(f"{count:>16,}" for count in COUNTS) + f"{'seconds a search':>18}")
     for name, line in results.items():
         cells = (f"{100 * mean:.3f} ± {100 * error:.3f}" for mean, error in line["after"].values())
-        print(f"{name:10}{line['seeds']:6}" + "".join(f"{cell:>16}" for cell in cells))
+        print(f"{name:10}{line['seeds']:6}" + "".join(f"{cell:>16}" for cell in cells) + f"{line['seconds']:18.2f}")
     print(
         f"\na perfect pick by validation has {100 * pick:.3f}, which is {100 * (best - pick):.3f} below the best "
         f"by test accuracy, {100 * best:.3f}\nseeds from {arguments.first_seed}; {machine()}"

@@ -59,13 +59,13 @@ class Table(searching.Table):
         return float(self._hypervolume(np.array([self.losses[code] for code in set(codes)])))
 
 
-def ours(name: str, evaluations: int = COUNTS[-1], **options: Any) -> Ask:
+def ours(name: str, **options: Any) -> Ask:
     """One of our strategies, its trials one after another."""
 
     def run(seed: int, table: Table) -> list[Code]:
         make: Any = STRATEGIES.get(name)
         strategy = make(table.problem(seed), **options)
-        return [member.code for member in search(strategy, table.metrics, trials=evaluations, seed=seed).asked]
+        return [member.code for member in search(strategy, table.metrics, trials=COUNTS[-1], seed=seed).asked]
 
     return run
 
