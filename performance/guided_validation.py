@@ -3,7 +3,7 @@
     python performance/guided_validation.py [--seeds 200] [--tpe-seeds 50] [--gp-seeds 10] [--dataset cifar10] [--json]
 
 It needs the table (see the README), and for the arms tpe and gp Optuna: `pip install nasplat[performance]`. A guided
-search takes about ten seconds, one of gp half a minute. What was run before is read from the file and not run again.
+search takes up to a minute, and so does one of gp. What was run before is read from the file and not run again.
 """
 
 import json
