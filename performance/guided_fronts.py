@@ -2,8 +2,8 @@
 
     python performance/guided_fronts.py [--seeds 20] [--json]
 
-It needs the table (see the README). A guided search takes a minute or two. What was run before is read from the file and
-not run again. `nsga2_fronts.py` compares NSGA-II with that of other projects, by the same definition.
+It needs the table (see the README). A guided search takes a minute or two. What was run before is read from the file
+and not run again. `nsga2_fronts.py` compares NSGA-II with that of other projects, by the same definition.
 """
 
 import json
