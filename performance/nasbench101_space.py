@@ -21,13 +21,18 @@ CELLS = 423_624
 CHUNK = 20_000
 
 
+def cell_codes(file: Path) -> list[str]:
+    """The codes of all cells in a file of arrays."""
+    with np.load(file) as held:
+        cells = zip(held["adj_bits"].tolist(), held["num_vertices"].tolist(), held["ops"].tolist(), strict=True)
+        return [f"{bits:06x}:{''.join('31m'[each] for each in ops[: n - 2])}" for bits, n, ops in cells]
+
+
 def main() -> None:
     """Print one line for each part; exit 1 unless there are as many hashes as cells."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("cells", type=Path, help="the cells, as arrays")
-    with np.load(parser.parse_args().cells) as held:
-        cells = zip(held["adj_bits"].tolist(), held["num_vertices"].tolist(), held["ops"].tolist(), strict=True)
-        codes = [f"{bits:06x}:{''.join('31m'[each] for each in ops[: n - 2])}" for bits, n, ops in cells]
+    codes = cell_codes(parser.parse_args().cells)
     space = SEARCH_SPACES.get("nasbench101")()
     clock = time.perf_counter()
 

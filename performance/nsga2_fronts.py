@@ -6,7 +6,6 @@ It needs the table (see the README), and Optuna: `pip install nasplat[performanc
 """
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -18,13 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.indicators.hv import HV
 
-from nasplat.artifact import Parcel
+import searching
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
-from nasplat.objective import Goal, Objective
-from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.task import Evaluate, Measurement
+from searching import search
 
 COUNTS = (100, 300, 1_000)
 OPERATIONS, EDGES = 5, 6
@@ -38,29 +34,18 @@ Code = str
 Ask = Callable[[int, "Table"], list[Code]]
 
 
-class Table:
-    """Accuracies and MACs by code, looked up once."""
+class Table(searching.Table):
+    """Accuracies and MACs by code, looked up once, and what a front is worth."""
 
     def __init__(self) -> None:
-        workload = Workload("nasbench201", "nasbench201", {}, {"search_column": "test"})
-        self.benchmark = workload.make()
-        self.benchmark.check()
-        self.goal = Goal((Objective("accuracy", True), Objective("table_macs", False)))
+        objectives = ("accuracy:max", "table_macs:min")
+        super().__init__("nasbench201", "nasbench201", objectives, search_column="test")
         self.losses: dict[Code, tuple[float, float]] = {}
-        problem = self.problem(0)
-        for symbols in itertools.product("01234", repeat=EDGES):
-            task = problem.evaluate(self.benchmark.space.parse("".join(symbols)))
-            found = self.benchmark.measure(task, device="cpu", artifacts=Parcel())
-            metrics = {**found.metrics, **problem.cost(task.architecture).metrics()}
-            self.losses[task.architecture.code] = (-metrics["accuracy"], metrics["table_macs"])
+        for member in self.members:
+            metrics = self.metrics(member)
+            self.losses[member.code] = (-metrics["accuracy"], metrics["table_macs"])
         self._hypervolume = HV(ref_point=np.array([-0.8, max(macs for _, macs in self.losses.values())]))
         self._whole = self._volume(list(self.losses))
-
-    def problem(self, seed: int) -> Problem:
-        """The problem with a seed of its own."""
-        return Problem(
-            self.benchmark.space, self.goal, io=self.benchmark.io, fidelity=self.benchmark.fidelity, seed=seed
-        )
 
     def share(self, codes: list[Code]) -> float:
         """The hypervolume of some codes as a share of that of all."""
@@ -78,18 +63,9 @@ def ours(name: str, **options: Any) -> Ask:
     """One of our strategies, its trials one after another."""
 
     def run(seed: int, table: Table) -> list[Code]:
-        problem = table.problem(seed)
         make: Any = STRATEGIES.get(name)
-        strategy = make(problem, **options)
-        codes: list[Code] = []
-        while len(codes) < COUNTS[-1]:
-            (task,) = strategy.ask(1)
-            assert isinstance(task, Evaluate)
-            codes.append(task.architecture.code)
-            accuracy = -table.losses[codes[-1]][0]
-            metrics = {"accuracy": accuracy, **problem.cost(task.architecture).metrics()}
-            strategy.tell(Measurement(task=task, metrics=metrics, split="test"))
-        return codes
+        strategy = make(table.problem(seed), **options)
+        return [member.code for member in search(strategy, table.metrics, trials=COUNTS[-1], seed=seed).asked]
 
     return run
 

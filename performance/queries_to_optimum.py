@@ -11,18 +11,13 @@ import os
 import platform
 import statistics
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from nasplat.artifact import Parcel
+from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
-from nasplat.objective import Goal, Objective
-from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.search_space import SearchSpace
-from nasplat.task import Evaluate, Measurement
+from searching import Table, search
 
 CAP = 1_000
 DEFINITIONS = f"""\
@@ -73,51 +68,17 @@ class Result:
         return statistics.stdev(self.counts) / len(self.counts) ** 0.5 if len(self.counts) > 1 else float("nan")
 
 
-class Table:
-    """Test accuracies by code, looked up through the benchmark once."""
-
-    def __init__(self) -> None:
-        workload = Workload("nasbench201", "nasbench201", {}, {"search_column": "test"})
-        self.benchmark = workload.make()
-        self.benchmark.check()
-        self.space: SearchSpace = self.benchmark.space
-        problem = self.problem(seed=0)
-        self.accuracies: dict[str, float] = {}
-        frontier = [problem.sample()]
-        while frontier:  # the space is connected by its neighbourhoods
-            architecture = frontier.pop()
-            if architecture.code not in self.accuracies:
-                task = problem.evaluate(architecture)
-                measurement = self.benchmark.measure(task, device="cpu", artifacts=Parcel())
-                self.accuracies[architecture.code] = measurement.metrics["accuracy"]
-                frontier += [n for n in self.space.neighbors(architecture) if n.code not in self.accuracies]
-        self.best = max(self.accuracies.values())
-
-    def problem(self, seed: int) -> Problem:
-        """The problem of finding the most accurate cell."""
-        goal = Goal((Objective("accuracy", True),))
-        return Problem(self.space, goal, io=self.benchmark.io, fidelity=self.benchmark.fidelity, seed=seed)
-
-
 def run(table: Table, name: str, options: dict[str, Any], seed: int) -> tuple[int, bool, int, float]:
     """One search: distinct codes, whether the cap was reached, trials, and seconds in ask and tell."""
+    best = float(table.values.max())
+
+    def found(architecture: Architecture) -> bool:
+        return table.metrics(architecture)["accuracy"] >= best
+
     strategy = STRATEGIES.get(name)(table.problem(seed), **options)
-    codes: set[str] = set()
-    seconds = 0.0
-    for trial in range(1, CAP + 1):
-        clock = time.perf_counter()
-        (task,) = strategy.ask(1)
-        seconds += time.perf_counter() - clock
-        assert isinstance(task, Evaluate)
-        code = task.architecture.code
-        codes.add(code)
-        if table.accuracies[code] >= table.best:
-            return len(codes), False, trial, seconds
-        outcome = Measurement(task=task, metrics={"accuracy": table.accuracies[code]}, split="test")
-        clock = time.perf_counter()
-        strategy.tell(outcome)
-        seconds += time.perf_counter() - clock
-    return CAP, True, CAP, seconds
+    trace = search(strategy, table.metrics, trials=CAP, seed=seed, done=lambda trace: found(trace.told[-1]))
+    capped = not found(trace.told[-1])
+    return CAP if capped else len(trace.codes), capped, len(trace.told), trace.seconds
 
 
 def measure(table: Table, name: str, options: dict[str, Any], seeds: int) -> Result:
@@ -133,7 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
-    table = Table()
+    table = Table("nasbench201", "nasbench201", ["accuracy:max"], search_column="test")
     results = {}
     for title, name, options in SETTINGS:
         if sys.stderr.isatty():
