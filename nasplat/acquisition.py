@@ -79,7 +79,7 @@ def expected_hypervolume_improvement(
 
     Of two objectives the integral is exact (Emmerich et al., 2011, "Hypervolume-based expected improvement"), strip
     by strip. Of more, the volume is computed for `SAMPLES` draws of each on a shortlist, by upper bounds; what is not
-    on it is worth less, by the place of its front.
+    on it is worth next to nothing, the less the later its front.
 
     Args:
         means: `[n, objectives]`, independent normal distributions; a deviation of 0 is a figure known exactly.
@@ -120,20 +120,18 @@ def _more_objectives(means: Floats, deviations: Floats, front: Floats, reference
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
     optimistic = means + deviations
-    worth = np.empty(len(means))
+    worth = np.full(len(means), LEAST / (2 + len(means)))
     chosen: list[int] = []
     for place, members in enumerate(NonDominatedSorting().do(-optimistic, n_stop_if_ranked=SHORTLIST)):
-        worth[members] = -1.0 - place
+        worth[members] = LEAST / (2 + place)
         chosen += members.tolist()
-    rest = np.setdiff1d(np.arange(len(means)), chosen)
-    worth[rest] = -1.0 - len(means)
     volume = HV(ref_point=-reference)
     before = float(volume(-front)) if len(front) else 0.0
     noise = rng.standard_normal((SAMPLES, means.shape[1]))
     for i in chosen[:SHORTLIST]:
         points = means[i] + noise * deviations[i]
         gains = [float(volume(-np.vstack([front, point]))) - before for point in np.maximum(points, reference)]
-        worth[i] = float(np.mean(gains))
+        worth[i] = max(float(np.mean(gains)), LEAST)
     return worth
 
 

@@ -32,6 +32,10 @@ SHORTLIST = 400
 """How many are drawn jointly by Thompson sampling: those whose upper bounds are best."""
 OPTIMISM = 2.0
 """Those bounds lie so many deviations above the mean."""
+WIDTH, WIDTH_OF_SEVERAL = 1.5, 2.0
+"""The usual width of upper bounds, with one objective and with several."""
+FAR = 6.0
+"""Where no upper bound improves on anything, one so many deviations above the mean is looked at."""
 MARGIN = 0.1
 """How far beyond the most expensive one measured the volume begins, as a part of the extent of what was measured."""
 LEAST = 0.03
@@ -41,11 +45,11 @@ LEAST = 0.03
 class PredictorGuided(Strategy):
     """A predictor learns from what was measured; what it promises most of is measured next.
 
-    First comes a design: members that stand for the whole space, or are drawn at random. Then, after every `batch` of outcomes, the predictor
-    learns anew, and an acquisition function says what is worth measuring: Bayesian optimization (Jones et al., 1998)
-    over architectures (White et al., 2021, "BANANAS", study its parts). With `design` random, `acquisition` greedy and
-    `rounds` 1 it is the protocol of predictor papers (Xu et al., 2021, "ReNAS", sec. 4): measure `initial` at random,
-    learn, search on the predictor, measure the `batch` that it ranks first.
+    First comes a design: members that stand for the whole space, or are drawn at random. Then, after every `batch` of
+    outcomes, the predictor learns anew, and an acquisition function says what is worth measuring: Bayesian
+    optimization (Jones et al., 1998) over architectures (White et al., 2021, "BANANAS", study its parts). With
+    `design` random, `acquisition` greedy and `rounds` 1 it is the protocol of predictor papers (Xu et al., 2021,
+    "ReNAS", sec. 4): measure `initial` at random, learn, search on the predictor, measure the `batch` it ranks first.
 
     All members are scored where space or benchmark can list them. Elsewhere an evolution proposes: mutants and
     crossings of the best measured and of random ones are bred on the predictor alone, `proposals` of them.
@@ -64,7 +68,7 @@ class PredictorGuided(Strategy):
         initial: How many they are.
         acquisition: What a candidate is worth: the ``expected_improvement``; the ``upper_bound`` of what it may be;
             a draw of what it may be, ``thompson``; or what it is predicted to be, ``greedy``.
-        width: How many deviations above the prediction the upper bound lies.
+        width: How many deviations above the prediction the upper bound lies; by default 1.5, with several objectives 2.
         batch: How many outcomes the predictor waits for before it learns anew.
         rounds: After so many batches the search ends, and each waits for the one before; by default it goes on.
         proposals: How many candidates evolution breeds whenever the predictor has learnt.
@@ -79,7 +83,7 @@ class PredictorGuided(Strategy):
         design: Literal["spread", "random"] = "spread",
         initial: Annotated[int, Field(ge=FEWEST)] = 5,
         acquisition: Literal["expected_improvement", "upper_bound", "thompson", "greedy"] = "upper_bound",
-        width: Annotated[float, Field(ge=0)] = 1.5,
+        width: Annotated[float, Field(ge=0)] | None = None,
         batch: Annotated[int, Field(ge=1)] = 1,
         rounds: Annotated[int, Field(ge=1)] | None = None,
         proposals: Annotated[int, Field(ge=GENERATION)] = 1000,
@@ -94,6 +98,7 @@ class PredictorGuided(Strategy):
         self.batch = batch
         self.rounds = rounds
         self.proposals = proposals
+        self._width = (WIDTH if len(problem.goal.objectives) == 1 else WIDTH_OF_SEVERAL) if width is None else width
         self._outlook = Outlook(problem, predictor, predictor_options)
         self._asked: dict[str, Architecture] = {}  # by identity, in the order asked for
         self._pending: dict[int, Architecture] = {}
@@ -224,15 +229,20 @@ class PredictorGuided(Strategy):
         expected = self._outlook.expect(candidates, pending)
         if not len(lesson.front):  # nothing keeps the constraints yet: what is likeliest to comes first
             return expected.chance()
-        means, deviations = self._seen(expected, candidates)
-        if means.shape[1] > 1:
-            rng, front = self.problem.rng, lesson.front
-            worth = expected_hypervolume_improvement(means, deviations, front, lesson.reference, rng)
-        elif self.acquisition == "expected_improvement":
-            worth = expected_improvement(means[:, 0], deviations[:, 0], float(lesson.front[:, 0].max()))
-        else:
-            worth = means[:, 0] - means[:, 0].min()
+        worth = self._promise(lesson, *self._seen(expected, candidates))
+        if not worth.any():  # nothing is likely to improve anything: what has the best chance all the same
+            worth = self._promise(lesson, expected.means + FAR * expected.deviations, np.zeros_like(expected.means))
         return worth * expected.chance()
+
+    def _promise(self, lesson: "_Lesson", means: Floats, deviations: Floats) -> Floats:
+        """How much candidates improve on what is predicted of the measured, `[n]`, none of it negative."""
+        if means.shape[1] > 1:
+            rng = self.problem.rng
+            return expected_hypervolume_improvement(means, deviations, lesson.front, lesson.reference, rng)
+        if self.acquisition == "expected_improvement":
+            return expected_improvement(means[:, 0], deviations[:, 0], float(lesson.front.max()))
+        above: Floats = means[:, 0] - means[:, 0].min()
+        return above
 
     def _seen(self, expected: Expected, candidates: Candidates) -> tuple[Floats, Floats]:
         """Means and deviations as the acquisition function sees them; a figure that it fixes has no deviation."""
@@ -241,7 +251,7 @@ class PredictorGuided(Strategy):
             case "expected_improvement":
                 return expected.means, expected.deviations
             case "upper_bound":
-                return expected.means + self.width * expected.deviations, certain
+                return expected.means + self._width * expected.deviations, certain
             case "thompson":
                 return self._draw(expected, candidates), certain
             case "greedy":
