@@ -20,6 +20,12 @@ Floats = NDArray[np.float64]
 
 DRAWN = 1000
 """Where members cannot be listed, the first ones are chosen from so many random ones."""
+RANKED, PART = 100, 4
+"""By zero-cost proxies so many random members are ranked, and one of so many of them is good enough to begin with."""
+PROXIES = ("nwot", "synflow", "jacov")
+"""They rank better together than each alone (docs/results.md)."""
+SIDE, EXAMPLES = 16, 16
+"""The proxies see so many examples of noise, of at most so many pixels, which takes tenths of a second for each."""
 GENERATION = 50
 """How many proposals are bred from the best so far at a time."""
 FOUNDERS = 20
@@ -64,7 +70,8 @@ class PredictorGuided(Strategy):
         problem: What is searched.
         predictor: The registered predictor that learns.
         predictor_options: Its options.
-        design: How the first ones are chosen: ``spread``, next to the centers of as many clusters; or ``random``.
+        design: How the first ones are chosen: ``spread``, next to the centers of as many clusters; ``zero_cost``,
+            likewise of those that zero-cost proxies rank first among random ones, which builds networks; or ``random``.
         initial: How many they are.
         acquisition: What a candidate is worth: the ``expected_improvement``; the ``upper_bound`` of what it may be;
             a draw of what it may be, ``thompson``; or what it is predicted to be, ``greedy``.
@@ -80,7 +87,7 @@ class PredictorGuided(Strategy):
         *,
         predictor: str = "distance_process",
         predictor_options: dict[str, Any] = {},  # noqa: B006  read, never changed
-        design: Literal["spread", "random"] = "spread",
+        design: Literal["spread", "zero_cost", "random"] = "spread",
         initial: Annotated[int, Field(ge=FEWEST)] = 5,
         acquisition: Literal["expected_improvement", "upper_bound", "thompson", "greedy"] = "upper_bound",
         width: Annotated[float, Field(ge=0)] | None = None,
@@ -155,16 +162,33 @@ class PredictorGuided(Strategy):
 
     def _designed(self) -> Architecture | None:
         """Another one of the design; random ones where it is exhausted before anything is known."""
-        if not self._asked and self.design == "spread":
+        if not self._asked and self.design != "random":
             self._design = self._spread()
         if self._design:
             return self._design.pop(0)
         return self._random()
 
     def _spread(self) -> list[Architecture]:
-        members = self._members or Candidates(self.problem, self._distinct(DRAWN))
+        """Members next to the centers of clusters: of all, or of those that zero-cost proxies rank first."""
+        if self.design == "zero_cost":
+            members = Candidates(self.problem, self._promising())
+        else:
+            members = self._members or Candidates(self.problem, self._distinct(DRAWN))
         number = min(self.initial, len(members))
         return [members.architectures[int(i)] for i in medoids(members.views, number, self.problem.rng)]
+
+    def _promising(self) -> list[Architecture]:
+        """The part of random members with the best mean rank by zero-cost proxies."""
+        from scipy.stats import rankdata
+
+        from nasplat.nn.proxies import Proxies, reduced
+
+        drawn, space = self._distinct(RANKED), self.problem.space
+        score = Proxies(space, reduced(self.problem.io, SIDE), names=PROXIES, batch=EXAMPLES, seed=self.problem.seed)
+        figures = [score(architecture) for architecture in drawn]
+        ranks = np.mean([rankdata([-each[name] for each in figures]) for name in PROXIES], axis=0)
+        best = np.argsort(ranks, kind="stable")[: max(self.initial, len(drawn) // PART)]
+        return [drawn[int(i)] for i in best]
 
     def _distinct(self, number: int) -> list[Architecture]:
         """At most so many different random members."""

@@ -1,0 +1,95 @@
+"""Acquisition functions against sampling, quadrature and hand-made cases."""
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from pymoo.indicators.hv import HV
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from nasplat.acquisition import (
+    drawn,
+    expected_hypervolume_improvement,
+    expected_improvement,
+    non_dominated,
+    probability_above,
+)
+
+Floats = NDArray[np.float64]
+FRONT = np.array([[1.0, 3.0], [2.0, 2.0], [2.5, 0.5], [0.5, 0.2], [2.0, 2.0]])  # one dominated, one twice
+REFERENCE = np.array([0.0, 0.1])
+
+
+def volume(points: Floats, reference: Floats) -> float:
+    return float(HV(ref_point=-reference)(-np.maximum(points, reference)))
+
+
+def gain(point: Floats, front: Floats, reference: Floats) -> float:
+    return volume(np.vstack([front, point]), reference) - volume(front, reference)
+
+
+@pytest.mark.parametrize(("mean", "deviation", "best"), [(0.0, 1.0, 0.5), (2.0, 0.3, 1.0), (-3.0, 2.0, 0.0)])
+def test_expected_improvement_is_its_integral(mean: float, deviation: float, best: float) -> None:
+    def integrand(y: float) -> float:
+        return float((y - best) * norm.pdf(y, mean, deviation))
+
+    integral, _ = quad(integrand, best, mean + 12 * deviation)
+    found = expected_improvement(np.array([mean]), np.array([deviation]), best)
+    assert found[0] == pytest.approx(integral, rel=1e-8)
+
+
+def test_a_certain_figure_improves_by_what_it_exceeds_the_best_by() -> None:
+    found = expected_improvement(np.array([1.0, 3.0]), np.zeros(2), 2.0)
+    assert found == pytest.approx([0.0, 1.0])
+    assert probability_above(np.array([1.0, 3.0]), np.zeros(2), 2.0) == pytest.approx([0.0, 1.0])
+
+
+def test_the_front_is_what_nothing_exceeds_each_once() -> None:
+    assert non_dominated(FRONT).tolist() == [[1.0, 3.0], [2.0, 2.0], [2.5, 0.5]]
+    assert non_dominated(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_of_certain_figures_the_volume_added_is_exact() -> None:
+    points = default_rng(0).uniform(-0.5, 3.5, (200, 2))
+    found = expected_hypervolume_improvement(points, np.zeros((200, 2)), FRONT, REFERENCE, default_rng(0))
+    assert found == pytest.approx([gain(point, FRONT, REFERENCE) for point in points], abs=1e-12)
+
+
+@pytest.mark.parametrize("certain", [None, 0, 1])
+def test_the_expected_volume_is_the_mean_over_draws(certain: int | None) -> None:
+    rng = default_rng(1)
+    means, deviations = rng.uniform(0, 3, (6, 2)), rng.uniform(0.2, 1, (6, 2))
+    if certain is not None:
+        deviations[:, certain] = 0.0
+    found = expected_hypervolume_improvement(means, deviations, FRONT, REFERENCE, rng)
+    for each, mean, deviation in zip(found, means, deviations, strict=True):
+        gains = [gain(mean + deviation * rng.standard_normal(2), FRONT, REFERENCE) for _ in range(3000)]
+        assert each == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / 3000**0.5 + 1e-3)
+
+
+def test_without_a_front_all_volume_above_the_reference_is_new() -> None:
+    points = np.array([[1.0, 1.1], [-1.0, 5.0]])
+    found = expected_hypervolume_improvement(points, np.zeros((2, 2)), np.zeros((0, 2)), REFERENCE, default_rng(0))
+    assert found == pytest.approx([1.0, 0.0])
+
+
+def test_of_three_certain_figures_the_volume_added_is_exact_and_the_hopeless_come_last() -> None:
+    rng = default_rng(2)
+    front, reference = rng.uniform(0, 1, (8, 3)), np.full(3, -0.1)
+    points = rng.uniform(0, 1.1, (60, 3))
+    found = expected_hypervolume_improvement(points, np.zeros((60, 3)), front, reference, rng)
+    exact = np.array([gain(point, front, reference) for point in points])
+    improving = exact > 1e-9
+    assert improving.any() and not improving.all()
+    assert found[improving] == pytest.approx(exact[improving], abs=1e-9)
+    assert (found[~improving] > 0).all() and found[~improving].max() < 1e-11
+
+
+def test_joint_draws_have_the_covariance_that_they_were_asked_for() -> None:
+    root = default_rng(3).standard_normal((4, 2))  # of rank two: rounding makes eigenvalues negative
+    covariance, mean = root @ root.T, np.arange(4.0)
+    rng = default_rng(4)
+    draws = np.array([drawn(mean, covariance, rng) for _ in range(20_000)])
+    assert draws.mean(axis=0) == pytest.approx(mean, abs=0.06)
+    assert np.cov(draws.T) == pytest.approx(covariance, abs=0.12)

@@ -1,0 +1,116 @@
+"""The process for few examples: against scikit-learn's, and where there is next to nothing to learn from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from scipy.optimize import approx_fprime
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
+from nasplat.predictors.distance_process import JITTER, DistanceProcess, _misfit
+from nasplat.registry import SEARCH_SPACES
+from nasplat.search_space import SearchSpace
+from nasplat.views import Views
+
+Floats = NDArray[np.float64]
+
+
+@pytest.fixture(name="space")
+def nasbench201() -> SearchSpace:
+    return SEARCH_SPACES.get("nasbench201")()
+
+
+def drawn(space: SearchSpace, count: int, seed: int) -> tuple[list[Architecture], Floats]:
+    rng = default_rng(seed)
+    architectures = [space.sample(rng) for _ in range(count)]
+    macs = np.array([space.cost(a, space.reference_io).macs for a in architectures], dtype=np.float64)
+    return architectures, np.log(macs) + 0.1 * rng.standard_normal(count)
+
+
+def test_means_deviations_and_covariances_are_those_of_scikit_learn(space: SearchSpace) -> None:
+    architectures, scores = drawn(space, 40, 0)
+    fresh, _ = drawn(space, 30, 1)
+    process = DistanceProcess(space).fit(architectures, scores)
+    arrays, values = process.learnt().arrays, process.learnt().values
+    variance, length, noise = np.exp(arrays["log"])
+    kernel = ConstantKernel(variance) * Matern(length, nu=2.5) + WhiteKernel(noise + JITTER)
+    peer = GaussianProcessRegressor(kernel, optimizer=None, alpha=0.0).fit(arrays["points"], arrays["residuals"])
+    points = process._scaled(Views(space, fresh))
+    mean, covariance = peer.predict(points, return_cov=True)
+    covariance -= (noise + JITTER) * np.eye(len(points))  # of a measurement, which the process itself has not
+    unit = values["unit"]
+    means, deviations = process.predict_with_deviation(fresh)
+    assert means == pytest.approx(values["center"] + unit * mean, abs=1e-9)
+    assert process.predict(fresh) == pytest.approx(means, abs=1e-12)
+    assert process.covariance(fresh, fresh) == pytest.approx(unit**2 * covariance, abs=1e-9)
+    assert deviations**2 == pytest.approx(np.diagonal(process.covariance(fresh, fresh)), abs=1e-9)
+
+
+def test_the_gradient_is_that_of_the_misfit() -> None:
+    rng = default_rng(0)
+    points = rng.standard_normal((12, 3))
+    squared = ((points[:, None] - points) ** 2).sum(axis=2)
+    residuals = rng.standard_normal(12)
+    at = np.log([0.7, 1.3, 0.2])
+    _, gradient = _misfit(at, squared, residuals)
+    numeric = approx_fprime(at, lambda log: _misfit(log, squared, residuals)[0], 1e-6)
+    assert gradient == pytest.approx(numeric, rel=1e-4)
+
+
+def test_it_is_the_less_sure_the_further_away(space: SearchSpace) -> None:
+    near = [space.parse(code) for code in ("333333", "333332", "333313")]
+    process = DistanceProcess(space).fit(near, np.array([3.0, 2.0, 1.0]))
+    _, deviations = process.predict_with_deviation([*near, space.parse("333323"), space.parse("000400")])
+    assert deviations[:3].max() < deviations[3] < deviations[4]
+
+
+def test_equal_scores_and_equal_architectures_are_learnt_from(space: SearchSpace) -> None:
+    architectures, _ = drawn(space, 6, 2)
+    process = DistanceProcess(space).fit([*architectures, architectures[0]], np.ones(7))
+    mean, deviation = process.predict_with_deviation(architectures)
+    assert np.isfinite(mean).all() and np.isfinite(deviation).all()
+    assert np.ptp(mean) < 1e-9
+
+
+def test_of_too_many_examples_the_best_are_kept(space: SearchSpace) -> None:
+    architectures, scores = drawn(space, 50, 3)
+    best = np.argsort(-scores)[:20]
+    fewer = DistanceProcess(space, most=20).fit(architectures, scores)
+    chosen = np.sort(best)
+    those = DistanceProcess(space).fit([architectures[i] for i in chosen], scores[chosen])
+    assert fewer.predict(architectures) == pytest.approx(those.predict(architectures))
+
+
+def test_options_out_of_range_are_refused(space: SearchSpace) -> None:
+    with pytest.raises(InputError, match="headroom is above 0"):
+        DistanceProcess(space, headroom=0.0)
+    with pytest.raises(InputError, match="most at least 2"):
+        DistanceProcess(space, most=1)
+
+
+def test_views_that_are_taken_are_those_computed_anew(space: SearchSpace) -> None:
+    architectures, _ = drawn(space, 9, 4)
+    views = Views(space, architectures)
+    _ = views.features, views.hashes
+    chosen = np.array([7, 0, 3])
+    taken, anew = views.take(chosen), Views(space, [architectures[i] for i in chosen])
+    assert set(vars(taken)) >= {"features", "hashes"}
+    np.testing.assert_array_equal(taken.features, anew.features)
+    np.testing.assert_array_equal(taken.hashes, anew.hashes)
+    assert list(taken) == list(anew)
+
+
+def test_a_saved_process_loads(space: SearchSpace, tmp_path: Path) -> None:
+    architectures, scores = drawn(space, 20, 5)
+    process = DistanceProcess(space).fit(architectures, scores)
+    process.save(tmp_path / "saved")
+    again = DistanceProcess.load(tmp_path / "saved", space)
+    np.testing.assert_array_equal(again.predict(architectures), process.predict(architectures))
+    np.testing.assert_array_equal(
+        again.covariance(architectures, architectures), process.covariance(architectures, architectures)
+    )

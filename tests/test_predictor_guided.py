@@ -1,0 +1,285 @@
+"""The guided search: what it proposes, what it never pays for, and how it goes on."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nasplat import search_space
+from nasplat.architecture import IO, Architecture
+from nasplat.errors import InputError
+from nasplat.objective import Constraint, Goal, Objective
+from nasplat.outlook import Candidates, Outlook
+from nasplat.problem import Problem
+from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
+from nasplat.run.state import pack, unpack
+from nasplat.search_space import SearchSpace
+from nasplat.strategy import Strategy
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task
+from nasplat.testing import STRATEGY_CHECKS, ToySpace
+from nasplat.testing.toy import toy_accuracy
+
+ACCURACY, PARAMS = Objective("accuracy", True), Objective("params", False)
+SLOW = Objective("delay", False)
+
+
+def toy(*objectives: Objective, constraints: Sequence[str] = (), seed: int = 0, space: Any = None) -> Problem:
+    goal = Goal(objectives or (ACCURACY,), tuple(map(Constraint.parse, constraints)))
+    return Problem(space or ToySpace(), goal, io=IO.image(channels=1, side=4, outputs=3), fidelity=9, seed=seed)
+
+
+def guided(problem: Problem, **options: Any) -> Strategy:
+    make: Callable[..., Strategy] = STRATEGIES.get("predictor_guided")
+    return make(problem, **options)
+
+
+def delay(architecture: Architecture) -> float:
+    """A measured figure: wide late layers are slow."""
+    return sum((i + 1) * int(symbol, 36) for i, symbol in enumerate(architecture.code)) / 10
+
+
+def measured(task: Task) -> Measurement:
+    assert isinstance(task, Evaluate)
+    figures = {"accuracy": toy_accuracy(task.architecture), "delay": delay(task.architecture)}
+    return Measurement(task=task, metrics=figures)
+
+
+def answered(problem: Problem, task: Task) -> Measurement:
+    outcome = measured(task)
+    return replace(outcome, metrics={**outcome.metrics, **problem.cost(outcome.architecture).metrics()})
+
+
+def drive(strategy: Strategy, trials: int, tell: Callable[[Problem, Task], Outcome] = answered) -> list[Architecture]:
+    """Ask and tell one at a time."""
+    asked: list[Architecture] = []
+    while len(asked) < trials:
+        tasks = strategy.ask(1)
+        if not tasks:
+            break
+        assert isinstance(tasks[0], Evaluate)
+        asked.append(tasks[0].architecture)
+        strategy.tell(tell(strategy.problem, tasks[0]))
+    return asked
+
+
+def test_it_finds_the_best_of_256_in_few_evaluations() -> None:
+    best = max(map(toy_accuracy, ToySpace().members() or []))
+    needed = [
+        next(i for i, a in enumerate(drive(guided(toy(seed=seed)), 100), 1) if toy_accuracy(a) == best)
+        for seed in range(3)
+    ]
+    assert max(needed) <= 40  # at random it takes 128 on average
+
+
+def test_it_finds_the_optimum_of_nasbench201_in_few_evaluations(table: Path) -> None:
+    from nasplat.artifact import Parcel
+    from nasplat.executors.executor import Workload
+
+    benchmark = Workload("nasbench201", "nasbench201", {}, {"search_column": "test"}).make()
+    benchmark.prepare()
+
+    def tell(problem: Problem, task: Task) -> Outcome:
+        assert isinstance(task, Evaluate)
+        return benchmark.measure(task, device="cpu", artifacts=Parcel())
+
+    found = []
+    for seed in range(3):
+        problem = Problem(benchmark.space, Goal((ACCURACY,)), io=benchmark.io, fidelity=benchmark.fidelity, seed=seed)
+        asked = drive(guided(problem), 30, tell)
+        figures = [benchmark.measure(problem.evaluate(a), device="cpu", artifacts=Parcel()).metrics for a in asked]
+        found.append(max(each["accuracy"] for each in figures))
+    assert found == pytest.approx([0.94373] * 3, abs=1e-5)
+
+
+def test_nothing_is_paid_for_twice_and_it_ends_when_all_is_measured() -> None:
+    asked = drive(guided(toy(constraints=["params<=300"])), 300)
+    feasible = [a for a in ToySpace().members() or [] if ToySpace().cost(a, toy().io).params <= 300]
+    assert len(asked) == len(set(asked)) and set(asked) == set(feasible)
+
+
+def test_equal_networks_are_asked_for_once() -> None:
+    space = SEARCH_SPACES.get("nasbench201")()
+    asked = drive(guided(toy(space=space)), 60)
+    keys = [space.canonical_key(a) for a in asked]
+    assert len(set(keys)) == len(keys) == 60
+
+
+def test_the_protocol_measures_a_random_sample_and_then_what_is_ranked_first() -> None:
+    problem = toy(seed=3)
+    options = {"design": "random", "initial": 20, "acquisition": "greedy", "batch": 5, "rounds": 2}
+    strategy = guided(problem, **options)
+    first = strategy.ask(50)
+    assert len(first) == 20 and strategy.ask(1) == [] and strategy.progress == pytest.approx(20 / 30)
+    for task in first:
+        strategy.tell(measured(task))
+    second = strategy.ask(50)
+    assert len(second) == 5 and strategy.ask(1) == []
+    learnt = [measured(task) for task in first]
+    scores = np.array([m.metrics["accuracy"] for m in learnt])
+    predictor = PREDICTORS.get("distance_process")(problem.space).fit([m.architecture for m in learnt], scores)
+    rest = [a for a in ToySpace().members() or [] if a not in {m.architecture for m in learnt}]
+    ranked = [rest[i] for i in np.argsort(-predictor.predict(rest))]
+    assert {task.architecture for task in second if isinstance(task, Evaluate)} == set(ranked[:5])
+    for task in second:
+        strategy.tell(measured(task))
+    assert len(strategy.ask(50)) == 5
+    assert strategy.progress == 1.0 and strategy.ask(1) == []
+
+
+@pytest.mark.parametrize("acquisition", ["expected_improvement", "upper_bound", "thompson", "greedy"])
+@pytest.mark.parametrize("predictor", ["distance_process", "random_forest", "gaussian_process"])
+def test_every_acquisition_goes_with_every_predictor(acquisition: str, predictor: str) -> None:
+    asked = drive(guided(toy(), predictor=predictor, acquisition=acquisition), 12)
+    assert len(set(asked)) == 12
+    assert max(map(toy_accuracy, asked[5:])) > np.median([toy_accuracy(a) for a in ToySpace().members() or []])
+
+
+def test_constraints_on_measured_metrics_are_learnt() -> None:
+    asked = drive(guided(toy(constraints=["delay<=1.2"])), 60)
+    kept = [delay(a) <= 1.2 for a in asked]
+    share = np.mean([delay(a) <= 1.2 for a in ToySpace().members() or []])
+    assert np.mean(kept[20:]) > 2 * share
+    best = max(toy_accuracy(a) for a in ToySpace().members() or [] if delay(a) <= 1.2)
+    assert max(toy_accuracy(a) for a, keeps in zip(asked, kept, strict=True) if keeps) == best
+
+
+def test_while_nothing_keeps_a_constraint_it_looks_for_what_does() -> None:
+    asked = drive(guided(toy(constraints=["delay<=0.15"])), 40)  # one of 256 does
+    assert min(map(delay, asked)) <= 0.15
+
+
+def front(objectives: Sequence[Objective], asked: Sequence[Architecture]) -> float:
+    from pymoo.indicators.hv import HV
+
+    problem = toy(*objectives)
+    reference = np.array([0.0 if o.maximize else {"params": 700, "delay": 4}[o.metric] for o in objectives])
+    losses = []
+    for a in asked:
+        metrics = {**problem.cost(a).metrics(), "accuracy": toy_accuracy(a), "delay": delay(a)}
+        losses.append([o.loss(metrics) for o in objectives])
+    return float(HV(ref_point=reference)(np.array(losses)))
+
+
+@pytest.mark.parametrize("objectives", [(ACCURACY, PARAMS), (ACCURACY, SLOW), (ACCURACY, SLOW, PARAMS)], ids=len)
+def test_several_objectives_are_all_improved(objectives: tuple[Objective, ...]) -> None:
+    everything = front(objectives, ToySpace().members() or [])
+    make: Callable[..., Strategy] = STRATEGIES.get("random_search")
+    trials = 40 if len(objectives) == 2 else 25
+    found = front(objectives, drive(guided(toy(*objectives)), trials)) / everything
+    at_random = [front(objectives, drive(make(toy(*objectives, seed=s)), trials)) / everything for s in range(5)]
+    assert found > max(at_random)
+    assert found > 0.9
+
+
+def test_what_is_being_measured_leaves_less_to_learn_near_it() -> None:
+    problem = toy()
+    outlook = Outlook(problem, "distance_process", {})
+    members = ToySpace().members() or []
+    learnt, rest = Candidates(problem, members[::25]), Candidates(problem, members[1::25])
+    outlook.learn(learnt, [{"accuracy": toy_accuracy(a)} for a in learnt.architectures])
+    before = outlook.expect(rest)
+    after = outlook.expect(rest, rest.take(np.array([4])))
+    np.testing.assert_array_equal(after.means, before.means)
+    assert (after.deviations <= before.deviations + 1e-9).all()
+    assert after.deviations[4] < 0.01 * before.deviations[4]
+    assert after.deviations[3] < before.deviations[3]
+
+
+def test_workers_never_wait_and_a_batch_has_no_twins() -> None:
+    strategy = guided(toy())
+    tasks = strategy.ask(8)
+    assert len(tasks) == 8  # a design of five, and three at random, since nothing is known
+    for task in tasks:
+        strategy.tell(measured(task))
+    batch = [task.architecture for task in strategy.ask(8) if isinstance(task, Evaluate)]
+    assert len(set(batch)) == 8
+
+
+def test_failures_are_not_learnt_from_nor_asked_for_again() -> None:
+    def fails(problem: Problem, task: Task) -> Outcome:
+        return Failure(task=task, kind="toy", message="as told")
+
+    asked = drive(guided(toy()), 300, fails)
+    assert len(asked) == len(set(asked)) == 256
+
+
+def test_the_predictor_waits_for_a_batch() -> None:
+    strategy = guided(toy(), batch=4)
+    for task in strategy.ask(5):
+        strategy.tell(measured(task))
+    learnt_from = []
+    for _ in range(9):
+        (task,) = strategy.ask(1)
+        learnt_from.append(strategy.get_state()["lesson"][0])
+        strategy.tell(measured(task))
+    assert learnt_from == [5, 5, 5, 5, 9, 9, 9, 9, 13]
+
+
+def large(space: str, seed: int = 0) -> Problem:
+    made = SEARCH_SPACES.get(space)()
+    assert made.members() is None
+    return Problem(made, Goal((ACCURACY,)), io=made.reference_io, fidelity=1, seed=seed)
+
+
+def by_macs(problem: Problem, task: Task) -> Outcome:
+    """An accuracy that grows with the logarithm of the MACs."""
+    assert isinstance(task, Evaluate)
+    macs = problem.cost(task.architecture).macs
+    return Measurement(task=task, metrics={"accuracy": math.log1p(macs) / 100})
+
+
+@pytest.mark.parametrize("space", ["darts", "nasbench101", "ghost/small"])
+def test_where_members_cannot_be_listed_evolution_on_the_predictor_proposes(space: str) -> None:
+    asked = drive(guided(large(space), proposals=50), 16, by_macs)
+    problem = large(space)
+    macs = [problem.cost(a).macs for a in asked]
+    usual = [problem.cost(problem.sample()).macs for _ in range(200)]
+    assert len({problem.key(a) for a in asked}) == 16
+    assert np.mean(macs[10:]) > np.quantile(usual, 0.9)
+
+
+def test_a_large_space_goes_on_exactly_from_a_snapshot() -> None:
+    strategy = guided(large("darts"), proposals=50, batch=3)
+    drive(strategy, 12, by_macs)
+    text, arrays = pack(strategy.state())
+    again = guided(large("darts"), proposals=50, batch=3)
+    again.restore(unpack(text, arrays))
+    assert drive(again, 8, by_macs) == drive(strategy, 8, by_macs)
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "options",
+    [{"acquisition": "thompson", "batch": 3}, {"acquisition": "expected_improvement", "initial": 20, "rounds": 10}],
+    ids=str,
+)
+def test_the_contract_is_kept_where_members_cannot_be_listed(
+    options: dict[str, Any], check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_space, "LISTED", 0)
+    monkeypatch.setattr("nasplat.testing.strategies.TRIALS", 25)
+    check(lambda problem: guided(problem, proposals=50, **options))
+
+
+def test_zero_cost_proxies_choose_what_comes_first() -> None:
+    make: Callable[..., SearchSpace] = SEARCH_SPACES.get("nasbench201")
+    space = make(channels=4, cells=1)
+    goal = Goal((ACCURACY,))
+    io = IO.image(channels=3, side=8, outputs=10)
+    chosen = [
+        drive(guided(Problem(space, goal, io=io, fidelity=1, seed=1), design="zero_cost"), 5, by_macs) for _ in range(2)
+    ]
+    assert chosen[0] == chosen[1] and len(set(chosen[0])) == 5
+    random = [space.cost(a, io).macs for a in space.members() or []]
+    assert np.mean([space.cost(a, io).macs for a in chosen[0]]) > np.mean(random)  # proxies like large networks
+
+
+def test_an_unknown_predictor_or_option_is_refused() -> None:
+    with pytest.raises(InputError, match="distance_process"):
+        guided(toy(), predictor="distance_proces")
+    with pytest.raises(InputError, match="headroom"):
+        guided(toy(), predictor_options={"headrom": 1})
