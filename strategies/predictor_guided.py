@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from nasplat.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
 from nasplat.architecture import Architecture
+from nasplat.errors import InputError
 from nasplat.outlook import FEWEST, Candidates, Expected, Outlook
 from nasplat.problem import Problem
 from nasplat.spread import medoids
@@ -20,6 +22,8 @@ Floats = NDArray[np.float64]
 
 DRAWN = 1000
 """Where members cannot be listed, the first ones are chosen from so many random ones."""
+ENOUGH = 50
+"""A predictor that demands more measurements than this to learn at all is none for a search."""
 RANKED, PART = 100, 4
 """By zero-cost proxies so many random members are ranked, and one of so many of them is good enough to begin with."""
 PROXIES = ("nwot", "synflow", "jacov")
@@ -112,6 +116,7 @@ class PredictorGuided(Strategy):
         self._measured: list[tuple[Architecture, dict[str, float]]] = []
         self._told = 0
         self._lesson: _Lesson | None = None
+        self._drawn: list[Architecture] = []
         self._design: list[Architecture] = []
         self._bred: list[Architecture] = []
 
@@ -138,8 +143,9 @@ class PredictorGuided(Strategy):
         architecture = self._pending.pop(outcome.id)
         self._told += 1
         if isinstance(outcome, Measurement):
-            wanted = self.problem.goal.metrics
-            self._measured.append((architecture, {name: float(outcome.metrics[name]) for name in wanted}))
+            metrics = {name: float(outcome.metrics[name]) for name in self.problem.goal.metrics}
+            if np.isfinite(list(metrics.values())).all():  # a diverged training teaches nothing
+                self._measured.append((architecture, metrics))
 
     def _waits(self) -> bool:
         """With rounds, whether the plan is fulfilled, or what the next round learns from is still being measured."""
@@ -173,9 +179,17 @@ class PredictorGuided(Strategy):
         if self.design == "zero_cost":
             members = Candidates(self.problem, self._promising())
         else:
-            members = self._members or Candidates(self.problem, self._distinct(DRAWN))
+            members = self._members or Candidates(self.problem, self._random_members())
         number = min(self.initial, len(members))
         return [members.architectures[int(i)] for i in medoids(members.views, number, self.problem.rng)]
+
+    def _random_members(self) -> list[Architecture]:
+        """Different random members, drawn once: `DRAWN`, or what can be found in a narrow window."""
+        if not self._drawn:
+            feasible = filter(self.problem.feasible, self.problem.candidates())
+            drawn = islice(feasible, DRAWN)
+            self._drawn = list({self.problem.identity(architecture): architecture for architecture in drawn}.values())
+        return self._drawn
 
     def _promising(self) -> list[Architecture]:
         """The part of random members with the best mean rank by zero-cost proxies."""
@@ -183,21 +197,18 @@ class PredictorGuided(Strategy):
 
         from nasplat.nn.proxies import Proxies, reduced
 
-        drawn, space = self._distinct(RANKED), self.problem.space
+        drawn, space = self._random_members()[:RANKED], self.problem.space
         score = Proxies(space, reduced(self.problem.io, SIDE), names=PROXIES, batch=EXAMPLES, seed=self.problem.seed)
         figures = [score(architecture) for architecture in drawn]
         ranks = np.mean([rankdata([-each[name] for each in figures]) for name in PROXIES], axis=0)
         best = np.argsort(ranks, kind="stable")[: max(self.initial, len(drawn) // PART)]
         return [drawn[int(i)] for i in best]
 
-    def _distinct(self, number: int) -> list[Architecture]:
-        """At most so many different random members."""
-        drawn = (self.problem.sample() for _ in range(number))
-        return list({self.problem.identity(architecture): architecture for architecture in drawn}.values())
-
     def _chosen(self) -> Architecture | None:
         """The candidate that promises most; None if none is new."""
         lesson = self._learnt()
+        if lesson is None:
+            return self._random()
         candidates = self._members or Candidates(self.problem, self._bred)
         free = self._free(candidates)
         if not len(free):
@@ -221,10 +232,19 @@ class PredictorGuided(Strategy):
         """Where among candidates those stand that were not asked for."""
         return np.flatnonzero([identity not in self._asked for identity in candidates.identities])
 
-    def _learnt(self) -> "_Lesson":
-        """What is known now, or was when the last batch was complete."""
+    def _learnt(self) -> "_Lesson | None":
+        """What is known now, or was when the last batch was complete; None while there is too little to learn from.
+
+        Raises:
+            InputError: The predictor cannot learn from what should be enough.
+        """
         if self._lesson is None or self._told - self._lesson.told >= self.batch:
-            self._lesson = self._learn(len(self._measured), self._told)
+            try:
+                self._lesson = self._learn(len(self._measured), self._told)
+            except InputError:
+                if len(self._measured) >= ENOUGH:
+                    raise
+                return None
             if self._members is None:
                 self._bred = self._breed(self._lesson)
         return self._lesson
@@ -256,7 +276,8 @@ class PredictorGuided(Strategy):
         worth = self._promise(lesson, *self._seen(expected, candidates))
         if not worth.any():  # nothing is likely to improve anything: what has the best chance all the same
             worth = self._promise(lesson, expected.means + FAR * expected.deviations, np.zeros_like(expected.means))
-        return worth * expected.chance()
+        chance = expected.chance()
+        return worth * chance if (worth * chance).any() else chance
 
     def _promise(self, lesson: "_Lesson", means: Floats, deviations: Floats) -> Floats:
         """How much candidates improve on what is predicted of the measured, `[n]`, none of it negative."""
@@ -299,7 +320,8 @@ class PredictorGuided(Strategy):
         problem = self.problem
         best = np.argsort(-self._worth(lesson, Candidates(problem, [a for a, _ in self._measured])), kind="stable")
         parents = [self._measured[int(i)][0] for i in best[:FOUNDERS]]
-        parents += [problem.sample() for _ in range(FOUNDERS)]
+        random = self._random_members()
+        parents += [random[int(i)] for i in problem.rng.choice(len(random), min(FOUNDERS, len(random)), replace=False)]
         bred: dict[str, Architecture] = {problem.identity(a): a for a in parents if self._new(a)}
         scored: list[tuple[float, Architecture]] = []
         while len(bred) < self.proposals:
@@ -334,6 +356,7 @@ class PredictorGuided(Strategy):
             "measured": [[architecture.code, metrics] for architecture, metrics in self._measured],
             "told": self._told,
             "lesson": self._lesson and [self._lesson.measurements, self._lesson.told],
+            "drawn": [architecture.code for architecture in self._drawn],
             "design": [architecture.code for architecture in self._design],
             "bred": [architecture.code for architecture in self._bred],
         }
@@ -345,6 +368,7 @@ class PredictorGuided(Strategy):
         self._pending = {number: Architecture(name, code) for number, code in state["pending"]}
         self._measured = [(Architecture(name, code), dict(metrics)) for code, metrics in state["measured"]]
         self._told = state["told"]
+        self._drawn = [Architecture(name, code) for code in state["drawn"]]
         self._design = [Architecture(name, code) for code in state["design"]]
         self._bred = [Architecture(name, code) for code in state["bred"]]
         self._lesson = self._learn(*state["lesson"]) if state["lesson"] else None

@@ -207,6 +207,40 @@ def test_failures_are_not_learnt_from_nor_asked_for_again() -> None:
     assert len(asked) == len(set(asked)) == 256
 
 
+def test_what_diverged_is_not_learnt_from() -> None:
+    def diverges(problem: Problem, task: Task) -> Outcome:
+        outcome = answered(problem, task)
+        odd = outcome.task.id % 3 == 1
+        return replace(outcome, metrics={**outcome.metrics, "accuracy": math.nan}) if odd else outcome
+
+    assert len(set(drive(guided(toy()), 30, diverges))) == 30
+
+
+def test_a_predictor_that_needs_more_examples_gets_random_ones_first() -> None:
+    strategy = guided(toy(), predictor="auto", predictor_options={"parts": ["gradient_boosting"]}, initial=2)
+    assert len(set(drive(strategy, 6))) == 6
+    assert strategy.get_state()["lesson"] == [5, 5]
+
+
+def test_costs_alone_need_no_predictor() -> None:
+    space, io = ToySpace(), toy().io
+    asked = drive(guided(toy(PARAMS)), 8)
+    assert min(space.cost(a, io).params for a in asked) == min(space.cost(a, io).params for a in space.members() or [])
+
+
+def test_a_narrow_window_is_searched_within() -> None:
+    space = SEARCH_SPACES.get("esrn/light")()
+    goal = Goal((Objective("psnr_db", True),), tuple(map(Constraint.parse, space.limits)))
+    problem = Problem(space, goal, io=space.reference_io, fidelity=1)
+
+    def tell(problem: Problem, task: Task) -> Outcome:
+        assert isinstance(task, Evaluate)
+        return Measurement(task=task, metrics={"psnr_db": math.log(problem.cost(task.architecture).macs)})
+
+    asked = drive(guided(problem, proposals=50), 8, tell)
+    assert len(asked) == 8 and all(map(problem.feasible, asked))
+
+
 def test_the_predictor_waits_for_a_batch() -> None:
     strategy = guided(toy(), batch=4)
     for task in strategy.ask(5):
