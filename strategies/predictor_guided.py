@@ -76,7 +76,7 @@ class PredictorGuided(Strategy):
         predictor_options: Its options.
         design: How the first ones are chosen: ``spread``, next to the centers of as many clusters; ``zero_cost``,
             likewise of those that zero-cost proxies rank first among random ones, which builds networks; or ``random``.
-        initial: How many they are.
+        initial: How many they are, or as many as are asked for at first, if that is more.
         acquisition: What a candidate is worth: the ``expected_improvement``; the ``upper_bound`` of what it may be;
             a draw of what it may be, ``thompson``; or what it is predicted to be, ``greedy``.
         width: How many deviations above the prediction the upper bound lies; by default 1.5, with several objectives 2.
@@ -132,8 +132,8 @@ class PredictorGuided(Strategy):
     def ask(self, n: int) -> list[Task]:
         tasks: list[Task] = []
         while len(tasks) < n and not self._waits():
-            designing = len(self._asked) < self.initial or len(self._measured) < FEWEST
-            architecture = self._designed() if designing else self._chosen()
+            designing = len(self._asked) < self.initial or bool(self._design) or len(self._measured) < FEWEST
+            architecture = self._designed(n) if designing else self._chosen()
             if architecture is None:
                 break
             tasks.append(self._task(architecture))
@@ -166,22 +166,25 @@ class PredictorGuided(Strategy):
         listed = self.problem.listed()
         return None if listed is None else Candidates(self.problem, listed)
 
-    def _designed(self) -> Architecture | None:
-        """Another one of the design; random ones where it is exhausted before anything is known."""
+    def _designed(self, workers: int) -> Architecture | None:
+        """Another one of the design; random ones where it is exhausted before anything is known.
+
+        The design has a member for everyone who waits for one at the beginning.
+        """
         if not self._asked and self.design != "random":
-            self._design = self._spread()
+            self._design = self._spread(max(self.initial, workers) if self.rounds is None else self.initial)
         if self._design:
             return self._design.pop(0)
         return self._random()
 
-    def _spread(self) -> list[Architecture]:
+    def _spread(self, number: int) -> list[Architecture]:
         """Members next to the centers of clusters: of all, or of those that zero-cost proxies rank first."""
         if self.design == "zero_cost":
             members = Candidates(self.problem, self._promising())
         else:
             members = self._members or Candidates(self.problem, self._random_members())
-        number = min(self.initial, len(members))
-        return [members.architectures[int(i)] for i in medoids(members.views, number, self.problem.rng)]
+        places = medoids(members.views, min(number, len(members)), self.problem.rng)
+        return [members.architectures[int(i)] for i in places]
 
     def _random_members(self) -> list[Architecture]:
         """Different random members, drawn once: `DRAWN`, or what can be found in a narrow window."""

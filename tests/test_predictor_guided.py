@@ -192,7 +192,7 @@ def test_what_is_being_measured_leaves_less_to_learn_near_it() -> None:
 def test_workers_never_wait_and_a_batch_has_no_twins() -> None:
     strategy = guided(toy())
     tasks = strategy.ask(8)
-    assert len(tasks) == 8  # a design of five, and three at random, since nothing is known
+    assert len(tasks) == 8  # a design for as many as ask
     for task in tasks:
         strategy.tell(measured(task))
     batch = [task.architecture for task in strategy.ask(8) if isinstance(task, Evaluate)]
