@@ -39,14 +39,6 @@ def upper_bound(mean: Floats, deviation: Floats, width: float) -> Floats:
     return mean + width * deviation
 
 
-def probability_above(mean: Floats, deviation: Floats, threshold: float) -> Floats:
-    """The chance of each to exceed a threshold, `[n]`."""
-    from scipy.special import ndtr
-
-    chance: Floats = ndtr((mean - threshold) / np.maximum(deviation, LEAST))
-    return chance
-
-
 def drawn(mean: Floats, covariance: Floats, rng: Generator) -> Floats:
     """One joint draw of what all may be, `[n]`: Thompson sampling takes its best (Thompson, 1933).
 

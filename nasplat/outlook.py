@@ -18,6 +18,8 @@ from nasplat.views import Views
 
 Floats = NDArray[np.float64]
 
+LEAST = 1e-12
+"""Deviations below this count as it."""
 FEWEST = 2
 """From fewer measurements nothing is learnt."""
 
@@ -82,11 +84,15 @@ class Expected:
 
     def chance(self) -> Floats:
         """The chance that every measured constraint is kept, `[n]`; 1 without any."""
-        from nasplat.acquisition import probability_above
+        chance: Floats = np.exp(self.log_chance())
+        return chance
 
-        columns = zip(self.slack.T, self.slack_deviations.T, strict=True)
-        chances = [probability_above(slack, deviation, 0.0) for slack, deviation in columns]
-        return np.prod(chances, axis=0) if chances else np.ones(len(self.means))
+    def log_chance(self) -> Floats:
+        """Its logarithm, which tells the hopeless from the more so."""
+        from scipy.special import log_ndtr
+
+        logs: Floats = log_ndtr(self.slack / np.maximum(self.slack_deviations, LEAST)).sum(axis=1)
+        return logs
 
 
 class Outlook:
@@ -109,7 +115,7 @@ class Outlook:
     def __init__(self, problem: Problem, predictor: str, options: Mapping[str, Any]) -> None:
         self.problem = problem
         kind = PREDICTORS.get(predictor)
-        given = complete("predictor", kind, dict(options))
+        given = complete("predictor_options", kind, dict(options))
         wanted: list[Objective | Constraint] = [*problem.goal.objectives, *problem.goal.constraints]
         self._learnt: dict[str, Predictor] = {
             _name(each): kind(problem.space, **given) for each in wanted if each.metric not in problem.free_metrics

@@ -70,7 +70,8 @@ class DistanceProcess(UncertainPredictor):
             chosen = np.sort(np.argsort(-scores, kind="stable")[: self.most])
             views, scores = views.take(chosen), scores[chosen]
         target = _target(scores, self.headroom)
-        self._center, self._unit = float(target.mean()), float(target.std()) or 1.0
+        spread = float(target.std())
+        self._center, self._unit = float(target.mean()), spread if spread > 1e-9 else 1.0  # equal but for rounding
         residuals = (target - self._center) / self._unit
         points = self._scaled(views)
         squared = _squared(points, points)

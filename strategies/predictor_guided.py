@@ -13,6 +13,7 @@ from nasplat.acquisition import drawn, expected_hypervolume_improvement, expecte
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.outlook import FEWEST, Candidates, Expected, Outlook
+from nasplat.predictor import LARGEST_SCORE
 from nasplat.problem import Problem
 from nasplat.spread import medoids
 from nasplat.strategy import Strategy
@@ -39,11 +40,13 @@ CHILD_ATTEMPTS = 20
 STEPS_TO_LIMITS = 20
 """How many mutations may bring a child within the limits."""
 SHORTLIST = 400
-"""How many are drawn jointly by Thompson sampling: those whose upper bounds are best."""
+"""How many are drawn jointly by Thompson sampling: those whose upper bounds few others dominate."""
 OPTIMISM = 2.0
 """Those bounds lie so many deviations above the mean."""
 WIDTH, WIDTH_OF_SEVERAL = 1.5, 2.0
 """The usual width of upper bounds, with one objective and with several."""
+LEAST_WORTH = 1e-12
+"""What promises no more than this promises nothing."""
 FAR = 6.0
 """Where no upper bound improves on anything, one so many deviations above the mean is looked at."""
 MARGIN = 0.1
@@ -144,7 +147,7 @@ class PredictorGuided(Strategy):
         self._told += 1
         if isinstance(outcome, Measurement):
             metrics = {name: float(outcome.metrics[name]) for name in self.problem.goal.metrics}
-            if np.isfinite(list(metrics.values())).all():  # a diverged training teaches nothing
+            if all(abs(value) <= LARGEST_SCORE for value in metrics.values()):  # a diverged training teaches nothing
                 self._measured.append((architecture, metrics))
 
     def _waits(self) -> bool:
@@ -216,9 +219,15 @@ class PredictorGuided(Strategy):
         free = self._free(candidates)
         if not len(free):
             return self._random()
-        pending = Candidates(self.problem, list(self._pending.values())) if self._pending else None
-        worth = self._worth(lesson, candidates, pending)
-        return candidates.architectures[int(free[np.argmax(worth[free])])]
+        left = candidates.take(free)
+        worth = self._worth(lesson, left, self._unlearnt(lesson))
+        return left.architectures[int(np.argmax(worth))]
+
+    def _unlearnt(self, lesson: "_Lesson") -> Candidates | None:
+        """What is being measured, or was after the predictor has learnt."""
+        later = [architecture for architecture, _ in self._measured[lesson.measurements :]]
+        unlearnt = [*self._pending.values(), *later]
+        return Candidates(self.problem, unlearnt) if unlearnt else None
 
     def _random(self) -> Architecture | None:
         """A random new member, if there is one or one of many draws is new."""
@@ -259,7 +268,9 @@ class PredictorGuided(Strategy):
         self._outlook.learn(measured, metrics)
         expected = self._outlook.expect(measured)
         kept = np.array([all(not c.excess(values) for c in self.problem.goal.constraints) for values in metrics])
-        return _Lesson(measurements, told, non_dominated(expected.means[kept]), self._reference(expected.means[kept]))
+        means = expected.means
+        least = float(means[:, 0].min())
+        return _Lesson(measurements, told, non_dominated(means[kept]), self._reference(means[kept]), least)
 
     def _reference(self, means: Floats) -> Floats:
         """From where volume counts, `[objectives]`: costs from a little beyond the most expensive of all, what is
@@ -275,12 +286,14 @@ class PredictorGuided(Strategy):
         """What measuring each candidate promises, `[n]`; those that break constraints come after all others."""
         expected = self._outlook.expect(candidates, pending)
         if not len(lesson.front):  # nothing keeps the constraints yet: what is likeliest to comes first
-            return expected.chance()
+            return expected.log_chance()
         worth = self._promise(lesson, *self._seen(expected, candidates))
-        if not worth.any():  # nothing is likely to improve anything: what has the best chance all the same
+        if not (
+            worth > LEAST_WORTH
+        ).any():  # nothing is likely to improve anything: what has the best chance all the same
             worth = self._promise(lesson, expected.means + FAR * expected.deviations, np.zeros_like(expected.means))
-        chance = expected.chance()
-        return worth * chance if (worth * chance).any() else chance
+        worth = worth * np.exp(expected.log_chance())
+        return worth if worth.any() else expected.log_chance()
 
     def _promise(self, lesson: "_Lesson", means: Floats, deviations: Floats) -> Floats:
         """How much candidates improve on what is predicted of the measured, `[n]`, none of it negative."""
@@ -289,8 +302,7 @@ class PredictorGuided(Strategy):
             return expected_hypervolume_improvement(means, deviations, lesson.front, lesson.reference, rng)
         if self.acquisition == "expected_improvement":
             return expected_improvement(means[:, 0], deviations[:, 0], float(lesson.front.max()))
-        above: Floats = means[:, 0] - means[:, 0].min()
-        return above
+        return np.maximum(means[:, 0] - lesson.least, 0.0)
 
     def _seen(self, expected: Expected, candidates: Candidates) -> tuple[Floats, Floats]:
         """Means and deviations as the acquisition function sees them; a figure that it fixes has no deviation."""
@@ -306,16 +318,18 @@ class PredictorGuided(Strategy):
                 return expected.means, certain
 
     def _draw(self, expected: Expected, candidates: Candidates) -> Floats:
-        """A joint draw of the most promising, `[n, objectives]`; of the others the least that was drawn."""
+        """A joint draw of the most promising, `[n, objectives]`; of the others the least of it, and their costs."""
+        from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
         bounds = expected.means + OPTIMISM * expected.deviations
-        ranks = np.argsort(np.argsort(-bounds, axis=0), axis=0).min(axis=1)
-        chosen = np.argsort(ranks, kind="stable")[:SHORTLIST]
-        draws = np.empty_like(expected.means)
+        fronts = NonDominatedSorting().do(-bounds, n_stop_if_ranked=SHORTLIST)
+        chosen = np.concatenate(fronts)[:SHORTLIST]
+        draws = expected.means.copy()
         for i, covariance in enumerate(self._outlook.covariance(candidates.take(chosen))):
-            mean = expected.means[chosen, i]
-            draw = mean if covariance is None else drawn(mean, covariance, self.problem.rng)
-            draws[:, i] = draw.min()
-            draws[chosen, i] = draw
+            if covariance is not None:
+                draw = drawn(expected.means[chosen, i], covariance, self.problem.rng)
+                draws[:, i] = draw.min()
+                draws[chosen, i] = draw
         return draws
 
     def _breed(self, lesson: "_Lesson") -> list[Architecture]:
@@ -327,13 +341,13 @@ class PredictorGuided(Strategy):
         parents += [random[int(i)] for i in problem.rng.choice(len(random), min(FOUNDERS, len(random)), replace=False)]
         bred: dict[str, Architecture] = {problem.identity(a): a for a in parents if self._new(a)}
         scored: list[tuple[float, Architecture]] = []
-        while len(bred) < self.proposals:
+        while len(bred) < max(self.proposals, 2 * self.batch):
             children: dict[str, Architecture] = {}
             for _ in range(GENERATION):
                 for _ in range(CHILD_ATTEMPTS):
                     child = self._child(parents)
                     identity = problem.identity(child)
-                    if problem.feasible(child) and self._new(child) and identity not in bred | children:
+                    if problem.feasible(child) and self._new(child) and not (identity in bred or identity in children):
                         children[identity] = child
                         break
             if not children:
@@ -386,9 +400,11 @@ class _Lesson:
         told: How many outcomes there were then.
         front: Predictions for those that keep the constraints and are not dominated, `[m, objectives]`.
         reference: From where the volume that they dominate counts, `[objectives]`.
+        least: The least that is predicted of the first objective of any of them.
     """
 
     measurements: int
     told: int
     front: Floats
     reference: Floats
+    least: float

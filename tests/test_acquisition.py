@@ -13,7 +13,6 @@ from nasplat.acquisition import (
     expected_hypervolume_improvement,
     expected_improvement,
     non_dominated,
-    probability_above,
 )
 
 Floats = NDArray[np.float64]
@@ -42,7 +41,6 @@ def test_expected_improvement_is_its_integral(mean: float, deviation: float, bes
 def test_a_certain_figure_improves_by_what_it_exceeds_the_best_by() -> None:
     found = expected_improvement(np.array([1.0, 3.0]), np.zeros(2), 2.0)
     assert found == pytest.approx([0.0, 1.0])
-    assert probability_above(np.array([1.0, 3.0]), np.zeros(2), 2.0) == pytest.approx([0.0, 1.0])
 
 
 def test_the_front_is_what_nothing_exceeds_each_once() -> None:

@@ -75,6 +75,9 @@ def test_equal_scores_and_equal_architectures_are_learnt_from(space: SearchSpace
     mean, deviation = process.predict_with_deviation(architectures)
     assert np.isfinite(mean).all() and np.isfinite(deviation).all()
     assert np.ptp(mean) < 1e-9
+    architectures, _ = drawn(space, 26, 2)
+    _, deviation = DistanceProcess(space).fit(architectures, np.full(26, 0.1)).predict_with_deviation(architectures)
+    assert deviation.max() > 1e-4  # the spread of equal figures is rounding, and no unit
 
 
 def test_of_too_many_examples_the_best_are_kept(space: SearchSpace) -> None:

@@ -199,6 +199,32 @@ def test_workers_never_wait_and_a_batch_has_no_twins() -> None:
     assert len(set(batch)) == 8
 
 
+def test_a_batch_is_the_same_whether_outcomes_come_between_or_not() -> None:
+    def picks(together: bool) -> set[Architecture]:
+        strategy = guided(toy(), initial=10, batch=6)
+        for task in strategy.ask(10):
+            strategy.tell(measured(task))
+        chosen: list[Task] = []
+        while len(chosen) < 6:
+            tasks = strategy.ask(6 - len(chosen) if together else 1)
+            chosen += tasks
+            for task in tasks:
+                strategy.tell(measured(task))
+        return {task.architecture for task in chosen if isinstance(task, Evaluate)}
+
+    assert picks(together=True) == picks(together=False)
+
+
+def test_breeding_ends_with_what_promises_most() -> None:
+    problem = large("darts")
+    strategy: Any = guided(problem, proposals=500)
+    drive(strategy, 10, by_macs)
+    strategy.ask(1)
+    last = [problem.cost(a).macs for a in strategy._bred[-100:]]
+    first = [problem.cost(a).macs for a in strategy._bred[:100]]
+    assert np.mean(last) > np.mean(first)
+
+
 def test_failures_are_not_learnt_from_nor_asked_for_again() -> None:
     def fails(problem: Problem, task: Task) -> Outcome:
         return Failure(task=task, kind="toy", message="as told")
