@@ -23,8 +23,8 @@ MEMBERS = 512
 """How many random members of the space tell how far networks usually are apart."""
 FARTHEST = 5.0
 """Features beyond so many deviations from the space's mean count as that far."""
-CHUNK = 65_536
-"""How many architectures are scored at once, which bounds the memory."""
+CHUNK = 4096
+"""How many architectures are scored at once, which bounds the memory and keeps it near the processor."""
 USUAL = np.log([3.0, 2.0, 5e-2])
 SPREAD = np.array([1.0, 0.5, 1.0])
 """Means and deviations of the normal priors of the logarithms of variance, length scale and noise, in units of the
@@ -89,7 +89,8 @@ class DistanceProcess(UncertainPredictor):
         for each in self._chunks(architectures):
             near = self._near(each)
             means.append(near @ self._solved)
-            explained = np.square(solve_triangular(self._root, near.T, lower=True)).sum(axis=0)
+            known = solve_triangular(self._root, near.T, lower=True, check_finite=False)
+            explained = np.einsum("en,en->n", known, known)
             deviations.append(np.sqrt(np.maximum(np.exp(self._log[0]) - explained, 0.0)))
         return self._center + self._unit * np.concatenate(means), self._unit * np.concatenate(deviations)
 
@@ -163,14 +164,19 @@ def _target(scores: Floats, headroom: float) -> Floats:
 
 
 def _squared(a: Floats, b: Floats) -> Floats:
-    squared: Floats = np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T, 0.0)
-    return squared
+    squared: Floats = a @ (-2 * b.T)  # one large array, changed in place
+    squared += (a**2).sum(axis=1)[:, None]
+    squared += (b**2).sum(axis=1)
+    return np.maximum(squared, 0.0, out=squared)
 
 
 def _matern(squared: Floats) -> Floats:
     """Matérn 5/2 of squared distances in length scales."""
     root = np.sqrt(5 * squared)
-    correlation: Floats = (1 + root + root**2 / 3) * np.exp(-root)
+    correlation: Floats = root / 3 + 1
+    correlation *= root
+    correlation += 1
+    correlation *= np.exp(-root)
     return correlation
 
 
