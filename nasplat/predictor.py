@@ -177,6 +177,10 @@ class Predictor(ABC):
         return predictor
 
 
+class TooFew(InputError):
+    """There are fewer examples than a predictor learns from."""
+
+
 class UncertainPredictor(Predictor):
     """A predictor that knows how unsure it is."""
 
@@ -211,12 +215,13 @@ def checked_scores(
     """The scores that a predictor is given to learn from, `[n]`.
 
     Raises:
-        InputError: There are fewer than `fewest` architectures, or not one score for each, or one is not finite or so
+        TooFew: There are fewer than `fewest` architectures.
+        InputError: Not one score for each, or one is not finite or so
             large that their differences are not.
     """
     n = len(architectures)
     if n < fewest:
-        raise InputError(f"{name} learns from at least {fewest} architectures, but got {n}; measure more")
+        raise TooFew(f"{name} learns from at least {fewest} architectures, but got {n}; measure more")
     checked = np.asarray(scores, dtype=np.float64)
     if checked.shape != (n,):
         raise InputError(f"{name} learns from one score for each of {n} architectures, but got {checked.shape}")

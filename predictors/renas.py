@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor, checked_scores
+from nasplat.predictor import Learnt, Predictor, TooFew, checked_scores
 from nasplat.search_space import SearchSpace
 from nasplat.training import ranking
 from nasplat.training.seeding import seeded
@@ -116,7 +116,7 @@ class ReNAS(Predictor):
         """
         held_out = max(2, len(architectures) // HELD_OUT) if self.select == "validation" else 0
         if len(architectures) < 2 + held_out:
-            raise InputError(
+            raise TooFew(
                 f"renas learns from at least {2 + held_out} architectures with select={self.select!r}, "
                 f"but got {len(architectures)}"
             )

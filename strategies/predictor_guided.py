@@ -11,9 +11,8 @@ from pydantic import Field
 
 from nasplat.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
 from nasplat.architecture import Architecture
-from nasplat.errors import InputError
 from nasplat.outlook import FEWEST, Candidates, Expected, Outlook
-from nasplat.predictor import LARGEST_SCORE
+from nasplat.predictor import LARGEST_SCORE, TooFew
 from nasplat.problem import Problem
 from nasplat.spread import medoids
 from nasplat.strategy import Strategy
@@ -23,8 +22,6 @@ Floats = NDArray[np.float64]
 
 DRAWN = 1000
 """Where members cannot be listed, the first ones are chosen from so many random ones."""
-ENOUGH = 50
-"""A predictor that demands more measurements than this to learn at all is none for a search."""
 RANKED, PART = 100, 4
 """By zero-cost proxies so many random members are ranked, and one of so many of them is good enough to begin with."""
 PROXIES = ("nwot", "synflow", "jacov")
@@ -245,17 +242,11 @@ class PredictorGuided(Strategy):
         return np.flatnonzero([identity not in self._asked for identity in candidates.identities])
 
     def _learnt(self) -> "_Lesson | None":
-        """What is known now, or was when the last batch was complete; None while there is too little to learn from.
-
-        Raises:
-            InputError: The predictor cannot learn from what should be enough.
-        """
+        """What is known now, or was when the last batch was complete; None while there is too little to learn from."""
         if self._lesson is None or self._told - self._lesson.told >= self.batch:
             try:
                 self._lesson = self._learn(len(self._measured), self._told)
-            except InputError:
-                if len(self._measured) >= ENOUGH:
-                    raise
+            except TooFew:
                 return None
             if self._members is None:
                 self._bred = self._breed(self._lesson)
@@ -288,9 +279,7 @@ class PredictorGuided(Strategy):
         if not len(lesson.front):  # nothing keeps the constraints yet: what is likeliest to comes first
             return expected.log_chance()
         worth = self._promise(lesson, *self._seen(expected, candidates))
-        if not (
-            worth > LEAST_WORTH
-        ).any():  # nothing is likely to improve anything: what has the best chance all the same
+        if worth.max() <= LEAST_WORTH:  # nothing is likely to improve anything: what may, with more luck
             worth = self._promise(lesson, expected.means + FAR * expected.deviations, np.zeros_like(expected.means))
         worth = worth * np.exp(expected.log_chance())
         return worth if worth.any() else expected.log_chance()

@@ -248,6 +248,15 @@ def test_a_predictor_that_needs_more_examples_gets_random_ones_first() -> None:
     assert strategy.get_state()["lesson"] == [5, 5]
 
 
+def test_a_predictor_that_cannot_learn_at_all_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*arguments: Any) -> None:
+        raise InputError("it lacks a library")
+
+    monkeypatch.setattr(PREDICTORS.get("distance_process"), "fit", refuses)
+    with pytest.raises(InputError, match="lacks a library"):
+        drive(guided(toy()), 6)
+
+
 def test_costs_alone_need_no_predictor() -> None:
     space, io = ToySpace(), toy().io
     asked = drive(guided(toy(PARAMS)), 8)

@@ -116,7 +116,9 @@ def synflow(probe: Probe) -> float:
     weights = _weights(network)
     outputs = network(torch.ones_like(probe.images[:1], dtype=torch.float64, requires_grad=True))
     total = _contribution(weights, _gradients(outputs.sum(), weights))
-    if not math.isfinite(total):
+    if math.isnan(total):
+        return LEAST
+    if math.isinf(total):
         return MOST
     return math.log(total) if total > sys.float_info.min else LEAST
 
