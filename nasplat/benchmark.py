@@ -38,6 +38,9 @@ class Benchmark(ABC):
     alone: bool = False
     """Whether measuring needs the device to itself, as for latency; such a search has one worker."""
 
+    distills: bool = False
+    """Whether a network can learn from the teacher that a task names; else such a task fails before it is begun."""
+
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 

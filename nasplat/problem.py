@@ -13,7 +13,7 @@ from nasplat.cost import Cost
 from nasplat.errors import InputError, unknown
 from nasplat.objective import Goal
 from nasplat.search_space import SearchSpace
-from nasplat.task import Evaluate, TrainSupernet, derive_seed
+from nasplat.task import Evaluate, Teacher, TrainSupernet, derive_seed
 
 ATTEMPTS = 10_000
 """How often a rejection loop tries before it gives up with an error."""
@@ -88,6 +88,7 @@ class Problem:
         weights: Handle | None = None,
         replicate: int = 0,
         continues: Handle | None = None,
+        teacher: Teacher | None = None,
     ) -> Evaluate:
         """The next task: measure an architecture, by default at the problem's fidelity."""
         task_id = self._number()
@@ -99,6 +100,7 @@ class Problem:
             weights=weights,
             replicate=replicate,
             continues=continues,
+            teacher=teacher,
         )
 
     def train_supernet(

@@ -280,7 +280,7 @@ class Search:
 
     def _work(self, task: Task) -> Work | None:
         """What makes two evaluations the same work; None for work that is never the same."""
-        if not isinstance(task, Evaluate) or task.weights is not None or task.continues is not None:
+        if not isinstance(task, Evaluate) or needed_by(task):
             return None
         return self.problem.key(task.architecture), task.fidelity, task.replicate
 

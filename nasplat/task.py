@@ -19,11 +19,24 @@ STATE = "state"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """A trained network whose answers another one learns from (Hinton et al., 2015, "Distilling the knowledge").
+
+    Args:
+        architecture: Which network, of the same space.
+        weights: What the measurement of it left under that role.
+    """
+
+    architecture: Architecture
+    weights: Handle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
     """Measure one architecture.
 
     Two evaluations are the same work only if canonical key, fidelity and replicate agree and neither uses
-    shared weights.
+    shared weights or a teacher.
 
     Args:
         id: The task's number, rising in the order of asking.
@@ -33,6 +46,7 @@ class Evaluate:
         weights: Shared weights to measure with instead of training, for benchmarks that can.
         replicate: Tells repeated measurements of one architecture apart.
         continues: The state that an earlier evaluation of the same architecture at lower fidelity left.
+        teacher: What the network learns from beside the data, for benchmarks that can.
     """
 
     id: int
@@ -42,6 +56,7 @@ class Evaluate:
     weights: Handle | None = None
     replicate: int = 0
     continues: Handle | None = None
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +208,9 @@ def derive_seed(run_seed: int, task_id: int) -> int:
 
 def needed_by(task: Task) -> set[str]:
     """The digests of the artifacts that a task's work begins with."""
-    handles = (task.weights, task.continues if isinstance(task, Evaluate) else None)
+    handles = [task.weights]
+    if isinstance(task, Evaluate):
+        handles += [task.continues, task.teacher.weights if task.teacher is not None else None]
     return {handle.digest for handle in handles if handle is not None}
 
 
@@ -214,6 +231,8 @@ def encode_task(task: Task) -> Json:
                 body["replicate"] = task.replicate
             if task.continues is not None:
                 body["continues"] = task.continues.digest
+            if (teacher := task.teacher) is not None:
+                body["teacher"] = [teacher.architecture.space, teacher.architecture.code, teacher.weights.digest]
             return body
         case TrainSupernet():
             return {
@@ -256,6 +275,7 @@ def decode_task(body: Json) -> Task:
         weights=weights,
         replicate=_count(body, "replicate") if "replicate" in body else 0,
         continues=_handle(body, "continues"),
+        teacher=_teacher(body["teacher"]) if "teacher" in body else None,
     )
 
 
@@ -403,3 +423,7 @@ def _number(body: Any, key: str) -> float:
 
 def _handle(body: Json, key: str) -> Handle | None:
     return Handle(_text(body, key)) if body.get(key) else None
+
+
+def _teacher(body: Any) -> Teacher:
+    return Teacher(architecture=Architecture(_text(body, 0), _text(body, 1)), weights=Handle(_text(body, 2)))

@@ -142,7 +142,7 @@ def test_measuring_never_looks_at_test_images(altered: Callable[[Callable[[Split
     shelf = Parcel()
     clean = measure(prepared(), task_for(), shelf)
     for spoil in (not_numbers, garbage):
-        name = altered(lambda splits, spoil=spoil: replace(splits, test=spoil(splits.test)))  # type: ignore[misc]
+        name = altered(lambda splits, spoil=spoil: replace(splits, read_test=lambda: spoil(splits.test)))  # type: ignore[misc]
         assert measure(prepared(name), task_for(), shelf) == clean
     assert clean.split == "validation"
     assert clean.metrics["accuracy"] != final(prepared(), clean, shelf).metrics["accuracy"]
@@ -169,10 +169,10 @@ def test_the_final_figures_are_of_the_test_split_alone(altered: Callable[[Callab
     clean = final(prepared(), measurement, shelf)
     assert (clean.split, clean.task, clean.artifacts) == ("test", measurement.task, measurement.artifacts)
     elsewhere = altered(
-        lambda splits: Splits(not_numbers(splits.training), not_numbers(splits.validation), splits.test)
+        lambda splits: Splits(not_numbers(splits.training), not_numbers(splits.validation), splits.read_test)
     )
     assert final(prepared(elsewhere), measurement, shelf) == clean
-    on_test = altered(lambda splits: replace(splits, test=garbage(splits.test)))
+    on_test = altered(lambda splits: replace(splits, read_test=lambda: garbage(splits.test)))
     assert final(prepared(on_test), measurement, shelf).metrics != clean.metrics
 
 
@@ -410,7 +410,8 @@ def test_images_differ_between_epochs_and_within_a_batch(monkeypatch: pytest.Mon
             return network
 
     image = dataset("digits").load().training.images[:1]
-    alike = Splits(*(Examples(image.repeat(64, 1, 1, 1), torch.arange(64) % 10) for _ in range(3)))
+    examples = Examples(image.repeat(64, 1, 1, 1), torch.arange(64) % 10)
+    alike = Splits(examples, examples, lambda: examples)
     monkeypatch.setitem(DATASETS, "alike", Dataset("alike", "one image", IO.image(1, 8, 10), lambda: alike))
     benchmark = Classification(Watched(channels=4, cells=1), dataset="alike", augment=True)
     measure(benchmark, task_for(fidelity=2), Parcel())

@@ -74,9 +74,9 @@ def refusal(name: str, **source: Any) -> str:
 
 
 def damage(name: str, **source: Any) -> str:
-    """Why a data set is refused at the latest when it is loaded, in one line."""
+    """Why a data set is refused at the latest when its test part is read, in one line."""
     with pytest.raises(InputError) as caught:
-        opened(name, **source)
+        opened(name, **source).test  # noqa: B018  reads it
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -414,7 +414,7 @@ def odd_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             images = torch.randn(number, 2, 7, 9, generator=generator)
             return Examples(images, (images[:, 0].mean(dim=(1, 2)) > 0).long())
 
-        return Splits(part(96), part(48), part(32))
+        return Splits(part(96), part(48), lambda: part(32))
 
     monkeypatch.setitem(DATASETS, "odd", Dataset("odd", "2 x 7 x 9 noise", IO((2, 7, 9), 2), load))
     yield "odd"

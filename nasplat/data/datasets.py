@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,16 +101,27 @@ class Examples:
         return len(self.labels)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Splits:
-    """Three disjoint parts: training fits weights, validation guides the search, test is measured once."""
+    """Three disjoint parts: training fits weights, validation guides the search, test is measured once.
+
+    Args:
+        training: Read already.
+        validation: Likewise.
+        read_test: Reads the test part, which nobody asks for before the final measurement.
+    """
 
     training: Examples
     validation: Examples
-    test: Examples
+    read_test: Callable[[], Examples]
+
+    @cached_property
+    def test(self) -> Examples:
+        """The test part, read when it is first asked for."""
+        return self.read_test()
 
     def to(self, device: str) -> "Splits":
-        return Splits(self.training.to(device), self.validation.to(device), self.test.to(device))
+        return Splits(self.training.to(device), self.validation.to(device), lambda: self.test.to(device))
 
 
 def _nothing_to_refuse() -> None:
@@ -213,11 +224,11 @@ def _share(subset: int, training: int, validation: int, classes: int) -> tuple[i
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Three disjoint parts whose pixels are not read yet."""
+    """Three disjoint parts whose pixels are not read yet; where the test part has files of its own, nor are those."""
 
     training: Pictures
     validation: Pictures
-    test: Pictures
+    test: Callable[[], Pictures]
 
     @classmethod
     def of(
@@ -225,14 +236,14 @@ class _Parts:
         training: Pictures,
         *,
         validation: Pictures | None = None,
-        test: Pictures | None = None,
+        test: Callable[[], Pictures] | None = None,
         held_out: int,
         subset: int | None,
     ) -> "_Parts":
         """Take what is missing from training: a fifth for the test, then one in `held_out` for validation."""
         if test is None:
             rest, rows = _part(training.labels, len(training) // 5, "a test split")
-            training, test = training.take(rest), training.take(rows)
+            training, test = training.take(rest), partial(training.take, rows)
         if validation is None:
             rest, rows = _part(training.labels, len(training) // held_out, "a validation split")
             training, validation = training.take(rest), training.take(rows)
@@ -247,10 +258,14 @@ class _Parts:
     def read(self) -> Splits:
         import torch
 
-        images = [part.images() for part in (self.training, self.validation, self.test)]
-        scaling = Scaling.of(images[0])
-        labels = [torch.from_numpy(part.labels) for part in (self.training, self.validation, self.test)]
-        return Splits(*(Examples(*pair, scaling) for pair in zip(images, labels, strict=True)))
+        images = self.training.images()
+        scaling = Scaling.of(images)
+
+        def read(part: Pictures) -> Examples:
+            return Examples(part.images(), torch.from_numpy(part.labels), scaling)
+
+        training = Examples(images, torch.from_numpy(self.training.labels), scaling)
+        return Splits(training, read(self.validation), lambda: read(self.test()))
 
 
 # The data sets ------------------------------------------------------------------------------------------------
@@ -273,7 +288,7 @@ def _digits(source: Source) -> Dataset:
         def part(rows: Rows) -> Examples:
             return Examples(torch.from_numpy(images[rows]), torch.from_numpy(labels[rows]))
 
-        return Splits(part(training), part(validation), part(test))
+        return Splits(part(training), part(validation), lambda: part(test))
 
     def check() -> None:
         if source.subset is not None:
@@ -320,7 +335,7 @@ def _hard_digits(source: Source) -> Dataset:
 
         first, second, test = (part(*each) for each in zip(splits, VARIANTS, strict=True))
         # Neither validation nor test is taken from training, hence no part of it is held out.
-        return _Parts.of(first, validation=second, test=test, held_out=0, subset=source.subset).read()
+        return _Parts.of(first, validation=second, test=lambda: test, held_out=0, subset=source.subset).read()
 
     def check() -> None:
         if source.subset is not None:
@@ -347,7 +362,7 @@ class _Published:
         io: Image shape and number of classes.
         files: What must be there.
         folders: Where they are looked for, below the data folder; the first is where downloads go.
-        read: Gives the training and the test pictures of found files, by name.
+        read: Gives the training pictures of found files, by name, and what reads those of the test.
         held_out: One in so many training images is for validation.
         training: The number of training images before that.
         endings: What may follow on the names of the files.
@@ -361,7 +376,7 @@ class _Published:
     io: IO
     files: tuple[str, ...]
     folders: tuple[str, ...]
-    read: Callable[[dict[str, Path]], tuple[Pictures, Pictures]]
+    read: Callable[[dict[str, Path]], tuple[Pictures, Callable[[], Pictures]]]
     held_out: int
     training: int
     endings: tuple[str, ...] = ("",)
@@ -413,12 +428,12 @@ class _Published:
 def _fashion_mnist(source: Source) -> Dataset:
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
-    def read(found: dict[str, Path]) -> tuple[Pictures, Pictures]:
+    def read(found: dict[str, Path]) -> tuple[Pictures, Callable[[], Pictures]]:
         training, test = (
-            pictures.read_idx(found[images], found[labels], shape=(28, 28), classes=10)
+            partial(pictures.read_idx, found[images], found[labels], shape=(28, 28), classes=10)
             for images, labels in (names[:2], names[2:])
         )
-        return training, test
+        return training(), test
 
     def archives() -> dict[str, str]:
         from torchvision.datasets import FashionMNIST
@@ -459,12 +474,12 @@ def _cifar(source: Source, *, classes: int) -> Dataset:
         for names, rows in ((files, CIFAR_ROWS[name]), ([test], CIFAR_TEST_ROWS)):
             pictures.check_binary([found[file] for file in names], labels=labels, pixels=3_072, rows=rows)
 
-    def read(found: dict[str, Path]) -> tuple[Pictures, Pictures]:
+    def read(found: dict[str, Path]) -> tuple[Pictures, Callable[[], Pictures]]:
         training, testing = (
-            pictures.read_binary([found[file] for file in names], labels=labels, shape=shape, classes=classes)
+            partial(pictures.read_binary, [found[file] for file in names], labels=labels, shape=shape, classes=classes)
             for names in (files, [test])
         )
-        return training, testing
+        return training(), testing
 
     def hint(place: Path) -> str:
         for found in (place / pickled, place / "images" / pickled):
@@ -492,11 +507,11 @@ def _cifar(source: Source, *, classes: int) -> Dataset:
 def _cifar10_jpeg(source: Source) -> Dataset:
     file = "cifar10_jpeg.npz"
 
-    def read(found: dict[str, Path]) -> tuple[Pictures, Pictures]:
+    def read(found: dict[str, Path]) -> tuple[Pictures, Callable[[], Pictures]]:
         training, test = (
-            pictures.read_jpegs(found[file], part, shape=(3, 32, 32), classes=10) for part in ("train", "test")
+            partial(pictures.read_jpegs, found[file], part, shape=(3, 32, 32), classes=10) for part in ("train", "test")
         )
-        return training, test
+        return training(), test
 
     return _Published(
         name="cifar10_jpeg",
@@ -524,9 +539,9 @@ def _image_folder(source: Source) -> Dataset:
             part: pictures.list_folder(place, classes, side=side, all_classes=part == "train")
             for part, place in parts.items()
         }
-        return _Parts.of(
-            found["train"], validation=found.get("val"), test=found.get("test"), held_out=4, subset=source.subset
-        )
+        own = found.get("test")
+        test = None if own is None else lambda: own
+        return _Parts.of(found["train"], validation=found.get("val"), test=test, held_out=4, subset=source.subset)
 
     def check() -> None:
         listed()

@@ -141,6 +141,8 @@ def _dispatch(
     task: Task, benchmark: Benchmark, device: str, artifacts: Artifacts, group: "ProcessGroup | None"
 ) -> Outcome:
     if isinstance(task, Evaluate):
+        if task.teacher is not None and not benchmark.distills:
+            raise TrialFailed("no teacher", f"the benchmark {type(benchmark).__name__} has no use for a teacher")
         return benchmark.measure(task, device=device, artifacts=artifacts)
     if not isinstance(benchmark, SupernetBenchmark):
         raise TrialFailed("no supernet", f"the benchmark {type(benchmark).__name__} cannot train a supernet")

@@ -30,6 +30,7 @@ from nasplat.task import (
     derive_seed,
     encode_outcome,
     encode_task,
+    needed_by,
 )
 from nasplat.testing.common import check_configuration, global_generators_untouched
 from nasplat.testing.toy import ToyBenchmark, ToySpace, toy_accuracy
@@ -217,8 +218,9 @@ def handles_stand_in_its_state(make: MakeStrategy) -> None:
         if not asked:
             break
         for task in asked:
-            for handle in (task.weights, task.continues if isinstance(task, Evaluate) else None):
-                assert handle is None or handle.digest in known, f"task {task.id} names a handle not in the state"
+            assert not {digest for digest in needed_by(task) if digest not in known}, (
+                f"task {task.id} names a handle not in the state"
+            )
             strategy.tell(answer(strategy.problem, task))
 
 
