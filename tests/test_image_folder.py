@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasplat.architecture import IO
+from nasplat.data.datasets import Source, dataset
+from nasplat.errors import InputError
 from nasplat.run.directory import Run
 from nasplat.search_spaces.ghost import GhostImageNet
 from nasplat.training.seeding import seeded
@@ -190,7 +192,7 @@ def test_a_folder_beside_train_is_not_left_out_unseen(name: str, command: Comman
     assert f"{photos} has train/ and also {name}/; it is to hold train/ and, if there are any, val/ and test/" in said
 
 
-@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("content", [b"a text\n", b"", None], ids=["text", "nothing", "half"])
 def test_a_file_that_is_no_picture_though_it_is_called_one(
     content: bytes | None, part: str, command: Command, photos: Path
@@ -201,3 +203,11 @@ def test_a_file_that_is_no_picture_though_it_is_called_one(
     said = refusal(command, photos)
     assert f"the picture {picture} cannot be read: " in said
     assert "repair or remove it" in said
+
+
+def test_a_test_picture_that_is_none_is_told_when_it_is_first_looked_at(photos: Path) -> None:
+    picture = photos / "test" / "light" / "2.png"
+    picture.write_bytes(b"a text\n")
+    splits = dataset("image_folder", Source(photos, side=32)).load()
+    with pytest.raises(InputError, match="repair or remove it"):
+        splits.test  # noqa: B018  reads it
