@@ -1,0 +1,298 @@
+"""Whether one supernet for all finds better networks than training candidates by themselves, for the same pictures.
+
+    python performance/cars_pays.py [--spaces nasbench201 ghost/small] [--seeds 1000 …] [--json]
+
+About ten minutes for each space and seed on one core. Every search and every training is a line of the file as soon as
+it has ended, and a second call goes on where the first was interrupted.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from fronts import ALLOWED, Gain, hypervolumes, spread
+from numpy.random import default_rng
+
+from nasplat.artifact import Parcel
+from nasplat.benchmark import Benchmark
+from nasplat.config import SearchConfig
+from nasplat.errors import InputError
+from nasplat.executors.executor import Workload, perform
+from nasplat.objective import Goal
+from nasplat.problem import Problem
+from nasplat.run.directory import Run
+from nasplat.strategies.cars import CARS
+from nasplat.task import Measurement
+from nasplat.testing.runs import searched
+from searching import Row, kept
+
+PICKS = 5
+OBJECTIVES = ["accuracy:max", "params:min"]
+ARMS = ("cars", "random_search", "nsga2", "chance")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared on one search space.
+
+    Args:
+        options: Of the space.
+        data: Options of the benchmark for all that is trained.
+        pictures: Training pictures in an epoch.
+        supernet: Options of the benchmark while CARS searches.
+        cars: Options of CARS.
+        candidate: Epochs of each candidate that is trained by itself.
+        nsga2: Options of NSGA-II.
+        epochs: Of retraining what was found, by the same recipe.
+    """
+
+    options: dict[str, Any]
+    data: dict[str, Any]
+    pictures: int
+    supernet: dict[str, Any]
+    cars: dict[str, Any]
+    candidate: int
+    nsga2: dict[str, Any]
+    epochs: int
+
+    @property
+    def images(self) -> int:
+        """What each search may process."""
+        return int(self.pictures * self.supernet["epochs"])
+
+
+SPACES = {
+    "nasbench201": Comparison(
+        options={"channels": 8, "cells": 1},
+        data={"dataset": "fashion_mnist", "subset": 3000, "gradient_norm": 5.0},
+        pictures=2500,
+        supernet={"epochs": 40, "statistics": "batch"},
+        cars={"population": 16, "warmup": 10, "interval": 2},
+        candidate=3,
+        nsga2={"population": 4},
+        epochs=7,
+    ),
+    "ghost/small": Comparison(
+        options={},
+        data={"dataset": "fashion_mnist", "subset": 2400, "gradient_norm": 5.0},
+        pictures=2000,
+        supernet={"epochs": 40, "statistics": "batch"},
+        cars={"population": 16, "warmup": 10, "interval": 2},
+        candidate=3,
+        nsga2={"population": 4},
+        epochs=6,
+    ),
+}
+
+
+def searching(space: str, arm: str) -> Row:
+    """The settings of a search, which say all about it."""
+    compared = SPACES[space]
+    data: Row = {"name": "classification", **compared.data}
+    if arm == "cars":
+        benchmark, budget = {**data, **compared.supernet}, {}
+        strategy: Row = {"name": arm, **compared.cars}
+    else:
+        benchmark = {**data, "epochs": compared.candidate}
+        budget = {"evaluations": compared.images // (compared.candidate * compared.pictures)}
+        strategy = {"name": arm, **(compared.nsga2 if arm == "nsga2" else {})}
+    config = {
+        "space": {"name": space, **compared.options},
+        "benchmark": benchmark,
+        "strategy": strategy,
+        "objectives": OBJECTIVES,
+        "budget": budget,
+    }
+    return {"search": config, "picks": PICKS}
+
+
+def training(space: str, code: str) -> Row:
+    """The settings of training a network that was found."""
+    compared = SPACES[space]
+    return {"space": space, "options": compared.options, "code": code, **compared.data, "epochs": compared.epochs}
+
+
+def work(settings: Row, seed: int) -> Row:
+    """Carry out a search or a training, for `kept`."""
+    torch.set_num_threads(1)
+    clock = time.perf_counter()
+    row = search(settings, seed) if "search" in settings else train(settings, seed)
+    print(f"seed {seed}: {json.dumps(row)}", file=sys.stderr)
+    return {**row, "seconds": time.perf_counter() - clock}
+
+
+def search(settings: Row, seed: int) -> Row:
+    """The codes of what stands for a search's front, and what it took."""
+    config = SearchConfig.read({**settings["search"], "seed": seed})
+    with tempfile.TemporaryDirectory() as folder:
+        assembly = searched(Path(folder) / "run", config)
+        history = Run(Path(folder) / "run").history()
+    measured = assembly.strategy.parents if isinstance(assembly.strategy, CARS) else history.measured
+    codes = picked(measured, assembly.problem.goal, settings["picks"])
+    return {"codes": codes, "images": history.spending.images, "evaluations": history.spending.evaluations}
+
+
+def picked(measured: Iterable[Measurement], goal: Goal, most: int) -> list[str]:
+    """The front's members, from it the ones that are spread evenly; where it has fewer, those of the next fronts too."""
+    left = {m.architecture.code: m for m in measured}
+    chosen: list[str] = []
+    while left and len(chosen) < most:
+        front = [m.architecture.code for m in goal.front(list(left.values()))]
+        chosen += spread({code: left[code].metrics["params"] for code in front}, most - len(chosen))
+        for code in front:
+            del left[code]
+    return chosen
+
+
+def train(settings: Row, seed: int) -> Row:
+    """Validation accuracy after training from scratch, and the price."""
+    options = {name: value for name, value in settings.items() if name not in ("space", "options", "code")}
+    benchmark = Workload(settings["space"], "classification", settings["options"], options).make()
+    benchmark.prepare()
+    problem = problem_of(benchmark, seed)
+    task = problem.evaluate(benchmark.space.parse(settings["code"]))
+    outcome = perform(task, benchmark, device="cpu", artifacts=Parcel())
+    assert isinstance(outcome, Measurement), outcome
+    params = problem.cost(outcome.architecture).params
+    return {"accuracy": outcome.metrics["accuracy"], "params": params, "images": outcome.spent.images}
+
+
+def problem_of(benchmark: Benchmark, seed: int) -> Problem:
+    """The problem of measuring with all epochs."""
+    goal = SearchConfig.model_construct(objectives=OBJECTIVES, constraints=[]).goal
+    return Problem(benchmark.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=seed)
+
+
+def chance(space: str, seed: int) -> list[str]:
+    """As many different members as are picked, drawn uniformly."""
+    drawn = Workload(space, "classification", SPACES[space].options, SPACES[space].data).make().space
+    rng, codes = default_rng(seed), dict[str, None]()
+    while len(codes) < PICKS:
+        codes[drawn.sample(rng).code] = None
+    return list(codes)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a space.
+
+    Args:
+        searches: By arm, for each seed.
+        trainings: By arm, for each seed the picks' trainings.
+        volumes: By arm, for each seed the hypervolume of the picks.
+        gains: Of CARS over each of the others.
+    """
+
+    searches: dict[str, list[Row]]
+    trainings: dict[str, list[list[Row]]]
+    volumes: dict[str, list[float]]
+    gains: dict[str, Gain] = field(default_factory=dict)
+
+
+def compared(space: str, seeds: list[int], file: Path, processes: int) -> Result:
+    """Search and train what the file lacks, and compare."""
+    jobs = [(searching(space, arm), seed) for seed in seeds for arm in ARMS[:-1]]
+    rows = iter(kept(jobs, work, file, processes))
+    searches: dict[str, list[Row]] = {arm: [] for arm in ARMS[:-1]}
+    for _ in seeds:
+        for arm in searches:
+            searches[arm].append(next(rows))
+    codes = {arm: [row["codes"] for row in found] for arm, found in searches.items()}
+    codes["chance"] = [chance(space, seed) for seed in seeds]
+    wanted = [(training(space, code), seed) for i, seed in enumerate(seeds) for arm in ARMS for code in codes[arm][i]]
+    distinct = {json.dumps(job): job for job in wanted}  # what two arms have found is trained once
+    trained = dict(zip(distinct, kept(list(distinct.values()), work, file, processes), strict=True))
+    trainings = {
+        arm: [
+            [trained[json.dumps((training(space, code), seed))] for code in codes[arm][i]]
+            for i, seed in enumerate(seeds)
+        ]
+        for arm in ARMS
+    }
+    volumes: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    for i, _ in enumerate(seeds):
+        pairs = {arm: [(row["accuracy"], row["params"]) for row in trainings[arm][i]] for arm in ARMS}
+        for arm, volume in hypervolumes(pairs).items():
+            volumes[arm].append(volume)
+    gains = {arm: Gain.of(volumes["cars"], volumes[arm]) for arm in ARMS[1:]}
+    return Result(searches, trainings, volumes, gains)
+
+
+def verdict(results: Mapping[str, Result]) -> dict[str, bool]:
+    """What is wanted, and whether it is so."""
+    searched_alone = [result.gains[arm] for result in results.values() for arm in ("random_search", "nsga2")]
+    return {
+        "at least equal to random search and NSGA-II everywhere": all(gain.at_least_equal for gain in searched_alone),
+        "better than both on one space": any(
+            result.gains["random_search"].better and result.gains["nsga2"].better for result in results.values()
+        ),
+        "better than members drawn at random everywhere": all(
+            result.gains["chance"].better for result in results.values()
+        ),
+    }
+
+
+def main() -> None:
+    """Search and train what is missing, and print what came of each space."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--spaces", nargs="+", choices=tuple(SPACES), default=list(SPACES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1000, 1005)))
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--file", type=Path, default=Path("runs/cars-pays.jsonl"))
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    arguments = parser.parse_args()
+    results = {
+        space: compared(space, arguments.seeds, arguments.file, arguments.processes) for space in arguments.spaces
+    }
+    said = verdict(results)
+    if arguments.json:
+        print(json.dumps({"spaces": {name: asdict(each) for name, each in results.items()}, "wanted": said}, indent=2))
+        sys.exit(not all(said.values()))
+    print(DEFINITIONS)
+    for space, result in results.items():
+        show(space, arguments.seeds, result)
+    for text, holds in said.items():
+        print(f"wanted: {text}: {'so it is' if holds else 'NOT so'}")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread")
+    sys.exit(not all(said.values()))
+
+
+DEFINITIONS = f"""\
+Fashion-MNIST, a subset. Every search processes the same number of training pictures: CARS to train its supernet, on whose
+shared weights networks are measured for no picture more; random search and NSGA-II to train each candidate by itself.
+Objectives: validation accuracy, parameters. Of each search {PICKS} networks are picked, spread evenly over the logarithm
+of the parameters of its (CARS: last) front; where it has fewer, from the next fronts. "chance" is as many members drawn
+uniformly. All are then trained from scratch alike. Hypervolume: validation accuracy and log params, scaled between
+ideal and nadir of the union of the seed's fronts, reference point 1.1. "at least equal": the 95 % interval of the
+paired difference lies above -{ALLOWED:.0%} of the other's mean; "better": above 0."""
+
+
+def show(space: str, seeds: list[int], result: Result) -> None:
+    """A space's table."""
+    first = {arm: found[0] for arm, found in result.searches.items()}
+    slowest = max(row["seconds"] for groups in result.trainings.values() for rows in groups for row in rows)
+    print(
+        f"\n{space}: {SPACES[space].images:,} pictures for a search; {first['cars']['evaluations']} evaluations of CARS,"
+    )
+    print(f"{first['random_search']['evaluations']} of each other; a retraining took at most {slowest:.0f} s")
+    print(f"{'seed':>6} " + " ".join(f"{arm:>14}" for arm in ARMS))
+    for i, seed in enumerate(seeds):
+        print(f"{seed:6} " + " ".join(f"{result.volumes[arm][i]:14.4f}" for arm in ARMS))
+    for arm, gain in result.gains.items():
+        print(f"CARS less {arm}: {gain}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
