@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pymoo.indicators.hv import HV
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from scipy import stats
 
 ALLOWED = 0.02
@@ -51,9 +52,8 @@ def _losses(pairs: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
 
 
 def _front(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Those that no other is better than in one respect and as good in the other."""
-    worse = (points[:, None] >= points).all(axis=2) & (points[:, None] > points).any(axis=2)
-    front: NDArray[np.float64] = points[~worse.any(axis=1)]
+    """Those that no other dominates."""
+    front: NDArray[np.float64] = points[NonDominatedSorting().do(points, only_non_dominated_front=True)]
     return front
 
 

@@ -14,17 +14,18 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fronts import ALLOWED, Gain, nearest, spread
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from pymoo.indicators.hv import HV
-from scipy import stats
 
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
@@ -47,7 +48,6 @@ POPULATIONS = {"accuracy:max": 16, "loss:min": 24}
 EPOCHS = 10
 MOST = 6
 GROUPS = ("cars", "random", "ghostnet", "mobilenetv2")
-ALLOWED = 0.02
 DEFINITIONS = f"""\
 Space {SPACE}, data hard_digits. CARS: accuracy up or loss down, and MACs down; population
 {" or ".join(map(str, POPULATIONS.values()))}, {SUPERNET_EPOCHS} epochs, of which {STRATEGY["warmup"]} are the warm-up;
@@ -105,28 +105,12 @@ def search(seed: int, objective: str) -> list[str]:
         assembly = searched(Path(folder) / "run", config)
     assert isinstance(assembly.strategy, CARS)
     front = assembly.problem.goal.front(assembly.strategy.parents)
-    return spread([member.architecture.code for member in front], assembly.benchmark)
+    return spread(prices([member.architecture.code for member in front], assembly.benchmark), MOST)
 
 
-def spread(codes: Iterable[str], benchmark: Benchmark) -> list[str]:
-    """At most `MOST` of them, those nearest to even steps in log MACs, both ends included."""
-    left = {code: math.log(macs_of(code, benchmark)) for code in codes}
-    chosen = []
-    for target in np.linspace(min(left.values()), max(left.values()), min(MOST, len(left))):
-        chosen.append(min(left, key=lambda code: abs(left[code] - target)))
-        del left[chosen[-1]]
-    return chosen
-
-
-def nearest(codes: Sequence[str], found: Sequence[str], benchmark: Benchmark) -> list[str]:
-    """For each of `found` the code nearest to it in MACs, each once."""
-    left = {code: math.log(macs_of(code, benchmark)) for code in codes}
-    chosen = []
-    for code in found:
-        target = math.log(macs_of(code, benchmark))
-        chosen.append(min(left, key=lambda other: abs(left[other] - target)))
-        del left[chosen[-1]]
-    return chosen
+def prices(codes: Iterable[str], benchmark: Benchmark) -> dict[str, float]:
+    """Their MACs."""
+    return {code: macs_of(code, benchmark) for code in codes}
 
 
 def trained(code: str, seed: int) -> dict[str, float]:
@@ -167,7 +151,10 @@ def rows(seeds: list[int], objective: str, file: Path) -> list[dict[str, Any]]:
             networks = {
                 "cars": fronts[0],
                 "random": [benchmark.space.sample(rng).code for _ in fronts[0]],
-                **{name: nearest(family(name), fronts[0], benchmark) for name in GROUPS[2:]},
+                **{
+                    name: nearest(prices(family(name), benchmark), prices(fronts[0], benchmark).values())
+                    for name in GROUPS[2:]
+                },
             }
             have = {(row["group"], row["code"]) for row in known if row["seed"] == seed and "group" in row}
             for group, codes in networks.items():
@@ -204,25 +191,24 @@ def main() -> None:
     torch.set_num_threads(1)
     found = rows(arguments.seeds, arguments.objective, arguments.file)
     by_seed = {seed: hypervolumes([row for row in found if row["seed"] == seed]) for seed in arguments.seeds}
-    summary: dict[str, Any] = {"hypervolume": by_seed, "beside": {}}
-    for group in GROUPS[1:]:
-        gains = np.array([each["cars"] - each[group] for each in by_seed.values()])
-        baseline = float(np.mean([each[group] for each in by_seed.values()]))
-        low, high = math.nan, math.nan
-        if len(gains) > 1:
-            low, high = map(float, stats.t.interval(0.95, len(gains) - 1, gains.mean(), stats.sem(gains)))
-        summary["beside"][group] = {"gain": float(gains.mean()), "low": low, "high": high, "baseline": baseline}
-    kept = all(each["low"] > -ALLOWED * each["baseline"] for each in summary["beside"].values())
+    gains = {
+        group: Gain.of([each["cars"] for each in by_seed.values()], [each[group] for each in by_seed.values()])
+        for group in GROUPS[1:]
+    }
+    kept = all(gain.at_least_equal for gain in gains.values())
     if arguments.json:
-        print(json.dumps({**summary, "trainings": found, "at_least_equal": kept}, indent=2))
+        beside = {group: asdict(gain) for group, gain in gains.items()}
+        print(
+            json.dumps({"hypervolume": by_seed, "beside": beside, "trainings": found, "at_least_equal": kept}, indent=2)
+        )
         sys.exit(not kept)
     print(DEFINITIONS)
     print(f"\n{'seed':>6} {'networks':>9} " + " ".join(f"{group:>12}" for group in GROUPS))
     for seed, volumes in by_seed.items():
         number = sum(row["seed"] == seed and row["group"] == "cars" for row in found)
         print(f"{seed:6} {number:9} " + " ".join(f"{volumes[group]:12.4f}" for group in GROUPS))
-    for group, each in summary["beside"].items():
-        print(f"CARS less {group}: {each['gain']:+.4f} ({each['low']:+.4f} to {each['high']:+.4f})")
+    for group, gain in gains.items():
+        print(f"CARS less {group}: {gain}")
     print(f"wanted: each interval above {-ALLOWED:.0%} of the other's hypervolume: {'so it is' if kept else 'NOT so'}")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread")
     sys.exit(not kept)
