@@ -62,6 +62,41 @@ class RandomHorizontalFlipEach(v2.Transform):  # type: ignore[misc]  # as above
         return torch.where(flipped, functional.horizontal_flip(inpt), inpt)
 
 
+class CutoutEach(v2.Transform):  # type: ignore[misc]  # as above
+    """A square of each image of a batch is covered (DeVries and Taylor, 2017, "Cutout").
+
+    Its center is anywhere in the image, so that what lies outside of the image covers nothing. Draws from torch's
+    global CPU generator, on every device.
+
+    Args:
+        side: Of the square, in pixels; an even one reaches further up and left of its center.
+        fill: What covers: a value of the images' type, or one for each channel `[channels, 1, 1]`.
+    """
+
+    def __init__(self, side: int, fill: Tensor) -> None:
+        super().__init__()
+        self.side = side
+        self.fill = fill
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The center of each square `[batch]`: its row and its column."""
+        count, _, height, width = flat_inputs[0].shape
+        return {"row": torch.randint(height, (count,)), "column": torch.randint(width, (count,))}
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        """Images `[batch, channels, height, width]`, each with a square of it covered."""
+
+        def covered(centers: Tensor, size: int) -> Tensor:
+            first = centers.to(inpt.device)[:, None] - self.side // 2
+            places = torch.arange(size, device=inpt.device)
+            return (first <= places) & (places < first + self.side)
+
+        rows, columns = (
+            covered(params[name], size) for name, size in zip(("row", "column"), inpt.shape[2:], strict=True)
+        )
+        return torch.where(rows[:, None, :, None] & columns[:, None, None, :], self.fill.to(inpt.device), inpt)
+
+
 def augmentation(images: Tensor, *, mirrored: bool) -> v2.Compose:
     """The usual augmentation of small images: a random crop after padding by an eighth of a side, and flips.
 
