@@ -128,7 +128,7 @@ class CellNetwork(nn.Module):
 
     @property
     def tap(self) -> nn.Module:
-        """Where an auxiliary head belongs: the beginning of the last of three stacks."""
+        """Where an auxiliary head belongs: two thirds into the depth; of three stacks, where the last begins."""
         return self.body[2 * len(self.body) // 3]
 
     def forward(self, images: Tensor) -> Tensor:

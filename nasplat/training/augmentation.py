@@ -7,6 +7,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from nasplat.data.datasets import Examples
+
 
 class RandomCropEach(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
     """What `v2.RandomCrop(side, padding)` does to one image, done to each image of a batch with its own place.
@@ -91,10 +93,16 @@ class CutoutEach(v2.Transform):  # type: ignore[misc]  # as above
             places = torch.arange(size, device=inpt.device)
             return (first <= places) & (places < first + self.side)
 
-        rows, columns = (
-            covered(params[name], size) for name, size in zip(("row", "column"), inpt.shape[2:], strict=True)
-        )
+        height, width = inpt.shape[2:]
+        rows, columns = covered(params["row"], height), covered(params["column"], width)
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], self.fill.to(inpt.device), inpt)
+
+
+def mean(examples: Examples) -> Tensor:
+    """The mean of the images as they are kept, `[channels, 1, 1]`: of uint8 rounded, of standardized ones 0."""
+    if examples.scaling is None:
+        return torch.zeros(examples.images.shape[1], 1, 1, device=examples.images.device)
+    return examples.scaling.mean.round().to(examples.images.dtype)
 
 
 def augmentation(images: Tensor, *, mirrored: bool) -> v2.Compose:

@@ -28,7 +28,7 @@ class Average:
         """Take in what the network has become by a step of training, the first of which is 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         mine, theirs = _columns(self._averaged)
-        get_ema_multi_avg_fn(decay)(mine, theirs, step)
+        get_ema_multi_avg_fn(decay)(mine, theirs, step)  # type: ignore[no-untyped-call]
         for ours, its in self._copied:
             ours.copy_(its)
 
