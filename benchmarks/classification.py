@@ -336,6 +336,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _distillation(self, task: Evaluate, device: str, artifacts: Artifacts) -> "Distillation | None":
         """How the task's network learns from its teacher, if it has one."""
         from safetensors import SafetensorError
+        from safetensors.torch import load
 
         from nasplat.training.distillation import Distillation
         from nasplat.training.seeding import seeded
@@ -344,8 +345,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
             return None
         with seeded(0):  # whatever it is made with is replaced
             teacher = self.space.build(task.teacher.architecture, self.io)
+        weights = artifacts.get(task.teacher.weights)
         try:
-            teacher.load_state_dict(artifacts.get_tensors(task.teacher.weights))
+            teacher.load_state_dict(load(weights))
         except (RuntimeError, SafetensorError) as error:  # torch refuses weights of another shape so
             raise TrialFailed(
                 "another teacher",

@@ -214,7 +214,7 @@ class Training(ABC):
         """Take up the training that left the state, generators included.
 
         Raises:
-            TrialFailed: The state is of another network, or of another plan.
+            TrialFailed: The state is of another network, of another plan, or of a training with other aids.
         """
         try:
             shuffle, cpu = state[_SHUFFLE], state[_CPU]
@@ -230,7 +230,7 @@ class Training(ABC):
         """Take up the training that left the state, with randomness of its own from here on.
 
         Raises:
-            TrialFailed: The state is of another network, or of another plan.
+            TrialFailed: The state is of another network, of another plan, or of a training with other aids.
         """
         try:
             plan, done, rate = state[_PLAN].tolist(), int(state[EPOCHS]), float(state[_RATE])
@@ -242,8 +242,17 @@ class Training(ABC):
                 "the state to continue from is of a training of {} epochs with {} steps of {} images, "
                 "but this one has {} epochs with {} steps of {}".format(*plan, *self._plan),
             )
+        for prefix, aid in ((BESIDE, "an auxiliary head"), (AVERAGE, "a moving average")):
+            had, has = bool(below(prefix, state)), prefix in self._modules
+            if had is not has:
+                raise TrialFailed(
+                    "another recipe",
+                    f"the state to continue from is of a training {_with(had)} {aid}, but this one is {_with(has)} it; "
+                    "go on with the recipe that it was begun with",
+                )
         try:
-            self.model.load_state_dict(below(MODEL, state))
+            for prefix, module in self._modules.items():
+                module.load_state_dict(below(prefix, state))
             for what, prefix in _KEPT[self._recipe.optimizer].items():
                 moments = below(prefix, state)
                 for name, parameter in self._parameters.items():
