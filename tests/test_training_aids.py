@@ -1,4 +1,4 @@
-"""What aids training from scratch, each against an oracle: cutout, drop-path, auxiliary head, averages, distillation."""
+"""What aids training from scratch, each against an oracle: cutout, drop-path, auxiliary head, average, distillation."""
 
 from itertools import product
 from pathlib import Path
@@ -21,8 +21,10 @@ from nasplat.executors.executor import perform
 from nasplat.nn import cells, darts, ghost, nasbench101
 from nasplat.nn.ghost_shapes import Bottleneck
 from nasplat.options import complete
-from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
+from nasplat.search_spaces.darts import DARTS
+from nasplat.search_spaces.ghost import GhostSmall
+from nasplat.search_spaces.nasbench101 import NASBench101
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Failure, Measurement, Teacher
 from nasplat.training.augmentation import CutoutEach, mean
@@ -50,13 +52,7 @@ RECIPES = sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*.ya
 
 
 def spaces() -> list[SearchSpace]:
-    sizes: dict[str, dict[str, int]] = {
-        "nasbench201": {"channels": 4, "cells": 1},
-        "darts": {"channels": 4, "cells": 3},
-        "nasbench101": {"channels": 6, "cells": 1},
-        "ghost/small": {},
-    }
-    return [SEARCH_SPACES.get(name)(**options) for name, options in sizes.items()]
+    return [SPACE, DARTS(channels=4, cells=3), NASBench101(channels=6, cells=1), GhostSmall()]
 
 
 def prepared(space: SearchSpace = SPACE, **options: Any) -> Classification:
@@ -107,10 +103,9 @@ def test_cutout_covers_what_a_square_around_a_center_in_the_image_covers(side: i
         changed = cutout(images)
     expected = images.clone()
     for image, row, column in zip(expected, places["row"].tolist(), places["column"].tolist(), strict=True):
-        for y, x in product(
-            range(row - side // 2, row - side // 2 + side), range(column - side // 2, column - side // 2 + side)
-        ):
-            if 0 <= y < 7 and 0 <= x < 9:
+        top, left = row - side // 2, column - side // 2
+        for y, x in product(range(7), range(9)):
+            if top <= y < top + side and left <= x < left + side:
                 image[:, y, x] = torch.tensor([0, 7, 9])
     assert torch.equal(changed, expected)
     assert changed.dtype == torch.uint8
@@ -185,13 +180,20 @@ def test_every_term_has_a_chance_of_its_own_and_identities_stay() -> None:
 
 def test_the_probability_rises_linearly_over_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
-    monkeypatch.setattr(
-        "nasplat.training.drop_path.dropped", lambda term, probability: seen.append(probability) or term
-    )
+
+    def watched(term: Tensor, probability: float) -> Tensor:
+        seen.append(probability)
+        return term
+
+    monkeypatch.setattr("nasplat.training.drop_path.dropped", watched)
     with seeded(0):
         training = training_of(SPACE.build(SPACE.parse("000300"), DIGITS), Recipe(16, 0.1, 0, 0, drop_path=0.6))
         training.until(3)
     assert seen == pytest.approx([0.6 * step / 12 for step in range(12) for _ in range(3)])  # in each of three cells
+
+
+def branches(network: nn.Module) -> list[nn.Module]:
+    return [each for module in network.modules() if isinstance(module, Branched) for each in module.branches]
 
 
 def test_branches_are_the_operations_that_are_no_identities() -> None:
@@ -224,12 +226,7 @@ def test_without_its_branches_a_network_still_runs_and_gives_something_else(spac
     images = some_digits(16).images
     with seeded(0):
         networks = (space.build(architecture, DIGITS) for architecture in drawn)
-        network = next(
-            each
-            for each in networks
-            if any(module.branches for module in each.modules() if isinstance(module, Branched))
-        )
-        network.train()
+        network = next(each for each in networks if branches(each))
         full = network(images)
         with DropPath(network, 1 - 1e-6).acting(lambda: 1.0):
             bare = network(images)
@@ -265,14 +262,12 @@ def test_the_head_is_that_of_darts_where_features_have_8_pixels_a_side() -> None
 
 def test_features_are_taken_where_the_papers_networks_have_two_thirds_of_their_depth() -> None:
     io = IO.image(3, 32, 10)
-    network: Any = SEARCH_SPACES.get("darts")(channels=4, cells=20).build(
-        SEARCH_SPACES.get("darts")().sample(np.random.default_rng(0)), io
-    )
+    network: Any = DARTS(channels=4, cells=20).build(DARTS().sample(np.random.default_rng(0)), io)
     assert network.tap is network.cells[13]  # as in the published code, for 20 cells
     network = NASBench201(channels=4, cells=5).build(SPACE.parse(CODE), io)
     reductions = [stage for stage in network.stages if isinstance(stage, cells.Reduction)]
     assert network.tap is reductions[1]
-    space = SEARCH_SPACES.get("nasbench101")(channels=6, cells=3)
+    space = NASBench101(channels=6, cells=3)
     network = space.build(space.sample(np.random.default_rng(0)), io)
     assert isinstance(network.tap, nn.MaxPool2d)
     assert network.tap is [each for each in network.body if isinstance(each, nn.MaxPool2d)][1]
@@ -305,8 +300,11 @@ def test_a_network_without_a_tap_is_refused() -> None:
 def test_the_loss_is_that_of_both_classifiers_with_smoothed_labels() -> None:
     recipe = Recipe(32, 0.1, 0.9, 0, label_smoothing=0.2, auxiliary=0.4)
     with seeded(0):
-        training = training_of(SPACE.build(SPACE.parse(CODE), DIGITS).double(), recipe)
-        training._beside.double()  # type: ignore[union-attr]
+        training = training_of(SPACE.build(SPACE.parse(CODE), DIGITS), recipe)
+    beside = training._beside
+    assert beside is not None
+    for module in (training.model, beside):
+        module.double()
     images, labels = some_digits(32).images.double(), some_digits(32).labels
     features: list[Tensor] = []
     network: Any = training.model
@@ -315,7 +313,7 @@ def test_the_loss_is_that_of_both_classifiers_with_smoothed_labels() -> None:
         loss = training.loss(network, images, labels).item()
         main = network(images)
     handle.remove()
-    early = training._beside(features[0])  # type: ignore[misc]
+    early = beside(features[0])
 
     def smoothed(logits: Tensor) -> float:
         chances = logits.detach().numpy()
@@ -350,12 +348,10 @@ def test_the_average_is_the_formula_of_all_weights_and_statistics(decay: float) 
     with seeded(0):
         training = training_of(SPACE.build(SPACE.parse(CODE), DIGITS), recipe)
         expected = {name: tensor.double().numpy().copy() for name, tensor in training.model.state_dict().items()}
-        step = 0
         images, labels = some_digits(16).images, some_digits(16).labels
-        for _ in range(12):
+        for step in range(12):
             training._take(images, labels)
             kept = min(decay, (1 + step) / (10 + step))
-            step += 1
             for name, tensor in training.model.state_dict().items():
                 expected[name] = kept * expected[name] + (1 - kept) * tensor.double().numpy()
     for name, tensor in training.network.state_dict().items():
@@ -462,7 +458,7 @@ def test_a_teacher_is_refused_where_nothing_is_learnt_of_it_or_its_weights_do_no
     noise = Teacher(architecture=SPACE.parse(CODE), weights=shelf.put(b"no tensors"))
     assert failed(benchmark, task_for(teacher=noise), shelf).kind == "another teacher"
     gone = Teacher(architecture=SPACE.parse(CODE), weights=Handle("0" * 64))
-    assert failed(benchmark, task_for(teacher=gone), shelf).kind == "ArtifactError"
+    assert failed(benchmark, task_for(teacher=gone), shelf).kind == "artifact lost"
 
 
 # All of them
@@ -477,7 +473,7 @@ def test_with_all_aids_what_is_measured_is_what_the_space_builds(space: SearchSp
     second = measured(benchmark, task_for(space.sample(rng), teacher=teacher), shelf)
     weights = benchmark.state_dict(second, artifacts=shelf)
     network = space.build(second.architecture, benchmark.io)
-    assert list(weights) == sorted(network.state_dict())  # safetensors sorts
+    assert set(weights) == set(network.state_dict())
     network.load_state_dict(weights)
     validation = dataset("digits").load().validation
     with torch.no_grad():
@@ -499,9 +495,11 @@ def test_every_aid_changes_what_is_learnt() -> None:
 @pytest.mark.parametrize("name", ["auxiliary", "ema"])
 def test_a_state_is_gone_on_from_by_the_recipe_that_it_was_begun_with(name: str) -> None:
     shelf = Parcel()
-    for begun, gone_on in (({}, {name: 0.4}), ({name: 0.4}, {})):
-        state = measured(prepared(**begun), task_for(), shelf).artifacts["state"]
-        failure = failed(prepared(**gone_on), task_for(fidelity=2, continues=state), shelf)
+    options: dict[str, Any] = {name: 0.4}
+    plain, aided = prepared(), prepared(**options)
+    for begun, gone_on in ((plain, aided), (aided, plain)):
+        state = measured(begun, task_for(), shelf).artifacts["state"]
+        failure = failed(gone_on, task_for(fidelity=2, continues=state), shelf)
         assert failure.kind == "another recipe"
         assert "go on with the recipe that it was begun with" in failure.message
 
@@ -515,10 +513,10 @@ def test_shared_weights_refuse_what_would_not_act_on_them(name: str) -> None:
 
 def test_the_optimizer_is_the_one_that_is_asked_for() -> None:
     shelf = Parcel()
-    adam = measured(prepared(optimizer="adam", learning_rate=0.01, weight_decay=0), task_for(), shelf)
+    adam = measured(prepared(optimizer="adam", learning_rate=0.01, weight_decay=0), task_for(fidelity=3), shelf)
     names = shelf.get_tensors(adam.artifacts["state"])
     assert any(name.startswith("square.") for name in names)
-    assert adam.metrics["accuracy"] > 0.3
+    assert adam.metrics["accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
