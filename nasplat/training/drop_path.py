@@ -19,11 +19,11 @@ class Branched(Protocol):
 
 
 class DropPath:
-    """Leaves each term of a sum out for some images (Larsson et al., 2017, "FractalNet", sec. 3).
+    """Leaves each term of a sum out for some images (Larsson et al., 2017, "FractalNet").
 
     Every term has a chance of its own for every image; those that stay are scaled up by 1 / (1 - p), so that the
     expectation of the sum does not change. p rises linearly over the training, from 0 to the highest (Zoph et al.,
-    2018, "Learning transferable architectures", sec. A.7: ScheduledDropPath). All terms of a sum may be left out at
+    2018, "Learning transferable architectures": ScheduledDropPath). All terms of a sum may be left out at
     once, as in DARTS (Liu et al., 2019), and identities never are.
 
     It acts by hooks, so that the network is as it was before and after. Draws from torch's global generator of the
