@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from nasplat.nn.supernet import Supernet
+    from nasplat.training.distillation import Distillation
     from nasplat.training.fit import Recipe
 
     _Measurable: TypeAlias = tuple[nn.Module, dict[str, dict[str, Tensor]], int]
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 STATISTICS = "statistics"
 """The role of batch norm's statistics, which with the shared weights are the network that was measured."""
+
+AIDS = ("cutout", "drop_path", "auxiliary", "ema", "label_smoothing", "distillation")
+"""The options that aid the training of single networks, and do nothing with shared weights."""
 
 LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 """What a measured latency says: its median and interquartile range, and what they were measured with."""
@@ -44,7 +49,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
     gives, to the bit on one CPU, what an uninterrupted one gives.
 
     With shared weights, `epochs` is the whole training of the supernet, by the same recipe, however many tasks it is
-    done in. Nothing is trained for a single path: its batch norm is recalibrated, and what that gives is kept.
+    done in. What aids the training of single networks, from `cutout` to `distillation`, is no part of that.
+    Nothing is trained for a single path: its batch norm is recalibrated, and what that gives is kept.
 
     Args:
         space: Where the networks come from.
@@ -52,6 +58,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         epochs: Passes over the training images in a full measurement.
         batch_size: Images in each step.
         learning_rate: The highest.
+        optimizer: SGD, or Adam with the usual moments (.9, .999).
         momentum: Of SGD.
         weight_decay: L2 penalty on all parameters.
         schedule: Whether the learning rate goes up and down again, or down a cosine to 1/25.
@@ -63,6 +70,17 @@ class Classification(LatencyKnown, SupernetBenchmark):
         side: What the pictures of `image_folder` are resized to, in pixels; by default the side of the first one.
         augment: Whether training images are cropped at random after padding by an eighth of their side and, unless
             they are of digits, flipped.
+        cutout: The side, in pixels, of the square that is covered in each training image, augmented or not, with the
+            mean of them all; 0 for none.
+        drop_path: The highest probability that a term of a sum in the network is left out for an image, which rises
+            linearly over the training; 0 for none.
+        auxiliary: The weight of the loss of a second classifier at two thirds of the depth, which is trained along and
+            not kept; 0 for none.
+        ema: The decay of the moving average of weights and statistics that is measured and kept in their place; 0
+            for none. In step t, from 0, it is no more than (1 + t) / (10 + t).
+        label_smoothing: The part of each label that is spread over all classes while training.
+        distillation: The part of the loss that the teacher of a task gives, where it names one; with 0 no task may.
+        temperature: What logits are divided by where they are compared with the teacher's.
         precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
             Metrics are always computed in float32.
         latency_batch: If not 0, latency is measured too, with so many images in each pass; the benchmark is then
@@ -88,6 +106,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         epochs: Annotated[int, Field(ge=1)] = 10,
         batch_size: Annotated[int, Field(ge=2)] = 64,
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
+        optimizer: Literal["sgd", "adam"] = "sgd",
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         weight_decay: Annotated[float, Field(ge=0)] = 5e-4,
         schedule: Literal["one_cycle", "cosine"] = "one_cycle",
@@ -97,6 +116,13 @@ class Classification(LatencyKnown, SupernetBenchmark):
         subset: Annotated[int, Field(ge=1)] | None = None,
         side: Annotated[int, Field(ge=1)] | None = None,
         augment: bool = False,
+        cutout: Annotated[int, Field(ge=0)] = 0,
+        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        auxiliary: Annotated[float, Field(ge=0)] = 0.0,
+        ema: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        distillation: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        temperature: Annotated[float, Field(gt=0)] = 4.0,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         latency_batch: Annotated[int, Field(ge=0)] = 0,
         latency_threads: Annotated[int, Field(ge=1)] = 1,
@@ -111,6 +137,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.optimizer: Literal["sgd", "adam"] = optimizer
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.schedule: Literal["one_cycle", "cosine"] = schedule
@@ -120,6 +147,14 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.subset = subset
         self.side = side
         self.augment = augment
+        self.cutout = cutout
+        self.drop_path = drop_path
+        self.auxiliary = auxiliary
+        self.ema = ema
+        self.label_smoothing = label_smoothing
+        self.distillation = distillation
+        self.temperature = temperature
+        self.distills = distillation > 0
         self.precision = precision
         self.latency_batch = latency_batch
         self.latency_threads = latency_threads
@@ -167,6 +202,12 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 f"the search space {self.space.name} offers no supernet, whose weights could be shared; "
                 "take one that does, such as --space nasbench201"
             )
+        for name in AIDS:
+            if value := getattr(self, name):
+                raise InputError(
+                    f"{name} aids the training of single networks and would not act on shared weights, but got "
+                    f"{name}={value}; leave out benchmark.{name} here, and give it when what was found is retrained"
+                )
 
     def prepare(self) -> None:
         self._splits("cpu")
@@ -267,22 +308,52 @@ class Classification(LatencyKnown, SupernetBenchmark):
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
 
+        recipe = replace(
+            self._recipe(device),
+            ema=self.ema,
+            label_smoothing=self.label_smoothing,
+            drop_path=self.drop_path,
+            auxiliary=self.auxiliary,
+        )
         examples = self._splits(device).training
         with seeded(task.seed, device):
             network = self.space.build(task.architecture, self.io).to(device)
             training = ClassifierTraining(
                 network,
                 examples,
-                self._recipe(device),
+                recipe,
                 epochs=self.epochs,
                 seed=task.seed,
-                augment=self._augmentation(device),
+                augment=self._augmentation(device, cutout=self.cutout),
+                distillation=self._distillation(task, device, artifacts),
             )
             processed = train_for(task, training, artifacts)
-            left: dict[str, dict[str, Tensor]] = {"weights": network.state_dict()}
+            left: dict[str, dict[str, Tensor]] = {"weights": training.network.state_dict()}
             if task.fidelity < self.epochs:
                 left[STATE] = named(training.state(), str(task.architecture))
-        return network, left, processed
+        return training.network, left, processed
+
+    def _distillation(self, task: Evaluate, device: str, artifacts: Artifacts) -> "Distillation | None":
+        """How the task's network learns from its teacher, if it has one."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        from nasplat.training.distillation import Distillation
+        from nasplat.training.seeding import seeded
+
+        if task.teacher is None or not self.distillation:
+            return None
+        with seeded(0):  # whatever it is made with is replaced
+            teacher = self.space.build(task.teacher.architecture, self.io)
+        weights = artifacts.get(task.teacher.weights)
+        try:
+            teacher.load_state_dict(load(weights))
+        except (RuntimeError, SafetensorError) as error:  # torch refuses weights of another shape so
+            raise TrialFailed(
+                "another teacher",
+                f"the teacher's weights are not of {task.teacher.architecture}: {' '.join(str(error).split())}",
+            ) from None
+        return Distillation(teacher.to(device), self.distillation, self.temperature)
 
     def _settled(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network with a copy of the shared weights, and statistics of its own."""
@@ -341,13 +412,19 @@ class Classification(LatencyKnown, SupernetBenchmark):
             bfloat16,
             self.schedule,
             self.gradient_norm,
+            self.optimizer,
         )
 
-    def _augmentation(self, device: str) -> "Callable[[Tensor], Tensor] | None":
-        from nasplat.training.augmentation import augmentation
+    def _augmentation(self, device: str, *, cutout: int = 0) -> "Callable[[Tensor], Tensor] | None":
+        from torchvision.transforms import v2
 
-        images = self._splits(device).training.images
-        return augmentation(images, mirrored=self._dataset.mirrored) if self.augment else None
+        from nasplat.training.augmentation import CutoutEach, augmentation, mean
+
+        training = self._splits(device).training
+        changes = [augmentation(training.images, mirrored=self._dataset.mirrored)] if self.augment else []
+        if cutout:
+            changes.append(CutoutEach(cutout, mean(training)))
+        return v2.Compose(changes) if changes else None
 
     def _latency(self, model: "nn.Module", device: str) -> dict[str, float]:
         from nasplat.nn.latency import measure_latency

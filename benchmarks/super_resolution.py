@@ -47,6 +47,8 @@ class SuperResolution(LatencyKnown):
         patch: The side of a small patch, in pixels; its large one has `scale` times as many.
         learning_rate: The highest, of Adam.
         schedule: Whether the learning rate goes up and down again, down a cosine to 1/25, or is halved four times.
+        ema: The decay of the moving average of weights that is measured and kept in their place; 0 for none. In step
+            t, from 0, it is no more than (1 + t) / (10 + t).
         augment: Whether patches are turned by quarters and mirrored at random.
         data_folder: Holds the pictures; by default the data folder, `NASPLAT_DATA`.
         training_pictures: At most so many of the training pictures, spread over the set, for a set that is larger
@@ -77,6 +79,7 @@ class SuperResolution(LatencyKnown):
         patch: Annotated[int, Field(ge=4)] = 24,
         learning_rate: Annotated[float, Field(gt=0)] = 2e-3,
         schedule: Literal["one_cycle", "cosine", "halving"] = "one_cycle",
+        ema: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         augment: bool = True,
         data_folder: Annotated[str | None, AfterValidator(absolute)] = None,
         training_pictures: Annotated[int, Field(ge=1)] | None = None,
@@ -96,6 +99,7 @@ class SuperResolution(LatencyKnown):
         self.patch = patch
         self.learning_rate = learning_rate
         self.schedule: Literal["one_cycle", "cosine", "halving"] = schedule
+        self.ema = ema
         self.augment = augment
         self.data_folder = data_folder
         self.training_pictures = training_pictures
@@ -151,10 +155,10 @@ class SuperResolution(LatencyKnown):
         with seeded(task.seed, device):
             training = self.training(task.architecture, device=device, seed=task.seed)
             processed = train_for(task, training, artifacts)
-            left = {"weights": training.model.state_dict()}
+            left = {"weights": training.network.state_dict()}
             if task.fidelity < self.epochs:
                 left[STATE] = named(training.state(), str(task.architecture))
-        metrics = evaluate(training.model, self.validation, self.scale, device)
+        metrics = evaluate(training.network, self.validation, self.scale, device)
         if not math.isfinite(metrics["psnr_db"]):  # the last steps went astray, after their own loss was taken
             raise TrialFailed("diverged", f"the validation PSNR is {metrics['psnr_db']}")
         kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items()}
@@ -203,6 +207,7 @@ class SuperResolution(LatencyKnown):
             bfloat16=self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device)),
             schedule=self.schedule,
             optimizer="adam",
+            ema=self.ema,
         )
 
     @cached_property

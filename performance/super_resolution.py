@@ -193,7 +193,7 @@ def report(
     if not arguments.validate:
         sets += [(name, [Pair.of(each, scale) for each in pictures]) for name, pictures in tests.items()]
     for name, pairs in sets:
-        found = evaluate(training.model, pairs, scale, arguments.device)
+        found = evaluate(training.network, pairs, scale, arguments.device)
         psnr_db, gain_db = found["psnr_db"], found["gain_db"]
         print(
             f"{name} x{scale}: {psnr_db:.3f} dB/{found['ssim']:.4f}, bicubic {psnr_db - gain_db:.3f} dB, "

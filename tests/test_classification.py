@@ -458,6 +458,16 @@ def test_precision_on_the_cpu_is_float32_unless_asked_otherwise() -> None:
 
 # Going on
 
+AIDED: dict[str, Any] = {
+    "augment": True,
+    "cutout": 3,
+    "drop_path": 0.3,
+    "auxiliary": 0.4,
+    "ema": 0.95,
+    "label_smoothing": 0.1,
+    "gradient_norm": 1.0,
+}
+
 
 def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **options: Any) -> list[Measurement]:
     """Measurements that each go on from the one before; only the first has the seed that counts."""
@@ -469,7 +479,11 @@ def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **opti
     return parts
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"augment": True}, {"precision": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": 0.0}, {"augment": True}, {"precision": "bfloat16"}, AIDED, {**AIDED, "optimizer": "adam"}],
+    ids=str,
+)
 def test_going_on_gives_to_the_bit_what_an_uninterrupted_training_gives(options: dict[str, Any]) -> None:
     shelf = Parcel()
     benchmark = prepared(epochs=6, batch_size=100, **options)

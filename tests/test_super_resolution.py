@@ -266,9 +266,9 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_weights(reads: Read
     assert other.artifacts["weights"] != first.artifacts["weights"]
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "halving"])
-def test_continued_training_is_uninterrupted_training_to_the_bit(schedule: str, reads: Reads) -> None:
-    options = {"epochs": 5, "schedule": schedule}
+@pytest.mark.parametrize(("schedule", "ema"), [("one_cycle", 0.0), ("cosine", 0.0), ("halving", 0.0), ("halving", 0.9)])
+def test_continued_training_is_uninterrupted_training_to_the_bit(schedule: str, ema: float, reads: Reads) -> None:
+    options = {"epochs": 5, "schedule": schedule, "ema": ema}
     shelf = Parcel()
     uninterrupted = measure(prepared(**options), task_for(fidelity=5), shelf)
     part: Measurement | None = None
@@ -280,6 +280,16 @@ def test_continued_training_is_uninterrupted_training_to_the_bit(schedule: str, 
     assert part.artifacts == uninterrupted.artifacts
     assert part.metrics == uninterrupted.metrics
     assert "state" not in uninterrupted.artifacts
+
+
+def test_what_is_measured_and_kept_is_the_moving_average_if_wanted(reads: Reads) -> None:
+    shelf = Parcel()
+    averaged, plain = (measure(prepared(epochs=2, ema=ema), task_for(fidelity=1), shelf) for ema in (0.9, 0.0))
+    state = shelf.get_tensors(averaged.artifacts["state"])
+    kept, trained = (shelf.get_tensors(each.artifacts["weights"]) for each in (averaged, plain))
+    assert all(torch.equal(state[f"average.{name}"], tensor) for name, tensor in kept.items())
+    assert all(torch.equal(state[f"model.{name}"], tensor) for name, tensor in trained.items())
+    assert averaged.metrics != plain.metrics
 
 
 def test_a_halving_schedule_halves_where_the_paper_does() -> None:

@@ -69,6 +69,12 @@ class Cell(nn.Module):
             for node, operations in enumerate(nodes, 1)
         )
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        """The operations that training may leave out: those that do not only pass on."""
+        edges = (edge for node in self.nodes for edge in node.children())
+        return [edge for edge in edges if not isinstance(edge, nn.Identity | Zero)]
+
     def forward(self, x: Tensor) -> Tensor:
         states = [x]
         for edges in self.nodes:
@@ -125,6 +131,11 @@ class CellNetwork(nn.Module):
             stages.extend(Cell(nodes, width, place=f"stage {stage} cell {cell}", part=part) for cell in range(cells))
         self.stages = nn.Sequential(*stages)
         self.head = part("head", partial(_head, width, io.outputs))
+
+    @property
+    def tap(self) -> nn.Module:
+        """Where an auxiliary head belongs: the second reduction."""
+        return self.stages[2 * len(self.stages) // 3]
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.stages(self.stem(images)))

@@ -2,7 +2,7 @@
 
 Liu et al., 2019, "DARTS: Differentiable architecture search", sec. 2.1 and 3.1: the evaluation network, with
 `channels` 36 and `cells` 20 the published one, whose parameter counts it reproduces. Training aids (auxiliary head,
-drop-path) are not part of it.
+drop-path) are not part of it; it says only where they act.
 
 One network serves for searching and for evaluating, so that what is measured is what is exported. That is the one
 deviation from the published search network, whose batch norm learns no scale and shift, and also follows its pools.
@@ -126,6 +126,12 @@ class Cell(nn.Module):
             for node, edges in enumerate(nodes, 2)
         )
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        """The operations that training may leave out: those that do not only pass on."""
+        edges = (edge for node in self.nodes for edge in node.children())
+        return [edge for edge in edges if not isinstance(edge, nn.Identity | Zero)]
+
     def forward(self, older: Tensor, newer: Tensor) -> Tensor:
         states = [self.older(older), self.newer(newer)]
         for edges, sources in zip(self.nodes, self.sources, strict=True):
@@ -172,6 +178,11 @@ class DARTSNetwork(nn.Module):
             )
             older, newer = newer, len(nodes) * channels
         self.head = part("head", partial(_head, newer, io.outputs))
+
+    @property
+    def tap(self) -> nn.Module:
+        """Where an auxiliary head belongs: the second cell that halves the image, as published."""
+        return self.cells[2 * len(self.cells) // 3]
 
     def forward(self, images: Tensor) -> Tensor:
         older = newer = self.stem(images)

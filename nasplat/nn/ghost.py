@@ -172,6 +172,11 @@ class GhostBottleneck(nn.Module):
                 partial(shortcut, largest.inputs, largest.outputs, largest.shortcut_kernel, stride),
             )
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        """What training may leave out: the last module, where what it gives is added to an identity."""
+        return [self.project] if self.shortcut is None else []
+
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.expand(x)
         if self.depthwise is not None:
@@ -246,6 +251,11 @@ class GhostNetwork(nn.Module):
             partial(nn.Linear, shape.features, io.outputs),
             partial(nn.Linear, largest.features, io.outputs),
         )
+
+    @property
+    def tap(self) -> nn.Module:
+        """Where an auxiliary head belongs: the bottleneck at two thirds of the depth."""
+        return self.blocks[2 * len(self.blocks) // 3]
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.head(self.blocks(self.stem(self.resize(images))))

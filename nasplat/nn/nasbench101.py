@@ -61,6 +61,23 @@ class Cell(nn.Module):
             operation(name, width) for name, width in zip(operations, widths[:-1], strict=True)
         )
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        """What training may leave out: all that gives terms of sums alone.
+
+        Those are the projections that are added to other terms, and the vertices that lead to sums of several terms
+        only. A vertex that leads to the output is side by side with others there, which is no sum.
+        """
+        beside = [bool(sources) for sources in self.sources]
+        several = [len(sources) + (str(v) in self.projections) > 1 for v, sources in enumerate(self.sources, 1)]
+        several[-1] = False
+        projections = [self.projections[v] for v in self.projections if beside[int(v) - 1]]
+        added = {
+            source: all(several[v] for v, sources in enumerate(self.sources) if source in sources)
+            for source in range(1, self.output)
+        }
+        return [*projections, *(vertex for source, vertex in enumerate(self.vertices, 1) if added[source])]
+
     def forward(self, x: Tensor) -> Tensor:
         values = [x]
         for v, (vertex, sources, width) in enumerate(zip(self.vertices, self.sources, self.widths, strict=False), 1):
@@ -108,6 +125,11 @@ class CellNetwork(nn.Module):
                 channels = each[-1]
         self.body = nn.Sequential(*body)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, io.outputs))
+
+    @property
+    def tap(self) -> nn.Module:
+        """Where an auxiliary head belongs: two thirds into the depth; of three stacks, where the last begins."""
+        return self.body[2 * len(self.body) // 3]
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(self.stem(images)))

@@ -7,6 +7,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from nasplat.data.datasets import Examples
+
 
 class RandomCropEach(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
     """What `v2.RandomCrop(side, padding)` does to one image, done to each image of a batch with its own place.
@@ -60,6 +62,47 @@ class RandomHorizontalFlipEach(v2.Transform):  # type: ignore[misc]  # as above
         """Images `[batch, channels, height, width]`, some of them flipped."""
         flipped = params["flipped"].to(inpt.device)[:, None, None, None]
         return torch.where(flipped, functional.horizontal_flip(inpt), inpt)
+
+
+class CutoutEach(v2.Transform):  # type: ignore[misc]  # as above
+    """A square of each image of a batch is covered (DeVries and Taylor, 2017, "Cutout").
+
+    Its center is anywhere in the image, so that what lies outside of the image covers nothing. Draws from torch's
+    global CPU generator, on every device.
+
+    Args:
+        side: Of the square, in pixels; an even one reaches further up and left of its center.
+        fill: What covers: a value of the images' type, or one for each channel `[channels, 1, 1]`.
+    """
+
+    def __init__(self, side: int, fill: Tensor) -> None:
+        super().__init__()
+        self.side = side
+        self.fill = fill
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The center of each square `[batch]`: its row and its column."""
+        count, _, height, width = flat_inputs[0].shape
+        return {"row": torch.randint(height, (count,)), "column": torch.randint(width, (count,))}
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        """Images `[batch, channels, height, width]`, each with a square of it covered."""
+
+        def covered(centers: Tensor, size: int) -> Tensor:
+            first = centers.to(inpt.device)[:, None] - self.side // 2
+            places = torch.arange(size, device=inpt.device)
+            return (first <= places) & (places < first + self.side)
+
+        height, width = inpt.shape[2:]
+        rows, columns = covered(params["row"], height), covered(params["column"], width)
+        return torch.where(rows[:, None, :, None] & columns[:, None, None, :], self.fill.to(inpt.device), inpt)
+
+
+def mean(examples: Examples) -> Tensor:
+    """The mean of the images as they are kept, `[channels, 1, 1]`: of uint8 rounded, of standardized ones 0."""
+    if examples.scaling is None:
+        return torch.zeros(examples.images.shape[1], 1, 1, device=examples.images.device)
+    return examples.scaling.mean.round().to(examples.images.dtype)
 
 
 def augmentation(images: Tensor, *, mirrored: bool) -> v2.Compose:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -11,10 +12,14 @@ from torch.nn import functional
 
 from nasplat.data.datasets import Examples
 from nasplat.errors import TrialFailed
+from nasplat.training.auxiliary import Auxiliary
+from nasplat.training.averaging import Average
+from nasplat.training.distillation import Distillation
+from nasplat.training.drop_path import DropPath
 
 EVALUATION_BATCH = 1024
 
-MODEL = "model."
+MODEL, BESIDE, AVERAGE = "model.", "beside.", "average."
 _PLAN, EPOCHS, _RATE = "plan", "epochs", "learning_rate"
 GENERATOR = "generator."
 _SHUFFLE, _CPU, _CUDA = (GENERATOR + name for name in ("shuffle", "cpu", "cuda"))
@@ -50,6 +55,10 @@ class Recipe:
             halves.
         gradient_norm: The largest norm of a step's gradient, which is scaled down to it; 0 for no limit.
         optimizer: SGD, or Adam with the usual moments (.9, .999).
+        ema: The decay of the exponential moving average that is kept in place of the weights; 0 for none.
+        label_smoothing: The part of each label that is spread over all classes; of classifiers.
+        drop_path: The highest probability of drop-path; of classifiers.
+        auxiliary: The weight of the auxiliary head's loss, 0 for no such head; of classifiers.
     """
 
     batch_size: int
@@ -60,6 +69,10 @@ class Recipe:
     schedule: Schedule = "one_cycle"
     gradient_norm: float = 0.0
     optimizer: Optimizer = "sgd"
+    ema: float = 0.0
+    label_smoothing: float = 0.0
+    drop_path: float = 0.0
+    auxiliary: float = 0.0
 
 
 class Training(ABC):
@@ -76,21 +89,50 @@ class Training(ABC):
         steps: In each epoch.
         batch: Images in each step.
         seed: Of the generator that batches may draw from beside torch's global ones.
+        beside: What is trained along with the model and is no part of it, on the device.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, *, device: torch.device, epochs: int, steps: int, batch: int, seed: int
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        epochs: int,
+        steps: int,
+        batch: int,
+        seed: int,
+        beside: nn.Module | None = None,
     ) -> None:
         self.model = model
         self.device = device
         self._recipe = recipe
         self.epochs = epochs
         self.done = 0
+        self.step = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._batch = batch
         self._steps = steps
-        self._optimizer = _optimizer(model, recipe)
+        self._beside = beside
+        self._average = Average(model, recipe.ema) if recipe.ema else None
+        extra = {} if beside is None else dict(beside.named_parameters(BESIDE[:-1]))
+        self._parameters = dict(model.named_parameters()) | extra
+        self._optimizer = _optimizer(list(self._parameters.values()), recipe)
         self._schedule = _schedule(self._optimizer, recipe, epochs * steps)
+
+    @property
+    def network(self) -> nn.Module:
+        """What training has made so far, to be measured and kept: the model, or its moving average."""
+        return self.model if self._average is None else self._average.network
+
+    @property
+    def progress(self) -> float:
+        """How much of the whole training is done, from 0 to 1."""
+        return self.step / (self.epochs * self._steps)
+
+    def aids(self) -> AbstractContextManager[None]:
+        """What acts on the model while steps are taken, and never else."""
+        return nullcontext()
 
     @abstractmethod
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -111,23 +153,32 @@ class Training(ABC):
         """
         begun = self.done
         self.model.train()
-        while self.done < epoch:
-            total = torch.zeros((), device=self.device)
-            for images, targets in self.batches():
-                self._optimizer.zero_grad()
-                total += self.backward(images, targets)
-                if self._recipe.gradient_norm:
-                    nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.gradient_norm)
-                self._optimizer.step()
-                self._schedule.step()
-            # Looked at once an epoch, since every look makes a GPU wait.
-            if not torch.isfinite(total):
-                raise TrialFailed(
-                    "diverged",
-                    f"the training loss of epoch {self.done + 1} of {epoch} is {total.item() / self._steps}",
-                )
-            self.done += 1
+        with self.aids():
+            while self.done < epoch:
+                total = torch.zeros((), device=self.device)
+                for images, targets in self.batches():
+                    total += self._take(images, targets)
+                # Looked at once an epoch, since every look makes a GPU wait.
+                if not torch.isfinite(total):
+                    raise TrialFailed(
+                        "diverged",
+                        f"the training loss of epoch {self.done + 1} of {epoch} is {total.item() / self._steps}",
+                    )
+                self.done += 1
         return (self.done - begun) * self._steps * self._batch
+
+    def _take(self, images: Tensor, targets: Tensor) -> Tensor:
+        """A step; the loss before it."""
+        self._optimizer.zero_grad()
+        loss = self.backward(images, targets)
+        if self._recipe.gradient_norm:
+            nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.gradient_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        if self._average is not None:
+            self._average.update(self.step)
+        self.step += 1
+        return loss
 
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Leave the gradients of a batch's mean loss in the parameters; the loss, of no dimension."""
@@ -139,7 +190,7 @@ class Training(ABC):
         """Everything that `restore` needs to go on as if there had been no break."""
         moments = {
             prefix + name: kept
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self._parameters.items()
             for what, prefix in _KEPT[self._recipe.optimizer].items()
             if (kept := self._optimizer.state.get(parameter, {}).get(what)) is not None
         }
@@ -150,7 +201,11 @@ class Training(ABC):
             _PLAN: torch.tensor(self._plan),
             EPOCHS: torch.tensor(self.done),
             _RATE: torch.tensor(self._optimizer.param_groups[0]["lr"], dtype=torch.float64),
-            **{MODEL + name: tensor for name, tensor in self.model.state_dict().items()},
+            **{
+                prefix + name: tensor
+                for prefix, module in self._modules.items()
+                for name, tensor in module.state_dict().items()
+            },
             **moments,
             **generators,
         }
@@ -159,7 +214,7 @@ class Training(ABC):
         """Take up the training that left the state, generators included.
 
         Raises:
-            TrialFailed: The state is of another network, or of another plan.
+            TrialFailed: The state is of another network, of another plan, or of a training with other aids.
         """
         try:
             shuffle, cpu = state[_SHUFFLE], state[_CPU]
@@ -175,7 +230,7 @@ class Training(ABC):
         """Take up the training that left the state, with randomness of its own from here on.
 
         Raises:
-            TrialFailed: The state is of another network, or of another plan.
+            TrialFailed: The state is of another network, of another plan, or of a training with other aids.
         """
         try:
             plan, done, rate = state[_PLAN].tolist(), int(state[EPOCHS]), float(state[_RATE])
@@ -187,11 +242,20 @@ class Training(ABC):
                 "the state to continue from is of a training of {} epochs with {} steps of {} images, "
                 "but this one has {} epochs with {} steps of {}".format(*plan, *self._plan),
             )
+        for prefix, aid in ((BESIDE, "an auxiliary head"), (AVERAGE, "a moving average")):
+            had, has = bool(below(prefix, state)), prefix in self._modules
+            if had is not has:
+                raise TrialFailed(
+                    "another recipe",
+                    f"the state to continue from is of a training {_with(had)} {aid}, but this one is {_with(has)} it; "
+                    "go on with the recipe that it was begun with",
+                )
         try:
-            self.model.load_state_dict(below(MODEL, state))
+            for prefix, module in self._modules.items():
+                module.load_state_dict(below(prefix, state))
             for what, prefix in _KEPT[self._recipe.optimizer].items():
                 moments = below(prefix, state)
-                for name, parameter in self.model.named_parameters():
+                for name, parameter in self._parameters.items():
                     if name in moments:
                         self._optimizer.state[parameter][what] = _like(parameter, moments[name])
         except RuntimeError as error:  # torch refuses weights of another shape so
@@ -200,10 +264,17 @@ class Training(ABC):
                 "another network", f"the state to continue from is of another network: {reason}"
             ) from None
         self.done = done
-        steps = done * self._steps
-        self._schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": [rate]})
+        self.step = done * self._steps
+        self._schedule.load_state_dict({"last_epoch": self.step, "_step_count": self.step + 1, "_last_lr": [rate]})
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        """All that has weights, by the prefix that they have in a state."""
+        average = None if self._average is None else self._average.network
+        found = {MODEL: self.model, BESIDE: self._beside, AVERAGE: average}
+        return {prefix: module for prefix, module in found.items() if module is not None}
 
     @property
     def _plan(self) -> list[int]:
@@ -220,6 +291,10 @@ class ClassifierTraining(Training):
         epochs: Passes over the examples in the whole training.
         seed: Shuffles.
         augment: Changes the images of a batch; may draw from torch's global generators.
+        distillation: Whom it learns from beside the labels, and how.
+
+    Raises:
+        TrialFailed: The recipe has an aid that the model is not made for.
     """
 
     def __init__(
@@ -231,19 +306,34 @@ class ClassifierTraining(Training):
         epochs: int,
         seed: int,
         augment: Callable[[Tensor], Tensor] | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
+        device = examples.labels.device
+        self._auxiliary = Auxiliary(model, examples.images.shape[1:], device) if recipe.auxiliary else None
+        self._drop_path = DropPath(model, recipe.drop_path) if recipe.drop_path else None
         batch = min(recipe.batch_size, len(examples))
         super().__init__(
             model,
             recipe,
-            device=examples.labels.device,
+            device=device,
             epochs=epochs,
             steps=len(examples) // batch,
             batch=batch,
             seed=seed,
+            beside=None if self._auxiliary is None else self._auxiliary.head,
         )
         self.examples = examples
         self._augment = augment
+        self._distillation = distillation
+
+    @contextmanager
+    def aids(self) -> Iterator[None]:
+        with ExitStack() as acting:
+            if self._auxiliary is not None:
+                acting.enter_context(self._auxiliary.watching())
+            if self._drop_path is not None:
+                acting.enter_context(self._drop_path.acting(lambda: self.progress))
+            yield
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.examples), generator=self._generator)
@@ -252,18 +342,28 @@ class ClassifierTraining(Training):
             yield self.examples.batch(rows, self._augment)
 
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        smoothing = self._recipe.label_smoothing
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
-            return functional.cross_entropy(network(images), targets)
+            logits = network(images)
+            loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+            if self._distillation is not None:
+                loss = self._distillation.loss(images, logits, loss)
+            if self._auxiliary is not None:
+                early = functional.cross_entropy(self._auxiliary.logits(), targets, label_smoothing=smoothing)
+                loss = loss + self._recipe.auxiliary * early
+        return loss
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _with(there: bool) -> str:
+    return "with" if there else "without"
+
+
+def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         # Fused, since a step over hundreds of small tensors one by one takes as long as a small network's gradients.
-        return torch.optim.Adam(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
-        model.parameters(),
+        parameters,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,

@@ -1,0 +1,95 @@
+"""An auxiliary classifier at about two thirds of a network's depth, which shortens the way of its gradients."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from nasplat.errors import TrialFailed
+
+SIDE = 2
+"""The height and width that features are averaged to."""
+
+
+@runtime_checkable
+class Tapped(Protocol):
+    """A network that says where an auxiliary classifier belongs."""
+
+    @property
+    def tap(self) -> nn.Module:
+        """The module whose output `[batch, channels, height, width]` feeds it."""
+
+
+class Auxiliary:
+    """A second classifier beside a network in training (Szegedy et al., 2015, "Going deeper with convolutions").
+
+    It is no part of the network, and takes the features by a hook.
+
+    Args:
+        network: What is trained, new.
+        shape: Of an image: channels, height and width.
+        device: Where the network is.
+
+    Raises:
+        TrialFailed: The network does not say where the classifier belongs.
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], device: torch.device) -> None:
+        if not isinstance(network, Tapped):
+            raise TrialFailed(
+                "no tap",
+                f"an auxiliary head needs features, but {type(network).__name__} does not say by `tap` which; add that "
+                "to the space's networks, or leave out benchmark.auxiliary",
+            )
+        self._tap = network.tap
+        self._features: list[Tensor] = []
+        # What comes out for one image tells all sizes; evaluating, so that nothing is drawn or changed by it.
+        training = network.training
+        network.eval()
+        with torch.no_grad(), self.watching():
+            outputs = network(torch.zeros(1, *shape, device=device)).shape[1]
+            channels, *sides = self._features.pop().shape[1:]
+        network.train(training)
+        self.head = head(channels, sides, outputs).to(device)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The network's features are kept within, until `logits` takes them."""
+
+        def keep(tap: nn.Module, given: tuple[Tensor, ...], features: Tensor) -> None:
+            self._features[:] = [features]
+
+        handle = self._tap.register_forward_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._features.clear()
+
+    def logits(self) -> Tensor:
+        """What the head makes of the features of the last batch: `[batch, classes]`."""
+        found: Tensor = self.head(self._features.pop())
+        return found
+
+
+def head(channels: int, sides: list[int], outputs: int) -> nn.Sequential:
+    """The head that DARTS has for CIFAR (Liu et al., 2019): `[B, channels, *sides]` to `[B, outputs]`.
+
+    There features have 8 x 8 pixels, which are averaged over windows of 5 x 5 to 2 x 2. For other sides this is a
+    generalization: equal parts of the image are averaged to 2 x 2.
+    """
+    pool = nn.AvgPool2d(5, stride=3) if sides == [8, 8] else nn.AdaptiveAvgPool2d(SIDE)
+    return nn.Sequential(
+        nn.ReLU(),
+        pool,
+        nn.Conv2d(channels, 128, 1, bias=False),
+        nn.BatchNorm2d(128),
+        nn.ReLU(),
+        nn.Conv2d(128, 768, SIDE, bias=False),
+        nn.BatchNorm2d(768),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(768, outputs),
+    )
