@@ -44,7 +44,9 @@ class Part:
     path: str
 
 
-Kind: TypeAlias = Literal["call", "list", "tuple", "dict", "item", "keyword", "attribute", "index", "slice", "binary", "unary"]
+Kind: TypeAlias = Literal[
+    "call", "list", "comprehension", "tuple", "dict", "item", "keyword", "attribute", "index", "slice", "binary", "unary"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ Code: TypeAlias = Atom | Number | Value | Part | Node
 NOTHING = Atom("")
 """What stands where a slice has no limit."""
 
+_BROKEN = "call", "list", "comprehension", "tuple", "dict"
 _ATOMIC, _UNARY, _POWER = 9, 7, 8
 _BINARY = {"|": 1, "^": 2, "&": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6, "@": 6, "**": _POWER}
 
@@ -137,6 +140,8 @@ def flat(code: Code, *, omit: bool = True) -> str:
             return f"{name}={flat(value, omit=omit)}"
         case Node(kind="item", parts=(key, value)):
             return f"{flat(key, omit=omit)}: {flat(value, omit=omit)}"
+        case Node(kind="comprehension", parts=(value, each)):
+            return f"[{flat(value, omit=omit)} {flat(each)}]"
         case Node(kind="attribute", parts=(value,), text=name):
             return f"{_operand(value, _ATOMIC, omit)}.{name}"
         case Node(kind="unary", parts=(value,), text=operator):
@@ -166,8 +171,11 @@ def laid_out(prefix: str, code: Code, suffix: str = "", *, indent: int) -> list[
         return laid_out(f"{prefix}{code.text}=", code.parts[0], suffix, indent=indent)
     if isinstance(code, Node) and code.kind == "item":
         return laid_out(f"{prefix}{flat(code.parts[0])}: ", code.parts[1], suffix, indent=indent)
-    if len(line) <= WIDTH or not isinstance(code, Node) or code.kind not in ("call", "list", "tuple", "dict"):
+    if len(line) <= WIDTH or not isinstance(code, Node) or code.kind not in _BROKEN:
         return [line]
+    if code.kind == "comprehension":
+        inner = [line for part in code.parts for line in laid_out("", part, indent=indent + 4)]
+        return [f"{margin}{prefix}[", *inner, f"{margin}]{suffix}"]
     head, inside, tail = _brackets(code)
     if not inside:
         return [line]

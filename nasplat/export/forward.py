@@ -9,7 +9,18 @@ from nasplat.export.code import Atom, Code, Node, Value, changed, flat, laid_out
 INDENT = 8
 LONGEST = 88 - INDENT
 """A line that is longer is divided."""
-_NAMES = {"cat": "joined", "stack": "stacked", "pad": "padded", "channel_shuffle": "shuffled", "mean": "average"}
+DEEPEST = 3
+"""And one in which more calls stand in one another."""
+LONG_ENOUGH = 0.7
+"""Of parts of about the same length, the one that is computed first gets a line first."""
+_LONG_NAME = "a_long_name = "
+_NAMES = {
+    "cat": "joined", "stack": "stacked", "pad": "padded", "channel_shuffle": "shuffled", "pixel_shuffle": "shuffled",
+    "mean": "average", "avg_pool2d": "pooled", "max_pool2d": "pooled", "adaptive_avg_pool2d": "pooled",
+    "interpolate": "resized", "flatten": "flat",
+}  # fmt: skip
+_ACTIVATIONS = {"relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "gelu", "silu", "tanh", "softmax", "dropout"}
+"""What they give is called by what comes in."""
 _TAKEN = {"self", "nn", "torch", "functional", "Tensor"}
 
 
@@ -60,7 +71,7 @@ class _Body:
             self._divide(code, "")
             self.lines += laid_out("", self._expanded(code), indent=INDENT)
             return
-        self._divide(code, "x" * 10)
+        self._divide(code, _LONG_NAME)
         whole = self._expanded(code, named=False)
         code = self._expanded(code)
         freed = []
@@ -72,15 +83,30 @@ class _Body:
         self.lines += laid_out(f"{self._names[step]} = ", code, indent=INDENT)
 
     def _divide(self, code: Code, prefix: str) -> None:
-        """Write down, before their use, the longest of the steps that the code holds until it fits in a line."""
+        """Write down, before their use, the largest parts of the code that fit in a line, until the rest does."""
         for _ in self._steps:
-            held = [value for value in _values(code) if value in self._waiting]
-            line = self._expanded(code)
-            if not held or (len(prefix) + len(flat(line)) <= LONGEST and _depth(line) <= 4):
+            held = self._held(code)
+            if not held or self._fits(code, prefix):
                 return
-            longest = held[0] if self._strict else max(held, key=lambda each: len(flat(self._expanded(Value(each)))))
-            self._waiting.discard(longest)
-            self._write(longest)
+            lengths = {step: len(flat(self._expanded(Value(step)))) for step in held}
+            longest = max(lengths.values())
+            step = next(step for step, length in sorted(lengths.items()) if length >= LONG_ENOUGH * longest)
+            self._waiting.discard(step)
+            self._write(step)
+
+    def _fits(self, code: Code, prefix: str) -> bool:
+        line = self._expanded(code)
+        return len(prefix) + len(flat(line)) <= LONGEST and _depth(line) <= DEEPEST
+
+    def _held(self, code: Code) -> list[int]:
+        """The largest waiting steps in the code that fit in a line of their own."""
+        found: list[int] = []
+        for step in _values(code):
+            if step in self._waiting:
+                inside = self._steps[step]
+                assert inside is not None
+                found += [step] if self._fits(Value(step), _LONG_NAME) else self._held(inside) or [step]
+        return found
 
     def _expanded(self, code: Code, *, named: bool = True) -> Code:
         def change(part: Code) -> Code | None:
@@ -96,13 +122,17 @@ class _Body:
 
     def _name(self, code: Code, freed: list[str]) -> str:
         taken = {*self._names.values(), *_TAKEN}
+        role = _role(code)
+        if role not in taken and role in freed:
+            return role
         if len(freed) == 1 and len(set(_values(code))) == 1:  # a value that goes on its way
-            name = freed[0]
-            return "x" if name in self._inputs and "x" not in taken else name
-        name = _role(code)
-        if name in taken or python.iskeyword(name) or not name.isidentifier():
-            name = next(f"{name}_{number}" for number in range(2, len(taken) + 3) if f"{name}_{number}" not in taken)
-        return name
+            if freed[0] in self._inputs and "x" not in taken:
+                return "x"
+            if freed[0] == "x" or "self" not in flat(code):
+                return freed[0]
+        if role in taken or python.iskeyword(role) or not role.isidentifier():
+            role = next(f"{role}_{number}" for number in range(2, len(taken) + 3) if f"{role}_{number}" not in taken)
+        return role
 
 
 def _uses(steps: Sequence[Code | None], effects: frozenset[int], result: Code) -> Counter[int]:
@@ -137,6 +167,8 @@ def _role(code: Code) -> str:
             if (name := _module(function)) is not None:
                 return name
             called = flat(function).rpartition(".")[2]
+            if called in _ACTIVATIONS and isinstance(code, Node):
+                return _role(code.parts[1]) if len(code.parts) > 1 else "x"
             return _NAMES.get(called, called.rstrip("_") if called not in _TAKEN else "x")
         case Node(kind="binary", parts=parts):
             return next((name for part in parts if "self" in flat(part) and (name := _role(part)) != "x"), "x")

@@ -6,9 +6,11 @@ a parameter; places whose numbers are the same in every module share one, named 
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from string import ascii_uppercase
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -31,6 +33,9 @@ _KINDS = (
 _WORDS = {"pool": "pooling", "conv": "convolution", "norm": "batch norm", "relu": "ReLU", "shuffle": "pixel shuffle"}
 RESERVED = {"Tensor", "nn", "torch", "functional", "load", "self", "OrderedDict"}
 """Names of a source that stand for something else."""
+MULTIPLES = 8
+"""A parameter is written as another one's multiple up to so many times."""
+_Key: TypeAlias = tuple[str, tuple[int | float, ...]]
 _BY_NAME = "kernel", "stride", "padding", "dilation", "groups", "scale"
 """Parameters that calls give by name."""
 
@@ -280,7 +285,7 @@ def _arguments(
     """
     given: dict[str, tuple[object, object]] = {}
     for name, parameter in list(inspect.signature(known.__init__).parameters.items())[1:]:
-        if name in ("device", "dtype"):
+        if name in ("device", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if not hasattr(module, name):
             return None
@@ -360,25 +365,23 @@ class _Place:
     attribute: str
     numbers: tuple[int | float, ...]
 
+    @property
+    def key(self) -> "_Key":
+        """What places that share a parameter have in common."""
+        return self.family, self.numbers
+
 
 def _generalized(definition: Definition, owners: Mapping[str, tuple[Definition, int]]) -> Written:
     """Put parameters where the modules of a definition differ; those that are in them have theirs already."""
     places = _places(definition, owners)
     names = _parameter_names(places)
-    kernels = {numbers: name for (family, numbers), name in names.items() if family == "kernel"}
-    halves = {
-        (family, numbers): binary("//", Atom(kernels[numbers_of]), Number(2))
-        for family, numbers in names
-        if family == "padding"
-        for numbers_of in kernels
-        if tuple(number // 2 for number in numbers_of) == numbers
-    }
-    fields = dict.fromkeys(
-        names[place.family, place.numbers] for place in places if not place.attribute and _differs(place)
-    )
+    fields: list[str] = []
     if not definition.is_function:
-        halves = {key: half for key, half in halves.items() if names[key] not in fields}
-    definition.parameters = {name: key[1] for key, name in names.items() if key not in halves}
+        needed = [names[place.key] for place in places if not place.attribute and place.key in names]
+        fields = list(dict.fromkeys(needed))
+    derived = _derived({key: name for key, name in names.items() if name not in fields}, names)
+    parameters = {name: key[1] for key, name in names.items() if key not in derived}
+    definition.parameters = dict(sorted(parameters.items(), key=lambda each: _rank(*each)))
     following = iter(places)
 
     def write(part: Code, attribute: str) -> Code | None:
@@ -386,28 +389,78 @@ def _generalized(definition: Definition, owners: Mapping[str, tuple[Definition, 
             return one(next(following), part, attribute)
         if isinstance(part, Part):
             inner, _ = owners[part.path]
-            values = [(name, one(next(following), None, attribute)) for name in inner.parameters]
-            return call(inner.name, *(keyword(n, v) if _is_by_name(n) else v for n, v in values))
+            values = {name: one(next(following), None, attribute) for name in inner.parameters}
+            return call(inner.name, *(_given(name, value, inner) for name, value in values.items()))
         return None
 
     def one(place: _Place, number: Number | None, attribute: str) -> Code:
-        key = place.family, place.numbers
-        if key in halves:
-            return halves[key]
-        if key in names:
-            within = attribute or definition.is_function
-            return Atom(names[key] if within else f"self.{names[key]}")
+        if place.key in derived:
+            return derived[place.key]
+        if place.key in names:
+            return Atom(names[place.key] if attribute or definition.is_function else f"self.{names[place.key]}")
         return number or Number(place.numbers[0])
 
     first = definition.first
-    codes = [changed(code, lambda part, name=name: write(part, name)) for name, code in first.codes()]  # type: ignore[misc]
+    codes = [_repeated(changed(code, partial(write, attribute=name))) for name, code in first.codes()]
     attributes = dict(zip(first.attributes, codes, strict=False))
     graph = first.graph
     if graph is not None:
         rest = iter(codes[len(attributes) :])
         steps = [None if code is None else next(rest) for code in graph.steps]
         graph = Graph(graph.inputs, graph.lists, steps, graph.effects, next(rest))
-    return Written(definition, attributes, graph, () if definition.is_function else tuple(fields))
+    return Written(definition, attributes, graph, tuple(fields))
+
+
+def _derived(names: "Mapping[_Key, str]", bases: "Mapping[_Key, str]") -> "dict[_Key, Code]":
+    """Formulas for parameters that others tell: half a kernel as padding, a multiple of channels.
+
+    Args:
+        names: The parameters that need not be given.
+        bases: All parameters.
+    """
+    found: dict[_Key, Code] = {}
+    for family, numbers in sorted(names, key=lambda key: key[1]):
+        for (other, base), name in sorted(bases.items(), key=lambda each: each[0][1]):
+            if (other, base) in found:
+                continue
+            factor = numbers[0] // base[0] if base[0] else 0
+            if (family, other) == ("padding", "kernel") and numbers == tuple(number // 2 for number in base):
+                found[family, numbers] = binary("//", Atom(name), Number(2))
+            elif family == other == "" and 2 <= factor <= MULTIPLES and numbers == tuple(factor * n for n in base):
+                found[family, numbers] = binary("*", Number(factor), Atom(name))
+            else:
+                continue
+            break
+    return found
+
+
+def _repeated(code: Code) -> Code:
+    """The same with a comprehension for lists of modules that are made alike."""
+
+    def change(part: Code) -> Code | None:
+        if isinstance(part, Node) and part.kind == "list" and len(part.parts) >= 3 and len(set(part.parts)) == 1:
+            count = Atom(f"for _ in range({len(part.parts)})")
+            is_call = isinstance(part.parts[0], Node) and part.parts[0].kind == "call"
+            return Node("comprehension", (_repeated(part.parts[0]), count)) if is_call else None
+        return None
+
+    return changed(code, change)
+
+
+def _rank(name: str, numbers: tuple[int | float, ...]) -> int:
+    """Parameters that calls give by name come last, and those with a default after them."""
+    return _is_by_name(name) + (default_of(name, numbers) is not None)
+
+
+def default_of(name: str, numbers: Sequence[int | float]) -> str | None:
+    """What a parameter is where a call does not say."""
+    return "1" if name.rpartition("_")[2] in ("stride", "dilation", "groups") and 1 in numbers else None
+
+
+def _given(name: str, value: Code, definition: Definition) -> Code:
+    if not _is_by_name(name):
+        return value
+    return keyword(name, value, default_of(name, definition.parameters[name]))
 
 
 def _is_by_name(parameter: str) -> bool:
@@ -442,15 +495,15 @@ def _family(role: str) -> str:
     return last if last in ("kernel", "stride", "padding", "dilation", "scale", "p", "eps", "momentum") else ""
 
 
-def _parameter_names(places: list[_Place]) -> dict[tuple[str, tuple[int | float, ...]], str]:
+def _parameter_names(places: list[_Place]) -> dict[_Key, str]:
     """A name for each family and numbers that differ between modules."""
-    roles: dict[tuple[str, tuple[int | float, ...]], list[_Place]] = {}
+    roles: dict[_Key, list[_Place]] = {}
     for place in places:
         if _differs(place):
-            roles.setdefault((place.family, place.numbers), []).append(place)
+            roles.setdefault(place.key, []).append(place)
     wanted = {key: _wanted(found) for key, found in roles.items()}
     counts = Counter(wanted.values())
-    names: dict[tuple[str, tuple[int | float, ...]], str] = {}
+    names: dict[_Key, str] = {}
     for key, name in wanted.items():
         attribute = roles[key][0].attribute
         if counts[name] > 1 and attribute:
@@ -463,10 +516,9 @@ def _parameter_names(places: list[_Place]) -> dict[tuple[str, tuple[int | float,
 
 def _wanted(places: list[_Place]) -> str:
     """What a number is, by all the places where it stands."""
-    roles = [place.role.rpartition("_")[2] if place.role else "" for place in places]
-    if {"inputs", "outputs"} <= set(roles) or "channels" in roles and not {"inputs", "outputs"} & set(roles):
+    roles = [place.role.rpartition("_")[2] for place in places]
+    if roles[0] == "outputs" and "inputs" in roles or roles[:2] == ["inputs", "outputs"] and (
+        places[0].attribute == places[1].attribute
+    ):  # fmt: skip
         return "channels"
-    for role in ("inputs", "outputs"):
-        if role in roles:
-            return role
-    return next((role for role in roles if role.isidentifier()), "size")
+    return next((role for role in roles if role.isidentifier() and role != "size"), "size")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nasplat.export.code import WIDTH, Atom, Code, Node, flat, laid_out
 from nasplat.export.forward import forward_lines
-from nasplat.export.sharing import Written, written
+from nasplat.export.sharing import Written, default_of, written
 from nasplat.export.tracing import Graph, traced
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _imports(body: Sequence[str]) -> list[str]:
 
 def _definition(each: Written) -> list[str]:
     definition = each.definition
-    parameters = [f"{name}: {_type(numbers)}" for name, numbers in definition.parameters.items()]
+    parameters = [_parameter(name, numbers) for name, numbers in definition.parameters.items()]
     if definition.is_function:
         (code,) = each.attributes.values()
         return [
@@ -131,7 +131,7 @@ def _docstring(paragraphs: Sequence[str], *, indent: int) -> list[str]:
     """Paragraphs as a docstring whose lines fit; what would end it early is spelt otherwise."""
     margin = " " * indent
     texts = [each.replace("\\", "\\\\").replace('"""', "'''").rstrip('"') for each in paragraphs if each.strip()]
-    if len(texts) == 1 and len(texts[0]) + indent + 6 <= WIDTH:
+    if len(texts) == 1 and len(texts[0]) + indent + 3 <= WIDTH:
         return [f'{margin}"""{texts[0]}"""']
     lines: list[str] = []
     for number, text in enumerate(texts):
@@ -145,5 +145,7 @@ def _docstring(paragraphs: Sequence[str], *, indent: int) -> list[str]:
     return [*lines, f'{margin}"""']
 
 
-def _type(numbers: Sequence[int | float]) -> str:
-    return "float" if any(isinstance(number, float) for number in numbers) else "int"
+def _parameter(name: str, numbers: Sequence[int | float]) -> str:
+    kind = "float" if any(isinstance(number, float) for number in numbers) else "int"
+    default = default_of(name, numbers)
+    return f"{name}: {kind}" + ("" if default is None else f" = {default}")
