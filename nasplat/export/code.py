@@ -45,7 +45,18 @@ class Part:
 
 
 Kind: TypeAlias = Literal[
-    "call", "list", "comprehension", "tuple", "dict", "item", "keyword", "attribute", "index", "slice", "binary", "unary"
+    "call",
+    "list",
+    "comprehension",
+    "tuple",
+    "dict",
+    "item",
+    "keyword",
+    "attribute",
+    "index",
+    "slice",
+    "binary",
+    "unary",
 ]
 
 

@@ -218,9 +218,7 @@ class _Described:
 
 
 def _register_buffer(name: str, value: Code, *, persistent: bool) -> Code:
-    return call(
-        "self.register_buffer", Atom(f'"{name}"'), value, keyword("persistent", Atom(str(persistent)), "True")
-    )
+    return call("self.register_buffer", Atom(f'"{name}"'), value, keyword("persistent", Atom(str(persistent)), "True"))
 
 
 def _is_leaf(module: nn.Module) -> bool:
@@ -273,9 +271,7 @@ def _leaf(path: str, module: nn.Module, known: type[nn.Module]) -> Code:
     raise _unwritable(path, module, "does not tell what it was made with")
 
 
-def _arguments(
-    module: nn.Module, known: type[nn.Module], *, simple: bool
-) -> dict[str, tuple[object, object]] | None:
+def _arguments(module: nn.Module, known: type[nn.Module], *, simple: bool) -> dict[str, tuple[object, object]] | None:
     """The value and the default of every argument that a module of torch was made with.
 
     Args:
@@ -315,8 +311,8 @@ def _literal(value: object, role: str) -> Code:
 
 def _unwritable(path: str, module: nn.Module, why: str) -> RunError:
     return RunError(
-        f"the module {path or 'at the root'} ({type(module).__name__}) cannot be written as stand-alone source, since it "
-        f"{why}; change it, or export with --format onnx"
+        f"the module {path or 'at the root'} ({type(module).__name__}) cannot be written as stand-alone source, "
+        f"since it {why}; change it, or export with --format onnx"
     )
 
 
@@ -517,8 +513,8 @@ def _parameter_names(places: list[_Place]) -> dict[_Key, str]:
 def _wanted(places: list[_Place]) -> str:
     """What a number is, by all the places where it stands."""
     roles = [place.role.rpartition("_")[2] for place in places]
-    if roles[0] == "outputs" and "inputs" in roles or roles[:2] == ["inputs", "outputs"] and (
+    if (roles[0] == "outputs" and "inputs" in roles) or (roles[:2] == ["inputs", "outputs"] and (
         places[0].attribute == places[1].attribute
-    ):  # fmt: skip
+    )):  # fmt: skip
         return "channels"
     return next((role for role in roles if role.isidentifier() and role != "size"), "size")
