@@ -29,6 +29,7 @@ from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
 from nasplat.errors import InputError, RunError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export import bundle
+from nasplat.export.verification import Verification
 from nasplat.nn.onnx import write_onnx
 from nasplat.run.directory import Run
 from nasplat.search import Search
@@ -474,7 +475,7 @@ def test_fresh_weights_are_those_that_training_would_start_from_each_time(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)  # slow, and not in question here
-    monkeypatch.setattr(bundle, "verify", lambda *given, **how: bundle.Verification(0.0, 1.0, (1,)))
+    monkeypatch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
     architecture, seed = measurements[0].architecture, measurements[0].task.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -18,14 +18,12 @@ from nasplat.export.predicting import predict_script
 from nasplat.export.program import write_program
 from nasplat.export.verification import (
     REAL,
+    Verification,
     compared,
     onnx_runner,
     random_inputs,
     real_batches,
-)
-from nasplat.export.verification import (
-    Verification as Verification,
-)
+)  # fmt: skip
 from nasplat.nn.onnx import write_onnx
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
@@ -234,13 +232,14 @@ def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     """What the source says of itself."""
     cost, name = description["cost"], description["space"]["name"]
     shape = " x ".join(map(str, description["input_shape"]))
-    enlarges = "scale" in description
-    gives = f"enlarged {description['scale']} times" if enlarges else f"to {description['outputs']} numbers each"
-    takes = "Takes pictures of any size" if enlarges else f"Takes inputs of {shape} in batches"
+    if "scale" in description:
+        use = f"Takes pictures of any size, and gives them {description['scale']} times larger."
+    else:
+        use = f"Takes batches of inputs of {shape}, and gives {description['outputs']} numbers for each."
     return [
         f"A network of the search space {name}.",
         f"Its code is {description['architecture']}. It has {cost['params']:,} parameters and {cost['macs']:,} "
-        f"multiply-accumulates. {takes}, {gives}.",
+        f"multiply-accumulates. {use}",
         f"Found by {found['strategy']['name']} with {found['benchmark']['name']}, {found['objectives']}, trial "
         f"{description['run']['trial']}.",
         f"`load()` gives the network with the weights of {WEIGHTS} beside this file.",

@@ -7,7 +7,7 @@ from typing import Any
 
 from nasplat.units import figure
 
-_ACTIVE = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
+_ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&])")
 
 
 def escaped(value: object) -> str:

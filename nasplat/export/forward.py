@@ -164,8 +164,8 @@ def _role(code: Code) -> str:
     """A name for a value, by the module or the function that gives it."""
     match code:
         case Node(kind="call", parts=(function, *_)):
-            if (name := _module(function)) is not None:
-                return name
+            if (module := _module(function)) is not None:
+                return module
             called = flat(function).rpartition(".")[2]
             if called in _ACTIVATIONS and isinstance(code, Node):
                 return _role(code.parts[1]) if len(code.parts) > 1 else "x"

@@ -8,7 +8,7 @@ import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from string import ascii_uppercase
 from typing import TypeAlias
 
@@ -255,20 +255,31 @@ def _leaf(path: str, module: nn.Module, known: type[nn.Module]) -> Code:
     Raises:
         RunError: What it was made with is not to be seen from it.
     """
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
     for simple in (True, False):
         given = _arguments(module, known, simple=simple)
-        if given is None:
-            continue
-        on_meta = {"device": "meta"} if "device" in inspect.signature(known.__init__).parameters else {}
-        try:
-            twin = known(**{name: value for name, (value, _) in given.items()}, **on_meta)
-        except (TypeError, ValueError, RuntimeError):
-            continue
-        shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
-        if shapes == expected and twin.extra_repr() == module.extra_repr():
+        if given is not None and _makes(known.__name__, tuple((name, value) for name, (value, _) in given.items()),
+                                        shapes, module.extra_repr()):  # fmt: skip
             return call(f"nn.{known.__name__}", *(_argument_of(name, *each) for name, each in given.items()))
     raise _unwritable(path, module, "does not tell what it was made with")
+
+
+@lru_cache(maxsize=1024)
+def _makes(
+    name: str,
+    given: tuple[tuple[str, object], ...],
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    shown: str,
+) -> bool:
+    """Whether a class of torch, with these arguments, makes a module with weights of these shapes that looks so."""
+    known: type[nn.Module] = getattr(nn, name)
+    on_meta = {"device": "meta"} if "device" in inspect.signature(known.__init__).parameters else {}
+    try:
+        twin = known(**dict(given), **on_meta)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    made = tuple((name, tuple(tensor.shape)) for name, tensor in twin.state_dict().items())
+    return made == shapes and twin.extra_repr() == shown
 
 
 def _arguments(module: nn.Module, known: type[nn.Module], *, simple: bool) -> dict[str, tuple[object, object]] | None:

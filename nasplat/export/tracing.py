@@ -28,6 +28,7 @@ _OPERATORS = {
     "and": "&", "or": "|", "xor": "^",
 }  # fmt: skip
 _KNOWN_ATTRIBUTES = ("ndim", "dtype", "device", "layout", "is_cuda", "requires_grad", "is_quantized", "is_nested")
+_READING = "item", "tolist", "numpy"
 _NAMESPACES = ((functional, "functional"), (torch, "torch"), (torch.linalg, "torch.linalg"), (torch.fft, "torch.fft"),
                (torch.special, "torch.special"))  # fmt: skip
 
@@ -191,7 +192,7 @@ class _Watched:
         listed = items if isinstance(items, tuple) else (items,)
         if all(_takes_all(item, size) for item, size in zip(listed, self._value.shape, strict=False)):
             return self
-        value = self._value[_plain(items)]  # type: ignore[index]
+        value = self._value[_plain(items)]
         return self._tracer.step(value, index(self._code, *map(_written, listed)))
 
     def __setitem__(self, items: object, value: object) -> None:
@@ -287,10 +288,13 @@ class _Tracer:
         """What a function of torch gives, taken down as a step."""
         if function is torch.cat and len(args[0]) == 1:
             return args[0][0]
-        value = function(*_plain(args), **_plain(kwargs))  # type: ignore[misc]
         name = getattr(function, "__name__", "")
+        if name in _READING:
+            raise Unwritable("takes a plain value out of a tensor")
+        code = _function(function, name, args, kwargs)
+        value = function(*_plain(args), **_plain(kwargs))
         overwrites = (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
-        return self.step(value, _function(function, name, args, kwargs), effect=overwrites)
+        return self.step(value, code, effect=overwrites)
 
     def step(self, value: Any, code: Code, *, effect: bool = False) -> Any:
         """A value that a step of the current module has given."""
@@ -307,7 +311,7 @@ class _Tracer:
             if torchs_class(module) is nn.Sequential:  # a slice of one; its modules are known
                 return module.forward(*args, **kwargs)
             raise Unwritable(f"calls a {type(module).__name__} that is not among its modules")
-        value = self.run(module, _plain(args), _plain(kwargs))  # type: ignore[arg-type]
+        value = self.run(module, _plain(args), _plain(kwargs))
         if torchs_class(module) is not None:
             given = [*map(_written, args), *(keyword(name, _written(each)) for name, each in kwargs.items())]
         else:
