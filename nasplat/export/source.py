@@ -88,13 +88,22 @@ def _made(name: str, code: Code) -> list[str]:
 
 def _forward(graph: Graph) -> list[str]:
     inputs = [f"{name}: {'list[Tensor]' if name in graph.lists else 'Tensor'}" for name in graph.inputs]
-    result = {"list": "list[Tensor]", "dict": "dict[str, Tensor]"}.get(getattr(graph.result, "kind", ""), "Tensor")
-    if isinstance(graph.result, Node) and graph.result.kind == "tuple":
-        result = f"tuple[{', '.join(['Tensor'] * len(graph.result.parts))}]"
     return [
-        *_signature("forward", ["self", *inputs], result, indent=4),
+        *_signature("forward", ["self", *inputs], _type(graph.result), indent=4),
         *forward_lines(graph.inputs, graph.steps, frozenset(graph.effects), graph.result),
     ]
+
+
+def _type(result: Code) -> str:
+    """The type of what a forward returns; all values are tensors."""
+    match result:
+        case Node(kind="tuple", parts=parts):
+            return f"tuple[{', '.join(map(_type, parts))}]"
+        case Node(kind="list", parts=(first, *_)):
+            return f"list[{_type(first)}]"
+        case Node(kind="dict", parts=(Node(parts=(_, first)), *_)):
+            return f"dict[str, {_type(first)}]"
+    return "Tensor"
 
 
 def _load(name: str) -> list[str]:

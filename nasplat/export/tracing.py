@@ -213,7 +213,7 @@ class _Watched:
 
 def _tensor_operator(name: str) -> Callable[..., Any]:
     function = getattr(Tensor, name)
-    return lambda self, *other: self._tracer.function(function, (self, *other), {})
+    return lambda self, *other: self._tracer.function(function, (self, *other), {}, name=name)
 
 
 for _name in (*_OPERATORS, "eq", "ne", "lt", "le", "gt", "ge", "neg", "invert"):
@@ -284,11 +284,13 @@ class _Tracer:
         finally:
             self._current = before
 
-    def function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a function of torch gives, taken down as a step."""
+    def function(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str = ""
+    ) -> Any:
+        """What a function of torch gives, taken down as a step; an operator is told by its name."""
         if function is torch.cat and len(args[0]) == 1:
             return args[0][0]
-        name = getattr(function, "__name__", "")
+        name = name or getattr(function, "__name__", "")
         if name in _READING:
             raise Unwritable("takes a plain value out of a tensor")
         code = _function(function, name, args, kwargs)
@@ -480,9 +482,9 @@ def _function(function: Callable[..., Any], name: str, args: tuple[Any, ...], kw
     for namespace, text in _NAMESPACES:
         if getattr(namespace, name, None) is function:
             return call(f"{text}.{name}", *given, *named)
+    if name in ("add", "sub", "mul", "pow") and len(given) == 2 and not named:
+        return binary(_OPERATORS[name], *given)
     if getattr(Tensor, name, None) is function:
-        if name in ("add", "sub", "mul") and len(given) == 2 and not named:
-            return binary(_OPERATORS[name], *given)
         return call(Node("attribute", (given[0],), name), *given[1:], *named)
     raise Unwritable(f"calls {name or function}, which is no published function of torch")
 
