@@ -4,10 +4,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nasplat.benchmarks.classification import Classification
+from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.data.datasets import dataset
 from nasplat.errors import InputError, RunError
 from nasplat.export import bundle, formats
 from nasplat.export.card import card, escaped
 from nasplat.export.formats import Format
+from nasplat.export.program import write_program
 from nasplat.export.verification import source_network
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
@@ -139,7 +139,7 @@ def test_a_form_that_disagrees_is_never_exported(
 
         monkeypatch.setattr(bundle, "write_source", write_another)
     else:
-        program = bundle.write_program
+        program = write_program
         monkeypatch.setattr(
             bundle,
             "write_program",
@@ -296,53 +296,47 @@ def test_without_data_exports_say_that_no_real_inputs_were_tried(
     ]  # fmt: skip
 
 
-def test_a_benchmark_need_not_have_inputs(tmp_path: Path) -> None:
-    from nasplat.benchmarks.nasbench201 import NASBench201Table
-
+def test_a_benchmark_need_not_have_inputs() -> None:
     benchmark = NASBench201Table(SEARCH_SPACES.get("nasbench201")())
     assert benchmark.inputs(3) is None
     assert benchmark.preprocessing() is None
 
 
 EXPORTING = """
-import sys
+import os, random, signal, sys, time
 from pathlib import Path
 from nasplat.export import bundle
 from nasplat.export.formats import Format
 from nasplat.run.directory import Run
 
-run = Run(Path(sys.argv[1]))
+run, folder = Run(Path(sys.argv[1])), Path(sys.argv[2])
 best = run.history().pick("best")
-print("ready", flush=True)
-for number in range(1000):
-    bundle.export(run, best, Path(sys.argv[2]) / f"trial-{number}", formats=[Format.SOURCE])
-    print(number, flush=True)
+bundle.export(run, best, folder / "first", formats=[Format.SOURCE])
+began = time.perf_counter()
+bundle.export(run, best, folder / "second", formats=[Format.SOURCE])
+takes = time.perf_counter() - began
+moments = random.Random(0)
+for number in range(int(sys.argv[3])):
+    child = os.fork()
+    if not child:
+        bundle.export(run, best, folder / f"killed-{number}", formats=[Format.SOURCE])
+        os._exit(0)
+    time.sleep(moments.uniform(0, takes))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 """
+KILLED = 12
 
 
 @pytest.mark.slow
 def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(run: Run, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    expected = None
-    for number in range(4):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        process = subprocess.Popen(
-            [sys.executable, "-c", EXPORTING, str(run.folder), str(folder)],
-            stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.stdout.readline()  # the first one also loads what takes seconds
-        time.sleep(rng.uniform(0, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        exports = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        assert exports
-        for path in exports:
-            files = {each.name for each in path.iterdir()}
-            expected = expected or files
-            assert files == expected
-            assert bundle.load(path) is not None
-            assert source_network(path / "network.py") is not None
+    arguments = [sys.executable, "-c", EXPORTING, str(run.folder), str(tmp_path), str(KILLED)]
+    subprocess.run(arguments, check=True, timeout=55, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    exports = {path.name: path for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert len(exports) < KILLED + 2
+    assert any(path.name.startswith(".killed-") for path in tmp_path.iterdir())
+    files = {path.name for path in exports["first"].iterdir()}
+    for path in exports.values():
+        assert {each.name for each in path.iterdir()} == files
+        assert bundle.load(path) is not None
+        assert source_network(path / "network.py") is not None
