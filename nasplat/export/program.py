@@ -10,7 +10,11 @@ from nasplat.nn.onnx import SIDES
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
     from torch.fx import GraphModule
+
+LEAST = 3
+"""The pixels a side of the smallest picture that a program enlarges; at half its size it still has two."""
 
 
 def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False) -> None:
@@ -20,7 +24,7 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
         network: In evaluation mode, on the CPU.
         input_shape: The shape of one example that it takes.
         path: The file to write.
-        enlarges: Whether it makes pictures larger; then it takes any height and width.
+        enlarges: Whether it makes pictures larger; then it takes any height and width from `LEAST`.
 
     Raises:
         RunError: The file would hold pickled objects.
@@ -29,9 +33,17 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
 
     free: dict[int, object] = {0: torch.export.Dim("batch")}
     if enlarges:
-        free |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+        free |= {2: torch.export.Dim("height", min=LEAST), 3: torch.export.Dim("width", min=LEAST)}
         input_shape = input_shape[0], *SIDES
-    program = torch.export.export(network, (torch.zeros(2, *input_shape),), dynamic_shapes=(free,))
+    program = torch.export.export(
+        network,
+        (torch.zeros(2, *input_shape),),
+        dynamic_shapes=(free,),
+        # What torch cannot prove of odd sides becomes a check in the program, instead of being refused now.
+        prefer_deferred_runtime_asserts_over_guards=enlarges,
+    )
+    if enlarges:
+        _drop_checks(program)
     # Example inputs are the one thing that torch would pickle.
     program.example_inputs = None
     torch.export.save(program, path)
@@ -40,6 +52,20 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
             "torch.export would write some of the network's tensors as pickles, which may run any code when they are "
             "read; export with --format onnx or source"
         )
+
+
+def _drop_checks(program: "ExportedProgram") -> None:
+    """Take out the checks of sizes, which hold for the example's alone: they tell how tensors lie in memory.
+
+    What comes out for other sizes is compared with torch after every export.
+    """
+    import torch
+
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def is_pickled(path: Path) -> bool:
