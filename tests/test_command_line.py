@@ -459,6 +459,7 @@ def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports without an ONNX model, which takes seconds."""
     monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)
     monkeypatch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+    monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
 
 
 def test_bins_are_exported_into_a_folder_each(

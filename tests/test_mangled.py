@@ -121,6 +121,7 @@ def lighten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(page, "_svg", lambda drawing, title: Markup("<svg/>"))
     patch.setattr(bundle, "write_onnx", lambda network, shape, path, **how: path.write_bytes(b"onnx"))
     patch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+    patch.setattr(bundle, "measured_latency", lambda path, io: None)
 
 
 def write_table(path: Path) -> None:

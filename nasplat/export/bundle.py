@@ -122,7 +122,7 @@ def export(
             description["unverified"] = why
         _explain(draft, benchmark, description, formats)
         if latency and Format.ONNX in formats:
-            description["latency"] = _latency(draft / ONNX, io)
+            description["latency"] = measured_latency(draft / ONNX, io)
         files = [path.name for path in draft.iterdir()]
         description["files"] = sorted([*files, ARCHITECTURE, CARD])
         write_atomically(draft / CARD, card({**description, "verify": verify_document}, found))
@@ -205,7 +205,8 @@ def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], for
         write_atomically(draft / PREDICT, script)
 
 
-def _latency(path: Path, io: IO) -> dict[str, Any]:
+def measured_latency(path: Path, io: IO) -> dict[str, Any]:
+    """How long an ONNX model takes for one example on this machine, and what machine that is."""
     from nasplat.nn.latency import onnx_latency
 
     return {**asdict(onnx_latency(path.read_bytes(), io.input_shape, batch=1, threads=1)), "hardware": processor()}
