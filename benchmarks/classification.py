@@ -14,6 +14,7 @@ from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import SupernetBenchmark
 from nasplat.data.datasets import Dataset, Source, Splits, dataset
 from nasplat.data.location import absolute
+from nasplat.data.preprocessing import Preprocessing
 from nasplat.errors import InputError, TrialFailed
 from nasplat.latency_table import LatencyKnown
 from nasplat.search_space import SearchSpace, SupernetSpace
@@ -300,6 +301,24 @@ class Classification(LatencyKnown, SupernetBenchmark):
             metrics=evaluate(model, self._splits(device).test) | latency,  # which is of no split
             split="test",
             artifacts=measurement.artifacts,
+        )
+
+    def inputs(self, count: int) -> "Tensor | None":
+        return self._splits("cpu").validation.batch(slice(count))[0]
+
+    def preprocessing(self) -> Preprocessing | None:
+        scaling = self._splits("cpu").training.scaling or self._dataset.scaling()
+        if scaling is None or len(self.io.input_shape) != 3:
+            return None
+        channels, height, width = self.io.input_shape
+        return Preprocessing(
+            channels=channels,
+            height=height,
+            width=width,
+            mean=tuple(scaling.mean.flatten().tolist()),
+            std=tuple(scaling.std.flatten().tolist()),
+            white=self._dataset.white,
+            classes=self._dataset.classes or tuple(map(str, range(self.io.outputs))),
         )
 
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":

@@ -11,6 +11,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.data.location import absolute, data_folder
 from nasplat.data.picture_sets import Picture, PictureSet, picture_set
+from nasplat.data.preprocessing import Preprocessing
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
 from nasplat.latency_table import LatencyKnown
@@ -18,6 +19,8 @@ from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nasplat.training.enlarging import EnlargerTraining, Pair, Patches
     from nasplat.training.fit import Recipe
 
@@ -180,6 +183,24 @@ class SuperResolution(LatencyKnown):
             if name in self.tests:
                 metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
         return Measurement(task=measurement.task, metrics=metrics, split="test", artifacts=measurement.artifacts)
+
+    def inputs(self, count: int) -> "Tensor | None":
+        import torch
+
+        from nasplat.training.enlarging import Pair
+
+        chosen = _spread(self._pictures.validation, count)
+        pictures = [Pair.of(each, self.scale, side=VALIDATION_SIDE).small for each in chosen]
+        if not pictures:
+            return None
+        height, width = (min(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+        return torch.stack([picture[:, :height, :width] for picture in pictures])
+
+    def preprocessing(self) -> Preprocessing | None:
+        channels = self.io.input_shape[0]
+        return Preprocessing(
+            channels=channels, height=None, width=None, mean=(0.0,) * channels, std=(255.0,) * channels
+        )
 
     def training(self, architecture: Architecture, *, device: str, seed: int) -> "EnlargerTraining":
         """A training of an architecture's network from its beginning; to be called and used within `seeded`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
+from nasplat.data.preprocessing import Preprocessing
 from nasplat.errors import InputError
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement, Split, Trained, TrainSupernet
@@ -132,6 +133,24 @@ class Benchmark(ABC):
                 "or the answer came from memory"
             )
         return artifacts.get_tensors(measurement.artifacts["weights"])
+
+    def inputs(self, count: int) -> "Tensor | None":
+        """At most so many inputs of the validation split, as networks take them: `[n, *shape]`, on the CPU.
+
+        Exports are compared with torch on them. By default there are none.
+
+        Raises:
+            InputError: The data is missing.
+        """
+        return None
+
+    def preprocessing(self) -> Preprocessing | None:
+        """How pictures become inputs, for those who use an exported network; by default nobody knows.
+
+        Raises:
+            InputError: The data, whose mean and deviation are asked for, is missing.
+        """
+        return None
 
 
 class SupernetBenchmark(Benchmark):

@@ -20,6 +20,7 @@ from numpy.random import default_rng
 from nasplat.architecture import IO
 from nasplat.errors import InputError
 from nasplat.export import bundle
+from nasplat.export.verification import TOLERANCE
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.supernet import recalibrate
 from nasplat.registry import SEARCH_SPACES
@@ -95,7 +96,7 @@ def measure(name: str, architectures: int) -> Differences:
             path = Path(folder) / "model.onnx"
             write_onnx(extracted.float(), io.input_shape, path)
             verification = bundle.verify(extracted, io, path)
-        worst.onnx = max(worst.onnx, verification.largest_difference * bundle.TOLERANCE / verification.allowed)
+        worst.onnx = max(worst.onnx, verification.largest_difference * TOLERANCE / verification.allowed)
     return worst
 
 

@@ -21,6 +21,7 @@ import yaml
 from nasplat.cli.app import app
 from nasplat.errors import InputError
 from nasplat.export import bundle
+from nasplat.export.verification import Verification
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.run.directory import CONFIG, LOG, Run
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -457,7 +458,8 @@ def test_bins_need_a_second_objective(command: CommandLine, tmp_path: Path, smal
 def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports without an ONNX model, which takes seconds."""
     monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)
-    monkeypatch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
+    monkeypatch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+    monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
 
 
 def test_bins_are_exported_into_a_folder_each(

@@ -31,6 +31,7 @@ import nasplat.search
 from nasplat.cli.app import main
 from nasplat.errors import InputError
 from nasplat.export import bundle
+from nasplat.export.verification import Verification
 from nasplat.report import page
 from nasplat.run.directory import ARTIFACTS, CONFIG, ENVIRONMENT, LOG
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -119,7 +120,8 @@ def lighten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(nasplat.search, "SNAPSHOT_EVENTS", 5)
     patch.setattr(page, "_svg", lambda drawing, title: Markup("<svg/>"))
     patch.setattr(bundle, "write_onnx", lambda network, shape, path, **how: path.write_bytes(b"onnx"))
-    patch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
+    patch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+    patch.setattr(bundle, "measured_latency", lambda path, io: None)
 
 
 def write_table(path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 import nasplat.search
 from nasplat.cli.app import main
 from nasplat.export import bundle
+from nasplat.export.verification import Verification
 from nasplat.report import page
 from nasplat.run import directory, recovery
 from nasplat.run.directory import LOG, Run
@@ -213,7 +214,8 @@ def test_a_result_is_whole_or_not_there_on_a_full_disk(
     before = listing(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "write_onnx", write_weights)
-        patch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
+        patch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+        patch.setattr(bundle, "measured_latency", lambda path, io: None)
         if owner is bundle:  # what follows the call is what has no room
             original = getattr(bundle, name)
             limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -270,7 +272,8 @@ def test_in_a_read_only_folder_reading_works_and_writing_is_refused(
     template: Path, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "write_onnx", write_weights)
-    monkeypatch.setattr(bundle, "verify", lambda network, io, path: bundle.Verification(0.0, 1.0, (1,)))
+    monkeypatch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+    monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
     (tmp_path / "sealed").mkdir()
     shutil.copytree(template, tmp_path / "sealed" / "run")
     (tmp_path / "config.yaml").write_text((template / "config.yaml").read_text())

@@ -1,5 +1,6 @@
 """`nasplat export`: a found network as files that can be shipped."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,18 @@ from nasplat.run.directory import Run
 from nasplat.run.files import is_taken
 from nasplat.task import Measurement
 from nasplat.units import figure
+
+ONE_BY_ONE = {"onnxruntime": "model.onnx", "torch.export": "model.pt2", "source": "network.py"}
+"""What runs a network, by the file that it runs."""
+
+
+class Form(StrEnum):
+    """What is written of a network beside its weights."""
+
+    ONNX = "onnx"
+    PT2 = "pt2"
+    SOURCE = "source"
+    ALL = "all"
 
 
 def export(
@@ -38,10 +51,24 @@ def export(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Export fresh weights, where the measurement left none.")
     ] = False,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="onnx, pt2 (a torch.export program), source (a Python file that needs torch alone), or all of them.",
+        ),
+    ] = Form.ONNX,
+    features: Annotated[
+        bool, typer.Option("--features", help="Let the ONNX model also give the input of its last linear layer.")
+    ] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Measure how long the ONNX model takes on this machine.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Export a network: architecture.json, weights.safetensors, and an ONNX model that was run and compared."""
+    """Export a network: its weights, a model card, and forms of it that were run and compared with torch."""
     from nasplat.export import bundle
+    from nasplat.export.formats import Format
 
     opened = Run(run)
     measurements, several = opened.history().picks(pick), pick.startswith("bins:")
@@ -50,9 +77,13 @@ def export(
     for folder in folders:
         if is_taken(folder):  # before any of the others is written
             raise InputError(f"{folder} exists; choose another --out")
+    formats = list(Format) if form is Form.ALL else [Format[form.name]]
     documents = []
     for measurement, folder in zip(measurements, folders, strict=True):
-        description = bundle.export(opened, measurement, folder, untrained=untrained, test=test)
+        description = bundle.export(
+            opened, measurement, folder, untrained=untrained, test=test, formats=formats, features=features,
+            latency=latency,
+        )  # fmt: skip
         documents.append({"folder": str(folder), **description})
         if not json:
             _print(measurement, documents[-1])
@@ -78,7 +109,13 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
             out.print(f"  {title:14} {figures['split']}: {metrics}")
     if protocol := document.get("protocol"):
         out.print(f"  protocol       {escape(protocol)}")
+    if latency := document.get("latency"):
+        out.print(f"  latency        {latency['median_ms']:.3g} ms, batch 1, {escape(latency['hardware'])}, 1 thread")
+    verified = [name for name, title in ONE_BY_ONE.items() if title in document["files"]]
     out.print(
-        f"  verified       onnxruntime against torch: largest difference {check['largest_difference']:.2g} "
-        f"(allowed {check['allowed']:.2g}), batches {', '.join(map(str, check['batches']))}"
+        f"  verified       {' and '.join(verified)} against torch: largest difference "
+        f"{check['largest_difference']:.2g} (allowed {check['allowed']:.2g}), "
+        f"batches {', '.join(map(str, check['batches']))}"
     )
+    if why := document.get("unverified"):
+        out.print(f"  not verified   on real inputs: {escape(why)}")

@@ -128,6 +128,10 @@ def _nothing_to_refuse() -> None:
     pass
 
 
+def _not_scaled_alike() -> "Scaling | None":
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A data set that is known before it is loaded.
@@ -139,6 +143,9 @@ class Dataset:
         load: Reads and splits it; the same split for everybody.
         mirrored: Whether a picture seen in a mirror is as good a picture of its class.
         check: Refuses cheaply what `load` would fail by, above all missing files.
+        classes: The names of the classes by number; none where they have no other.
+        white: The value of the brightest pixel before images are standardised.
+        scaling: How images were standardised that come so; None if that cannot be said.
     """
 
     name: str
@@ -147,6 +154,9 @@ class Dataset:
     load: Callable[[], Splits]
     mirrored: bool = False
     check: Callable[[], None] = _nothing_to_refuse
+    classes: tuple[str, ...] = ()
+    white: float = 255.0
+    scaling: "Callable[[], Scaling | None]" = _not_scaled_alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,17 +282,20 @@ class _Parts:
 
 
 def _digits(source: Source) -> Dataset:
-    def load() -> Splits:
-        import torch
-
+    def chosen() -> tuple[NDArray[np.float32], Rows, tuple[Rows, Rows, Rows]]:
         pixels, labels, (training, validation, test) = _split_digits()
-        images = pixels.astype(np.float32)[:, None]
         if source.subset is not None:
             counts = _share(source.subset, len(training), len(validation), 10)
             training, validation = (
                 rows[_drawn(labels[rows], count, "the subset")]
                 for rows, count in zip((training, validation), counts, strict=True)
             )
+        return pixels.astype(np.float32)[:, None], labels, (training, validation, test)
+
+    def load() -> Splits:
+        import torch
+
+        images, labels, (training, validation, test) = chosen()
         images = (images - images[training].mean()) / images[training].std()
 
         def part(rows: Rows) -> Examples:
@@ -294,7 +307,22 @@ def _digits(source: Source) -> Dataset:
         if source.subset is not None:
             _share(source.subset, *DIGITS, 10)
 
-    return Dataset("digits", DATASETS["digits"].summary, IO.image(channels=1, side=8, outputs=10), load, check=check)
+    def scaling() -> Scaling:
+        import torch
+
+        images, _, (training, *_) = chosen()
+        figures = (float(images[training].mean()), float(images[training].std()))
+        return Scaling(*(torch.full((1, 1, 1), figure) for figure in figures))
+
+    return Dataset(
+        "digits",
+        DATASETS["digits"].summary,
+        IO.image(channels=1, side=8, outputs=10),
+        load,
+        check=check,
+        white=16.0,
+        scaling=scaling,
+    )
 
 
 DIGITS = 1_078, 359
@@ -366,6 +394,7 @@ class _Published:
         held_out: One in so many training images is for validation.
         training: The number of training images before that.
         endings: What may follow on the names of the files.
+        classes: The names of the classes.
         archives: MD5 sums by address; none if it cannot be downloaded.
         named: Whether the archives hold the first of the folders.
         refuse: Looks at found files before they are read.
@@ -384,6 +413,7 @@ class _Published:
     named: bool = True
     refuse: Callable[[dict[str, Path]], None] = lambda found: None
     hint: Callable[[Path], str] = lambda folder: ""
+    classes: tuple[str, ...] = ()
 
     def open(self, source: Source) -> Dataset:
         def find() -> dict[str, Path]:
@@ -422,7 +452,14 @@ class _Published:
             training, test = self.read(found)
             return _Parts.of(training, test=test, held_out=self.held_out, subset=source.subset).read()
 
-        return Dataset(self.name, DATASETS[self.name].summary, self.io, load, mirrored=True, check=check)
+        summary = DATASETS[self.name].summary
+        return Dataset(self.name, summary, self.io, load, mirrored=True, check=check, classes=self.classes)
+
+
+CLOTHES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+OBJECTS = "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
 
 
 def _fashion_mnist(source: Source) -> Dataset:
@@ -449,6 +486,7 @@ def _fashion_mnist(source: Source) -> Dataset:
         held_out=6,
         training=60_000,
         endings=("", ".gz"),
+        classes=CLOTHES,
         archives=archives,
         named=False,
     ).open(source)
@@ -501,6 +539,7 @@ def _cifar(source: Source, *, classes: int) -> Dataset:
         archives=lambda: {f"{CIFAR_ADDRESS}/cifar-{classes}-binary.tar.gz": md5},
         refuse=refuse,
         hint=hint,
+        classes=OBJECTS if classes == 10 else (),
     ).open(source)
 
 
@@ -518,6 +557,7 @@ def _cifar10_jpeg(source: Source) -> Dataset:
         io=IO.image(channels=3, side=32, outputs=10),
         files=(file,),
         folders=("images", "."),
+        classes=OBJECTS,
         read=read,
         held_out=5,
         training=50_000,
@@ -554,6 +594,7 @@ def _image_folder(source: Source) -> Dataset:
         lambda: listed().read(),
         mirrored=True,
         check=check,
+        classes=tuple(classes),
     )
 
 

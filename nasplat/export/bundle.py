@@ -1,7 +1,7 @@
-"""An exported network: a folder with the architecture, its weights, and an ONNX model that was run."""
+"""An exported network: a folder with the architecture, its weights, and forms of it that were run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,18 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
+from nasplat.export.card import card, processor
+from nasplat.export.formats import Format, checked, verified, write_source
+from nasplat.export.predicting import predict_script
+from nasplat.export.program import write_program
+from nasplat.export.verification import (
+    REAL,
+    Verification,
+    compared,
+    onnx_runner,
+    random_inputs,
+    real_batches,
+)  # fmt: skip
 from nasplat.nn.onnx import write_onnx
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
@@ -23,24 +35,9 @@ from nasplat.task import Measurement
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ARCHITECTURE, WEIGHTS, ONNX = "architecture.json", "weights.safetensors", "model.onnx"
+ARCHITECTURE, WEIGHTS, ONNX = "architecture.json", "weights.safetensors", Format.ONNX.value
+CARD, VERIFY, PREDICT = "README.md", "verify.json", "predict.py"
 FORMAT = 1
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """How far the ONNX model, run by onnxruntime, is from torch on the same random inputs.
-
-    Args:
-        largest_difference: The largest absolute difference of any output.
-        allowed: 1e-4 · max(1, largest absolute output).
-        batches: The batch sizes that were tried.
-    """
-
-    largest_difference: float
-    allowed: float
-    batches: tuple[int, ...]
 
 
 class _Space(BaseModel):
@@ -63,7 +60,15 @@ class _Description(BaseModel):
 
 
 def export(
-    run: Run, measurement: Measurement, folder: Path, *, untrained: bool = False, test: bool = False
+    run: Run,
+    measurement: Measurement,
+    folder: Path,
+    *,
+    untrained: bool = False,
+    test: bool = False,
+    formats: Collection[Format] = (Format.ONNX,),
+    features: bool = False,
+    latency: bool = False,
 ) -> dict[str, Any]:
     """Write the network of a measurement into a new folder, complete or not at all.
 
@@ -73,22 +78,63 @@ def export(
         folder: Must not exist.
         untrained: Whether fresh weights will do, where the measurement left none.
         test: Whether to measure on the test split, which nothing before has touched.
+        formats: What is written beside the weights.
+        features: Whether the ONNX model gives the input of the last linear layer too.
+        latency: Whether to measure how long the ONNX model takes on this machine.
 
     Returns:
         What ``architecture.json`` holds.
 
     Raises:
-        InputError: The folder exists, or there are no weights.
-        RunError: The ONNX model's outputs differ from torch's by more than is allowed.
+        InputError: The folder exists, there are no weights, or there are no features.
+        RunError: The outputs of what was exported differ from torch's by more than is allowed, or the source cannot be
+            written.
     """
     if is_taken(folder):
         raise InputError(f"{folder} exists; choose another --out")
     if untrained and test:
         raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")
-    config, benchmark = run.config, run.benchmark()
+    if features and Format.ONNX not in formats:
+        raise InputError("--features is an output of the ONNX model; add --format onnx or all, or leave it out")
+    benchmark = run.benchmark()
     architecture, io = run.member(measurement, benchmark), benchmark.io
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
+    description = _description(run, measurement, benchmark, architecture, untrained=untrained)
+    if test:
+        final = run.final(measurement, benchmark)
+        tested = {name: value for name, value in final.metrics.items() if name not in description["known"]}
+        description["final"] = {"split": final.split, **tested}
+    found = _found(run)
+    with new_folder(folder) as draft:
+        (draft / WEIGHTS).write_bytes(weights)
+        _write(draft, network, io, formats, features=features, heading=_heading(description, found))
+        real, why = _real_inputs(benchmark)
+        checks = {
+            form.name.lower(): _verified(form, network, io, draft / form.value, real)
+            for form in Format
+            if form in formats
+        }
+        verify_document = {"real": None if real is None else len(real), "why": why, "formats": checks}
+        write_atomically(draft / VERIFY, json.dumps(verify_document, indent=2) + "\n")
+        description["verification"] = next(iter(checks.values()))["random"]
+        if why:
+            description["unverified"] = why
+        _explain(draft, benchmark, description, formats)
+        if latency and Format.ONNX in formats:
+            description["latency"] = measured_latency(draft / ONNX, io)
+        files = [path.name for path in draft.iterdir()]
+        description["files"] = sorted([*files, ARCHITECTURE, CARD])
+        write_atomically(draft / CARD, card({**description, "verify": verify_document}, found))
+        write_atomically(draft / ARCHITECTURE, json.dumps(description, indent=2) + "\n")
+    return description
+
+
+def _description(
+    run: Run, measurement: Measurement, benchmark: Benchmark, architecture: Architecture, *, untrained: bool
+) -> dict[str, Any]:
+    """What the network is, what is known of it, and where it comes from."""
+    config, io = run.config, benchmark.io
     cost = benchmark.space.cost(architecture, io).metrics()
     known = {name: value for name, value in measurement.metrics.items() if name not in (*cost, *benchmark.metrics)}
     description: dict[str, Any] = {
@@ -110,22 +156,95 @@ def export(
         description["measured"] = {"split": measurement.split, **measured}
         if run.protocol:
             description["protocol"] = run.protocol
-    if test:
-        final = run.final(measurement, benchmark)
-        tested = {name: value for name, value in final.metrics.items() if name not in known}
-        description["final"] = {"split": final.split, **tested}
-    with new_folder(folder) as draft:
-        (draft / WEIGHTS).write_bytes(weights)
-        write_onnx(network, io.input_shape, draft / ONNX, enlarges=io.scale is not None)
-        verification = verify(network, io, draft / ONNX)
-        if not verification.largest_difference <= verification.allowed:
-            raise RunError(
-                f"the ONNX model of {architecture} differs from torch by {verification.largest_difference:.3g}, "
-                f"more than the allowed {verification.allowed:.3g}; nothing was exported"
-            )
-        description["verification"] = asdict(verification)
-        write_atomically(draft / ARCHITECTURE, json.dumps(description, indent=2) + "\n")
     return description
+
+
+def _write(
+    draft: Path, network: "nn.Module", io: IO, formats: Collection[Format], *, features: bool, heading: list[str]
+) -> None:
+    """Write the network in all forms that are wanted."""
+    enlarges = io.scale is not None
+    if Format.ONNX in formats:
+        more = {"features": True} if features else {}
+        write_onnx(network, io.input_shape, draft / ONNX, enlarges=enlarges, **more)
+    if Format.PT2 in formats:
+        write_program(network, io.input_shape, draft / Format.PT2.value, enlarges=enlarges)
+    if Format.SOURCE in formats:
+        write_source(network, io, draft / Format.SOURCE.value, heading)
+
+
+def _verified(form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None") -> dict[str, Any]:
+    if form is not Format.ONNX:
+        return verified(form, network, io, path, real)
+    found = {"random": checked(form, "random", verify(network, io, path))}
+    if real is None:
+        return {**found, "real": None}
+    return {**found, "real": checked(form, "real", verify(network, io, path, inputs=real_batches(real)))}
+
+
+def _real_inputs(benchmark: Benchmark) -> "tuple[Tensor | None, str]":
+    """Inputs of the benchmark's data, or why there are none."""
+    try:
+        inputs = benchmark.inputs(REAL)
+    except (InputError, OSError) as error:
+        return None, " ".join(str(error).split())
+    return inputs, "" if inputs is not None else f"the benchmark {type(benchmark).__name__} gives none"
+
+
+def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], formats: Collection[Format]) -> None:
+    """Say how pictures become inputs, where that is known, and write what does so."""
+    try:
+        preprocessing = benchmark.preprocessing()
+    except (InputError, OSError):  # which was said of the inputs already
+        return
+    if preprocessing is None:
+        return
+    description["preprocessing"] = asdict(preprocessing)
+    script = predict_script(preprocessing, benchmark.io.scale)
+    if script is not None and Format.ONNX in formats:
+        write_atomically(draft / PREDICT, script)
+
+
+def measured_latency(path: Path, io: IO) -> dict[str, Any]:
+    """How long an ONNX model takes for one example on this machine, and what machine that is."""
+    from nasplat.nn.latency import onnx_latency
+
+    return {**asdict(onnx_latency(path.read_bytes(), io.input_shape, batch=1, threads=1)), "hardware": processor()}
+
+
+def _found(run: Run) -> dict[str, Any]:
+    """How the run found its networks."""
+    config = run.config
+    limits = {name: value for name, value in config.budget.model_dump().items() if value is not None}
+    found: dict[str, Any] = {
+        "space": {"name": config.space.name, **config.space.options},
+        "benchmark": {"name": config.benchmark.name, **config.benchmark.options},
+        "strategy": {"name": config.strategy.name, **config.strategy.options},
+        "objectives": ", ".join([*config.objectives, *config.constraints]),
+        "budget": limits,
+        "search seed": config.seed,
+    }
+    if source := run.environment.get("source"):
+        found["from the run"] = source
+    return {name: value for name, value in found.items() if value not in ({}, "")}
+
+
+def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What the source says of itself."""
+    cost, name = description["cost"], description["space"]["name"]
+    shape = " x ".join(map(str, description["input_shape"]))
+    if "scale" in description:
+        use = f"Takes pictures of any size, and gives them {description['scale']} times larger."
+    else:
+        use = f"Takes batches of inputs of {shape}, and gives {description['outputs']} numbers for each."
+    return [
+        f"A network of the search space {name}.",
+        f"Its code is {description['architecture']}. It has {cost['params']:,} parameters and {cost['macs']:,} "
+        f"multiply-accumulates. {use}",
+        f"Found by {found['strategy']['name']} with {found['benchmark']['name']}, {found['objectives']}, trial "
+        f"{description['run']['trial']}.",
+        f"`load()` gives the network with the weights of {WEIGHTS} beside this file.",
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,27 +328,9 @@ def _check_size(needed: int, given: int) -> None:
         raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file {given:,} numbers")
 
 
-def verify(
-    network: "nn.Module", io: IO, path: Path, *, batches: tuple[int, ...] = (1, 5), seed: int = 0
-) -> Verification:
-    """Run an ONNX file with onnxruntime and torch on the same random inputs."""
-    import onnxruntime
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    largest, scale = 0.0, 1.0
-    for batch in batches:
-        # Pictures may have any sides, so that odd ones and others than the exporter saw are tried.
-        shape = io.input_shape if io.scale is None else (io.input_shape[0], 8 + 5 * batch, 23 - batch)
-        images = torch.randn(batch, *shape, generator=generator)
-        with torch.no_grad():
-            expected = network(images)
-        (given,) = session.run(None, {"images": images.numpy()})
-        difference = (torch.from_numpy(given) - expected).abs().max().item()
-        largest = max(largest, difference) if difference == difference else difference  # a NaN is the largest
-        scale = max(scale, expected.abs().max().item())
-    return Verification(largest, TOLERANCE * scale, batches)
+def verify(network: "nn.Module", io: IO, path: Path, *, inputs: "Sequence[Tensor] | None" = None) -> Verification:
+    """Run an ONNX file with onnxruntime and torch on the same inputs, by default random ones."""
+    return compared(network, onnx_runner(path), random_inputs(io) if inputs is None else inputs)
 
 
 def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:

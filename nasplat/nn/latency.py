@@ -74,14 +74,34 @@ def measure_latency(
     """
     if engine == "torch" and device == "cpu":
         return _by_torchs_timer(model, io, batch=batch, threads=threads)
-    times: list[float] = []
     with passes(model, io.input_shape, batch=batch, threads=threads, device=device, engine=engine) as timed:
-        timed(WARM_UP)
-        ends = time.perf_counter() + SECONDS
-        while len(times) < BLOCKS or time.perf_counter() < ends:
-            times += timed(1)
+        times = _timed(timed)
     lower, _, upper = quantiles(times, n=4, method="inclusive")
     return Latency(median(times), upper - lower, len(times), batch, threads, device, engine)
+
+
+def onnx_latency(network: bytes, input_shape: tuple[int, ...], *, batch: int, threads: int) -> Latency:
+    """Measure an ONNX file on the CPU as `measure_latency` measures a network.
+
+    Args:
+        network: What the file holds.
+        input_shape: The shape of one example.
+        batch: Examples in each pass.
+        threads: Threads of onnxruntime.
+    """
+    times = _timed(onnx_passes(network, batch=batch, threads=threads, device="cpu", input_shape=input_shape))
+    lower, _, upper = quantiles(times, n=4, method="inclusive")
+    return Latency(median(times), upper - lower, len(times), batch, threads, "cpu", "onnxruntime")
+
+
+def _timed(timed: Passes) -> list[float]:
+    """The milliseconds of as many passes as a measurement takes, after some that warm up."""
+    times: list[float] = []
+    timed(WARM_UP)
+    ends = time.perf_counter() + SECONDS
+    while len(times) < BLOCKS or time.perf_counter() < ends:
+        times += timed(1)
+    return times
 
 
 @contextmanager
@@ -128,8 +148,17 @@ def exported(model: "nn.Module", input_shape: tuple[int, ...]) -> bytes:
         return path.read_bytes()
 
 
-def onnx_passes(network: bytes, *, batch: int, threads: int, device: str) -> Passes:
+def onnx_passes(
+    network: bytes, *, batch: int, threads: int, device: str, input_shape: tuple[int, ...] | None = None
+) -> Passes:
     """What times forward passes of an ONNX file in onnxruntime; in and outputs stay on the device.
+
+    Args:
+        network: What the file holds.
+        batch: Examples in each pass, random ones.
+        threads: Threads of the engine on the CPU.
+        device: ``cpu`` or ``cuda``.
+        input_shape: The shape of one example, if the file leaves it open.
 
     Raises:
         InputError: onnxruntime is not built for the device.
@@ -142,11 +171,12 @@ def onnx_passes(network: bytes, *, batch: int, threads: int, device: str) -> Pas
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors; it remarks on shapes that it folds
     session = onnxruntime.InferenceSession(network, options, providers=[_provider(device)])
-    (taken,), (given,) = session.get_inputs(), session.get_outputs()
-    examples = _examples(batch, tuple(taken.shape[1:])).numpy()
+    (taken,) = session.get_inputs()
+    examples = _examples(batch, input_shape or tuple(taken.shape[1:])).numpy()
     binding = session.io_binding()
     binding.bind_ortvalue_input(taken.name, onnxruntime.OrtValue.ortvalue_from_numpy(examples, device, 0))
-    binding.bind_output(given.name, device)
+    for given in session.get_outputs():
+        binding.bind_output(given.name, device)
 
     def one() -> float:
         began = time.perf_counter_ns()

@@ -4,15 +4,21 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import nn
+from nasplat.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FEATURES = "features"
+"""The name of the output that is the input of the last linear layer."""
 
 SIDES = 12, 16
 """The picture that a network which takes any is looked at with."""
 
 
-def write_onnx(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False) -> None:
+def write_onnx(
+    network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False, features: bool = False
+) -> None:
     """Export with a free batch size, input ``images`` and output ``logits``.
 
     Args:
@@ -20,8 +26,17 @@ def write_onnx(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *
         input_shape: The shape of one example that it takes.
         path: The file to write.
         enlarges: Whether it makes pictures larger; then it takes any height and width, and gives ``enlarged``.
+        features: Whether it also gives ``features``, the input of its last linear layer, `[batch, n]`.
+
+    Raises:
+        InputError: Features are asked for, but there is no such layer.
     """
     import torch
+
+    outputs = ["enlarged" if enlarges else "logits"]
+    if features:
+        network = with_features(network, input_shape)
+        outputs.append(FEATURES)
 
     free: dict[int, object] = {0: torch.export.Dim("batch")}
     if enlarges:
@@ -38,7 +53,7 @@ def write_onnx(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *
             dynamo=True,
             dynamic_shapes=(free,),
             input_names=["images"],
-            output_names=["enlarged" if enlarges else "logits"],
+            output_names=outputs,
             external_data=False,
             optimize=True,  # also folds batch norm into the convolution before it
             verbose=False,
@@ -47,3 +62,52 @@ def write_onnx(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *
         exporter.setLevel(level)
     assert program is not None
     program.save(path)
+
+
+def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Module":
+    """A network that also gives what comes into its last linear layer.
+
+    Args:
+        network: In evaluation mode; it is used as it is.
+        input_shape: The shape of one example that it takes.
+
+    Raises:
+        InputError: It has no linear layer, or the last one takes no vectors.
+    """
+    import torch
+    from torch import nn
+
+    def taken(images: "Tensor", layers: "list[nn.Linear]") -> "tuple[Tensor, list[tuple[nn.Linear, Tensor]]]":
+        """The network's output, and what came into each of some layers, in the order in which they ran."""
+        seen: list[tuple[nn.Linear, Tensor]] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, given: seen.append((layer, given[0]))) for layer in layers
+        ]
+        try:
+            return network(images), seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        _, seen = taken(torch.zeros(2, *input_shape), linear)
+    if not seen or seen[-1][1].ndim != 2:
+        raise InputError(
+            "features are the input of the last linear layer, but this network has none that takes vectors; "
+            "leave out --features"
+        )
+    last = seen[-1][0]
+
+    class WithFeatures(nn.Module):
+        """The network and its features."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
+            result, found = taken(images, [last])
+            return result, found[-1][1]
+
+    return WithFeatures().eval()

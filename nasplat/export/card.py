@@ -1,0 +1,155 @@
+"""The model card: what an exported network is, how good, how it was found, and how it is used."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasplat.units import figure
+
+_ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&])")
+
+
+def escaped(value: object) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    return _ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def card(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The text of an export's ``README.md``.
+
+    Args:
+        document: What ``architecture.json`` holds.
+        found: How it was found: ``strategy``, ``objectives``, ``budget``, ``benchmark``, and perhaps ``source``.
+    """
+    space = document["space"]["name"]
+    sections = [
+        f"# {escaped(space)} {escaped(_short(document['architecture']))}",
+        _what(document),
+        "## Figures",
+        _figures(document),
+        "## How it was found",
+        _search(document, found),
+        "## Files",
+        _files(document),
+        *(["## Preprocessing", _preprocessing(document["preprocessing"])] if document.get("preprocessing") else []),
+        "## Verification",
+        _verification(document["verify"]),
+        "## Versions",
+        _table(["package", "version"], [[name, version] for name, version in document["versions"].items() if version]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(document: Mapping[str, Any]) -> str:
+    shape = " x ".join(map(str, document["input_shape"]))
+    weights = "" if document["trained"] else " Its weights are fresh ones: it was not trained."
+    if "scale" in document:
+        does = f"Makes pictures {document['scale']} times larger"
+    else:
+        does = f"Gives {document['outputs']} numbers, one for each class, for an input of {shape}"
+    options = {name: value for name, value in document["space"].items() if name != "name"}
+    space = escaped(document["space"]["name"]) + (f" ({escaped(_options(options))})" if options else "")
+    return (
+        f"{does}. A member of the search space {space}; its code is\n\n    {document['architecture']}\n\n"
+        f"{figure('params', document['cost']['params'])} parameters, "
+        f"{figure('macs', document['cost']['macs'])} multiply-accumulates.{weights}"
+    )
+
+
+def _figures(document: Mapping[str, Any]) -> str:
+    rows: list[list[object]] = []
+    run = document["run"]
+    for key in ("measured", "final"):
+        for name, value in document.get(key, {}).items():
+            if name != "split" and name not in document["cost"]:
+                rows.append([name, figure(name, value), document[key]["split"], run["seed"]])
+    rows += [[name, figure(name, value), "known beforehand", ""] for name, value in document["known"].items()]
+    text = _table(["metric", "value", "split", "seed"], rows) if rows else "Nothing was measured."
+    if "final" not in document and document["trained"]:
+        text += "\n\nNothing was measured on test data; the validation split guided the search."
+    if protocol := document.get("protocol"):
+        text += f"\n\n{escaped(protocol)}"
+    if latency := document.get("latency"):
+        text += (
+            f"\n\nLatency: {latency['median_ms']:.3g} ms for a batch of {latency['batch']} (interquartile range "
+            f"{latency['iqr_ms']:.2g} ms), {latency['engine']} with {latency['threads']} thread on "
+            f"{escaped(latency['hardware'])}."
+        )
+    return text
+
+
+def _search(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    run = document["run"]
+    lines = [
+        f"- {name}: {escaped(_options(value) if isinstance(value, dict) else value)}" for name, value in found.items()
+    ]
+    return "\n".join([*lines, f"- trial {run['trial']}, seed {run['seed']}, fidelity {run['fidelity']}"])
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+
+
+_USES = {
+    "architecture.json": "all of this for programs; `nasplat.export.bundle.load(folder)` gives the network with it",
+    "weights.safetensors": "the weights, by the names of torch's state dict",
+    "model.onnx": '`onnxruntime.InferenceSession("model.onnx").run(None, {"images": images})`; any batch size',
+    "model.pt2": '`torch.export.load("model.pt2").module()(images)`; any batch size; it holds no pickles',
+    "network.py": "the network as source that needs torch alone: `network.load()` gives it with the weights",
+    "predict.py": "`python predict.py --help`: runs model.onnx on pictures",
+    "verify.json": "how far each file is from torch",
+}
+
+
+def _files(document: Mapping[str, Any]) -> str:
+    rows = [[f"`{name}`", _USES[name]] for name in _USES if name in document["files"]]
+    return "\n".join(["| file | use |", "|---|---|", *(f"| {name} | {use} |" for name, use in rows)])
+
+
+def _preprocessing(how: Mapping[str, Any]) -> str:
+    colors = {1: "grey", 3: "red, green and blue"}.get(how["channels"], f"{how['channels']} channels")
+    size = "of any size" if how["height"] is None else f"resized to {how['height']} x {how['width']} pixels"
+    values = ", ".join
+    text = (
+        f"Pictures in {colors}, {size}, with values of 0 to {how['white']:g}; then less the mean "
+        f"{values(f'{value:.6g}' for value in how['mean'])}, and divided by {values(f'{v:.6g}' for v in how['std'])}."
+    )
+    names = ", ".join(escaped(name) for name in how["classes"])
+    return f"{text}\n\nClasses: {names}." if names else text
+
+
+def _verification(verify: Mapping[str, Any]) -> str:
+    rows: list[list[object]] = []
+    for name, kinds in verify["formats"].items():
+        for inputs, check in kinds.items():
+            if check is not None:
+                rows.append([
+                    name, inputs.replace("_", " "), check["dtype"], f"{check['largest_difference']:.2g}",
+                    f"{check['allowed']:.2g}", ", ".join(map(str, check["batches"])),
+                ])  # fmt: skip
+    text = "Largest absolute differences to torch.\n\n" + _table(
+        ["file", "inputs", "computed in", "largest difference", "allowed", "batches"], rows
+    )
+    return text if verify["real"] is not None else f"{text}\n\nNo real inputs were tried: {escaped(verify['why'])}"
+
+
+def _table(titles: list[str], rows: list[list[Any]]) -> str:
+    lines = [titles, ["---"] * len(titles), *([escaped(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _short(code: str) -> str:
+    return code if len(code) <= 40 else f"{code[:39]}…"
+
+
+def processor() -> str:
+    """The model of this machine's processor."""
+    import platform
+
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.processor() or platform.machine() or "an unknown processor"

@@ -1,0 +1,244 @@
+"""Python expressions as small trees: how networks are written down, and laid out as `ruff format` leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+WIDTH = 88
+"""Columns of a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """A piece of code that is written as it is, such as a name."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number; where modules of one class have different ones, it becomes a parameter.
+
+    Args:
+        value: The number.
+        role: What it is in the call that it stands in, such as ``kernel``; empty if that has no name.
+    """
+
+    value: int | float
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The result of a step of a `nasplat.export.tracing.Graph`, by its number."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module that has a class or a function of its own in the file, by the path to it."""
+
+    path: str
+
+
+Kind: TypeAlias = Literal[
+    "call",
+    "list",
+    "comprehension",
+    "tuple",
+    "dict",
+    "item",
+    "keyword",
+    "attribute",
+    "index",
+    "slice",
+    "binary",
+    "unary",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An expression made of others.
+
+    Args:
+        kind: What it is; of a call the first part is what is called, of an index what is taken a part of.
+        parts: The expressions in it.
+        text: Of a keyword or an attribute its name, of a binary or unary operation its operator.
+        default: The code of a keyword's value with which it can be left out.
+    """
+
+    kind: Kind
+    parts: tuple[Code, ...]
+    text: str = ""
+    default: str | None = None
+
+
+Code: TypeAlias = Atom | Number | Value | Part | Node
+
+NOTHING = Atom("")
+"""What stands where a slice has no limit."""
+
+_BROKEN = "call", "list", "comprehension", "tuple", "dict"
+_ATOMIC, _UNARY, _POWER = 9, 7, 8
+_BINARY = {"|": 1, "^": 2, "&": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6, "@": 6, "**": _POWER}
+
+
+def call(function: Code | str, *arguments: Code) -> Node:
+    """A call of a function, or of what a name stands for."""
+    return Node("call", (Atom(function) if isinstance(function, str) else function, *arguments))
+
+
+def keyword(name: str, value: Code, default: str | None = None) -> Node:
+    """An argument by name; left out where it is written as the default is."""
+    return Node("keyword", (value,), name, default)
+
+
+def index(value: Code, *items: Code) -> Node:
+    """A part of a value."""
+    return Node("index", (value, *items))
+
+
+def binary(operator: str, left: Code, right: Code) -> Node:
+    """An operation on two values."""
+    return Node("binary", (left, right), operator)
+
+
+def changed(code: Code, change: Callable[[Code], Code | None]) -> Code:
+    """The same tree with some parts exchanged, from left to right; None leaves a part and looks into it."""
+    other = change(code)
+    if other is not None:
+        return other
+    if isinstance(code, Node):
+        return replace(code, parts=tuple(changed(part, change) for part in code.parts))
+    return code
+
+
+def leaves(code: Code) -> Iterator[Code]:
+    """What a tree is made of in the end, from left to right."""
+    if isinstance(code, Node):
+        for part in code.parts:
+            yield from leaves(part)
+    else:
+        yield code
+
+
+def number(value: int | float) -> str:
+    """A number as Python reads it."""
+    return repr(value) if value - value == 0 else f'float("{value}")'
+
+
+def flat(code: Code, *, omit: bool = True) -> str:
+    """An expression in one line.
+
+    Args:
+        code: The expression.
+        omit: Whether arguments that are the default are left out.
+    """
+    match code:
+        case Atom(text):
+            return text
+        case Number(value):
+            return number(value)
+        case Value(step):
+            return f"${step}"
+        case Part(path):
+            return f"<{path}>"
+        case Node(kind="keyword", parts=(value,), text=name):
+            return f"{name}={flat(value, omit=omit)}"
+        case Node(kind="item", parts=(key, value)):
+            return f"{flat(key, omit=omit)}: {flat(value, omit=omit)}"
+        case Node(kind="comprehension", parts=(value, each)):
+            return f"[{flat(value, omit=omit)} {flat(each)}]"
+        case Node(kind="attribute", parts=(value,), text=name):
+            return f"{_operand(value, _ATOMIC, omit)}.{name}"
+        case Node(kind="unary", parts=(value,), text=operator):
+            return f"{operator}{_operand(value, _UNARY, omit)}"
+        case Node(kind="binary", parts=(left, right), text=operator):
+            level = _BINARY[operator]
+            return f"{_operand(left, level, omit)} {operator} {_operand(right, level + 1, omit)}"
+        case Node(kind="slice", parts=limits):
+            return _slice([flat(limit, omit=omit) for limit in limits], simple=all(map(_is_simple, limits)))
+    head, inside, tail = _brackets(code, omit=omit)
+    comma = "," if code.kind == "tuple" and len(inside) == 1 else ""
+    return f"{head}{', '.join(flat(part, omit=omit) for part in inside)}{comma}{tail}"
+
+
+def laid_out(prefix: str, code: Code, suffix: str = "", *, indent: int) -> list[str]:
+    """An expression as lines: one if it fits, else what is in its brackets on a line below, else part by part.
+
+    Args:
+        prefix: What stands before it, such as ``x = ``.
+        code: Only calls, lists, tuples and dictionaries are broken.
+        suffix: What stands after it.
+        indent: Spaces at the beginning of its lines.
+    """
+    margin = " " * indent
+    line = f"{margin}{prefix}{flat(code)}{suffix}"
+    if isinstance(code, Node) and code.kind == "keyword":
+        return laid_out(f"{prefix}{code.text}=", code.parts[0], suffix, indent=indent)
+    if isinstance(code, Node) and code.kind == "item":
+        return laid_out(f"{prefix}{flat(code.parts[0])}: ", code.parts[1], suffix, indent=indent)
+    if len(line) <= WIDTH or not isinstance(code, Node) or code.kind not in _BROKEN:
+        return [line]
+    if code.kind == "comprehension":
+        inner = [line for part in code.parts for line in laid_out("", part, indent=indent + 4)]
+        return [f"{margin}{prefix}[", *inner, f"{margin}]{suffix}"]
+    head, inside, tail = _brackets(code)
+    if not inside:
+        return [line]
+    together = f"{margin}    {', '.join(map(flat, inside))}"
+    if code.kind == "call" and len(together) <= WIDTH:
+        body = [together]
+    elif code.kind == "call" and len(inside) == 1:
+        body = laid_out("", inside[0], indent=indent + 4)
+    else:
+        body = [line for part in inside for line in laid_out("", part, ",", indent=indent + 4)]
+    return [f"{margin}{prefix}{head}", *body, f"{margin}{tail}{suffix}"]
+
+
+def _brackets(node: Node, *, omit: bool = True) -> tuple[str, list[Code], str]:
+    """What opens, what is inside without arguments that can be left out, and what closes."""
+    match node.kind:
+        case "call":
+            return f"{_operand(node.parts[0], _ATOMIC, omit)}(", _given(node.parts[1:], omit=omit), ")"
+        case "index":
+            return f"{_operand(node.parts[0], _ATOMIC, omit)}[", list(node.parts[1:]), "]"
+        case "list":
+            return "[", list(node.parts), "]"
+        case "dict":
+            return "{", list(node.parts), "}"
+    return "(", list(node.parts), ")"
+
+
+def _given(arguments: tuple[Code, ...], *, omit: bool) -> list[Code]:
+    def is_default(code: Code) -> bool:
+        return isinstance(code, Node) and code.default is not None and flat(code.parts[0]) == code.default
+
+    return [each for each in arguments if not (omit and is_default(each))]
+
+
+def _operand(code: Code, level: int, omit: bool) -> str:
+    own = _ATOMIC
+    if isinstance(code, Node) and code.kind in ("binary", "unary"):
+        own = _BINARY[code.text] if code.kind == "binary" else _UNARY
+    elif isinstance(code, Number) and code.value < 0 and level > _UNARY:
+        own = _UNARY
+    text = flat(code, omit=omit)
+    return text if own >= level else f"({text})"
+
+
+def _is_simple(code: Code) -> bool:
+    return isinstance(code, Atom | Number) and (code == NOTHING or flat(code).lstrip("-").isalnum())
+
+
+def _slice(limits: list[str], *, simple: bool) -> str:
+    """The limits of a slice, with spaces around the colons where they are more than names and numbers."""
+    begin, end, step = limits
+    if simple:
+        return f"{begin}:{end}" + (f":{step}" if step else "")
+    parts = [begin, end, *([step] if step else [])]
+    return " : ".join(parts).strip() if begin else f": {' : '.join(parts[1:])}"

@@ -1,0 +1,144 @@
+"""`predict.py`: a small script beside an exported network that runs it on pictures."""
+
+import json
+
+from nasplat.data.preprocessing import Preprocessing
+
+_CLASSIFY = '''\
+"""Say what pictures show: the likeliest classes of each, with their probabilities.
+
+It needs numpy, pillow and onnxruntime, and the file model.onnx beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+MODE = {mode}
+HEIGHT, WIDTH = {height}, {width}
+WHITE = {white}  # the value of the brightest pixel in training
+MEAN = {mean}
+STD = {std}
+CLASSES = {classes}
+
+
+def read(path: str) -> np.ndarray:
+    """A picture as the network takes it: [1, channels, height, width]."""
+    with Image.open(path) as image:
+        resized = image.convert(MODE).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized, dtype=np.float32).reshape(HEIGHT, WIDTH, -1)
+    scaled = (pixels / 255 * WHITE - np.float32(MEAN)) / np.float32(STD)
+    return scaled.transpose(2, 0, 1)[None]
+
+
+def main() -> int:
+    """Run the network on every picture; 1 if one of them cannot be read."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pictures", nargs="+", help="picture files")
+    parser.add_argument("--top", type=int, default=3, help="classes shown (3)")
+    arguments = parser.parse_args()
+    failed = 0
+    try:
+        session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
+    except Exception as error:
+        print(f"model.onnx cannot be opened: {{error}}", file=sys.stderr)
+        return 1
+    for path in arguments.pictures:
+        try:
+            images = read(path)
+        except Exception as error:
+            print(f"{{path}} cannot be read: {{error}}", file=sys.stderr)
+            failed = 1
+            continue
+        logits = session.run(["logits"], {{"images": images}})[0][0]
+        chances = np.exp(logits - logits.max())
+        chances /= chances.sum()
+        best = chances.argsort()[::-1][: max(arguments.top, 1)]
+        shown = ", ".join(f"{{CLASSES[n]}} {{100 * chances[n]:.1f}} %" for n in best)
+        print(f"{{path}}: {{shown}}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''
+_ENLARGE = '''\
+"""Make a picture {scale} times larger.
+
+It needs numpy, pillow and onnxruntime, and the file model.onnx beside it. The picture
+is enlarged whole, which takes memory in proportion to its pixels.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+MODE = {mode}
+
+
+def main() -> int:
+    """Enlarge one picture; 1 if it cannot be read or written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("picture", help="a picture file")
+    parser.add_argument("enlarged", help="the file to write, such as larger.png")
+    arguments = parser.parse_args()
+    try:
+        session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
+        with Image.open(arguments.picture) as image:
+            pixels = np.asarray(image.convert(MODE), dtype=np.float32) / 255
+        images = np.atleast_3d(pixels).transpose(2, 0, 1)[None]
+        (enlarged,) = session.run(["enlarged"], {{"images": images}})[0]
+        values = (enlarged.clip(0, 1) * 255).round().astype(np.uint8)
+        Image.fromarray(values.transpose(1, 2, 0).squeeze()).save(arguments.enlarged)
+    except Exception as error:
+        print(f"{{arguments.picture}} cannot be enlarged: {{error}}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''
+
+
+def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | None:
+    """The text of `predict.py`; None for inputs that are no pictures.
+
+    Args:
+        preprocessing: How a picture becomes an input.
+        scale: How many times larger the network makes pictures; None if it classifies them.
+    """
+    if preprocessing.channels not in (1, 3):
+        return None
+    mode = json.dumps("RGB" if preprocessing.channels == 3 else "L")
+    if scale is not None:
+        return _ENLARGE.format(scale=scale, mode=mode)
+    return _CLASSIFY.format(
+        mode=mode,
+        height=preprocessing.height,
+        width=preprocessing.width,
+        white=preprocessing.white,
+        mean=_listed([repr(round(value, 6)) for value in preprocessing.mean], "MEAN"),
+        std=_listed([repr(round(value, 6)) for value in preprocessing.std], "STD"),
+        classes=_listed([_quoted(name) for name in preprocessing.classes], "CLASSES"),
+    )
+
+
+def _listed(items: list[str], name: str) -> str:
+    line = f"[{', '.join(items)}]"
+    if len(name) + 3 + len(line) <= 88:
+        return line
+    return "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+
+
+def _quoted(text: str) -> str:
+    """A Python literal that any file can hold."""
+    return json.dumps(text)

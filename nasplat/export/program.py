@@ -1,0 +1,94 @@
+"""Networks as programs of `torch.export`, which torch runs without their source."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasplat.errors import RunError
+from nasplat.nn.onnx import SIDES
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
+
+LEAST = 3
+"""The pixels a side of the smallest picture that a program enlarges; at half its size it still has two."""
+
+
+def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False) -> None:
+    """Export with a free batch size.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        input_shape: The shape of one example that it takes.
+        path: The file to write.
+        enlarges: Whether it makes pictures larger; then it takes any height and width from `LEAST`.
+
+    Raises:
+        RunError: The file would hold pickled objects.
+    """
+    import torch
+
+    free: dict[int, object] = {0: torch.export.Dim("batch")}
+    if enlarges:
+        free |= {2: torch.export.Dim("height", min=LEAST), 3: torch.export.Dim("width", min=LEAST)}
+        input_shape = input_shape[0], *SIDES
+    program = torch.export.export(
+        network,
+        (torch.zeros(2, *input_shape),),
+        dynamic_shapes=(free,),
+        # What torch cannot prove of odd sides becomes a check in the program, instead of being refused now.
+        prefer_deferred_runtime_asserts_over_guards=enlarges,
+    )
+    if enlarges:
+        _drop_checks(program)
+    # Example inputs are the one thing that torch would pickle.
+    program.example_inputs = None
+    torch.export.save(program, path)
+    if is_pickled(path):
+        raise RunError(
+            "torch.export would write some of the network's tensors as pickles, which may run any code when they are "
+            "read; export with --format onnx or source"
+        )
+
+
+def _drop_checks(program: "ExportedProgram") -> None:
+    """Take out the checks of sizes, which hold for the example's alone: they tell how tensors lie in memory.
+
+    What comes out for other sizes is compared with torch after every export.
+    """
+    import torch
+
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether a program holds pickles, which `torch.export.load` would run."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if "/sample_inputs/" in name and archive.getinfo(name).file_size:
+                return True
+            if name.endswith(("weights_config.json", "constants_config.json")):
+                tensors = json.loads(archive.read(name))["config"].values()
+                if any(tensor["use_pickle"] for tensor in tensors):
+                    return True
+    return False
+
+
+def read_program(path: Path) -> "GraphModule":
+    """The network of a program that holds no pickles.
+
+    Raises:
+        RunError: It does.
+    """
+    import torch
+
+    if is_pickled(path):
+        raise RunError(f"{path} holds pickles, which may run any code, and is not opened; export the network again")
+    return torch.export.load(path).module()
