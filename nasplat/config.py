@@ -284,6 +284,12 @@ class Assembly:
         strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
         if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
             benchmark.check_supernet()
+        if strategy.teaches and not benchmark.distills:
+            raise InputError(
+                f"the strategy {config.strategy.name} has networks learn from a teacher, which the benchmark "
+                f"{config.benchmark.name} does not as it is configured; set its option for distillation, if it has "
+                "one, or leave out the teacher"
+            )
         if strategy.progress is None and not budget.ends:
             raise InputError(
                 "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
