@@ -124,7 +124,7 @@ class SearchConfig(_Section):
 
         space = SEARCH_SPACES.get(self.space.name)
         bounded = {(constraint.metric, constraint.upper) for constraint in self.goal.constraints}
-        limits = [text for text in space.limits if _side(text) not in bounded]
+        limits = [text for text in space.limits if side_of(text) not in bounded]
         return self.model_copy(
             update={
                 "constraints": [*self.constraints, *limits],
@@ -166,7 +166,7 @@ def _check_without_options(section: str, plugin: PluginConfig) -> None:
         )
 
 
-def _side(constraint: str) -> tuple[str, bool]:
+def side_of(constraint: str) -> tuple[str, bool]:
     """The metric of a constraint, and whether it bounds it from above."""
     parsed = Constraint.parse(constraint)
     return parsed.metric, parsed.upper

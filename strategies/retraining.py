@@ -146,11 +146,13 @@ class Retraining(Strategy):
     def _part(self, number: int) -> Evaluate:
         """The next part of a training, or the whole of one that cannot be continued."""
         training = self._trainings[number]
-        afresh = training.done > 0 and training.state is None
         state, training.state = training.state, None
+        fidelity = next(each for each in self._fidelities if each > training.done)
+        if training.done and state is None:
+            fidelity = self.problem.fidelity
         task = self.problem.evaluate(
             training.architecture,
-            fidelity=self._fidelities[-1] if afresh else next(each for each in self._fidelities if each > training.done),
+            fidelity=fidelity,
             replicate=training.replicate,
             continues=state,
             teacher=None if self._is_teacher(training) else self._teachers.get(training.seed),

@@ -149,7 +149,11 @@ def test_credit_evolution_with_every_credit(options: dict[str, Any], check: Call
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "options",
-    [{"teacher": True, "seeds": 3}, {"members": ["0123", "3333", "0000"], "seeds": 2, "checkpoints": 1}, {"checkpoints": 4}],
+    [
+        {"teacher": True, "seeds": 3},
+        {"members": ["0123", "3333", "0000"], "seeds": 2, "checkpoints": 1},
+        {"checkpoints": 4},
+    ],
     ids=str,
 )
 def test_retraining_with_every_option(options: dict[str, Any], check: Callable[..., None]) -> None:

@@ -60,7 +60,7 @@ MOST_CANDIDATES = 4
 # A record's header: its length, NULL in the place of the row's number, and the types of kind, elapsed and body.
 # A text of n bytes has the type 2 n + 13; seconds are a float (7), or an integer where they are whole.
 _RECORD = re.compile(
-    rb"([\x05-\x08])\x00(\x13|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session)",
+    rb"([\x05-\x08])\x00(\x13|\x15|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session|test)",
     re.DOTALL,
 )
 _SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}
