@@ -20,7 +20,8 @@ def export(
         str,
         typer.Option(
             help="best, knee, a trial's number, front, all (at the most epochs), or bins:M for the best of M equal "
-            "ranges of the second objective, and the front's smallest and largest: at most M + 1 networks of two objectives, M + 2 of more."
+            "ranges of the second objective, and the front's smallest and largest: at most M + 1 networks of two "
+            "objectives, M + 2 of more."
         ),
     ] = "best",
     out_folder: Annotated[

@@ -13,7 +13,7 @@ from rich.table import Table
 from nasplat.nn.latency import Latency
 from nasplat.objective import Goal
 from nasplat.run.directory import History
-from nasplat.run.retrained import Comparison, Spread
+from nasplat.run.retrained import Comparison, Spread, agreement_of, side_by_side
 from nasplat.task import Measurement
 from nasplat.units import figure, shown_metrics
 
@@ -140,54 +140,10 @@ def describe(measurement: Measurement) -> dict[str, Any]:
 
 def print_comparison(comparison: Comparison) -> None:
     """The members of a retraining, and how well the search had ranked them."""
-    metric = comparison.objective.metric
-    searched = comparison.searched and comparison.searched.metric
-    tested = any(member.tested for member in comparison.members)
-    print_table(
-        f"Retrained: {len(comparison.members)} members after {comparison.epochs} epochs",
-        [
-            *(["trial"] if searched else []),
-            "architecture",
-            "params",
-            *([f"searched {searched}"] if searched else []),
-            f"retrained {metric}",
-            *([f"test {metric}"] if tested else []),
-            "seeds",
-        ],
-        (
-            [
-                *([str(member.origin.trial) if member.origin else ""] if searched else []),
-                member.architecture.code,
-                "" if member.params is None else figure("params", member.params),
-                *([_told(searched, member.searched)] if searched else []),
-                spread(metric, member.retrained),
-                *([spread(metric, member.tested)] if tested else []),
-                _count(0 if member.retrained is None else len(member.retrained.values), member.begun),
-            ]
-            for member in comparison.members
-        ),
-    )
-    if comparison.spearman is not None and comparison.kendall is not None:
-        out.print(
-            f"ranks of searched and retrained agree by Spearman {comparison.spearman:.2f}, Kendall "
-            f"{comparison.kendall:.2f} ({len(comparison.paired)} members)"
-        )
-
-
-def spread(metric: str, values: Spread | None) -> str:
-    """A mean over seeds with its standard deviation, as people read it; empty where there is none."""
-    if values is None:
-        return ""
-    deviation = "" if values.deviation is None else f" ± {figure(metric, values.deviation)}"
-    return figure(metric, values.mean) + deviation
-
-
-def _told(metric: str, value: float | None) -> str:
-    return "" if value is None else figure(metric, value)
-
-
-def _count(done: int, begun: int) -> str:
-    return str(done) if done == begun else f"{done} of {begun}"
+    columns, rows = side_by_side(comparison)
+    print_table(f"Retrained: {len(comparison.members)} members after {comparison.epochs} epochs", columns, rows)
+    if agreement := agreement_of(comparison):
+        out.print(agreement)
 
 
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:

@@ -48,10 +48,8 @@ def test(
     _print(history, picked, finals)
     if before:
         days = sorted({f"{_when(finals[number]):%Y-%m-%d}" for number in before})
-        which = (
-            f"{len(before)} of these were" if len(before) > 1 else "this was" if len(picked) == 1 else "1 of these was"
-        )
-        out.print(f"{which} measured before, on {', '.join(days)}: every network is measured on test data once")
+        trials = ", ".join(map(str, sorted(before)))
+        out.print(f"trial {trials}: measured before, on {', '.join(days)}, and not again; test data is looked at once")
     if comparison is not None and any(member.tested for member in comparison.members):
         print_comparison(comparison)
 

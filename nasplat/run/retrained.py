@@ -12,6 +12,7 @@ from nasplat.objective import Objective
 from nasplat.run.directory import RETRAINING, History
 from nasplat.run.source import Origin
 from nasplat.task import Evaluate
+from nasplat.units import figure
 
 LEAST_RANKED = 3
 """Of fewer members an order says nothing."""
@@ -148,3 +149,50 @@ class Comparison:
         if len(set(before)) == 1 or len(set(after)) == 1 or not all(map(math.isfinite, (*before, *after))):
             return None
         return before, after
+
+
+def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The comparison as a table for people: the columns' names, and a row for each member."""
+    metric = comparison.objective.metric
+    searched = comparison.searched.metric if comparison.searched else None
+    tested = any(member.tested for member in comparison.members)
+    columns = ["architecture", "params", f"retrained {metric}", "seeds"]
+    if tested:
+        columns.insert(3, f"test {metric}")
+    if searched is not None:
+        columns.insert(2, f"searched {searched}")
+        columns.insert(0, "from trial")
+    rows = []
+    for member in comparison.members:
+        done = len(member.retrained.values) if member.retrained else 0
+        row = [
+            member.architecture.code,
+            "" if member.params is None else figure("params", member.params),
+            _spelt(metric, member.retrained),
+            str(done) if done == member.begun else f"{done} of {member.begun}",
+        ]
+        if tested:
+            row.insert(3, _spelt(metric, member.tested))
+        if searched is not None:
+            row.insert(2, "" if member.searched is None else figure(searched, member.searched))
+            row.insert(0, str(member.origin.trial) if member.origin else "")
+        rows.append(row)
+    return columns, rows
+
+
+def agreement_of(comparison: Comparison) -> str:
+    """How well the search had ranked its members, in a line; empty where they are too few to say."""
+    if comparison.spearman is None or comparison.kendall is None:
+        return ""
+    return (
+        f"searched and retrained ranks agree by Spearman {comparison.spearman:.2f}, Kendall {comparison.kendall:.2f} "
+        f"({len(comparison.paired)} members)"
+    )
+
+
+def _spelt(metric: str, values: Spread | None) -> str:
+    """A mean over seeds with its standard deviation; empty where there is none."""
+    if values is None:
+        return ""
+    deviation = "" if values.deviation is None else f" ± {figure(metric, values.deviation)}"
+    return figure(metric, values.mean) + deviation
