@@ -444,7 +444,7 @@ def test_a_recipe_and_flags_lie_over_the_options_of_the_search(command: CommandL
 
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no such trial": (["--pick", "99"], ["no finished trial 99", "8 outcomes"]),
-    "no such pick": (["--pick", "worst"], ["--pick is best, knee", "front, bins:M", "'worst'"]),
+    "no such pick": (["--pick", "worst"], ["--pick is best, knee", "bins:M, front or all", "'worst'"]),
     "missing recipe": (["--recipe", "none.yaml"], ["none.yaml cannot be read"]),
     "recipe that is a list": (["--recipe", "list.yaml"], ["list.yaml is to be a mapping", "list"]),
     "recipe with an unknown option": (["--recipe", "typo.yaml"], ["'epoch'", "did you mean 'epochs'"]),

@@ -397,7 +397,7 @@ class History:
         """
         if which not in ("best", "knee") and not which.isdecimal():
             raise InputError(
-                f"--pick is best, knee or a trial's number, or for several front, bins:M or all, but got {which!r}"
+                f"--pick is best, knee or a trial's number, or for several bins:M, front or all, but got {which!r}"
             )
         if which.isdecimal():
             number = which.lstrip("0") or "0"  # compared as text, since Python reads no number of any length
