@@ -124,7 +124,7 @@ class SearchConfig(_Section):
 
         space = SEARCH_SPACES.get(self.space.name)
         bounded = {(constraint.metric, constraint.upper) for constraint in self.goal.constraints}
-        limits = [text for text in space.limits if _side(text) not in bounded]
+        limits = [text for text in space.limits if side_of(text) not in bounded]
         return self.model_copy(
             update={
                 "constraints": [*self.constraints, *limits],
@@ -166,7 +166,7 @@ def _check_without_options(section: str, plugin: PluginConfig) -> None:
         )
 
 
-def _side(constraint: str) -> tuple[str, bool]:
+def side_of(constraint: str) -> tuple[str, bool]:
     """The metric of a constraint, and whether it bounds it from above."""
     parsed = Constraint.parse(constraint)
     return parsed.metric, parsed.upper
@@ -284,6 +284,12 @@ class Assembly:
         strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
         if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
             benchmark.check_supernet()
+        if strategy.teaches and not benchmark.distills:
+            raise InputError(
+                f"the strategy {config.strategy.name} has networks learn from a teacher, which the benchmark "
+                f"{config.benchmark.name} does not as it is configured; set its option for distillation, if it has "
+                "one, or leave out the teacher"
+            )
         if strategy.progress is None and not budget.ends:
             raise InputError(
                 "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"

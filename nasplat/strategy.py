@@ -47,6 +47,9 @@ class Strategy(ABC):
     shares_weights: ClassVar[bool] = False
     """Whether it asks for the training of a supernet, and for evaluations with its weights."""
 
+    teaches: bool = False
+    """Whether it asks for evaluations with a teacher."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 

@@ -46,6 +46,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "auto": {"parts": ("gaussian_process", "gradient_boosting")},
     "graph_network": {"members": 4, "epochs": 80},
 }
+TOLD_WHICH = {"proposals_are_feasible_members", "narrow_constraints_do_not_hang_it", "finished_is_finished"}
+"""The checks that set limits, which members that are given may lie beyond."""
 EXTRAS = {"lightgbm": "lightgbm"}
 """The packages of the predictors that not every installation has."""
 MEASURED_ON = {
@@ -141,6 +143,23 @@ def test_cars_with_every_protection(options: dict[str, Any], check: Callable[...
 )
 def test_credit_evolution_with_every_credit(options: dict[str, Any], check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get("credit_evolution")
+    check(partial(make, **options))
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"teacher": True, "seeds": 3},
+        {"members": ["0123", "3333", "0000"], "seeds": 2, "checkpoints": 1},
+        {"checkpoints": 4},
+    ],
+    ids=str,
+)
+def test_retraining_with_every_option(options: dict[str, Any], check: Callable[..., None]) -> None:
+    if "members" in options and check.__name__ in TOLD_WHICH:
+        pytest.skip("it is told which members, feasible or not")
+    make: Callable[..., Strategy] = STRATEGIES.get("retraining")
     check(partial(make, **options))
 
 

@@ -472,7 +472,8 @@ def on_run(command: str) -> Callable[[random.Random], Case]:
         }
         options = choose[command]()
         place = "." if command == "runs" else name
-        return Case([command, place, *options, *json_flag], what, writes=command == "resume" or "--out" in options)
+        writes = command == "resume" or "--out" in options or "--test" in options  # a final measurement is recorded
+        return Case([command, place, *options, *json_flag], what, writes=writes)
 
     return make
 

@@ -16,8 +16,10 @@ from nasplat.cli import (
     listing,
     predicting,
     recovering,
+    retraining,
     searching,
     serving,
+    testing,
 )
 from nasplat.cli.output import err, printable
 from nasplat.errors import InputError, NasplatError
@@ -38,6 +40,8 @@ app = typer.Typer(
 app.command("search")(searching.search)
 app.command("resume")(searching.resume)
 app.command("runs")(inspecting.runs)
+app.command("retrain")(retraining.retrain)
+app.command("test")(testing.test)
 app.command("show")(inspecting.show)
 app.command("report")(inspecting.report)
 app.command("export")(exporting.export)

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from nasplat.cli.output import out, print_json
 from nasplat.errors import InputError
-from nasplat.run.directory import Run
+from nasplat.run.directory import Run, names_several
 from nasplat.run.files import is_taken
 from nasplat.task import Measurement
 from nasplat.units import figure
@@ -32,15 +32,16 @@ def export(
     pick: Annotated[
         str,
         typer.Option(
-            help="best, knee, a trial's number, or bins:M for the best of M equal ranges of the second objective, and "
-            "the front's smallest and largest: at most M + 1 networks of two objectives, M + 2 of more."
+            help="best, knee, a trial's number, front, all (at the most epochs), or bins:M for the best of M equal "
+            "ranges of the second objective, and the front's smallest and largest: at most M + 1 networks of two "
+            "objectives, M + 2 of more."
         ),
     ] = "best",
     out_folder: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="The folder to create; with bins:M, where the folders trial-N are created.  "
+            help="The folder to create; of several, where the folders trial-N are created.  "
             "[default: RUN/export/trial-N]",
             show_default=False,
         ),
@@ -71,7 +72,7 @@ def export(
     from nasplat.export.formats import Format
 
     opened = Run(run)
-    measurements, several = opened.history().picks(pick), pick.startswith("bins:")
+    measurements, several = opened.history().picks(pick), names_several(pick)
     parent = run / "export" if out_folder is None else out_folder
     folders = [parent / f"trial-{m.id}" if several or out_folder is None else out_folder for m in measurements]
     for folder in folders:

@@ -11,22 +11,25 @@ from rich.markup import escape
 
 from nasplat.cli.output import (
     describe,
+    describe_comparison,
     out,
+    print_comparison,
     print_front,
     print_json,
     print_measurements,
     print_table,
     printable,
 )
+from nasplat.cli.settings import Json
 from nasplat.errors import InputError, NasplatError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.nn.latency import Latency, measure_latency
 from nasplat.run.directory import LOG, History, Run
+from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement, encode_incident
 from nasplat.units import duration, figure, shown_metrics, spelt
 
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 def runs(
@@ -71,7 +74,8 @@ def show(
         str | None, typer.Option(help="Only the trials of this architecture, by its code.", show_default=False)
     ] = None,
     test: Annotated[
-        bool, typer.Option("--test", help="With --front: also measure on the test split, which the search never saw.")
+        bool,
+        typer.Option("--test", help="With --front: also measure on test data, as nasplat test does."),
     ] = False,
     latency: Annotated[
         bool, typer.Option("--latency", help="With --front: also measure latency, here and now, one after another.")
@@ -102,6 +106,7 @@ def show(
     elif json:
         front_json = [describe(member) for member in history.front]
         best = [describe(measurement) for measurement in history.ranked[:top]]
+        comparison, source = Comparison.of(history), opened.source
         print_json(
             {
                 **_summary(history),
@@ -109,6 +114,9 @@ def show(
                 "front": front_json,
                 "failures": _failures(history),
                 "incidents": [encode_incident(i) for i in history.incidents],
+                "tested": [describe(final) for _, final in sorted(history.tested.items())],
+                **({} if source is None else {"source": source.model_dump(mode="json")}),
+                **({} if comparison is None else describe_comparison(comparison)),
             }
         )
     else:
@@ -132,8 +140,7 @@ def _latencies(history: History, batch: int, threads: int) -> dict[int, Latency]
 def _show_front(history: History, latencies: dict[int, Latency], *, test: bool, json: bool) -> None:
     final: dict[int, Measurement] = {}
     if test:
-        benchmark = history.run.benchmark()
-        final = {m.id: history.run.final(m, benchmark) for m in history.front}
+        final = history.run.finals(history.front, history.run.benchmark())
     if json:
         print_json(
             [
@@ -153,6 +160,11 @@ def _show_run(history: History, top: int) -> None:
         out.print(f"{key:10} {escape(str(summary[key]))}")
     if summary["choice"]:
         out.print(f"{'choice':10} {escape(summary['choice'])}")
+    if (source := history.run.source) is not None:
+        out.print(
+            f"{'source':10} {escape(source.run)}: {len(source.members)} of {source.evaluations} evaluations by "
+            f"{escape(source.strategy.name)}, seed {source.seed}"
+        )
     out.print(f"{'objectives':10} {', '.join(map(str, (*goal.objectives, *goal.constraints)))}")
     trained = f"{summary['trained']} of them supernet trainings, " if summary["trained"] else ""
     out.print(
@@ -161,7 +173,13 @@ def _show_run(history: History, top: int) -> None:
     ranked = history.ranked
     if summary["status"] == "interrupted":
         out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")
+    if history.tested:
+        out.print(f"{'tested':10} {len(history.tested)} on test data, each once; see nasplat test")
     out.print()
+    comparison = Comparison.of(history)
+    if comparison is not None:
+        print_comparison(comparison)
+        out.print()
     several = len(history.fidelities) > 1
     title = f"Best {min(top, len(ranked))} of {len(ranked)} measured{', the most epochs first' if several else ''}"
     print_measurements(title, ranked[:top], goal, epochs=several)

@@ -13,6 +13,7 @@ from rich.table import Table
 from nasplat.nn.latency import Latency
 from nasplat.objective import Goal
 from nasplat.run.directory import History
+from nasplat.run.retrained import Comparison, Spread, agreement_of, side_by_side
 from nasplat.task import Measurement
 from nasplat.units import figure, shown_metrics
 
@@ -135,3 +136,42 @@ def describe(measurement: Measurement) -> dict[str, Any]:
         "metrics": dict(measurement.metrics),
         "remembered": measurement.remembered,
     }
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The members of a retraining, and how well the search had ranked them."""
+    columns, rows = side_by_side(comparison)
+    print_table(f"Retrained: {len(comparison.members)} members after {comparison.epochs} epochs", columns, rows)
+    if agreement := agreement_of(comparison):
+        out.print(agreement)
+
+
+def describe_comparison(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as JSON for machines."""
+    return {
+        "retrained": [
+            {
+                "trial": member.origin and member.origin.trial,
+                "architecture": member.architecture.code,
+                "params": member.params,
+                "searched": member.searched,
+                "retrained": _describe_spread(member.retrained),
+                "tested": _describe_spread(member.tested),
+                "begun": member.begun,
+            }
+            for member in comparison.members
+        ],
+        "compared": {
+            "searched": comparison.searched and str(comparison.searched),
+            "retrained": str(comparison.objective),
+            "epochs": comparison.epochs,
+            "spearman": comparison.spearman,
+            "kendall": comparison.kendall,
+        },
+    }
+
+
+def _describe_spread(values: Spread | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    return {"mean": values.mean, "deviation": values.deviation, "values": list(values.values)}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nasplat.objective import Goal, Objective
 from nasplat.run.directory import History, Run
 from nasplat.run.files import refusal, write_atomically
+from nasplat.run.retrained import Comparison, agreement_of, side_by_side
 from nasplat.task import Evaluate, Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
 
@@ -58,6 +59,7 @@ def render(run: Run, history: History) -> str:
         loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined
     ).get_template("page.html")
     config = run.config.model_dump(mode="json")
+    comparison = Comparison.of(history)
     return page.render(
         name=run.folder.resolve().name,
         status=history.status,
@@ -77,6 +79,10 @@ def render(run: Run, history: History) -> str:
         seconds=duration(history.elapsed[-1]) if history.elapsed else "no time",
         metrics=metrics,
         front=[(m.id, m.architecture.code, [figure(name, m.metrics[name]) for name in metrics]) for m in front],
+        source=run.source,
+        retrained=None if comparison is None else side_by_side(comparison),
+        agreement="" if comparison is None else agreement_of(comparison),
+        tested=_tested(history, goal),
         failures=[
             (kind, kinds.count(kind), next(f for f in history.failures if f.kind == kind))
             for kind in sorted(set(kinds))
@@ -85,6 +91,7 @@ def render(run: Run, history: History) -> str:
         incidents=[spelt(incident) for incident in history.incidents],
         progress=_progress(history, goal) if measured else None,
         fronts=[_front(measured, front, goal, other) for other in goal.objectives[1:]] if measured else [],
+        scatter=_searched_and_retrained(comparison) if comparison is not None and comparison.paired else None,
     )
 
 
@@ -140,6 +147,28 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     # Where the better corner is not; matplotlib's own search for room takes a second on many points.
     axes.legend(frameon=False, fontsize=9, loc=WORSE_CORNER[first.maximize, other.maximize])
     return _svg(figure_, f"front of {first.metric} and {other.metric}")
+
+
+def _searched_and_retrained(comparison: Comparison) -> Markup:
+    """What the search had measured of a member across, what retraining gave up, with the deviation over seeds."""
+    assert comparison.searched is not None
+    drawing, axes = _axes(f"searched {_label(comparison.searched)}", f"retrained {_label(comparison.objective)}")
+    for member in comparison.members:
+        if member.searched is not None and member.retrained is not None:
+            spread = member.retrained.deviation
+            axes.errorbar(
+                member.searched, member.retrained.mean, yerr=spread, fmt="o", color=LINE, ecolor=DOT, markersize=5
+            )
+    return _svg(drawing, f"searched {comparison.searched.metric} and retrained {comparison.objective.metric}")
+
+
+def _tested(history: History, goal: Goal) -> list[tuple[int, str, str]]:
+    """Trial, code and the first objective of what was measured on test data, by trial."""
+    name = goal.objectives[0].metric
+    return [
+        (number, final.architecture.code, figure(name, final.metrics[name]) if name in final.metrics else "")
+        for number, final in sorted(history.tested.items())
+    ]
 
 
 def _dots(

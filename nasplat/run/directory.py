@@ -4,30 +4,39 @@ import gc
 import json
 import os
 import re
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import filelock
+from pydantic import ValidationError
 
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.budget import Spending
 from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
+from nasplat.executors.executor import cuda_is_available
 from nasplat.objective import bins, knee
+from nasplat.options import explain
 from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog, recovering
 from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
-from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task, Trained
+from nasplat.run.source import Source
+from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained, encode_outcome
 from nasplat.units import shown_metrics
 
 CONFIG, ENVIRONMENT, LOG, LOCK = "config.yaml", "environment.json", "events.sqlite", "writer.lock"
 ARTIFACTS = "artifacts"
+RETRAINING = "retraining"
+"""The strategy of the runs that train again what others found."""
 LOCK_SECONDS = 1.0
 """How long to wait for the lock, which readers take for an instant to see whether somebody writes."""
 MOST_BINS = 1_000
@@ -55,7 +64,9 @@ class Run:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path, config: SearchConfig, *, protocol: str = "", choice: str = "") -> Self:
+    def create(
+        cls, folder: Path, config: SearchConfig, *, protocol: str = "", choice: str = "", source: Source | None = None
+    ) -> Self:
         """A new run directory with an empty log; it appears complete or not at all.
 
         Args:
@@ -63,6 +74,7 @@ class Run:
             config: Resolved.
             protocol: The benchmark's, which may change with the code and is kept as it was.
             choice: Why it is this strategy, where that was left open.
+            source: Where the members of a retraining come from.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -73,6 +85,8 @@ class Run:
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
             recorded = environment() | {"protocol": protocol, "choice": choice}
+            if source is not None:
+                recorded["source"] = source.model_dump(mode="json")
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             EventLog.create(draft / LOG).close()
         return cls(folder)
@@ -125,6 +139,21 @@ class Run:
         """Why it is this strategy, in a line; empty where somebody named it, or it cannot be read."""
         return self._noted("choice")
 
+    @cached_property
+    def source(self) -> Source | None:
+        """Where the members of a retraining come from; None where it was told their codes alone, and in a search.
+
+        Raises:
+            RunError: What was recorded of it is missing or damaged.
+        """
+        recorded = self.environment.get("source") if self.config.strategy.name == RETRAINING else None
+        try:
+            return None if recorded is None else Source.model_validate(recorded)
+        except ValidationError as error:
+            raise RunError(
+                f"{self.folder / ENVIRONMENT} is damaged: {explain(error, 'source', Source)}; {recovering(self.folder)}"
+            ) from None
+
     def _noted(self, name: str) -> str:
         try:
             return str(self.environment.get(name, ""))
@@ -155,14 +184,40 @@ class Run:
         return read_environment(self.folder)
 
     def final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
-        """A measurement's network on the test split.
+        """A measurement's network on the test split, as `finals` gives it."""
+        return self.finals([measurement], benchmark)[measurement.id]
+
+    def finals(self, measurements: Sequence[Measurement], benchmark: Benchmark) -> dict[int, Measurement]:
+        """The measurements' networks on the test split by trial: each measured once, and recorded in the log.
+
+        What was measured before is not measured again. When that was stands in `spent.started`.
 
         Raises:
+            InputError: Something is yet to be measured, and another process is writing this run; or nothing was left
+                that could be tested.
             RunError: It cannot be measured: the log names no member of the space, or its weights do not fit.
         """
+        tested = self.history().tested
+        if any(measurement.id not in tested for measurement in measurements):
+            with self.writing() as log:
+                history = self.history()  # which may have gone on until now
+                tested = history.tested
+                for measurement in measurements:
+                    if measurement.id not in tested:
+                        final = self._final(measurement, benchmark)
+                        body = encode_outcome(final, with_task=False)
+                        log.append("test", body, elapsed=history.spending.seconds)
+                        tested[measurement.id] = final
+                log.sync()
+        return {measurement.id: tested[measurement.id] for measurement in measurements}
+
+    def _final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
+        """The final measurement itself, with what it cost."""
         self.member(measurement, benchmark)
+        device = "cuda" if cuda_is_available() else "cpu"
+        started, clock = time.time(), time.perf_counter()
         try:
-            return benchmark.final(measurement, device="cpu", artifacts=self.artifacts)
+            final = benchmark.final(measurement, device=device, artifacts=self.artifacts)
         except NasplatError:
             raise
         except Exception as error:
@@ -170,6 +225,14 @@ class Run:
                 f"trial {measurement.id} of {self.folder} cannot be measured on the test split: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        spent = Spent(
+            seconds=time.perf_counter() - clock,
+            device=device,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            started=started,
+        )
+        metrics = {str(name): float(value) for name, value in final.metrics.items()}
+        return replace(final, metrics=metrics, spent=spent)
 
     def member(self, measurement: Measurement, benchmark: Benchmark) -> Architecture:
         """A measurement's architecture, seen to be a member of the space before anything is built from it.
@@ -216,6 +279,7 @@ class History:
         elapsed: Seconds of searching before each outcome.
         asked: All tasks by id.
         incidents: What went wrong around the work, in order.
+        tested: The final measurements by trial; nothing else is of test data, but for searches on a table of it.
         ended: Why the search ended (``budget`` or ``strategy``), or None while it has not.
     """
 
@@ -239,6 +303,7 @@ class History:
         self.elapsed: list[float] = ledger.elapsed
         self.asked: dict[int, Task] = ledger.asked
         self.incidents: list[Incident] = ledger.incidents
+        self.tested: dict[int, Measurement] = ledger.tested
         self.ended: str | None = ledger.ended
 
     @cached_property
@@ -291,16 +356,30 @@ class History:
         return sorted({measurement.task.fidelity for measurement in self.measured})
 
     @cached_property
+    def complete(self) -> list[Measurement]:
+        """What was measured at the most epochs, by trial, without what memory answered."""
+        return sorted((m for m in self.measured if m.task.fidelity == self.fidelities[-1]), key=lambda m: m.id)
+
+    @cached_property
     def front(self) -> list[Measurement]:
         """The measurements that no other dominates, by the first objective."""
         return self.run.config.goal.front(self.measurements)
 
     def picks(self, which: str) -> list[Measurement]:
-        """What `pick` gives, or for ``bins:M`` several members of the front, from the smallest to the largest.
+        """What `pick` gives, or several.
+
+        ``front`` gives the front, ``bins:M`` some members of it from the smallest to the largest, ``all`` every
+        measurement at the most epochs, in the order of asking.
 
         Raises:
-            InputError: As in `pick`; or there is no second objective, and so no size.
+            InputError: As in `pick`; or there is no second objective for ``bins:M``, and so no size.
         """
+        if which == "front":
+            return self._pickable
+        if which == "all":
+            if not self.complete:
+                raise InputError(f"{self.run.folder} has no measurement; nothing to pick")
+            return self.complete
         if not which.startswith("bins:"):
             return [self.pick(which)]
         number = int(match[1]) if (match := re.fullmatch(r"bins:0*([0-9]{1,4})", which)) else 0
@@ -317,7 +396,9 @@ class History:
             InputError: There is no such trial, or nothing was measured yet.
         """
         if which not in ("best", "knee") and not which.isdecimal():
-            raise InputError(f"--pick is best, knee or a trial's number, or for several bins:M, but got {which!r}")
+            raise InputError(
+                f"--pick is best, knee or a trial's number, or for several bins:M, front or all, but got {which!r}"
+            )
         if which.isdecimal():
             number = which.lstrip("0") or "0"  # compared as text, since Python reads no number of any length
             for outcome in self.outcomes:
@@ -338,6 +419,11 @@ class History:
         if not self.front:
             raise InputError(f"{self.run.folder} has no measurement that keeps the constraints; nothing to pick")
         return self.front
+
+
+def names_several(pick: str) -> bool:
+    """Whether a pick may give more than one measurement."""
+    return pick in ("front", "all") or pick.startswith("bins:")
 
 
 def next_free(parent: Path, stem: str) -> Path:

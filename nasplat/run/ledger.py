@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from nasplat.run.event_log import Event
-from nasplat.task import Incident, Measurement, Outcome, Task, decode_incident, decode_outcome, decode_task
+from nasplat.task import Incident, Json, Measurement, Outcome, Task, decode_incident, decode_outcome, decode_task
 
 MALFORMED = (KeyError, TypeError, ValueError)
 """What an event that is not what it should be raises."""
@@ -28,6 +28,7 @@ class Ledger:
         outcomes: All outcomes in the order they were told.
         elapsed: Seconds of searching before each outcome.
         incidents: What went wrong around the work, in order.
+        tested: The final measurements by trial.
         ended: Why the search ended, or None while it has not.
     """
 
@@ -37,10 +38,12 @@ class Ledger:
         self.outcomes: list[Outcome] = []
         self.elapsed: list[float] = []
         self.incidents: list[Incident] = []
+        self.tested: dict[int, Measurement] = {}
         self.ended: str | None = None
         self._finite = finite
         self._shown = shown
         self._open: set[int] = set()
+        self._measured: set[int] = set()
         self._newest = -1
 
     def take(self, event: Event) -> None:
@@ -72,15 +75,31 @@ class Ledger:
                 outcome = decode_outcome(event.body, self.asked[number])
                 self._check(outcome)
                 self._open.remove(number)
+                self._measured.update([number] if isinstance(outcome, Measurement) else [])
                 self.outcomes.append(outcome)
                 self.elapsed.append(event.elapsed)
             case "incident":
                 self.incidents.append(decode_incident(event.body))
+            case "test":
+                tested = self._final(event.body)
+                self.tested[tested.id] = tested
             case "end":
                 if not isinstance(event.body["reason"], str):
                     raise TypeError("gives no reason for the end")
                 self.ended = event.body["reason"]
         self.seq = event.seq
+
+    def _final(self, body: Json) -> Measurement:
+        """The final measurement that an event records; every network has at most one."""
+        number = body["id"]
+        if not _is_count(number) or number not in self._measured:
+            raise ValueError(f"tests trial {number!r}, which gave no measurement")
+        if number in self.tested:
+            raise ValueError(f"tests trial {number} a second time")
+        final = decode_outcome(body, self.asked[number])
+        if not isinstance(final, Measurement) or final.split != "test":
+            raise ValueError(f"tests trial {number} on another split than test")
+        return final
 
     def _check(self, outcome: Outcome) -> None:
         if not isinstance(outcome, Measurement):

@@ -60,7 +60,7 @@ MOST_CANDIDATES = 4
 # A record's header: its length, NULL in the place of the row's number, and the types of kind, elapsed and body.
 # A text of n bytes has the type 2 n + 13; seconds are a float (7), or an integer where they are whole.
 _RECORD = re.compile(
-    rb"([\x05-\x08])\x00(\x13|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session)",
+    rb"([\x05-\x08])\x00(\x13|\x15|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session|test)",
     re.DOTALL,
 )
 _SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}
@@ -143,21 +143,27 @@ class Salvage:
 
     @cached_property
     def beyond(self) -> list[dict[str, Any]]:
-        """The outcomes that were read but have no place in the log, with their tasks where those are known."""
+        """The outcomes that were read but have no place in the log, with their tasks where those are known.
+
+        Final measurements are among them.
+        """
         tasks: dict[int, Task] = {}
-        outcomes: dict[int, dict[str, Any]] = {}
-        taken = {event.body["id"] for event in self.prefix if event.kind == "outcome"}
+        outcomes: dict[tuple[str, int], dict[str, Any]] = {}
+        taken = {(event.kind, event.body["id"]) for event in self.prefix if event.kind in ("outcome", "test")}
         for seq in sorted(self.events):
             for event in self.events[seq]:
                 with suppress(*MALFORMED):
                     if event.kind == "ask":
                         tasks.update((task.id, task) for task in map(decode_task, event.body["tasks"]))
-                    elif event.kind == "outcome" and seq > len(self.prefix) and event.body["id"] not in taken:
+                    elif event.kind in ("outcome", "test") and seq > len(self.prefix):
+                        named = event.kind, event.body["id"]
+                        if named in taken:
+                            continue
                         task = tasks.get(event.body["id"])
                         if task is not None:
                             decode_outcome(event.body, task)
                         outcomes.setdefault(
-                            event.body["id"],
+                            named,
                             {
                                 "event": seq,
                                 "elapsed": event.elapsed,

@@ -1,0 +1,247 @@
+"""`nasplat retrain`: what a search found, trained to the end."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from nasplat.architecture import Architecture
+from nasplat.benchmark import Benchmark
+from nasplat.cli.output import err
+from nasplat.cli.running import refuse_existing, run_search
+from nasplat.cli.settings import (
+    CpusPerWorker,
+    ExecutorName,
+    GpusPerWorker,
+    Json,
+    RayAddress,
+    Retries,
+    Set,
+    TrialSeconds,
+    Workers,
+    assign,
+    choose,
+    merge,
+)
+from nasplat.config import Assembly, SearchConfig, load_tree, side_of
+from nasplat.errors import InputError
+from nasplat.objective import Objective
+from nasplat.options import options_model
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES
+from nasplat.run.directory import RETRAINING, History, Run, next_free
+from nasplat.run.source import Origin, Source
+from nasplat.task import Measurement
+
+BINS = "bins:5"
+"""What is picked by default where networks have a size."""
+DISTILLATION = 0.5
+"""How much of the loss is the teacher's, unless somebody says otherwise."""
+
+
+def retrain(
+    run: Annotated[Path, typer.Argument(help="The directory of the search.", show_default=False)],
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="best, knee, a trial's number, front, or bins:M as in export; repeatable.  [default: bins:5, with a "
+            "single objective best]",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A YAML file of options of the benchmark.", show_default=False)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of each training; as --set benchmark.epochs.", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 1,
+    checkpoints: Annotated[int, typer.Option(min=1, help="In how many parts, of which a kill costs one.")] = 10,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="The largest network is trained first, the others learn from it.")
+    ] = False,
+    benchmark: Annotated[
+        str | None, typer.Option(help="What trains, if not the search's own.", show_default=False)
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC:max or METRIC:min; repeatable.  [default: the search's]", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: the search's]", show_default=False)] = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    ray_address: RayAddress = None,
+    retries: Retries = None,
+    trial_seconds: TrialSeconds = None,
+    set_: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run directory to create.  [default: RUN-retrained-N]", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train what a search found to the end, into a run of its own, and compare: by the search's options and a recipe.
+
+    The new run is resumed, shown, tested and exported like any other.
+    """
+    searched = Run(run)
+    history = searched.history()
+    if history.status == "running":
+        raise InputError(f"{run} is being searched by another process; wait for it, or interrupt it")
+    members = _picked(history, pick)
+    tree: dict[str, Any] = searched.config.model_dump(mode="json", exclude={"strategy", "constraints", "budget"})
+    if benchmark is None:
+        _check_trains(history)
+    elif benchmark != searched.config.benchmark.name:
+        choose(tree, "benchmark", benchmark)
+    merge(tree, "benchmark", _recipe(recipe))
+    merge(tree, "benchmark", {"epochs": epochs})
+    tree["strategy"] = {"name": RETRAINING, "members": list(members), "seeds": seeds, "checkpoints": checkpoints}
+    if executor is not None:
+        choose(tree, "executor", executor)
+    placing = {
+        "workers": workers,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
+        "address": ray_address,
+        "retries": retries,
+        "trial_seconds": trial_seconds,
+    }
+    merge(tree, "executor", placing)
+    if seed is not None:
+        tree["seed"] = seed
+    if distill:
+        _distill(tree)
+    for assignment in set_ or []:
+        assign(tree, assignment)
+    tree["constraints"] = _lifted_limits(searched.config)
+    tree["objectives"] = objective or _measured(tree, next(iter(members)))
+    assembly = Assembly.of(SearchConfig.read(tree))
+    named = run if run.name not in ("", "..") else run.resolve()
+    folder = out or next_free(named.parent, f"{named.name}-retrained")
+    refuse_existing(folder)
+    run_search(assembly, folder, create=True, json=json, source=_source(run, history, members))
+
+
+def _picked(history: History, picks: list[str] | None) -> dict[str, Measurement]:
+    """What is to be retrained, by code; what is picked twice is one.
+
+    Raises:
+        InputError: A pick is none, or there is nothing to pick.
+    """
+    default = BINS if len(history.run.config.goal.objectives) > 1 else "best"
+    members: dict[str, Measurement] = {}
+    for which in picks or [default]:
+        for measurement in history.picks(which):
+            members.setdefault(measurement.architecture.code, measurement)
+    return members
+
+
+def _check_trains(history: History) -> None:
+    """Refuse to retrain by what has never trained, such as a table.
+
+    Raises:
+        InputError: No measurement left weights.
+    """
+    if any("weights" in m.artifacts or m.task.weights is not None for m in history.measurements):
+        return
+    config = history.run.config
+    scaled = SEARCH_SPACES.get(config.space.name).reference_io.scale is not None
+    remedy = "super_resolution" if scaled else "classification --set benchmark.dataset=cifar10"
+    raise InputError(
+        f"the benchmark {config.benchmark.name} of {history.run.folder} trains no networks; name one that does, such "
+        f"as --benchmark {remedy}"
+    )
+
+
+def _recipe(path: Path | None) -> dict[str, Any]:
+    """The options of the benchmark that a recipe gives.
+
+    Raises:
+        InputError: It cannot be read, is no mapping, or names a benchmark.
+    """
+    options = load_tree(path) if path else {}
+    if "name" in options:
+        raise InputError(f"the recipe {path} holds options of the benchmark, not its name; give that by --benchmark")
+    return options
+
+
+def _distill(tree: dict[str, Any]) -> None:
+    """Have the largest member teach the others.
+
+    Raises:
+        InputError: The benchmark cannot distill, or there is nobody to teach.
+    """
+    name = tree["benchmark"]["name"]
+    if "distillation" not in options_model(BENCHMARKS.get(name)).model_fields:
+        raise InputError(f"the benchmark {name} has no option distillation, so that nobody learns; leave out --distill")
+    if len(tree["strategy"]["members"]) < 2:
+        raise InputError("--distill has the largest network teach the others, but only one is picked; pick more")
+    if not tree["benchmark"].get("distillation"):
+        merge(tree, "benchmark", {"distillation": DISTILLATION})
+    merge(tree, "strategy", {"teacher": True})
+
+
+def _lifted_limits(config: SearchConfig) -> list[str]:
+    """The constraints by which a search went beyond limits of its space; all others have done their work."""
+    limits = {side_of(limit) for limit in SEARCH_SPACES.get(config.space.name).limits}
+    return [constraint for constraint in config.constraints if side_of(constraint) in limits]
+
+
+def _measured(tree: dict[str, Any], code: str) -> list[str]:
+    """The search's objectives that the benchmark measures or the costs tell; says which are dropped.
+
+    Raises:
+        InputError: The benchmark measures none of them.
+    """
+    config = SearchConfig.read(tree).resolved()
+    benchmark = config.workload.make()
+    benchmark.check()
+    benchmark.space.check_io(benchmark.io)
+    free = _free_metrics(benchmark, benchmark.space.parse(code))
+    wanted = [Objective.parse(text) for text in config.objectives]
+    if not any(each.metric in benchmark.metrics for each in wanted):
+        raise InputError(
+            f"the benchmark {config.benchmark.name} measures {', '.join(benchmark.metrics)}, but none of the search's "
+            f"objectives, {', '.join(config.objectives)}; say what counts by --objective, such as --objective "
+            f"{benchmark.metrics[0]}:max"
+        )
+    kept = [each for each in wanted if each.metric in benchmark.metrics or each.metric in free]
+    dropped = [str(each) for each in wanted if each not in kept]
+    if dropped:
+        err.print(
+            f"[yellow]dropped from the objectives: {escape(', '.join(dropped))}[/], which "
+            f"{escape(config.benchmark.name)} does not measure"
+        )
+    return [str(each) for each in kept]
+
+
+def _free_metrics(benchmark: Benchmark, member: Architecture) -> set[str]:
+    """What is known of a member without measuring."""
+    known = benchmark.known(member) if benchmark.feasible(member) else {}
+    return {*benchmark.space.cost(member, benchmark.io).metrics(), *known}
+
+
+def _source(run: Path, history: History, members: dict[str, Measurement]) -> Source:
+    """Where the members come from, to be kept with the run."""
+    config = history.run.config
+    return Source(
+        run=str(run),
+        strategy=config.strategy,
+        space=config.space,
+        benchmark=config.benchmark,
+        objectives=config.objectives,
+        evaluations=history.spending.evaluations,
+        seed=config.seed,
+        members={
+            code: Origin(
+                trial=m.id,
+                metrics={name: value for name, value in m.metrics.items() if math.isfinite(value)},
+                fidelity=m.task.fidelity,
+            )
+            for code, m in members.items()
+        },
+    )

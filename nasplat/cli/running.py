@@ -1,0 +1,172 @@
+"""Running a search to its end: the executor, interruption, and what is said of the result."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+
+from nasplat.artifact import Artifacts
+from nasplat.cli.interruption import Interruption
+from nasplat.cli.output import (
+    describe,
+    describe_comparison,
+    err,
+    out,
+    print_comparison,
+    print_front,
+    print_json,
+    printable,
+)
+from nasplat.cli.progress import SearchProgress
+from nasplat.config import Assembly
+from nasplat.errors import InputError, RunError, StorageError
+from nasplat.executors.executor import Executor, cuda_is_available
+from nasplat.run.directory import ARTIFACTS, LOG, History, Run
+from nasplat.run.files import is_taken
+from nasplat.run.retrained import Comparison
+from nasplat.run.shelf import Shelf
+from nasplat.run.source import Source
+from nasplat.search import Search
+from nasplat.strategy import GenerationalStrategy
+from nasplat.task import encode_incident
+from nasplat.units import duration
+
+
+def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, source: Source | None = None) -> None:
+    """Run the search of a directory to its end, and say what came of it.
+
+    Args:
+        assembly: The parts of the search.
+        folder: The run directory.
+        create: Whether it is to be made, complete or not at all.
+        json: Whether to say it in JSON.
+        source: Where the members of a retraining come from; for a directory to be made.
+
+    Raises:
+        InputError: Something is there already, or another process is writing the run.
+        RunError: The search cannot go on, or every trial failed.
+    """
+    config = assembly.config
+    choice = str(assembly.choice or "")
+    if choice:
+        err.print(escape(choice))
+    if err.is_terminal:
+        err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
+    try:
+        # Workers come up first: what is wrong with them is found before anything is created.
+        shelf = Shelf(folder / ARTIFACTS)
+        with Interruption() as interruption, _executor(assembly, shelf) as executor:
+            interruption.check()
+            protocol = assembly.benchmark.protocol
+            run = Run.create(folder, config, protocol=protocol, choice=choice, source=source) if create else Run(folder)
+            with run.writing() as log, SearchProgress(err) as progress:
+                run.keep(config)
+                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, shelf)
+                try:
+                    interruption.arm()
+                    loop.run()
+                finally:
+                    interruption.disarm()
+    except StorageError as error:
+        if not is_taken(folder):
+            raise
+        raise RunError(f"{error}; make room, then go on with: nasplat resume {shlex.quote(str(folder))}") from error
+    except RunError as error:
+        if type(error) is not RunError or not is_taken(folder):
+            raise
+        raise RunError(f"{error}; go on with: nasplat resume {shlex.quote(str(folder))}") from error
+    except KeyboardInterrupt:
+        go_on = f"go on with: nasplat resume {escape(shlex.quote(str(folder)))}"
+        err.print(f"interrupted; {go_on if is_taken(folder) else 'nothing was created'}")
+        raise typer.Exit(130) from None
+    history = run.history()
+    comparison = Comparison.of(history)
+    if json:
+        print_json(
+            {
+                "run": str(folder),
+                "status": history.status,
+                "strategy": config.strategy.name,
+                "choice": history.run.choice,
+                "evaluations": loop.spending.evaluations,
+                "seconds": loop.spending.seconds,
+                "outcomes": loop.outcomes,
+                "incidents": [encode_incident(incident) for incident in loop.incidents],
+                "front": [describe(member) for member in history.front],
+                **({} if comparison is None else describe_comparison(comparison)),
+            }
+        )
+    else:
+        _print_result(loop, history, comparison)
+    if history.failures and not history.measurements:
+        first = history.failures[0]
+        raise RunError(f"every trial of {folder} failed; trial {first.id} ({first.kind}): {first.message}")
+
+
+def _print_result(loop: Search, history: History, comparison: Comparison | None) -> None:
+    """What came of a search, in words."""
+    if comparison is None:
+        print_front(history)
+    else:
+        print_comparison(comparison)
+    called = {"trained": "supernet trainings"}
+    counts = ", ".join(f"{number} {called.get(name, name)}" for name, number in loop.outcomes.items() if number)
+    out.print(
+        f"{counts or 'nothing measured'} in {duration(loop.spending.seconds)}; run: {escape(str(history.run.folder))}"
+    )
+    strategy = loop.strategy
+    if isinstance(strategy, GenerationalStrategy) and strategy.shares_weights and strategy.unasked:
+        err.print(
+            f"[yellow]the budget ended inside a generation[/]: {strategy.unasked} of its tasks are not begun, and the "
+            f"front is of what was measured; give more to nasplat resume {escape(shlex.quote(str(history.run.folder)))}"
+        )
+    for kind in sorted({failure.kind for failure in history.failures}):
+        number = sum(failure.kind == kind for failure in history.failures)
+        example = next(failure for failure in history.failures if failure.kind == kind)
+        said = escape(printable(example.message))
+        err.print(f"[yellow]{number} failed ({escape(printable(kind))})[/], such as trial {example.id}: {said}")
+
+
+@contextmanager
+def _executor(assembly: Assembly, artifacts: Artifacts) -> Iterator[Executor]:
+    """The configured executor; the one place that chooses between them."""
+    config = assembly.config.executor
+    if config.name == "inline":
+        from nasplat.executors.inline import InlineExecutor
+
+        device = "cuda" if cuda_is_available() else "cpu"
+        with InlineExecutor(assembly.benchmark, artifacts, device=device) as executor:
+            yield executor
+        return
+    from nasplat.executors.ray import RayExecutor
+
+    # Ray reports dead workers on standard output, which is for results alone.
+    with (
+        redirect_stdout(sys.stderr),
+        RayExecutor(
+            assembly.workload,
+            artifacts,
+            workers=config.workers,
+            cpus_per_worker=config.cpus_per_worker,
+            gpus_per_worker=config.gpus_per_worker,
+            address=config.address,
+            retries=config.retries,
+            trial_seconds=config.trial_seconds,
+        ) as ray_executor,
+    ):
+        yield ray_executor
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuse a place for a new run that is taken.
+
+    Raises:
+        InputError: Something is there, be it a run.
+    """
+    if is_taken(folder):
+        go_on = f", or continue it with `nasplat resume {folder}`" if is_taken(folder / LOG) else ""
+        raise InputError(f"{folder} exists; choose another --out{go_on}")

@@ -1,0 +1,86 @@
+"""Flags that set what a configuration file could, shared by the commands that search."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from nasplat.config import yaml_value
+from nasplat.errors import InputError
+from nasplat.options import shortly
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+ExecutorName: TypeAlias = Annotated[
+    str | None, typer.Option("--executor", help="inline or ray.  [default: inline]", show_default=False)
+]
+Workers: TypeAlias = Annotated[int | None, typer.Option(help="Ray workers.  [default: 1]", show_default=False)]
+CpusPerWorker: TypeAlias = Annotated[
+    float | None, typer.Option(help="CPUs for each worker.  [default: 1]", show_default=False)
+]
+GpusPerWorker: TypeAlias = Annotated[
+    float | None, typer.Option(help="GPUs for each worker, such as 0.5.  [default: 0]", show_default=False)
+]
+RayAddress: TypeAlias = Annotated[
+    str | None, typer.Option(help="An existing Ray cluster: auto or HOST:PORT.", show_default=False)
+]
+Retries: TypeAlias = Annotated[
+    int | None, typer.Option(help="Ray: tries after a trial's worker died.  [default: 2]", show_default=False)
+]
+TrialSeconds: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Ray: a trial that takes longer fails, its process is killed.", show_default=False),
+]
+Set: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option, as in strategy.population=50; repeatable.", show_default=False),
+]
+
+
+def choose(tree: dict[str, Any], section: str, name: str) -> None:
+    """Name a plug-in; options that a file gave stay only if it named the same one."""
+    now = tree.get(section)
+    if section == "executor" and name == "inline":
+        now = None  # whatever a file said of workers is of no use any more
+    if isinstance(now, dict) and (now.get("name") == name or section == "executor"):
+        tree[section] = {**now, "name": name}
+    else:
+        tree[section] = {"name": name}
+
+
+def merge(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    """Enter the values that were given into a section."""
+    given = {key: value for key, value in values.items() if value is not None}
+    if given:
+        tree[section] = {**_section(tree, section), **given}
+
+
+def assign(tree: dict[str, Any], assignment: str) -> None:
+    """Carry out one ``--set section.option=value``.
+
+    Raises:
+        InputError: It has another form, or names no section.
+    """
+    path, equals, text = assignment.partition("=")
+    section, dot, option = path.partition(".")
+    if not (equals and dot and section and option and "." not in option):
+        raise InputError(f"--set takes SECTION.OPTION=VALUE, such as strategy.population=50, but got {assignment!r}")
+    if section not in ("space", "benchmark", "strategy", "executor", "budget"):
+        raise InputError(
+            f"--set {assignment}: no section is named {section!r}; there are space, benchmark, strategy, "
+            "executor and budget"
+        )
+    try:
+        value = yaml_value(text)
+    except ValueError:
+        value = text
+    tree[section] = {**_section(tree, section), option: value}
+
+
+def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """A section of the configuration, to add to; a bare name stands for the plug-in without options."""
+    now = tree.get(section, {})
+    if isinstance(now, str):
+        return {"name": now}
+    if not isinstance(now, dict):
+        raise InputError(f"{section} is to be a mapping, or a plug-in's name, but the configuration has {shortly(now)}")
+    return now

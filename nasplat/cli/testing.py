@@ -1,0 +1,79 @@
+"""`nasplat test`: the one look at test data."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from nasplat.cli.output import describe, describe_comparison, out, print_comparison, print_json, print_table
+from nasplat.cli.settings import Json
+from nasplat.run.directory import History, Run
+from nasplat.run.retrained import Comparison
+from nasplat.task import Measurement
+from nasplat.units import figure
+
+
+def test(
+    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="best, knee, a trial's number, front, bins:M as in export, or all; repeatable.  [default: best]",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure networks on test data, each once: the figure is recorded, and shown whenever it is asked for again."""
+    opened = Run(run)
+    history = opened.history()
+    picked = {m.id: m for which in pick or ["best"] for m in history.picks(which)}
+    before = {number for number in picked if number in history.tested}
+    finals = opened.finals(list(picked.values()), opened.benchmark())
+    comparison = Comparison.of(opened.history())
+    if json:
+        tested = [
+            describe(measurement)
+            | {
+                "final": describe(finals[number]),
+                "measured": _when(finals[number]).isoformat(),
+                "before": number in before,
+            }
+            for number, measurement in picked.items()
+        ]
+        print_json({"run": str(run), "tested": tested, **(describe_comparison(comparison) if comparison else {})})
+        return
+    _print(history, picked, finals)
+    if before:
+        days = sorted({f"{_when(finals[number]):%Y-%m-%d}" for number in before})
+        trials = ", ".join(map(str, sorted(before)))
+        out.print(f"trial {trials}: measured before, on {', '.join(days)}, and not again; test data is looked at once")
+    if comparison is not None and any(member.tested for member in comparison.members):
+        print_comparison(comparison)
+
+
+def _print(history: History, picked: dict[int, Measurement], finals: dict[int, Measurement]) -> None:
+    """Searched and final figures side by side."""
+    first = history.run.config.goal.objectives[0].metric
+    metrics = [name for name in next(iter(finals.values())).metrics if name not in ("params", "macs")]
+    print_table(
+        f"Test data: {len(picked)} network{'s' if len(picked) > 1 else ''} of {escape(str(history.run.folder))}",
+        ["trial", "architecture", first, *(f"test {name}" for name in metrics), "measured"],
+        (
+            [
+                str(number),
+                measurement.architecture.code,
+                figure(first, measurement.metrics[first]),
+                *(figure(name, finals[number].metrics[name]) for name in metrics),
+                f"{_when(finals[number]):%Y-%m-%d %H:%M}",
+            ]
+            for number, measurement in picked.items()
+        ),
+    )
+
+
+def _when(final: Measurement) -> datetime:
+    """When it was measured, in UTC."""
+    return datetime.fromtimestamp(final.spent.started, UTC)

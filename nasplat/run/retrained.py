@@ -1,0 +1,198 @@
+"""What retraining made of its members, beside what the search had said of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Self
+
+from nasplat.architecture import Architecture
+from nasplat.objective import Objective
+from nasplat.run.directory import RETRAINING, History
+from nasplat.run.source import Origin
+from nasplat.task import Evaluate
+from nasplat.units import figure
+
+LEAST_RANKED = 3
+"""Of fewer members an order says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One figure of several trainings of one network.
+
+    Args:
+        values: One for each seed, by replicate; at least one.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of a sample, with n - 1; None of a single value."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """One member, searched and retrained.
+
+    Args:
+        architecture: The member.
+        origin: What the search had measured of it; None where the run was told its code alone.
+        params: How many parameters it has; None before anything was measured.
+        searched: The search's first objective, as measured then.
+        retrained: The first objective over all seeds that are done; None where none is.
+        tested: The same on test data; None unless every seed that is done was tested.
+        begun: With how many seeds it was begun.
+    """
+
+    architecture: Architecture
+    origin: Origin | None
+    params: float | None
+    searched: float | None
+    retrained: Spread | None
+    tested: Spread | None
+    begun: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All members of a retraining.
+
+    Args:
+        objective: The first of the retraining.
+        searched: The first of the search; None where that is not known.
+        epochs: After how many the members are compared: the most that any had.
+        members: As they were picked, or in the order in which they were begun.
+    """
+
+    objective: Objective
+    searched: Objective | None
+    epochs: int
+    members: tuple[Retrained, ...]
+
+    @classmethod
+    def of(cls, history: History) -> Self | None:
+        """The members of a run; None if it is no retraining, or nothing was measured yet.
+
+        Raises:
+            RunError: What was recorded of the search is damaged.
+        """
+        if history.run.config.strategy.name != RETRAINING or not history.measured:
+            return None
+        source = history.run.source
+        objective = history.run.config.goal.objectives[0]
+        searched = Objective.parse(source.objectives[0]) if source else None
+        space = history.run.config.space.name
+        replicates: dict[Architecture, set[int]] = {
+            Architecture(space, code): set() for code in (source.members if source else ())
+        }
+        for task in history.asked.values():
+            if isinstance(task, Evaluate):
+                replicates.setdefault(task.architecture, set()).add(task.replicate)
+        members = []
+        for architecture, begun in replicates.items():
+            measured = [m for m in history.measured if m.architecture == architecture]
+            done = sorted(
+                (m for m in history.complete if m.architecture == architecture), key=lambda m: m.task.replicate
+            )
+            finals = [history.tested[m.id] for m in done if m.id in history.tested]
+            tested = [m.metrics[objective.metric] for m in finals if objective.metric in m.metrics]
+            origin = source.members.get(architecture.code) if source else None
+            members.append(
+                Retrained(
+                    architecture,
+                    origin,
+                    params=measured[0].metrics.get("params") if measured else None,
+                    searched=origin.metrics.get(searched.metric) if origin and searched else None,
+                    retrained=Spread(tuple(m.metrics[objective.metric] for m in done)) if done else None,
+                    tested=Spread(tuple(tested)) if tested and len(tested) == len(done) else None,
+                    begun=len(begun),
+                )
+            )
+        return cls(objective, searched, history.fidelities[-1], tuple(members))
+
+    @property
+    def paired(self) -> list[tuple[float, float]]:
+        """The searched and the mean retrained value of every member that has both."""
+        return [(m.searched, m.retrained.mean) for m in self.members if m.searched is not None and m.retrained]
+
+    @cached_property
+    def spearman(self) -> float | None:
+        """Spearman's rank correlation of searched and retrained, better with better; None of fewer than three."""
+        from scipy.stats import spearmanr
+
+        ranked = self._ranked
+        return None if ranked is None else float(spearmanr(*ranked).statistic)
+
+    @cached_property
+    def kendall(self) -> float | None:
+        """Kendall's tau-b of the same."""
+        from scipy.stats import kendalltau
+
+        ranked = self._ranked
+        return None if ranked is None else float(kendalltau(*ranked).statistic)
+
+    @property
+    def _ranked(self) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Both sides, less being better; None where they have no order."""
+        if self.searched is None or len(self.paired) < LEAST_RANKED:
+            return None
+        before = [-value if self.searched.maximize else value for value, _ in self.paired]
+        after = [-value if self.objective.maximize else value for _, value in self.paired]
+        if len(set(before)) == 1 or len(set(after)) == 1 or not all(map(math.isfinite, (*before, *after))):
+            return None
+        return before, after
+
+
+def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The comparison as a table for people: the columns' names, and a row for each member."""
+    metric = comparison.objective.metric
+    searched = comparison.searched.metric if comparison.searched else None
+    tested = any(member.tested for member in comparison.members)
+    columns = ["architecture", "params", f"retrained {metric}", "seeds"]
+    if tested:
+        columns.insert(3, f"test {metric}")
+    if searched is not None:
+        columns.insert(2, f"searched {searched}")
+        columns.insert(0, "from trial")
+    rows = []
+    for member in comparison.members:
+        done = len(member.retrained.values) if member.retrained else 0
+        row = [
+            member.architecture.code,
+            "" if member.params is None else figure("params", member.params),
+            _spelt(metric, member.retrained),
+            str(done) if done == member.begun else f"{done} of {member.begun}",
+        ]
+        if tested:
+            row.insert(3, _spelt(metric, member.tested))
+        if searched is not None:
+            row.insert(2, "" if member.searched is None else figure(searched, member.searched))
+            row.insert(0, str(member.origin.trial) if member.origin else "")
+        rows.append(row)
+    return columns, rows
+
+
+def agreement_of(comparison: Comparison) -> str:
+    """How well the search had ranked its members, in a line; empty where they are too few to say."""
+    if comparison.spearman is None or comparison.kendall is None:
+        return ""
+    return (
+        f"searched and retrained ranks agree by Spearman {comparison.spearman:.2f}, Kendall {comparison.kendall:.2f} "
+        f"({len(comparison.paired)} members)"
+    )
+
+
+def _spelt(metric: str, values: Spread | None) -> str:
+    """A mean over seeds with its standard deviation; empty where there is none."""
+    if values is None:
+        return ""
+    deviation = "" if values.deviation is None else f" ± {figure(metric, values.deviation)}"
+    return figure(metric, values.mean) + deviation
