@@ -272,10 +272,9 @@ def show(space: str, seeds: list[int], result: Result) -> None:
     """A space's table."""
     first = {arm: found[0] for arm, found in result.searches.items()}
     slowest = max(row["seconds"] for groups in result.trainings.values() for rows in groups for row in rows)
-    print(
-        f"\n{space}: {SPACES[space].images:,} pictures for a search; {first['cars']['evaluations']} evaluations of CARS,"
-    )
-    print(f"{first['random_search']['evaluations']} of each other; a retraining took at most {slowest:.0f} s")
+    counts = ", ".join(f"{found['evaluations']} evaluations of {arm}" for arm, found in first.items())
+    print(f"\n{space}: {SPACES[space].images:,} pictures for a search: {counts}")
+    print(f"a retraining took at most {slowest:.0f} s")
     print(f"{'seed':>6} " + " ".join(f"{arm:>14}" for arm in ARMS))
     for i, seed in enumerate(seeds):
         print(f"{seed:6} " + " ".join(f"{result.volumes[arm][i]:14.4f}" for arm in ARMS))

@@ -262,7 +262,7 @@ def cars(bench: Bench) -> Figures:
     tested = json.loads(bench.nasplat("test", str(retrained), "--json"))
     exported = bench.folder / "exported"
     if not exported.exists():
-        bench.nasplat("export", str(retrained), "--out", str(exported))
+        bench.nasplat("export", str(retrained), "--format", "all", "--out", str(exported))
     return {
         "search_seconds": searched,
         "front": len(shown["front"]),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
+from nasplat.config import PluginConfig
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
 from nasplat.export.card import card, processor
 from nasplat.export.formats import Format, checked, verified, write_source
@@ -25,12 +26,14 @@ from nasplat.export.verification import (
     real_batches,
 )  # fmt: skip
 from nasplat.nn.onnx import write_onnx
+from nasplat.objective import Objective
 from nasplat.options import complete, explain
-from nasplat.registry import SEARCH_SPACES
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.run.directory import Run
 from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.search_space import SearchSpace
 from nasplat.task import Measurement
+from nasplat.units import figure
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,7 +108,7 @@ def export(
         final = run.final(measurement, benchmark)
         tested = {name: value for name, value in final.metrics.items() if name not in description["known"]}
         description["final"] = {"split": final.split, **tested}
-    found = _found(run)
+    found = _found(run, measurement)
     with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
         _write(draft, network, io, formats, features=features, heading=_heading(description, found))
@@ -212,21 +215,46 @@ def measured_latency(path: Path, io: IO) -> dict[str, Any]:
     return {**asdict(onnx_latency(path.read_bytes(), io.input_shape, batch=1, threads=1)), "hardware": processor()}
 
 
-def _found(run: Run) -> dict[str, Any]:
-    """How the run found its networks."""
+def _found(run: Run, measurement: Measurement) -> dict[str, Any]:
+    """How the run found its networks: what was chosen, and no more."""
     config = run.config
-    limits = {name: value for name, value in config.budget.model_dump().items() if value is not None}
     found: dict[str, Any] = {
-        "space": {"name": config.space.name, **config.space.options},
-        "benchmark": {"name": config.benchmark.name, **config.benchmark.options},
-        "strategy": {"name": config.strategy.name, **config.strategy.options},
+        "space": _chosen(SEARCH_SPACES, config.space),
+        "benchmark": _chosen(BENCHMARKS, config.benchmark),
+        "strategy": _chosen(STRATEGIES, config.strategy),
         "objectives": ", ".join([*config.objectives, *config.constraints]),
-        "budget": limits,
+        "budget": {name: value for name, value in config.budget.model_dump().items() if value is not None},
         "search seed": config.seed,
     }
-    if source := run.environment.get("source"):
-        found["from the run"] = source
+    if (source := run.source) is not None and (origin := source.members.get(measurement.architecture.code)):
+        objective = Objective.parse(source.objectives[0]).metric
+        value = figure(objective, origin.metrics[objective]) if objective in origin.metrics else "unknown"
+        found |= {
+            "found by the search": _chosen(STRATEGIES, source.strategy),
+            "which measured by": _chosen(BENCHMARKS, source.benchmark),
+            "and wanted": ", ".join(source.objectives),
+            "it was": f"trial {origin.trial} of {source.evaluations}, with {objective} {value}; seed {source.seed}",
+        }
     return {name: value for name, value in found.items() if value not in ({}, "")}
+
+
+def _origin(found: Mapping[str, Any]) -> str:
+    search = found.get("found by the search")
+    return f"Found by {found['strategy']['name']}" if search is None else f"Found by {search['name']}, trained anew"
+
+
+def _chosen(registry: Registry[Any], plugin: PluginConfig) -> dict[str, Any]:
+    """A plug-in's name and the options that are not its defaults; of files only their names."""
+    try:
+        usual = complete("", registry.get(plugin.name), {})
+    except InputError:  # it is gone, or has options without defaults
+        usual = {}
+    options = {name: value for name, value in plugin.options.items() if name not in usual or usual[name] != value}
+    return {"name": plugin.name, **{name: _shown(value) for name, value in options.items()}}
+
+
+def _shown(value: object) -> object:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -241,7 +269,7 @@ def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         f"A network of the search space {name}.",
         f"Its code is {description['architecture']}. It has {cost['params']:,} parameters and {cost['macs']:,} "
         f"multiply-accumulates. {use}",
-        f"Found by {found['strategy']['name']} with {found['benchmark']['name']}, {found['objectives']}, trial "
+        f"{_origin(found)} with {found['benchmark']['name']}, {found['objectives']}, trial "
         f"{description['run']['trial']}.",
         f"`load()` gives the network with the weights of {WEIGHTS} beside this file.",
     ]

@@ -88,7 +88,13 @@ def _search(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def _options(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+    """A plug-in by its name, then its options; or values by their names."""
+    shown = [f"{name} {_spelt(value)}" for name, value in values.items() if value is not None and name != "name"]
+    return ", ".join([*([str(values["name"])] if "name" in values else []), *shown])
+
+
+def _spelt(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 _USES = {
