@@ -8,12 +8,13 @@ it has ended, and a second call goes on where the first was interrupted.
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError
 from nasplat.executors.executor import Workload, perform
-from nasplat.objective import Goal
 from nasplat.problem import Problem
 from nasplat.run.directory import Run
 from nasplat.strategies.cars import CARS
@@ -37,6 +37,7 @@ from searching import Row, kept
 
 PICKS = 5
 OBJECTIVES = ["accuracy:max", "params:min"]
+WANTED = ("accuracy", "params")
 ARMS = ("cars", "random_search", "nsga2", "chance")
 
 
@@ -76,7 +77,7 @@ SPACES = {
         data={"dataset": "fashion_mnist", "subset": 6000, "gradient_norm": 5.0},
         pictures=5000,
         supernet={"epochs": 20, "statistics": "batch"},
-        cars={"population": 12, "warmup": 6, "interval": 2},
+        cars={"population": 16, "warmup": 6, "interval": 2},
         candidate=2,
         nsga2={"population": 4},
         epochs=5,
@@ -112,7 +113,7 @@ def searching(space: str, arm: str) -> Row:
         "objectives": OBJECTIVES,
         "budget": budget,
     }
-    return {"search": config, "picks": PICKS}
+    return {"search": config}
 
 
 def training(space: str, code: str) -> Row:
@@ -131,26 +132,33 @@ def work(settings: Row, seed: int) -> Row:
 
 
 def search(settings: Row, seed: int) -> Row:
-    """The codes of what stands for a search's front, and what it took."""
+    """What a search measured, CARS at its end, and what it took."""
     config = SearchConfig.read({**settings["search"], "seed": seed})
     with tempfile.TemporaryDirectory() as folder:
         assembly = searched(Path(folder) / "run", config)
         history = Run(Path(folder) / "run").history()
     measured = assembly.strategy.parents if isinstance(assembly.strategy, CARS) else history.measured
-    codes = picked(measured, assembly.problem.goal, settings["picks"])
-    return {"codes": codes, "images": history.spending.images, "evaluations": history.spending.evaluations}
+    found = {m.architecture.code: {name: m.metrics[name] for name in WANTED} for m in measured}
+    return {"measured": found, "images": history.spending.images, "evaluations": history.spending.evaluations}
 
 
-def picked(measured: Iterable[Measurement], goal: Goal, most: int) -> list[str]:
-    """Members of the front, spread evenly; where it has fewer, those of the next fronts too."""
-    left = {m.architecture.code: m for m in measured}
-    chosen: list[str] = []
+def picked(measured: Mapping[str, Mapping[str, float]], most: int = PICKS) -> list[str]:
+    """Members of the front, spread evenly; where it has fewer, those of the next fronts whose sizes are furthest off."""
+    left = {code: (-found["accuracy"], found["params"]) for code, found in measured.items()}
+    chosen = spread({code: left[code][1] for code in _front(left)}, most)
+    for code in chosen:
+        del left[code]
     while left and len(chosen) < most:
-        front = [m.architecture.code for m in goal.front(list(left.values()))]
-        chosen += spread({code: left[code].metrics["params"] for code in front}, most - len(chosen))
-        for code in front:
-            del left[code]
+        sizes = [math.log(measured[code]["params"]) for code in chosen]
+        chosen.append(max(_front(left), key=lambda code: min(abs(math.log(left[code][1]) - size) for size in sizes)))
+        del left[chosen[-1]]
     return chosen
+
+
+def _front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The codes of points that no other dominates, less being better."""
+    rows = NonDominatedSorting().do(np.array(list(points.values())), only_non_dominated_front=True)
+    return [list(points)[row] for row in sorted(rows)]
 
 
 def train(settings: Row, seed: int) -> Row:
@@ -203,7 +211,7 @@ def compared(space: str, seeds: list[int], file: Path, processes: int) -> Result
     jobs = [(searching(space, arm), seed) for seed in seeds for arm in ARMS[:-1]]
     done = kept(jobs, work, file, processes)
     searches = {arm: done[i :: len(ARMS) - 1] for i, arm in enumerate(ARMS[:-1])}
-    codes = {arm: [row["codes"] for row in rows] for arm, rows in searches.items()}
+    codes = {arm: [picked(row["measured"]) for row in rows] for arm, rows in searches.items()}
     codes["chance"] = [chance(space, seed) for seed in seeds]
     found = [(seed, code) for i, seed in enumerate(seeds) for arm in ARMS for code in codes[arm][i]]
     distinct = list(dict.fromkeys(found))  # what two arms have found is trained once
@@ -262,10 +270,10 @@ DEFINITIONS = f"""\
 Fashion-MNIST, a subset. Every search processes the same number of training pictures: CARS to train its supernet, with
 whose weights networks are then measured for no picture more; random search and NSGA-II to train each candidate by
 itself. Objectives: validation accuracy, parameters. Of each search {PICKS} networks are picked, spread evenly over the
-logarithm of the parameters of its (CARS: last) front; where it has fewer, from the next fronts. "chance" is as many
-members drawn uniformly. All are then trained from scratch alike. Hypervolume: validation accuracy and log params,
-scaled between ideal and nadir of the union of the seed's fronts, reference point 1.1. "at least equal": the 95 %
-interval of the paired difference lies above -{ALLOWED:.0%} of the other's mean; "better": above 0."""
+logarithm of the parameters of its (CARS: last) front; where it has fewer, of the next fronts those whose sizes are
+furthest from all picked. "chance" is as many members drawn uniformly. All are then trained from scratch alike.
+Hypervolume: validation accuracy and log params, scaled between ideal and nadir of the union of the seed's fronts,
+reference point 1.1. "at least equal": the 95 % interval of the paired difference lies above -{ALLOWED:.0%} of the other's mean; "better": above 0."""
 
 
 def show(space: str, seeds: list[int], result: Result) -> None:
