@@ -36,8 +36,8 @@ from nasplat.testing.runs import searched
 from searching import Row, kept
 
 PICKS = 5
-OBJECTIVES = ["accuracy:max", "params:min"]
-WANTED = ("accuracy", "params")
+OBJECTIVES = ["loss:min", "params:min"]
+WANTED = ("loss", "params")
 ARMS = ("cars", "random_search", "nsga2", "chance")
 
 
@@ -143,8 +143,8 @@ def search(settings: Row, seed: int) -> Row:
 
 
 def picked(measured: Mapping[str, Mapping[str, float]], most: int = PICKS) -> list[str]:
-    """Members of the front, spread evenly; where it has fewer, those of the next fronts whose sizes are furthest off."""
-    left = {code: (-found["accuracy"], found["params"]) for code, found in measured.items()}
+    """Members of the front, spread evenly; where it has fewer, of the next ones those whose sizes are furthest off."""
+    left = {code: (found["loss"], found["params"]) for code, found in measured.items()}
     chosen = spread({code: left[code][1] for code in _front(left)}, most)
     for code in chosen:
         del left[code]
@@ -269,11 +269,12 @@ def main() -> None:
 DEFINITIONS = f"""\
 Fashion-MNIST, a subset. Every search processes the same number of training pictures: CARS to train its supernet, with
 whose weights networks are then measured for no picture more; random search and NSGA-II to train each candidate by
-itself. Objectives: validation accuracy, parameters. Of each search {PICKS} networks are picked, spread evenly over the
+itself. Objectives: validation loss, parameters. Of each search {PICKS} networks are picked, spread evenly over the
 logarithm of the parameters of its (CARS: last) front; where it has fewer, of the next fronts those whose sizes are
 furthest from all picked. "chance" is as many members drawn uniformly. All are then trained from scratch alike.
 Hypervolume: validation accuracy and log params, scaled between ideal and nadir of the union of the seed's fronts,
-reference point 1.1. "at least equal": the 95 % interval of the paired difference lies above -{ALLOWED:.0%} of the other's mean; "better": above 0."""
+reference point 1.1. "at least equal": the 95 % interval of the paired difference lies above -{ALLOWED:.0%} of the
+other's mean; "better": above 0."""
 
 
 def show(space: str, seeds: list[int], result: Result) -> None:
