@@ -19,9 +19,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fronts import ALLOWED, Gain, hypervolumes, spread
 from numpy.random import default_rng
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
