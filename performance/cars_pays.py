@@ -50,6 +50,7 @@ class Comparison:
     Args:
         options: Of the space.
         data: Options of the benchmark for all that is trained.
+        quick: Options of the benchmark while anything is searched, CARS or not.
         pictures: Training pictures in an epoch.
         supernet: Options of the benchmark while CARS searches.
         cars: Options of CARS.
@@ -60,6 +61,7 @@ class Comparison:
 
     options: dict[str, Any]
     data: dict[str, Any]
+    quick: dict[str, Any]
     pictures: int
     supernet: dict[str, Any]
     cars: dict[str, Any]
@@ -77,6 +79,7 @@ SPACES = {
     "nasbench201": Comparison(
         options={"channels": 4, "cells": 1},
         data={"dataset": "fashion_mnist", "subset": 6000, "gradient_norm": 5.0},
+        quick={},
         pictures=5000,
         supernet={"epochs": 20, "statistics": "batch"},
         cars={"population": 16, "warmup": 6, "interval": 2},
@@ -86,10 +89,11 @@ SPACES = {
     ),
     "ghost/small": Comparison(
         options={},
-        data={"dataset": "fashion_mnist", "subset": 3600, "gradient_norm": 5.0},
-        pictures=3000,
-        supernet={"epochs": 30, "statistics": "batch"},
-        cars={"population": 12, "warmup": 9, "interval": 3},
+        data={"dataset": "fashion_mnist", "subset": 2400, "gradient_norm": 5.0},
+        quick={"batch_size": 16, "learning_rate": 0.05},
+        pictures=2000,
+        supernet={"epochs": 32, "statistics": "batch"},
+        cars={"population": 12, "warmup": 8, "interval": 4},
         candidate=2,
         nsga2={"population": 4},
         epochs=4,
@@ -100,7 +104,7 @@ SPACES = {
 def searching(space: str, arm: str) -> Row:
     """The settings of a search, which say all about it."""
     compared = SPACES[space]
-    data: Row = {"name": "classification", **compared.data}
+    data: Row = {"name": "classification", **compared.data, **compared.quick}
     if arm == "cars":
         benchmark, budget = {**data, **compared.supernet}, {}
         strategy: Row = {"name": arm, **compared.cars}
