@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -16,13 +17,14 @@ from typing import Any, ClassVar
 
 import pytest
 import scipy.stats
+import yaml
 
 from nasplat.artifact import Artifacts, Handle
 from nasplat.config import Assembly, SearchConfig
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, Plugin
-from nasplat.run.directory import ENVIRONMENT, LOG, Run
+from nasplat.run.directory import CONFIG, ENVIRONMENT, LOG, Run
 from nasplat.run.retrained import Comparison
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -440,6 +442,23 @@ def test_a_recipe_and_flags_lie_over_the_options_of_the_search(command: CommandL
     assert config.benchmark.options == old | changed
     assert (config.seed, config.strategy.options["checkpoints"]) == (5, 1)
     assert [outcome.task.fidelity for outcome in Run(tmp_path / "new").history().measurements] == [2]
+
+
+def copied(template: Path, folder: Path, **options: Any) -> None:
+    """The search with other options of its benchmark on record; its measurements stay."""
+    shutil.copytree(template, folder)
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["benchmark"] |= options
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def test_a_null_of_a_recipe_unsets_what_the_search_had(command: CommandLine, template: Path, tmp_path: Path) -> None:
+    copied(template, tmp_path / "small", subset=300)
+    (tmp_path / "recipe.yaml").write_text("subset: null\n")
+    done = command("retrain", "small", "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / "small").config.benchmark.options["subset"] == 300
+    assert Run(tmp_path / "new").config.benchmark.options["subset"] is None
 
 
 WRONG: dict[str, tuple[list[str], list[str]]] = {

@@ -23,6 +23,7 @@ from nasplat.cli.settings import (
     Workers,
     assign,
     choose,
+    enter,
     merge,
 )
 from nasplat.config import Assembly, SearchConfig, load_tree, side_of
@@ -97,7 +98,7 @@ def retrain(
         _check_trains(history)
     elif benchmark != searched.config.benchmark.name:
         choose(tree, "benchmark", benchmark)
-    merge(tree, "benchmark", _recipe(recipe))
+    enter(tree, "benchmark", _recipe(recipe))
     merge(tree, "benchmark", {"epochs": epochs})
     tree["strategy"] = {"name": RETRAINING, "members": list(members), "seeds": seeds, "checkpoints": checkpoints}
     if executor is not None:
