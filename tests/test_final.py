@@ -25,7 +25,7 @@ from nasplat.run.directory import LOCK, LOG, Run
 from nasplat.run.event_log import EventLog
 from nasplat.run.recovery import BEYOND, salvage
 from nasplat.search import Search
-from nasplat.task import encode_outcome
+from nasplat.task import Measurement, encode_outcome
 from nasplat.testing.runs import searched
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
@@ -280,6 +280,26 @@ def test_a_second_process_does_not_measure_again(
     events = _events(tested)
     assert run.finals([measurement], run.benchmark()) == {1: actual(run).tested[1]}
     assert _events(tested) == events
+
+
+def test_each_final_measurement_is_safe_before_the_next_begins(tested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, order = Run(tested), []
+    benchmark = run.benchmark()
+    measure, sync = benchmark.final, EventLog.sync
+
+    def final(measurement: Measurement, **how: Any) -> Measurement:
+        order.append(f"trial {measurement.id}")
+        return measure(measurement, **how)
+
+    def synced(log: EventLog) -> None:
+        order.append("sync")
+        sync(log)
+
+    monkeypatch.setattr(benchmark, "final", final)
+    monkeypatch.setattr(EventLog, "sync", synced)
+    run.finals(run.history().measurements[2:4], benchmark)
+    assert order.index("sync") < order.index("trial 3")
+    assert order[-1] == "sync"
 
 
 def _events(run: Path) -> int:

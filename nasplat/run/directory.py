@@ -207,8 +207,8 @@ class Run:
                         final = self._final(measurement, benchmark)
                         body = encode_outcome(final, with_task=False)
                         log.append("test", body, elapsed=history.spending.seconds)
+                        log.sync()  # test data is looked at once, be the next member killed
                         tested[measurement.id] = final
-                log.sync()
         return {measurement.id: tested[measurement.id] for measurement in measurements}
 
     def _final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
