@@ -461,11 +461,22 @@ def test_a_null_of_a_recipe_unsets_what_the_search_had(command: CommandLine, tem
     assert Run(tmp_path / "new").config.benchmark.options["subset"] is None
 
 
+@pytest.mark.parametrize("text", ["", "# epochs: 7\n"])
+def test_a_recipe_without_values_changes_nothing(
+    text: str, command: CommandLine, run: str, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    done = command("retrain", run, "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / "new").config.benchmark == Run(tmp_path / run).config.benchmark
+
+
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no such trial": (["--pick", "99"], ["no finished trial 99", "8 outcomes"]),
     "no such pick": (["--pick", "worst"], ["--pick is best, knee", "bins:M, front or all", "'worst'"]),
-    "missing recipe": (["--recipe", "none.yaml"], ["none.yaml cannot be read"]),
-    "recipe that is a list": (["--recipe", "list.yaml"], ["list.yaml is to be a mapping", "list"]),
+    "missing recipe": (["--recipe", "none.yaml"], ["the recipe none.yaml cannot be read"]),
+    "recipe that is a list": (["--recipe", "list.yaml"], ["the recipe list.yaml is to be a mapping", "list"]),
+    "recipe that is no YAML": (["--recipe", "broken.yaml"], ["the recipe broken.yaml is not YAML"]),
     "recipe with an unknown option": (["--recipe", "typo.yaml"], ["'epoch'", "did you mean 'epochs'"]),
     "recipe that names a benchmark": (["--recipe", "named.yaml"], ["options of the benchmark", "--benchmark"]),
     "place that is taken": (["--out", "taken"], ["taken exists; choose another --out"]),
@@ -484,6 +495,7 @@ def test_wrong_input_is_refused_and_nothing_is_created(
     name: str, command: CommandLine, run: str, tmp_path: Path
 ) -> None:
     (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "broken.yaml").write_text("a: [")
     (tmp_path / "typo.yaml").write_text("epoch: 3")
     (tmp_path / "named.yaml").write_text("name: classification")
     (tmp_path / "taken").mkdir()

@@ -26,7 +26,7 @@ from nasplat.cli.settings import (
     enter,
     merge,
 )
-from nasplat.config import Assembly, SearchConfig, load_tree, side_of
+from nasplat.config import Assembly, SearchConfig, load_recipe, side_of
 from nasplat.errors import InputError
 from nasplat.objective import Objective
 from nasplat.options import options_model
@@ -164,7 +164,7 @@ def _recipe(path: Path | None) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read, is no mapping, or names a benchmark.
     """
-    options = load_tree(path) if path else {}
+    options = load_recipe(path) if path else {}
     if "name" in options:
         raise InputError(f"the recipe {path} holds options of the benchmark, not its name; give that by --benchmark")
     return options
