@@ -308,6 +308,13 @@ class Assembly:
                 f"{config.benchmark.name} does not as it is configured; set its option for distillation, if it has "
                 "one, or leave out the teacher"
             )
+        if benchmark.distills and not strategy.teaches:
+            raise InputError(
+                f"the benchmark {config.benchmark.name} is to have networks learn from a teacher, but the strategy "
+                f"{config.strategy.name} names none, so that its option for distillation would not act; leave that "
+                "out or set it to 0 here, and give it when several networks are retrained, as by nasplat retrain "
+                "--distill"
+            )
         if strategy.progress is None and not budget.ends:
             raise InputError(
                 "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"

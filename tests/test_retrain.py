@@ -579,6 +579,25 @@ def test_the_largest_pick_teaches_the_others(command: CommandLine, tmp_path: Pat
     refused(command("retrain", "toys", "--distill", "--pick", "best"), "only one is picked")
 
 
+@pytest.mark.usefixtures("toys")
+def test_distillation_in_a_recipe_means_a_teacher(command: CommandLine, tmp_path: Path) -> None:
+    assert command(*TOYS).returncode == 0
+    (tmp_path / "recipe.yaml").write_text("distillation: 0.3")
+    picks = ("--pick", "0", "--pick", "1")
+    for name, options in {"new": ("--recipe", "recipe.yaml"), "set": ("--set", "benchmark.distillation=0.3")}.items():
+        done = command("retrain", "toys", *picks, *options, "--out", name)
+        assert done.returncode == 0, done.stderr
+        assert "distillation is 0.3: the largest network is trained first" in done.stderr
+        config = Run(tmp_path / name).config
+        assert (config.strategy.options["teacher"], config.benchmark.options["distillation"]) == (True, 0.3)
+    nobody = ("names none", "option for distillation would not act", "set it to 0")
+    refused(command("retrain", "toys", "--pick", "0", "--recipe", "recipe.yaml"), *nobody)
+    alone = ("--recipe", "recipe.yaml", "--set", "strategy.teacher=false")
+    refused(command("retrain", "toys", *picks, *alone), *nobody)
+    refused(command(*TOYS[:-1], "other", "--set", "benchmark.distillation=0.3"), "random_search names none", *nobody)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_benchmark_that_cannot_distill_is_refused(command: CommandLine, table101: Path) -> None:
     done = command(
         *("search", "--space", "nasbench101", "--benchmark", "nasbench101", "--strategy", "random_search"),

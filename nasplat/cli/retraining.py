@@ -118,6 +118,8 @@ def retrain(
         _distill(tree)
     for assignment in set_ or []:
         assign(tree, assignment)
+    if not distill and len(members) > 1:
+        _teach(tree)
     tree["constraints"] = _lifted_limits(searched.config)
     tree["objectives"] = objective or _measured(tree, next(iter(members)))
     assembly = Assembly.of(SearchConfig.read(tree))
@@ -184,6 +186,16 @@ def _distill(tree: dict[str, Any]) -> None:
     if not tree["benchmark"].get("distillation"):
         merge(tree, "benchmark", {"distillation": DISTILLATION})
     merge(tree, "strategy", {"teacher": True})
+
+
+def _teach(tree: dict[str, Any]) -> None:
+    """Have the largest member teach the others where the benchmark's options ask for distillation, and say so."""
+    share = tree["benchmark"].get("distillation")
+    if share and "teacher" not in tree["strategy"]:
+        err.print(
+            f"distillation is {escape(str(share))}: the largest network is trained first, and the others learn from it"
+        )
+        merge(tree, "strategy", {"teacher": True})
 
 
 def _lifted_limits(config: SearchConfig) -> list[str]:
