@@ -482,9 +482,6 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "place that is taken": (["--out", "taken"], ["taken exists; choose another --out"]),
     "workers that run inline": (["--workers", "2"], ["workers", "--executor ray"]),
     "no learning from a teacher": (["--set", "strategy.teacher=true"], ["teacher", "does not as it is configured"]),
-    "benchmark that measures nothing of it": (
-        ["--benchmark", "zero_cost"], ["zero_cost measures", "accuracy:max, params:min", "--objective"],
-    ),
     "benchmark that is none": (["--benchmark", "clasification"], ["did you mean 'classification'"]),
     "objective nobody measures": (["--objective", "speed:max"], ["'speed'"]),
 }  # fmt: skip
@@ -598,14 +595,16 @@ def test_distillation_in_a_recipe_means_a_teacher(command: CommandLine, tmp_path
     assert not (tmp_path / "other").exists()
 
 
-def test_a_benchmark_that_cannot_distill_is_refused(command: CommandLine, table101: Path) -> None:
+def test_a_benchmark_that_does_not_train_is_refused(command: CommandLine, table101: Path) -> None:
     done = command(
         *("search", "--space", "nasbench101", "--benchmark", "nasbench101", "--strategy", "random_search"),
         *("--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "20", "--out", "run"),
     )
     assert done.returncode == 0, done.stderr
     refused(command("retrain", "run"), "nasbench101 of run trains no networks", "--benchmark classification")
-    refused(command("retrain", "run", "--benchmark", "nasbench101", "--distill"), "no option distillation")
+    for name in ("nasbench101", "nasbench201", "zero_cost", "super_resolution_table"):
+        said = f"the benchmark {name} trains no networks"
+        refused(command("retrain", "run", "--benchmark", name), said, "--benchmark classification")
 
 
 def test_what_a_table_ranked_is_trained_by_another_benchmark(
@@ -645,6 +644,19 @@ def test_objectives_that_nobody_measures_now_are_dropped_aloud(command: CommandL
     assert done.returncode == 0, done.stderr
     assert "dropped from the objectives: speed:max" in done.stderr
     assert Run(tmp_path / "new").config.objectives == ["accuracy:max", "params:min"]
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_benchmark_that_measures_nothing_of_it_or_cannot_distill_is_refused(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Plugin("plain_toy", "nasplat.testing.toy:ToyBenchmark", "here")
+    monkeypatch.setitem(BENCHMARKS._plugins, "plain_toy", plain)
+    fast = TOYS.index("accuracy:max")
+    assert command(*TOYS[: fast - 1], *TOYS[fast + 1 :]).returncode == 0
+    other = ("retrain", "toys", "--benchmark", "plain_toy")
+    refused(command(*other), "plain_toy measures accuracy", "params:min, speed:max", "--objective accuracy:max")
+    refused(command(*other, "--distill"), "no option distillation")
 
 
 @pytest.mark.usefixtures("toys")

@@ -94,9 +94,8 @@ def retrain(
         raise InputError(f"{run} is being searched by another process; wait for it, or interrupt it")
     members = _picked(history, pick)
     tree: dict[str, Any] = searched.config.model_dump(mode="json", exclude={"strategy", "constraints", "budget"})
-    if benchmark is None:
-        _check_trains(history)
-    elif benchmark != searched.config.benchmark.name:
+    _check_trains(history, benchmark)
+    if benchmark not in (None, searched.config.benchmark.name):
         choose(tree, "benchmark", benchmark)
     enter(tree, "benchmark", _recipe(recipe))
     merge(tree, "benchmark", {"epochs": epochs})
@@ -143,21 +142,20 @@ def _picked(history: History, picks: list[str] | None) -> dict[str, Measurement]
     return members
 
 
-def _check_trains(history: History) -> None:
-    """Refuse to retrain by what has never trained, such as a table.
+def _check_trains(history: History, benchmark: str | None) -> None:
+    """Refuse to retrain by what does not train, such as a table.
 
     Raises:
-        InputError: No measurement left weights.
+        InputError: Neither does the named benchmark; or that of the search, of which no measurement left weights.
     """
-    if any("weights" in m.artifacts or m.task.weights is not None for m in history.measurements):
-        return
     config = history.run.config
+    left = any("weights" in m.artifacts or m.task.weights is not None for m in history.measurements)
+    if BENCHMARKS.get(benchmark or config.benchmark.name).trains and (benchmark is not None or left):
+        return
     scaled = SEARCH_SPACES.get(config.space.name).reference_io.scale is not None
     remedy = "super_resolution" if scaled else "classification --set benchmark.dataset=cifar10"
-    raise InputError(
-        f"the benchmark {config.benchmark.name} of {history.run.folder} trains no networks; name one that does, such "
-        f"as --benchmark {remedy}"
-    )
+    which = f"{config.benchmark.name} of {history.run.folder}" if benchmark is None else benchmark
+    raise InputError(f"the benchmark {which} trains no networks; name one that does, such as --benchmark {remedy}")
 
 
 def _recipe(path: Path | None) -> dict[str, Any]:
