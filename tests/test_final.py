@@ -307,6 +307,18 @@ def _events(run: Path) -> int:
         return log.last
 
 
+def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLine) -> None:
+    final = Run(tested).history().tested[1]
+    told = json.loads(done(command("export", "run", "--pick", "1", "--out", "told", "--json")))
+    assert told["final"] == {"split": "test", **final.metrics}
+    assert "Nothing was measured on test data" not in (tested.with_name("told") / "README.md").read_text()
+    other = json.loads(done(command("export", "run", "--pick", "0", "--out", "other", "--json")))
+    fresh = json.loads(done(command("export", "run", "--pick", "1", "--untrained", "--out", "fresh", "--json")))
+    assert "final" not in other
+    assert "final" not in fresh
+    assert "Nothing was measured on test data" in (tested.with_name("other") / "README.md").read_text()
+
+
 def test_what_left_nothing_to_test_is_refused(tmp_path: Path, command: CommandLine) -> None:
     config_ = Assembly.of(config())
     run = Run.create(tmp_path / "run", config_.config)

@@ -104,8 +104,8 @@ def export(
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
     description = _description(run, measurement, benchmark, architecture, untrained=untrained)
-    if test:
-        final = run.final(measurement, benchmark)
+    final = run.final(measurement, benchmark) if test else run.history().tested.get(measurement.id)
+    if final is not None and not untrained:
         tested = {name: value for name, value in final.metrics.items() if name not in description["known"]}
         description["final"] = {"split": final.split, **tested}
     found = _found(run, measurement)
