@@ -319,6 +319,50 @@ def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLi
     assert "Nothing was measured on test data" in (tested.with_name("other") / "README.md").read_text()
 
 
+def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "retraining", "members": ["432110"], "checkpoints": 2}
+    benchmark = {"name": "classification", "epochs": 2, "subset": 200}
+    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {}}
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    whole = Run(tmp_path / "run").history().pick("best")
+    assert whole.id == 1
+    for words in (["test", "run", "--pick", "0"], ["export", "run", "--pick", "0", "--test"]):
+        refused = command(*words)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "trial 0 of run is after 1 of 2 epochs; pick a trial after 2" in refused.stderr
+    assert not Run(tmp_path / "run").history().tested
+    assert not (tmp_path / "run" / "export").exists()
+    assert "epochs" not in done(command("test", "run")).splitlines()[1]
+
+
+def test_trials_of_a_search_with_fewer_epochs_are_tested_with_a_warning(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "successive_halving", "eta": 2}
+    benchmark = {"name": "classification", "epochs": 2, "subset": 200}
+    budget = {"evaluations": 8}
+    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": budget}
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    tested = command("test", "run", "--pick", "0", "--pick", "best")
+    lines = done(tested).splitlines()
+    assert "fewer epochs than the run's 2" in tested.stderr
+    assert "trial 0 (1)" in tested.stderr
+    assert lines[1].split()[:4] == ["trial", "architecture", "epochs", "accuracy"]
+    assert [line.split()[2] for line in lines[2:4]] == ["1", "2"]
+    assert command("test", "run").stderr == ""
+
+
+@pytest.mark.parametrize("pick", ["best", "knee", "front", "all"])
+def test_where_every_trial_failed_picks_say_so(
+    pick: str, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasplat.benchmarks.classification.Classification.measure", None)
+    searched(tmp_path / "run", config())
+    for words in (["test"], ["retrain"], ["export"]):
+        refused = command(*words, "run", "--pick", pick)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "all 4 that ended failed, such as trial 0 (TypeError); nothing to pick" in refused.stderr
+        assert "constraints" not in refused.stderr
+
+
 def test_what_left_nothing_to_test_is_refused(tmp_path: Path, command: CommandLine) -> None:
     config_ = Assembly.of(config())
     run = Run.create(tmp_path / "run", config_.config)

@@ -194,10 +194,19 @@ class Run:
 
         Raises:
             InputError: Something is yet to be measured, and another process is writing this run; or nothing was left
-                that could be tested.
+                that could be tested; or it is a part of a retraining, whose length is not for test data to choose.
             RunError: It cannot be measured: the log names no member of the space, or its weights do not fit.
         """
         tested = self.history().tested
+        if self.config.strategy.name == RETRAINING:
+            for measurement in measurements:
+                if measurement.id not in tested and measurement.task.fidelity < benchmark.fidelity:
+                    raise InputError(
+                        "test data is for networks that are trained to the end, since it is not to choose how long "
+                        f"they are trained, but trial {measurement.id} of {self.folder} is after "
+                        f"{measurement.task.fidelity} of {benchmark.fidelity} epochs; pick a trial after "
+                        f"{benchmark.fidelity}, as best and all do once there is one"
+                    )
         if any(measurement.id not in tested for measurement in measurements):
             with self.writing() as log:
                 history = self.history()  # which may have gone on until now
@@ -377,8 +386,7 @@ class History:
         if which == "front":
             return self._pickable
         if which == "all":
-            if not self.complete:
-                raise InputError(f"{self.run.folder} has no measurement; nothing to pick")
+            self._check_measured()
             return self.complete
         if not which.startswith("bins:"):
             return [self.pick(which)]
@@ -416,9 +424,25 @@ class History:
         Raises:
             InputError: It has none.
         """
+        self._check_measured()
         if not self.front:
-            raise InputError(f"{self.run.folder} has no measurement that keeps the constraints; nothing to pick")
+            limits = ", ".join(map(str, self.run.config.goal.constraints))
+            raise InputError(f"{self.run.folder} has no measurement that keeps {limits}; nothing to pick")
         return self.front
+
+    def _check_measured(self) -> None:
+        """Refuse to pick where nothing was measured.
+
+        Raises:
+            InputError: Nothing was, and why not.
+        """
+        if self.measured:
+            return
+        why = "no trial has ended yet"
+        if self.failures:
+            first = self.failures[0]
+            why = f"all {len(self.failures)} that ended failed, such as trial {first.id} ({first.kind})"
+        raise InputError(f"{self.run.folder} has no measurement, {why}; nothing to pick")
 
 
 def names_several(pick: str) -> bool:
