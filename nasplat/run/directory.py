@@ -23,13 +23,15 @@ from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.objective import bins, knee
-from nasplat.options import explain
+from nasplat.options import complete, explain
+from nasplat.registry import SEARCH_SPACES
 from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog, recovering
 from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
 from nasplat.run.source import Source
+from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained, encode_outcome
 from nasplat.units import shown_metrics
 
@@ -147,12 +149,30 @@ class Run:
             RunError: What was recorded of it is missing or damaged.
         """
         recorded = self.environment.get("source") if self.config.strategy.name == RETRAINING else None
+        if recorded is None:
+            return None
         try:
-            return None if recorded is None else Source.model_validate(recorded)
+            source = Source.model_validate(recorded)
+            if (space := self._space) is not None:
+                for code in source.members:
+                    space.parse(code)
         except ValidationError as error:
-            raise RunError(
-                f"{self.folder / ENVIRONMENT} is damaged: {explain(error, 'source', Source)}; {recovering(self.folder)}"
-            ) from None
+            problem = explain(error, "source", Source)
+        except InputError as error:
+            problem = f"source.members names no member of {self.config.space.name}: {error}"
+        else:
+            return source
+        raise RunError(f"{self.folder / ENVIRONMENT} is damaged: {problem}; {recovering(self.folder)}")
+
+    @property
+    def _space(self) -> SearchSpace | None:
+        """The search space; None where its plug-in is gone, without which a run can still be looked at."""
+        config = self.config.space
+        try:
+            make = SEARCH_SPACES.get(config.name)
+            return make(**complete("space", make, config.options))
+        except InputError:
+            return None
 
     def _noted(self, name: str) -> str:
         try:
