@@ -405,16 +405,24 @@ def test_where_it_came_from_is_kept(command: CommandLine, run: str, tmp_path: Pa
     assert old.run.source is None
 
 
-@pytest.mark.parametrize("key", ["run", "evaluations", "objectives", "members", "strategy"])
-def test_a_damaged_origin_is_named(key: str, command: CommandLine, run: str, tmp_path: Path) -> None:
-    assert command("retrain", run, "--pick", "best", "--out", "new").returncode == 0
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, [7]) for key in ("run", "evaluations", "objectives", "members", "strategy")),
+        ("objectives", ["accuracy"]),
+        ("members", {"no code": {"trial": 0, "metrics": {}, "fidelity": 1}}),
+    ],
+)
+def test_a_damaged_origin_is_named(key: str, value: Any, command: CommandLine, run: str, tmp_path: Path) -> None:
+    assert command("retrain", run, "--pick", "best", "--checkpoints", "1", "--out", "new").returncode == 0
     path = tmp_path / "new" / ENVIRONMENT
     recorded = json.loads(path.read_text())
-    recorded["source"][key] = [7]
+    recorded["source"][key] = value
     path.write_text(json.dumps(recorded))
     for words in (["show", "new"], ["show", "new", "--json"], ["report", "new"]):
         done = command(*words)
-        assert done.returncode == 1, done.stdout
+        assert (done.returncode, done.stdout) == (1, ""), done.stdout
+        assert f"{ENVIRONMENT} is damaged" in done.stderr
         assert f"source.{key}" in done.stderr
         assert "nasplat recover" in done.stderr
 
@@ -462,9 +470,7 @@ def test_a_null_of_a_recipe_unsets_what_the_search_had(command: CommandLine, tem
 
 
 @pytest.mark.parametrize("text", ["", "# epochs: 7\n"])
-def test_a_recipe_without_values_changes_nothing(
-    text: str, command: CommandLine, run: str, tmp_path: Path
-) -> None:
+def test_a_recipe_without_values_changes_nothing(text: str, command: CommandLine, run: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     done = command("retrain", run, "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
     assert done.returncode == 0, done.stderr
@@ -574,6 +580,50 @@ def test_the_largest_pick_teaches_the_others(command: CommandLine, tmp_path: Pat
     assert command("retrain", "toys", "--distill", *options).returncode == 0
     assert Run(tmp_path / "stronger").config.benchmark.options["distillation"] == 0.7
     refused(command("retrain", "toys", "--distill", "--pick", "best"), "only one is picked")
+
+
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize("failing", ["teacher", "all"])
+def test_who_was_left_out_and_why_is_told(
+    failing: str, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(*TOYS).returncode == 0
+    members = Run(tmp_path / "toys").history().measurements[:3]
+    largest = max(members, key=lambda m: m.metrics["params"])
+    measure = Taught.measure
+
+    def failed(self: Taught, task: Evaluate, **how: Any) -> Measurement:
+        if task.architecture == largest.architecture and (failing == "all" or task.replicate == 1):
+            raise ValueError("as told")
+        return measure(self, task, **how)
+
+    monkeypatch.setattr(Taught, "measure", failed)
+    picks = [word for m in members for word in ("--pick", str(m.id))]
+    done = command("retrain", "toys", *picks, "--distill", "--seeds", "2", "--checkpoints", "1", "--out", "new")
+    shown = command("show", "new")
+    title = "Retrained: 0 of 3 members" + (" after 9 epochs" if failing == "teacher" else "")
+    trial = Run(tmp_path / "new").history().failures[0].id
+    others = ", ".join(m.architecture.code for m in members if m is not largest)
+    for said in (done.stdout, shown.stdout):
+        assert title in said
+        assert f"{largest.architecture.code}: trial {trial} failed (ValueError)" in said
+        assert f"{others}: left out, since the teacher did not come to its end: trial {trial} failed" in said
+        rows = [line.split() for line in said.splitlines() if line.rstrip().endswith(("teacher", "learner"))]
+        assert [row[-1] for row in rows] == ["teacher" if m is largest else "learner" for m in members]
+        assert {tuple(row[-4:-1]) for row in rows} == {("1" if failing == "teacher" else "0", "of", "2")}
+    said = json.loads(command("show", "new", "--json").stdout)
+    assert (said["compared"]["members"], said["compared"]["trained"], said["compared"]["seeds"]) == (3, 0, 2)
+    assert [member["teacher"] for member in said["retrained"]] == [m is largest for m in members]
+    assert all("failed (ValueError)" in member["missing"] for member in said["retrained"])
+    assert command("report", "new").returncode == 0
+    assert "left out, since the teacher" in (tmp_path / "new" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("toys")
+def test_one_member_after_one_epoch_is_told_in_the_singular(command: CommandLine) -> None:
+    assert command(*TOYS).returncode == 0
+    done = command("retrain", "toys", "--pick", "0", "--epochs", "1", "--out", "new")
+    assert "Retrained: 1 member after 1 epoch\n" in done.stdout
 
 
 @pytest.mark.usefixtures("toys")

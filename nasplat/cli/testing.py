@@ -73,7 +73,14 @@ def _print(history: History, picked: dict[int, Measurement], finals: dict[int, M
     metrics = [name for name in next(iter(finals.values())).metrics if name not in ("params", "macs")]
     print_table(
         f"Test data: {len(picked)} network{'s' if len(picked) > 1 else ''} of {escape(str(history.run.folder))}",
-        ["trial", "architecture", *(["epochs"] if parts else []), first, *(f"test {name}" for name in metrics), "measured"],
+        [
+            "trial",
+            "architecture",
+            *(["epochs"] if parts else []),
+            first,
+            *(f"test {name}" for name in metrics),
+            "measured",
+        ],
         (
             [
                 str(number),
