@@ -21,6 +21,7 @@ from nasplat.data import datasets
 from nasplat.data.datasets import DATASETS, Dataset, Splits
 from nasplat.data.pictures import Pictures, Rows
 from nasplat.executors.inline import InlineExecutor
+from nasplat.export.card import escaped
 from nasplat.run.directory import LOCK, LOG, Run
 from nasplat.run.event_log import EventLog
 from nasplat.run.recovery import BEYOND, salvage
@@ -317,6 +318,38 @@ def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLi
     assert "final" not in other
     assert "final" not in fresh
     assert "Nothing was measured on test data" in (tested.with_name("other") / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see https://a.bc/d", r"see https\://a.bc/d"),
+        ("HTTP://a.bc", r"HTTP\://a.bc"),
+        ("www.a.bc", r"www\.a.bc"),
+        ("$x$ and $$y$$", r"\$x\$ and \$\$y\$\$"),
+        ("at 10:30, a.b", "at 10:30, a.b"),
+    ],
+)
+def test_addresses_and_formulas_are_plain_text_in_cards(text: str, shown: str) -> None:
+    assert escaped(text) == shown
+
+
+def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "retraining", "members": ["432110", "000434"], "checkpoints": 2, "teacher": True}
+    benchmark = {"name": "classification", "epochs": 2, "subset": 200, "distillation": 0.5}
+    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {"evaluations": 3}}
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    teacher, part = Run(tmp_path / "run").history().measurements[1:]
+    assert (teacher.task.fidelity, part.task.fidelity) == (2, 1)
+    cards = {}
+    for measurement in (teacher, part):
+        done(command("export", "run", "--pick", str(measurement.id), "--no-latency"))
+        folder = tmp_path / "run" / "export" / f"trial-{measurement.id}"
+        cards[measurement.id] = (folder / "README.md").read_text()
+    assert f"- learned from: {teacher.architecture.code}, the largest" in cards[part.id]
+    assert "Its training is unfinished: these are the weights after epochs 1 of 2." in cards[part.id]
+    assert "learned from" not in cards[teacher.id]
+    assert "unfinished" not in cards[teacher.id]
 
 
 def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path) -> None:

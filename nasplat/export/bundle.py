@@ -154,6 +154,8 @@ def _description(
         "versions": run.environment["versions"],
         "revision": run.environment["git"]["code"],
     }
+    if measurement.task.weights is None and measurement.task.fidelity < benchmark.fidelity:
+        description["run"]["unfinished"] = {"epochs": measurement.task.fidelity, "of": benchmark.fidelity}
     if not untrained:
         measured = {name: value for name, value in measurement.metrics.items() if name not in known}
         description["measured"] = {"split": measurement.split, **measured}
@@ -226,6 +228,8 @@ def _found(run: Run, measurement: Measurement) -> dict[str, Any]:
         "budget": {name: value for name, value in config.budget.model_dump().items() if value is not None},
         "search seed": config.seed,
     }
+    if (teacher := measurement.task.teacher) is not None:
+        found["learned from"] = f"{teacher.architecture.code}, the largest of those that were trained with it"
     if (source := run.source) is not None and (origin := source.members.get(measurement.architecture.code)):
         objective = Objective.parse(source.objectives[0]).metric
         value = figure(objective, origin.metrics[objective]) if objective in origin.metrics else "unknown"
