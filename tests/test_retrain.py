@@ -221,6 +221,35 @@ def test_parts_give_the_weights_of_the_whole(unbroken: dict[tuple[str, int], Han
     assert weights_of(tmp_path / "run") == unbroken
 
 
+def test_of_parts_only_the_last_leaves_its_weights(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "retraining", "members": MEMBERS[:1], "checkpoints": 4}
+    config = tree(strategy=strategy, budget={"evaluations": 3})
+    config["benchmark"]["subset"] = 200
+    searched(tmp_path / "run", SearchConfig.read(config))
+    run = Run(tmp_path / "run")
+    first, _, third = run.history().measurements
+    kept = {path.parent.name + path.stem for path in run.artifacts.folder.glob("*/*")}
+    assert kept == {handle.digest for handle in third.artifacts.values()}  # it may still be continued
+
+    done = command("resume", "run", "--evaluations", "4")
+    assert done.returncode == 0, done.stderr
+    last = run.history().measurements[3]
+    kept = {path.parent.name + path.stem for path in run.artifacts.folder.glob("*/*")}
+    assert kept == {last.artifacts["weights"].digest}
+    assert command("export", "run", "--pick", "3", "--no-latency").returncode == 0
+    refused(
+        command("export", "run", "--pick", str(first.id)),
+        "part of a training, after epoch 1,",
+        "--pick 3, after epoch 4",
+    )
+    assert command("export", "run", "--pick", "0", "--untrained", "--no-latency").returncode == 0
+    said = json.loads(command("recover", "run", "--json").stdout)
+    assert said["artifacts_missing"] == {}
+    assert "nothing to recover" in (done := command("recover", "run")).stdout + done.stderr
+    run.artifacts.path(last.artifacts["weights"]).unlink()
+    assert list(json.loads(command("recover", "run", "--json").stdout)["artifacts_missing"].values()) == [[3]]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_two_ray_workers_give_the_weights_of_one_process(

@@ -377,6 +377,12 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
     except InputError as error:
         raise InputError(f"{error}; add --untrained to export the network with fresh weights") from error
     except ArtifactError as error:
+        if (whole := _continued(run, measurement)) is not None:
+            raise InputError(
+                f"trial {measurement.id} is a part of a training, after epoch {measurement.task.fidelity}, whose "
+                f"weights went when it was continued; take --pick {whole.id}, after epoch {whole.task.fidelity}, or add "
+                "--untrained to export the network with fresh weights"
+            ) from error
         if not _superseded(run, measurement):
             raise
         raise InputError(
@@ -391,6 +397,22 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
             f"the weights of trial {measurement.id} cannot be put together: {type(error).__name__}: "
             f"{' '.join(str(error).split())}"
         ) from error
+
+
+def _continued(run: Run, measurement: Measurement) -> Measurement | None:
+    """The last part of the training of which a measurement was one, where the search has deleted its weights."""
+    if not STRATEGIES.get(run.config.strategy.name).replaces_parts:
+        return None
+    if run.artifacts.path(measurement.artifacts["weights"]).exists():
+        return None
+    later = [
+        m
+        for m in run.history().measured
+        if (m.architecture, m.task.replicate) == (measurement.architecture, measurement.task.replicate)
+        and m.task.continues is not None
+        and m.task.fidelity > measurement.task.fidelity
+    ]
+    return max(later, key=lambda m: m.task.fidelity, default=None)
 
 
 def _superseded(run: Run, measurement: Measurement) -> bool:
