@@ -264,6 +264,38 @@ def test_two_ray_workers_give_the_weights_of_one_process(
     assert weights_of(tmp_path / "run") == unbroken
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(170)
+def test_two_ray_workers_give_learners_the_weights_of_one_process(
+    command: CommandLine, nasplat: CommandLine, run: str, tmp_path: Path
+) -> None:
+    options = (
+        "retrain",
+        run,
+        "--pick",
+        "0",
+        "--pick",
+        "1",
+        "--pick",
+        "2",
+        "--distill",
+        "--seeds",
+        "2",
+        "--epochs",
+        "4",
+    )
+    parts = (*options, "--checkpoints", "2", "--set", "benchmark.subset=300")
+    done = command(*parts, "--out", "inline")
+    assert done.returncode == 0, done.stderr
+    done = nasplat(*parts, "--executor", "ray", "--workers", "2", "--out", "ray", timeout=140)
+    assert done.returncode == 0, done.stderr
+    history = Run(tmp_path / "ray").history()
+    assert len({outcome.spent.worker for outcome in history.outcomes}) == 2
+    assert sum(m.task.teacher is not None for m in history.complete) == 4
+    assert len(weights_of(tmp_path / "inline")) == 6
+    assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
+
+
 def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nasplat", *arguments],
