@@ -36,8 +36,9 @@ class Strategy(ABC):
 
     Handles. What a later task may continue from stands in `state`, its digest as text: an artifact that neither
     the state nor a task in flight names so may be deleted, but for the weights that measurements left. Of a strategy
-    that sets `replaces_parts`, those go too once another measurement has continued theirs. Shared weights are such artifacts; the newest, and those behind the measurements of the highest fidelity, stay unnamed too. What
-    a measurement with shared weights left goes with them.
+    that sets `replaces_parts`, those go too once another measurement has continued theirs. Shared weights are such
+    artifacts; the newest, and those behind the measurements of the highest fidelity, stay unnamed too. What a
+    measurement with shared weights left goes with them.
 
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """

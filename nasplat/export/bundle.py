@@ -380,8 +380,8 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
         if (whole := _continued(run, measurement)) is not None:
             raise InputError(
                 f"trial {measurement.id} is a part of a training, after epoch {measurement.task.fidelity}, whose "
-                f"weights went when it was continued; take --pick {whole.id}, after epoch {whole.task.fidelity}, or add "
-                "--untrained to export the network with fresh weights"
+                f"weights went when it was continued; take --pick {whole.id}, after epoch {whole.task.fidelity}, or "
+                "add --untrained to export the network with fresh weights"
             ) from error
         if not _superseded(run, measurement):
             raise
