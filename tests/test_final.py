@@ -310,11 +310,13 @@ def _events(run: Path) -> int:
 
 def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLine) -> None:
     final = Run(tested).history().tested[1]
-    told = json.loads(done(command("export", "run", "--pick", "1", "--out", "told", "--json")))
+    told = json.loads(done(command("export", "run", "--pick", "1", "--out", "told", "--no-latency", "--json")))
     assert told["final"] == {"split": "test", **final.metrics}
     assert "Nothing was measured on test data" not in (tested.with_name("told") / "README.md").read_text()
-    other = json.loads(done(command("export", "run", "--pick", "0", "--out", "other", "--json")))
-    fresh = json.loads(done(command("export", "run", "--pick", "1", "--untrained", "--out", "fresh", "--json")))
+    other = json.loads(done(command("export", "run", "--pick", "0", "--out", "other", "--no-latency", "--json")))
+    fresh = json.loads(
+        done(command("export", "run", "--pick", "1", "--untrained", "--out", "fresh", "--no-latency", "--json"))
+    )
     assert "final" not in other
     assert "final" not in fresh
     assert "Nothing was measured on test data" in (tested.with_name("other") / "README.md").read_text()
@@ -359,10 +361,12 @@ def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path)
     searched(tmp_path / "run", SearchConfig.read(tree))
     whole = Run(tmp_path / "run").history().pick("best")
     assert whole.id == 1
-    for words in (["test", "run", "--pick", "0"], ["export", "run", "--pick", "0", "--test"]):
-        refused = command(*words)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert "trial 0 of run is after 1 of 2 epochs; pick a trial after 2" in refused.stderr
+    refused = command("test", "run", "--pick", "0")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "trial 0 of run is after 1 of 2 epochs; pick a trial after 2" in refused.stderr
+    refused = command("export", "run", "--pick", "0", "--test")  # whose weights are gone besides
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "take --pick 1" in refused.stderr
     assert not Run(tmp_path / "run").history().tested
     assert not (tmp_path / "run" / "export").exists()
     assert "epochs" not in done(command("test", "run")).splitlines()[1]
