@@ -29,6 +29,7 @@ class SuperResolutionTable(Benchmark):
         space: The space ``esrn/tiny``.
     """
 
+    trains: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("psnr_db", "ssim", "gain_db")
 
     @property

@@ -52,6 +52,7 @@ class ZeroCost(Benchmark):
             pictures of `image_folder` are resized to.
     """
 
+    trains: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("synflow", "nwot", "jacov", "snip", "grad_norm")
 
     def __init__(

@@ -39,6 +39,9 @@ class Benchmark(ABC):
     alone: bool = False
     """Whether measuring needs the device to itself, as for latency; such a search has one worker."""
 
+    trains: ClassVar[bool] = True
+    """Whether measuring trains a network, and leaves its weights; a table's figures are looked up."""
+
     distills: bool = False
     """Whether a network can learn from the teacher that a task names; else such a task fails before it is begun."""
 
@@ -241,6 +244,8 @@ class TableBenchmark(Benchmark):
     What its authors published is converted once into a compact table, which every process that measures can
     load in seconds.
     """
+
+    trains: ClassVar[bool] = False
 
     datasets: ClassVar[tuple[str, ...]]
     """All data sets that a table can be of."""

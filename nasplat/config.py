@@ -173,25 +173,43 @@ def side_of(constraint: str) -> tuple[str, bool]:
 
 
 def load_tree(path: Path) -> dict[str, Any]:
-    """The plain values of a YAML file.
+    """The plain values of a configuration, a YAML file.
 
     Raises:
         InputError: The file is missing, or is not a YAML mapping.
     """
+    return _mapping(path, "configuration", _read_yaml(path, "configuration"))
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """The options that a recipe gives, a YAML file; one without any values gives none.
+
+    Raises:
+        InputError: The file is missing, or is not a YAML mapping.
+    """
+    tree = _read_yaml(path, "recipe")
+    return {} if tree is None else _mapping(path, "recipe", tree)
+
+
+def _mapping(path: Path, what: str, tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise InputError(f"the {what} {path} is to be a mapping, but holds {type(tree).__name__}")
+    return tree
+
+
+def _read_yaml(path: Path, what: str) -> Any:
+    """The value of a YAML file, of which messages speak as `what`."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
-        raise InputError(f"the configuration {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"the {what} {path} cannot be read: {error.strerror}") from error
     if len(content) > LARGEST:
-        raise InputError(f"the configuration {path} is to be a file of at most {LARGEST:,} bytes, but is larger")
+        raise InputError(f"the {what} {path} is to be a file of at most {LARGEST:,} bytes, but is larger")
     try:
-        tree = yaml_value(content.decode())
+        return yaml_value(content.decode())
     except ValueError as error:
-        raise InputError(f"the configuration {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"the configuration {path} is to be a mapping, but holds {type(tree).__name__}")
-    return tree
+        raise InputError(f"the {what} {path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def yaml_value(text: str) -> Any:
@@ -207,7 +225,7 @@ def yaml_value(text: str) -> Any:
         _check_size(root)
         return yaml.constructor.SafeConstructor().construct_document(root)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply; a configuration needs a few levels") from error
+        raise ValueError("it is nested too deeply; a few levels are enough") from error
     # A tag asks for a conversion, such as !!timestamp, which raises whatever the text makes it raise.
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(str(error)) from error
@@ -219,7 +237,7 @@ def _check_size(root: yaml.Node) -> None:
         node = waiting.pop()
         count += 1
         if count > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES:,} values, aliases written out; a configuration has few")
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values, aliases written out; a few are enough")
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):
@@ -289,6 +307,13 @@ class Assembly:
                 f"the strategy {config.strategy.name} has networks learn from a teacher, which the benchmark "
                 f"{config.benchmark.name} does not as it is configured; set its option for distillation, if it has "
                 "one, or leave out the teacher"
+            )
+        if benchmark.distills and not strategy.teaches:
+            raise InputError(
+                f"the benchmark {config.benchmark.name} is to have networks learn from a teacher, but the strategy "
+                f"{config.strategy.name} names none, so that its option for distillation would not act; leave that "
+                "out or set it to 0 here, and give it when several networks are retrained, as by nasplat retrain "
+                "--distill"
             )
         if strategy.progress is None and not budget.ends:
             raise InputError(

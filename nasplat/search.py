@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import Protocol, TypeAlias
 
+from nasplat.architecture import Architecture
 from nasplat.budget import Budget, Spending
 from nasplat.errors import RunError, StrategyError
 from nasplat.executors.executor import Executor
@@ -75,7 +76,8 @@ class Search:
             are what measurements left but the states that only a further task could use, and every artifact
             that the strategy's state or a task in flight names. Of shared weights there are kept the newest, those
             named so, and those behind the measurements of the highest fidelity, which fronts are made of; what
-            measurements with shared weights left is kept as long as these are.
+            measurements with shared weights left is kept as long as these are. Where a strategy `replaces_parts`, what
+            a measurement left goes when another has continued it.
 
     Attributes:
         spending: What was spent so far.
@@ -110,6 +112,7 @@ class Search:
         self._known: dict[Work, Measurement] = {}
         self._awaited: dict[Work, list[Evaluate]] = {}
         self._left: set[str] = set()
+        self._parts: dict[tuple[Architecture, int], set[str]] = {}
         self._shared: list[tuple[str, Measurement]] = []
         self._newest_supernet: str | None = None
         self._may_ask = True
@@ -267,7 +270,7 @@ class Search:
                 if work is not None:
                     self._known.setdefault(work, outcome)
                 if outcome.task.weights is None:
-                    self._left |= _lasting(outcome)
+                    self._keep(outcome)
                 else:
                     self._shared.append((outcome.task.weights.digest, outcome))
             case Measurement():
@@ -277,6 +280,16 @@ class Search:
             case Trained():
                 self.outcomes["trained"] += 1
                 self._newest_supernet = outcome.weights.digest
+
+    def _keep(self, measurement: Measurement) -> None:
+        """Keep what a measurement left for good; of parts that continue one another only the last, if that is said."""
+        if not self.strategy.replaces_parts:
+            self._left |= _lasting(measurement)
+            return
+        parts = self._parts.setdefault((measurement.architecture, measurement.task.replicate), set())
+        if measurement.task.continues is not None:
+            parts.clear()
+        parts |= _lasting(measurement)
 
     def _work(self, task: Task) -> Work | None:
         """What makes two evaluations the same work; None for work that is never the same."""
@@ -306,7 +319,7 @@ class Search:
             return
         if not shelf.folder.is_dir():
             return
-        wanted = self._left | {self._newest_supernet or ""}
+        wanted = self._left.union({self._newest_supernet or ""}, *self._parts.values())
         wanted |= named_digests(self.strategy)
         for task in self._outstanding.values():
             wanted |= needed_by(task)

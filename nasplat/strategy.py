@@ -35,9 +35,10 @@ class Strategy(ABC):
     within a generation changes nothing.
 
     Handles. What a later task may continue from stands in `state`, its digest as text: an artifact that neither
-    the state nor a task in flight names so may be deleted, but for the weights that measurements left. Shared weights
-    are such artifacts; the newest, and those behind the measurements of the highest fidelity, stay unnamed too. What
-    a measurement with shared weights left goes with them.
+    the state nor a task in flight names so may be deleted, but for the weights that measurements left. Of a strategy
+    that sets `replaces_parts`, those go too once another measurement has continued theirs. Shared weights are such
+    artifacts; the newest, and those behind the measurements of the highest fidelity, stay unnamed too. What a
+    measurement with shared weights left goes with them.
 
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """
@@ -46,6 +47,9 @@ class Strategy(ABC):
 
     shares_weights: ClassVar[bool] = False
     """Whether it asks for the training of a supernet, and for evaluations with its weights."""
+
+    replaces_parts: ClassVar[bool] = False
+    """Whether a measurement that continues an earlier one makes that worthless: its weights are deleted."""
 
     teaches: bool = False
     """Whether it asks for evaluations with a teacher."""

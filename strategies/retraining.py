@@ -65,6 +65,8 @@ class Retraining(Strategy):
         InputError: A code names no member, or one that is not feasible.
     """
 
+    replaces_parts = True
+
     def __init__(
         self,
         problem: Problem,

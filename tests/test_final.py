@@ -21,11 +21,12 @@ from nasplat.data import datasets
 from nasplat.data.datasets import DATASETS, Dataset, Splits
 from nasplat.data.pictures import Pictures, Rows
 from nasplat.executors.inline import InlineExecutor
+from nasplat.export.card import escaped
 from nasplat.run.directory import LOCK, LOG, Run
 from nasplat.run.event_log import EventLog
 from nasplat.run.recovery import BEYOND, salvage
 from nasplat.search import Search
-from nasplat.task import encode_outcome
+from nasplat.task import Measurement, encode_outcome
 from nasplat.testing.runs import searched
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
@@ -282,9 +283,121 @@ def test_a_second_process_does_not_measure_again(
     assert _events(tested) == events
 
 
+def test_each_final_measurement_is_safe_before_the_next_begins(tested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, order = Run(tested), []
+    benchmark = run.benchmark()
+    measure, sync = benchmark.final, EventLog.sync
+
+    def final(measurement: Measurement, **how: Any) -> Measurement:
+        order.append(f"trial {measurement.id}")
+        return measure(measurement, **how)
+
+    def synced(log: EventLog) -> None:
+        order.append("sync")
+        sync(log)
+
+    monkeypatch.setattr(benchmark, "final", final)
+    monkeypatch.setattr(EventLog, "sync", synced)
+    run.finals(run.history().measurements[2:4], benchmark)
+    assert order.index("sync") < order.index("trial 3")
+    assert order[-1] == "sync"
+
+
 def _events(run: Path) -> int:
     with closing(EventLog.open(run / LOG)) as log:
         return log.last
+
+
+def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLine) -> None:
+    final = Run(tested).history().tested[1]
+    told = json.loads(done(command("export", "run", "--pick", "1", "--out", "told", "--no-latency", "--json")))
+    assert told["final"] == {"split": "test", **final.metrics}
+    assert "Nothing was measured on test data" not in (tested.with_name("told") / "README.md").read_text()
+    other = json.loads(done(command("export", "run", "--pick", "0", "--out", "other", "--no-latency", "--json")))
+    fresh = json.loads(
+        done(command("export", "run", "--pick", "1", "--untrained", "--out", "fresh", "--no-latency", "--json"))
+    )
+    assert "final" not in other
+    assert "final" not in fresh
+    assert "Nothing was measured on test data" in (tested.with_name("other") / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see https://a.bc/d", r"see https\://a.bc/d"),
+        ("HTTP://a.bc", r"HTTP\://a.bc"),
+        ("www.a.bc", r"www\.a.bc"),
+        ("$x$ and $$y$$", r"\$x\$ and \$\$y\$\$"),
+        ("at 10:30, a.b", "at 10:30, a.b"),
+    ],
+)
+def test_addresses_and_formulas_are_plain_text_in_cards(text: str, shown: str) -> None:
+    assert escaped(text) == shown
+
+
+def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "retraining", "members": ["432110", "000434"], "checkpoints": 2, "teacher": True}
+    benchmark = {"name": "classification", "epochs": 2, "subset": 200, "distillation": 0.5}
+    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {"evaluations": 3}}
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    teacher, part = Run(tmp_path / "run").history().measurements[1:]
+    assert (teacher.task.fidelity, part.task.fidelity) == (2, 1)
+    cards = {}
+    for measurement in (teacher, part):
+        done(command("export", "run", "--pick", str(measurement.id), "--no-latency"))
+        folder = tmp_path / "run" / "export" / f"trial-{measurement.id}"
+        cards[measurement.id] = (folder / "README.md").read_text()
+    assert f"- learned from: {teacher.architecture.code}, the largest" in cards[part.id]
+    assert "Its training is unfinished: these are the weights after epochs 1 of 2." in cards[part.id]
+    assert "learned from" not in cards[teacher.id]
+    assert "unfinished" not in cards[teacher.id]
+
+
+def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "retraining", "members": ["432110"], "checkpoints": 2}
+    benchmark = {"name": "classification", "epochs": 2, "subset": 200}
+    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {}}
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    whole = Run(tmp_path / "run").history().pick("best")
+    assert whole.id == 1
+    refused = command("test", "run", "--pick", "0")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "trial 0 of run is after 1 of 2 epochs; pick a trial after 2" in refused.stderr
+    refused = command("export", "run", "--pick", "0", "--test")  # whose weights are gone besides
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "take --pick 1" in refused.stderr
+    assert not Run(tmp_path / "run").history().tested
+    assert not (tmp_path / "run" / "export").exists()
+    assert "epochs" not in done(command("test", "run")).splitlines()[1]
+
+
+def test_trials_of_a_search_with_fewer_epochs_are_tested_with_a_warning(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "successive_halving", "eta": 2}
+    benchmark = {"name": "classification", "epochs": 2, "subset": 200}
+    budget = {"evaluations": 8}
+    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": budget}
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    tested = command("test", "run", "--pick", "0", "--pick", "best")
+    lines = done(tested).splitlines()
+    assert "fewer epochs than the run's 2" in tested.stderr
+    assert "trial 0 (1)" in tested.stderr
+    assert lines[1].split()[:4] == ["trial", "architecture", "epochs", "accuracy"]
+    assert [line.split()[2] for line in lines[2:4]] == ["1", "2"]
+    assert command("test", "run").stderr == ""
+
+
+@pytest.mark.parametrize("pick", ["best", "knee", "front", "all"])
+def test_where_every_trial_failed_picks_say_so(
+    pick: str, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasplat.benchmarks.classification.Classification.measure", None)
+    searched(tmp_path / "run", config())
+    for words in (["test"], ["retrain"], ["export"]):
+        refused = command(*words, "run", "--pick", pick)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "all 4 that ended failed, such as trial 0 (TypeError); nothing to pick" in refused.stderr
+        assert "constraints" not in refused.stderr
 
 
 def test_what_left_nothing_to_test_is_refused(tmp_path: Path, command: CommandLine) -> None:

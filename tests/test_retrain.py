@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -16,13 +17,14 @@ from typing import Any, ClassVar
 
 import pytest
 import scipy.stats
+import yaml
 
 from nasplat.artifact import Artifacts, Handle
 from nasplat.config import Assembly, SearchConfig
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, Plugin
-from nasplat.run.directory import ENVIRONMENT, LOG, Run
+from nasplat.run.directory import CONFIG, ENVIRONMENT, LOG, Run
 from nasplat.run.retrained import Comparison
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -219,6 +221,35 @@ def test_parts_give_the_weights_of_the_whole(unbroken: dict[tuple[str, int], Han
     assert weights_of(tmp_path / "run") == unbroken
 
 
+def test_of_parts_only_the_last_leaves_its_weights(command: CommandLine, tmp_path: Path) -> None:
+    strategy = {"name": "retraining", "members": MEMBERS[:1], "checkpoints": 4}
+    config = tree(strategy=strategy, budget={"evaluations": 3})
+    config["benchmark"]["subset"] = 200
+    searched(tmp_path / "run", SearchConfig.read(config))
+    run = Run(tmp_path / "run")
+    first, _, third = run.history().measurements
+    kept = {path.parent.name + path.stem for path in run.artifacts.folder.glob("*/*")}
+    assert kept == {handle.digest for handle in third.artifacts.values()}  # it may still be continued
+
+    done = command("resume", "run", "--evaluations", "4")
+    assert done.returncode == 0, done.stderr
+    last = run.history().measurements[3]
+    kept = {path.parent.name + path.stem for path in run.artifacts.folder.glob("*/*")}
+    assert kept == {last.artifacts["weights"].digest}
+    assert command("export", "run", "--pick", "3", "--no-latency").returncode == 0
+    refused(
+        command("export", "run", "--pick", str(first.id)),
+        "part of a training, after epoch 1,",
+        "--pick 3, after epoch 4",
+    )
+    assert command("export", "run", "--pick", "0", "--untrained", "--no-latency").returncode == 0
+    said = json.loads(command("recover", "run", "--json").stdout)
+    assert said["artifacts_missing"] == {}
+    assert "nothing to recover" in (done := command("recover", "run")).stdout + done.stderr
+    run.artifacts.path(last.artifacts["weights"]).unlink()
+    assert list(json.loads(command("recover", "run", "--json").stdout)["artifacts_missing"].values()) == [[3]]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_two_ray_workers_give_the_weights_of_one_process(
@@ -231,6 +262,38 @@ def test_two_ray_workers_give_the_weights_of_one_process(
     workers = {outcome.spent.worker for outcome in Run(tmp_path / "run").history().outcomes}
     assert len(workers) == 2
     assert weights_of(tmp_path / "run") == unbroken
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(170)
+def test_two_ray_workers_give_learners_the_weights_of_one_process(
+    command: CommandLine, nasplat: CommandLine, run: str, tmp_path: Path
+) -> None:
+    options = (
+        "retrain",
+        run,
+        "--pick",
+        "0",
+        "--pick",
+        "1",
+        "--pick",
+        "2",
+        "--distill",
+        "--seeds",
+        "2",
+        "--epochs",
+        "4",
+    )
+    parts = (*options, "--checkpoints", "2", "--set", "benchmark.subset=300")
+    done = command(*parts, "--out", "inline")
+    assert done.returncode == 0, done.stderr
+    done = nasplat(*parts, "--executor", "ray", "--workers", "2", "--out", "ray", timeout=140)
+    assert done.returncode == 0, done.stderr
+    history = Run(tmp_path / "ray").history()
+    assert len({outcome.spent.worker for outcome in history.outcomes}) == 2
+    assert sum(m.task.teacher is not None for m in history.complete) == 4
+    assert len(weights_of(tmp_path / "inline")) == 6
+    assert weights_of(tmp_path / "ray") == weights_of(tmp_path / "inline")
 
 
 def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -403,16 +466,24 @@ def test_where_it_came_from_is_kept(command: CommandLine, run: str, tmp_path: Pa
     assert old.run.source is None
 
 
-@pytest.mark.parametrize("key", ["run", "evaluations", "objectives", "members", "strategy"])
-def test_a_damaged_origin_is_named(key: str, command: CommandLine, run: str, tmp_path: Path) -> None:
-    assert command("retrain", run, "--pick", "best", "--out", "new").returncode == 0
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, [7]) for key in ("run", "evaluations", "objectives", "members", "strategy")),
+        ("objectives", ["accuracy"]),
+        ("members", {"no code": {"trial": 0, "metrics": {}, "fidelity": 1}}),
+    ],
+)
+def test_a_damaged_origin_is_named(key: str, value: Any, command: CommandLine, run: str, tmp_path: Path) -> None:
+    assert command("retrain", run, "--pick", "best", "--checkpoints", "1", "--out", "new").returncode == 0
     path = tmp_path / "new" / ENVIRONMENT
     recorded = json.loads(path.read_text())
-    recorded["source"][key] = [7]
+    recorded["source"][key] = value
     path.write_text(json.dumps(recorded))
     for words in (["show", "new"], ["show", "new", "--json"], ["report", "new"]):
         done = command(*words)
-        assert done.returncode == 1, done.stdout
+        assert (done.returncode, done.stdout) == (1, ""), done.stdout
+        assert f"{ENVIRONMENT} is damaged" in done.stderr
         assert f"source.{key}" in done.stderr
         assert "nasplat recover" in done.stderr
 
@@ -442,19 +513,42 @@ def test_a_recipe_and_flags_lie_over_the_options_of_the_search(command: CommandL
     assert [outcome.task.fidelity for outcome in Run(tmp_path / "new").history().measurements] == [2]
 
 
+def copied(template: Path, folder: Path, **options: Any) -> None:
+    """The search with other options of its benchmark on record; its measurements stay."""
+    shutil.copytree(template, folder)
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["benchmark"] |= options
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def test_a_null_of_a_recipe_unsets_what_the_search_had(command: CommandLine, template: Path, tmp_path: Path) -> None:
+    copied(template, tmp_path / "small", subset=300)
+    (tmp_path / "recipe.yaml").write_text("subset: null\n")
+    done = command("retrain", "small", "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / "small").config.benchmark.options["subset"] == 300
+    assert Run(tmp_path / "new").config.benchmark.options["subset"] is None
+
+
+@pytest.mark.parametrize("text", ["", "# epochs: 7\n"])
+def test_a_recipe_without_values_changes_nothing(text: str, command: CommandLine, run: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    done = command("retrain", run, "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / "new").config.benchmark == Run(tmp_path / run).config.benchmark
+
+
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no such trial": (["--pick", "99"], ["no finished trial 99", "8 outcomes"]),
     "no such pick": (["--pick", "worst"], ["--pick is best, knee", "bins:M, front or all", "'worst'"]),
-    "missing recipe": (["--recipe", "none.yaml"], ["none.yaml cannot be read"]),
-    "recipe that is a list": (["--recipe", "list.yaml"], ["list.yaml is to be a mapping", "list"]),
+    "missing recipe": (["--recipe", "none.yaml"], ["the recipe none.yaml cannot be read"]),
+    "recipe that is a list": (["--recipe", "list.yaml"], ["the recipe list.yaml is to be a mapping", "list"]),
+    "recipe that is no YAML": (["--recipe", "broken.yaml"], ["the recipe broken.yaml is not YAML"]),
     "recipe with an unknown option": (["--recipe", "typo.yaml"], ["'epoch'", "did you mean 'epochs'"]),
     "recipe that names a benchmark": (["--recipe", "named.yaml"], ["options of the benchmark", "--benchmark"]),
     "place that is taken": (["--out", "taken"], ["taken exists; choose another --out"]),
     "workers that run inline": (["--workers", "2"], ["workers", "--executor ray"]),
     "no learning from a teacher": (["--set", "strategy.teacher=true"], ["teacher", "does not as it is configured"]),
-    "benchmark that measures nothing of it": (
-        ["--benchmark", "zero_cost"], ["zero_cost measures", "accuracy:max, params:min", "--objective"],
-    ),
     "benchmark that is none": (["--benchmark", "clasification"], ["did you mean 'classification'"]),
     "objective nobody measures": (["--objective", "speed:max"], ["'speed'"]),
 }  # fmt: skip
@@ -465,6 +559,7 @@ def test_wrong_input_is_refused_and_nothing_is_created(
     name: str, command: CommandLine, run: str, tmp_path: Path
 ) -> None:
     (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "broken.yaml").write_text("a: [")
     (tmp_path / "typo.yaml").write_text("epoch: 3")
     (tmp_path / "named.yaml").write_text("name: classification")
     (tmp_path / "taken").mkdir()
@@ -548,14 +643,79 @@ def test_the_largest_pick_teaches_the_others(command: CommandLine, tmp_path: Pat
     refused(command("retrain", "toys", "--distill", "--pick", "best"), "only one is picked")
 
 
-def test_a_benchmark_that_cannot_distill_is_refused(command: CommandLine, table101: Path) -> None:
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize("failing", ["teacher", "all"])
+def test_who_was_left_out_and_why_is_told(
+    failing: str, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(*TOYS).returncode == 0
+    members = Run(tmp_path / "toys").history().measurements[:3]
+    largest = max(members, key=lambda m: m.metrics["params"])
+    measure = Taught.measure
+
+    def failed(self: Taught, task: Evaluate, **how: Any) -> Measurement:
+        if task.architecture == largest.architecture and (failing == "all" or task.replicate == 1):
+            raise ValueError("as told")
+        return measure(self, task, **how)
+
+    monkeypatch.setattr(Taught, "measure", failed)
+    picks = [word for m in members for word in ("--pick", str(m.id))]
+    done = command("retrain", "toys", *picks, "--distill", "--seeds", "2", "--checkpoints", "1", "--out", "new")
+    shown = command("show", "new")
+    title = "Retrained: 0 of 3 members" + (" after 9 epochs" if failing == "teacher" else "")
+    trial = Run(tmp_path / "new").history().failures[0].id
+    others = ", ".join(m.architecture.code for m in members if m is not largest)
+    for said in (done.stdout, shown.stdout):
+        assert title in said
+        assert f"{largest.architecture.code}: trial {trial} failed (ValueError)" in said
+        assert f"{others}: left out, since the teacher did not come to its end: trial {trial} failed" in said
+        rows = [line.split() for line in said.splitlines() if line.rstrip().endswith(("teacher", "learner"))]
+        assert [row[-1] for row in rows] == ["teacher" if m is largest else "learner" for m in members]
+        assert {tuple(row[-4:-1]) for row in rows} == {("1" if failing == "teacher" else "0", "of", "2")}
+    said = json.loads(command("show", "new", "--json").stdout)
+    assert (said["compared"]["members"], said["compared"]["trained"], said["compared"]["seeds"]) == (3, 0, 2)
+    assert [member["teacher"] for member in said["retrained"]] == [m is largest for m in members]
+    assert all("failed (ValueError)" in member["missing"] for member in said["retrained"])
+    assert command("report", "new").returncode == 0
+    assert "left out, since the teacher" in (tmp_path / "new" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("toys")
+def test_one_member_after_one_epoch_is_told_in_the_singular(command: CommandLine) -> None:
+    assert command(*TOYS).returncode == 0
+    done = command("retrain", "toys", "--pick", "0", "--epochs", "1", "--out", "new")
+    assert "Retrained: 1 member after 1 epoch\n" in done.stdout
+
+
+@pytest.mark.usefixtures("toys")
+def test_distillation_in_a_recipe_means_a_teacher(command: CommandLine, tmp_path: Path) -> None:
+    assert command(*TOYS).returncode == 0
+    (tmp_path / "recipe.yaml").write_text("distillation: 0.3")
+    picks = ("--pick", "0", "--pick", "1")
+    for name, options in {"new": ("--recipe", "recipe.yaml"), "set": ("--set", "benchmark.distillation=0.3")}.items():
+        done = command("retrain", "toys", *picks, *options, "--out", name)
+        assert done.returncode == 0, done.stderr
+        assert "distillation is 0.3: the largest network is trained first" in done.stderr
+        config = Run(tmp_path / name).config
+        assert (config.strategy.options["teacher"], config.benchmark.options["distillation"]) == (True, 0.3)
+    nobody = ("names none", "option for distillation would not act", "set it to 0")
+    refused(command("retrain", "toys", "--pick", "0", "--recipe", "recipe.yaml"), *nobody)
+    alone = ("--recipe", "recipe.yaml", "--set", "strategy.teacher=false")
+    refused(command("retrain", "toys", *picks, *alone), *nobody)
+    refused(command(*TOYS[:-1], "other", "--set", "benchmark.distillation=0.3"), "random_search names none", *nobody)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_benchmark_that_does_not_train_is_refused(command: CommandLine, table101: Path) -> None:
     done = command(
         *("search", "--space", "nasbench101", "--benchmark", "nasbench101", "--strategy", "random_search"),
         *("--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "20", "--out", "run"),
     )
     assert done.returncode == 0, done.stderr
     refused(command("retrain", "run"), "nasbench101 of run trains no networks", "--benchmark classification")
-    refused(command("retrain", "run", "--benchmark", "nasbench101", "--distill"), "no option distillation")
+    for name in ("nasbench101", "nasbench201", "zero_cost", "super_resolution_table"):
+        said = f"the benchmark {name} trains no networks"
+        refused(command("retrain", "run", "--benchmark", name), said, "--benchmark classification")
 
 
 def test_what_a_table_ranked_is_trained_by_another_benchmark(
@@ -595,6 +755,19 @@ def test_objectives_that_nobody_measures_now_are_dropped_aloud(command: CommandL
     assert done.returncode == 0, done.stderr
     assert "dropped from the objectives: speed:max" in done.stderr
     assert Run(tmp_path / "new").config.objectives == ["accuracy:max", "params:min"]
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_benchmark_that_measures_nothing_of_it_or_cannot_distill_is_refused(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Plugin("plain_toy", "nasplat.testing.toy:ToyBenchmark", "here")
+    monkeypatch.setitem(BENCHMARKS._plugins, "plain_toy", plain)
+    fast = TOYS.index("accuracy:max")
+    assert command(*TOYS[: fast - 1], *TOYS[fast + 1 :]).returncode == 0
+    other = ("retrain", "toys", "--benchmark", "plain_toy")
+    refused(command(*other), "plain_toy measures accuracy", "params:min, speed:max", "--objective accuracy:max")
+    refused(command(*other, "--distill"), "no option distillation")
 
 
 @pytest.mark.usefixtures("toys")

@@ -155,12 +155,13 @@ def _show_front(history: History, latencies: dict[int, Latency], *, test: bool, 
 
 
 def _show_run(history: History, top: int) -> None:
-    goal, summary = history.run.config.goal, _summary(history)
+    goal, summary, source = history.run.config.goal, _summary(history), history.run.source
+    comparison = Comparison.of(history)
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     if summary["choice"]:
         out.print(f"{'choice':10} {escape(summary['choice'])}")
-    if (source := history.run.source) is not None:
+    if source is not None:
         out.print(
             f"{'source':10} {escape(source.run)}: {len(source.members)} of {source.evaluations} evaluations by "
             f"{escape(source.strategy.name)}, seed {source.seed}"
@@ -176,7 +177,6 @@ def _show_run(history: History, top: int) -> None:
     if history.tested:
         out.print(f"{'tested':10} {len(history.tested)} on test data, each once; see nasplat test")
     out.print()
-    comparison = Comparison.of(history)
     if comparison is not None:
         print_comparison(comparison)
         out.print()

@@ -13,7 +13,7 @@ from rich.table import Table
 from nasplat.nn.latency import Latency
 from nasplat.objective import Goal
 from nasplat.run.directory import History
-from nasplat.run.retrained import Comparison, Spread, agreement_of, side_by_side
+from nasplat.run.retrained import Comparison, Spread, agreement_of, missing_of, side_by_side, title_of
 from nasplat.task import Measurement
 from nasplat.units import figure, shown_metrics
 
@@ -141,7 +141,9 @@ def describe(measurement: Measurement) -> dict[str, Any]:
 def print_comparison(comparison: Comparison) -> None:
     """The members of a retraining, and how well the search had ranked them."""
     columns, rows = side_by_side(comparison)
-    print_table(f"Retrained: {len(comparison.members)} members after {comparison.epochs} epochs", columns, rows)
+    print_table(title_of(comparison), columns, rows)
+    for line in missing_of(comparison):
+        out.print(f"[yellow]{escape(printable(line))}[/]")
     if agreement := agreement_of(comparison):
         out.print(agreement)
 
@@ -158,6 +160,8 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
                 "retrained": _describe_spread(member.retrained),
                 "tested": _describe_spread(member.tested),
                 "begun": member.begun,
+                "teacher": member.teaches,
+                "missing": member.missing or None,
             }
             for member in comparison.members
         ],
@@ -165,6 +169,9 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
             "searched": comparison.searched and str(comparison.searched),
             "retrained": str(comparison.objective),
             "epochs": comparison.epochs,
+            "members": len(comparison.members),
+            "trained": comparison.done,
+            "seeds": comparison.seeds,
             "spearman": comparison.spearman,
             "kendall": comparison.kendall,
         },

@@ -23,9 +23,10 @@ from nasplat.cli.settings import (
     Workers,
     assign,
     choose,
+    enter,
     merge,
 )
-from nasplat.config import Assembly, SearchConfig, load_tree, side_of
+from nasplat.config import Assembly, SearchConfig, load_recipe, side_of
 from nasplat.errors import InputError
 from nasplat.objective import Objective
 from nasplat.options import options_model
@@ -93,11 +94,10 @@ def retrain(
         raise InputError(f"{run} is being searched by another process; wait for it, or interrupt it")
     members = _picked(history, pick)
     tree: dict[str, Any] = searched.config.model_dump(mode="json", exclude={"strategy", "constraints", "budget"})
-    if benchmark is None:
-        _check_trains(history)
-    elif benchmark != searched.config.benchmark.name:
+    _check_trains(history, benchmark)
+    if benchmark not in (None, searched.config.benchmark.name):
         choose(tree, "benchmark", benchmark)
-    merge(tree, "benchmark", _recipe(recipe))
+    enter(tree, "benchmark", _recipe(recipe))
     merge(tree, "benchmark", {"epochs": epochs})
     tree["strategy"] = {"name": RETRAINING, "members": list(members), "seeds": seeds, "checkpoints": checkpoints}
     if executor is not None:
@@ -117,6 +117,8 @@ def retrain(
         _distill(tree)
     for assignment in set_ or []:
         assign(tree, assignment)
+    if not distill and len(members) > 1:
+        _teach(tree)
     tree["constraints"] = _lifted_limits(searched.config)
     tree["objectives"] = objective or _measured(tree, next(iter(members)))
     assembly = Assembly.of(SearchConfig.read(tree))
@@ -140,21 +142,20 @@ def _picked(history: History, picks: list[str] | None) -> dict[str, Measurement]
     return members
 
 
-def _check_trains(history: History) -> None:
-    """Refuse to retrain by what has never trained, such as a table.
+def _check_trains(history: History, benchmark: str | None) -> None:
+    """Refuse to retrain by what does not train, such as a table.
 
     Raises:
-        InputError: No measurement left weights.
+        InputError: Neither does the named benchmark; or that of the search, of which no measurement left weights.
     """
-    if any("weights" in m.artifacts or m.task.weights is not None for m in history.measurements):
-        return
     config = history.run.config
+    left = any("weights" in m.artifacts or m.task.weights is not None for m in history.measurements)
+    if BENCHMARKS.get(benchmark or config.benchmark.name).trains and (benchmark is not None or left):
+        return
     scaled = SEARCH_SPACES.get(config.space.name).reference_io.scale is not None
     remedy = "super_resolution" if scaled else "classification --set benchmark.dataset=cifar10"
-    raise InputError(
-        f"the benchmark {config.benchmark.name} of {history.run.folder} trains no networks; name one that does, such "
-        f"as --benchmark {remedy}"
-    )
+    which = f"{config.benchmark.name} of {history.run.folder}" if benchmark is None else benchmark
+    raise InputError(f"the benchmark {which} trains no networks; name one that does, such as --benchmark {remedy}")
 
 
 def _recipe(path: Path | None) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def _recipe(path: Path | None) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read, is no mapping, or names a benchmark.
     """
-    options = load_tree(path) if path else {}
+    options = load_recipe(path) if path else {}
     if "name" in options:
         raise InputError(f"the recipe {path} holds options of the benchmark, not its name; give that by --benchmark")
     return options
@@ -183,6 +184,16 @@ def _distill(tree: dict[str, Any]) -> None:
     if not tree["benchmark"].get("distillation"):
         merge(tree, "benchmark", {"distillation": DISTILLATION})
     merge(tree, "strategy", {"teacher": True})
+
+
+def _teach(tree: dict[str, Any]) -> None:
+    """Have the largest member teach the others where the benchmark's options ask for distillation, and say so."""
+    share = tree["benchmark"].get("distillation")
+    if share and "teacher" not in tree["strategy"]:
+        err.print(
+            f"distillation is {escape(str(share))}: the largest network is trained first, and the others learn from it"
+        )
+        merge(tree, "strategy", {"teacher": True})
 
 
 def _lifted_limits(config: SearchConfig) -> list[str]:

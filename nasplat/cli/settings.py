@@ -47,11 +47,15 @@ def choose(tree: dict[str, Any], section: str, name: str) -> None:
         tree[section] = {"name": name}
 
 
-def merge(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
-    """Enter the values that were given into a section."""
-    given = {key: value for key, value in values.items() if value is not None}
-    if given:
-        tree[section] = {**_section(tree, section), **given}
+def merge(tree: dict[str, Any], section: str, flags: Mapping[str, Any]) -> None:
+    """Enter the flags that were given into a section; None stands for one that was not."""
+    enter(tree, section, {key: value for key, value in flags.items() if value is not None})
+
+
+def enter(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    """Enter values into a section, None like any other."""
+    if values:
+        tree[section] = {**_section(tree, section), **values}
 
 
 def assign(tree: dict[str, Any], assignment: str) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from nasplat.cli.output import describe, describe_comparison, out, print_comparison, print_json, print_table
+from nasplat.cli.output import describe, describe_comparison, err, out, print_comparison, print_json, print_table
 from nasplat.cli.settings import Json
-from nasplat.run.directory import History, Run
+from nasplat.run.directory import RETRAINING, History, Run
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement
 from nasplat.units import figure
@@ -30,6 +30,7 @@ def test(
     opened = Run(run)
     history = opened.history()
     picked = {m.id: m for which in pick or ["best"] for m in history.picks(which)}
+    _warn_of_parts(history, list(picked.values()))
     before = {number for number in picked if number in history.tested}
     finals = opened.finals(list(picked.values()), opened.benchmark())
     comparison = Comparison.of(opened.history())
@@ -54,17 +55,37 @@ def test(
         print_comparison(comparison)
 
 
+def _warn_of_parts(history: History, picked: list[Measurement]) -> None:
+    """Say which networks have had fewer epochs than others of the run; who compares them lets test data choose."""
+    short = [m for m in picked if m.task.fidelity < history.fidelities[-1]]
+    if short and history.run.config.strategy.name != RETRAINING:
+        trials = ", ".join(f"trial {m.id} ({m.task.fidelity})" for m in short)
+        err.print(
+            f"[yellow]fewer epochs than the run's {history.fidelities[-1]}[/]: {trials}; by such figures of test data "
+            "nobody should choose how long networks are trained"
+        )
+
+
 def _print(history: History, picked: dict[int, Measurement], finals: dict[int, Measurement]) -> None:
     """Searched and final figures side by side."""
     first = history.run.config.goal.objectives[0].metric
+    parts = any(m.task.fidelity < history.fidelities[-1] for m in picked.values())
     metrics = [name for name in next(iter(finals.values())).metrics if name not in ("params", "macs")]
     print_table(
         f"Test data: {len(picked)} network{'s' if len(picked) > 1 else ''} of {escape(str(history.run.folder))}",
-        ["trial", "architecture", first, *(f"test {name}" for name in metrics), "measured"],
+        [
+            "trial",
+            "architecture",
+            *(["epochs"] if parts else []),
+            first,
+            *(f"test {name}" for name in metrics),
+            "measured",
+        ],
         (
             [
                 str(number),
                 measurement.architecture.code,
+                *([str(measurement.task.fidelity)] if parts else []),
                 figure(first, measurement.metrics[first]),
                 *(figure(name, finals[number].metrics[name]) for name in metrics),
                 f"{_when(finals[number]):%Y-%m-%d %H:%M}",

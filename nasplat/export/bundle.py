@@ -104,8 +104,8 @@ def export(
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
     description = _description(run, measurement, benchmark, architecture, untrained=untrained)
-    if test:
-        final = run.final(measurement, benchmark)
+    final = run.final(measurement, benchmark) if test else run.history().tested.get(measurement.id)
+    if final is not None and not untrained:
         tested = {name: value for name, value in final.metrics.items() if name not in description["known"]}
         description["final"] = {"split": final.split, **tested}
     found = _found(run, measurement)
@@ -154,6 +154,8 @@ def _description(
         "versions": run.environment["versions"],
         "revision": run.environment["git"]["code"],
     }
+    if measurement.task.weights is None and measurement.task.fidelity < benchmark.fidelity:
+        description["run"]["unfinished"] = {"epochs": measurement.task.fidelity, "of": benchmark.fidelity}
     if not untrained:
         measured = {name: value for name, value in measurement.metrics.items() if name not in known}
         description["measured"] = {"split": measurement.split, **measured}
@@ -226,6 +228,8 @@ def _found(run: Run, measurement: Measurement) -> dict[str, Any]:
         "budget": {name: value for name, value in config.budget.model_dump().items() if value is not None},
         "search seed": config.seed,
     }
+    if (teacher := measurement.task.teacher) is not None:
+        found["learned from"] = f"{teacher.architecture.code}, the largest of those that were trained with it"
     if (source := run.source) is not None and (origin := source.members.get(measurement.architecture.code)):
         objective = Objective.parse(source.objectives[0]).metric
         value = figure(objective, origin.metrics[objective]) if objective in origin.metrics else "unknown"
@@ -373,6 +377,12 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
     except InputError as error:
         raise InputError(f"{error}; add --untrained to export the network with fresh weights") from error
     except ArtifactError as error:
+        if (whole := _continued(run, measurement)) is not None:
+            raise InputError(
+                f"trial {measurement.id} is a part of a training, after epoch {measurement.task.fidelity}, whose "
+                f"weights went when it was continued; take --pick {whole.id}, after epoch {whole.task.fidelity}, or "
+                "add --untrained to export the network with fresh weights"
+            ) from error
         if not _superseded(run, measurement):
             raise
         raise InputError(
@@ -387,6 +397,22 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
             f"the weights of trial {measurement.id} cannot be put together: {type(error).__name__}: "
             f"{' '.join(str(error).split())}"
         ) from error
+
+
+def _continued(run: Run, measurement: Measurement) -> Measurement | None:
+    """The last part of the training of which a measurement was one, where the search has deleted its weights."""
+    if not STRATEGIES.get(run.config.strategy.name).replaces_parts:
+        return None
+    if run.artifacts.path(measurement.artifacts["weights"]).exists():
+        return None
+    later = [
+        m
+        for m in run.history().measured
+        if (m.architecture, m.task.replicate) == (measurement.architecture, measurement.task.replicate)
+        and m.task.continues is not None
+        and m.task.fidelity > measurement.task.fidelity
+    ]
+    return max(later, key=lambda m: m.task.fidelity, default=None)
 
 
 def _superseded(run: Run, measurement: Measurement) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 from nasplat.units import figure
 
-_ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&])")
+_ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&$]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+"""What Markdown acts on: signs of its own, formulas between dollars, and addresses, which need no sign to be links."""
 
 
 def escaped(value: object) -> str:
@@ -44,6 +45,8 @@ def card(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 def _what(document: Mapping[str, Any]) -> str:
     shape = " x ".join(map(str, document["input_shape"]))
     weights = "" if document["trained"] else " Its weights are fresh ones: it was not trained."
+    if document["trained"] and (part := document["run"].get("unfinished")):
+        weights = f" Its training is unfinished: these are the weights after epochs {part['epochs']} of {part['of']}."
     if "scale" in document:
         does = f"Makes pictures {document['scale']} times larger"
     else:

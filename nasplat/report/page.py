@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nasplat.objective import Goal, Objective
 from nasplat.run.directory import History, Run
 from nasplat.run.files import refusal, write_atomically
-from nasplat.run.retrained import Comparison, agreement_of, side_by_side
+from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
 from nasplat.task import Evaluate, Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
 
@@ -81,6 +81,7 @@ def render(run: Run, history: History) -> str:
         front=[(m.id, m.architecture.code, [figure(name, m.metrics[name]) for name in metrics]) for m in front],
         source=run.source,
         retrained=None if comparison is None else side_by_side(comparison),
+        untrained=[] if comparison is None else missing_of(comparison),
         agreement="" if comparison is None else agreement_of(comparison),
         tested=_tested(history, goal),
         failures=[

@@ -23,13 +23,15 @@ from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.objective import bins, knee
-from nasplat.options import explain
+from nasplat.options import complete, explain
+from nasplat.registry import SEARCH_SPACES
 from nasplat.run.environment import environment
 from nasplat.run.event_log import EventLog, recovering
 from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.run.ledger import MALFORMED, Ledger, describe
 from nasplat.run.shelf import Shelf
 from nasplat.run.source import Source
+from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained, encode_outcome
 from nasplat.units import shown_metrics
 
@@ -147,12 +149,30 @@ class Run:
             RunError: What was recorded of it is missing or damaged.
         """
         recorded = self.environment.get("source") if self.config.strategy.name == RETRAINING else None
+        if recorded is None:
+            return None
         try:
-            return None if recorded is None else Source.model_validate(recorded)
+            source = Source.model_validate(recorded)
+            if (space := self._space) is not None:
+                for code in source.members:
+                    space.parse(code)
         except ValidationError as error:
-            raise RunError(
-                f"{self.folder / ENVIRONMENT} is damaged: {explain(error, 'source', Source)}; {recovering(self.folder)}"
-            ) from None
+            problem = explain(error, "source", Source)
+        except InputError as error:
+            problem = f"source.members names no member of {self.config.space.name}: {error}"
+        else:
+            return source
+        raise RunError(f"{self.folder / ENVIRONMENT} is damaged: {problem}; {recovering(self.folder)}")
+
+    @property
+    def _space(self) -> SearchSpace | None:
+        """The search space; None where its plug-in is gone, without which a run can still be looked at."""
+        config = self.config.space
+        try:
+            make = SEARCH_SPACES.get(config.name)
+            return make(**complete("space", make, config.options))
+        except InputError:
+            return None
 
     def _noted(self, name: str) -> str:
         try:
@@ -194,10 +214,19 @@ class Run:
 
         Raises:
             InputError: Something is yet to be measured, and another process is writing this run; or nothing was left
-                that could be tested.
+                that could be tested; or it is a part of a retraining, whose length is not for test data to choose.
             RunError: It cannot be measured: the log names no member of the space, or its weights do not fit.
         """
         tested = self.history().tested
+        if self.config.strategy.name == RETRAINING:
+            for measurement in measurements:
+                if measurement.id not in tested and measurement.task.fidelity < benchmark.fidelity:
+                    raise InputError(
+                        "test data is for networks that are trained to the end, since it is not to choose how long "
+                        f"they are trained, but trial {measurement.id} of {self.folder} is after "
+                        f"{measurement.task.fidelity} of {benchmark.fidelity} epochs; pick a trial after "
+                        f"{benchmark.fidelity}, as best and all do once there is one"
+                    )
         if any(measurement.id not in tested for measurement in measurements):
             with self.writing() as log:
                 history = self.history()  # which may have gone on until now
@@ -207,8 +236,8 @@ class Run:
                         final = self._final(measurement, benchmark)
                         body = encode_outcome(final, with_task=False)
                         log.append("test", body, elapsed=history.spending.seconds)
+                        log.sync()  # test data is looked at once, be the next member killed
                         tested[measurement.id] = final
-                log.sync()
         return {measurement.id: tested[measurement.id] for measurement in measurements}
 
     def _final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
@@ -377,8 +406,7 @@ class History:
         if which == "front":
             return self._pickable
         if which == "all":
-            if not self.complete:
-                raise InputError(f"{self.run.folder} has no measurement; nothing to pick")
+            self._check_measured()
             return self.complete
         if not which.startswith("bins:"):
             return [self.pick(which)]
@@ -416,9 +444,25 @@ class History:
         Raises:
             InputError: It has none.
         """
+        self._check_measured()
         if not self.front:
-            raise InputError(f"{self.run.folder} has no measurement that keeps the constraints; nothing to pick")
+            limits = ", ".join(map(str, self.run.config.goal.constraints))
+            raise InputError(f"{self.run.folder} has no measurement that keeps {limits}; nothing to pick")
         return self.front
+
+    def _check_measured(self) -> None:
+        """Refuse to pick where nothing was measured.
+
+        Raises:
+            InputError: Nothing was, and why not.
+        """
+        if self.measured:
+            return
+        why = "no trial has ended yet"
+        if self.failures:
+            first = self.failures[0]
+            why = f"all {len(self.failures)} that ended failed, such as trial {first.id} ({first.kind})"
+        raise InputError(f"{self.run.folder} has no measurement, {why}; nothing to pick")
 
 
 def names_several(pick: str) -> bool:

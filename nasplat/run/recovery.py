@@ -21,9 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.config import Assembly, SearchConfig, load_tree
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
+from nasplat.registry import STRATEGIES
 from nasplat.run.directory import ARTIFACTS, CONFIG, ENVIRONMENT, LOG, Run, read_environment
 from nasplat.run.environment import environment
 from nasplat.run.event_log import FORMAT, Event, EventLog, event_of, has_schema
@@ -112,12 +114,16 @@ class Salvage:
     def missing_artifacts(self) -> dict[str, list[int]]:
         """What the networks of the saved outcomes need and nobody has, with their trials.
 
-        Where weights were shared, only the networks of the highest fidelity are to be had: the search deletes others.
+        Where weights were shared, only the networks of the highest fidelity are to be had: the search deletes others,
+        as it does those of parts that others continued, if the strategy replaces them.
         """
         measured = [outcome for outcome in self.ledger.outcomes if isinstance(outcome, Measurement)]
         highest = max((m.task.fidelity for m in measured if m.task.weights is not None), default=0)
+        continued = {_way(m, m.task.continues) for m in measured} if self._replaces_parts else set()
         missing: dict[str, list[int]] = {}
         for m in measured:
+            if STATE in m.artifacts and _way(m, m.artifacts[STATE]) in continued:
+                continue
             needed = [handle for role, handle in m.artifacts.items() if role != STATE]
             if m.task.weights is not None:
                 needed = [m.task.weights, *needed] if m.task.fidelity == highest else []
@@ -125,6 +131,13 @@ class Salvage:
                 if handle.digest not in self.artifacts:
                     missing.setdefault(handle.digest, []).append(m.id)
         return missing
+
+    @property
+    def _replaces_parts(self) -> bool:
+        try:
+            return STRATEGIES.get(self.config.strategy.name).replaces_parts
+        except InputError:  # the plug-in is gone
+            return False
 
     @cached_property
     def states_gone(self) -> list[str]:
@@ -376,6 +389,11 @@ def _config(folder: Path, given: Path | None) -> SearchConfig:
             "give it with --config FILE"
         ) from error
     raise AssertionError("a goal has objectives")
+
+
+def _way(measurement: Measurement, state: Handle | None) -> tuple[Architecture, int, Handle | None]:
+    """Which training it is a part of, and a state on the way."""
+    return measurement.architecture, measurement.task.replicate, state
 
 
 def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:

@@ -50,6 +50,8 @@ class Retrained:
         retrained: The first objective over all seeds that are done; None where none is.
         tested: The same on test data; None unless every seed that is done was tested.
         begun: With how many seeds it was begun.
+        teaches: Whether the others learn from it.
+        missing: Why it was not trained to the end with every seed; empty where it was.
     """
 
     architecture: Architecture
@@ -59,6 +61,8 @@ class Retrained:
     retrained: Spread | None
     tested: Spread | None
     begun: int
+    teaches: bool = False
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,34 +72,40 @@ class Comparison:
     Args:
         objective: The first of the retraining.
         searched: The first of the search; None where that is not known.
-        epochs: After how many the members are compared: the most that any had.
+        epochs: After how many the members are compared: the most that any had; 0 before anything was measured.
+        seeds: With how many each is to be trained.
         members: As they were picked, or in the order in which they were begun.
     """
 
     objective: Objective
     searched: Objective | None
     epochs: int
+    seeds: int
     members: tuple[Retrained, ...]
 
     @classmethod
     def of(cls, history: History) -> Self | None:
-        """The members of a run; None if it is no retraining, or nothing was measured yet.
+        """The members of a run; None if it is no retraining, or nobody knows yet which they are.
 
         Raises:
             RunError: What was recorded of the search is damaged.
         """
-        if history.run.config.strategy.name != RETRAINING or not history.measured:
+        if history.run.config.strategy.name != RETRAINING:
             return None
-        source = history.run.source
+        source, options = history.run.source, history.run.config.strategy.options
+        seeds = int(options.get("seeds", 1))
         objective = history.run.config.goal.objectives[0]
         searched = Objective.parse(source.objectives[0]) if source else None
         space = history.run.config.space.name
         replicates: dict[Architecture, set[int]] = {
-            Architecture(space, code): set() for code in (source.members if source else ())
+            Architecture(space, code): set() for code in (source.members if source else options.get("members") or ())
         }
-        for task in history.asked.values():
-            if isinstance(task, Evaluate):
-                replicates.setdefault(task.architecture, set()).add(task.replicate)
+        asked = [task for task in history.asked.values() if isinstance(task, Evaluate)]
+        for task in asked:
+            replicates.setdefault(task.architecture, set()).add(task.replicate)
+        if not replicates:
+            return None
+        teacher = asked[0].architecture if asked and options.get("teacher") else None
         members = []
         for architecture, begun in replicates.items():
             measured = [m for m in history.measured if m.architecture == architecture]
@@ -114,9 +124,16 @@ class Comparison:
                     retrained=Spread(tuple(m.metrics[objective.metric] for m in done)) if done else None,
                     tested=Spread(tuple(tested)) if tested and len(tested) == len(done) else None,
                     begun=len(begun),
+                    teaches=architecture == teacher,
+                    missing="" if len(done) >= seeds else _why_missing(history, architecture, teacher),
                 )
             )
-        return cls(objective, searched, history.fidelities[-1], tuple(members))
+        return cls(objective, searched, max(history.fidelities, default=0), seeds, tuple(members))
+
+    @property
+    def done(self) -> int:
+        """How many members were trained to the end with every seed."""
+        return sum(not member.missing for member in self.members)
 
     @property
     def paired(self) -> list[tuple[float, float]]:
@@ -151,12 +168,48 @@ class Comparison:
         return before, after
 
 
+def _why_missing(history: History, architecture: Architecture, teacher: Architecture | None) -> str:
+    """Why a member was not trained to the end with every seed."""
+    failed = {
+        task.architecture: f"trial {f.id} failed ({f.kind})"
+        for f in reversed(history.failures)
+        if isinstance(task := f.task, Evaluate)
+    }
+    if architecture in failed:
+        return failed[architecture]
+    if history.ended is None:
+        return "not yet trained to the end"
+    if history.ended == "budget":
+        return "the budget was spent before"
+    if teacher is not None and teacher != architecture:
+        return f"left out, since the teacher did not come to its end: {failed.get(teacher, 'it left no weights')}"
+    return "it was never measured to the end"
+
+
+def title_of(comparison: Comparison) -> str:
+    """How many members were trained, in a line."""
+    members, epochs = len(comparison.members), comparison.epochs
+    number = str(members) if comparison.done == members else f"{comparison.done} of {members}"
+    after = f" after {epochs} epoch{'s' * (epochs != 1)}" if epochs else ""
+    return f"Retrained: {number} member{'s' * (members != 1)}{after}"
+
+
+def missing_of(comparison: Comparison) -> list[str]:
+    """Which members were not trained to the end with every seed and why, in a line for each reason."""
+    codes: dict[str, list[str]] = {}
+    for member in comparison.members:
+        if member.missing:
+            codes.setdefault(member.missing, []).append(member.architecture.code)
+    return [f"not trained to the end: {', '.join(of)}: {why}" for why, of in codes.items()]
+
+
 def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """The comparison as a table for people: the columns' names, and a row for each member."""
     metric = comparison.objective.metric
     searched = comparison.searched.metric if comparison.searched else None
     tested = any(member.tested for member in comparison.members)
-    columns = ["architecture", "params", f"retrained {metric}", "seeds"]
+    taught = any(member.teaches for member in comparison.members)
+    columns = ["architecture", "params", f"retrained {metric}", "seeds", *(["part"] if taught else [])]
     if tested:
         columns.insert(3, f"test {metric}")
     if searched is not None:
@@ -169,7 +222,8 @@ def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             member.architecture.code,
             "" if member.params is None else figure("params", member.params),
             _spelt(metric, member.retrained),
-            str(done) if done == member.begun else f"{done} of {member.begun}",
+            str(done) if done == comparison.seeds else f"{done} of {comparison.seeds}",
+            *(["teacher" if member.teaches else "learner"] if taught else []),
         ]
         if tested:
             row.insert(3, _spelt(metric, member.tested))

@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nasplat.config import PluginConfig
+from nasplat.objective import Objective
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -49,3 +50,10 @@ class Source(_Recorded):
     evaluations: Count
     seed: Count
     members: dict[str, Origin] = Field(min_length=1)
+
+    @field_validator("objectives")
+    @classmethod
+    def _parse(cls, objectives: list[str]) -> list[str]:
+        for text in objectives:
+            Objective.parse(text)
+        return objectives
