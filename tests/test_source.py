@@ -344,3 +344,39 @@ def test_a_program_with_pickles_is_not_opened(tmp_path: Path) -> None:
     assert is_pickled(tmp_path / "model.pt2")
     with pytest.raises(RunError, match="holds pickles"):
         read_program(tmp_path / "model.pt2")
+
+
+class Doing(nn.Module):
+    """Has a weight, and does what it is told."""
+
+    def __init__(self, what: Callable[["Doing", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(3))
+        self._what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._what(self, x)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda self, x: self.gamma[:, None, None] * x,
+        lambda self, x: self.gamma[:, None] * x[:, :, 0],
+        lambda self, x: x * x[:2].mean(),
+        lambda self, x: x[None, :, :3][0],
+        lambda self, x: x[..., :4] * x[:2, :3].sum(),
+    ],
+)
+def test_parts_of_tensors_are_those_that_the_network_takes(
+    what: Callable[[Doing, Tensor], Tensor], tmp_path: Path
+) -> None:
+    network = Doing(what).eval()
+    other = from_text(source(network, IO((3, 4, 3), 3), ["A network."]), network, tmp_path)
+    check_equal(network, other, (1, 3, 4, 3), (5, 3, 4, 3))
+
+
+def test_a_part_of_a_free_side_is_not_the_whole(tmp_path: Path) -> None:
+    network = Doing(lambda self, x: x * x[:, :, :12, :16].mean()).eval()
+    other = from_text(source(network, IO.enlarged(20, 30, 2), ["A network."]), network, tmp_path)
+    check_equal(network, other, (1, 3, 12, 16), (2, 3, 15, 20))

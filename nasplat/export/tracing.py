@@ -170,11 +170,14 @@ class _Watched:
             return _Watched(found, Node("attribute", (self._code,), name), self._tracer)
         raise Unwritable(f"asks a tensor for its {name}")
 
+    def _is_free(self, axis: int) -> bool:
+        return axis == 0 or (self._tracer.free_sides and axis != 1)
+
     def _shape(self) -> tuple[int, ...]:
         count = self._value.ndim
         shape: list[int] = []
         for axis, size in enumerate(self._value.shape):
-            if axis == 0 or (self._tracer.free_sides and axis != 1):
+            if self._is_free(axis):
                 place = Number(axis if axis < 2 else axis - count)
                 shape.append(_Size(size, index(Node("attribute", (self._code,), "shape"), Atom(flat(place)))))
             else:
@@ -190,7 +193,8 @@ class _Watched:
 
     def __getitem__(self, items: object) -> Any:
         listed = items if isinstance(items, tuple) else (items,)
-        if all(_takes_all(item, size) for item, size in zip(listed, self._value.shape, strict=False)):
+        sizes = [None if self._is_free(axis) else size for axis, size in enumerate(self._value.shape)]
+        if len(listed) <= len(sizes) and all(map(_takes_all, listed, sizes)):
             return self
         value = self._value[_plain(items)]
         return self._tracer.step(value, index(self._code, *map(_written, listed)))
@@ -400,8 +404,8 @@ def _flattened(tree: Tree) -> Iterator[object]:
         yield tree
 
 
-def _takes_all(item: object, size: int) -> bool:
-    """Whether a slice leaves an axis as it is, whatever the sizes that are free."""
+def _takes_all(item: object, size: int | None) -> bool:
+    """Whether a slice leaves an axis as it is, whatever its size where that is free, which None stands for."""
     if not isinstance(item, slice) or any(isinstance(each, _Size) for each in (item.start, item.stop, item.step)):
         return False
     return item.start in (None, 0) and item.step in (None, 1) and (item.stop is None or item.stop == size)
