@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from nasplat.architecture import IO
 from nasplat.errors import RunError
+from nasplat.export.code import quoted
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.program import is_pickled, read_program, write_program
 from nasplat.export.source import source
@@ -380,3 +382,137 @@ def test_a_part_of_a_free_side_is_not_the_whole(tmp_path: Path) -> None:
     network = Doing(lambda self, x: x * x[:, :, :12, :16].mean()).eval()
     other = from_text(source(network, IO.enlarged(20, 30, 2), ["A network."]), network, tmp_path)
     check_equal(network, other, (1, 3, 12, 16), (2, 3, 15, 20))
+
+
+def with_child(name: str, forward: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
+    """A network of a module by any name."""
+    network = Doing(forward)
+    network.add_module(name, nn.Conv2d(3, 3, 1))
+    return network
+
+
+def named_sequence() -> nn.Module:
+    """A sequence whose modules have names, one of them a number that is not its place."""
+    network = Doing(lambda self, x: self.seq.conv(self.seq[1](x)) + list(self.seq)[2](x))
+    network.seq = nn.Sequential(OrderedDict({"conv": nn.Conv2d(3, 3, 1), "act": nn.ReLU(), "0": nn.Conv2d(3, 3, 1)}))
+    return network
+
+
+def lists() -> nn.Module:
+    """Lists of parameters, and of modules of which one is empty."""
+    network = Doing(lambda self, x: self.layers[1](self.layers[0](x)) * self.p[0] + self.p[1])
+    network.p = nn.ParameterList([torch.rand(1), torch.rand(3, 1, 1)])
+    network.layers = nn.ModuleList([nn.Sequential(), nn.Conv2d(3, 3, 1)])
+    return network
+
+
+class OwnSequence(nn.Sequential):
+    """Goes through its modules in its own way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self:
+            x = x + module(x)
+        return x
+
+
+class OwnList(nn.ModuleList):
+    """A list that can be called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x))
+
+
+def constants() -> nn.Module:
+    """Has buffers of all kinds of numbers."""
+    network = Doing(lambda self, x: x.clamp(self.limits[0], self.limits[1]) * self.rough.to(x.dtype) + self.weight)
+    network.register_buffer("limits", torch.tensor([-float("inf"), float("inf"), float("nan")]), persistent=False)
+    network.register_buffer("rough", torch.rand(3, 1, 1).half())
+    network.weight = nn.Parameter(torch.rand(1, dtype=torch.float64))
+    return network
+
+
+def odd_names() -> nn.Module:
+    """Names that are no Python names, or other ones."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        x = getattr(self, "a-b")(x) * getattr(self, "in") + getattr(self, 'say "x"\n')
+        return self.ways['the "other" \\ way'](x) + self.ways["it's"](x) + getattr(self, "__own")(x)
+
+    network = with_child("a-b", forward)
+    network.register_parameter("in", nn.Parameter(torch.rand(1)))
+    network.register_buffer('say "x"\n', torch.rand(1))
+    network.add_module("__own", nn.Conv2d(3, 3, 1))
+    network.ways = nn.ModuleDict({'the "other" \\ way': nn.Conv2d(3, 3, 1), "it's": nn.Conv2d(3, 3, 1)})
+    return network
+
+
+class Shadowing(nn.Module):
+    """Its argument is called like a module."""
+
+    def forward(self, torch: Tensor, torch_: Tensor) -> Tensor:
+        return (torch > 0.5) * torch_ + torch
+
+
+def shadowing() -> nn.Module:
+    """Has an argument that is called as torch is."""
+    network = Doing(lambda self, x: self.inside(torch=x.abs(), torch_=x.abs()))
+    network.inside = Shadowing()
+    return network
+
+
+class Sized(nn.Module):
+    """Has a child with the name of a number that its forward needs."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = nn.Conv2d(3, 3, 1)
+        self._by = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.size(x) * self._by
+
+
+def of_class(name: str, size: int) -> nn.Module:
+    """A network of a class by any name, which does something with a number."""
+    return type(name, (Sized,), {})(size)
+
+
+class Another(nn.Module):
+    """Is written otherwise than those that are called the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.neg()
+
+
+def classes() -> nn.Module:
+    """Classes with names that others have, that are none, or that mean something else."""
+    others = [type(name, (Another,), {})() for name in ("Block", "BlockA", "super", "class", "_1net", "__", "Path")]
+    return Holder(nn.Sequential(*others, of_class("Block", 2), of_class("Block", 3), of_class("load_file", 5)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: with_child("lambda", lambda self, x: getattr(self, "lambda")(x)), named_sequence, lists,
+        lambda: Holder(OwnSequence(nn.Conv2d(3, 3, 1), nn.ReLU())),
+        lambda: Holder(OwnList([nn.Conv2d(3, 3, 1), nn.ReLU()])),
+        constants, odd_names, shadowing, lambda: Holder(nn.Sequential(of_class("One", 2), of_class("One", 3))), classes,
+        lambda: of_class("super", 2), lambda: of_class("network", 2),
+    ],
+)  # fmt: skip
+def test_names_strings_and_numbers_are_written_as_python_reads_them(
+    make: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    network = make().eval()
+    other = from_text(source(network, IO((3, 4, 3), 3), ["A network."]), network, tmp_path)
+    types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    assert {name: tensor.dtype for name, tensor in other.state_dict().items()} == types
+    check_equal(network, other, (1, 3, 4, 3), (5, 3, 4, 3))
+    if RUFF.is_file():
+        subprocess.run([RUFF, "format", "--check", "--isolated", tmp_path / "network.py"], check=True)
+
+
+@pytest.mark.parametrize("text", ["", "plain", "😀cat", 'a "b"', "it's", "\"'", "a\\b\n\t\0", "\ud83d", "äß"])
+def test_strings_are_quoted_for_any_file(text: str) -> None:
+    assert ast.literal_eval(quoted(text)) == text
+    assert quoted(text).isascii()

@@ -18,7 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.errors import RunError
-from nasplat.export.code import NOTHING, Atom, Code, Node, Number, Value, binary, call, flat, index, keyword
+from nasplat.export.code import (
+    NOTHING,
+    USED_IN_FORWARD,
+    Atom,
+    Code,
+    Node,
+    Number,
+    Value,
+    attribute,
+    binary,
+    call,
+    flat,
+    index,
+    keyword,
+    quoted,
+)
 
 Tree: TypeAlias = object
 """Values, and lists, tuples and dictionaries of them, as Python passes them around."""
@@ -250,7 +265,7 @@ class _Tracer:
         def ask(module: nn.Module, name: str) -> Any:
             found = asked(module, name)
             if isinstance(found, Tensor) and self._current is not None and id(module) in self._paths:
-                return _Watched(found, Node("attribute", (self._reached(module),), name), self)
+                return _Watched(found, _member(module, self._reached(module), name), self)
             return found
 
         nn.Module.__call__, nn.Module.__getattr__ = call_module, ask  # type: ignore[method-assign]
@@ -345,20 +360,15 @@ class _Tracer:
         code: Code = Atom("self")
         owner = self._current[0]
         for name in there.removeprefix(here).lstrip(".").split("."):
-            if isinstance(owner, nn.ModuleList | nn.Sequential):
-                code = index(code, Atom(name))
-            elif isinstance(owner, nn.ModuleDict):
-                code = index(code, Atom(f'"{name}"'))
-            elif name.isidentifier():
-                code = Node("attribute", (code,), name)
-            else:
-                code = call("getattr", code, Atom(f'"{name}"'))
+            code = _member(owner, code, name)
             owner = owner.get_submodule(name)
         return code
 
     def _input(self, graph: Graph, name: str, value: Tree) -> Tree:
         if not any(isinstance(each, Tensor | _Size) for each in _flattened(value)):
             return value
+        while name in USED_IN_FORWARD or name in graph.inputs:
+            name += "_"
         graph.inputs.append(name)
         if isinstance(value, list | tuple):
             graph.lists.add(name)
@@ -381,6 +391,18 @@ class _Tracer:
         known = self.graphs.setdefault(path, graph)
         if (known.steps, known.result) != (graph.steps, graph.result):
             raise Unwritable("does something else each time that it is called")
+
+
+def _member(owner: nn.Module, code: Code, name: str) -> Code:
+    """How a module's child or tensor is reached from the module."""
+    known = torchs_class(owner)
+    if known is nn.ModuleDict:
+        return index(code, Atom(quoted(name)))
+    if known in (nn.ModuleList, nn.ParameterList):
+        return index(code, Atom(name))
+    if known is nn.Sequential and name == str(list(owner._modules).index(name)):
+        return index(code, Atom(name))
+    return attribute(code, name)
 
 
 def torchs_class(module: nn.Module) -> type[nn.Module] | None:
@@ -446,8 +468,8 @@ def _written(value: Tree) -> Code:
             return Atom("..." if value is ... else repr(value))
         case int() | float():
             return Number(value)
-        case str() if value.isprintable() and not set(value) & {'"', "\\"}:
-            return Atom(f'"{value}"')
+        case str():
+            return Atom(quoted(value))
         case torch.dtype() | torch.memory_format():
             return Atom(repr(value))
         case slice():
