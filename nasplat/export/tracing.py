@@ -137,6 +137,10 @@ class _Size(int):
     __rtruediv__ = __truediv__
 
 
+class _Flag(int):
+    """The flag that tells a module whether it is trained, which it is not here."""
+
+
 def _size_operator(name: str, operator: str, *, swapped: bool) -> Callable[[_Size, int], "_Size"]:
     plain: Callable[[int, int], int] = getattr(int, f"__{name}__")
 
@@ -285,6 +289,7 @@ class _Tracer:
                 return module.forward(*args, **kwargs)
             graph = Graph()
             self._current = module, graph
+            vars(module)["training"] = _Flag(False)
             bound = inspect.signature(module.forward).bind(*args, **kwargs)
             for name, value in bound.arguments.items():
                 bound.arguments[name] = self._input(graph, name, value)
@@ -302,6 +307,7 @@ class _Tracer:
             ) from error
         finally:
             self._current = before
+            vars(module)["training"] = False
 
     def function(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str = ""
@@ -442,6 +448,8 @@ def _plain(tree: Tree) -> Any:
     match tree:
         case _Watched():
             return tree._value
+        case _Flag():
+            return False
         case slice():
             return slice(*(each if each is None else int(each) for each in (tree.start, tree.stop, tree.step)))
         case torch.Size():
@@ -464,6 +472,8 @@ def _written(value: Tree) -> Code:
             return value._code
         case _Size():
             return value.code
+        case _Flag():
+            return Atom("self.training")
         case bool() | None | builtins.Ellipsis:
             return Atom("..." if value is ... else repr(value))
         case int() | float():
@@ -524,6 +534,6 @@ def _telling(function: Callable[..., Any], name: str, kwargs: dict[str, Any]) ->
     return {
         key: value
         for key, value in kwargs.items()
-        if _is_watched(value) or key not in known or known[key].default is inspect.Parameter.empty
-        or known[key].default != value
+        if _is_watched(value) or isinstance(value, _Flag) or key not in known
+        or known[key].default is inspect.Parameter.empty or known[key].default != value
     }  # fmt: skip
