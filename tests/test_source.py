@@ -516,3 +516,26 @@ def test_names_strings_and_numbers_are_written_as_python_reads_them(
 def test_strings_are_quoted_for_any_file(text: str) -> None:
     assert ast.literal_eval(quoted(text)) == text
     assert quoted(text).isascii()
+
+
+def test_what_is_done_in_training_alone_asks_whether_it_is(tmp_path: Path) -> None:
+    network = Doing(lambda self, x: functional.dropout(x, 0.5, self.training)).eval()
+    other = from_text(source(network, IO((3, 4, 3), 3), ["A network."]), network, tmp_path)
+    images = torch.ones(1, 3, 40, 40)
+    assert torch.equal(other(images), images)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert 0.4 < (other.train()(images) == 0).float().mean().item() < 0.6
+    assert network.training is False
+
+
+@pytest.mark.parametrize("line", ["no_such_name", "torch.no_such_function(x)", "x = x[9]"])
+def test_a_source_that_fails_is_refused_with_a_remedy(line: str, tmp_path: Path) -> None:
+    network, io = Holder(nn.Conv2d(3, 3, 1)).eval(), IO((3, 4, 3), 3)
+    text = source(network, io, ["A network."])
+    changed = text.replace("        return", f"        {line}\n        return")
+    assert changed != text
+    (tmp_path / "network.py").write_text(changed)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(RunError, match=r"the source fails when it is run: \w+Error: .*choose another --format"):
+        verified(Format.SOURCE, network, io, tmp_path / "network.py", None)
