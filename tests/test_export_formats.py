@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from nasplat.errors import InputError, RunError
 from nasplat.export import bundle, formats
 from nasplat.export.card import card, escaped
 from nasplat.export.formats import Format
+from nasplat.export.predicting import predict_script
 from nasplat.export.program import write_program
 from nasplat.export.verification import source_network
 from nasplat.registry import SEARCH_SPACES
@@ -116,12 +118,68 @@ def test_what_was_compared_is_recorded_for_every_form(whole: tuple[Path, dict[st
     assert (verify["real"], verify["why"]) == (16, "")
     assert set(verify["formats"]) == {"onnx", "pt2", "source"}
     for name, kinds in verify["formats"].items():
-        assert set(kinds) == {"random", "real"} | ({"random_float64"} if name == "source" else set())
+        more = {"source": {"random_float64"}, "onnx": {"random_features", "real_features"}}
+        assert set(kinds) == {"random", "real"} | more.get(name, set())
         for check in kinds.values():
             assert 0 <= check["largest_difference"] <= check["allowed"]
             assert len(set(check["batches"])) > 1
     assert verify["formats"]["source"]["random_float64"]["allowed"] == 1e-9
     assert verify["formats"]["onnx"]["real"]["dtype"] == "float32"
+    shares = [
+        kinds["random"]["largest_difference"] / kinds["random"]["allowed"] for kinds in verify["formats"].values()
+    ]
+    told = whole[1]["verification"]
+    assert told["largest_difference"] / told["allowed"] == max(shares)
+
+
+def test_features_that_disagree_are_never_exported(
+    run: Run, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nasplat.nn import onnx
+
+    def others(network: torch.nn.Module, shape: tuple[int, ...]) -> torch.nn.Module:
+        both = with_features(network, shape)
+
+        class Other(torch.nn.Module):
+            def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                logits, features = both(images)
+                return logits, 1.001 * features
+
+        return Other().eval()
+
+    with_features, write = onnx.with_features, onnx.write_onnx
+
+    def write_another(*given: Any, **how: Any) -> None:
+        with monkeypatch.context() as changed:
+            changed.setattr(onnx, "with_features", others)
+            write(*given, **how)
+
+    monkeypatch.setattr(bundle, "write_onnx", write_another)
+    with pytest.raises(RunError, match=r"features of the ONNX model differ from torch by .* nothing was exported"):
+        bundle.export(run, best, tmp_path / "network", features=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_says_whether_its_model_gives_features(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = whole
+    assert document["onnx_outputs"] == ["logits", "features"]
+    (row,) = re.findall(r"^\| `model.onnx` .*", (folder / "README.md").read_text(), re.MULTILINE)
+    assert "two" in row and "`features`" in row
+    without = {name: value for name, value in document.items() if name != "onnx_outputs"}
+    without["verify"] = json.loads((folder / "verify.json").read_text())
+    assert "two" not in card(without, {}).partition("model.onnx")[2].partition("\n")[0]
+
+
+def test_classes_may_be_called_anything() -> None:
+    how = SuperResolution(ESRNTiny()).preprocessing()
+    assert how is not None
+    classes = "😀cat", 'a "b"', "it's", "{mode}", "back\\slash\n"
+    script = predict_script(replace(how, height=8, width=8, classes=classes), None)
+    assert script is not None
+    names: dict[str, Any] = {"__name__": "predict"}
+    exec(compile(script, "predict.py", "exec"), names)
+    assert tuple(names["CLASSES"]) == classes
+    assert ", ".join(names["CLASSES"]).encode()
 
 
 @pytest.mark.parametrize("form", [Format.PT2, Format.SOURCE])
@@ -216,7 +274,6 @@ def predict(script: Path, *arguments: object) -> subprocess.CompletedProcess[str
 
 
 def test_the_script_enlarges_a_picture(tmp_path: Path) -> None:
-    from nasplat.export.predicting import predict_script
     from nasplat.nn.onnx import write_onnx
 
     space = ESRNTiny()

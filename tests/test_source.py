@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from torch.nn import functional
 
 from nasplat.architecture import IO
 from nasplat.errors import RunError
+from nasplat.export.code import quoted
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.program import is_pickled, read_program, write_program
 from nasplat.export.source import source
@@ -33,11 +36,12 @@ SMALL = {"nasbench201": {"channels": 4, "cells": 2}, "darts": {"channels": 4, "c
 RUFF = Path(sys.executable).with_name("ruff")
 
 
-def member(name: str, number: int, *, small: bool = True) -> tuple[nn.Module, IO]:
-    """A random member's network with statistics and weights that are no beginning's."""
+def member(name: str, number: int, *, small: bool = True, among: int = 1) -> tuple[nn.Module, IO]:
+    """The network of the smallest of some random members, with statistics and weights that are no beginning's."""
     space = SEARCH_SPACES.get(name)(**(SMALL.get(name, {}) if small else {}))
-    architecture = space.sample(default_rng([number, zlib.crc32(name.encode())]))
-    io = space.reference_io
+    generator, io = default_rng([number, zlib.crc32(name.encode())]), space.reference_io
+    sampled = [space.sample(generator) for _ in range(among)]
+    architecture = min(sampled, key=lambda each: space.cost(each, io).params)
     with torch.random.fork_rng():
         torch.manual_seed(number)
         network = space.build(architecture, io).eval()
@@ -90,7 +94,7 @@ def test_a_source_computes_what_the_network_does_in_float64(name: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_all_forms_of_a_network_agree(name: str, tmp_path: Path) -> None:
-    network, io = member(name, 3)
+    network, io = member(name, 3, among=20)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     onnx, program, written = (tmp_path / form.value for form in Format)
     write_onnx(network, io.input_shape, onnx, enlarges=io.scale is not None)
@@ -344,3 +348,200 @@ def test_a_program_with_pickles_is_not_opened(tmp_path: Path) -> None:
     assert is_pickled(tmp_path / "model.pt2")
     with pytest.raises(RunError, match="holds pickles"):
         read_program(tmp_path / "model.pt2")
+
+
+class Doing(nn.Module):
+    """Has a weight, and does what it is told."""
+
+    def __init__(self, what: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(3))
+        self._what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._what(self, x)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda self, x: self.gamma[:, None, None] * x,
+        lambda self, x: self.gamma[:, None] * x[:, :, 0],
+        lambda self, x: x * x[:2].mean(),
+        lambda self, x: x[None, :, :3][0],
+        lambda self, x: x[..., :4] * x[:2, :3].sum(),
+    ],
+)
+def test_parts_of_tensors_are_those_that_the_network_takes(
+    what: Callable[[Any, Tensor], Tensor], tmp_path: Path
+) -> None:
+    network = Doing(what).eval()
+    other = from_text(source(network, IO((3, 4, 3), 3), ["A network."]), network, tmp_path)
+    check_equal(network, other, (1, 3, 4, 3), (5, 3, 4, 3))
+
+
+def test_a_part_of_a_free_side_is_not_the_whole(tmp_path: Path) -> None:
+    network = Doing(lambda self, x: x * x[:, :, :12, :16].mean()).eval()
+    other = from_text(source(network, IO.enlarged(20, 30, 2), ["A network."]), network, tmp_path)
+    check_equal(network, other, (1, 3, 12, 16), (2, 3, 15, 20))
+
+
+def with_child(name: str, forward: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    """A network of a module by any name."""
+    network = Doing(forward)
+    network.add_module(name, nn.Conv2d(3, 3, 1))
+    return network
+
+
+def named_sequence() -> nn.Module:
+    """A sequence whose modules have names, one of them a number that is not its place."""
+    network = Doing(lambda self, x: self.seq.conv(self.seq[1](x)) + list(self.seq)[2](x))
+    network.seq = nn.Sequential(OrderedDict({"conv": nn.Conv2d(3, 3, 1), "act": nn.ReLU(), "0": nn.Conv2d(3, 3, 1)}))
+    return network
+
+
+def lists() -> nn.Module:
+    """Lists of parameters, and of modules of which one is empty."""
+    network = Doing(lambda self, x: self.layers[1](self.layers[0](x)) * self.p[0] + self.p[1])
+    network.p = nn.ParameterList([torch.rand(1), torch.rand(3, 1, 1)])
+    network.layers = nn.ModuleList([nn.Sequential(), nn.Conv2d(3, 3, 1)])
+    return network
+
+
+class OwnSequence(nn.Sequential):
+    """Goes through its modules in its own way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self:
+            x = x + module(x)
+        return x
+
+
+class OwnList(nn.ModuleList):
+    """A list that can be called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: Tensor = self[1](self[0](x))
+        return given
+
+
+def constants() -> nn.Module:
+    """Has buffers of all kinds of numbers."""
+    network = Doing(lambda self, x: x.clamp(self.limits[0], self.limits[1]) * self.rough.to(x.dtype) + self.weight)
+    network.register_buffer("limits", torch.tensor([-float("inf"), float("inf"), float("nan")]), persistent=False)
+    network.register_buffer("rough", torch.rand(3, 1, 1).half())
+    network.weight = nn.Parameter(torch.rand(1, dtype=torch.float64))
+    return network
+
+
+def odd_names() -> nn.Module:
+    """Names that are no Python names, or other ones."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = getattr(self, "a-b")(x) * getattr(self, "in") + getattr(self, 'say "x"\n')
+        given: Tensor = self.ways['the "other" \\ way'](x) + self.ways["it's"](x) + getattr(self, "__own")(x)
+        return given
+
+    network = with_child("a-b", forward)
+    network.register_parameter("in", nn.Parameter(torch.rand(1)))
+    network.register_buffer('say "x"\n', torch.rand(1))
+    network.add_module("__own", nn.Conv2d(3, 3, 1))
+    network.ways = nn.ModuleDict({'the "other" \\ way': nn.Conv2d(3, 3, 1), "it's": nn.Conv2d(3, 3, 1)})
+    return network
+
+
+class Shadowing(nn.Module):
+    """Its argument is called like a module."""
+
+    def forward(self, torch: Tensor, torch_: Tensor) -> Tensor:
+        return (torch > 0.5) * torch_ + torch
+
+
+def shadowing() -> nn.Module:
+    """Has an argument that is called as torch is."""
+    network = Doing(lambda self, x: self.inside(torch=x.abs(), torch_=x.abs()))
+    network.inside = Shadowing()
+    return network
+
+
+class Sized(nn.Module):
+    """Has a child with the name of a number that its forward needs."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = nn.Conv2d(3, 3, 1)
+        self._by = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: Tensor = self.size(x) * self._by
+        return given
+
+
+def of_class(name: str, size: int) -> nn.Module:
+    """A network of a class by any name, which does something with a number."""
+    network: nn.Module = type(name, (Sized,), {})(size)
+    return network
+
+
+class Another(nn.Module):
+    """Is written otherwise than those that are called the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.neg()
+
+
+def classes() -> nn.Module:
+    """Classes with names that others have, that are none, or that mean something else."""
+    others = [type(name, (Another,), {})() for name in ("Block", "BlockA", "super", "class", "_1net", "__", "Path")]
+    return Holder(nn.Sequential(*others, of_class("Block", 2), of_class("Block", 3), of_class("load_file", 5)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: with_child("lambda", lambda self, x: getattr(self, "lambda")(x)), named_sequence, lists,
+        lambda: Holder(OwnSequence(nn.Conv2d(3, 3, 1), nn.ReLU())),
+        lambda: Holder(OwnList([nn.Conv2d(3, 3, 1), nn.ReLU()])),
+        constants, odd_names, shadowing, lambda: Holder(nn.Sequential(of_class("One", 2), of_class("One", 3))), classes,
+        lambda: of_class("super", 2), lambda: of_class("network", 2),
+    ],
+)  # fmt: skip
+def test_names_strings_and_numbers_are_written_as_python_reads_them(
+    make: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    network = make().eval()
+    other = from_text(source(network, IO((3, 4, 3), 3), ["A network."]), network, tmp_path)
+    types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    assert {name: tensor.dtype for name, tensor in other.state_dict().items()} == types
+    check_equal(network, other, (1, 3, 4, 3), (5, 3, 4, 3))
+    if RUFF.is_file():
+        subprocess.run([RUFF, "format", "--check", "--isolated", tmp_path / "network.py"], check=True)
+
+
+@pytest.mark.parametrize("text", ["", "plain", "😀cat", 'a "b"', "it's", "\"'", "a\\b\n\t\0", "\ud83d", "äß"])
+def test_strings_are_quoted_for_any_file(text: str) -> None:
+    assert ast.literal_eval(quoted(text)) == text
+    assert quoted(text).isascii()
+
+
+def test_what_is_done_in_training_alone_asks_whether_it_is(tmp_path: Path) -> None:
+    network = Doing(lambda self, x: functional.dropout(x, 0.5, self.training)).eval()
+    other = from_text(source(network, IO((3, 4, 3), 3), ["A network."]), network, tmp_path)
+    images = torch.ones(1, 3, 40, 40)
+    assert torch.equal(other(images), images)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert 0.4 < (other.train()(images) == 0).float().mean().item() < 0.6
+    assert network.training is False
+
+
+@pytest.mark.parametrize("line", ["no_such_name", "torch.no_such_function(x)", "x = x[9]"])
+def test_a_source_that_fails_is_refused_with_a_remedy(line: str, tmp_path: Path) -> None:
+    network, io = Holder(nn.Conv2d(3, 3, 1)).eval(), IO((3, 4, 3), 3)
+    text = source(network, io, ["A network."])
+    changed = text.replace("        return", f"        {line}\n        return")
+    assert changed != text
+    (tmp_path / "network.py").write_text(changed)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(RunError, match=r"the source fails when it is run: \w+Error: .*choose another --format"):
+        verified(Format.SOURCE, network, io, tmp_path / "network.py", None)

@@ -1,6 +1,5 @@
 """`nasplat export`: a found network as files that can be shipped."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ from rich.markup import escape
 
 from nasplat.cli.output import out, print_json
 from nasplat.errors import InputError
+from nasplat.export.formats import Format
 from nasplat.run.directory import Run, names_several
 from nasplat.run.files import is_taken
 from nasplat.task import Measurement
@@ -16,15 +16,8 @@ from nasplat.units import figure
 
 ONE_BY_ONE = {"onnxruntime": "model.onnx", "torch.export": "model.pt2", "source": "network.py"}
 """What runs a network, by the file that it runs."""
-
-
-class Form(StrEnum):
-    """What is written of a network beside its weights."""
-
-    ONNX = "onnx"
-    PT2 = "pt2"
-    SOURCE = "source"
-    ALL = "all"
+FORMS = {**{form.name.lower(): [form] for form in Format}, "all": list(Format)}
+"""What is written of a network beside its weights."""
 
 
 def export(
@@ -53,12 +46,13 @@ def export(
         bool, typer.Option("--untrained", help="Export fresh weights, where the measurement left none.")
     ] = False,
     form: Annotated[
-        Form,
+        str,
         typer.Option(
             "--format",
+            metavar=f"[{'|'.join(FORMS)}]",
             help="onnx, pt2 (a torch.export program), source (a Python file that needs torch alone), or all of them.",
         ),
-    ] = Form.ONNX,
+    ] = "onnx",
     features: Annotated[
         bool, typer.Option("--features", help="Let the ONNX model also give the input of its last linear layer.")
     ] = False,
@@ -69,20 +63,20 @@ def export(
 ) -> None:
     """Export a network: its weights, a model card, and forms of it that were run and compared with torch."""
     from nasplat.export import bundle
-    from nasplat.export.formats import Format
 
     opened = Run(run)
     measurements, several = opened.history().picks(pick), names_several(pick)
+    if form not in FORMS:
+        raise InputError(f"--format is one of {', '.join(FORMS)}, not {form!r}; choose one of them")
     parent = run / "export" if out_folder is None else out_folder
     folders = [parent / f"trial-{m.id}" if several or out_folder is None else out_folder for m in measurements]
     for folder in folders:
         if is_taken(folder):  # before any of the others is written
             raise InputError(f"{folder} exists; choose another --out")
-    formats = list(Format) if form is Form.ALL else [Format[form.name]]
     documents = []
     for measurement, folder in zip(measurements, folders, strict=True):
         description = bundle.export(
-            opened, measurement, folder, untrained=untrained, test=test, formats=formats, features=features,
+            opened, measurement, folder, untrained=untrained, test=test, formats=FORMS[form], features=features,
             latency=latency,
         )  # fmt: skip
         documents.append({"folder": str(folder), **description})

@@ -111,8 +111,12 @@ _USES = {
 }
 
 
+_GIVES_FEATURES = "; it gives a list of two: the logits, and `features`, the input of the last linear layer"
+
+
 def _files(document: Mapping[str, Any]) -> str:
-    rows = [[f"`{name}`", _USES[name]] for name in _USES if name in document["files"]]
+    more = {"model.onnx": _GIVES_FEATURES} if "onnx_outputs" in document else {}
+    rows = [[f"`{name}`", _USES[name] + more.get(name, "")] for name in _USES if name in document["files"]]
     return "\n".join(["| file | use |", "|---|---|", *(f"| {name} | {use} |" for name, use in rows)])
 
 

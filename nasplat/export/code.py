@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
+import keyword as python
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 WIDTH = 88
 """Columns of a line."""
+USED_IN_FORWARD = {"self", "nn", "torch", "functional", "Tensor", "getattr", "float"}
+"""Names that stand for something else in a forward."""
+RESERVED = {*USED_IN_FORWARD, *dir(builtins), "OrderedDict", "Path", "load_file", "load", "path", "network"}
+"""And anywhere in a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,24 @@ def leaves(code: Code) -> Iterator[Code]:
             yield from leaves(part)
     else:
         yield code
+
+
+def quoted(text: str) -> str:
+    """A string as Python reads it, in ASCII; in double quotes unless others need fewer escapes."""
+    quote = "'" if text.count('"') > text.count("'") else '"'
+    escaped = (f"\\{each}" if each == quote else each if each in "'\"" else ascii(each)[1:-1] for each in text)
+    return f"{quote}{''.join(escaped)}{quote}"
+
+
+def is_name(text: str) -> bool:
+    """Whether a class can have an attribute that is written so; two underlines would make it another."""
+    spelt_so = text.isidentifier() and unicodedata.is_normalized("NFKC", text)
+    return spelt_so and not python.iskeyword(text) and (not text.startswith("__") or text.endswith("__"))
+
+
+def attribute(value: Code, name: str) -> Node:
+    """An attribute of a value, whatever it is called."""
+    return Node("attribute", (value,), name) if is_name(name) else call("getattr", value, Atom(quoted(name)))
 
 
 def number(value: int | float) -> str:

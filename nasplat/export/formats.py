@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from nasplat.architecture import IO
 from nasplat.errors import RunError
-from nasplat.export.verification import Verification, compared, random_inputs, real_batches
+from nasplat.export.verification import (
+    Verification,
+    compared,
+    features_runner,
+    onnx_runner,
+    random_inputs,
+    real_batches,
+    source_network,
+    verify_source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
+
+    from nasplat.export.verification import Runner
 
 
 class Format(Enum):
@@ -36,27 +47,64 @@ def write_source(network: "nn.Module", io: IO, path: Path, heading: "Sequence[st
     write_atomically(path, source(network, io, heading))
 
 
-def verified(form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None") -> dict[str, Any]:
-    """How far a program or a source is from torch: on random and on real inputs, a source in float64 as well.
+def verified(
+    form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool = False
+) -> dict[str, Any]:
+    """How far a form is from torch: on random and on real inputs, a source in float64 as well.
+
+    Args:
+        form: Which form it is.
+        network: In evaluation mode.
+        io: What it takes and gives.
+        path: The file.
+        real: Real inputs, if there are any.
+        features: Whether an ONNX model gives features, which are compared too.
 
     Raises:
-        RunError: A difference is larger than is allowed.
+        RunError: It cannot be run, or a difference is larger than is allowed.
     """
-    from nasplat.export.program import read_program
-    from nasplat.export.verification import source_network, verify_source
+    try:
+        found = _compared(form, network, io, path, real, features=features)
+    except RunError:
+        raise
+    except Exception as error:  # whatever runs it, and the text of a source, may fail in any way
+        raise RunError(
+            f"{form.title} fails when it is run: {type(error).__name__}: {' '.join(str(error).split())}; nothing was "
+            "exported; choose another --format"
+        ) from error
+    return {kind: _checked(form, kind, check) for kind, check in found.items()}
 
-    run = read_program(path) if form is Format.PT2 else source_network(path)
-    inputs = random_inputs(io)
+
+def _compared(
+    form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool
+) -> dict[str, Verification | None]:
+    """All that is compared of a form, by the inputs."""
+    from nasplat.nn.onnx import with_features
+
+    run, inputs = _runner(form, path), random_inputs(io)
     found: dict[str, Verification | None] = {"random": compared(network, run, inputs)}
     found["real"] = None if real is None else compared(network, run, real_batches(real))
+    if features and form is Format.ONNX:
+        both, given = with_features(network, io.input_shape), features_runner(path)
+        for kind, batches in (("random", inputs), ("real", None if real is None else real_batches(real))):
+            check = None if batches is None else compared(lambda images: both(images)[1], given, batches)
+            found[f"{kind}_features"] = check
     if form is Format.SOURCE:
-        if list(run.state_dict()) != list(network.state_dict()):
+        if list(source_network(path).state_dict()) != list(network.state_dict()):
             raise RunError(f"{form.title} has other weights than the network; nothing was exported")
         found["random_float64"] = verify_source(network, path, inputs)
-    return {kind: checked(form, kind, check) for kind, check in found.items()}
+    return found
 
 
-def checked(form: Format, kind: str, check: Verification | None) -> dict[str, Any] | None:
+def _runner(form: Format, path: Path) -> "Runner":
+    from nasplat.export.program import read_program
+
+    if form is Format.ONNX:
+        return onnx_runner(path)
+    return read_program(path) if form is Format.PT2 else source_network(path)
+
+
+def _checked(form: Format, kind: str, check: Verification | None) -> dict[str, Any] | None:
     """A verification as it is recorded.
 
     Raises:
@@ -65,8 +113,9 @@ def checked(form: Format, kind: str, check: Verification | None) -> dict[str, An
     if check is None:
         return None
     if not check.holds:
+        what = f"features of {form.title} differ" if kind.endswith("features") else f"{form.title} differs"
         raise RunError(
-            f"{form.title} differs from torch by {check.largest_difference:.3g} on {kind.partition('_')[0]} inputs in "
+            f"{what} from torch by {check.largest_difference:.3g} on {kind.partition('_')[0]} inputs in "
             f"{check.dtype}, more than the allowed {check.allowed:.3g}; nothing was exported"
         )
     return asdict(check)

@@ -4,7 +4,7 @@ import keyword as python
 from collections import Counter
 from collections.abc import Sequence
 
-from nasplat.export.code import Atom, Code, Node, Value, changed, flat, laid_out, leaves
+from nasplat.export.code import USED_IN_FORWARD, Atom, Code, Node, Value, changed, flat, laid_out, leaves
 
 INDENT = 8
 LONGEST = 88 - INDENT
@@ -21,7 +21,6 @@ _NAMES = {
 }  # fmt: skip
 _ACTIVATIONS = {"relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "gelu", "silu", "tanh", "softmax", "dropout"}
 """What they give is called by what comes in."""
-_TAKEN = {"self", "nn", "torch", "functional", "Tensor"}
 
 
 def forward_lines(
@@ -121,8 +120,9 @@ class _Body:
         return changed(code, change)
 
     def _name(self, code: Code, freed: list[str]) -> str:
-        taken = {*self._names.values(), *_TAKEN}
+        taken = {*self._names.values(), *USED_IN_FORWARD}
         role = _role(code)
+        role = role if role.isidentifier() else "x"
         if role not in taken and role in freed:
             return role
         if len(freed) == 1 and len(set(_values(code))) == 1:  # a value that goes on its way
@@ -130,7 +130,7 @@ class _Body:
                 return "x"
             if freed[0] == "x" or "self" not in flat(code):
                 return freed[0]
-        if role in taken or python.iskeyword(role) or not role.isidentifier():
+        if role in taken or python.iskeyword(role):
             role = next(f"{role}_{number}" for number in range(2, len(taken) + 3) if f"{role}_{number}" not in taken)
         return role
 
@@ -169,7 +169,7 @@ def _role(code: Code) -> str:
             called = flat(function).rpartition(".")[2]
             if called in _ACTIVATIONS and isinstance(code, Node):
                 return _role(code.parts[1]) if len(code.parts) > 1 else "x"
-            return _NAMES.get(called, called.rstrip("_") if called not in _TAKEN else "x")
+            return _NAMES.get(called, called.rstrip("_") if called not in USED_IN_FORWARD else "x")
         case Node(kind="binary", parts=parts):
             return next((name for part in parts if "self" in flat(part) and (name := _role(part)) != "x"), "x")
     return "part" if isinstance(code, Node) and code.kind == "index" else "x"

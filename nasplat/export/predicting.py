@@ -1,8 +1,7 @@
 """`predict.py`: a small script beside an exported network that runs it on pictures."""
 
-import json
-
 from nasplat.data.preprocessing import Preprocessing
+from nasplat.export.code import quoted
 
 _CLASSIFY = '''\
 """Say what pictures show: the likeliest classes of each, with their probabilities.
@@ -118,7 +117,7 @@ def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | Non
     """
     if preprocessing.channels not in (1, 3):
         return None
-    mode = json.dumps("RGB" if preprocessing.channels == 3 else "L")
+    mode = quoted("RGB" if preprocessing.channels == 3 else "L")
     if scale is not None:
         return _ENLARGE.format(scale=scale, mode=mode)
     return _CLASSIFY.format(
@@ -128,7 +127,7 @@ def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | Non
         white=preprocessing.white,
         mean=_listed([repr(round(value, 6)) for value in preprocessing.mean], "MEAN"),
         std=_listed([repr(round(value, 6)) for value in preprocessing.std], "STD"),
-        classes=_listed([_quoted(name) for name in preprocessing.classes], "CLASSES"),
+        classes=_listed([quoted(name) for name in preprocessing.classes], "CLASSES"),
     )
 
 
@@ -137,8 +136,3 @@ def _listed(items: list[str], name: str) -> str:
     if len(name) + 3 + len(line) <= 88:
         return line
     return "[\n" + "".join(f"    {item},\n" for item in items) + "]"
-
-
-def _quoted(text: str) -> str:
-    """A Python literal that any file can hold."""
-    return json.dumps(text)

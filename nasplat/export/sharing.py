@@ -6,16 +6,33 @@ a parameter; places whose numbers are the same in every module share one, named 
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import chain, count
 from string import ascii_uppercase
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from nasplat.errors import RunError
-from nasplat.export.code import Atom, Code, Node, Number, Part, binary, call, changed, flat, keyword, leaves
+from nasplat.export.code import (
+    RESERVED,
+    Atom,
+    Code,
+    Node,
+    Number,
+    Part,
+    binary,
+    call,
+    changed,
+    flat,
+    is_name,
+    keyword,
+    leaves,
+    number,
+    quoted,
+)
 from nasplat.export.tracing import Graph, Trace, torchs_class
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList
@@ -31,8 +48,6 @@ _KINDS = (
     ("ReLU", "relu"), ("PixelShuffle", "shuffle"),
 )  # fmt: skip
 _WORDS = {"pool": "pooling", "conv": "convolution", "norm": "batch norm", "relu": "ReLU", "shuffle": "pixel shuffle"}
-RESERVED = {"Tensor", "nn", "torch", "functional", "load", "self", "OrderedDict"}
-"""Names of a source that stand for something else."""
 MULTIPLES = 8
 """A parameter is written as another one's multiple up to so many times."""
 _Key: TypeAlias = tuple[str, tuple[int | float, ...]]
@@ -113,7 +128,8 @@ def written(network: nn.Module, trace: Trace) -> list[Written]:
     found = described.definitions()
     _give_names(found)
     owners = {path: (each, place) for each in found for place, path in enumerate(each.members)}
-    return [_generalized(definition, owners) for definition in found]
+    names = {each.name for each in found}
+    return [_generalized(definition, owners, names) for definition in found]
 
 
 class _Described:
@@ -147,7 +163,8 @@ class _Described:
     def _visit(self, path: str, module: nn.Module) -> None:
         attributes = dict(self._attributes(path, module))
         own = type(module)
-        name = own.__name__.lstrip("_") if own.__name__.isidentifier() else "Module"
+        name = own.__name__.lstrip("_")
+        name = name if is_name(name) else "Module"
         doc = (inspect.cleandoc(own.__dict__.get("__doc__") or "")).partition("\n\n")[0]
         self._register(path, name, " ".join(doc.split()), Member(attributes, self._trace.graphs.get(path)))
 
@@ -189,7 +206,7 @@ class _Described:
     def _made(self, path: str, module: nn.Module) -> Code:
         """What makes a module, in the `__init__` of the one above it."""
         known = torchs_class(module)
-        if known is None and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+        if known is None:
             self._visit(path, module)
             return Part(path)
         if isinstance(module, nn.ParameterList):
@@ -199,11 +216,13 @@ class _Described:
         return _leaf(path, module, known or type(module))
 
     def _container(self, path: str, module: "nn.Sequential | nn.ModuleList | nn.ModuleDict") -> Code:
-        children = {name: self._made(f"{path}.{name}", child) for name, child in module._modules.items() if child}
+        children = {
+            name: self._made(f"{path}.{name}", child) for name, child in module._modules.items() if child is not None
+        }
         if isinstance(module, nn.ModuleDict) or list(children) != [str(place) for place in range(len(children))]:
             if isinstance(module, nn.ModuleList):
                 raise _unwritable(path, module, "has modules whose names are no numbers in order")
-            items = tuple(Node("item", (Atom(f'"{name}"'), child)) for name, child in children.items())
+            items = tuple(Node("item", (Atom(quoted(name)), child)) for name, child in children.items())
             if isinstance(module, nn.ModuleDict):
                 return call("nn.ModuleDict", Node("dict", items))
             return call("nn.Sequential", call("OrderedDict", Node("dict", items)))
@@ -218,7 +237,7 @@ class _Described:
 
 
 def _register_buffer(name: str, value: Code, *, persistent: bool) -> Code:
-    return call("self.register_buffer", Atom(f'"{name}"'), value, keyword("persistent", Atom(str(persistent)), "True"))
+    return call("self.register_buffer", Atom(quoted(name)), value, keyword("persistent", Atom(str(persistent)), "True"))
 
 
 def _is_leaf(module: nn.Module) -> bool:
@@ -227,8 +246,7 @@ def _is_leaf(module: nn.Module) -> bool:
 
 def _empty(tensor: Tensor) -> Code:
     """A tensor of the same shape, which the weights fill."""
-    kind = keyword("dtype", Atom(str(tensor.dtype)))
-    return call("torch.empty", *_sizes(tensor), *([] if tensor.dtype.is_floating_point else [kind]))
+    return call("torch.empty", *_sizes(tensor), keyword("dtype", Atom(str(tensor.dtype)), "torch.float32"))
 
 
 def _sizes(tensor: Tensor) -> list[Code]:
@@ -243,7 +261,7 @@ def _constant(tensor: Tensor, path: str, module: nn.Module) -> Code:
     def listed(values: object) -> Code:
         if isinstance(values, list):
             return Node("list", tuple(map(listed, values)))
-        return Atom(repr(values))
+        return Atom(number(values) if isinstance(values, int | float) else repr(values))
 
     kind = keyword("dtype", Atom(str(tensor.dtype)), "torch.float32" if tensor.dtype.is_floating_point else None)
     return call("torch.tensor", listed(tensor.tolist()), kind)
@@ -317,7 +335,7 @@ def _literal(value: object, role: str) -> Code:
         return Number(value, role)
     if isinstance(value, tuple):
         return Node("tuple", tuple(_literal(each, role) for each in value))
-    return Atom(f'"{value}"' if isinstance(value, str) else repr(value))
+    return Atom(quoted(value) if isinstance(value, str) else repr(value))
 
 
 def _unwritable(path: str, module: nn.Module, why: str) -> RunError:
@@ -346,14 +364,14 @@ def _sentence(kinds: list[str]) -> str:
 
 def _give_names(found: list[Definition]) -> None:
     """Tell apart what has one name, by letters."""
-    taken = Counter(each.name for each in found)
-    letters: Counter[str] = Counter()
+    counts = Counter(each.name for each in found)
+    taken = {*counts, *RESERVED}
     for each in found:
-        if taken[each.name] > 1 or each.name in RESERVED:
-            base, number = each.name, letters[each.name]
-            letters[base] += 1
-            mark = ascii_uppercase[number] if number < len(ascii_uppercase) else str(number)
-            each.name = f"{base}_{mark.lower()}" if each.is_function else f"{base}{mark}"
+        if counts[each.name] > 1 or each.name in RESERVED:
+            marks = chain(ascii_uppercase, map(str, count(len(ascii_uppercase))))
+            names = (f"{each.name}_{mark.lower()}" if each.is_function else f"{each.name}{mark}" for mark in marks)
+            each.name = next(name for name in names if name not in taken)
+            taken.add(each.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,10 +396,12 @@ class _Place:
         return self.family, self.numbers
 
 
-def _generalized(definition: Definition, owners: Mapping[str, tuple[Definition, int]]) -> Written:
+def _generalized(
+    definition: Definition, owners: Mapping[str, tuple[Definition, int]], definitions: Set[str]
+) -> Written:
     """Put parameters where the modules of a definition differ; those that are in them have theirs already."""
     places = _places(definition, owners)
-    names = _parameter_names(places)
+    names = _parameter_names(places, definitions, () if definition.is_function else definition.first.attributes)
     fields: list[str] = []
     if not definition.is_function:
         needed = [names[place.key] for place in places if not place.attribute and place.key in names]
@@ -502,8 +522,15 @@ def _family(role: str) -> str:
     return last if last in ("kernel", "stride", "padding", "dilation", "scale", "p", "eps", "momentum") else ""
 
 
-def _parameter_names(places: list[_Place]) -> dict[_Key, str]:
-    """A name for each family and numbers that differ between modules."""
+def _parameter_names(places: list[_Place], taken: Set[str], attributes: Collection[str]) -> dict[_Key, str]:
+    """A name for each family and numbers that differ between modules.
+
+    Args:
+        places: All places of a definition.
+        taken: Names that stand for something else.
+        attributes: What a class has already; the parameters that its forward needs become attributes too.
+    """
+    owned = {*attributes, *dir(nn.Module)}
     roles: dict[_Key, list[_Place]] = {}
     for place in places:
         if _differs(place):
@@ -513,11 +540,12 @@ def _parameter_names(places: list[_Place]) -> dict[_Key, str]:
     names: dict[_Key, str] = {}
     for key, name in wanted.items():
         attribute = roles[key][0].attribute
-        if counts[name] > 1 and attribute:
+        if counts[name] > 1 and attribute and is_name(f"{attribute}_{name}"):
             name = f"{attribute}_{name}"
-        taken = {*names.values(), "self"}
-        numbered = (f"{name}_{number}" for number in range(2, len(wanted) + 2))
-        names[key] = name if name not in taken else next(each for each in numbered if each not in taken)
+        is_field = any(not place.attribute for place in roles[key])
+        others = {*names.values(), *taken, *RESERVED, *(owned if is_field else ())}
+        candidates = chain([name], (f"{name}_{number}" for number in count(2)))
+        names[key] = next(each for each in candidates if each not in others)
     return names
 
 
@@ -528,4 +556,4 @@ def _wanted(places: list[_Place]) -> str:
         places[0].attribute == places[1].attribute
     )):  # fmt: skip
         return "channels"
-    return next((role for role in roles if role.isidentifier() and role != "size"), "size")
+    return next((role for role in roles if is_name(role) and role != "size"), "size")

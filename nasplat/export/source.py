@@ -4,18 +4,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nasplat.export.code import WIDTH, Atom, Code, Node, flat, laid_out
+from nasplat.export.code import WIDTH, Atom, Code, Node, call, flat, is_name, laid_out, quoted
 from nasplat.export.forward import forward_lines
 from nasplat.export.sharing import Written, default_of, written
 from nasplat.export.tracing import Graph, traced
+from nasplat.nn.onnx import SIDES
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nasplat.architecture import IO
-
-SIDES = 12, 16
-"""The sides of the picture with which networks are run that take any."""
 
 
 def source(network: "nn.Module", io: "IO", heading: Sequence[str]) -> str:
@@ -81,8 +79,9 @@ def _made(name: str, code: Code) -> list[str]:
     """The line of an ``__init__`` that makes an attribute."""
     if flat(code).startswith("self.register_buffer("):
         return laid_out("", code, indent=8)
-    if not name.isidentifier():
-        return laid_out("", Node("call", (Atom("self.add_module"), Atom(f'"{name}"'), code)), indent=8)
+    if not is_name(name):
+        kind = "parameter" if flat(code).startswith("nn.Parameter(") else "module"
+        return laid_out("", call(f"self.register_{kind}", Atom(quoted(name)), code), indent=8)
     return laid_out(f"self.{name} = ", code, indent=8)
 
 

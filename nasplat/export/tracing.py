@@ -18,7 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.errors import RunError
-from nasplat.export.code import NOTHING, Atom, Code, Node, Number, Value, binary, call, flat, index, keyword
+from nasplat.export.code import (
+    NOTHING,
+    USED_IN_FORWARD,
+    Atom,
+    Code,
+    Node,
+    Number,
+    Value,
+    attribute,
+    binary,
+    call,
+    flat,
+    index,
+    keyword,
+    quoted,
+)
 
 Tree: TypeAlias = object
 """Values, and lists, tuples and dictionaries of them, as Python passes them around."""
@@ -122,6 +137,10 @@ class _Size(int):
     __rtruediv__ = __truediv__
 
 
+class _Flag(int):
+    """The flag that tells a module whether it is trained, which it is not here."""
+
+
 def _size_operator(name: str, operator: str, *, swapped: bool) -> Callable[[_Size, int], "_Size"]:
     plain: Callable[[int, int], int] = getattr(int, f"__{name}__")
 
@@ -170,11 +189,14 @@ class _Watched:
             return _Watched(found, Node("attribute", (self._code,), name), self._tracer)
         raise Unwritable(f"asks a tensor for its {name}")
 
+    def _is_free(self, axis: int) -> bool:
+        return axis == 0 or (self._tracer.free_sides and axis != 1)
+
     def _shape(self) -> tuple[int, ...]:
         count = self._value.ndim
         shape: list[int] = []
         for axis, size in enumerate(self._value.shape):
-            if axis == 0 or (self._tracer.free_sides and axis != 1):
+            if self._is_free(axis):
                 place = Number(axis if axis < 2 else axis - count)
                 shape.append(_Size(size, index(Node("attribute", (self._code,), "shape"), Atom(flat(place)))))
             else:
@@ -190,7 +212,8 @@ class _Watched:
 
     def __getitem__(self, items: object) -> Any:
         listed = items if isinstance(items, tuple) else (items,)
-        if all(_takes_all(item, size) for item, size in zip(listed, self._value.shape, strict=False)):
+        sizes = [None if self._is_free(axis) else size for axis, size in enumerate(self._value.shape)]
+        if len(listed) <= len(sizes) and all(map(_takes_all, listed, sizes)):
             return self
         value = self._value[_plain(items)]
         return self._tracer.step(value, index(self._code, *map(_written, listed)))
@@ -246,7 +269,7 @@ class _Tracer:
         def ask(module: nn.Module, name: str) -> Any:
             found = asked(module, name)
             if isinstance(found, Tensor) and self._current is not None and id(module) in self._paths:
-                return _Watched(found, Node("attribute", (self._reached(module),), name), self)
+                return _Watched(found, _member(module, self._reached(module), name), self)
             return found
 
         nn.Module.__call__, nn.Module.__getattr__ = call_module, ask  # type: ignore[method-assign]
@@ -266,6 +289,7 @@ class _Tracer:
                 return module.forward(*args, **kwargs)
             graph = Graph()
             self._current = module, graph
+            vars(module)["training"] = _Flag(False)
             bound = inspect.signature(module.forward).bind(*args, **kwargs)
             for name, value in bound.arguments.items():
                 bound.arguments[name] = self._input(graph, name, value)
@@ -283,6 +307,7 @@ class _Tracer:
             ) from error
         finally:
             self._current = before
+            vars(module)["training"] = False
 
     def function(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str = ""
@@ -341,20 +366,15 @@ class _Tracer:
         code: Code = Atom("self")
         owner = self._current[0]
         for name in there.removeprefix(here).lstrip(".").split("."):
-            if isinstance(owner, nn.ModuleList | nn.Sequential):
-                code = index(code, Atom(name))
-            elif isinstance(owner, nn.ModuleDict):
-                code = index(code, Atom(f'"{name}"'))
-            elif name.isidentifier():
-                code = Node("attribute", (code,), name)
-            else:
-                code = call("getattr", code, Atom(f'"{name}"'))
+            code = _member(owner, code, name)
             owner = owner.get_submodule(name)
         return code
 
     def _input(self, graph: Graph, name: str, value: Tree) -> Tree:
         if not any(isinstance(each, Tensor | _Size) for each in _flattened(value)):
             return value
+        while name in USED_IN_FORWARD or name in graph.inputs:
+            name += "_"
         graph.inputs.append(name)
         if isinstance(value, list | tuple):
             graph.lists.add(name)
@@ -379,6 +399,18 @@ class _Tracer:
             raise Unwritable("does something else each time that it is called")
 
 
+def _member(owner: nn.Module, code: Code, name: str) -> Code:
+    """How a module's child or tensor is reached from the module."""
+    known = torchs_class(owner)
+    if known is nn.ModuleDict:
+        return index(code, Atom(quoted(name)))
+    if known in (nn.ModuleList, nn.ParameterList):
+        return index(code, Atom(name))
+    if known is nn.Sequential and name == str(list(owner._modules).index(name)):
+        return index(code, Atom(name))
+    return attribute(code, name)
+
+
 def torchs_class(module: nn.Module) -> type[nn.Module] | None:
     """The class of torch that does what a module does: its own, or one whose forward it has not changed."""
     for known in type(module).__mro__[:-1]:
@@ -400,8 +432,8 @@ def _flattened(tree: Tree) -> Iterator[object]:
         yield tree
 
 
-def _takes_all(item: object, size: int) -> bool:
-    """Whether a slice leaves an axis as it is, whatever the sizes that are free."""
+def _takes_all(item: object, size: int | None) -> bool:
+    """Whether a slice leaves an axis as it is, whatever its size where that is free, which None stands for."""
     if not isinstance(item, slice) or any(isinstance(each, _Size) for each in (item.start, item.stop, item.step)):
         return False
     return item.start in (None, 0) and item.step in (None, 1) and (item.stop is None or item.stop == size)
@@ -416,6 +448,8 @@ def _plain(tree: Tree) -> Any:
     match tree:
         case _Watched():
             return tree._value
+        case _Flag():
+            return False
         case slice():
             return slice(*(each if each is None else int(each) for each in (tree.start, tree.stop, tree.step)))
         case torch.Size():
@@ -438,12 +472,14 @@ def _written(value: Tree) -> Code:
             return value._code
         case _Size():
             return value.code
+        case _Flag():
+            return Atom("self.training")
         case bool() | None | builtins.Ellipsis:
             return Atom("..." if value is ... else repr(value))
         case int() | float():
             return Number(value)
-        case str() if value.isprintable() and not set(value) & {'"', "\\"}:
-            return Atom(f'"{value}"')
+        case str():
+            return Atom(quoted(value))
         case torch.dtype() | torch.memory_format():
             return Atom(repr(value))
         case slice():
@@ -498,6 +534,6 @@ def _telling(function: Callable[..., Any], name: str, kwargs: dict[str, Any]) ->
     return {
         key: value
         for key, value in kwargs.items()
-        if _is_watched(value) or key not in known or known[key].default is inspect.Parameter.empty
-        or known[key].default != value
+        if _is_watched(value) or isinstance(value, _Flag) or key not in known
+        or known[key].default is inspect.Parameter.empty or known[key].default != value
     }  # fmt: skip

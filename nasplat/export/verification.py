@@ -47,11 +47,11 @@ class Verification:
         return self.largest_difference <= self.allowed
 
 
-def compared(network: nn.Module, run: Runner, inputs: Sequence[Tensor]) -> Verification:
+def compared(network: Runner, run: Runner, inputs: Sequence[Tensor]) -> Verification:
     """Run a network and what was exported of it.
 
     Args:
-        network: In evaluation mode.
+        network: In evaluation mode, or what else is to be given.
         run: What was exported.
         inputs: Batches, all of one type.
     """
