@@ -42,9 +42,10 @@ def hypervolumes(groups: Mapping[str, Sequence[tuple[float, float]]]) -> dict[st
     """
     losses = {name: _losses(pairs) for name, pairs in groups.items()}
     union = np.concatenate([_front(points) for points in losses.values()])
-    ideal, nadir = union.min(axis=0), union.max(axis=0)
+    ideal, span = union.min(axis=0), np.ptp(union, axis=0)
+    span[span == 0] = 1.0  # of a front that is one point
     measure = HV(ref_point=np.array([1.1, 1.1]))
-    return {name: float(measure((points - ideal) / (nadir - ideal))) for name, points in losses.items()}
+    return {name: float(measure((points - ideal) / span)) for name, points in losses.items()}
 
 
 def _losses(pairs: Sequence[tuple[float, float]]) -> NDArray[np.float64]:

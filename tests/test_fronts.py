@@ -27,6 +27,11 @@ def test_hypervolumes_are_the_part_of_points_that_are_dominated() -> None:
         assert volume == pytest.approx(share.mean() * 1.1**2, abs=0.01)
 
 
+def test_a_front_of_one_point_has_all_of_the_volume() -> None:
+    volumes = hypervolumes({"best": [(0.9, 10.0)], "worse": [(0.8, 20.0)]})
+    assert volumes["best"] == pytest.approx(1.1**2) and volumes["worse"] < volumes["best"]
+
+
 def test_ends_stand_for_a_front_whatever_lies_between() -> None:
     prices = {"a": 1.0, "b": 1.1, "c": 10.0, "d": 90.0, "e": 100.0}
     assert spread(prices, 3) == ["a", "c", "e"]
