@@ -74,13 +74,10 @@ class Bench:
         return done.stdout
 
     def run(self, name: str, *arguments: str) -> tuple[Path, Figures]:
-        """A run by its name, made by a command or gone on with, and what is told of it."""
+        """A run by its name, made by a command or gone on with, and what that says of it."""
         folder = self.folder / name
-        if folder.exists():
-            self.nasplat("resume", str(folder))
-        else:
-            self.nasplat(*arguments, "--out", str(folder))
-        return folder, json.loads(self.nasplat("show", str(folder), "--json"))
+        command = ["resume", str(folder)] if folder.exists() else [*arguments, "--out", str(folder)]
+        return folder, json.loads(self.nasplat(*command, "--json"))
 
     @property
     def pictures(self) -> str:
@@ -230,11 +227,12 @@ def workers(bench: Bench) -> Figures:
             "--strategy", "random_search", "--objective", "accuracy:max", "--evaluations", str(2 * number),
             "--executor", "ray", "--workers", str(count), "--gpus-per-worker", share,
         )  # fmt: skip
-        if shown["failed"]:
-            raise RuntimeError(f"{shown['failed']} trials failed with {count} workers")
+        outcomes = shown["outcomes"]
+        if outcomes["failed"]:
+            raise RuntimeError(f"{outcomes['failed']} trials failed with {count} workers")
         found[f"{count} workers"] = {
-            "trials": shown["outcomes"],
-            "trials_per_minute": 60 * shown["outcomes"] / shown["seconds"],
+            "trials": outcomes["measured"],
+            "trials_per_minute": 60 * outcomes["measured"] / shown["seconds"],
             "seconds_with_start": time.perf_counter() - began,
         }
     return found
@@ -267,7 +265,7 @@ def cars(bench: Bench) -> Figures:
         "search_seconds": searched,
         "front": len(shown["front"]),
         "retrained": again.get("retrained"),
-        "tested": tested,
+        "tested": tested["tested"],
         "verified": json.loads((exported / "verify.json").read_text()),
     }
 
