@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +26,9 @@ from nasplat.run.directory import LOG, Run
 from nasplat.run.event_log import EventLog
 from nasplat.run.shelf import Shelf
 from nasplat.task import Outcome, Spent
+
+VERIFIED = {"random": asdict(Verification(0.0, 1.0, (1,))), "real": None}
+"""What is said of an export that is not in question."""
 
 Done: TypeAlias = subprocess.CompletedProcess[str]
 CommandLine: TypeAlias = Callable[..., Done]
@@ -201,7 +204,7 @@ def write_weights(network: Any, io: Any, path: Path, **how: Any) -> None:
     ("owner", "name", "arguments"),
     [
         pytest.param(page, "write_atomically", ["report", "run"], id="report"),
-        pytest.param(bundle, "verify", ["export", "run"], id="export, at its end"),
+        pytest.param(bundle, "verified", ["export", "run"], id="export, at its end"),
         pytest.param(bundle, "_network", ["export", "run", "--out", "new/deep"], id="export, at its weights"),
         pytest.param(recovery, "write_atomically", ["recover", "run", "--out", "new/deep"], id="recover"),
         pytest.param(shutil, "copyfile", ["recover", "run", "--out", "new"], id="recover, at its copy"),
@@ -214,7 +217,7 @@ def test_a_result_is_whole_or_not_there_on_a_full_disk(
     before = listing(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "write_onnx", write_weights)
-        patch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+        patch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
         patch.setattr(bundle, "measured_latency", lambda path, io: None)
         if owner is bundle:  # what follows the call is what has no room
             original = getattr(bundle, name)
@@ -272,7 +275,7 @@ def test_in_a_read_only_folder_reading_works_and_writing_is_refused(
     template: Path, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "write_onnx", write_weights)
-    monkeypatch.setattr(bundle, "verify", lambda *given, **how: Verification(0.0, 1.0, (1,)))
+    monkeypatch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
     monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
     (tmp_path / "sealed").mkdir()
     shutil.copytree(template, tmp_path / "sealed" / "run")

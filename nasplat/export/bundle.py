@@ -100,10 +100,11 @@ def export(
         raise InputError("--features is an output of the ONNX model; add --format onnx or all, or leave it out")
     benchmark = run.benchmark()
     architecture, io = run.member(measurement, benchmark), benchmark.io
+    recorded = run.history().tested.get(measurement.id)
     weights = _weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
     description = _description(run, measurement, benchmark, architecture, untrained=untrained)
-    final = run.final(measurement, benchmark) if test else run.history().tested.get(measurement.id)
+    final = run.final(measurement, benchmark) if test else recorded
     if final is not None and not untrained:
         tested = {name: value for name, value in final.metrics.items() if name not in description["known"]}
         description["final"] = {"split": final.split, **tested}
