@@ -1,12 +1,15 @@
-"""What all tests share: where real tables lie, and a hand on the command line."""
+"""What all tests share: where real tables lie, a hand on the command line, and the part of long sweeps that runs."""
 
 import csv
 import gzip
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 from numpy.random import default_rng
@@ -24,6 +27,88 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _PLUGIN = Path(__file__).parent / "plugin"
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+T = TypeVar("T")
+
+# Long sweeps: a part of each runs with every commit, another one with the next, and all of it with --whole
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options that say how much of the long sweeps runs."""
+    group = parser.getgroup("nasplat", "long sweeps")
+    group.addoption("--whole", action="store_true", help="run the long sweeps whole, which takes half an hour")
+    group.addoption(
+        "--part", metavar="TEXT", help="which part of the long sweeps runs; without it, the hash of the commit decides"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settle the part once, for all workers."""
+    if config.option.part is None:
+        config.option.part = _commit()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Which part of the long sweeps runs, and how it is run again."""
+    return "long sweeps: whole" if config.option.whole else f"long sweeps: --part {config.option.part}"
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m, which may ask for one case by name
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the cases of a test marked `sweep(n)`, n remain."""
+    if config.option.whole:
+        return
+    sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            sweeps[item.nodeid.partition("[")[0]].append(item)
+    left_out: set[str] = set()
+    for name, cases in sweeps.items():
+        marker = cases[0].get_closest_marker("sweep")
+        assert marker is not None
+        kept = _some(cases, marker.args[0], f"{config.option.part} {name}")
+        left_out |= {case.nodeid for case in cases} - {case.nodeid for case in kept}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+        items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+class Part(Protocol):
+    """Chooses what of a sweep runs."""
+
+    def __call__(self, members: Sequence[T], count: int) -> list[T]:
+        """So many of the members, in their order; all of them with --whole."""
+
+
+@pytest.fixture
+def part(request: pytest.FixtureRequest) -> Part:
+    """The part of a sweep inside a test that runs with this commit."""
+
+    def some(members: Sequence[T], count: int) -> list[T]:
+        if request.config.option.whole:
+            return list(members)
+        return _some(members, count, f"{request.config.option.part} {request.node.nodeid}")
+
+    return some
+
+
+def _some(members: Sequence[T], count: int, seed: str) -> list[T]:
+    """So many members, chosen by a text, in their order."""
+    chosen = random.Random(seed).sample(range(len(members)), min(count, len(members)))
+    return [members[index] for index in sorted(chosen)]
+
+
+def _commit() -> str:
+    """The short hash of the commit that is checked out; where there is no repository, a fixed text."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+    except OSError:
+        return "none"
+    return done.stdout.strip() or "none"
+
+
+# What tests are given
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
+from unittest import SkipTest
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from nasplat.nn.supernet import Part, Supernet
 from nasplat.predictor import Learnt
 from nasplat.problem import Problem
 from nasplat.search_space import Block, Prior
+from nasplat.search_spaces.nasbench101 import NASBench101
 from nasplat.strategies.local_search import LocalSearch
 from nasplat.strategies.random_search import RandomSearch
 from nasplat.strategies.regularized_evolution import RegularizedEvolution
@@ -645,6 +647,31 @@ def test_every_check_has_a_plugin_that_it_fails(
     checks: Sequence[Callable[..., None]], examples: dict[str, Any]
 ) -> None:
     assert set(named(checks)) == set(examples)
+
+
+LACKING: list[tuple[Sequence[Callable[..., None]], str, Sequence[Any]]] = [
+    *(
+        (SEARCH_SPACE_CHECKS, name, (NASBench101(), IMAGES))
+        for name in SPACES
+        if name.startswith("supernet_") or name == "blocks_are_what_is_built"
+    ),
+    *(
+        (STRATEGY_CHECKS, name, (RandomSearch,))
+        for name in ("a_plan_is_carried_out", "order_within_a_generation_is_free")
+    ),
+    (BENCHMARK_CHECKS, "continued_equals_uninterrupted", (lambda: ToyBenchmark(ToySpace()),)),
+]
+"""Checks, and a plug-in that lacks what each of them is about."""
+
+
+@pytest.mark.parametrize(("checks", "name", "given"), LACKING, ids=[name for _, name, _ in LACKING])
+def test_a_check_of_what_a_plugin_lacks_is_skipped_and_not_passed(
+    checks: Sequence[Callable[..., None]], name: str, given: Sequence[Any]
+) -> None:
+    with pytest.raises(
+        SkipTest, match=r"nasbench101 (has|names) no|RandomSearch (has|works in) no|ToyBenchmark leaves no"
+    ):
+        named(checks)[name](*given)
 
 
 @pytest.mark.parametrize("name", SPACES)

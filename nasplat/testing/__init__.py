@@ -6,6 +6,9 @@ plug-in breaks it. Sweep them over a plug-in with pytest::
     @pytest.mark.parametrize("check", nasplat.testing.STRATEGY_CHECKS, ids=lambda check: check.__name__)
     def test_contract(check):
         check(MyStrategy)
+
+A check of what a plug-in need not have, such as a supernet, raises `unittest.SkipTest` with the reason, which test
+runners count as skipped.
 """
 
 from nasplat.testing.benchmarks import BENCHMARK_CHECKS, SUPERNET_CHECKS

@@ -13,7 +13,7 @@ from nasplat.effective import roles
 from nasplat.errors import InputError
 from nasplat.graph import Role
 from nasplat.search_space import BlockSpace, SearchSpace, SupernetSpace
-from nasplat.testing.common import check_configuration, global_generators_untouched
+from nasplat.testing.common import check_configuration, does_not_apply, global_generators_untouched
 
 if TYPE_CHECKING:
     from torch import nn
@@ -226,7 +226,7 @@ def same_weights_same_outputs(space: SearchSpace, io: IO) -> None:
 def supernet_paths_are_what_is_built(space: SearchSpace, io: IO) -> None:
     """A supernet's path and what `build` gives have the same state dict, and with the same weights the same outputs."""
     if not isinstance(space, SupernetSpace):
-        return
+        does_not_apply(f"{space.name} has no supernet")
     import torch
 
     from nasplat.training.seeding import seeded
@@ -252,7 +252,7 @@ def supernet_paths_are_what_is_built(space: SearchSpace, io: IO) -> None:
 def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
     """Each path is made of the supernet's parameters, always the same ones, and neighbors have some in common."""
     if not isinstance(space, SupernetSpace):
-        return
+        does_not_apply(f"{space.name} has no supernet")
     from nasplat.training.seeding import seeded
 
     with seeded(0):
@@ -270,7 +270,7 @@ def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
 def supernet_extracts_copies(space: SearchSpace, io: IO) -> None:
     """What is extracted has the weights of its path, and shares none of them."""
     if not isinstance(space, SupernetSpace):
-        return
+        does_not_apply(f"{space.name} has no supernet")
     import torch
 
     from nasplat.training.seeding import seeded
@@ -290,7 +290,7 @@ def supernet_extracts_copies(space: SearchSpace, io: IO) -> None:
 def supernet_has_no_dead_weight(space: SearchSpace, io: IO) -> None:
     """Every parameter of a supernet lies on the path of a member."""
     if not isinstance(space, SupernetSpace):
-        return
+        does_not_apply(f"{space.name} has no supernet")
     from nasplat.training.seeding import seeded
 
     with seeded(0):
@@ -311,7 +311,7 @@ def blocks_are_what_is_built(space: SearchSpace, io: IO) -> None:
     They come in a fixed order.
     """
     if not isinstance(space, BlockSpace):
-        return
+        does_not_apply(f"{space.name} names no blocks")
     import torch
 
     from nasplat.training.seeding import seeded
