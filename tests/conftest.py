@@ -140,14 +140,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def nasplat(tmp_path: Path) -> CommandLine:
     """Runs `nasplat ARGUMENTS` as a user would: a process of its own, in an empty directory."""
 
-    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "nasplat", *arguments],
             cwd=tmp_path,
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=timeout,
         )
 
     return run
@@ -204,7 +203,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             target.write_bytes(path.read_bytes())
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(site), str(copy)], check=True, timeout=110)
+    subprocess.run([*pip, "--target", str(site), str(copy)], check=True)
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]  # a checkout may have been named by it
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 

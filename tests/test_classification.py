@@ -558,7 +558,6 @@ def test_another_process_goes_on_with_what_travels_with_the_task(tmp_path: Path)
         check=True,
         capture_output=True,
         text=True,
-        timeout=50,
     )
     there = measured(decode_outcome(json.loads(done.stdout)))
     assert there == measure(benchmark, task, shelf)

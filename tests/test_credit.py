@@ -240,7 +240,7 @@ def test_credits_of_twenty_slots_of_ninety_blocks_take_no_time() -> None:
     terms = Terms(space, scope="position", factorized=False)
     times = []
     for _ in range(6):
-        clock = time.perf_counter()
+        clock = time.process_time()
         preference(terms.by_choice(regression(terms.counts(seen), scores)))
-        times.append(time.perf_counter() - clock)
-    assert min(times) < 0.05  # about .01 s
+        times.append(time.process_time() - clock)
+    assert min(times) < 0.2  # about .01 s of processor time

@@ -19,6 +19,9 @@ import pytest
 from nasplat.errors import RunError
 from nasplat.run.event_log import FORMAT, Event, EventLog
 
+PATIENCE = 300.0
+"""Seconds after which a test stops waiting for a process."""
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -229,7 +232,7 @@ def test_a_killed_writer_loses_nothing_that_append_returned_for(path: Path) -> N
             told = int(writer.stdout.readline())
         time.sleep(chance.random() / 50)
         writer.send_signal(signal.SIGKILL)
-        rest, _ = writer.communicate(timeout=20)
+        rest, _ = writer.communicate(timeout=PATIENCE)
         told = max([told, *map(int, rest.split("\n")[:-1])])
         assert writer.returncode == -signal.SIGKILL
         left_open += len(names_beside(path)) > 1

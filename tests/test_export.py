@@ -156,7 +156,6 @@ def test_a_fresh_process_gets_the_recorded_figures_from_the_folders_alone(
         check=True,
         capture_output=True,
         text=True,
-        timeout=50,
     )
     for measurement, (_, description), (validation, test) in zip(
         measurements, exported, json.loads(done.stdout), strict=True

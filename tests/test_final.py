@@ -85,7 +85,6 @@ STRATEGIES: dict[str, list[str]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_test_picture_is_read_before_the_final_measurement_and_each_once_by_it(
     strategy: str, reads: Counter[tuple[str, int]], command: CommandLine

@@ -19,7 +19,6 @@ def check(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_every_step_runs_through_and_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "check"
     first = check(folder, "--json")

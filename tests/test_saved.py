@@ -48,7 +48,7 @@ def test_another_process_predicts_the_same_to_the_last_bit(folder: Path, install
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(folder), *CODES],
-        capture_output=True, text=True, env=installed, check=True, timeout=50,
+        capture_output=True, text=True, env=installed, check=True
     )  # fmt: skip
     assert [float.fromhex(each) for each in done.stdout.split()] == predictions(folder)
 

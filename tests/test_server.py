@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,9 @@ from nasplat.predictor import UncertainPredictor
 from nasplat.saved import Saved, open_predictor, scored
 from nasplat.server.app import make_app
 from nasplat.server.batching import Batcher, OverfullError
+
+PATIENCE = 300.0
+"""Seconds after which a test stops waiting for a process."""
 
 with warnings.catch_warnings():  # newer versions would rather have another HTTP client than the one that is installed
     warnings.simplefilter("ignore")
@@ -389,7 +392,7 @@ def serving(
 
 def post(port: int, body: Any, **headers: str) -> tuple[int, Any]:
     """One request over a connection of its own."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
         connection.request("POST", "/v1/predict", json.dumps(body), {**JSON, **headers})
         response = connection.getresponse()
         return response.status, json.loads(response.read())
@@ -406,7 +409,7 @@ def test_a_server_answers_and_ends_cleanly(
         np.testing.assert_allclose([p["score"] for p in body["predictions"]], scores(saved, named), rtol=1e-12)
         assert post(port, {"architectures": []}, Host="evil.example")[0] == 400
         process.send_signal(sign)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert (out, err) == ("", "interrupted; the server has ended\n")
 
@@ -416,7 +419,7 @@ def test_a_body_without_end_or_a_lying_length_is_cut_off(installed: dict[str, st
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     with serving(installed, learnt, "--batch", "1") as (_, port):
         for length, start in (("Transfer-Encoding: chunked", chunk), ("Content-Length: 99999999999", b"x" * 100)):
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
                 connection.sendall(f"{head}{length}\r\n\r\n".encode() + start)
                 try:
                     for _ in range(200 if "chunked" in length else 0):  # 13 MB, were it read
@@ -440,7 +443,7 @@ def test_a_token_is_asked_for_and_never_shown(installed: dict[str, str], learnt:
         assert post(port, {"architectures": []})[0] == 401
         assert post(port, {"architectures": []}, Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 200
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
     assert '"POST /v1/predict HTTP/1.1" 200' in err
     assert TOKEN not in err
     with serving(installed, learnt, NASPLAT_TOKEN=TOKEN) as (_, port):  # asked for on loopback too, once there is one
@@ -451,7 +454,7 @@ def test_what_cannot_be_served_is_refused(installed: dict[str, str], learnt: Pat
     def refusing(*options: str, **environment: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "nasplat", "serve", *options],
-            env={**installed, **environment}, capture_output=True, text=True, timeout=40,
+            env={**installed, **environment}, capture_output=True, text=True
         )  # fmt: skip
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
@@ -478,68 +481,58 @@ def resident(process: int) -> int:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def hammer(port: int, bodies: list[str], until: float, times: list[float], errors: list[str]) -> None:
-    """Ask over one connection until a moment; the seconds of each request, and what went wrong."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        number = 0
-        while time.monotonic() < until and not errors:
+def hammer(port: int, bodies: Sequence[str], times: list[float], errors: list[str]) -> None:
+    """Ask one thing after another over one connection; the seconds of each request, and what went wrong."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        for body in bodies:
+            if errors:
+                break
             began = time.monotonic()
-            connection.request("POST", "/v1/predict", bodies[number % len(bodies)], JSON)
+            connection.request("POST", "/v1/predict", body, JSON)
             response = connection.getresponse()
             data = response.read()
             times.append(time.monotonic() - began)
             if response.status != 200 or data.count(b'"error":null') != 64:
                 errors.append(f"{response.status}: {data[:200]!r}")
-            number += 1
 
 
 def test_a_client_that_goes_in_the_middle_of_a_body_is_no_failure(installed: dict[str, str], learnt: Path) -> None:
     with serving(installed, learnt) as (process, port):
-        with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as connection:
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)) as connection:
             head = "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
             time.sleep(0.5)
         time.sleep(0.5)
         process.terminate()
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in told
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_a_minute_of_sixteen_clients_leaves_memory_flat(installed: dict[str, str], learnt: Path, saved: Saved) -> None:
-    seconds = float(os.environ.get("NASPLAT_LOAD_SECONDS", "60"))
+def test_sixteen_clients_leave_memory_flat_and_wait_for_each_other_alone(
+    installed: dict[str, str], learnt: Path, saved: Saved, part: Callable[..., Any]
+) -> None:
+    clients, turns = 16, part(range(600), 40)
     batches = [codes(saved, 64, seed) for seed in range(50)]
     bodies = [json.dumps({"architectures": batch}) for batch in batches]
+    alone: list[float] = []
     times: list[float] = []
     errors: list[str] = []
     with serving(installed, learnt) as (process, port):
-        hammer(port, bodies, time.monotonic() + 2, [], errors)  # whatever is made once is there
+        hammer(port, 2 * bodies, alone, errors)  # whatever is made once is there
         before = resident(process.pid)
-        began = time.monotonic()
         threads = [
-            threading.Thread(target=hammer, args=(port, bodies[i:] + bodies[:i], began + seconds, times, errors))
-            for i in range(16)
+            threading.Thread(target=hammer, args=(port, [bodies[(i + turn) % 50] for turn in turns], times, errors))
+            for i in range(clients)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        passed = time.monotonic() - began
         after = resident(process.pid)
     assert errors == []
-    assert len(times) > 10 * seconds
-    members = [[saved.space.parse(code) for code in batch] for batch in batches]
-    began, calls = time.monotonic(), 0
-    while time.monotonic() < began + 2:
-        scored(saved.predictor, members[calls % len(members)])
-        calls += 1
-    direct = 64 * calls / (time.monotonic() - began)
-    p99 = statistics.quantiles(times, n=100)[98]
-    print(  # noqa: T201
-        f"{64 * len(times) / passed:.0f} architectures/s, p99 {1000 * p99:.0f} ms, memory {before >> 20} MiB "
-        f"to {after >> 20} MiB after {len(times)} requests; called directly {direct:.0f} architectures/s"
-    )
+    assert len(times) == clients * len(turns)
     assert after < before + (24 << 20)
-    assert p99 < 5
+    # A turn waits for those of all clients and no longer; three times that is for sixteen threads on a busy machine.
+    assert statistics.median(times) < 3 * clients * statistics.median(alone)

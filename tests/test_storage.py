@@ -27,6 +27,9 @@ from nasplat.run.event_log import EventLog
 from nasplat.run.shelf import Shelf
 from nasplat.task import Outcome, Spent
 
+PATIENCE = 300.0
+"""Seconds after which a test stops waiting for a process."""
+
 VERIFIED = {"random": asdict(Verification(0.0, 1.0, (1,))), "real": None}
 """What is said of an export that is not in question."""
 
@@ -326,7 +329,7 @@ def test_a_run_has_one_writer_and_any_number_of_readers(command: CommandLine, tm
         [sys.executable, "-m", "nasplat", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as writer:
         try:
-            until = time.monotonic() + 40
+            until = time.monotonic() + PATIENCE
             while not (tmp_path / "run").exists() or not Run(tmp_path / "run").history().outcomes:
                 assert time.monotonic() < until
                 time.sleep(0.1)
@@ -341,7 +344,7 @@ def test_a_run_has_one_writer_and_any_number_of_readers(command: CommandLine, tm
             assert json.loads(command("runs", ".", "--json").stdout)[0]["status"] == "running"
             assert writer.poll() is None  # nothing of this has disturbed it
             writer.send_signal(signal.SIGINT)
-            _, said = writer.communicate(timeout=30)
+            _, said = writer.communicate(timeout=PATIENCE)
         finally:
             writer.kill()
     assert writer.returncode == 130
@@ -373,7 +376,7 @@ def test_two_searches_at_the_same_instant_get_a_folder_each_or_one_is_refused(tm
         subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=55)[1] for process in both]
+    said = [process.communicate(timeout=PATIENCE)[1] for process in both]
     codes = [process.returncode for process in both]
     assert set(codes) <= {0, 2}, said
     made = sorted((tmp_path / "runs").iterdir())

@@ -251,11 +251,11 @@ def assert_close(given: Tensor, expected: Tensor, what: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), [(name, 10 if "odd" in name else 50) for name in CASES])
-def test_evaluated_is_exported(name: str, number: int) -> None:
+def test_evaluated_is_exported(name: str, number: int, part: Callable[..., Any]) -> None:
     case = CASES[name]
     supernet = case.supernet()
     images, *calibration = case.batches(3)
-    for architecture in case.samples(number):
+    for architecture in part(case.samples(number), 8):
         dense, extracted = case.dense(supernet, architecture), supernet.extract(architecture).train()
         with torch.no_grad():
             supernet.train()
@@ -281,11 +281,11 @@ def test_evaluated_is_exported(name: str, number: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nasbench201", "darts", "darts, odd sides"])
-def test_exported_models_compute_what_was_evaluated(name: str, tmp_path: Path) -> None:
+def test_exported_models_compute_what_was_evaluated(name: str, tmp_path: Path, part: Callable[..., Any]) -> None:
     case = CASES[name]
     supernet = case.supernet()
     calibration = case.batches(2)
-    for number, architecture in enumerate(case.samples(2)):
+    for number, architecture in enumerate(part(case.samples(2), 1)):
         network = supernet.extract(architecture)
         recalibrate(network, calibration)
         network.float()

@@ -179,7 +179,7 @@ def test_a_saved_predictor_with_proxies_says_the_same_in_another_process(tmp_pat
     )
     codes = [cell.code for cell in cells[::-1]]
     ran = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "saved"), *codes], capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", program, str(tmp_path / "saved"), *codes], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)[::-1] == predictor.predict(cells).tolist()
