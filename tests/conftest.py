@@ -4,12 +4,14 @@ import csv
 import gzip
 import os
 import random
+import re
 import subprocess
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pytest
 from numpy.random import default_rng
@@ -52,9 +54,28 @@ def pytest_report_header(config: pytest.Config) -> str:
     return "long sweeps: whole" if config.option.whole else f"long sweeps: --part {config.option.part}"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What starts Ray runs on one worker: there is one cluster for all, and two would share the cores anyway."""
+    if item.get_closest_marker("ray"):
+        item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers take one module after another, because of what tests of a module share; Ray's are one of their own."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Modules(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.endswith("@ray") else nodeid.partition("::")[0]
+
+    return Modules(config, log)
+
+
 @pytest.hookimpl(trylast=True)  # after -k and -m, which may ask for one case by name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the cases of a test marked `sweep(n)`, n remain."""
+    """What waits for Ray comes first; of the cases of a test marked `sweep(n)`, n remain."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     if config.option.whole:
         return
     sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
@@ -86,7 +107,7 @@ def part(request: pytest.FixtureRequest) -> Part:
     def some(members: Sequence[T], count: int) -> list[T]:
         if request.config.option.whole:
             return list(members)
-        return _some(members, count, f"{request.config.option.part} {request.node.nodeid}")
+        return _some(members, count, f"{request.config.option.part} {request.node.nodeid.removesuffix('@ray')}")
 
     return some
 
@@ -206,6 +227,42 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     subprocess.run([*pip, "--target", str(site), str(copy)], check=True)
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]  # a checkout may have been named by it
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+class Cluster(NamedTuple):
+    """Where a Ray cluster listens, in which folder it was started, and what a process needs to use it."""
+
+    address: str
+    home: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def cluster(installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Ray cluster that somebody else started, in a directory of its own; the demo package is installed there.
+
+    One for all tests that do not ask how Ray is started or what happens when it is damaged: a start takes seconds.
+    """
+    home = tmp_path_factory.mktemp("cluster")
+    # A cluster asks for the token that starting it has made; who names its address needs to be told so.
+    environment = {**installed, "RAY_AUTH_MODE": "token", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=3"]
+    with (home / "said.txt").open("w") as said:
+        process = subprocess.Popen(
+            [*ray, "--include-dashboard=false", "--disable-usage-stats"],
+            cwd=home,
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        while not (address := re.search(r"--address='([^']+)'", (home / "said.txt").read_text())):
+            assert process.poll() is None, (home / "said.txt").read_text()
+            time.sleep(0.1)
+        yield Cluster(address[1], home, environment)
+    finally:
+        process.terminate()  # and with it all that it started, but no other Ray of this machine
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from nasplat.testing import (
     SUPERNET_CHECKS,
     ToyBenchmark,
     ToySpace,
+    strategies,
 )
 
 # Options that make a plug-in cheap enough to be measured many times in a test.
@@ -45,7 +46,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "regularized_evolution": {"population": 8, "sample": 3},
     "auto": {"parts": ("gaussian_process", "gradient_boosting")},
     "graph_network": {"members": 4, "epochs": 80},
+    "ensemble": {"members": 3},
+    "renas": {"epochs": 30},
 }
+FEW_TRIALS = {"predictor_guided": 50}
+"""In place of `strategies.TRIALS`, for what needs long to ask and is past all its phases early."""
 TOLD_WHICH = {"proposals_are_feasible_members", "narrow_constraints_do_not_hang_it", "finished_is_finished"}
 """The checks that set limits, which members that are given may lie beyond."""
 EXTRAS = {"lightgbm": "lightgbm"}
@@ -79,7 +84,8 @@ def test_toy_space(check: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("name", STRATEGIES.names())
-def test_strategy(name: str, check: Callable[..., None]) -> None:
+def test_strategy(name: str, check: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies, "TRIALS", FEW_TRIALS.get(name, strategies.TRIALS))
     check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
 
 
@@ -106,8 +112,6 @@ def test_halving_around_any_strategy(name: str, around: str, check: Callable[...
 def test_strategy_with_a_single_objective(
     name: str, check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nasplat.testing import strategies
-
     whole = strategies.toy_problem
 
     def single(*arguments: Any, **options: Any) -> Problem:
@@ -125,7 +129,10 @@ def test_strategy_with_a_single_objective(
     [{"child_speed": "measured"}, {"protection": "inverse_size"}, {"protection": "none"}, {"prefilter": 3}],
     ids=str,
 )
-def test_cars_with_every_protection(options: dict[str, Any], check: Callable[..., None]) -> None:
+def test_cars_with_every_protection(
+    options: dict[str, Any], check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategies, "TRIALS", 70)  # nine generations
     make: Callable[..., Strategy] = STRATEGIES.get("cars")
     check(partial(make, population=4, **options))
 
@@ -141,7 +148,10 @@ def test_cars_with_every_protection(options: dict[str, Any], check: Callable[...
     ],
     ids=str,
 )
-def test_credit_evolution_with_every_credit(options: dict[str, Any], check: Callable[..., None]) -> None:
+def test_credit_evolution_with_every_credit(
+    options: dict[str, Any], check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategies, "TRIALS", 100)  # beyond the first generation, and the second
     make: Callable[..., Strategy] = STRATEGIES.get("credit_evolution")
     check(partial(make, **options))
 

@@ -108,8 +108,8 @@ def test_a_full_disk_is_no_fault_of_the_trial(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--trial-seconds", "5"], ["--retries", "1"], ["--workers", "2"]])
-def test_what_only_ray_can_do_is_refused_inline(flags: list[str], nasplat: Callable[..., Any], tmp_path: Path) -> None:
-    done = nasplat(
+def test_what_only_ray_can_do_is_refused_inline(flags: list[str], command: Callable[..., Any], tmp_path: Path) -> None:
+    done = command(
         "search", "--space", "nasbench201", "--benchmark", "classification", "--strategy", "random_search",
         "--objective", "accuracy:max", "--evaluations", "2", *flags,
     )  # fmt: skip

@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import gpu_check
+
+RAY = pytest.mark.ray
 CHECK = Path(__file__).parents[1] / "performance" / "gpu_check.py"
 
 
@@ -18,24 +23,38 @@ def check(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+STEPS: dict[str, Callable[[Any], bool]] = {
+    "throughput": lambda figures: figures["float32"]["pictures_per_second"] > 0,
+    "supernet_step": bool,
+    "workers": lambda figures: figures["2 workers"]["trials"] == 4,
+    "latency": bool,
+    "cars": lambda figures: (
+        set(figures["verified"]["formats"]) == {"onnx", "pt2", "source"}
+        and [each["final"]["split"] for each in figures["tested"]] == ["test"]
+    ),
+    "super_resolution": bool,
+}
+"""The steps by name, with what is seen of their figures."""
+
+
 @pytest.mark.slow
-def test_every_step_runs_through_and_is_kept(tmp_path: Path) -> None:
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize("step", [pytest.param(name, marks=RAY if name == "workers" else ()) for name in STEPS])
+def test_every_step_runs_through_and_is_kept(step: str, tmp_path: Path) -> None:
     folder = tmp_path / "check"
-    first = check(folder, "--json")
+    first = check(folder, "--json", "--only", step)
     assert first.returncode == 0, first.stderr[-4000:]
     known = json.loads(first.stdout)
     assert known["where"]["device"] and known["where"]["tiny"]
-    assert {name: row["passed"] for name, row in known["steps"].items()} == dict.fromkeys(
-        ("throughput", "supernet_step", "workers", "latency", "cars", "super_resolution"), True
-    ), known
-    steps = known["steps"]
-    assert steps["throughput"]["figures"]["float32"]["pictures_per_second"] > 0
-    assert steps["workers"]["figures"]["2 workers"]["trials"] == 4
-    assert set(steps["cars"]["figures"]["verified"]["formats"]) == {"onnx", "pt2", "source"}
-    assert [each["final"]["split"] for each in steps["cars"]["figures"]["tested"]] == ["test"]
-    again = check(folder)
+    assert {name: row["passed"] for name, row in known["steps"].items()} == {step: True}, known
+    assert STEPS[step](known["steps"][step]["figures"])
+    again = check(folder, "--only", step)
     assert again.returncode == 0 and "…" not in again.stderr  # nothing was left to do
-    assert again.stdout.count("passed") == 6
+    assert again.stdout.count("passed") == 1
+
+
+def test_the_steps_are_all_there_are() -> None:
+    assert set(STEPS) == set(gpu_check.STEPS)
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

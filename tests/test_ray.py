@@ -1,13 +1,12 @@
 """Tasks on Ray workers: other processes, at once, on a cluster that was there before, and with deaths among them."""
 
 import json
-import os
 import pickle
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,18 @@ from nasplat.task import Measurement, Outcome
 PATIENCE = 300.0
 """Seconds after which a test stops waiting for a process."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 DIGITS = [
     "search", "--space", "nasbench201", "--set", "space.channels=4", "--set", "space.cells=1",
     "--benchmark", "classification", "--set", "benchmark.epochs=2", "--strategy", "random_search",
     "--objective", "accuracy:max", "--executor", "ray", "--workers", "2", "--evaluations", "8",
+]  # fmt: skip
+
+
+DEMO = [
+    "search", "--space", "demo_perceptron", "--benchmark", "demo_formula", "--strategy", "random_search",
+    "--set", "strategy.repeats=measure", "--objective", "accuracy:max",
 ]  # fmt: skip
 
 
@@ -39,32 +44,6 @@ def overlapping(outcomes: list[Outcome]) -> list[tuple[Outcome, Outcome]]:
         and a.spent.started < b.spent.started + b.spent.seconds
         and b.spent.started < a.spent.started + a.spent.seconds
     ]
-
-
-@pytest.fixture(autouse=True)
-def token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster asks for the token that starting it has made; an explicit address needs to be told so."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A Ray cluster that somebody else started, in a directory of its own: its address and that directory."""
-    home = tmp_path_factory.mktemp("cluster")
-    ray = [str(Path(sys.executable).parent / "ray")]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    started = subprocess.run(
-        [*ray, "start", "--head", "--port=0", "--num-cpus=3", "--include-dashboard=false", "--disable-usage-stats"],
-        cwd=home,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert started.returncode == 0, started.stdout + started.stderr
-    address = re.search(r"--address='([^']+)'", started.stdout)
-    assert address is not None, started.stdout
-    yield address[1], home
-    subprocess.run([*ray, "stop"], cwd=home, env=environment, capture_output=True)
 
 
 DRIVER = """
@@ -90,21 +69,17 @@ with RayExecutor(workload, Shelf(Path("artifacts")), workers=2, address=sys.argv
     pids = {outcome.spent.worker.rpartition(":")[2] for outcome in outcomes}
     homes = {pid: os.readlink(f"/proc/{pid}/cwd") for pid in pids}
 kept = sorted(path.name for path in Path("artifacts").rglob("*.safetensors"))
-print(json.dumps({"pid": os.getpid(), "homes": homes, "kept": kept, "outcomes": list(map(encode_outcome, outcomes))}))
+said = {"pid": os.getpid(), "homes": homes, "kept": kept, "outcomes": list(map(encode_outcome, outcomes))}
+Path("said.json").write_text(json.dumps(said))
 """
 
 
-def test_workers_run_at_once_in_another_directory_without_the_drivers_objects(
-    cluster: tuple[str, Path], tmp_path: Path
-) -> None:
-    address, home = cluster
-    done = subprocess.run([sys.executable, "-c", DRIVER, address], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+def test_workers_run_at_once_in_another_directory_without_the_drivers_objects(cluster: Any, tmp_path: Path) -> None:
+    said = _script(cluster, tmp_path, DRIVER)
     outcomes = [_decoded(body) for body in said["outcomes"]]
     assert all(isinstance(outcome, Measurement) for outcome in outcomes)
     assert len(said["homes"]) == 2 and str(said["pid"]) not in said["homes"]
-    assert set(said["homes"].values()) == {str(home)} != {str(tmp_path)}
+    assert set(said["homes"].values()) == {str(cluster.home)} != {str(tmp_path)}
     assert overlapping(outcomes), "no two trials ran at the same time on different workers"
     assert len(said["kept"]) == 6, "the weights did not come back to the driver"
 
@@ -134,14 +109,12 @@ with RayExecutor(workload, Shelf(Path("artifacts")), workers=2, address=sys.argv
     outcomes = done(part, whole)
     state = outcomes[0].artifacts["state"]
     outcomes += done(*(replace(whole, id=number, seed=number, continues=state) for number in (2, 3)))
-print(json.dumps(list(map(encode_outcome, outcomes))))
+Path("said.json").write_text(json.dumps(list(map(encode_outcome, outcomes))))
 """
 
 
-def test_a_training_goes_on_on_another_worker(cluster: tuple[str, Path], tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", CONTINUING, cluster[0]], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    outcomes = [_decoded(body) for body in json.loads(done.stdout)]
+def test_a_training_goes_on_on_another_worker(cluster: Any, tmp_path: Path) -> None:
+    outcomes = [_decoded(body) for body in _script(cluster, tmp_path, CONTINUING)]
     assert all(isinstance(outcome, Measurement) for outcome in outcomes), outcomes
     part, whole, *parts = outcomes
     assert len({outcome.spent.worker for outcome in parts}) == 2, "both went on on one worker"
@@ -157,23 +130,22 @@ def test_a_worker_is_told_names_and_options_alone() -> None:
         assert code not in shipped
 
 
-def test_a_cluster_is_left_running_and_used_again(cluster: tuple[str, Path], nasplat: Callable[..., Any]) -> None:
-    address, _ = cluster
+def test_a_cluster_is_left_running_and_used_again(cluster: Any, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        done = nasplat(*DIGITS, "--ray-address", address, "--out", name, "--json")
+        (tmp_path / name).mkdir()
+        done = _demo(cluster, tmp_path / name, "--evaluations", "8")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["outcomes"]["measured"] == 8
 
 
 def test_what_the_cluster_lacks_is_refused_before_anything_is_created(
-    cluster: tuple[str, Path], nasplat: Callable[..., Any], tmp_path: Path
+    cluster: Any, nasplat: Callable[..., Any], tmp_path: Path
 ) -> None:
-    address, _ = cluster
     for flags, said in (
         (["--workers", "64"], "64 CPUs"),
         (["--gpus-per-worker", "0.5"], "1 GPUs"),
     ):
-        done = nasplat(*DIGITS, "--ray-address", address, *flags)
+        done = nasplat(*DIGITS, "--ray-address", cluster.address, *flags, RAY_AUTH_MODE="token")
         assert done.returncode == 2, done.stderr
         assert said in done.stderr and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
@@ -186,10 +158,12 @@ def test_a_cluster_that_is_not_there_is_refused(nasplat: Callable[..., Any], tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_search_that_starts_ray_trains_at_once_and_shuts_it_down(tmp_path: Path) -> None:
+def test_a_search_that_starts_ray_works_at_once_and_shuts_it_down(installed: dict[str, str], tmp_path: Path) -> None:
+    flags = ["--evaluations", "8", "--set", "benchmark.sleep=0.2", "--executor", "ray", "--workers", "2"]
     search = subprocess.Popen(
-        [sys.executable, "-m", "nasplat", *DIGITS, "--out", "run"],
+        [sys.executable, "-m", "nasplat", *DEMO, *flags, "--out", "run"],
         cwd=tmp_path,
+        env=installed,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -210,8 +184,8 @@ def test_a_search_that_starts_ray_trains_at_once_and_shuts_it_down(tmp_path: Pat
     assert not left, "a process of the Ray that was started is still there"
 
 
-def test_never_more_tasks_are_out_than_there_are_workers(installed: dict[str, str], tmp_path: Path) -> None:
-    done = _demo(installed, tmp_path, "--evaluations", "30", "--set", "benchmark.sleep=0.01")
+def test_never_more_tasks_are_out_than_there_are_workers(cluster: Any, tmp_path: Path) -> None:
+    done = _demo(cluster, tmp_path, "--evaluations", "30", "--set", "benchmark.sleep=0.01")
     assert done.returncode == 0, done.stderr
     from nasplat.run.event_log import EventLog
 
@@ -222,26 +196,26 @@ def test_never_more_tasks_are_out_than_there_are_workers(installed: dict[str, st
     assert (out, most) == (0, 2)
 
 
-def test_a_worker_that_dies_fails_its_task_alone_and_is_replaced(installed: dict[str, str], tmp_path: Path) -> None:
-    done = _demo(installed, tmp_path, "--evaluations", "12", "--set", "benchmark.exit_every=5")
+def test_a_worker_that_dies_fails_its_task_alone_and_is_replaced(cluster: Any, tmp_path: Path) -> None:
+    done = _demo(cluster, tmp_path, "--evaluations", "12", "--set", "benchmark.exit_every=5")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["outcomes"] == {"measured": 10, "remembered": 0, "trained": 0, "failed": 2}
-    show = _run(installed, tmp_path, "show", "run", "--json")
+    show = _run(cluster, tmp_path, "show", "run", "--json")
     assert [(f["trial"], f["kind"]) for f in json.loads(show.stdout)["failures"]] == [
         (4, "worker died"),
         (9, "worker died"),
     ]
 
 
-def test_workers_that_only_die_end_the_run_with_an_error(installed: dict[str, str], tmp_path: Path) -> None:
-    done = _demo(installed, tmp_path, "--evaluations", "40", "--set", "benchmark.exit_every=1")
+def test_workers_that_only_die_end_the_run_with_an_error(cluster: Any, tmp_path: Path) -> None:
+    done = _demo(cluster, tmp_path, "--evaluations", "40", "--set", "benchmark.exit_every=1", "--retries", "0")
     assert done.returncode == 1
     assert "killed every worker they touched" in done.stderr and "Traceback" not in done.stderr
 
 
 SHARED_WEIGHTS = """
-import sys
+import json, sys
 from pathlib import Path
 from nasplat.executors.executor import Workload
 from nasplat.executors.ray import RayExecutor
@@ -255,7 +229,7 @@ benchmark = workload.make()
 problem = Problem(benchmark.space, Goal((Objective("accuracy", True),)), io=benchmark.io)
 shelf = Shelf(Path("artifacts"))
 handle = shelf.put(b"weights")
-ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
 with RayExecutor(workload, shelf, workers=1) as executor:
     executor.submit(problem.evaluate(problem.sample(), weights=handle))
     outcomes = executor.wait(60)
@@ -263,21 +237,12 @@ with RayExecutor(workload, shelf, workers=1) as executor:
     executor.submit(problem.train_supernet((problem.sample(),), epochs=1))
     outcomes = executor.wait(60)
     assert outcomes[0].kind == "no supernet", outcomes
-assert ray.is_initialized(), "a Ray that was there before was shut down"
+Path("said.json").write_text(json.dumps(ray.is_initialized()))
 """
 
 
-def test_artifacts_travel_with_tasks_and_a_ray_in_this_process_is_left_running(
-    installed: dict[str, str], tmp_path: Path
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SHARED_WEIGHTS],
-        cwd=tmp_path,
-        env={**installed, "RAY_AUTH_MODE": "token", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def test_artifacts_travel_with_tasks_and_a_ray_in_this_process_is_left_running(cluster: Any, tmp_path: Path) -> None:
+    assert _script(cluster, tmp_path, SHARED_WEIGHTS), "a Ray that was there before was shut down"
 
 
 def test_gpus_that_are_not_there_are_refused_before_anything_is_created(
@@ -295,23 +260,34 @@ def _decoded(body: dict[str, Any]) -> Outcome:
     return decode_outcome(body)
 
 
-def _demo(environment: dict[str, str], folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def _demo(cluster: Any, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """A search with the demo package on two Ray workers."""
-    return _run(
-        environment, folder, "search", "--space", "demo_perceptron", "--benchmark", "demo_formula", "--strategy",
-        "random_search", "--set", "strategy.repeats=measure", "--objective", "accuracy:max", "--executor", "ray",
-        "--workers", "2", "--json", "--out", "run", *flags,
-    )  # fmt: skip
+    where = ["--executor", "ray", "--workers", "2", "--ray-address", cluster.address]
+    return _run(cluster, folder, *DEMO, *where, "--json", "--out", "run", *flags)
 
 
-def _run(environment: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(cluster: Any, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`nasplat ARGUMENTS`, where the demo package is installed."""
     return subprocess.run(
         [sys.executable, "-m", "nasplat", *arguments],
         cwd=folder,
-        env=environment,
+        env=cluster.environment,
         capture_output=True,
         text=True,
     )
+
+
+def _script(cluster: Any, folder: Path, script: str) -> Any:
+    """What a script says that drives the executor itself, with the cluster's address as its argument."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, cluster.address],
+        cwd=folder,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "said.json").read_text())
 
 
 def _of_ray_session(driver: int) -> list[str]:
@@ -328,22 +304,22 @@ def _of_ray_session(driver: int) -> list[str]:
     return found
 
 
-def test_nothing_waits_for_a_straggler(installed: dict[str, str], tmp_path: Path) -> None:
+def test_nothing_waits_for_a_straggler(cluster: Any, tmp_path: Path) -> None:
     """One worker hangs from the first trial to its time limit; the other does all the rest meanwhile."""
     done = _demo(
-        installed, tmp_path, "--evaluations", "60", "--set", "benchmark.sleep=0.02", "--set", "benchmark.hang_at=0",
-        "--trial-seconds", "8",
+        cluster, tmp_path, "--evaluations", "20", "--set", "benchmark.sleep=0.02", "--set", "benchmark.hang_at=0",
+        "--trial-seconds", "6",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["outcomes"] == {"measured": 59, "remembered": 0, "trained": 0, "failed": 1}
+    assert result["outcomes"] == {"measured": 19, "remembered": 0, "trained": 0, "failed": 1}
     assert [(i["kind"], i["trial"], i["action"]) for i in result["incidents"]] == [("time limit", 0, "failed")]
     assert Run(tmp_path / "run").history().outcomes[-1].id == 0, "the straggler held up others"
-    assert "time limit (trial 0" in _run(installed, tmp_path, "show", "run").stdout
+    assert "time limit (trial 0" in _run(cluster, tmp_path, "show", "run").stdout
 
 
-def test_retries_and_the_time_limit_are_the_users_to_set(installed: dict[str, str], tmp_path: Path) -> None:
-    done = _demo(installed, tmp_path, "--evaluations", "6", "--set", "benchmark.exit_at=2", "--retries", "0")
+def test_retries_and_the_time_limit_are_the_users_to_set(cluster: Any, tmp_path: Path) -> None:
+    done = _demo(cluster, tmp_path, "--evaluations", "6", "--set", "benchmark.exit_at=2", "--retries", "0")
     assert done.returncode == 0, done.stderr
     assert [(i["trial"], i["action"]) for i in json.loads(done.stdout)["incidents"]] == [(2, "failed")]
     resolved = Run(tmp_path / "run").config.executor
@@ -353,6 +329,7 @@ def test_retries_and_the_time_limit_are_the_users_to_set(installed: dict[str, st
 IN_PROCESS = """
 import json, os, signal, sys, time
 from pathlib import Path
+import ray
 from nasplat.executors import ray as module
 from nasplat.executors.executor import Workload
 from nasplat.executors.ray import RayExecutor
@@ -365,45 +342,44 @@ def executor(workers, retries=2, trial_seconds=None, **options):
     workload = Workload("demo_perceptron", "demo_formula", {}, options)
     benchmark = workload.make()
     problem = Problem(benchmark.space, Goal((Objective("accuracy", True),)), io=benchmark.io)
-    made = RayExecutor(
-        workload, Shelf(Path("artifacts")), workers=workers, retries=retries, trial_seconds=trial_seconds
-    )
-    return made, problem
+    return on_cluster(workload, workers=workers, retries=retries, trial_seconds=trial_seconds), problem
 
-def gather(executor, number, seconds=60):
-    outcomes, incidents, deadline = [], [], time.monotonic() + seconds
-    while len(outcomes) < number and time.monotonic() < deadline:
+def on_cluster(workload, **how):
+    return RayExecutor(workload, Shelf(Path("artifacts")), address=sys.argv[1], **how)
+
+def gather(executor, number):
+    outcomes, incidents = [], []
+    while len(outcomes) < number:
         outcomes += executor.wait(0.5)
         incidents += executor.incidents()
     return outcomes, incidents
+
+class Clock:
+    # The executor's, which a test can put forward.
+    ahead = 0.0
+    def monotonic(self):
+        return time.monotonic() + self.ahead
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+module.time = clock = Clock()
 """
 
 
-def _in_process(environment: dict[str, str], folder: Path, script: str) -> Any:
-    """What a script says that drives the executor itself."""
-    done = subprocess.run(
-        [sys.executable, "-c", IN_PROCESS + script],
-        cwd=folder,
-        env={**environment, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "said.json").read_text())
-
-
-def test_a_driver_that_looks_late_does_not_end_what_was_done_in_time(installed: dict[str, str], tmp_path: Path) -> None:
-    said = _in_process(
-        installed,
+def test_a_driver_that_looks_late_does_not_end_what_was_done_in_time(cluster: Any, tmp_path: Path) -> None:
+    said = _script(
+        cluster,
         tmp_path,
-        """
-made, problem = executor(2, trial_seconds=1.5, sleep=0.1)
+        IN_PROCESS
+        + """
+made, problem = executor(2, trial_seconds=100)
 with made:
     while len(made._idle) < 2:
         made.wait(0.1)
     for _ in range(2):
         made.submit(problem.evaluate(problem.sample()))
-    time.sleep(3)
+    ray.wait(list(made._busy), num_returns=2)
+    clock.ahead = 1000.0
     outcomes, incidents = gather(made, 2)
 Path("said.json").write_text(json.dumps([[encode_outcome(o) for o in outcomes], list(map(encode_incident, incidents))]))
 """,
@@ -411,18 +387,19 @@ Path("said.json").write_text(json.dumps([[encode_outcome(o) for o in outcomes], 
     assert [("metrics" in outcome) for outcome in said[0]] == [True, True] and said[1] == []
 
 
-def test_a_worker_that_died_while_idle_costs_no_trial_its_tries(installed: dict[str, str], tmp_path: Path) -> None:
-    said = _in_process(
-        installed,
+def test_a_worker_that_died_while_idle_costs_no_trial_its_tries(cluster: Any, tmp_path: Path) -> None:
+    said = _script(
+        cluster,
         tmp_path,
-        """
+        IN_PROCESS
+        + """
 made, problem = executor(2, retries=0)
 with made:
     while len(made._idle) < 2:
         made.wait(0.1)
     for seat in made._idle:
         os.kill(int(seat.worker.rpartition(":")[2]), signal.SIGKILL)
-    time.sleep(1.5)
+    clock.ahead = 1000.0  # they have been idle for long, so that they are asked whether they live
     for _ in range(3):
         made.submit(problem.evaluate(problem.sample()))
     outcomes, incidents = gather(made, 3)
@@ -433,11 +410,12 @@ Path("said.json").write_text(json.dumps([[encode_outcome(o) for o in outcomes], 
     assert [(i["kind"], i["action"], i["trial"]) for i in said[1]] == [("worker died", "replaced", None)] * 2
 
 
-def test_places_are_filled_again_after_a_streak_of_deaths(installed: dict[str, str], tmp_path: Path) -> None:
-    said = _in_process(
-        installed,
+def test_places_are_filled_again_after_a_streak_of_deaths(cluster: Any, tmp_path: Path) -> None:
+    said = _script(
+        cluster,
         tmp_path,
-        """
+        IN_PROCESS
+        + """
 module.DEATHS_PER_WORKER = 1
 made, problem = executor(2, retries=0, exit_every=2)
 def places():
@@ -460,14 +438,13 @@ Path("said.json").write_text(json.dumps([len(outcomes), before, after]))
     assert said == [2, 1, 2]
 
 
-def test_a_worker_that_cannot_start_loses_its_place_after_a_few_tries(
-    installed: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_worker_that_cannot_start_loses_its_place_after_a_few_tries(cluster: Any, tmp_path: Path) -> None:
     """One worker comes up, the other never does: the search goes on with one, and does not try for ever."""
-    said = _in_process(
-        installed,
+    said = _script(
+        cluster,
         tmp_path,
-        """
+        IN_PROCESS
+        + """
 module.FIRST_PAUSE = 0.05
 from nasplat.executors.executor import Workload
 class OnlyOnce(Workload):
@@ -481,10 +458,10 @@ class OnlyOnce(Workload):
 made, problem = executor(1)
 made.close()
 workload = OnlyOnce("demo_perceptron", "demo_formula", {}, {"once": os.path.abspath("once")})
-made = RayExecutor(workload, Shelf(Path("artifacts")), workers=2)
+made = on_cluster(workload, workers=2)
 with made:
-    incidents, deadline = [], time.monotonic() + 60
-    while made.capacity > 1 and time.monotonic() < deadline:
+    incidents = []
+    while made.capacity > 1:
         made.submit(problem.evaluate(problem.sample()))
         made.wait(0.5)
         incidents += made.incidents()
@@ -500,19 +477,16 @@ Path("said.json").write_text(json.dumps([made.capacity, list(map(encode_incident
     assert all(i["kind"] == "worker did not start" and "not there" in i["message"] for i in incidents)
 
 
-def test_a_driver_that_was_away_for_long_does_not_take_its_workers_for_gone(
-    installed: dict[str, str], tmp_path: Path
-) -> None:
-    said = _in_process(
-        installed,
+def test_a_driver_that_was_away_for_long_does_not_take_its_workers_for_gone(cluster: Any, tmp_path: Path) -> None:
+    said = _script(
+        cluster,
         tmp_path,
-        """
-module.START_SECONDS = 3.0
+        IN_PROCESS
+        + """
 made, problem = executor(1)
 with made:
-    time.sleep(4)
+    clock.ahead = 1000.0
     os.kill(int(made._idle[0].worker.rpartition(":")[2]), signal.SIGKILL)
-    time.sleep(1)
     made.submit(problem.evaluate(problem.sample()))
     outcomes, incidents = gather(made, 1)
 Path("said.json").write_text(json.dumps([encode_outcome(o) for o in outcomes]))
@@ -521,19 +495,34 @@ Path("said.json").write_text(json.dumps([encode_outcome(o) for o in outcomes]))
     assert len(said) == 1 and "metrics" in said[0]
 
 
-def test_preparing_may_take_longer_than_starting(installed: dict[str, str], tmp_path: Path) -> None:
-    said = _in_process(
-        installed,
+def test_preparing_may_take_longer_than_starting(cluster: Any, tmp_path: Path) -> None:
+    said = _script(
+        cluster,
         tmp_path,
-        """
-module.START_SECONDS = 3.0
+        IN_PROCESS
+        + """
 class Slow(Workload):
+    # Prepares until the driver has looked several times, at a clock that runs ahead.
     def make(self):
-        time.sleep(6)
+        begun, looked = (Path(self.benchmark_options[name]) for name in ("begun", "looked"))
+        begun.touch()
+        while not looked.exists():
+            time.sleep(0.05)
         return Workload("demo_perceptron", "demo_formula").make()
 _, problem = executor(1)
 _.close()
-made = RayExecutor(Slow("demo_perceptron", "demo_formula"), Shelf(Path("artifacts")), workers=1)
+begun, looked = Path("begun").absolute(), Path("looked").absolute()
+looks, wait = 0, RayExecutor.wait
+def looking(self, timeout):
+    global looks
+    if begun.exists():
+        clock.ahead += 1000.0
+        looks += 1
+        if looks == 3:
+            looked.touch()
+    return wait(self, min(timeout, 0.1))
+RayExecutor.wait = looking
+made = on_cluster(Slow("demo_perceptron", "demo_formula", {}, {"begun": str(begun), "looked": str(looked)}), workers=1)
 with made:
     made.submit(problem.evaluate(problem.sample()))
     outcomes, incidents = gather(made, 1)

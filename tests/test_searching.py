@@ -111,6 +111,7 @@ def test_trained_networks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("question", ["optimum", "moved", "parallel"])
 def test_queries(tmp_path: Path, question: str) -> None:
     needs("nasbench201")

@@ -82,14 +82,17 @@ def answer(problem: Problem, task: Task) -> Outcome:
 def drive(
     strategy: Strategy,
     *,
-    trials: int = TRIALS,
+    trials: int | None = None,
     batch: int = 1,
     answering: Callable[[Problem, Task], Outcome] = answer,
     order: Callable[[list[Task]], list[Task]] = lambda tasks: tasks,
 ) -> list[Task]:
-    """Ask for up to `batch` tasks, tell them all in the given order, and so on; all tasks that were asked for."""
+    """Ask for up to `batch` tasks, tell them all in the given order, and so on; all tasks that were asked for.
+
+    It ends after so many `trials`, or `TRIALS`.
+    """
     tasks: list[Task] = []
-    while len(tasks) < trials:
+    while len(tasks) < (TRIALS if trials is None else trials):
         asked = strategy.ask(batch)
         if not asked:
             break
