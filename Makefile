@@ -6,7 +6,7 @@ endif
 IN_VENV = $(VENV)/bin
 LATENCY = runs/latency.csv
 
-.PHONY: search test
+.PHONY: search test test-all
 
 search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks that read digits, export some of them
 	$(IN_VENV)/nasplat search examples/quickstart.yaml --out $(RUN)
@@ -17,8 +17,14 @@ $(LATENCY): | $(VENV)/ready  # for quick results rather than exact ones; --help 
 	$(IN_VENV)/nasplat benchmark build latency --space ghost/small --out $@ \
 		--points 4 --rounds 2 --calibration 12 --checked 12
 
-test: $(VENV)/ready  ## Install, run all tests
-	$(IN_VENV)/python -m pytest
+# Whole modules go to whichever core is free; of long sweeps a part runs that changes with the commit.
+PYTEST = $(IN_VENV)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+
+test: $(VENV)/ready  ## Install, run the tests on all cores
+	$(PYTEST) $(ARGS)
+
+test-all: $(VENV)/ready  ## Install, run the tests with all of their long sweeps
+	$(PYTEST) --whole $(ARGS)
 
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

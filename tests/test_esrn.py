@@ -325,7 +325,8 @@ def test_every_strategy_begins_in_a_window_that_no_random_member_hits(name: str)
         (Objective.parse("psnr_db:max"),), (Constraint.parse("macs<=5.2e10"), Constraint.parse("params>=315e3"))
     )
     problem = Problem(ESRNLight(), goal, io=IO.enlarged(360, 640, 2), seed=0)
-    (task,) = STRATEGIES.get(name)(problem, **({"population": 2} if name == "nsga2" else {})).ask(1)
+    few: dict[str, Any] = {"nsga2": {"population": 2}, "credit_evolution": {"population": 2, "elites": 2}}
+    (task,) = STRATEGIES.get(name)(problem, **few.get(name, {})).ask(1)
     assert isinstance(task, Evaluate) and problem.feasible(task.architecture)
 
 

@@ -6,9 +6,10 @@ weights by name.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,10 +159,10 @@ def assert_close(given: Tensor, expected: Tensor, what: object) -> None:
 # Evaluated is exported
 
 
-def test_evaluated_is_exported(supernet: Supernet) -> None:
+def test_evaluated_is_exported(supernet: Supernet, part: Callable[..., Any]) -> None:
     space = GhostSmall()
     images, *calibration = batches(3)
-    for architecture in samples(space, 50):
+    for architecture in part(samples(space, 50), 10):
         oracle = Small(supernet.parts.state_dict(), architecture.code)
         supernet.train()
         extracted = supernet.extract(architecture)
@@ -208,9 +209,9 @@ def test_the_gradient_of_a_path_is_that_of_its_network_and_zero_elsewhere(supern
         assert total[0] == pytest.approx(total[1], rel=1e-10)  # so that nothing is left for the other elements
 
 
-def test_every_member_has_a_path(supernet: Supernet) -> None:
+def test_every_member_has_a_path(supernet: Supernet, part: Callable[..., Any]) -> None:
     space = GhostSmall()
-    for architecture in samples(space, 300):
+    for architecture in part(samples(space, 300), 60):
         names = space.build(architecture, SMALL).state_dict()
         assert {n: t.shape for n, t in supernet.path(architecture).state_dict().items()} == {
             n: t.shape for n, t in names.items()

@@ -343,7 +343,7 @@ def test_zero_cost_proxies_choose_what_comes_first() -> None:
         drive(guided(Problem(space, goal, io=io, fidelity=1, seed=1), design="zero_cost"), 5, by_macs) for _ in range(2)
     ]
     assert chosen[0] == chosen[1] and len(set(chosen[0])) == 5
-    random = [space.cost(a, io).macs for a in space.members() or []]
+    random = [space.cost(a, io).macs for a in (space.members() or [])[::31]]
     assert np.mean([space.cost(a, io).macs for a in chosen[0]]) > np.mean(random)  # proxies like large networks
 
 

@@ -224,6 +224,7 @@ def test_h_of_three_objectives_the_best_in_each_always_survive() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_i_a_generation_is_measured_by_several_workers_at_once(tmp_path: Any) -> None:
     """There, a single device trains, and measures one candidate after another."""
     strategy = CARS(toy_problem(), population=6, protection="none")

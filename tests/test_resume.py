@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+import kill_campaign
 import nasplat.search
 from nasplat.architecture import Architecture
 from nasplat.artifact import Artifacts, Parcel
@@ -87,7 +88,7 @@ if __name__ == "__main__":
 TRAINING = [
     "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
     "--benchmark", "classification", "--set", "benchmark.epochs=2", "--strategy", "random_search",
-    "--objective", "accuracy:max", "--evaluations", "12",
+    "--objective", "accuracy:max", "--evaluations", "8",
 ]  # fmt: skip
 
 
@@ -392,23 +393,32 @@ def test_an_interrupted_training_goes_on_with_the_same_weights(
 CARS = [
     "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",
     "--benchmark", "classification", "--set", "benchmark.epochs=5", "--set", "benchmark.paths=2",
-    "--strategy", "cars", "--set", "strategy.population=4", "--set", "strategy.warmup=2",
-    "--set", "strategy.child_speed=measured",
+    "--set", "benchmark.subset=300", "--strategy", "cars",
+    "--set", "strategy.population=4", "--set", "strategy.warmup=2", "--set", "strategy.child_speed=measured",
     "--objective", "accuracy:max", "--objective", "params:min", "--seed", "3",
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search with shared weights that is left alone.
+
+    One training, four founders, then thrice: a training, four children with old weights, eight with new ones.
+    """
+    folder = tmp_path_factory.mktemp("shared")
+    words = [sys.executable, "-m", "nasplat", *CARS, "--out", "alone"]
+    done = subprocess.run(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "alone"
+
+
 @pytest.mark.slow
 def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
-    start: Starter, nasplat: CommandLine, tmp_path: Path
+    shared: Path, start: Starter, nasplat: CommandLine, tmp_path: Path, part: Callable[..., Any]
 ) -> None:
-    """One training, four founders, then thrice: a training, four children with old weights, eight with new ones.
-
-    On Ray two workers share each training and each generation, and the same comes of it.
-    """
-    assert nasplat(*CARS, "--out", "alone", OMP_NUM_THREADS="1").returncode == 0
     command = [*CARS, "--out", "run"]
-    for outcomes in (1, 7, 18, 19, 31):  # of 44: after a training, among children, at an end, in a training, among all
+    # Of 44 outcomes: after a training, among children, at an end, in a training, among all.
+    for outcomes in part((1, 7, 18, 19, 31), 2):
         process = start(sys.executable, "-m", "nasplat", *command, OMP_NUM_THREADS="1")
 
         def there(wanted: int = outcomes) -> bool:
@@ -422,16 +432,26 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
     assert outcomes_in(tmp_path / "run") < 44
     done = nasplat("resume", "run", OMP_NUM_THREADS="1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert story(tmp_path / "run") == story(tmp_path / "alone")  # weights and statistics are named by their content
-    fronts = [Run(tmp_path / name).history().front for name in ("run", "alone")]
+    assert story(tmp_path / "run") == story(shared)  # weights and statistics are named by their content
+    fronts = [Run(folder).history().front for folder in (tmp_path / "run", shared)]
     assert [m.id for m in fronts[0]] == [m.id for m in fronts[1]]
-    kept = [sorted(path.name for path in (tmp_path / name / "artifacts").rglob("*.*")) for name in ("run", "alone")]
+    kept = [sorted(p.name for p in (folder / "artifacts").rglob("*.*")) for folder in (tmp_path / "run", shared)]
     assert kept[0] == kept[1]
-    assert nasplat(*CARS, "--executor", "ray", "--workers", "2", "--out", "ray").returncode == 0
-    assert outcomes_of(tmp_path / "ray") == outcomes_of(tmp_path / "alone")
 
 
 @pytest.mark.slow
+@pytest.mark.ray
+def test_two_ray_workers_share_each_training_and_generation_and_the_same_comes_of_it(
+    shared: Path, cluster: Any, nasplat: CommandLine, tmp_path: Path
+) -> None:
+    where = ["--executor", "ray", "--workers", "2", "--ray-address", cluster.address]
+    done = nasplat(*CARS, *where, "--out", "ray", RAY_AUTH_MODE="token")
+    assert done.returncode == 0, done.stderr
+    assert outcomes_of(tmp_path / "ray") == outcomes_of(shared)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
     how: signal.Signals, trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path
@@ -871,22 +891,38 @@ def test_each_ask_is_in_the_log_before_it_is_worked_on(log: EventLog) -> None:
     assert search.outcomes["measured"] == 2
 
 
+ALWAYS = [(strategy, "inline", 10_000) for strategy in kill_campaign.STRATEGY_OPTIONS]
+AT_TIMES = [
+    *(pytest.param(strategy, "inline", 10_001, marks=pytest.mark.sweep(1)) for strategy, _, _ in ALWAYS),
+    *(pytest.param(strategy, "inline", 10_002, marks=pytest.mark.sweep(1)) for strategy, _, _ in ALWAYS),
+]
+
+
+def check_killed_and_resumed(place: Path, strategy: str, executor: str, seed: int) -> None:
+    """A search is killed at a random moment and resumed, and is not told apart from one that was not."""
+    for number in range(3):  # on a busy machine a search may end before it is killed
+        (place / str(number)).mkdir()
+        result = kill_campaign.kill_and_resume(place / str(number), strategy, seed + 100 * number, executor)
+        assert not result["faults"], result
+        if result["killed"] and result["events_at_kill"]:
+            return
+    pytest.fail("it was never killed in the middle")
+
+
 @pytest.mark.slow
-def test_a_dozen_searches_killed_at_random_moments_end_as_if_nothing_had_happened() -> None:
-    """Evolution, NSGA-II and ASHA, inline and on Ray; the command behind the longer campaign, with other seeds."""
-    command = Path(__file__).parents[1] / "performance" / "kill_campaign.py"
-    done = subprocess.run(
-        [sys.executable, str(command), "--kills", "12", "--first-seed", "10000", "--json"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    searches = json.loads(done.stdout)
-    assert {(s["strategy"], s["executor"]) for s in searches} == {
-        (strategy, executor)
-        for strategy in ("regularized_evolution", "nsga2", "asha")
-        for executor in ("inline", "ray")
-    }
-    assert len(searches) == 12 and not any(s["faults"] for s in searches)
-    assert sum(s["killed"] and s["events_at_kill"] > 0 for s in searches) >= 10, "hardly any was killed in the middle"
-    assert sum("compared" in s for s in searches) >= 9
+@pytest.mark.parametrize(("strategy", "executor", "seed"), [*ALWAYS, *AT_TIMES])
+def test_a_search_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
+    strategy: str, executor: str, seed: int, tmp_path: Path
+) -> None:
+    """The function behind the longer campaign, with other seeds."""
+    check_killed_and_resumed(tmp_path, strategy, executor, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize("strategy", kill_campaign.STRATEGY_OPTIONS)
+def test_a_search_on_ray_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
+    strategy: str, tmp_path: Path
+) -> None:
+    check_killed_and_resumed(tmp_path, strategy, "ray", 10_003)
