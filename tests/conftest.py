@@ -61,6 +61,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker for each core, and one that mostly waits for Ray."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Workers take one module after another, because of what tests of a module share; Ray's are one of their own."""
     from xdist.scheduler import LoadGroupScheduling
@@ -137,6 +143,13 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing around the tests asks for colors."""
     for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def brief_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies that exports report are measured for a twentieth of a second; torch is not imported for that."""
+    if "nasplat.nn.latency" in sys.modules:
+        monkeypatch.setattr("nasplat.nn.latency.SECONDS", 0.05)
 
 
 @pytest.fixture

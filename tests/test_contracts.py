@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "nasbench201": {"channels": 4, "cells": 1},
     "darts": {"channels": 2, "cells": 4},
     "ghost/imagenet": {"dropout": 0.0},  # or training would not repeat
-    "classification": {"epochs": 2},  # one to leave a state, one to continue from it
+    "classification": {"epochs": 2, "subset": 300},  # an epoch to leave a state, one to continue from it
     "super_resolution": {
         "epochs": 2,
         "steps": 2,
@@ -51,6 +51,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 FEW_TRIALS = {"predictor_guided": 50}
 """In place of `strategies.TRIALS`, for what needs long to ask and is past all its phases early."""
+PREFILTER: dict[str, Any] = {"prefilter": 3, "predictor": "distance_process"}
+"""With a predictor that learns in milliseconds."""
 TOLD_WHICH = {"proposals_are_feasible_members", "narrow_constraints_do_not_hang_it", "finished_is_finished"}
 """The checks that set limits, which members that are given may lie beyond."""
 EXTRAS = {"lightgbm": "lightgbm"}
@@ -126,7 +128,7 @@ def test_strategy_with_a_single_objective(
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "options",
-    [{"child_speed": "measured"}, {"protection": "inverse_size"}, {"protection": "none"}, {"prefilter": 3}],
+    [{"child_speed": "measured"}, {"protection": "inverse_size"}, {"protection": "none"}, PREFILTER],
     ids=str,
 )
 def test_cars_with_every_protection(
@@ -144,7 +146,7 @@ def test_cars_with_every_protection(
         {"credit": "regression"},
         {"credit": "none"},
         {"scope": "position", "factorized": False},
-        {"prefilter": 3, "population": 30},
+        {**PREFILTER, "population": 30},
     ],
     ids=str,
 )
@@ -201,7 +203,7 @@ def test_benchmark(name: str, check: Callable[..., None], request: pytest.Fixtur
 @pytest.mark.parametrize("check", SUPERNET_CHECKS, ids=named)
 @pytest.mark.parametrize("space", ["nasbench201", "darts", "ghost/small"])
 def test_supernet_benchmark(space: str, check: Callable[..., None]) -> None:
-    check(Workload(space, "classification", SMALL.get(space, {}), {"epochs": 2, "paths": 2}).make)
+    check(Workload(space, "classification", SMALL.get(space, {}), {"epochs": 2, "paths": 2, "subset": 300}).make)
 
 
 @pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)

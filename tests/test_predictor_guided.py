@@ -334,7 +334,8 @@ def test_the_contract_is_kept_where_members_cannot_be_listed(
     check(lambda problem: guided(problem, proposals=50, **options))
 
 
-def test_zero_cost_proxies_choose_what_comes_first() -> None:
+def test_zero_cost_proxies_choose_what_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasplat.strategies.predictor_guided.RANKED", 30)
     make: Callable[..., SearchSpace] = SEARCH_SPACES.get("nasbench201")
     space = make(channels=4, cells=1)
     goal = Goal((ACCURACY,))

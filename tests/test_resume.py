@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import CONFIG, LOG, Run
 from nasplat.run.event_log import EventLog
+from nasplat.run.state import pack
 from nasplat.search import Search
 from nasplat.strategy import Strategy
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, decode_task
@@ -677,8 +679,9 @@ def test_a_replay_that_asks_for_the_same_goes_on(log: EventLog) -> None:
 def test_a_snapshot_spares_the_replay_of_what_it_covers(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nasplat.search, "SNAPSHOT_EVENTS", 30)
     benchmark, again = Scripted(), Scripted()
-    evolution = STRATEGIES.get("regularized_evolution")
-    run_search(evolution(problem(benchmark)), benchmark, log, evaluations=40)
+    evolution = partial(STRATEGIES.get("regularized_evolution"), population=10, sample=3)
+    first = evolution(problem(benchmark))
+    run_search(first, benchmark, log, evaluations=40)
     snapshot = log.snapshot()
     assert snapshot is not None and 30 <= snapshot[0] < log.last
     strategy = evolution(problem(again))
@@ -692,6 +695,8 @@ def test_a_snapshot_spares_the_replay_of_what_it_covers(log: EventLog, monkeypat
     monkeypatch.setattr(strategy, "ask", counting_ask)
     run_search(strategy, again, log, evaluations=40)
     assert 0 < len(asked) == asks
+    living, expected = (json.loads(pack(each.state())[0])["strategy"]["living"] for each in (strategy, first))
+    assert [each["task"] for each in living] == [each["task"] for each in expected], "something was told twice"
 
 
 def test_equal_work_is_answered_from_memory_with_the_costs_of_the_code_that_was_asked_for(log: EventLog) -> None:
@@ -859,6 +864,25 @@ def test_what_was_in_flight_is_submitted_again_with_its_ids_and_seeds(log: Event
     assert benchmark.measured == [0, 1, 2]
     assert [outcome.task for outcome in second.told][:2] == asked
     assert len({task.seed for task in asked}) == 2
+
+
+def test_what_waited_for_equal_work_in_flight_is_not_lost_with_the_process(log: EventLog) -> None:
+    class Dying(Lanes):
+        """Ends the process with two lanes at work, and a task that waits for what one of them will say."""
+
+        def wait(self, timeout: float) -> list[Outcome]:
+            raise Killed
+
+    def strategy() -> Script:
+        return Script(problem(Scripted()), asks=[["0123", "3210"], ["0000"], ["1111"]])
+
+    with pytest.raises(Killed):
+        first = strategy()
+        Search(first.problem, first, Dying(Scripted()), log, Budget(evaluations=100)).run()
+    benchmark, second = Scripted(), strategy()
+    Search(second.problem, second, Lanes(benchmark), log, Budget(evaluations=100)).run()
+    assert benchmark.measured == [0, 2, 3]
+    assert sorted(outcome.id for outcome in second.told) == [0, 1, 2, 3]
 
 
 def test_each_outcome_is_in_the_log_before_the_strategy_learns_of_it(log: EventLog) -> None:

@@ -32,7 +32,7 @@ def test_a_table_of_codes_and_official_strings(tmp_path: Path) -> None:
 
 def test_a_packed_table_from_a_spreadsheet(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.gz"
-    path.write_bytes(gzip.compress(b"\xef\xbb\xbfarch_str,score\r\n000001,0.5\r\n"))
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbfarch_str,score\r\n000001,0.5\r\n", mtime=0))
     assert read_scores([path], space=SPACE).scores.tolist() == [0.5]
 
 

@@ -163,6 +163,10 @@ def test_a_search_on_a_full_disk_stops_and_goes_on_to_the_same_trials(
     done = command("resume", "run")
     assert done.returncode == 0, done.stderr
     assert trials(tmp_path / "run") == trials(template)
+    run = Run(tmp_path / "run")
+    for measurement in run.history().measurements:
+        for handle in measurement.artifacts.values():
+            run.artifacts.get(handle)  # which refuses what is not whole
 
 
 @pytest.mark.parametrize(
