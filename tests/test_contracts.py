@@ -44,15 +44,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "zero_cost": {"batch": 4, "side": 8},
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
-    "auto": {"parts": ("gaussian_process", "gradient_boosting")},
+    "auto": {"parts": ("distance_process", "gradient_boosting")},
     "graph_network": {"members": 4, "epochs": 80},
-    "ensemble": {"members": 3},
+    "ensemble": {"predictor": "random_forest", "members": 3},
     "renas": {"epochs": 30},
 }
 FEW_TRIALS = {"predictor_guided": 50}
 """In place of `strategies.TRIALS`, for what needs long to ask and is past all its phases early."""
 PREFILTER: dict[str, Any] = {"prefilter": 3, "predictor": "distance_process"}
 """With a predictor that learns in milliseconds."""
+LARGE = {"esrn/1m", "esrn/light", "esrn/small", "ghost/cifar", "ghost/imagenet"}
+"""Presets of classes of which a smaller one is held to everything with each commit."""
 TOLD_WHICH = {"proposals_are_feasible_members", "narrow_constraints_do_not_hang_it", "finished_is_finished"}
 """The checks that set limits, which members that are given may lie beyond."""
 EXTRAS = {"lightgbm": "lightgbm"}
@@ -73,7 +75,9 @@ def named(check: Callable[..., None]) -> str:
 
 
 @pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
-@pytest.mark.parametrize("name", SEARCH_SPACES.names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.sweep(30) if name in LARGE else ()) for name in SEARCH_SPACES.names()]
+)
 def test_search_space(name: str, check: Callable[..., None]) -> None:
     space = SEARCH_SPACES.get(name)(**SMALL.get(name, {}))
     check(space, IO.image(channels=3, side=8, outputs=5) if space.reference_io.scale is None else IO.enlarged(7, 8, 2))
@@ -91,6 +95,7 @@ def test_strategy(name: str, check: Callable[..., None], monkeypatch: pytest.Mon
     check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
 
 
+@pytest.mark.sweep(80)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
 @pytest.mark.parametrize(
@@ -101,6 +106,7 @@ def test_strategy_with_every_policy_on_repeats(name: str, repeats: str, check: C
     check(partial(make, repeats=repeats))
 
 
+@pytest.mark.sweep(32)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("around", ["local_search", "nsga2", "regularized_evolution"])
 @pytest.mark.parametrize("name", ["asha", "successive_halving"])
@@ -109,6 +115,7 @@ def test_halving_around_any_strategy(name: str, around: str, check: Callable[...
     check(partial(make, around=around, options=SMALL.get(around)))
 
 
+@pytest.mark.sweep(32)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("name", ["asha", "cars", "credit_evolution", "successive_halving", "nsga2"])
 def test_strategy_with_a_single_objective(
@@ -125,6 +132,7 @@ def test_strategy_with_a_single_objective(
     check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
 
 
+@pytest.mark.sweep(24)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "options",
@@ -139,6 +147,7 @@ def test_cars_with_every_protection(
     check(partial(make, population=4, **options))
 
 
+@pytest.mark.sweep(24)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "options",

@@ -38,7 +38,7 @@ STEPS: dict[str, Callable[[Any], bool]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("step", [pytest.param(name, marks=RAY if name == "workers" else ()) for name in STEPS])
 def test_every_step_runs_through_and_is_kept(step: str, tmp_path: Path) -> None:
     folder = tmp_path / "check"

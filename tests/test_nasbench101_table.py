@@ -119,6 +119,7 @@ def problem_on(benchmark: NASBench101Table, *, objectives: int = 2, seed: int = 
     )
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
 @pytest.mark.parametrize("name", ["random_search", "local_search", "regularized_evolution", "nsga2"])
 def test_every_strategy_keeps_to_the_table(name: str, repeats: str, real: Path) -> None:

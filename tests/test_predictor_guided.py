@@ -130,6 +130,7 @@ def test_the_protocol_measures_a_random_sample_and_then_what_is_ranked_first() -
     assert strategy.progress == 1.0 and strategy.ask(1) == []
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("acquisition", ["expected_improvement", "upper_bound", "thompson", "greedy"])
 @pytest.mark.parametrize("predictor", ["distance_process", "random_forest", "gaussian_process"])
 def test_every_acquisition_goes_with_every_predictor(acquisition: str, predictor: str) -> None:
@@ -301,6 +302,7 @@ def by_macs(problem: Problem, task: Task) -> Outcome:
     return Measurement(task=task, metrics={"accuracy": math.log1p(macs) / 100})
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("space", ["darts", "nasbench101", "ghost/small"])
 def test_where_members_cannot_be_listed_evolution_on_the_predictor_proposes(space: str) -> None:
     asked = drive(guided(large(space), proposals=50), 16, by_macs)
@@ -320,6 +322,7 @@ def test_a_large_space_goes_on_exactly_from_a_snapshot() -> None:
     assert drive(again, 8, by_macs) == drive(strategy, 8, by_macs)
 
 
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
     "options",

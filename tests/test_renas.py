@@ -60,6 +60,7 @@ def network_features(arrays: dict[str, NDArray[Any]], maps: NDArray[Any]) -> tor
     return x
 
 
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=lambda check: str(check.__name__))
 @pytest.mark.parametrize("options", [{}, {"loss": "mse", "select": "best"}], ids=str)
 def test_contract(options: dict[str, Any], check: Callable[..., None]) -> None:
@@ -105,6 +106,7 @@ def test_elements_are_standardized_by_the_examples_where_they_vary() -> None:
     assert (arrays["scale"][~varies] == 1.0).all()
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ["nasbench101", "nasbench201"])
 @pytest.mark.parametrize("loss", ["logistic", "hinge", "mse"])
 def test_it_ranks_what_it_has_not_seen(name: str, loss: Any) -> None:

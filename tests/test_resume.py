@@ -915,13 +915,6 @@ def test_each_ask_is_in_the_log_before_it_is_worked_on(log: EventLog) -> None:
     assert search.outcomes["measured"] == 2
 
 
-ALWAYS = [(strategy, "inline", 10_000) for strategy in kill_campaign.STRATEGY_OPTIONS]
-AT_TIMES = [
-    *(pytest.param(strategy, "inline", 10_001, marks=pytest.mark.sweep(1)) for strategy, _, _ in ALWAYS),
-    *(pytest.param(strategy, "inline", 10_002, marks=pytest.mark.sweep(1)) for strategy, _, _ in ALWAYS),
-]
-
-
 def check_killed_and_resumed(place: Path, strategy: str, executor: str, seed: int) -> None:
     """A search is killed at a random moment and resumed, and is not told apart from one that was not."""
     for number in range(3):  # on a busy machine a search may end before it is killed
@@ -934,12 +927,14 @@ def check_killed_and_resumed(place: Path, strategy: str, executor: str, seed: in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "executor", "seed"), [*ALWAYS, *AT_TIMES])
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize("seed", [10_000, 10_001, 10_002])
+@pytest.mark.parametrize("strategy", kill_campaign.STRATEGY_OPTIONS)
 def test_a_search_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
-    strategy: str, executor: str, seed: int, tmp_path: Path
+    strategy: str, seed: int, tmp_path: Path
 ) -> None:
     """The function behind the longer campaign, with other seeds."""
-    check_killed_and_resumed(tmp_path, strategy, executor, seed)
+    check_killed_and_resumed(tmp_path, strategy, "inline", seed)
 
 
 @pytest.mark.slow

@@ -121,8 +121,8 @@ def test_what_breaks_a_rule_is_refused_with_its_place(
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("t.csv.gz", b"no gzip"), ("t.csv.gz", gzip.compress(b"code,s\n" * 99, mtime=0)[:-9]), ("t.csv", b"code,s\n\xff,1\n"),
-     ("t.json", b"\xff"), ("t.csv", b"code,s\n" + b"0" * 200_000 + b",1\n")],
+    [("t.csv.gz", b"no gzip"), ("t.csv.gz", gzip.compress(b"code,s\n" * 99, mtime=0)[:-9]),
+     ("t.csv", b"code,s\n\xff,1\n"), ("t.json", b"\xff"), ("t.csv", b"code,s\n" + b"0" * 200_000 + b",1\n")],
 )  # fmt: skip
 def test_what_cannot_be_unpacked_or_decoded_is_refused(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)

@@ -280,6 +280,7 @@ def test_evaluated_is_exported(name: str, number: int, part: Callable[..., Any])
 
 
 @pytest.mark.slow
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", ["nasbench201", "darts", "darts, odd sides"])
 def test_exported_models_compute_what_was_evaluated(name: str, tmp_path: Path, part: Callable[..., Any]) -> None:
     case = CASES[name]
