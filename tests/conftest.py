@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pytest
+from hypothesis import settings
 from numpy.random import default_rng
 
 from nasplat.cli.app import main
@@ -25,6 +26,9 @@ if "NASPLAT_DATA" not in os.environ and _SHARED.is_dir():
 
 # Tests run beside each other and beside Ray workers; more threads than cores would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A Ray cluster asks for the token that starting it has made; who names its address is told so before Ray is loaded.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 _PLUGIN = Path(__file__).parent / "plugin"
 
@@ -47,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Settle the part once, for all workers."""
     if config.option.part is None:
         config.option.part = _commit()
+    settings.register_profile("nasplat", max_examples=150 if config.option.whole else 50)
+    settings.load_profile("nasplat")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -80,19 +86,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m, which may ask for one case by name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What waits for Ray comes first; of the cases of a test marked `sweep(n)`, n remain."""
+    """What waits for Ray comes first; of the cases that a test marks `sweep(n)`, n remain."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     if config.option.whole:
         return
-    sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
+    sweeps: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sweep"):
-            sweeps[item.nodeid.partition("[")[0]].append(item)
+        if marker := item.get_closest_marker("sweep"):
+            sweeps[item.nodeid.partition("[")[0], marker.args[0]].append(item)
     left_out: set[str] = set()
-    for name, cases in sweeps.items():
-        marker = cases[0].get_closest_marker("sweep")
-        assert marker is not None
-        kept = _some(cases, marker.args[0], f"{config.option.part} {name}")
+    for (name, count), cases in sweeps.items():
+        kept = _some(cases, count, f"{config.option.part} {name}")
         left_out |= {case.nodeid for case in cases} - {case.nodeid for case in kept}
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
@@ -257,8 +261,7 @@ def cluster(installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     One for all tests that do not ask how Ray is started or what happens when it is damaged: a start takes seconds.
     """
     home = tmp_path_factory.mktemp("cluster")
-    # A cluster asks for the token that starting it has made; who names its address needs to be told so.
-    environment = {**installed, "RAY_AUTH_MODE": "token", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    environment = {**installed, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=3"]
     with (home / "said.txt").open("w") as said:
         process = subprocess.Popen(

@@ -1117,7 +1117,7 @@ def test_a_run_of_a_preset_is_a_folder_below_runs(command: CommandLine, tmp_path
     search = ["ghost/small" if word == "nasbench201" else word for word in SEARCH if not word.startswith("space.")]
     while "--set" in search[: search.index("--benchmark")]:
         search.remove("--set")
-    done = command(*search, *BUDGET)
+    done = command(*search, *BUDGET, "--set", "benchmark.subset=200")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["regularized_evolution-ghost-small-1"]
     exported = command("export", "runs/regularized_evolution-ghost-small-1")

@@ -207,6 +207,7 @@ def test_a_new_network_interpolates(scale: int) -> None:
     assert torch.allclose(enlarged[inner], wanted[inner], atol=1e-5)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_pictures_of_any_sides_are_enlarged_and_exported(scale: int, tmp_path: Path) -> None:
     space, io = ESRNTiny(), IO.enlarged(8, 8, scale)

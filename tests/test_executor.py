@@ -73,7 +73,8 @@ def test_a_benchmark_that_exits_ends_its_trial_and_not_the_search() -> None:
 def test_a_search_on_a_full_disk_stops_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     search = (
         "search --space nasbench201 --set space.channels=2 --set space.cells=1 --benchmark classification "
-        "--set benchmark.epochs=1 --strategy random_search --objective accuracy:max --evaluations 200 --out run"
+        "--set benchmark.epochs=1 --set benchmark.subset=200 --strategy random_search --objective accuracy:max "
+        "--evaluations 200 --out run"
     )
 
     def nasplat(arguments: str, limit: str) -> subprocess.CompletedProcess[str]:

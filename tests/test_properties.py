@@ -48,12 +48,11 @@ from nasplat.task import (
     encode_task,
 )
 
-# The same examples every time, so that what passes here passes everywhere.
+# The same examples every time, so that what passes here passes everywhere; how many, the profile says (conftest.py).
 repeating = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 

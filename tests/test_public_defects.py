@@ -225,7 +225,7 @@ def test_h_of_three_objectives_the_best_in_each_always_survive() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_i_a_generation_is_measured_by_several_workers_at_once(tmp_path: Any) -> None:
+def test_i_a_generation_is_measured_by_several_workers_at_once(cluster: Any, tmp_path: Any) -> None:
     """There, a single device trains, and measures one candidate after another."""
     strategy = CARS(toy_problem(), population=6, protection="none")
     for task in strategy.ask(10):
@@ -239,7 +239,7 @@ def test_i_a_generation_is_measured_by_several_workers_at_once(tmp_path: Any) ->
     benchmark = workload.make()
     problem = Problem(benchmark.space, GOAL, io=benchmark.io, fidelity=2)
     shelf = Shelf(tmp_path)
-    with RayExecutor(workload, shelf, workers=2) as executor:
+    with RayExecutor(workload, shelf, workers=2, address=cluster.address) as executor:
         executor.submit(problem.train_supernet(tuple(problem.sample() for _ in range(3)), epochs=1))
         (trained,) = _all(executor, 1)
         assert isinstance(trained, Trained), trained

@@ -107,16 +107,36 @@ def _run(cluster: Any, folder: Path, script: str, **more: str) -> Any:
     return json.loads((folder / "said.json").read_text())
 
 
-def test_two_members_train_what_one_would(cluster: Any, tmp_path: Path) -> None:
-    said = _run(
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two workers say that nothing strikes: of trainings, of evaluations with many weights, of both in a queue."""
+    said: dict[str, Any] = _run(
         cluster,
-        tmp_path,
+        tmp_path_factory.mktemp("undisturbed"),
         """
+reads, wrong = [], 0
 with start(sleep=0.05) as made:
     (first,) = done(made, training())
     (second,) = done(made, training(weights=first.weights))
     (warmup,) = done(made, problem.train_supernet((), epochs=2))
     measured = done(made, *(problem.evaluate(problem.sample(), weights=second.weights) for _ in range(6)))
+    left = [path.read_text() for path in Path("artifacts").glob("*/*") if path.stat().st_size < 50]
+
+    handles = [shelf.put_tensors({"weight": torch.full((8,), float(number))}) for number in range(1, 8)]
+    for number, handle in enumerate(handles, 1):
+        shelf.reads = 0
+        found = done(made, *(problem.evaluate(problem.sample(), weights=handle) for _ in range(20)))
+        reads.append(shelf.reads)
+        wrong += sum(outcome.metrics["accuracy"] != number for outcome in found)
+    held = len(made._objects._references)
+
+    def evaluation():
+        return problem.evaluate(problem.sample(), weights=handles[6])
+    queue = [evaluation(), training(epochs=4), *(evaluation() for _ in range(5))]
+    ends = done(made, *queue)
+
+    shelf.path(handles[0]).unlink()
+    (lost,) = done(made, problem.evaluate(problem.sample(), weights=handles[0]))
 say(
     notes=[notes(first.task), notes(second.task)],
     warmup=notes(warmup.task),
@@ -124,10 +144,21 @@ say(
     progress=[float(shelf.get_tensors(o.weights)["weight"].sum()) for o in (first, second)],
     spent=[first.spent.seconds, first.spent.images, first.spent.worker.rpartition(":")[2]],
     groups=[[outcome.spent.worker, outcome.metrics["groups"]] for outcome in measured],
-    left=[path.read_text() for path in Path("artifacts").glob("*/*") if path.stat().st_size < 50],
+    left=left,
+    reads=reads,
+    wrong=wrong,
+    held=held,
+    order=[[task.id for task in queue], [outcome.id for outcome in ends]],
+    queued=notes(queue[1]),
+    lost=lost.kind,
 )
 """,
     )
+    return said
+
+
+def test_two_members_train_what_one_would(undisturbed: dict[str, Any]) -> None:
+    said = undisturbed
     for members in said["notes"]:
         assert [member[:2] for member in members] == [[0, 2], [1, 2]]
         assert members[0][2] != members[1][2], "both members were one process"
@@ -143,29 +174,17 @@ say(
     assert said["incidents"] == []
 
 
-def test_weights_are_read_and_put_once_for_all_that_are_measured_with_them(cluster: Any, tmp_path: Path) -> None:
-    said = _run(
-        cluster,
-        tmp_path,
-        """
-handles = [shelf.put_tensors({"weight": torch.full((8,), float(number))}) for number in range(1, 8)]
-reads, wrong = [], 0
-with start() as made:
-    for number, handle in enumerate(handles, 1):
-        shelf.reads = 0
-        measured = done(made, *(problem.evaluate(problem.sample(), weights=handle) for _ in range(100)))
-        reads.append(shelf.reads)
-        wrong += sum(outcome.metrics["accuracy"] != number for outcome in measured)
-    held = len(made._objects._references)
-    shelf.path(handles[0]).unlink()
-    (lost,) = done(made, problem.evaluate(problem.sample(), weights=handles[0]))
-say(reads=reads, wrong=wrong, held=held, lost=lost.kind)
-""",
-    )
-    assert said["reads"] == [1] * 7
-    assert said["wrong"] == 0
-    assert 1 <= said["held"] <= 4, "weights of generations long gone are still held"
-    assert said["lost"] == "artifact lost"
+def test_weights_are_read_and_put_once_for_all_that_are_measured_with_them(undisturbed: dict[str, Any]) -> None:
+    assert undisturbed["reads"] == [1] * 7
+    assert undisturbed["wrong"] == 0
+    assert 1 <= undisturbed["held"] <= 4, "weights of generations long gone are still held"
+    assert undisturbed["lost"] == "artifact lost"
+
+
+def test_a_training_is_not_overtaken_and_what_waits_behind_it_is_done(undisturbed: dict[str, Any]) -> None:
+    asked, ended = undisturbed["order"]
+    assert ended[:2] == asked[:2] and sorted(ended) == asked
+    assert [member[:2] for member in undisturbed["queued"]] == [[0, 2], [1, 2]]
 
 
 @pytest.fixture(scope="module")
@@ -257,24 +276,6 @@ say(failed=encode_outcome(failed), gone=killed, after=notes(trained.task), secon
     assert said["gone"] == [True, True]
     assert [member[:2] for member in said["after"]] == [[0, 2], [1, 2]]
     assert said["seconds"] > 8, "both members' time was lost"
-
-
-def test_a_training_is_not_overtaken_and_what_waits_behind_it_is_done(cluster: Any, tmp_path: Path) -> None:
-    said = _run(
-        cluster,
-        tmp_path,
-        """
-handle = shelf.put_tensors({"weight": torch.ones(8)})
-def evaluation():
-    return problem.evaluate(problem.sample(), weights=handle)
-with start(sleep=0.3) as made:
-    tasks = [evaluation(), training(epochs=4), *(evaluation() for _ in range(5))]
-    outcomes = done(made, *tasks)
-say(order=[outcome.id for outcome in outcomes], notes=notes(tasks[1]))
-""",
-    )
-    assert said["order"][:2] == [0, 1] and sorted(said["order"]) == list(range(7))
-    assert [member[:2] for member in said["notes"]] == [[0, 2], [1, 2]]
 
 
 def test_a_place_that_is_given_up_makes_the_group_smaller(cluster: Any, tmp_path: Path) -> None:

@@ -240,16 +240,17 @@ def searching(strategy: str, evaluations: int, out: str) -> list[str]:
     [("regularized_evolution", 3000, None), ("random_search", 500, 150), ("local_search", 500, 150)],
 )
 def test_a_search_killed_again_and_again_ends_as_one_left_alone(
-    strategy: str, evaluations: int, snapshots: int | None, counted: Counted
+    strategy: str, evaluations: int, snapshots: int | None, counted: Counted, part: Callable[..., Any]
 ) -> None:
     counted.finish(*searching(strategy, evaluations, "alone"), notes="alone.txt", snapshots=snapshots)
     whole = story(counted.folder / "alone")
 
-    # One kill somewhere in each fifth of the log, and one as soon as a resumed search has begun.
+    # One kill somewhere in each fifth of the log, the last among them, and one as soon as a resumed search has begun.
     rng, run = random.Random(strategy), counted.folder / "run"
     fifth = len(whole) // 5
-    thresholds: list[int | None] = [fifth * i + rng.randrange(fifth * 9 // 10) for i in range(5)]
-    thresholds.insert(rng.randrange(1, 5), None)
+    places = [fifth * i + rng.randrange(fifth * 9 // 10) for i in range(5)]
+    thresholds: list[int | None] = [*part(places[:3], 1), *places[3:]]
+    thresholds.insert(rng.randrange(1, len(thresholds)), None)
     restored = []
     arguments = searching(strategy, evaluations, "run")
     for threshold in thresholds:
@@ -444,16 +445,16 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_two_ray_workers_share_each_training_and_generation_and_the_same_comes_of_it(
-    shared: Path, cluster: Any, nasplat: CommandLine, tmp_path: Path
+    shared: Path, cluster: Any, command: CommandLine, tmp_path: Path
 ) -> None:
-    where = ["--executor", "ray", "--workers", "2", "--ray-address", cluster.address]
-    done = nasplat(*CARS, *where, "--out", "ray", RAY_AUTH_MODE="token")
+    done = command(*CARS, "--executor", "ray", "--workers", "2", "--ray-address", cluster.address, "--out", "ray")
     assert done.returncode == 0, done.stderr
     assert outcomes_of(tmp_path / "ray") == outcomes_of(shared)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
     how: signal.Signals, trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path

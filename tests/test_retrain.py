@@ -256,11 +256,14 @@ def test_of_parts_only_the_last_leaves_its_weights(command: CommandLine, tmp_pat
 @pytest.mark.slow
 @pytest.mark.ray
 def test_two_ray_workers_give_the_weights_of_one_process(
-    unbroken: dict[tuple[str, int], Handle], cluster: Any, nasplat: CommandLine, tmp_path: Path
+    unbroken: dict[tuple[str, int], Handle],
+    cluster: Any,
+    command: CommandLine,
+    tmp_path: Path,
 ) -> None:
     config = tree(executor={"name": "ray", "workers": 2, "address": cluster.address})
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    done = nasplat("search", "config.yaml", "--out", "run", RAY_AUTH_MODE="token")
+    done = command("search", "config.yaml", "--out", "run")
     assert done.returncode == 0, done.stderr
     workers = {outcome.spent.worker for outcome in Run(tmp_path / "run").history().outcomes}
     assert len(workers) == 2
@@ -270,7 +273,7 @@ def test_two_ray_workers_give_the_weights_of_one_process(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_two_ray_workers_give_learners_the_weights_of_one_process(
-    command: CommandLine, cluster: Any, nasplat: CommandLine, run: str, tmp_path: Path
+    command: CommandLine, cluster: Any, run: str, tmp_path: Path
 ) -> None:
     options = (
         "retrain",
@@ -291,7 +294,7 @@ def test_two_ray_workers_give_learners_the_weights_of_one_process(
     done = command(*parts, "--out", "inline")
     assert done.returncode == 0, done.stderr
     where = ("--executor", "ray", "--workers", "2", "--ray-address", cluster.address)
-    done = nasplat(*parts, *where, "--out", "ray", RAY_AUTH_MODE="token")
+    done = command(*parts, *where, "--out", "ray")
     assert done.returncode == 0, done.stderr
     history = Run(tmp_path / "ray").history()
     assert len({outcome.spent.worker for outcome in history.outcomes}) == 2

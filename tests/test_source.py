@@ -34,6 +34,8 @@ LARGE = {"esrn/1m", "esrn/light", "esrn/small", "ghost/cifar", "ghost/imagenet"}
 """Presets of which the space has a smaller one; one of them is exported with each commit."""
 SPACES = SEARCH_SPACES.names()
 SMALL_AND_ONE_LARGE = [pytest.param(name, marks=pytest.mark.sweep(1) if name in LARGE else ()) for name in SPACES]
+HUGE = {"esrn/1m", "esrn/light"}
+"""Of sixteen blocks at least: half a minute for all forms, which only the whole suite takes."""
 SMALL = {"nasbench201": {"channels": 4, "cells": 2}, "darts": {"channels": 4, "cells": 5}}
 """What makes a space's networks quick to run."""
 RUFF = Path(sys.executable).with_name("ruff")
@@ -95,7 +97,10 @@ def test_a_source_computes_what_the_network_does_in_float64(name: str, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL_AND_ONE_LARGE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.sweep(0 if name in HUGE else 1) if name in LARGE else ()) for name in SPACES],
+)
 def test_all_forms_of_a_network_agree(name: str, tmp_path: Path) -> None:
     network, io = member(name, 3, among=20)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
