@@ -77,11 +77,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Workers take one module after another, because of what tests of a module share; Ray's are one of their own."""
     from xdist.scheduler import LoadGroupScheduling
 
-    class Modules(LoadGroupScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.endswith("@ray") else nodeid.partition("::")[0]
-
-    return Modules(config, log)
+    scheduler = LoadGroupScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: "ray" if nodeid.endswith("@ray") else nodeid.partition("::")[0]
+    return scheduler
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m, which may ask for one case by name

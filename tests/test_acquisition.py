@@ -54,6 +54,7 @@ def test_of_certain_figures_the_volume_added_is_exact() -> None:
     assert found == pytest.approx([gain(point, FRONT, REFERENCE) for point in points], abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("certain", [None, 0, 1])
 def test_the_expected_volume_is_the_mean_over_draws(certain: int | None) -> None:
     rng = default_rng(1)

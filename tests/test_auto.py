@@ -161,6 +161,7 @@ def test_more_examples_than_are_learnt_from_are_drawn_from() -> None:
     assert not np.array_equal(first.predict(architectures), other.predict(architectures))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [np.zeros(6), np.array([1.0, 1, 1, 1, 1, 2]), np.array([1e12, 0, 0, 0, 0, -1e12])])
 @pytest.mark.parametrize("name", ["gaussian_process", "auto"])
 def test_strange_scores_are_learnt_from(name: str, scores: Floats) -> None:
@@ -173,6 +174,7 @@ def test_strange_scores_are_learnt_from(name: str, scores: Floats) -> None:
 # Ensembles
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_members_that_left_something_out() -> None:
     architectures, scores = examples(20)
     fresh, _ = examples(7, seed=1)
@@ -193,12 +195,14 @@ def test_an_ensemble_is_the_mean_of_members_that_left_something_out() -> None:
     assert ensemble.held_out() == pytest.approx(held_out)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_what_knows_no_uncertainty_has_one() -> None:
     architectures, scores = examples(40)
     ensemble = make("ensemble", predictor="gradient_boosting").fit(architectures, scores)
     assert ensemble.predict_with_deviation(examples(20, seed=1)[0])[1].max() > 0
 
 
+@pytest.mark.slow
 def test_a_held_out_prediction_has_not_seen_its_label() -> None:
     architectures, scores = examples(20)
     changed = scores.copy()
@@ -225,6 +229,7 @@ def test_ensembles_that_cannot_be_are_refused(options: dict[str, Any], said: str
 # auto
 
 
+@pytest.mark.slow
 def test_twins_are_held_out_together() -> None:
     space = SEARCH_SPACES.get("nasbench201")()
     rng = default_rng(0)
@@ -241,6 +246,7 @@ def test_twins_are_held_out_together() -> None:
     assert abs(fitted.cross_validated) < 0.45, "noise is learnt through twins"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 6, 10, 12])
 def test_no_part_speaks_louder_than_its_votes(n: int) -> None:
     architectures, scores = examples(n)
@@ -290,6 +296,7 @@ def test_votes_are_the_greedy_choice() -> None:
     assert auto_module._votes(said, truth).tolist() == votes.tolist()
 
 
+@pytest.mark.slow
 def test_scores_are_in_the_unit_of_what_was_learnt_from(registered: None) -> None:
     architectures, scores = examples(50)
     fresh, truth = examples(30, seed=1)
@@ -304,6 +311,7 @@ def test_scores_are_in_the_unit_of_what_was_learnt_from(registered: None) -> Non
     assert np.mean(missed < 2 * deviation) > 0.5, "the deviation has nothing to do with the errors"
 
 
+@pytest.mark.slow
 def test_auto_cross_validates_by_what_it_held_out() -> None:
     architectures, scores = examples(40)
     fitted = make("auto", parts=QUICK).fit(architectures, scores)
@@ -312,6 +320,7 @@ def test_auto_cross_validates_by_what_it_held_out() -> None:
     assert fitted.cross_validated < inside, "what was held out is ranked as well as what was learnt"
 
 
+@pytest.mark.slow
 def test_a_saved_auto_is_the_same(tmp_path: Path) -> None:
     architectures, scores = examples(40)
     fitted = make("auto", parts=QUICK, seed=5).fit(architectures, scores)

@@ -189,6 +189,7 @@ def check_refused(done: Done, *said: str) -> None:
 NAMES = {"c10": ("cifar10-valid", "cifar10"), "c100": ("cifar100",) * 2, "in16": ("ImageNet16-120",) * 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [False, True], ids=["of 2020", "of today"])
 @pytest.mark.parametrize("version", ["v1_0", "v1_1"])
 def test_every_cell_is_what_the_api_answers(
@@ -222,6 +223,7 @@ def test_every_cell_is_what_the_api_answers(
     assert compared > COUNT * (25 if version == "v1_0" else 35)
 
 
+@pytest.mark.slow
 def test_known_numbers_arrive(tmp_path: Path, held: dict[Version, Contents]) -> None:
     row = convert(save(tmp_path / "official.pth", held["v1_1"]), tmp_path / "table.csv.gz")[1]
     # Seeds 777 and 888 for long, 111 and 777 or 777 alone for short; 12 epochs of 11.111 and 11.777 s.
@@ -271,6 +273,7 @@ def test_isomorphic_cells_carry_the_smallest_index_among_them(tmp_path: Path, fr
     assert [(row["index"], row["iso_index"]) for row in rows] == [("0", "0"), ("1", "1"), ("2", "0")]
 
 
+@pytest.mark.slow
 def test_the_archive_gives_the_same_bytes_as_the_single_file(
     tmp_path: Path, held: dict[Version, Contents], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +284,7 @@ def test_the_archive_gives_the_same_bytes_as_the_single_file(
     assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_trained_weights_in_an_archive_are_left_out(tmp_path: Path, held: dict[Version, Contents]) -> None:
     tables = [tmp_path / "without.csv.gz", tmp_path / "with.csv.gz"]
     convert(save_archive(tmp_path / "without", held["v1_0"]), tables[0])
@@ -291,6 +295,7 @@ def test_trained_weights_in_an_archive_are_left_out(tmp_path: Path, held: dict[V
     assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_equal_contents_spelt_otherwise_give_equal_bytes(tmp_path: Path, held: dict[Version, Contents]) -> None:
     plain = tmp_path / "plain.csv.gz"
     convert(save(tmp_path / "official.pth", held["v1_1"]), plain)
@@ -323,6 +328,7 @@ def test_a_file_of_some_architectures_becomes_a_table_of_those(tmp_path: Path, f
 # What is done with it
 
 
+@pytest.mark.slow
 def test_an_imported_table_is_searched(
     tmp_path: Path, data: Path, command: CommandLine, held: dict[Version, Contents]
 ) -> None:
@@ -352,6 +358,7 @@ def test_an_imported_table_is_searched(
             assert measurement.metrics["accuracy"] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_both_schedules_of_an_imported_table_are_fidelities(
     tmp_path: Path, data: Path, held: dict[Version, Contents]
 ) -> None:
@@ -369,6 +376,7 @@ def test_both_schedules_of_an_imported_table_are_fidelities(
             assert metrics["train_seconds"] == pytest.approx(137.328 * fidelity / 12)
 
 
+@pytest.mark.slow
 def test_import_prints_one_document_for_machines(
     tmp_path: Path, data: Path, command: CommandLine, held: dict[Version, Contents]
 ) -> None:
@@ -393,6 +401,7 @@ def test_import_prints_one_document_for_machines(
     assert len(rows_of(tmp_path / "new" / "mine.csv.gz")) == COUNT
 
 
+@pytest.mark.slow
 def test_info_knows_the_real_table(table: Path, command: CommandLine) -> None:
     done = command("benchmark", "info", "nasbench201", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -881,6 +890,7 @@ def test_ctrl_c_while_the_file_is_opened_leaves_nothing(
 # Memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("archive", "version"), [(False, "v1_1"), (True, "v1_0")], ids=["single file", "archive"])
 def test_memory_beside_the_opened_contents_does_not_grow_with_their_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: bool, version: Version

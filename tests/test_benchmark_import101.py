@@ -160,6 +160,7 @@ def test_equal_contents_give_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
 
 
+@pytest.mark.slow
 def test_many_cells_of_the_real_sample_come_back(tmp_path: Path) -> None:
     path = Path(os.environ.get("NASPLAT_DATA", "")) / "nasbench101" / "subset20k.csv.gz"
     if not path.is_file():

@@ -702,6 +702,7 @@ def test_whatever_is_wrong_with_blocks_is_said(said: str) -> None:
 OWN_ERRORS = {"late_and_shuffled_outcomes_are_fine": RuntimeError}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_broken_strategy_is_found_out(name: str) -> None:
     with pytest.raises(OWN_ERRORS.get(name, AssertionError)):

@@ -330,6 +330,7 @@ def where_it_ends(params: float) -> float:
     return 1 - 0.5 * math.exp(-0.7 * params / 1_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"child_speed": "measured"}, {"protection": "inverse_size"}], ids=str)
 def test_protection_keeps_large_networks_that_plain_sorting_loses(options: dict[str, Any]) -> None:
     for seed in range(5):

@@ -78,6 +78,7 @@ def test_shared_weights_need_evaluations_enough_for_the_whole_plan(epochs: int) 
     assert chosen(on_supernet(epochs), evaluations=evaluations - 1) != "cars"
 
 
+@pytest.mark.slow
 def test_a_smaller_population_fits_evaluations_too_many_for_trainings_from_scratch() -> None:
     for evaluations in (2001, 2500):
         assembly = assembled(on_supernet(51), evaluations=evaluations)
@@ -119,11 +120,13 @@ def test_constraints_make_fewer_members_of_many() -> None:
     assert chosen(half, evaluations=left - 1) == "predictor_guided"
 
 
+@pytest.mark.slow
 def test_equal_cells_count_once(table: Path) -> None:
     assert chosen(LOOKED_UP, evaluations=6466) == "random_search"
     assert chosen(LOOKED_UP, evaluations=6465) == "regularized_evolution"
 
 
+@pytest.mark.slow
 def test_seconds_of_a_table_are_thousands_of_evaluations(table: Path) -> None:
     assert chosen(LOOKED_UP, seconds=60) == "random_search"
     assert chosen(LOOKED_UP, seconds=10) == "regularized_evolution"
@@ -139,6 +142,7 @@ def test_a_predictor_learns_from_up_to_two_thousand_evaluations() -> None:
     assert chosen(TRAINED, evaluations=2001) == "regularized_evolution"
 
 
+@pytest.mark.slow
 def test_several_objectives_and_many_evaluations_are_evolved_by_fronts(table: Path) -> None:
     two = {**LOOKED_UP, "objectives": ["accuracy:max", "macs:min"]}
     assert chosen(two, evaluations=100) == "predictor_guided"
@@ -172,6 +176,7 @@ def test_an_evaluation_counts_as_one_however_short_it_is() -> None:
 # What is said, and what is refused
 
 
+@pytest.mark.slow
 def test_the_reasons_name_space_objectives_and_budget(table: Path) -> None:
     two = {**LOOKED_UP, "objectives": ["accuracy:max", "macs:min"]}
     assert str(assembled(two, evaluations=100).choice) == (
@@ -244,6 +249,7 @@ def spelt_out(kept: dict[str, Any]) -> dict[str, Any]:
     return config.model_dump(mode="json")["strategy"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_search_says_what_was_chosen_and_keeps_it(command: CommandLine, tmp_path: Path) -> None:
     done = command(*SEARCH, "--strategy", "auto", "--evaluations", "8", "--out", "run")
     assert (done.returncode, done.stderr) == (0, f"{SAID}\n")
@@ -264,6 +270,7 @@ def test_a_search_says_what_was_chosen_and_keeps_it(command: CommandLine, tmp_pa
     assert "choice" not in command("show", "named").stdout
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_choose_again(
     command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +287,7 @@ def test_a_resumed_run_does_not_choose_again(
     assert Run(tmp_path / "run").config.strategy.name == "predictor_guided"
 
 
+@pytest.mark.slow
 def test_json_holds_the_choice(command: CommandLine) -> None:
     done = command(*SEARCH, "--strategy", "auto", "--evaluations", "200", "--json")
     assert done.returncode == 0 and done.stderr.startswith("auto chose random_search: ")

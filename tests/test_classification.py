@@ -138,6 +138,7 @@ def test_an_unknown_data_set_is_refused_with_near_matches() -> None:
 # Who sees what
 
 
+@pytest.mark.slow
 def test_measuring_never_looks_at_test_images(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
     shelf = Parcel()
     clean = measure(prepared(), task_for(), shelf)
@@ -148,6 +149,7 @@ def test_measuring_never_looks_at_test_images(altered: Callable[[Callable[[Split
     assert clean.metrics["accuracy"] != final(prepared(), clean, shelf).metrics["accuracy"]
 
 
+@pytest.mark.slow
 def test_validation_images_guide_but_do_not_train(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
     shelf = Parcel()
     clean = measure(prepared(), task_for(), shelf)
@@ -157,6 +159,7 @@ def test_validation_images_guide_but_do_not_train(altered: Callable[[Callable[[S
     assert spoilt.metrics["accuracy"] < clean.metrics["accuracy"]
 
 
+@pytest.mark.slow
 def test_training_images_train(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
     shelf = Parcel()
     name = altered(lambda splits: replace(splits, training=garbage(splits.training)))
@@ -176,6 +179,7 @@ def test_the_final_figures_are_of_the_test_split_alone(altered: Callable[[Callab
     assert final(prepared(on_test), measurement, shelf).metrics != clean.metrics
 
 
+@pytest.mark.slow
 def test_the_final_accuracy_is_that_of_the_stored_weights() -> None:
     shelf = Parcel()
     benchmark = prepared()
@@ -211,6 +215,7 @@ def test_a_measurement_without_weights_has_nothing_to_test() -> None:
 # What repeats
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     shelf = Parcel()
     benchmark = prepared()
@@ -229,6 +234,7 @@ def test_the_seed_decides_where_training_starts() -> None:
     assert (stem[0] - stem[1]).abs().max().item() > 0.01
 
 
+@pytest.mark.slow
 def test_measurements_do_not_depend_on_the_global_generators() -> None:
     shelf = Parcel()
     benchmark = prepared()
@@ -241,6 +247,7 @@ def test_measurements_do_not_depend_on_the_global_generators() -> None:
         torch.set_rng_state(state)
 
 
+@pytest.mark.slow
 def test_the_global_generators_are_left_as_they_were() -> None:
     def states() -> tuple[list[int], str, str]:
         return torch.get_rng_state().tolist(), repr(np.random.get_state()), repr(random.getstate())  # noqa: NPY002
@@ -270,6 +277,7 @@ def test_an_epoch_sees_all_complete_batches(batch_size: int, images: int) -> Non
     assert measure(benchmark, task_for(code="000100"), Parcel()).spent.images == images
 
 
+@pytest.mark.slow
 def test_the_task_says_how_many_epochs() -> None:
     shelf = Parcel()
     benchmark = prepared(epochs=5)
@@ -284,6 +292,7 @@ def measured(outcome: Outcome) -> Measurement:
     return outcome
 
 
+@pytest.mark.slow
 def test_training_learns() -> None:
     measurement = measure(prepared(), task_for(fidelity=5), Parcel())
     assert measurement.metrics["accuracy"] > 0.85
@@ -384,6 +393,7 @@ def test_what_is_padded_is_as_dark_as_the_darkest() -> None:
     assert {round(value, 3) for value in changed.unique().tolist()} == {-0.7, 3.0}
 
 
+@pytest.mark.slow
 def test_augmentation_is_of_training_alone_and_repeats_with_the_seed() -> None:
     shelf = Parcel()
     benchmark = prepared(augment=True)
@@ -424,6 +434,7 @@ def test_images_differ_between_epochs_and_within_a_batch(monkeypatch: pytest.Mon
 # Precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "inside"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_only_training_computes_in_the_chosen_precision(precision: str, inside: torch.dtype) -> None:
     seen: set[tuple[bool, torch.dtype]] = set()
@@ -446,6 +457,7 @@ def test_only_training_computes_in_the_chosen_precision(precision: str, inside: 
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}  # the latter counts batches
 
 
+@pytest.mark.slow
 def test_precision_on_the_cpu_is_float32_unless_asked_otherwise() -> None:
     shelf = Parcel()
     auto, full, half = (
@@ -479,6 +491,7 @@ def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **opti
     return parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"momentum": 0.0}, {"augment": True}, {"precision": "bfloat16"}, AIDED, {**AIDED, "optimizer": "adam"}],
@@ -504,6 +517,7 @@ class WithDropout(NASBench201):
         return nn.Sequential(nn.Dropout(0.3), super().build(architecture, io))
 
 
+@pytest.mark.slow
 def test_what_the_network_draws_by_itself_goes_on_too() -> None:
     shelf = Parcel()
     benchmark = Classification(WithDropout(channels=4, cells=1), epochs=3)
@@ -544,6 +558,7 @@ print(json.dumps(encode_outcome(measurement)))
 """
 
 
+@pytest.mark.slow
 def test_another_process_goes_on_with_what_travels_with_the_task(tmp_path: Path) -> None:
     shelf = Parcel()
     benchmark = prepared(epochs=4)
@@ -564,6 +579,7 @@ def test_another_process_goes_on_with_what_travels_with_the_task(tmp_path: Path)
     assert there.artifacts == measure(benchmark, task_for(fidelity=3), shelf).artifacts
 
 
+@pytest.mark.slow
 def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
     shelf = Parcel()
     benchmark = prepared(epochs=4)

@@ -238,6 +238,7 @@ def test_the_search_that_those_add_something_to_is_right(command: CommandLine, t
     assert len(trials(tmp_path / "run")) == 1
 
 
+@pytest.mark.slow
 def test_wrong_input_is_refused_by_a_real_process_too(nasplat: CommandLine, tmp_path: Path) -> None:
     check_refused(nasplat(*SEARCH, *BUDGET, "--strategy", "randm_search"), "did you mean 'random_search'")
     check_refused(nasplat(*SEARCH, *BUDGET, "--constraint", "params<=1", "--json"), "params<=1")
@@ -259,6 +260,7 @@ def test_a_search_says_all_that_it_lacks(command: CommandLine, tmp_path: Path) -
     assert listing(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_space_that_the_benchmark_cannot_measure_is_refused(
     installed: dict[str, str], tmp_path: Path, small_table: Path
 ) -> None:
@@ -465,6 +467,7 @@ def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
 
 
+@pytest.mark.slow
 def test_bins_are_exported_into_a_folder_each(
     run: Path, command: CommandLine, tmp_path: Path, quick_exports: None
 ) -> None:
@@ -504,6 +507,7 @@ def test_a_network_without_weights_is_not_exported(run: Path, command: CommandLi
     assert listing(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_place_for_a_result_that_cannot_be_written_is_refused(
     run: Path, command: CommandLine, tmp_path: Path
 ) -> None:
@@ -516,6 +520,7 @@ def test_a_place_for_a_result_that_cannot_be_written_is_refused(
     assert listing(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_writes_is_not_resumed(run: Path, nasplat: CommandLine, tmp_path: Path) -> None:
     with Run(run).writing():
         events = Run(run).history().outcomes
@@ -625,6 +630,7 @@ def test_a_command_that_is_misspelt_says_so_without_a_traceback(
     assert listing(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_misspelt_command_is_no_traceback_in_a_real_process(nasplat: CommandLine, tmp_path: Path) -> None:
     done = nasplat("serch")
     assert (done.returncode, done.stdout) == (2, "")
@@ -649,6 +655,7 @@ def test_help_is_given_with_and_without_being_asked_for(command: CommandLine) ->
 # Right input: what is printed where, and what is created
 
 
+@pytest.mark.slow
 def test_a_search_on_the_table_as_a_user_meets_it(nasplat: CommandLine, tmp_path: Path, table: Path) -> None:
     done = nasplat(*ON_TABLE, "--evaluations", "30")
     check_done(done)
@@ -709,6 +716,7 @@ def test_a_run_is_shown_as_text_and_as_json(run: Path, command: CommandLine, tmp
     assert listing(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_runs_are_listed_as_text_and_as_json(run: Path, command: CommandLine, tmp_path: Path) -> None:
     for _ in range(2):
         check_done(command(*ON_TABLE, "--evaluations", "3"))
@@ -786,6 +794,7 @@ class Strict(HTMLParser):
         assert self.open and self.open.pop() == tag, f"</{tag}> at {self.getpos()} closes something else"
 
 
+@pytest.mark.slow
 def test_a_report_is_one_well_formed_file_without_references(run: Path, command: CommandLine, tmp_path: Path) -> None:
     before = listing(tmp_path)
     done = command("report", "run")
@@ -898,6 +907,7 @@ def test_a_figure_that_the_table_lacks_is_json_all_the_same(command: CommandLine
 # Streams
 
 
+@pytest.mark.slow
 def test_failed_trials_are_told_on_standard_error_and_json_stays_whole(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -924,6 +934,7 @@ def test_failed_trials_are_told_on_standard_error_and_json_stays_whole(
     assert listing(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_terminal_is_shown_colours_and_progress(tmp_path: Path, small_table: Path) -> None:
     lead, follow = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color"}
@@ -946,6 +957,7 @@ def test_a_terminal_is_shown_colours_and_progress(tmp_path: Path, small_table: P
     assert b"\x1b[" in said and b"20 measured" in said
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_gets_no_traceback(run: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "nasplat", "show", "run", "--json"],
@@ -1037,6 +1049,7 @@ def test_a_flag_that_goes_inline_leaves_the_workers_of_a_file_behind(command: Co
     assert taken.returncode == 2 and "nasplat resume" not in taken.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_run_stands_below_the_table_of_runs(command: CommandLine, tmp_path: Path) -> None:
     for name in ("whole", "damaged"):
         done = command(
@@ -1100,6 +1113,7 @@ def test_halving_does_not_go_around_what_shares_weights(command: CommandLine) ->
     assert "trained from scratch, but cars shares weights" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_budget_that_ends_inside_a_generation_says_so_and_a_larger_one_completes_it(command: CommandLine) -> None:
     short = command(*SHARED, "--evaluations", "10", "--out", "run")
     assert short.returncode == 0
@@ -1113,6 +1127,7 @@ def test_a_budget_that_ends_inside_a_generation_says_so_and_a_larger_one_complet
 # Names with a slash ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_of_a_preset_is_a_folder_below_runs(command: CommandLine, tmp_path: Path) -> None:
     search = ["ghost/small" if word == "nasbench201" else word for word in SEARCH if not word.startswith("space.")]
     while "--set" in search[: search.index("--benchmark")]:

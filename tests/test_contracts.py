@@ -132,6 +132,7 @@ def test_strategy_with_a_single_objective(
     check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(24)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
@@ -147,6 +148,7 @@ def test_cars_with_every_protection(
     check(partial(make, population=4, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(24)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
@@ -184,6 +186,7 @@ def test_retraining_with_every_option(options: dict[str, Any], check: Callable[.
     check(partial(make, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=named)
 @pytest.mark.parametrize("name", PREDICTORS.names())
 def test_every_predictor(name: str, check: Callable[..., None]) -> None:
@@ -209,6 +212,7 @@ def test_benchmark(name: str, check: Callable[..., None], request: pytest.Fixtur
     check(make)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", SUPERNET_CHECKS, ids=named)
 @pytest.mark.parametrize("space", ["nasbench201", "darts", "ghost/small"])
 def test_supernet_benchmark(space: str, check: Callable[..., None]) -> None:

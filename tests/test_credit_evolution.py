@@ -205,6 +205,7 @@ def _pair(
     return list(families[place])
 
 
+@pytest.mark.slow
 def test_a_gene_changes_as_often_as_if_it_were_drawn_anew_from_the_prior() -> None:
     space = ToySpace()
     strategy = CreditEvolution(toy(space=space))
@@ -234,6 +235,7 @@ def test_the_first_generation_and_crossings_know_no_prior() -> None:
     assert space.mutations and all(prior is not None for _, _, prior in space.mutations)
 
 
+@pytest.mark.slow
 def test_roulette_draws_two_different_ones_in_proportion_to_what_is_above_the_least() -> None:
     scores, rng = np.array([1.0, 2.0, 4.0, 5.0]), default_rng(0)  # above the least: 0, 1, 3, 4
     drawn = Counter(roulette(scores, rng) for _ in range(20_000))
@@ -340,6 +342,7 @@ def slots_answer(problem: Problem, task: Task) -> Outcome:
     return Measurement(task=task, metrics={"accuracy": float(np.sin([c * i for i, c in enumerate(code, 1)]).sum())})
 
 
+@pytest.mark.slow
 def test_a_window_that_one_of_hundreds_hits_is_searched_by_children_and_not_by_lot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -370,6 +373,7 @@ def test_a_window_that_one_of_hundreds_hits_is_searched_by_children_and_not_by_l
     assert immigrants(0)[0] < born, "repairing makes no difference"
 
 
+@pytest.mark.slow
 def test_repair_keeps_near_the_parents() -> None:
     low, high = window()
     strategy = CreditEvolution(toy(space=Slots(), constraints=[f"params>={low}", f"params<={high}"], seed=2))
@@ -444,6 +448,7 @@ def test_outcomes_belong_to_their_own_architectures_in_whatever_order_they_come(
     assert trials(0) == trials(3) == trials(7)
 
 
+@pytest.mark.slow
 def test_credit_finds_more_than_uniform_mutation_where_blocks_add_up() -> None:
     worth = default_rng(5).permutation(6) / 6
 

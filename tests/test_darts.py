@@ -204,6 +204,7 @@ def members(space: DARTS, number: int) -> list[Architecture]:
     return uniform + [space.sample(rng) for _ in range(number)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "cells", "io"), SHAPES)
 def test_costs_are_those_of_the_built_network(channels: int, cells: int, io: IO) -> None:
     space = DARTS(channels=channels, cells=cells)
@@ -262,6 +263,7 @@ def test_parts_sum_to_the_whole_and_are_those_of_the_network(channels: int, cell
         assert {name: part.params for name, part in cost.parts.items()} == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cells", "io"), [(20, CIFAR), (8, IO((3, 15, 9), 4)), (4, IO.image(1, 8, 3))])
 def test_images_shrink_and_widths_grow_at_the_reductions(cells: int, io: IO) -> None:
     space = DARTS(channels=2, cells=cells)
@@ -356,6 +358,7 @@ def mixed_anew(weight: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([blocks[order.index(node)] for node in range(2, 6)], dim=1)
 
 
+@pytest.mark.slow
 def test_twins_share_a_key_and_with_their_weights_a_function() -> None:
     space, io, chance = DARTS(channels=2, cells=5), IO((2, 6, 5), 3), random.Random(0)
     generator = torch.Generator().manual_seed(0)
@@ -411,6 +414,7 @@ def same_graph(a: Sequence[Sequence[Edge]], b: Sequence[Sequence[Edge]]) -> bool
     return any(edges(a, order) == edges(b, range(6)) for order in orders)
 
 
+@pytest.mark.slow
 def test_keys_are_equal_exactly_for_equal_graphs_where_everything_carries_something() -> None:
     space, chance = DARTS(), random.Random(1)
 
@@ -448,6 +452,7 @@ def outputs_of_kinds(space: DARTS, architecture: Architecture, io: IO) -> Tensor
     return outputs
 
 
+@pytest.mark.slow
 def test_what_shares_a_key_computes_the_same_where_weights_depend_on_operations_alone() -> None:
     space, io, chance = DARTS(channels=2, cells=3), IO((2, 6, 5), 3), random.Random(3)
     same = other = 0

@@ -148,6 +148,7 @@ HARD_SUMS = {
 }
 
 
+@pytest.mark.slow
 def test_hard_digits_are_the_same_for_everybody_always() -> None:
     splits = opened("hard_digits")
     for name, total in HARD_SUMS.items():
@@ -219,6 +220,7 @@ def test_noise_is_as_strong_as_it_is_said_to_be() -> None:
     assert noisy.std() == pytest.approx(20, rel=0.02)
 
 
+@pytest.mark.slow
 def test_hard_digits_are_harder_than_digits() -> None:
     """By nearest neighbours, which read the digits as they are almost without a mistake."""
 
@@ -231,6 +233,7 @@ def test_hard_digits_are_harder_than_digits() -> None:
     assert 0.4 < read("hard_digits") < 0.8
 
 
+@pytest.mark.slow
 def test_a_subset_of_the_hard_digits_is_of_its_splits() -> None:
     part, whole = opened("hard_digits", subset=1_000), opened("hard_digits")
     assert [len(each) for each in (part.training, part.validation, part.test)] == [857, 143, 720]
@@ -274,6 +277,7 @@ def put(folder: Path, files: dict[str, bytes], *, gzipped: bool = False) -> None
             (folder / name).write_bytes(content)
 
 
+@pytest.mark.slow
 def test_fashion_mnist_is_what_zalando_published() -> None:
     folder = real("images", "fashion_mnist", "train-images-idx3-ubyte.gz").parent
     splits = opened("fashion_mnist")
@@ -546,6 +550,7 @@ def save_jpegs(data: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_real_jpegs_are_what_another_decoder_makes_of_them() -> None:
     path = real("images", "cifar10_jpeg.npz")
     splits = opened("cifar10_jpeg", subset=600)
@@ -707,6 +712,7 @@ def test_a_folder_is_the_same_for_workers_in_other_directories(tmp_path: Path, m
 # Subsets
 
 
+@pytest.mark.slow
 def test_subsets_are_the_same_for_everybody_and_of_the_splits() -> None:
     real("images", "fashion_mnist", "train-images-idx3-ubyte.gz")
     part = opened("fashion_mnist", subset=1_201)

@@ -411,6 +411,7 @@ def assert_same_but_for_order(first: Graphs, second: Graphs) -> None:
     assert np.array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, database=None)
 @given(st.integers(0, 2**32 - 1))
 def test_numbering_makes_no_difference(seed: int) -> None:
@@ -430,6 +431,7 @@ def test_numbering_of_nasbench101_cells_makes_no_difference() -> None:
     assert moved > 10
 
 
+@pytest.mark.slow
 def test_nasbench201_has_as_many_effective_graphs_as_are_known() -> None:
     space = SEARCH_SPACES.get("nasbench201")()
     graphs = space.graphs([space.parse("".join(code)) for code in product("01234", repeat=6)])

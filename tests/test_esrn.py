@@ -75,6 +75,7 @@ def counted(network: nn.Module, io: IO) -> tuple[int, float]:
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_prices_are_closed_forms_and_what_torch_counts(scale: int, part: Callable[..., Any]) -> None:
     for number in part(range(67), 16):
@@ -207,6 +208,7 @@ def test_a_new_network_interpolates(scale: int) -> None:
     assert torch.allclose(enlarged[inner], wanted[inner], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_pictures_of_any_sides_are_enlarged_and_exported(scale: int, tmp_path: Path) -> None:
@@ -310,6 +312,7 @@ def test_light_searches_keep_their_window_unless_they_have_their_own(given: list
     assert config.resolved().constraints == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [["macs<=5.4e10"], ["params>=320000", "params<=320020"]], ids=str)
 def test_windows_that_no_random_member_hits_are_reached(limits: list[str]) -> None:
     space = ESRNLight()
@@ -320,6 +323,7 @@ def test_windows_that_no_random_member_hits_are_reached(limits: list[str]) -> No
     assert not any(Constraint.parse(text).excess(metrics) for text in constraints)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local_search", "nsga2", "random_search", "credit_evolution"])
 def test_every_strategy_begins_in_a_window_that_no_random_member_hits(name: str) -> None:
     goal = Goal(

@@ -49,6 +49,7 @@ def arguments(scores: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_results_are_means_over_splits_of_what_was_ranked(arguments: list[str], tmp_path: Path) -> None:
     printed = json.loads(run(*arguments, "--out", tmp_path / "out", "--json"))
     assert printed["finished"] and printed["settings"]["predictors"]["random_forest"]["trees"] == 10
@@ -66,6 +67,7 @@ def test_results_are_means_over_splits_of_what_was_ranked(arguments: list[str], 
     assert picture.startswith("<?xml") and "gradient boosting" in picture and "random forest" in picture
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_where_it_was_killed(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +109,7 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     assert figures(broken) == figures(whole)
 
 
+@pytest.mark.slow
 def test_other_settings_and_other_folders_are_refused(arguments: list[str], tmp_path: Path) -> None:
     run(*arguments, "--out", tmp_path / "out")
     with pytest.raises(InputError, match="other seed"):
@@ -120,6 +123,7 @@ def test_other_settings_and_other_folders_are_refused(arguments: list[str], tmp_
         run(*arguments, "--out", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_tried_again(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +158,7 @@ def test_wrong_input_is_refused_before_anything_is_created(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_benchmark_s_table_is_evaluated_whole(table: Path) -> None:
     given = "--benchmark nasbench201 --set benchmark.search_column=test --predictor random_forest --sizes 40 --splits 2"
     printed = json.loads(run(*given.split(), "--test", "500", "--set", "random_forest.trees=20", "--json"))

@@ -195,6 +195,7 @@ def check_complete(events: list[Event]) -> None:
         assert event == Event(i + 1, "outcome", 0.5, {"id": i + 1, "text": "x" * (37 * i % 5000)})
 
 
+@pytest.mark.slow
 def test_reading_beside_a_writing_process_sees_a_growing_beginning(path: Path) -> None:
     writer = start_writer(path, 2_000)
     try:
@@ -222,6 +223,7 @@ def test_reading_beside_a_writing_process_sees_a_growing_beginning(path: Path) -
     assert len(events) == 2_000
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_nothing_that_append_returned_for(path: Path) -> None:
     chance = random.Random(0)
     told, left_open = 0, 0

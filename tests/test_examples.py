@@ -18,6 +18,7 @@ from nasplat.testing import STRATEGY_CHECKS
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
@@ -25,6 +26,7 @@ def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("best of 10: nasbench201:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=lambda check: check.__name__)
 def test_the_example_strategy_keeps_the_contract(check: Callable[..., None]) -> None:
     spec = importlib.util.spec_from_file_location("own_strategy", EXAMPLES / "own_strategy.py")

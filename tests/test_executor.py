@@ -70,6 +70,7 @@ def test_a_benchmark_that_exits_ends_its_trial_and_not_the_search() -> None:
     assert (outcome.kind, outcome.message) == ("SystemExit", "3")
 
 
+@pytest.mark.slow
 def test_a_search_on_a_full_disk_stops_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     search = (
         "search --space nasbench201 --set space.channels=2 --set space.cells=1 --benchmark classification "

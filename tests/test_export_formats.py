@@ -69,6 +69,7 @@ def whole(run: Run, best: Measurement) -> tuple[Path, dict[str, Any]]:
     return folder, bundle.export(run, best, folder, formats=list(Format), features=True, latency=True)
 
 
+@pytest.mark.slow
 def test_all_forms_give_what_torch_gives(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, document = whole
     names = {path.name for path in folder.iterdir()}
@@ -132,6 +133,7 @@ def test_what_was_compared_is_recorded_for_every_form(whole: tuple[Path, dict[st
     assert told["largest_difference"] / told["allowed"] == max(shares)
 
 
+@pytest.mark.slow
 def test_features_that_disagree_are_never_exported(
     run: Run, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +184,7 @@ def test_classes_may_be_called_anything() -> None:
     assert ", ".join(names["CLASSES"]).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [Format.PT2, Format.SOURCE])
 def test_a_form_that_disagrees_is_never_exported(
     run: Run, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
@@ -271,6 +274,7 @@ def predict(script: Path, *arguments: object) -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-W", "error", script, *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_script_enlarges_a_picture(tmp_path: Path) -> None:
     from nasplat.nn.onnx import write_onnx
 

@@ -62,6 +62,7 @@ def folder(exported: tuple[Run, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported[1], tmp_path / "network"))
 
 
+@pytest.mark.slow
 def test_the_folder_says_how_many_times_it_enlarges(exported: tuple[Run, Path]) -> None:
     run, folder = exported
     (best,) = run.history().picks("best")
@@ -113,6 +114,7 @@ def test_the_onnx_file_names_what_is_free(exported: tuple[Run, Path]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_export_enlarges_a_picture_on_the_command_line(
     command: CommandLine, exported: tuple[Run, Path], tmp_path: Path
 ) -> None:

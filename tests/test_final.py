@@ -117,6 +117,7 @@ def test_no_test_picture_is_read_before_the_final_measurement_and_each_once_by_i
     assert looked_at(reads) == once
 
 
+@pytest.mark.slow
 def test_every_way_to_a_final_measurement_records_the_same_one(
     reads: Counter[tuple[str, int]], command: CommandLine, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_every_way_to_a_final_measurement_records_the_same_one(
     assert exported["final"]["accuracy"] == final.metrics["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_tested_run_goes_on_and_keeps_what_was_recorded(
     reads: Counter[tuple[str, int]], command: CommandLine, tmp_path: Path
 ) -> None:
@@ -307,6 +309,7 @@ def _events(run: Path) -> int:
         return log.last
 
 
+@pytest.mark.slow
 def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLine) -> None:
     final = Run(tested).history().tested[1]
     told = json.loads(done(command("export", "run", "--pick", "1", "--out", "told", "--no-latency", "--json")))
@@ -335,6 +338,7 @@ def test_addresses_and_formulas_are_plain_text_in_cards(text: str, shown: str) -
     assert escaped(text) == shown
 
 
+@pytest.mark.slow
 def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp_path: Path) -> None:
     strategy = {"name": "retraining", "members": ["432110", "000434"], "checkpoints": 2, "teacher": True}
     benchmark = {"name": "classification", "epochs": 2, "subset": 200, "distillation": 0.5}
@@ -371,6 +375,7 @@ def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path)
     assert "epochs" not in done(command("test", "run")).splitlines()[1]
 
 
+@pytest.mark.slow
 def test_trials_of_a_search_with_fewer_epochs_are_tested_with_a_warning(command: CommandLine, tmp_path: Path) -> None:
     strategy = {"name": "successive_halving", "eta": 2}
     benchmark = {"name": "classification", "epochs": 2, "subset": 200}
@@ -430,6 +435,7 @@ def idx(values: NDArray[np.uint8]) -> bytes:
     return bytes([0, 0, 8, values.ndim]) + axes + values.tobytes()
 
 
+@pytest.mark.slow
 def test_garbage_for_test_pictures_stands_in_the_way_of_the_test_alone(
     tmp_path: Path, command: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

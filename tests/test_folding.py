@@ -63,6 +63,7 @@ def before_batch_norm(path: Path) -> Counter[str]:
     return Counter(made_by.get(node.input[0], "input") for node in graph.node if node.op_type == "BatchNormalization")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_batch_norm_remains_behind_a_convolution(name: str, tmp_path: Path) -> None:
     network = as_if_trained(NETWORKS[name]())
@@ -80,6 +81,7 @@ def test_no_batch_norm_remains_behind_a_convolution(name: str, tmp_path: Path) -
     assert all(torch.equal(after[key], tensor) for key, tensor in weights.items())
 
 
+@pytest.mark.slow
 def test_it_is_seen_where_batch_norm_is_not_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export: Callable[..., Any] = torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: export(*args, **options | {"optimize": False}))

@@ -50,6 +50,7 @@ def test_a_gain_is_that_of_a_paired_test() -> None:
     assert not Gain.of([0.9], [0.8]).at_least_equal
 
 
+@pytest.mark.slow
 def test_the_comparison_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(
         cars_pays.SPACES["nasbench201"],

@@ -159,6 +159,7 @@ def assert_close(given: Tensor, expected: Tensor, what: object) -> None:
 # Evaluated is exported
 
 
+@pytest.mark.slow
 def test_evaluated_is_exported(supernet: Supernet, part: Callable[..., Any]) -> None:
     space = GhostSmall()
     images, *calibration = batches(3)
@@ -186,6 +187,7 @@ def test_evaluated_is_exported(supernet: Supernet, part: Callable[..., Any]) -> 
         assert oracle.params == params == space.cost(architecture, SMALL).params
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_path_is_that_of_its_network_and_zero_elsewhere(supernet: Supernet) -> None:
     space = GhostSmall()
     (images,) = batches(1)
@@ -209,6 +211,7 @@ def test_the_gradient_of_a_path_is_that_of_its_network_and_zero_elsewhere(supern
         assert total[0] == pytest.approx(total[1], rel=1e-10)  # so that nothing is left for the other elements
 
 
+@pytest.mark.slow
 def test_every_member_has_a_path(supernet: Supernet, part: Callable[..., Any]) -> None:
     space = GhostSmall()
     for architecture in part(samples(space, 300), 60):
@@ -218,6 +221,7 @@ def test_every_member_has_a_path(supernet: Supernet, part: Callable[..., Any]) -
         }
 
 
+@pytest.mark.slow
 def test_a_copied_supernet_shares_among_itself_and_with_nobody_else(supernet: Supernet) -> None:
     (architecture,) = samples(GhostSmall(), 1)
     (images,) = batches(1)
@@ -326,6 +330,7 @@ def test_images_are_to_be_square() -> None:
         GhostSmall().cost(samples(GhostSmall(), 1)[0], IO((1, 8, 9), 10))
 
 
+@pytest.mark.slow
 def test_a_fresh_supernet_is_near_the_identity_wherever_a_path_goes() -> None:
     with seeded(0):
         fresh = GhostSmall().supernet(SMALL).train()

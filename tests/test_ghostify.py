@@ -228,6 +228,7 @@ def test_an_operator_without_ghosts_is_refused() -> None:
         ghostify(nn.Conv2d(3, 4, 3), PLAIN, stem=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kept"),
     [

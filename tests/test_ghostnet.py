@@ -50,6 +50,7 @@ def images(batch: int, channels: int = 3, side: int = 64) -> Tensor:
     return torch.randn(batch, channels, side, side, dtype=torch.float64, generator=generator())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_published_sizes_come_out_of_the_network_and_of_the_formula(width: float) -> None:
     with torch.device("meta"):
@@ -63,6 +64,7 @@ def test_the_published_sizes_come_out_of_the_network_and_of_the_formula(width: f
     assert (cost.params, cost.macs) == PUBLISHED[width]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 97, 224])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_evaluating_it_gives_the_outputs_of_timm(width: float, side: int) -> None:
@@ -73,6 +75,7 @@ def test_evaluating_it_gives_the_outputs_of_timm(width: float, side: int) -> Non
     assert expected.std() > 0.01, "outputs that do not depend on anything would be equal as well"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_training_it_gives_the_outputs_gradients_and_statistics_of_timm(width: float) -> None:
     oracle, ours = (network.train() for network in both(width))

@@ -57,6 +57,7 @@ def test_the_steps_are_all_there_are() -> None:
     assert set(STEPS) == set(gpu_check.STEPS)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     import torch
 

@@ -160,6 +160,7 @@ def test_what_is_held_out_is_unseen() -> None:
     assert predictor(members=1).fit(architectures, scores).held_out() is None
 
 
+@pytest.mark.slow
 def test_held_out_scores_tell_what_is_known_of_the_unseen() -> None:
     architectures, scores = examples(90)
     fresh, truth = examples(200, seed=1)
@@ -197,6 +198,7 @@ def test_only_the_order_of_scores_matters() -> None:
     assert np.array_equal(plain.predict(architectures), bent.predict(architectures))
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_predictor_and_more_examples_are_seen_less_often() -> None:
     architectures, scores = examples()
     first, second = (predictor(seed=seed).fit(architectures, scores).predict(architectures) for seed in (0, 1))
@@ -270,6 +272,7 @@ def test_isomorphic_cells_get_one_score() -> None:
     assert np.std(fitted.predict(cells)) > 0.3
 
 
+@pytest.mark.slow
 def test_real_cells_are_ranked(table: Path) -> None:
     space = SEARCH_SPACES.get("nasbench201")()
     make_benchmark: Callable[..., Any] = BENCHMARKS.get("nasbench201")

@@ -76,6 +76,7 @@ def pixels(folder: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
+@pytest.mark.slow
 def test_ghost_networks_are_built_and_trained_on_pictures_in_folders(command: Command, photos: Path) -> None:
     done = command(*SEARCH, *settings(data_folder="photos", side=32, epochs=2, batch_size=6, learning_rate=0.01))
     assert done.returncode == 0, done.stderr
@@ -105,6 +106,7 @@ def test_ghost_networks_are_built_and_trained_on_pictures_in_folders(command: Co
     assert measurement.metrics["loss"] == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_classes_alone_are_split_and_searched_on(command: Command, tmp_path: Path) -> None:
     draw(tmp_path / "photos", 10, classes=("dark", "grey", "light"))
     done = command(*SEARCH, *settings(data_folder="photos", side=32, epochs=1, batch_size=6))
@@ -148,6 +150,7 @@ def test_a_picture_beside_the_class_folders(part: str, command: Command, photos:
     assert f"the picture {photos / part / 'light.PNG'} is of no class; move it into the folder of its class" in said
 
 
+@pytest.mark.slow
 def test_files_that_are_no_pictures_lie_where_they_like(command: Command, photos: Path) -> None:
     for folder in (photos, photos / "train", photos / "val" / "dark"):
         (folder / "notes.txt").write_text("taken in spring")

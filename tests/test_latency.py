@@ -119,6 +119,7 @@ class Products(nn.Module):
         return images
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_onnxruntime_runs_the_network_as_it_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
@@ -147,6 +148,7 @@ def test_onnxruntime_runs_the_network_as_it_is_exported(monkeypatch: pytest.Monk
     assert few.training
 
 
+@pytest.mark.slow
 def test_onnxruntime_is_refused_on_a_device_that_it_is_not_built_for() -> None:
     import onnxruntime
 
@@ -189,6 +191,7 @@ def test_on_cuda_the_work_is_waited_for() -> None:
 # In a benchmark
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_a_measurement_has_latency_beside_accuracy_if_asked() -> None:
     benchmark = Classification(SPACE, epochs=2, latency_batch=4, latency_threads=2)
@@ -211,6 +214,7 @@ def test_a_measurement_has_latency_beside_accuracy_if_asked() -> None:
     assert final.metrics["accuracy"] == plain.final(without, device="cpu", artifacts=shelf).metrics["accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_a_benchmark_measures_in_onnxruntime_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     engines: list[str] = []
@@ -291,6 +295,7 @@ def show(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     return printed.out or printed.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_the_front_is_measured_here_and_now_and_the_run_left_as_it_is(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

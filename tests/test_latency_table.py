@@ -394,6 +394,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, machine: list[Any]) -> Non
     assert not partial.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_a_real_build_leaves_torch_as_it_was(tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nasplat.latency_build.VISIT_MS", 1.0)
@@ -408,6 +409,7 @@ def test_a_real_build_leaves_torch_as_it_was(tmp_path: Path, engine: Any, monkey
     assert all(0 < entry["measured_ms"] < 100 for entry in facts["networks"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_built_is_refused(tmp_path: Path, machine: list[Any]) -> None:
     (tmp_path / "there.csv").write_text("mine")
     with pytest.raises(InputError, match="nasbench201 are not made of blocks"):
@@ -595,6 +597,7 @@ def test_a_search_does_not_go_on_with_another_table(tmp_path: Path) -> None:
         searched(tmp_path / "run", config)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_an_export_tells_what_was_predicted_from_what_was_measured(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"

@@ -573,6 +573,7 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("first", range(0, INPUTS, PORTION))
 def test_mangled_inputs_end_in_a_message(
@@ -592,6 +593,7 @@ def test_mangled_inputs_end_in_a_message(
 REAL = [0, 100, 205, 310, 417, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", REAL)
 def test_mangled_inputs_end_in_a_message_in_a_process_of_their_own(
     index: int, ground: Path, originals: Path, monkeypatch: pytest.MonkeyPatch

@@ -104,11 +104,13 @@ def samples(number: int, seed: int = 0) -> list[Architecture]:
 # The real cells
 
 
+@pytest.mark.slow
 def test_hashes_are_the_official_ones_on_every_row(rows: list[Row]) -> None:
     for row in rows:
         assert SPACE.canonical_key(SPACE.parse(code_of(row))) == row["hash"]
 
 
+@pytest.mark.slow
 def test_parameters_are_the_published_ones_on_every_row(rows: list[Row]) -> None:
     for row in rows:
         assert SPACE.cost(SPACE.parse(code_of(row)), CIFAR).params == int(row["trainable_parameters"]), row["hash"]
@@ -125,6 +127,7 @@ def test_nodes_with_stem_and_head_are_the_published_parameters(rows: list[Row]) 
     assert np.abs(given + STEM + HEAD - published[::20]).max() < 2  # single precision
 
 
+@pytest.mark.slow
 def test_hashes_of_different_cells_differ() -> None:
     with np.load(real_data("space.npz")) as space:
         held = {name: space[name] for name in ("num_vertices", "adj_bits", "ops")}
@@ -229,6 +232,7 @@ def test_official_specifications_are_pruned() -> None:
 # Steps
 
 
+@pytest.mark.slow
 def test_any_cell_is_reached_from_any_other_by_neighbors() -> None:
     reached = {SPACE.parse("000001:")}
     front = list(reached)
@@ -239,6 +243,7 @@ def test_any_cell_is_reached_from_any_other_by_neighbors() -> None:
     assert {a.code for a in reached} == {code for vertices in (2, 3, 4, 5) for code in all_codes(vertices)}
 
 
+@pytest.mark.slow
 def test_neighbors_are_mutual_for_every_small_cell_and_many_large_ones() -> None:
     small = [SPACE.parse(code) for vertices in (2, 3, 4) for code in all_codes(vertices)]
     for member in [*small, *samples(60, seed=1)]:

@@ -61,6 +61,7 @@ def real() -> Path:
 # The real table
 
 
+@pytest.mark.slow
 def test_measurements_are_the_published_figures_on_every_row(real: Path) -> None:
     benchmark = NASBench101Table(SPACE)
     benchmark.check()
@@ -79,6 +80,7 @@ def test_measurements_are_the_published_figures_on_every_row(real: Path) -> None
     assert len(diverged) == 24 and all(benchmark.feasible(member(row)) for row in diverged)
 
 
+@pytest.mark.slow
 def test_isomorphic_cells_have_one_row(real: Path) -> None:
     benchmark, rows = NASBench101Table(SPACE), read(real)
     held = {row["hash"]: row for row in rows}
@@ -119,6 +121,7 @@ def problem_on(benchmark: NASBench101Table, *, objectives: int = 2, seed: int = 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
 @pytest.mark.parametrize("name", ["random_search", "local_search", "regularized_evolution", "nsga2"])

@@ -53,6 +53,7 @@ def measured(benchmark: NASBench201Table, code: str) -> Measurement:
 # The real table
 
 
+@pytest.mark.slow
 def test_official_strings_of_the_whole_table_come_back_unchanged(rows: list[Row]) -> None:
     space = NASBench201()
     codes = [space.parse(row["arch_str"]).code for row in rows]
@@ -79,6 +80,7 @@ def test_costs_are_the_published_ones_on_every_row(rows: list[Row]) -> None:
         assert cost.published["table_macs"] == round(float(row["c10_macs_M"]) * 1e6), row["index"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "epochs", "single_seed", "published"),
     [
@@ -115,6 +117,7 @@ def test_measurements_are_the_published_figures_on_every_row(
         assert final.metrics["accuracy"] == float(row[f"c10_test_{epochs}"]) / 100
 
 
+@pytest.mark.slow
 def test_the_best_cells_are_the_known_ones(rows: list[Row]) -> None:
     space = NASBench201()
     by_test, by_validation = NASBench201Table(space, search_column="test"), NASBench201Table(space)
@@ -186,6 +189,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "cells", "io"), SHAPES)
 def test_costs_are_those_of_the_built_network(channels: int, cells: int, io: IO) -> None:
     space = NASBench201(channels=channels, cells=cells)
@@ -306,6 +310,7 @@ def check_twins(groups: Iterable[Sequence[str]], *, training: bool, centred: boo
     assert not differing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
 def test_twins_compute_the_same_function_while_batch_norm_does_not_shift(
     training: bool, part: Callable[..., Any]
@@ -313,6 +318,7 @@ def test_twins_compute_the_same_function_while_batch_norm_does_not_shift(
     check_twins(part(random.Random(0).sample(classes(), 120), 40), training=training, centred=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
 def test_twins_compute_the_same_function_unless_one_convolves_nothing(training: bool, part: Callable[..., Any]) -> None:
     groups = [[code for code in group if not convolves_nothing(code)] for group in classes()]
@@ -331,6 +337,7 @@ def test_a_convolution_of_nothing_adds_what_its_batch_norm_has_learnt(training: 
             assert ((outputs - of_twin).abs().max().item() < 1e-9) is centred
 
 
+@pytest.mark.slow
 def test_different_functions_are_told_apart_by_the_same_comparison() -> None:
     by_hand = [
         ("000000", "000100"),
@@ -677,6 +684,7 @@ def latencies(table: Path) -> dict[str, dict[str, str]]:
         return {row["index"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_latencies_are_the_published_figures_on_every_row(
     rows: list[Row], latencies: dict[str, dict[str, str]]
 ) -> None:
@@ -688,6 +696,7 @@ def test_latencies_are_the_published_figures_on_every_row(
         assert benchmark.known(space.parse(row["arch_str"])) == expected
 
 
+@pytest.mark.slow
 def test_a_search_for_a_device_keeps_its_bound(latencies: dict[str, dict[str, str]], tmp_path: Path) -> None:
     tree = {
         "space": "nasbench201",

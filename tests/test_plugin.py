@@ -56,6 +56,7 @@ def run(environment: dict[str, str], folder: Path, *arguments: str) -> subproces
     )
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_listed_and_searched_with(installed: dict[str, str], tmp_path: Path) -> None:
     listed = json.loads(run(installed, tmp_path, "list", "--json").stdout)
     origins = {
@@ -81,6 +82,7 @@ def test_an_installed_package_is_listed_and_searched_with(installed: dict[str, s
     assert "factor: 2" in (tmp_path / "found" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_without_it_the_names_are_unknown(nasplat: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     listed = json.loads(nasplat("list", "--json").stdout)
     assert "demo_generations" not in [entry["name"] for entry in listed["strategies"]]

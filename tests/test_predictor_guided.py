@@ -66,6 +66,7 @@ def drive(strategy: Strategy, trials: int, tell: Callable[[Problem, Task], Outco
     return asked
 
 
+@pytest.mark.slow
 def test_it_finds_the_best_of_256_in_few_evaluations() -> None:
     best = max(map(toy_accuracy, ToySpace().members() or []))
     needed = [
@@ -75,6 +76,7 @@ def test_it_finds_the_best_of_256_in_few_evaluations() -> None:
     assert max(needed) <= 40  # at random it takes 128 on average
 
 
+@pytest.mark.slow
 def test_it_finds_the_optimum_of_nasbench201_in_few_evaluations(table: Path) -> None:
     from nasplat.artifact import Parcel
     from nasplat.executors.executor import Workload
@@ -95,12 +97,14 @@ def test_it_finds_the_optimum_of_nasbench201_in_few_evaluations(table: Path) -> 
     assert found == pytest.approx([0.94373] * 3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_paid_for_twice_and_it_ends_when_all_is_measured() -> None:
     asked = drive(guided(toy(constraints=["params<=300"])), 300)
     feasible = [a for a in ToySpace().members() or [] if ToySpace().cost(a, toy().io).params <= 300]
     assert len(asked) == len(set(asked)) and set(asked) == set(feasible)
 
 
+@pytest.mark.slow
 def test_equal_networks_are_asked_for_once() -> None:
     space = SEARCH_SPACES.get("nasbench201")()
     asked = drive(guided(toy(space=space)), 60)
@@ -130,6 +134,7 @@ def test_the_protocol_measures_a_random_sample_and_then_what_is_ranked_first() -
     assert strategy.progress == 1.0 and strategy.ask(1) == []
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(6)
 @pytest.mark.parametrize("acquisition", ["expected_improvement", "upper_bound", "thompson", "greedy"])
 @pytest.mark.parametrize("predictor", ["distance_process", "random_forest", "gaussian_process"])
@@ -139,6 +144,7 @@ def test_every_acquisition_goes_with_every_predictor(acquisition: str, predictor
     assert max(map(toy_accuracy, asked[5:])) > np.median([toy_accuracy(a) for a in ToySpace().members() or []])
 
 
+@pytest.mark.slow
 def test_constraints_on_measured_metrics_are_learnt() -> None:
     asked = drive(guided(toy(constraints=["delay<=1.2"])), 60)
     kept = [delay(a) <= 1.2 for a in asked]
@@ -148,6 +154,7 @@ def test_constraints_on_measured_metrics_are_learnt() -> None:
     assert max(toy_accuracy(a) for a, keeps in zip(asked, kept, strict=True) if keeps) == best
 
 
+@pytest.mark.slow
 def test_while_nothing_keeps_a_constraint_it_looks_for_what_does() -> None:
     asked = drive(guided(toy(constraints=["delay<=0.15"])), 40)  # one of 256 does
     assert min(map(delay, asked)) <= 0.15
@@ -165,6 +172,7 @@ def front(objectives: Sequence[Objective], asked: Sequence[Architecture]) -> flo
     return float(HV(ref_point=reference)(np.array(losses)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [(ACCURACY, PARAMS), (ACCURACY, SLOW), (ACCURACY, SLOW, PARAMS)], ids=len)
 def test_several_objectives_are_all_improved(objectives: tuple[Objective, ...]) -> None:
     everything = front(objectives, ToySpace().members() or [])
@@ -216,6 +224,7 @@ def test_a_batch_is_the_same_whether_outcomes_come_between_or_not() -> None:
     assert picks(together=True) == picks(together=False)
 
 
+@pytest.mark.slow
 def test_breeding_ends_with_what_promises_most() -> None:
     problem = large("darts")
     strategy: Any = guided(problem, proposals=500)
@@ -243,6 +252,7 @@ def test_what_diverged_is_not_learnt_from() -> None:
     assert len(set(drive(guided(toy()), 30, diverges))) == 30
 
 
+@pytest.mark.slow
 def test_a_predictor_that_needs_more_examples_gets_random_ones_first() -> None:
     strategy = guided(toy(), predictor="auto", predictor_options={"parts": ["gradient_boosting"]}, initial=2)
     assert len(set(drive(strategy, 6))) == 6
@@ -264,6 +274,7 @@ def test_costs_alone_need_no_predictor() -> None:
     assert min(space.cost(a, io).params for a in asked) == min(space.cost(a, io).params for a in space.members() or [])
 
 
+@pytest.mark.slow
 def test_a_narrow_window_is_searched_within() -> None:
     space = SEARCH_SPACES.get("esrn/light")()
     goal = Goal((Objective("psnr_db", True),), tuple(map(Constraint.parse, space.limits)))
@@ -302,6 +313,7 @@ def by_macs(problem: Problem, task: Task) -> Outcome:
     return Measurement(task=task, metrics={"accuracy": math.log1p(macs) / 100})
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("space", ["darts", "nasbench101", "ghost/small"])
 def test_where_members_cannot_be_listed_evolution_on_the_predictor_proposes(space: str) -> None:
@@ -313,6 +325,7 @@ def test_where_members_cannot_be_listed_evolution_on_the_predictor_proposes(spac
     assert np.mean(macs[10:]) > np.quantile(usual, 0.9)
 
 
+@pytest.mark.slow
 def test_a_large_space_goes_on_exactly_from_a_snapshot() -> None:
     strategy = guided(large("darts"), proposals=50, batch=3)
     drive(strategy, 12, by_macs)
@@ -322,6 +335,7 @@ def test_a_large_space_goes_on_exactly_from_a_snapshot() -> None:
     assert drive(again, 8, by_macs) == drive(strategy, 8, by_macs)
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(16)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
@@ -337,6 +351,7 @@ def test_the_contract_is_kept_where_members_cannot_be_listed(
     check(lambda problem: guided(problem, proposals=50, **options))
 
 
+@pytest.mark.slow
 def test_zero_cost_proxies_choose_what_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nasplat.strategies.predictor_guided.RANKED", 30)
     make: Callable[..., SearchSpace] = SEARCH_SPACES.get("nasbench201")

@@ -209,6 +209,7 @@ def generations(strategy: Strategy, number: int) -> list[list[Architecture]]:
     return found
 
 
+@pytest.mark.slow
 def test_credit_evolution_measures_what_was_picked_and_learns_from_all_it_measured() -> None:
     strategy = CreditEvolution(problem(), population=8, prefilter=4)
     filter_ = watched(strategy)
@@ -223,6 +224,7 @@ def test_credit_evolution_measures_what_was_picked_and_learns_from_all_it_measur
         assert len(set(codes)) == len(codes), "the pool has twins"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [CARS, CreditEvolution])
 def test_what_is_picked_is_better_than_what_is_left(make: Any) -> None:
     better = []
@@ -235,6 +237,7 @@ def test_what_is_picked_is_better_than_what_is_left(make: Any) -> None:
     assert len(better) == 12 and np.mean(better) > 0.05 and np.mean(np.array(better) > 0) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("child_speed", ["inherited", "measured"])
 def test_cars_measures_what_was_picked_and_learns_from_the_newest_generation_alone(child_speed: Any) -> None:
     strategy = CARS(problem(ACCURATE, SMALL), population=6, prefilter=3, child_speed=child_speed)
@@ -257,6 +260,7 @@ def test_cars_measures_what_was_picked_and_learns_from_the_newest_generation_alo
         assert len({m.task.weights for m in measured if isinstance(m.task, Evaluate)}) == 1
 
 
+@pytest.mark.slow
 def test_where_next_to_nothing_is_new_a_filtered_search_takes_what_there_is() -> None:
     probe = problem()
     params = sorted(probe.cost(a).params for a in drawn(256, seed=0))

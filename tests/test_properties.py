@@ -163,6 +163,7 @@ def is_plain(value: Any) -> bool:
     return True
 
 
+@pytest.mark.slow
 @repeating
 @given(tree=config)
 def test_a_configuration_is_read_back_from_its_file(tree: dict[str, Any], folder: Path) -> None:
@@ -173,6 +174,7 @@ def test_a_configuration_is_read_back_from_its_file(tree: dict[str, Any], folder
     assert SearchConfig.read(load_tree(folder / "config.yaml")) == before
 
 
+@pytest.mark.slow
 @repeating
 @given(tree=st.dictionaries(st.sampled_from([*SearchConfig.model_fields, "other"]) | text, json_value, max_size=8))
 def test_any_tree_is_a_configuration_or_wrong_input(tree: dict[str, Any]) -> None:
@@ -220,6 +222,7 @@ def test_any_text_is_yaml_or_a_value_error(content: str) -> None:
         assert type(error) is ValueError
 
 
+@pytest.mark.slow
 def test_a_small_text_is_not_a_large_value() -> None:
     """Nine levels of nine aliases each stand for 400 million values; one that holds itself has no end."""
     lines = ["a: &a [x]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghij"))]
@@ -399,6 +402,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+@pytest.mark.slow
 @repeating
 @given(state)
 def test_a_state_comes_back(before: dict[str, Any]) -> None:
@@ -449,6 +453,7 @@ def names(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.lstat().st_size for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*sorted(COMMANDS), "", "no-command"])
 @settings(repeating, max_examples=25)
 @given(words=st.lists(word, max_size=7))

@@ -211,6 +211,7 @@ def test_the_given_network_and_batch_stay_as_they_are() -> None:
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCH_SPACES.names())
 def test_every_space_has_finite_proxies_that_repeat_in_any_order(name: str) -> None:
     space = SEARCH_SPACES.get(name)(**SMALL.get(name, {}))

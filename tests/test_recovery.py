@@ -121,6 +121,7 @@ def run_sql(path: Path, *statements: str) -> None:
 # What is whole
 
 
+@pytest.mark.slow
 def test_a_healthy_run_says_so_and_is_copied_if_asked(run: Path, command: CommandLine) -> None:
     before = content(run)
     done = command("recover", "run")
@@ -223,6 +224,7 @@ def told_twice(path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [body_of_event, no_event, text_that_is_none, other_seed, other_architecture, told_twice]
 )
@@ -364,6 +366,7 @@ def test_a_lost_configuration_is_asked_for(run: Path, command: CommandLine) -> N
     assert events_of(run.with_name("new")) == events_of(run)
 
 
+@pytest.mark.slow
 def test_whole_artifacts_are_kept_and_damaged_ones_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: CommandLine
 ) -> None:
@@ -388,6 +391,7 @@ def test_whole_artifacts_are_kept_and_damaged_ones_told(
     assert new.artifacts.get(handles[0]) == run.artifacts.get(handles[0])
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot_is_left_out(run: Path, command: CommandLine) -> None:
     with closing(EventLog.open(run / LOG, write=True)) as log:
         log.save_snapshot({"at": 1})
@@ -402,6 +406,7 @@ def test_a_damaged_snapshot_is_left_out(run: Path, command: CommandLine) -> None
 # What is refused
 
 
+@pytest.mark.slow
 def test_what_cannot_be_recovered_is_refused_and_nothing_is_created(run: Path, command: CommandLine) -> None:
     (run.parent / "file").write_text("mine")
     (run.parent / "empty").mkdir()
@@ -427,6 +432,7 @@ def test_what_cannot_be_recovered_is_refused_and_nothing_is_created(run: Path, c
     assert not (run.parent / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_written_is_not_recovered(run: Path, command: CommandLine) -> None:
     held = "import sys; from pathlib import Path; from nasplat.run.directory import Run\n"
     held += "with Run(Path('run')).writing(): print(flush=True); sys.stdin.read()"
@@ -462,6 +468,7 @@ def test_a_state_that_was_collected_is_not_missing(run: Path) -> None:
     assert found.healthy and not found.missing_artifacts
 
 
+@pytest.mark.slow
 def test_states_that_were_collected_beyond_the_gap_fail_their_trials_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

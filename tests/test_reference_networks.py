@@ -80,6 +80,7 @@ def test_all_convolutions_are_ghost_modules_but_the_stem_of_residual_networks(
     assert left == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [vgg16, ghost_vgg16, resnet56, ghost_resnet56])
 def test_they_learn_a_batch_by_heart(make: Callable[..., nn.Module]) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -60,6 +60,7 @@ def network_features(arrays: dict[str, NDArray[Any]], maps: NDArray[Any]) -> tor
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(8)
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=lambda check: str(check.__name__))
 @pytest.mark.parametrize("options", [{}, {"loss": "mse", "select": "best"}], ids=str)
@@ -106,6 +107,7 @@ def test_elements_are_standardized_by_the_examples_where_they_vary() -> None:
     assert (arrays["scale"][~varies] == 1.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ["nasbench101", "nasbench201"])
 @pytest.mark.parametrize("loss", ["logistic", "hinge", "mse"])
@@ -116,6 +118,7 @@ def test_it_ranks_what_it_has_not_seen(name: str, loss: Any) -> None:
     assert tau(predictor.predict(fresh), truth) > 0.6
 
 
+@pytest.mark.slow
 def test_only_the_order_of_scores_matters_to_ranking_losses() -> None:
     architectures, scores = examples(ToySpace(), 50)
     for loss, same in (("logistic", True), ("hinge", True), ("mse", False)):
@@ -126,6 +129,7 @@ def test_only_the_order_of_scores_matters_to_ranking_losses() -> None:
         assert np.array_equal(plain, bent) is same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["minmax", "standard"])
 def test_labels_of_mse_are_scaled_as_asked(labels: Any) -> None:
     architectures, scores = examples(ToySpace(), 60)
@@ -147,6 +151,7 @@ def test_types_alone_are_blind_to_costs(tensor: Any, blind: bool) -> None:
     assert np.array_equal(predictor.predict(architectures), predicted) is blind
 
 
+@pytest.mark.slow
 def test_continuity_brings_distances_of_features_into_the_order_of_scores() -> None:
     space = space_of("nasbench201")
     architectures, scores = examples(space, 60)
@@ -158,6 +163,7 @@ def test_continuity_brings_distances_of_features_into_the_order_of_scores() -> N
     assert agreement[1] > agreement[0] + 0.02
 
 
+@pytest.mark.slow
 def test_the_best_epoch_ranks_the_examples_best() -> None:
     architectures, scores = examples(ToySpace(), 60)
 
@@ -250,6 +256,7 @@ def test_what_is_not_its_own_is_not_restored() -> None:
         ReNAS(ToySpace()).restore(Learnt(arrays={"mean": arrays["mean"], "scale": arrays["scale"]}))
 
 
+@pytest.mark.slow
 def test_the_cosine_begins_at_the_rate_and_ends_near_nothing() -> None:
     architectures, scores = examples(ToySpace(), 30)
 

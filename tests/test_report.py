@@ -232,6 +232,7 @@ def test_the_search_by_test_labels_is_called_that(tmp_path: Path) -> None:
     assert "validation" not in text
 
 
+@pytest.mark.slow
 def test_thousands_of_measurements_make_a_page_of_moderate_size(tmp_path: Path) -> None:
     run = searched(tmp_path / "run", evaluations=3_000)
     html = render(run, run.history())
@@ -241,6 +242,7 @@ def test_thousands_of_measurements_make_a_page_of_moderate_size(tmp_path: Path) 
     assert len(html) < 250_000
 
 
+@pytest.mark.slow
 def test_answers_from_memory_are_counted_apart(tmp_path: Path) -> None:
     run = searched(tmp_path / "run", evaluations=200, strategy="regularized_evolution")
     remembered = sum(outcome.remembered is not None for outcome in run.history().measurements)
@@ -263,6 +265,7 @@ def shared_run(shared_plugins: None, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_supernet_trainings_are_counted_as_such(shared_run: Run) -> None:
     trained = len(shared_run.history().trained)
     assert trained > 4
@@ -367,12 +370,14 @@ def test_a_run_in_which_nothing_keeps_the_constraints_has_drawings_but_no_front(
     assert page.opened["svg"] == 2
 
 
+@pytest.mark.slow
 def test_a_single_measurement_has_a_report(tmp_path: Path) -> None:
     page = page_of(searched(tmp_path / "run", evaluations=1, objectives=["accuracy:max", "params:min", "macs:min"]))
     assert page.opened["svg"] == 3
     assert len(page.tables[0]) == 2
 
 
+@pytest.mark.slow
 def test_values_that_are_zero_negative_or_all_equal_are_drawn(tmp_path: Path) -> None:
     for name, value in (("zero", 0.0), ("negative", -3.5), ("tiny", 1e-300), ("huge", 1e300)):
 
@@ -436,6 +441,7 @@ write_report(Run(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes_in_any_process(tmp_path: Path) -> None:
     run = searched(tmp_path / "run", objectives=["accuracy:max", "params:min", "macs:min"])
     first = render(run, run.history())
@@ -460,6 +466,7 @@ def test_writing_replaces_an_old_report_and_reading_changes_nothing_in_the_run(t
     assert {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     run = searched(tmp_path / "run")
     (tmp_path / "folder").mkdir()

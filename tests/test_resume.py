@@ -235,6 +235,7 @@ def searching(strategy: str, evaluations: int, out: str) -> list[str]:
 # Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "evaluations", "snapshots"),
     [("regularized_evolution", 3000, None), ("random_search", 500, 150), ("local_search", 500, 150)],
@@ -305,6 +306,7 @@ def _measured(lines: list[str]) -> list[int]:
     return [int(line.removeprefix("measure ")) for line in lines if line.startswith("measure ")]
 
 
+@pytest.mark.slow
 def test_the_searches_above_are_answered_from_memory_too(counted: Counted) -> None:
     for strategy in ("regularized_evolution", "local_search"):
         counted.finish(*searching(strategy, 500, strategy), notes=f"{strategy}.txt")
@@ -334,6 +336,7 @@ def named_command(errors: str) -> list[str]:
     return words[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_left_alone(
     how: signal.Signals, counted: Counted
@@ -354,6 +357,7 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
     assert Run(run).history().status == "finished"
 
 
+@pytest.mark.slow
 def test_the_command_that_an_interrupted_search_names_can_be_pasted_into_a_shell(counted: Counted) -> None:
     process = counted.begin(*searching("random_search", 400, "my run"), notes="run.txt", delay=0.005)
     wait_until(lambda: outcomes_in(counted.folder / "my run") >= 10, process)
@@ -504,6 +508,7 @@ def _expect_none(mark: Mapping[str, str]) -> None:
 # Extended
 
 
+@pytest.mark.slow
 def test_a_larger_budget_extends_a_run_to_what_it_would_have_been(counted: Counted) -> None:
     counted.finish(*searching("regularized_evolution", 400, "large"), notes="large.txt")
     counted.finish(*searching("regularized_evolution", 150, "run"), notes="run.txt")
@@ -517,6 +522,7 @@ def test_a_larger_budget_extends_a_run_to_what_it_would_have_been(counted: Count
     assert Run(run).history().status == "finished"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_resumed_without_a_change(counted: Counted) -> None:
     counted.finish(*searching("regularized_evolution", 60, "run"), notes="run.txt")
     run = counted.folder / "run"
@@ -526,6 +532,7 @@ def test_a_finished_run_is_resumed_without_a_change(counted: Counted) -> None:
     assert (story(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()) == (whole, notes, config)
 
 
+@pytest.mark.slow
 def test_an_interrupted_extension_names_a_command_that_goes_on_to_the_larger_budget(counted: Counted) -> None:
     counted.finish(*searching("random_search", 50, "run"), notes="run.txt")
     run = counted.folder / "run"
@@ -680,7 +687,8 @@ def test_a_replay_that_asks_for_the_same_goes_on(log: EventLog) -> None:
 def test_a_snapshot_spares_the_replay_of_what_it_covers(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nasplat.search, "SNAPSHOT_EVENTS", 30)
     benchmark, again = Scripted(), Scripted()
-    evolution = partial(STRATEGIES.get("regularized_evolution"), population=10, sample=3)
+    make: Callable[..., Strategy] = STRATEGIES.get("regularized_evolution")
+    evolution = partial(make, population=10, sample=3)
     first = evolution(problem(benchmark))
     run_search(first, benchmark, log, evaluations=40)
     snapshot = log.snapshot()

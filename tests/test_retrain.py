@@ -217,6 +217,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
     return weights_of(folder)
 
 
+@pytest.mark.slow
 def test_parts_give_the_weights_of_the_whole(unbroken: dict[tuple[str, int], Handle], tmp_path: Path) -> None:
     assert len(unbroken) == len(set(unbroken.values())) == 6  # seeds and members all differ
     strategy = {"name": "retraining", "members": MEMBERS, "seeds": 2, "checkpoints": 1}
@@ -224,6 +225,7 @@ def test_parts_give_the_weights_of_the_whole(unbroken: dict[tuple[str, int], Han
     assert weights_of(tmp_path / "run") == unbroken
 
 
+@pytest.mark.slow
 def test_of_parts_only_the_last_leaves_its_weights(command: CommandLine, tmp_path: Path) -> None:
     strategy = {"name": "retraining", "members": MEMBERS[:1], "checkpoints": 4}
     config = tree(strategy=strategy, budget={"evaluations": 3})
@@ -406,6 +408,7 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
         assert part in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_picks_are_retrained_and_stand_beside_what_the_search_said(
     command: CommandLine, run: str, tmp_path: Path
 ) -> None:
@@ -493,6 +496,7 @@ def test_a_damaged_origin_is_named(key: str, value: Any, command: CommandLine, r
         assert "nasplat recover" in done.stderr
 
 
+@pytest.mark.slow
 def test_by_default_bins_of_the_front_are_picked_or_the_best(command: CommandLine, run: str, tmp_path: Path) -> None:
     history = Run(tmp_path / run).history()
     assert command("retrain", run, "--out", "new").returncode == 0
@@ -630,6 +634,7 @@ TOYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 def test_the_largest_pick_teaches_the_others(command: CommandLine, tmp_path: Path) -> None:
     assert command(*TOYS).returncode == 0
@@ -648,6 +653,7 @@ def test_the_largest_pick_teaches_the_others(command: CommandLine, tmp_path: Pat
     refused(command("retrain", "toys", "--distill", "--pick", "best"), "only one is picked")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 @pytest.mark.parametrize("failing", ["teacher", "all"])
 def test_who_was_left_out_and_why_is_told(
@@ -692,6 +698,7 @@ def test_one_member_after_one_epoch_is_told_in_the_singular(command: CommandLine
     assert "Retrained: 1 member after 1 epoch\n" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 def test_distillation_in_a_recipe_means_a_teacher(command: CommandLine, tmp_path: Path) -> None:
     assert command(*TOYS).returncode == 0

@@ -40,6 +40,7 @@ def folder(learnt: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(learnt, tmp_path / "copy"))
 
 
+@pytest.mark.slow
 def test_another_process_predicts_the_same_to_the_last_bit(folder: Path, installed: dict[str, str]) -> None:
     program = (
         "import sys; from pathlib import Path; from nasplat.saved import open_predictor\n"

@@ -181,6 +181,7 @@ def as_dict(found: Scores) -> dict[str, float]:
     return dict(zip((a.code for a in found.architectures), found.scores.tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_gives_its_trials_at_the_highest_fidelity_with_the_space_as_it_was(run: Path) -> None:
     found = read_scores([run])
     assert (found.space.name, found.space.channels) == ("nasbench201", 1)  # type: ignore[attr-defined]

@@ -256,6 +256,7 @@ def test_a_strange_host_is_refused_where_only_this_machine_may_ask(saved: Saved)
 # Schemathesis makes requests of the schema, right and wrong, and holds the answers to it.
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_requests_made_of_the_schema_find_nothing_undocumented(saved: Saved, token: str | None) -> None:
@@ -398,6 +399,7 @@ def post(port: int, body: Any, **headers: str) -> tuple[int, Any]:
         return response.status, json.loads(response.read())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_answers_and_ends_cleanly(
     sign: signal.Signals, installed: dict[str, str], learnt: Path, saved: Saved
@@ -414,6 +416,7 @@ def test_a_server_answers_and_ends_cleanly(
     assert (out, err) == ("", "interrupted; the server has ended\n")
 
 
+@pytest.mark.slow
 def test_a_body_without_end_or_a_lying_length_is_cut_off(installed: dict[str, str], learnt: Path) -> None:
     head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
@@ -436,6 +439,7 @@ def test_a_body_without_end_or_a_lying_length_is_cut_off(installed: dict[str, st
         assert post(port, {"architectures": ["000000"]})[0] == 200
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_never_shown(installed: dict[str, str], learnt: Path, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
@@ -450,6 +454,7 @@ def test_a_token_is_asked_for_and_never_shown(installed: dict[str, str], learnt:
         assert post(port, {"architectures": []})[0] == 401
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_is_refused(installed: dict[str, str], learnt: Path, tmp_path: Path) -> None:
     def refusing(*options: str, **environment: str) -> str:
         done = subprocess.run(
@@ -496,6 +501,7 @@ def hammer(port: int, bodies: Sequence[str], times: list[float], errors: list[st
                 errors.append(f"{response.status}: {data[:200]!r}")
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_in_the_middle_of_a_body_is_no_failure(installed: dict[str, str], learnt: Path) -> None:
     with serving(installed, learnt) as (process, port):
         with closing(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)) as connection:

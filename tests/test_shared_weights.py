@@ -68,6 +68,7 @@ def weights_of(handle: Handle, shelf: Parcel) -> dict[str, Tensor]:
 # Training
 
 
+@pytest.mark.slow
 def test_a_task_goes_on_with_weights_momentum_and_learning_rate_and_a_seed_of_its_own() -> None:
     shelf, benchmark = Parcel(), prepared(paths=2)
     half = trained(benchmark, training(1), shelf)
@@ -93,6 +94,7 @@ def test_a_task_goes_on_with_weights_momentum_and_learning_rate_and_a_seed_of_it
     assert all(torch.equal(given[name], parameter) for name, parameter in supernet.named_parameters())
 
 
+@pytest.mark.slow
 def test_training_repeats_and_depends_on_the_seed() -> None:
     shelf = Parcel()
     first, again = (trained(prepared(), training(), shelf) for _ in range(2))
@@ -100,6 +102,7 @@ def test_training_repeats_and_depends_on_the_seed() -> None:
     assert first == again != trained(prepared(), other, shelf)
 
 
+@pytest.mark.slow
 def test_only_the_given_paths_change_and_without_any_all_of_them_do() -> None:
     shelf, benchmark = Parcel(), prepared()
     with seeded(11):
@@ -171,6 +174,7 @@ CELLS = (*PATHS, SPACE.parse("300000"))
 MOBILE = tuple(GhostSmall().sample(default_rng(i)) for i in range(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "drawn", "paths"),
     [(SPACE, CELLS, 2), (SPACE, CELLS, 3), (GhostSmall(), MOBILE, 2)],
@@ -228,6 +232,7 @@ def test_a_limit_on_the_gradient_and_a_cosine_are_kept_to() -> None:
     assert float(training.state()["learning_rate"]) == pytest.approx((rate + rate / 25) / 2)
 
 
+@pytest.mark.slow
 def test_images_are_counted_for_every_path_they_go_through() -> None:
     outcome = prepared(paths=3).train(training(2), device="cpu", artifacts=Parcel())
     assert outcome.spent.images == 3 * 2 * 1_024  # 16 whole batches of 64
@@ -287,6 +292,7 @@ def test_weights_that_diverged_fail_their_training() -> None:
 # Measuring
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", range(len(PATHS)))
 def test_the_network_that_is_measured_is_the_one_that_is_built_from_what_is_left(path: int) -> None:
     shelf, benchmark = Parcel(), prepared()
@@ -304,6 +310,7 @@ def test_the_network_that_is_measured_is_the_one_that_is_built_from_what_is_left
     )
 
 
+@pytest.mark.slow
 def test_measuring_trains_nothing_and_leaves_the_shared_weights_alone() -> None:
     shelf, benchmark = Parcel(), prepared()
     weights = trained(benchmark, training(), shelf)
@@ -352,6 +359,7 @@ def test_a_network_without_batch_norm_leaves_nothing_and_can_be_had() -> None:
     assert evaluate(network, dataset("digits").load().validation)["accuracy"] == measurement.metrics["accuracy"]
 
 
+@pytest.mark.slow
 def test_statistics_of_the_batch_are_measured_with_and_cannot_be_exported() -> None:
     shelf = Parcel()
     weights = trained(prepared(), training(2), shelf)
@@ -369,6 +377,7 @@ def test_statistics_of_the_batch_are_measured_with_and_cannot_be_exported() -> N
         by_batch.state_dict(measurement, artifacts=shelf)
 
 
+@pytest.mark.slow
 def test_the_fidelity_is_the_number_of_epochs_behind_the_weights() -> None:
     shelf, benchmark = Parcel(), prepared()
     weights = trained(benchmark, training(2), shelf)
@@ -398,6 +407,7 @@ def test_a_worker_reads_the_weights_of_a_generation_once(monkeypatch: pytest.Mon
     assert reads == [weights]
 
 
+@pytest.mark.slow
 def test_shared_weights_learn() -> None:
     shelf, benchmark = Parcel(), prepared(epochs=12)
     weights = trained(benchmark, training(12), shelf)

@@ -87,6 +87,7 @@ def test_nothing_to_collect_is_no_error(tmp_path: Path) -> None:
     assert not (tmp_path / "never made").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["asha", "successive_halving"])
 def test_states_are_collected_while_searching_and_weights_are_not(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -134,6 +134,7 @@ def fill_at(patch: pytest.MonkeyPatch, owner: Any, name: str, nth: int) -> list[
     return struck
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "nth"),
     [
@@ -278,6 +279,7 @@ def sealed(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_in_a_read_only_folder_reading_works_and_writing_is_refused(
     template: Path, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +329,7 @@ def test_in_a_read_only_folder_reading_works_and_writing_is_refused(
 # Two processes
 
 
+@pytest.mark.slow
 def test_a_run_has_one_writer_and_any_number_of_readers(command: CommandLine, tmp_path: Path) -> None:
     words = [*SEARCH, "--evaluations", "100000", "--out", "run"]
     with subprocess.Popen(
@@ -374,6 +377,7 @@ def test_a_run_that_appears_in_the_meantime_is_left_alone(
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [target.name]
 
 
+@pytest.mark.slow
 def test_two_searches_at_the_same_instant_get_a_folder_each_or_one_is_refused(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "nasplat", *SEARCH, "--evaluations", "2"]
     both = [

@@ -66,6 +66,7 @@ BLOCKS = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     blocks=st.lists(BLOCKS, min_size=1, max_size=3),
@@ -101,6 +102,7 @@ def test_grey_pictures_go_through_as_well() -> None:
     assert (in_strips(limited(made, 31, 20, 4), picture) - whole(made, picture)).abs().max() <= 1e-10
 
 
+@pytest.mark.slow
 def test_the_work_is_that_of_the_whole_picture() -> None:
     """All that is done twice are the first features; a contextual block alone reaches farther than a strip is high."""
     blocks = tuple(DenseBlock(kind, 4, 8, 8) for kind in ("C", "S", "G", "C"))
@@ -207,6 +209,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded)
 """
 
 
+@pytest.mark.slow
 def test_a_process_keeps_to_its_limit() -> None:
     """A map of all features alone would take 48 MB, and there are several; what comes in and out is not kept."""
     limit = 8 * MIB

@@ -248,6 +248,7 @@ def test_the_middle_of_large_validation_pictures_is_taken(reads: Reads) -> None:
 # Measuring
 
 
+@pytest.mark.slow
 def test_training_raises_the_psnr(reads: Reads) -> None:
     benchmark = prepared(epochs=4, steps=50, batch_size=8, learning_rate=0.01)
     shelf = Parcel()
@@ -522,6 +523,7 @@ SEARCH = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_search_goes_through_the_command_line_and_names_its_protocol(command: Command) -> None:
     done = command(*SEARCH)
     assert done.returncode == 0, done.stderr

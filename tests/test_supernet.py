@@ -250,6 +250,7 @@ def assert_close(given: Tensor, expected: Tensor, what: str) -> None:
 # Evaluated is exported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), [(name, 10 if "odd" in name else 50) for name in CASES])
 def test_evaluated_is_exported(name: str, number: int, part: Callable[..., Any]) -> None:
     case = CASES[name]
@@ -369,6 +370,7 @@ def test_exactly_the_parts_of_the_path_run_once_each(case: Case) -> None:
         assert calls == dict.fromkeys(expected, 1)
 
 
+@pytest.mark.slow
 def test_exactly_the_parameters_of_the_path_get_the_gradients_of_the_network(case: Case) -> None:
     supernet = case.supernet()
     (images,) = case.batches(1)
@@ -425,6 +427,7 @@ def test_training_a_path_trains_the_supernet(case: Case) -> None:
         assert not torch.equal(supernet(images, architecture), before(images))
 
 
+@pytest.mark.slow
 def test_more_paths_than_are_remembered_lose_nothing(case: Case) -> None:
     supernet = case.supernet().eval()
     (images,) = case.batches(1)

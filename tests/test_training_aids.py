@@ -124,6 +124,7 @@ def test_what_covers_is_the_mean_of_the_training_images_however_they_are_kept() 
     assert mean(some_digits(9)).tolist() == [[[0.0]]]
 
 
+@pytest.mark.slow
 def test_cutout_acts_with_and_without_augmentation() -> None:
     shelf = Parcel()
     found = {
@@ -325,6 +326,7 @@ def test_the_loss_is_that_of_both_classifiers_with_smoothed_labels() -> None:
     assert loss == pytest.approx(smoothed(main) + 0.4 * smoothed(early), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_labels_are_smoothed_in_training_alone() -> None:
     shelf = Parcel()
     benchmark = prepared(label_smoothing=0.3)
@@ -374,6 +376,7 @@ def test_an_average_in_float64_is_exact_and_shares_nothing() -> None:
     assert average.network.get_parameter("weight").tolist() == pytest.approx([2.9, 4.8], rel=1e-15)
 
 
+@pytest.mark.slow
 def test_what_is_measured_and_kept_is_the_average() -> None:
     shelf = Parcel()
     averaged, plain = (measured(prepared(ema=ema), task_for(), shelf) for ema in (0.9, 0.0))
@@ -424,6 +427,7 @@ def teacher_of(benchmark: Classification, shelf: Parcel, code: str = "333333", f
     return Teacher(architecture=measurement.architecture, weights=measurement.artifacts["weights"])
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_the_teacher_that_its_task_names() -> None:
     shelf, benchmark = Parcel(), prepared(distillation=1.0, epochs=4)
     teacher = teacher_of(benchmark, shelf, fidelity=4)
@@ -464,6 +468,7 @@ def test_a_teacher_is_refused_where_nothing_is_learnt_of_it_or_its_weights_do_no
 # All of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", spaces(), ids=lambda space: space.name)
 def test_with_all_aids_what_is_measured_is_what_the_space_builds(space: SearchSpace) -> None:
     shelf, benchmark = Parcel(), prepared(space, epochs=1, **EVERYTHING)
@@ -482,6 +487,7 @@ def test_with_all_aids_what_is_measured_is_what_the_space_builds(space: SearchSp
     assert set(second.artifacts) == {"weights"}
 
 
+@pytest.mark.slow
 def test_every_aid_changes_what_is_learnt() -> None:
     shelf = Parcel()
     found = {"none": measured(prepared(), task_for(), shelf).artifacts["weights"]}
@@ -492,6 +498,7 @@ def test_every_aid_changes_what_is_learnt() -> None:
     assert len(set(found.values())) == len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auxiliary", "ema"])
 def test_a_state_is_gone_on_from_by_the_recipe_that_it_was_begun_with(name: str) -> None:
     shelf = Parcel()
@@ -511,6 +518,7 @@ def test_shared_weights_refuse_what_would_not_act_on_them(name: str) -> None:
     Classification(SPACE, augment=True, gradient_norm=5, optimizer="adam").check_supernet()
 
 
+@pytest.mark.slow
 def test_the_optimizer_is_the_one_that_is_asked_for() -> None:
     shelf = Parcel()
     adam = measured(prepared(optimizer="adam", learning_rate=0.01, weight_decay=0), task_for(fidelity=3), shelf)

@@ -98,6 +98,7 @@ def test_boosting_predicts_as_scikit_learn_does() -> None:
     np.testing.assert_allclose(found, model.predict(features), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_is_evaluated_the_same_alone_in_company_and_by_hand() -> None:
     features, targets = reals()
     model = RandomForestRegressor(100, random_state=0).fit(features, targets)
@@ -196,6 +197,7 @@ def test_a_missing_lightgbm_is_named_with_its_extra(monkeypatch: pytest.MonkeyPa
         make(ToySpace()).fit(architectures, np.arange(3.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("random_forest", 0.80), ("gradient_boosting", 0.83), ("lightgbm", 0.83)])
 def test_real_cells_are_ranked(name: str, least: float, table: Path) -> None:
     if name == "lightgbm":

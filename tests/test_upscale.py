@@ -321,6 +321,7 @@ def test_what_is_no_whole_picture_is_refused(command: CommandLine, model: Path, 
         assert f"the picture {name} cannot be read: " in done.stderr
 
 
+@pytest.mark.slow
 def test_damaged_files_never_break_the_command(command: CommandLine, model: Path, tmp_path: Path) -> None:
     """What Pillow does not notice is enlarged; all else is one line, with the name of the file."""
     rng = np.random.default_rng(0)
@@ -594,6 +595,7 @@ def test_a_place_that_is_taken_meanwhile_is_left_alone(
     assert Path("in-x2.png").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("struck", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_that_is_stopped_leaves_nothing(model: Path, tmp_path: Path, struck: signal.Signals) -> None:
     Image.effect_noise((1000, 700), 90).convert("RGB").save(tmp_path / "in.png")
@@ -625,6 +627,7 @@ def test_a_full_disk_leaves_nothing(command: CommandLine, model: Path, tmp_path:
 # Memory
 
 
+@pytest.mark.slow
 def test_a_large_picture_takes_little_memory(model: Path, tmp_path: Path) -> None:
     """The file is 800 x 2000; at once, each of the network's maps would take 51 MB, and some four times that."""
     scene(800, 2000).save(tmp_path / "in.png", compress_level=1)

@@ -121,6 +121,7 @@ def test_a_figure_that_is_not_finite_is_a_failed_trial(monkeypatch: pytest.Monke
         figures(ZeroCost(SPACE, batch=4, side=8, proxies=("snip",)), CELL)
 
 
+@pytest.mark.slow
 def test_a_search_by_a_proxy_from_the_command_line(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     searched = command(
         "search", "--space", "nasbench201", "--set", "space.channels=4", "--set", "space.cells=1",
@@ -149,6 +150,7 @@ def judged() -> tuple[list[Architecture], NDArray[np.float64]]:
     return cells, np.array([proxies(cell)["jacov"] for cell in cells])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABULAR)
 def test_what_a_proxy_says_is_learnt_better_with_it(
     name: str, judged: tuple[list[Architecture], NDArray[np.float64]]
@@ -165,6 +167,7 @@ def test_what_a_proxy_says_is_learnt_better_with_it(
     assert taus[1] > taus[0] + 0.1
 
 
+@pytest.mark.slow
 def test_a_saved_predictor_with_proxies_says_the_same_in_another_process(tmp_path: Path) -> None:
     rng = default_rng(0)
     cells = [SPACE.sample(rng) for _ in range(20)]
