@@ -491,6 +491,7 @@ def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **opti
     return parts
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",

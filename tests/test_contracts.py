@@ -57,6 +57,8 @@ LARGE = {"esrn/1m", "esrn/light", "esrn/small", "ghost/cifar", "ghost/imagenet"}
 """Presets of classes of which a smaller one is held to everything with each commit."""
 TOLD_WHICH = {"proposals_are_feasible_members", "narrow_constraints_do_not_hang_it", "finished_is_finished"}
 """The checks that set limits, which members that are given may lie beyond."""
+TRAINED = {"auto", "ensemble", "graph_network", "renas"}
+"""Predictors that take tenths of a second to learn."""
 EXTRAS = {"lightgbm": "lightgbm"}
 """The packages of the predictors that not every installation has."""
 MEASURED_ON = {
@@ -76,7 +78,7 @@ def named(check: Callable[..., None]) -> str:
 
 @pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.sweep(30) if name in LARGE else ()) for name in SEARCH_SPACES.names()]
+    "name", [pytest.param(name, marks=pytest.mark.sweep(16) if name in LARGE else ()) for name in SEARCH_SPACES.names()]
 )
 def test_search_space(name: str, check: Callable[..., None]) -> None:
     space = SEARCH_SPACES.get(name)(**SMALL.get(name, {}))
@@ -188,7 +190,9 @@ def test_retraining_with_every_option(options: dict[str, Any], check: Callable[.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=named)
-@pytest.mark.parametrize("name", PREDICTORS.names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.sweep(16) if name in TRAINED else ()) for name in PREDICTORS.names()]
+)
 def test_every_predictor(name: str, check: Callable[..., None]) -> None:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
@@ -212,6 +216,7 @@ def test_benchmark(name: str, check: Callable[..., None], request: pytest.Fixtur
     check(make)
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.slow
 @pytest.mark.parametrize("check", SUPERNET_CHECKS, ids=named)
 @pytest.mark.parametrize("space", ["nasbench201", "darts", "ghost/small"])

@@ -84,6 +84,7 @@ STRATEGIES: dict[str, list[str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_test_picture_is_read_before_the_final_measurement_and_each_once_by_it(

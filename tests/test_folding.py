@@ -63,6 +63,7 @@ def before_batch_norm(path: Path) -> Counter[str]:
     return Counter(made_by.get(node.input[0], "input") for node in graph.node if node.op_type == "BatchNormalization")
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_batch_norm_remains_behind_a_convolution(name: str, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import nasplat.search
 from nasplat.architecture import Architecture
 from nasplat.artifact import Artifacts, Parcel
 from nasplat.budget import Budget
+from nasplat.cli.app import main
 from nasplat.errors import StrategyError, TrialFailed
 from nasplat.executors.executor import Executor, perform
 from nasplat.executors.inline import InlineExecutor
@@ -137,6 +138,16 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def run_here(folder: Path, *arguments: str) -> None:
+    """Run `nasplat ARGUMENTS` to a good end, in this process, which has all imported already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["nasplat", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0
+
+
 Starter = Callable[..., subprocess.Popen[str]]
 
 
@@ -235,6 +246,7 @@ def searching(strategy: str, evaluations: int, out: str) -> list[str]:
 # Killed
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "evaluations", "snapshots"),
@@ -370,21 +382,13 @@ def test_the_command_that_an_interrupted_search_names_can_be_pasted_into_a_shell
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
     """The outcomes of a search that trains and is left alone."""
     folder = tmp_path_factory.mktemp("trained")
-    done = subprocess.run(
-        [sys.executable, "-m", "nasplat", *TRAINING, "--out", "alone"],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stderr
+    run_here(folder, *TRAINING, "--out", "alone")
     return outcomes_of(folder / "alone")
 
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_with_the_same_weights(
-    trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path
+    trained: dict[int, Outcome], start: Starter, tmp_path: Path
 ) -> None:
     process = start(sys.executable, "-m", "nasplat", *TRAINING, "--out", "run", OMP_NUM_THREADS="1")
     wait_until(lambda: outcomes_in(tmp_path / "run") >= 2, process)
@@ -392,8 +396,7 @@ def test_an_interrupted_training_goes_on_with_the_same_weights(
     assert (process.returncode, output) == (130, ""), errors
     assert named_command(errors) == ["resume", "run"]
     assert len(outcomes_of(tmp_path / "run")) < len(trained)
-    done = nasplat("resume", "run", OMP_NUM_THREADS="1")
-    assert (done.returncode, done.stderr) == (0, "")
+    run_here(tmp_path, "resume", "run")
     assert outcomes_of(tmp_path / "run") == trained  # weights are named by their content
 
 
@@ -413,19 +416,17 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     One training, four founders, then thrice: a training, four children with old weights, eight with new ones.
     """
     folder = tmp_path_factory.mktemp("shared")
-    words = [sys.executable, "-m", "nasplat", *CARS, "--out", "alone"]
-    done = subprocess.run(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_here(folder, *CARS, "--out", "alone")
     return folder / "alone"
 
 
 @pytest.mark.slow
 def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
-    shared: Path, start: Starter, nasplat: CommandLine, tmp_path: Path, part: Callable[..., Any]
+    shared: Path, start: Starter, tmp_path: Path, part: Callable[..., Any]
 ) -> None:
     command = [*CARS, "--out", "run"]
     # Of 44 outcomes: after a training, among children, at an end, in a training, among all.
-    for outcomes in part((1, 7, 18, 19, 31), 2):
+    for outcomes in part((1, 7, 18, 19, 31), 1):
         process = start(sys.executable, "-m", "nasplat", *command, OMP_NUM_THREADS="1")
 
         def there(wanted: int = outcomes) -> bool:
@@ -437,8 +438,7 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
         assert process.returncode == -signal.SIGKILL, "the search was over before it was killed"
         command = ["resume", "run"]
     assert outcomes_in(tmp_path / "run") < 44
-    done = nasplat("resume", "run", OMP_NUM_THREADS="1")
-    assert (done.returncode, done.stderr) == (0, "")
+    run_here(tmp_path, "resume", "run")
     assert story(tmp_path / "run") == story(shared)  # weights and statistics are named by their content
     fronts = [Run(folder).history().front for folder in (tmp_path / "run", shared)]
     assert [m.id for m in fronts[0]] == [m.id for m in fronts[1]]

@@ -374,7 +374,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     output, said = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output) == (130, "")
+    assert (process.returncode, output) == (130, ""), said
     assert "nasplat resume run" in said
 
 

@@ -256,6 +256,7 @@ def test_a_strange_host_is_refused_where_only_this_machine_may_ask(saved: Saved)
 # Schemathesis makes requests of the schema, right and wrong, and holds the answers to it.
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("token", [None, TOKEN])

@@ -99,7 +99,7 @@ def test_a_source_computes_what_the_network_does_in_float64(name: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.sweep(0 if name in HUGE else 1) if name in LARGE else ()) for name in SPACES],
+    [pytest.param(name, marks=pytest.mark.sweep(0 if name in HUGE else 1 if name in LARGE else 2)) for name in SPACES],
 )
 def test_all_forms_of_a_network_agree(name: str, tmp_path: Path) -> None:
     network, io = member(name, 3, among=20)
