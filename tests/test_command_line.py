@@ -467,6 +467,7 @@ def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 def test_bins_are_exported_into_a_folder_each(
     run: Path, command: CommandLine, tmp_path: Path, quick_exports: None
@@ -489,6 +490,7 @@ def test_bins_are_exported_into_a_folder_each(
     assert strict_json(single.stdout)["folder"] == "single"
 
 
+@pytest.mark.exports
 def test_bins_are_not_exported_where_one_of_them_lies_already(
     run: Path, command: CommandLine, tmp_path: Path, quick_exports: None
 ) -> None:
@@ -500,6 +502,7 @@ def test_bins_are_not_exported_where_one_of_them_lies_already(
     assert listing(tmp_path) == before
 
 
+@pytest.mark.exports
 def test_a_network_without_weights_is_not_exported(run: Path, command: CommandLine, tmp_path: Path) -> None:
     before = listing(tmp_path)
     for pick in ("best", "knee", "3"):

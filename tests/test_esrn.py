@@ -208,6 +208,7 @@ def test_a_new_network_interpolates(scale: int) -> None:
     assert torch.allclose(enlarged[inner], wanted[inner], atol=1e-5)
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -37,6 +37,8 @@ from nasplat.search import Search
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Measurement
 
+pytestmark = pytest.mark.exports
+
 VERIFIED = {"random": asdict(Verification(0.0, 1.0, (1,))), "real": None}
 """What is said of an export that is not in question."""
 

@@ -35,6 +35,8 @@ from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.task import Measurement
 from nasplat.testing.runs import searched
 
+pytestmark = pytest.mark.exports
+
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 

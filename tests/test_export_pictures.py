@@ -25,6 +25,8 @@ from nasplat.run.directory import Run
 from nasplat.testing.exports import write_export
 from nasplat.testing.runs import searched
 
+pytestmark = pytest.mark.exports
+
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -310,6 +310,7 @@ def _events(run: Path) -> int:
         return log.last
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLine) -> None:
     final = Run(tested).history().tested[1]

@@ -18,6 +18,8 @@ from nasplat.nn.ghost_shapes import PLAIN, Bottleneck, GhostShape, Operator
 from nasplat.nn.onnx import write_onnx
 from nasplat.registry import SEARCH_SPACES
 
+pytestmark = pytest.mark.exports
+
 IMAGES = IO.image(3, 32, 10)
 
 

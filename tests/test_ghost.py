@@ -159,6 +159,7 @@ def assert_close(given: Tensor, expected: Tensor, what: object) -> None:
 # Evaluated is exported
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 def test_evaluated_is_exported(supernet: Supernet, part: Callable[..., Any]) -> None:
     space = GhostSmall()

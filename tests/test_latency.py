@@ -119,6 +119,7 @@ class Products(nn.Module):
         return images
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_onnxruntime_runs_the_network_as_it_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -597,6 +597,7 @@ def test_a_search_does_not_go_on_with_another_table(tmp_path: Path) -> None:
         searched(tmp_path / "run", config)
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_an_export_tells_what_was_predicted_from_what_was_measured(tmp_path: Path) -> None:

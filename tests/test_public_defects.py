@@ -83,6 +83,7 @@ def test_a_normal_genes_make_normal_cells_and_reduction_genes_reduction_cells(su
     assert SPACE.genotype(member(convolutions, SKIPS))["reduce"] == SKIPS
 
 
+@pytest.mark.exports
 def test_b_none_is_an_operation_like_others_from_the_search_to_the_export(supernet: Supernet) -> None:
     """There, `none` is searched with, and export puts another operation in its place."""
     nothing = member([["none", 0], ["sep_conv_3x3", 1], *SKIPS[2:]], SKIPS)

@@ -359,6 +359,7 @@ def test_a_network_without_batch_norm_leaves_nothing_and_can_be_had() -> None:
     assert evaluate(network, dataset("digits").load().validation)["accuracy"] == measurement.metrics["accuracy"]
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 def test_statistics_of_the_batch_are_measured_with_and_cannot_be_exported() -> None:
     shelf = Parcel()

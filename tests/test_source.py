@@ -30,6 +30,8 @@ from nasplat.export.verification import compared, onnx_runner, random_inputs, so
 from nasplat.nn.onnx import write_onnx
 from nasplat.registry import SEARCH_SPACES
 
+pytestmark = pytest.mark.exports
+
 LARGE = {"esrn/1m", "esrn/light", "esrn/small", "ghost/cifar", "ghost/imagenet"}
 """Presets of which the space has a smaller one; one of them is exported with each commit."""
 SPACES = SEARCH_SPACES.names()

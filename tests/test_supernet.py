@@ -250,6 +250,7 @@ def assert_close(given: Tensor, expected: Tensor, what: str) -> None:
 # Evaluated is exported
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), [(name, 10 if "odd" in name else 50) for name in CASES])
 def test_evaluated_is_exported(name: str, number: int, part: Callable[..., Any]) -> None:
@@ -280,6 +281,7 @@ def test_evaluated_is_exported(name: str, number: int, part: Callable[..., Any])
         assert case.space.cost(architecture, case.io).params == params
 
 
+@pytest.mark.exports
 @pytest.mark.slow
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", ["nasbench201", "darts", "darts, odd sides"])
