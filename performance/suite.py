@@ -3,9 +3,9 @@
     python performance/suite.py times [PYTEST ARGUMENTS]     run it, and print the slowest tests by processor time
     python performance/suite.py count                        assertions and cases by the kind of promise
 
-`times` runs `pytest -n auto` with the arguments, records each test's processor time with that of the processes that it
-waited for, and says which tests have a time limit below ten times what they took. `count` collects tests and runs none;
-`--checkout FOLDER` counts another revision, checked out there, with the same rules.
+`times` runs pytest as `make test` does, with the arguments, records each test's processor time with that of the processes
+that it waited for, and says which tests have a time limit below ten times what they took. `count` collects tests and runs
+none; `--checkout FOLDER` counts another revision, checked out there, with the same rules.
 """
 
 import argparse
@@ -29,6 +29,8 @@ RECORD = "NASPLAT_SUITE_RECORD"
 SPARE = 10
 """How many times what a test took its time limit should be."""
 
+MODULES = ["-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder"]
+"""As `make test` does it."""
 KINDS = {
     "contract": r"test_contracts|test_broken_plugins|contract",
     "kill": r"kill|interrupt|ctrl_c|is_stopped|struck|dies|died|outlives|left_running|leaves_no_process|goes_on|go_on",
@@ -89,7 +91,7 @@ def times(arguments: list[str]) -> int:
         paths = os.pathsep.join([str(ROOT / "performance"), *filter(None, [os.environ.get("PYTHONPATH")])])
         began = time.monotonic()
         code = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "suite", "-n", "auto", "-q", *arguments],
+            [sys.executable, "-m", "pytest", "-p", "suite", *MODULES, "-q", *arguments],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": paths, RECORD: str(record)},
         ).returncode
@@ -177,6 +179,8 @@ def main() -> int:
     counting = commands.add_parser("count")
     counting.add_argument("--checkout", type=Path, default=ROOT)
     given, rest = parser.parse_known_args()
+    if rest and given.command != "times":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
     return times(rest) if given.command == "times" else count(given.checkout.resolve())
 
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -25,7 +25,7 @@ if "NASPLAT_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["NASPLAT_DATA"] = str(_SHARED)
 
 # Tests run beside each other and beside Ray workers; more threads than cores would only wait for one another.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A Ray cluster asks for the token that starting it has made; who names its address is told so before Ray is loaded.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -41,7 +41,7 @@ T = TypeVar("T")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options that say how much of the long sweeps runs."""
     group = parser.getgroup("nasplat", "long sweeps")
-    group.addoption("--whole", action="store_true", help="run the long sweeps whole, which takes half an hour")
+    group.addoption("--whole", action="store_true", help="run the long sweeps whole")
     group.addoption(
         "--part", metavar="TEXT", help="which part of the long sweeps runs; without it, the hash of the commit decides"
     )
@@ -84,16 +84,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m, which may ask for one case by name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What waits for Ray comes first; of the cases that a test marks `sweep(n)`, n remain."""
+    """What waits for Ray comes first; of the cases that a test marks `sweep(n)`, n remain, or one asked for alone."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     if config.option.whole:
         return
     sweeps: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
+    collected = Counter(item.nodeid.partition("[")[0] for item in items)
     for item in items:
         if marker := item.get_closest_marker("sweep"):
             sweeps[item.nodeid.partition("[")[0], marker.args[0]].append(item)
     left_out: set[str] = set()
     for (name, count), cases in sweeps.items():
+        if collected[name] == 1:
+            continue
         kept = _some(cases, count, f"{config.option.part} {name}")
         left_out |= {case.nodeid for case in cases} - {case.nodeid for case in kept}
     if left_out:

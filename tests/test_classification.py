@@ -500,14 +500,14 @@ def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **opti
 )
 def test_going_on_gives_to_the_bit_what_an_uninterrupted_training_gives(options: dict[str, Any]) -> None:
     shelf = Parcel()
-    benchmark = prepared(epochs=4, batch_size=100, **options)
-    parts = continued(benchmark, shelf, 1, 3)
-    whole = measure(prepared(epochs=4, batch_size=100, **options), task_for(7, fidelity=3), Parcel())
+    benchmark = prepared(epochs=6, batch_size=100, **options)
+    parts = continued(benchmark, shelf, 1, 2, 4)
+    whole = measure(prepared(epochs=6, batch_size=100, **options), task_for(7, fidelity=4), Parcel())
     assert parts[-1].metrics == whole.metrics
     assert parts[-1].artifacts == whole.artifacts  # the weights, and the state to go on from: equal content, one name
-    assert [part.spent.images for part in parts] == [1_000, 2_000]
-    last = measure(benchmark, task_for(1, fidelity=4, continues=parts[-1].artifacts["state"]), shelf)
-    assert last.artifacts == measure(benchmark, task_for(7, fidelity=4), shelf).artifacts
+    assert [part.spent.images for part in parts] == [1_000, 1_000, 2_000]
+    last = measure(benchmark, task_for(1, fidelity=6, continues=parts[-1].artifacts["state"]), shelf)
+    assert last.artifacts == measure(benchmark, task_for(7, fidelity=6), shelf).artifacts
     assert set(last.artifacts) == {"weights"}  # the whole is done; there is nothing to go on with
 
 

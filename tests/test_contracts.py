@@ -71,6 +71,17 @@ MEASURED_ON = {
 }
 
 
+@pytest.fixture
+def few_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lowers the number of trials in one check of a strategy, but not with --whole."""
+
+    def lower(trials: int) -> None:
+        if not request.config.option.whole:
+            monkeypatch.setattr(strategies, "TRIALS", min(trials, strategies.TRIALS))
+
+    return lower
+
+
 def named(check: Callable[..., None]) -> str:
     """A check's name, as pytest shows it."""
     return check.__name__
@@ -92,8 +103,8 @@ def test_toy_space(check: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("name", STRATEGIES.names())
-def test_strategy(name: str, check: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategies, "TRIALS", FEW_TRIALS.get(name, strategies.TRIALS))
+def test_strategy(name: str, check: Callable[..., None], few_trials: Callable[[int], None]) -> None:
+    few_trials(FEW_TRIALS.get(name, strategies.TRIALS))
     check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
 
 
@@ -143,9 +154,9 @@ def test_strategy_with_a_single_objective(
     ids=str,
 )
 def test_cars_with_every_protection(
-    options: dict[str, Any], check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], check: Callable[..., None], few_trials: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(strategies, "TRIALS", 70)  # nine generations
+    few_trials(70)  # nine generations
     make: Callable[..., Strategy] = STRATEGIES.get("cars")
     check(partial(make, population=4, **options))
 
@@ -164,9 +175,9 @@ def test_cars_with_every_protection(
     ids=str,
 )
 def test_credit_evolution_with_every_credit(
-    options: dict[str, Any], check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], check: Callable[..., None], few_trials: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(strategies, "TRIALS", 100)  # beyond the first generation, and the second
+    few_trials(100)  # beyond the first generation, and the second
     make: Callable[..., Strategy] = STRATEGIES.get("credit_evolution")
     check(partial(make, **options))
 

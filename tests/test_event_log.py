@@ -111,12 +111,11 @@ def test_a_reader_in_the_middle_never_blocks_the_writer(path: Path) -> None:
         with opened(path) as reader:
             events = reader.events()
             assert next(events).seq == 1
-            started = time.monotonic()
             for _ in range(100):
                 writer.append("ask", {}, elapsed=0.0)
             writer.save_snapshot({"at": writer.last})
             writer.sync()
-            assert time.monotonic() - started < 4  # a blocked writer would wait for five seconds
+            # A writer that is blocked is refused after five seconds, by an error.
             assert [event.seq for event in events] == list(range(2, 202))  # the log as it was when reading began
     assert len(events_of(path)) == 301
 
@@ -213,7 +212,7 @@ def test_reading_beside_a_writing_process_sees_a_growing_beginning(path: Path) -
                 assert snapshot[0] >= told // 10 * 10
                 assert (snapshot[1]["array"] == snapshot[0]).all()
                 lengths.append(len(events))
-        assert writer.wait(20) == 0
+        assert writer.wait(PATIENCE) == 0
     finally:
         writer.kill()
         writer.communicate()

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-HANG, POISON, GLUTTON, TRIALS = 9, 6, 110, 120
+HANG, POISON, GLUTTON, TRIALS = 9, 6, 150, 160
 
 SEARCH = f"""
 import json, logging, os, signal, time

@@ -12,7 +12,6 @@ import pytest
 
 import gpu_check
 
-RAY = pytest.mark.ray
 CHECK = Path(__file__).parents[1] / "performance" / "gpu_check.py"
 
 
@@ -39,18 +38,24 @@ STEPS: dict[str, Callable[[Any], bool]] = {
 
 @pytest.mark.slow
 @pytest.mark.sweep(1)
-@pytest.mark.parametrize("step", [pytest.param(name, marks=RAY if name == "workers" else ()) for name in STEPS])
-def test_every_step_runs_through_and_is_kept(step: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "steps",
+    [
+        *(pytest.param([name], marks=pytest.mark.ray if name == "workers" else (), id=name) for name in STEPS),
+        pytest.param([*STEPS], marks=[pytest.mark.ray, pytest.mark.sweep(0)], id="all"),
+    ],
+)
+def test_every_step_runs_through_and_is_kept(steps: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "check"
-    first = check(folder, "--json", "--only", step)
+    first = check(folder, "--json", "--only", *steps)
     assert first.returncode == 0, first.stderr[-4000:]
     known = json.loads(first.stdout)
     assert known["where"]["device"] and known["where"]["tiny"]
-    assert {name: row["passed"] for name, row in known["steps"].items()} == {step: True}, known
-    assert STEPS[step](known["steps"][step]["figures"])
-    again = check(folder, "--only", step)
+    assert {name: row["passed"] for name, row in known["steps"].items()} == dict.fromkeys(steps, True), known
+    assert all(STEPS[step](known["steps"][step]["figures"]) for step in steps)
+    again = check(folder, "--only", *steps)
     assert again.returncode == 0 and "…" not in again.stderr  # nothing was left to do
-    assert again.stdout.count("passed") == 1
+    assert again.stdout.count("passed") == len(steps)
 
 
 def test_the_steps_are_all_there_are() -> None:

@@ -455,7 +455,7 @@ def names(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [*sorted(COMMANDS), "", "no-command"])
-@settings(repeating, max_examples=25)
+@settings(repeating, max_examples=max(20, settings().max_examples * 2 // 5))
 @given(words=st.lists(word, max_size=7))
 def test_any_words_end_in_an_exit_code(command: str, words: list[str], folder: Path) -> None:
     # A search needs four names and a budget: words that happened to give them all would search, which is right.

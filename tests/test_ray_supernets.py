@@ -125,7 +125,7 @@ with start(sleep=0.05) as made:
     handles = [shelf.put_tensors({"weight": torch.full((8,), float(number))}) for number in range(1, 8)]
     for number, handle in enumerate(handles, 1):
         shelf.reads = 0
-        found = done(made, *(problem.evaluate(problem.sample(), weights=handle) for _ in range(20)))
+        found = done(made, *(problem.evaluate(problem.sample(), weights=handle) for _ in range(100)))
         reads.append(shelf.reads)
         wrong += sum(outcome.metrics["accuracy"] != number for outcome in found)
     held = len(made._objects._references)
@@ -267,6 +267,7 @@ def test_the_time_limit_ends_all_members(cluster: Any, tmp_path: Path) -> None:
 with start(mischief={"0.1": "hang"}, trial_seconds=4.0) as made:
     (failed,) = done(made, training())
     killed = gone(failed.task)
+    made._trial_seconds = None
     (trained,) = done(made, training())
 say(failed=encode_outcome(failed), gone=killed, after=notes(trained.task), seconds=failed.spent.seconds)
 """,

@@ -1,5 +1,6 @@
 """Killed, interrupted and extended searches: they go on, lose nothing, and end as a search left alone does."""
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -143,9 +145,9 @@ def run_here(folder: Path, *arguments: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["nasplat", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as ended, redirect_stderr(io.StringIO()) as errors:
             main()
-    assert ended.value.code == 0
+    assert (ended.value.code, errors.getvalue()) == (0, "")
 
 
 Starter = Callable[..., subprocess.Popen[str]]

@@ -524,6 +524,7 @@ def test_sixteen_clients_leave_memory_flat_and_wait_for_each_other_alone(
     batches = [codes(saved, 64, seed) for seed in range(50)]
     bodies = [json.dumps({"architectures": batch}) for batch in batches]
     alone: list[float] = []
+    afterwards: list[float] = []
     times: list[float] = []
     errors: list[str] = []
     with serving(installed, learnt) as (process, port):
@@ -538,8 +539,9 @@ def test_sixteen_clients_leave_memory_flat_and_wait_for_each_other_alone(
         for thread in threads:
             thread.join()
         after = resident(process.pid)
+        hammer(port, bodies, afterwards, errors)
     assert errors == []
     assert len(times) == clients * len(turns)
     assert after < before + (24 << 20)
     # A turn waits for those of all clients and no longer; three times that is for sixteen threads on a busy machine.
-    assert statistics.median(times) < 3 * clients * statistics.median(alone)
+    assert statistics.median(times) < 3 * clients * max(map(statistics.median, (alone, afterwards)))

@@ -160,9 +160,9 @@ class Members:
 
     def allreduce(self, tensors: list[Tensor]) -> "Members":
         self._messages[self._rank] = tensors[0].clone()
-        self._meeting.wait(30)
+        self._meeting.wait(300)
         tensors[0].copy_(self._messages[0] + self._messages[1])
-        self._meeting.wait(30)
+        self._meeting.wait(300)
         return self
 
     def wait(self) -> None:

@@ -48,11 +48,21 @@ def test_counts_are_of_their_own_and_other_tests_stay(conftest: Any) -> None:
     def items() -> list[Any]:
         large = [case(f"a.py::both[{number}]", 1) for number in range(5)]
         never = [case(f"a.py::both[{number}]", 0) for number in range(5, 8)]
-        return [*large, *never, case("a.py::both[8]"), case("b.py::other"), case("b.py::few[0]", 3)]
+        return [
+            *large,
+            *never,
+            case("a.py::both[8]"),
+            case("b.py::other"),
+            case("b.py::few[0]", 3),
+            case("b.py::few[1]", 3),
+        ]
 
     names = kept(conftest, items())
-    assert names[1:] == ["a.py::both[8]", "b.py::other", "b.py::few[0]"] and names[0] in {i.nodeid for i in items()[:5]}
+    assert names[1:] == ["a.py::both[8]", "b.py::other", "b.py::few[0]", "b.py::few[1]"] and names[0] in {
+        i.nodeid for i in items()[:5]
+    }
     assert len(kept(conftest, items(), whole=True)) == len(items())
+    assert kept(conftest, [case("a.py::both[6]", 0), case("b.py::other")]) == ["a.py::both[6]", "b.py::other"]
 
 
 def test_what_starts_ray_comes_first(conftest: Any) -> None:

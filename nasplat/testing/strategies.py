@@ -232,7 +232,7 @@ def handles_stand_in_its_state(make: MakeStrategy) -> None:
 def finished_is_finished(make: MakeStrategy) -> None:
     """An empty answer with nothing in flight is the end: the next one is empty too."""
     strategy = make(toy_problem(constraints=["params<=61"]))  # a single member
-    if len(drive(strategy, trials=40)) == 40:
+    if len(drive(strategy, trials=100)) >= 100:
         does_not_apply(f"{type(strategy).__name__} measures a single member for ever, so that it never finishes")
     assert not strategy.ask(1), "it went on after it had finished"
 
