@@ -3,9 +3,9 @@
     python performance/suite.py times [PYTEST ARGUMENTS]     run it, and print the slowest tests by processor time
     python performance/suite.py count                        assertions and cases by the kind of promise
 
-`times` runs pytest as `make test` does, with the arguments, records each test's processor time with that of the processes
-that it waited for, and says which tests have a time limit below ten times what they took. `count` collects tests and runs
-none; `--checkout FOLDER` counts another revision, checked out there, with the same rules.
+`times` runs pytest as `make test` does, with the arguments, records each test's processor time with that of the
+processes that it waited for, and says which tests have a time limit below ten times what they took. `count` collects
+tests and runs none; `--checkout FOLDER` counts another revision, checked out there, with the same rules.
 """
 
 import argparse

@@ -380,13 +380,13 @@ with made:
     clock.ahead = 1000.0
     late, more = gather(made, 1)
 Path("said.json").write_text(json.dumps(
-    [[o.id for o in early], list(map(encode_outcome, late)), list(map(encode_incident, incidents + more))]
+    [[o.id for o in early], [[o.id, o.kind] for o in late], list(map(encode_incident, incidents + more))]
 ))
 """,
     )
-    early, (late,), incidents = said
+    early, late, incidents = said
     assert early == list(range(1, 60)), "the straggler held up others"
-    assert (late["id"], late["failure"]) == (0, "time limit")
+    assert late == [[0, "time limit"]]
     assert [(i["kind"], i["trial"], i["action"]) for i in incidents] == [("time limit", 0, "failed")]
 
 
