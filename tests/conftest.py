@@ -67,12 +67,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker for each core, and one that mostly waits for Ray and other processes."""
-    return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Workers take one module after another, because of what tests of a module share; Ray's are one of their own."""
     from xdist.scheduler import LoadGroupScheduling

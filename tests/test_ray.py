@@ -163,7 +163,7 @@ def test_a_cluster_that_is_not_there_is_refused(nasplat: Callable[..., Any], tmp
 
 
 def test_a_search_that_starts_ray_works_at_once_and_shuts_it_down(installed: dict[str, str], tmp_path: Path) -> None:
-    flags = ["--evaluations", "20", "--set", "benchmark.sleep=1", "--executor", "ray", "--workers", "2"]
+    flags = ["--evaluations", "20", "--set", "benchmark.sleep=0.5", "--executor", "ray", "--workers", "2"]
     search = subprocess.Popen(
         [sys.executable, "-m", "nasplat", *DEMO, *flags, "--out", "run"],
         cwd=tmp_path,
