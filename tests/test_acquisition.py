@@ -85,6 +85,7 @@ def test_of_three_certain_figures_the_volume_added_is_exact_and_the_hopeless_com
     assert (found[~improving] > 0).all() and found[~improving].max() < 1e-11
 
 
+@pytest.mark.slow
 def test_joint_draws_have_the_covariance_that_they_were_asked_for() -> None:
     root = default_rng(3).standard_normal((4, 2))  # of rank two: rounding makes eigenvalues negative
     covariance, mean = root @ root.T, np.arange(4.0)

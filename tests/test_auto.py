@@ -151,6 +151,7 @@ def test_log_targets_look_closely_at_the_best() -> None:
     assert target == pytest.approx(_log_target(100 * scores - 7)), "the unit of scores matters"
 
 
+@pytest.mark.slow
 def test_more_examples_than_are_learnt_from_are_drawn_from() -> None:
     architectures, scores = examples(60)
     first, again, other = (

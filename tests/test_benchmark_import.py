@@ -840,6 +840,7 @@ def test_an_interrupted_import_leaves_nothing(
     assert listing(tmp_path) == {"official.pth"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(
     tmp_path: Path, data: Path, command: CommandLine, held: dict[Version, Contents], monkeypatch: pytest.MonkeyPatch
 ) -> None:

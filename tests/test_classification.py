@@ -166,6 +166,7 @@ def test_training_images_train(altered: Callable[[Callable[[Splits], Splits]], s
     assert measure(prepared(name), task_for(), shelf).artifacts != measure(prepared(), task_for(), shelf).artifacts
 
 
+@pytest.mark.slow
 def test_the_final_figures_are_of_the_test_split_alone(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
     shelf = Parcel()
     measurement = measure(prepared(), task_for(), shelf)
@@ -226,6 +227,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert other.metrics["loss"] != first.metrics["loss"]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_where_training_starts() -> None:
     shelf = Parcel()
     benchmark = prepared(learning_rate=1e-12, momentum=0.0)  # nothing moves but the statistics of batch norm
@@ -526,6 +528,7 @@ def test_what_the_network_draws_by_itself_goes_on_too() -> None:
     assert parts[-1].artifacts == measure(benchmark, task_for(7, fidelity=3), shelf).artifacts
 
 
+@pytest.mark.slow
 def test_a_lower_fidelity_is_the_beginning_of_the_whole_training() -> None:
     shelf = Parcel()
     first, second = (measure(prepared(epochs=epochs), task_for(), shelf) for epochs in (2, 20))

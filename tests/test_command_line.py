@@ -641,6 +641,7 @@ def test_a_misspelt_command_is_no_traceback_in_a_real_process(nasplat: CommandLi
     assert listing(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_help_is_given_with_and_without_being_asked_for(command: CommandLine) -> None:
     names = {info.name for info in app.registered_commands if info.name}
     assert {"search", "resume", "show", "export"} <= names
@@ -844,6 +845,7 @@ def test_the_configuration_in_a_run_makes_the_same_trials(run: Path, command: Co
     assert trials(tmp_path / "other") != trials(run)
 
 
+@pytest.mark.slow
 def test_the_configuration_of_a_strategy_with_options_makes_the_same_trials(
     command: CommandLine, tmp_path: Path, small_table: Path
 ) -> None:
@@ -856,6 +858,7 @@ def test_the_configuration_of_a_strategy_with_options_makes_the_same_trials(
     assert trials(tmp_path / "other") != trials(tmp_path / "first")
 
 
+@pytest.mark.slow
 def test_flags_override_a_configuration(command: CommandLine, tmp_path: Path, small_table: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         """
@@ -1069,6 +1072,7 @@ def test_a_damaged_run_stands_below_the_table_of_runs(command: CommandLine, tmp_
     assert "nasplat recover" in listed.stdout.splitlines()[3]
 
 
+@pytest.mark.slow
 def test_nothing_that_keeps_a_constraint_is_said_with_the_nearest(command: CommandLine) -> None:
     done = command(
         "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1",

@@ -87,6 +87,7 @@ def named(check: Callable[..., None]) -> str:
     return check.__name__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.sweep(16) if name in LARGE else ()) for name in SEARCH_SPACES.names()]
@@ -210,6 +211,7 @@ def test_every_predictor(name: str, check: Callable[..., None]) -> None:
     check(partial(PREDICTORS.get(name), **SMALL.get(name, {})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)
 @pytest.mark.parametrize("name", BENCHMARKS.names())
 def test_benchmark(name: str, check: Callable[..., None], request: pytest.FixtureRequest) -> None:

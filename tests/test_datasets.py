@@ -243,6 +243,7 @@ def test_a_subset_of_the_hard_digits_is_of_its_splits() -> None:
     assert "and 5,030 (all 4,312 + 718)" in refusal("hard_digits", subset=6_000)
 
 
+@pytest.mark.slow
 def test_hard_digits_are_augmented_but_not_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, "RandomHorizontalFlipEach", lambda: pytest.fail("mirrored"))
     space = NASBench201(channels=2, cells=1)
@@ -686,6 +687,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert "12 x 9 pixels, but networks are given squares" in refusal("image_folder", folder=tmp_path / "wide")
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_is_searched_on(tmp_path: Path) -> None:
     for number, name in enumerate(("dark", "light")):
         (tmp_path / name).mkdir()

@@ -420,6 +420,7 @@ def test_numbering_makes_no_difference(seed: int) -> None:
     assert_same_but_for_order(graph, renumbered(graph, rng))
 
 
+@pytest.mark.slow
 def test_numbering_of_nasbench101_cells_makes_no_difference() -> None:
     space, rng = SEARCH_SPACES.get("nasbench101")(), default_rng(0)
     moved = 0

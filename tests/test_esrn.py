@@ -258,6 +258,7 @@ def test_no_member_has_too_few_blocks(space: ResidualDenseSpace) -> None:
         space.parse(space._with(fewest, 0, 0).code)
 
 
+@pytest.mark.slow
 def test_samples_are_uniform_over_members() -> None:
     space, rng = ESRNTiny(), default_rng(0)
     slots = Counter(len(space.shape(space.sample(rng)).blocks) for _ in range(7000))

@@ -37,7 +37,7 @@ from nasplat.search import Search
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Measurement
 
-pytestmark = pytest.mark.exports
+pytestmark = [pytest.mark.exports, pytest.mark.slow]
 
 VERIFIED = {"random": asdict(Verification(0.0, 1.0, (1,))), "real": None}
 """What is said of an export that is not in question."""
@@ -105,7 +105,6 @@ def logits_of(folder: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
 # What is in the folder
 
 
-@pytest.mark.slow
 def test_an_export_is_files_that_say_where_they_come_from(
     run: Run, measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
 ) -> None:
@@ -151,7 +150,6 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
 def test_a_fresh_process_gets_the_recorded_figures_from_the_folders_alone(
     measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
 ) -> None:
@@ -231,7 +229,6 @@ def test_the_verification_is_recorded(exported: list[tuple[Path, dict[str, Any]]
 # What goes wrong
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", [0.01, float("nan")], ids=["slightly", "not a number"])
 def test_an_onnx_file_that_disagrees_is_never_exported(
     run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
@@ -396,7 +393,6 @@ def test_a_trial_answered_from_memory_has_no_network_of_its_own(
         bundle.export(run, remembered, tmp_path / "network")
 
 
-@pytest.mark.slow
 def test_exporting_and_loading_leave_the_global_generators_alone(
     run: Run, measurements: list[Measurement], tmp_path: Path
 ) -> None:
@@ -432,7 +428,6 @@ def odd_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "odd"
 
 
-@pytest.mark.slow
 def test_images_with_odd_sides_are_exported_and_verified_too(odd_data: str, tmp_path: Path) -> None:
     run = search(
         tmp_path / "run",
@@ -465,7 +460,6 @@ def table_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return search(tmp_path / "run", space="nasbench201", benchmark="nasbench201", budget={"evaluations": 1})
 
 
-@pytest.mark.slow
 def test_a_run_on_a_table_has_no_weights_unless_fresh_ones_will_do(table_run: Run, tmp_path: Path) -> None:
     (measurement,) = table_run.history().measurements
     target = tmp_path / "network"
@@ -534,7 +528,6 @@ def shared_run(shared_plugins: None, tmp_path: Path) -> Run:
     return run
 
 
-@pytest.mark.slow
 def test_a_path_is_exported_with_the_shared_weights_and_the_statistics_it_was_measured_with(
     shared_run: Run, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.task import Measurement
 from nasplat.testing.runs import searched
 
-pytestmark = pytest.mark.exports
+pytestmark = [pytest.mark.exports, pytest.mark.slow]
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -71,7 +71,6 @@ def whole(run: Run, best: Measurement) -> tuple[Path, dict[str, Any]]:
     return folder, bundle.export(run, best, folder, formats=list(Format), features=True, latency=True)
 
 
-@pytest.mark.slow
 def test_all_forms_give_what_torch_gives(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, document = whole
     names = {path.name for path in folder.iterdir()}
@@ -135,7 +134,6 @@ def test_what_was_compared_is_recorded_for_every_form(whole: tuple[Path, dict[st
     assert told["largest_difference"] / told["allowed"] == max(shares)
 
 
-@pytest.mark.slow
 def test_features_that_disagree_are_never_exported(
     run: Run, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +184,6 @@ def test_classes_may_be_called_anything() -> None:
     assert ", ".join(names["CLASSES"]).encode()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", [Format.PT2, Format.SOURCE])
 def test_a_form_that_disagrees_is_never_exported(
     run: Run, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
@@ -248,7 +245,6 @@ def digit(number: int, path: Path) -> int:
     return int(bunch.target[number])
 
 
-@pytest.mark.slow
 def test_the_script_says_what_pictures_show(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     script = whole[0] / "predict.py"
     paths = [tmp_path / f"digit {number}.png" for number in range(6)]
@@ -276,7 +272,6 @@ def predict(script: Path, *arguments: object) -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-W", "error", script, *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.slow
 def test_the_script_enlarges_a_picture(tmp_path: Path) -> None:
     from nasplat.nn.onnx import write_onnx
 
@@ -389,7 +384,6 @@ for number in range(int(sys.argv[3])):
 KILLED = 12
 
 
-@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(run: Run, tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", EXPORTING, str(run.folder), str(tmp_path), str(KILLED)]
     subprocess.run(arguments, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

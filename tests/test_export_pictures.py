@@ -25,7 +25,7 @@ from nasplat.run.directory import Run
 from nasplat.testing.exports import write_export
 from nasplat.testing.runs import searched
 
-pytestmark = pytest.mark.exports
+pytestmark = [pytest.mark.exports, pytest.mark.slow]
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -64,7 +64,6 @@ def folder(exported: tuple[Run, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported[1], tmp_path / "network"))
 
 
-@pytest.mark.slow
 def test_the_folder_says_how_many_times_it_enlarges(exported: tuple[Run, Path]) -> None:
     run, folder = exported
     (best,) = run.history().picks("best")
@@ -116,7 +115,6 @@ def test_the_onnx_file_names_what_is_free(exported: tuple[Run, Path]) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_an_export_enlarges_a_picture_on_the_command_line(
     command: CommandLine, exported: tuple[Run, Path], tmp_path: Path
 ) -> None:

@@ -359,6 +359,7 @@ def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp
     assert "unfinished" not in cards[teacher.id]
 
 
+@pytest.mark.slow
 def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path) -> None:
     strategy = {"name": "retraining", "members": ["432110"], "checkpoints": 2}
     benchmark = {"name": "classification", "epochs": 2, "subset": 200}
@@ -406,6 +407,7 @@ def test_where_every_trial_failed_picks_say_so(
         assert "constraints" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_what_left_nothing_to_test_is_refused(tmp_path: Path, command: CommandLine) -> None:
     config_ = Assembly.of(config())
     run = Run.create(tmp_path / "run", config_.config)

@@ -107,6 +107,7 @@ def test_dropout_is_what_training_leaves_out() -> None:
     assert not torch.equal(ours(x), ours(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "channels"), [(1, 3), (1000, 1), (21, 4)])
 def test_weights_for_other_classes_and_channels_are_taken_over_too(classes: int, channels: int) -> None:
     oracle, ours = (network.eval() for network in both(0.5, classes=classes, channels=channels))

@@ -144,6 +144,7 @@ def test_members_learn_nothing_from_what_only_others_see() -> None:
     assert not torch.allclose(learnt[0][1], learnt[1][1], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_unseen() -> None:
     architectures, scores = examples()
     first = predictor().fit(architectures, scores)

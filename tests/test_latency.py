@@ -329,6 +329,7 @@ def test_latency_is_of_the_front_alone(
     )
 
 
+@pytest.mark.slow
 def test_importing_the_platform_loads_no_torch() -> None:
     code = (
         "import sys, nasplat.cli, nasplat.data.datasets; print({'torch', 'torchvision', 'sklearn'} & set(sys.modules))"

@@ -227,6 +227,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
             read_table(tmp_path / name, SPACE, IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("digest", [True, False], ids=["as written", "without its digest"])
 def test_mangled_tables_are_refused_or_harmless(file: Path, digest: bool) -> None:
     if not digest:
@@ -375,6 +376,7 @@ def content(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if not line.startswith(("# digest", "# date"))]
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_goes_on(tmp_path: Path, machine: list[Any]) -> None:
     build_table(SPACE, IMAGES, SMALL, tmp_path / "at_once.csv")
     at_once = list(machine)

@@ -255,6 +255,7 @@ def test_neighbors_are_mutual_for_every_small_cell_and_many_large_ones() -> None
             assert member in SPACE.neighbors(neighbor), (member, neighbor)
 
 
+@pytest.mark.slow
 def test_mutants_grow_and_shrink() -> None:
     rng, member = default_rng(0), SPACE.parse("000001:")
     sizes: Counter[int] = Counter()

@@ -95,6 +95,7 @@ def test_isomorphic_cells_have_one_row(real: Path) -> None:
     assert twins > 50
 
 
+@pytest.mark.slow
 def test_there_is_no_final_measurement_without_test_accuracies(real: Path) -> None:
     benchmark = NASBench101Table(SPACE)
     measurement = measured(benchmark, member(read(real)[0]))
@@ -153,6 +154,7 @@ def test_random_draws_are_uniform_over_what_is_offered(table101: Path) -> None:
     assert all(nested.sample() in offered for _ in range(50))
 
 
+@pytest.mark.slow
 def test_constraints_hold_for_draws_from_what_is_offered(table101: Path) -> None:
     benchmark = NASBench101Table(SPACE)
     params = sorted(SPACE.cost(each, benchmark.io).params for each in benchmark.offered)

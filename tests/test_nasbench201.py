@@ -61,6 +61,7 @@ def test_official_strings_of_the_whole_table_come_back_unchanged(rows: list[Row]
     assert sorted(codes) == CODES
 
 
+@pytest.mark.slow
 def test_canonical_keys_are_exactly_the_published_classes(rows: list[Row]) -> None:
     space = NASBench201()
     ours, theirs = defaultdict(set), defaultdict(set)
@@ -72,6 +73,7 @@ def test_canonical_keys_are_exactly_the_published_classes(rows: list[Row]) -> No
     assert set(map(frozenset, ours.values())) == set(map(frozenset, theirs.values()))
 
 
+@pytest.mark.slow
 def test_costs_are_the_published_ones_on_every_row(rows: list[Row]) -> None:
     space = NASBench201()
     for row in rows:
@@ -135,6 +137,7 @@ def test_the_short_schedule_has_no_single_seed_column(table: Path) -> None:
         NASBench201Table(NASBench201(), epochs=12, single_seed=True).check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [12, 200])
 def test_both_schedules_are_fidelities_whichever_is_the_full_one(rows: list[Row], epochs: Literal[12, 200]) -> None:
     space = NASBench201()
@@ -153,6 +156,7 @@ def test_both_schedules_are_fidelities_whichever_is_the_full_one(rows: list[Row]
             assert final.metrics["accuracy"] == float(row[f"c10_test_{fidelity}"]) / 100
 
 
+@pytest.mark.slow
 def test_a_fidelity_that_no_schedule_has_is_refused(table: Path) -> None:
     benchmark = NASBench201Table(NASBench201())
     benchmark.prepare()
@@ -164,6 +168,7 @@ def test_a_fidelity_that_no_schedule_has_is_refused(table: Path) -> None:
 # The space by itself
 
 
+@pytest.mark.slow
 def test_every_official_string_reads_with_the_benchmarks_own_parser() -> None:
     space = NASBench201()
     for code in CODES:

@@ -94,6 +94,7 @@ def test_the_front_is_the_one_of_brute_force(dimensions: int, levels: int | None
     assert max(sizes) > (1 if dimensions > 1 and levels is None else 0)
 
 
+@pytest.mark.slow
 def test_the_front_of_many_measurements_is_found_in_moderate_time() -> None:
     measurements = drawn(0, "abc", 20_000)
     front = goal("a:max", "b:min", "c:max").front(measurements)

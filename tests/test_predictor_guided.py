@@ -112,6 +112,7 @@ def test_equal_networks_are_asked_for_once() -> None:
     assert len(set(keys)) == len(keys) == 60
 
 
+@pytest.mark.slow
 def test_the_protocol_measures_a_random_sample_and_then_what_is_ranked_first() -> None:
     problem = toy(seed=3)
     options = {"design": "random", "initial": 20, "acquisition": "greedy", "batch": 5, "rounds": 2}

@@ -140,6 +140,7 @@ def test_too_few_measurements_are_no_filter() -> None:
     assert not Prefilter(problem(), "auto", factor=2).learn(examples(3)), "auto needs four"
 
 
+@pytest.mark.slow
 def test_figures_that_are_none_teach_nothing() -> None:
     prefilter, offspring = Prefilter(problem(), "random_forest", factor=2), drawn(60, seed=2)
     spoilt: Examples = [(a, {"accuracy": math.nan}) for a in drawn(5, seed=9)]

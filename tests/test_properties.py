@@ -346,6 +346,7 @@ TASK_KEYS = ["id", "seed", "space", "evaluate", "fidelity", "weights", "replicat
 OUTCOME_KEYS = ["task", "spent", "metrics", "split", "artifacts", "remembered", "trained", "failure", "message"]
 
 
+@pytest.mark.slow
 @repeating
 @given(
     json_value,

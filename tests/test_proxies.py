@@ -88,6 +88,7 @@ def test_synflow_is_the_sum_over_all_paths_of_the_products_of_absolute_weights()
     assert found == pytest.approx(math.log(3 * flow), abs=1e-12)  # each of three layers carries all of it
 
 
+@pytest.mark.slow
 def test_synflow_stays_finite_where_nothing_flows_and_where_too_much_does() -> None:
     labels = torch.zeros(2, dtype=torch.int64)
     closed = nn.Linear(3, 2, bias=False)

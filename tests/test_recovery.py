@@ -257,6 +257,7 @@ def test_the_log_is_saved_up_to_the_gap_and_goes_on_to_the_same_trials(
     assert trials(new) == trials(template)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_pages_of_noise_cost_what_was_in_them_and_no_more(
     seed: int, run: Path, template: Path, command: CommandLine

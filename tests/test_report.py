@@ -177,6 +177,7 @@ def page_of(run: Run) -> Page:
 # What it shows
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_that_shows_every_front_member(tmp_path: Path) -> None:
     run = searched(tmp_path / "my-run")
     write_report(run, tmp_path / "report.html")
@@ -198,11 +199,13 @@ def test_the_report_is_one_file_that_shows_every_front_member(tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"my-run", "report.html"}
 
 
+@pytest.mark.slow
 def test_the_configuration_in_the_report_makes_the_same_search(tmp_path: Path) -> None:
     run = searched(tmp_path / "run", seed=5)
     assert run.config.to_yaml().strip() in page_of(run).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objectives", "drawings"),
     [
@@ -223,6 +226,7 @@ def test_any_objectives_are_drawn(tmp_path: Path, objectives: list[str], drawing
         assert name in page.text
 
 
+@pytest.mark.slow
 def test_the_search_by_test_labels_is_called_that(tmp_path: Path) -> None:
     def on_test(task: Evaluate) -> Measurement:
         return Measurement(task=task, metrics={"accuracy": accuracy_of(task), "loss": 0.1}, split="test")
@@ -363,6 +367,7 @@ def test_a_run_with_failures_only_lists_their_kinds(tmp_path: Path) -> None:
     assert not page.opened["svg"]
 
 
+@pytest.mark.slow
 def test_a_run_in_which_nothing_keeps_the_constraints_has_drawings_but_no_front(tmp_path: Path) -> None:
     page = page_of(searched(tmp_path / "run", constraints=["accuracy>=0.99"]))
     assert "Nothing was measured that keeps accuracy>=0.99." in page.text
@@ -394,6 +399,7 @@ def test_values_that_are_zero_negative_or_all_equal_are_drawn(tmp_path: Path) ->
 HOSTILE = "<script>alert(1)<script>&amp;\"'--></style><img src=x onerror=alert(2)>{{ 7 * 7 }}"
 
 
+@pytest.mark.slow
 def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
     name = HOSTILE.replace("/", "\u2215")
     run = searched(
@@ -408,6 +414,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
     assert f"</pre>{HOSTILE}" in " ".join(page.text.split())  # YAML breaks long lines
 
 
+@pytest.mark.slow
 def test_the_strict_reader_would_notice(tmp_path: Path) -> None:
     html = render(run := searched(tmp_path / "run"), run.history())
     check_stands_alone(html)

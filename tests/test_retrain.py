@@ -475,6 +475,7 @@ def test_where_it_came_from_is_kept(command: CommandLine, run: str, tmp_path: Pa
     assert old.run.source is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -508,6 +509,7 @@ def test_by_default_bins_of_the_front_are_picked_or_the_best(command: CommandLin
     assert Run(tmp_path / "whole").config.strategy.options["members"] == [m.architecture.code for m in history.front]
 
 
+@pytest.mark.slow
 def test_a_recipe_and_flags_lie_over_the_options_of_the_search(command: CommandLine, run: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("learning_rate: 0.05\nepochs: 7\naugment: true\nschedule: cosine\n")
     done = command(

@@ -328,6 +328,7 @@ def test_measuring_trains_nothing_and_leaves_the_shared_weights_alone() -> None:
         assert torch.equal(network[name], parameter), name
 
 
+@pytest.mark.slow
 def test_recalibrated_statistics_are_the_mean_over_equal_batches_of_the_first_training_images() -> None:
     """By hand, for the stem, whose input are the images themselves."""
     shelf, benchmark = Parcel(), prepared(calibration=300)
@@ -392,6 +393,7 @@ def test_weights_that_are_gone_are_a_lost_artifact() -> None:
     assert failure(perform(gone, prepared(), device="cpu", artifacts=Parcel())).kind == "artifact lost"
 
 
+@pytest.mark.slow
 def test_a_worker_reads_the_weights_of_a_generation_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf, benchmark = Parcel(), prepared()
     weights = trained(benchmark, training(), shelf)

@@ -218,6 +218,7 @@ def is_amid_a_generation(task: Task) -> bool:
     return isinstance(task, Evaluate) and task.id == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [trains_again, begins_a_generation, is_amid_a_generation])
 def test_killed_at_any_moment_a_run_keeps_its_front_and_what_it_goes_on_with(
     moment: Callable[[Task], bool], tmp_path: Path, eager: None, monkeypatch: pytest.MonkeyPatch

@@ -139,6 +139,7 @@ def test_a_source_is_the_same_each_time() -> None:
     assert source(network, io, ["A network."]) == source(network, io, ["A network."])
 
 
+@pytest.mark.slow
 def test_a_source_is_about_as_long_as_the_network_needs() -> None:
     text = source(*member("nasbench201", 1, small=False), ["A network."])
     assert len(text.splitlines()) < 150

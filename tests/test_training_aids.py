@@ -344,6 +344,7 @@ def test_labels_are_smoothed_in_training_alone() -> None:
 # Moving average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.3, 0.9, 0.9999])
 def test_the_average_is_the_formula_of_all_weights_and_statistics(decay: float) -> None:
     recipe = Recipe(16, 0.1, 0.9, 5e-4, ema=decay)
@@ -450,6 +451,7 @@ def test_a_network_learns_from_the_teacher_that_its_task_names() -> None:
     assert taught.metrics["accuracy"] > 0.7  # though it saw no label
 
 
+@pytest.mark.slow
 def test_a_teacher_is_refused_where_nothing_is_learnt_of_it_or_its_weights_do_not_fit() -> None:
     shelf, benchmark = Parcel(), prepared(distillation=0.5)
     teacher = teacher_of(benchmark, shelf)

@@ -156,6 +156,7 @@ def test_too_few_or_equal_scores_break_nothing(name: str) -> None:
     assert np.isfinite(predictor(name).fit(architectures[:2], np.arange(2.0)).predict(architectures)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_trees_learn_an_order_and_no_distances(name: str) -> None:
     space, rng = ToySpace(), default_rng(0)

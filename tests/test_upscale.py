@@ -303,6 +303,7 @@ def saved(picture: Image.Image, format: str) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_what_is_no_whole_picture_is_refused(command: CommandLine, model: Path, tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
     files = {"empty.png": b"", "text.png": b"not a picture", "promise.png": png_of(50, 40)}
@@ -409,6 +410,7 @@ def test_models_that_do_not_enlarge_are_refused(command: CommandLine, model: Pat
     refused(command, tmp_path, "in.png", "in.png", says="in.png/architecture.json cannot be read")
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_told_with_what_would_do(command: CommandLine, model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (2000, 2000)).save("in.png")
     done = command("upscale", model, "in.png", "--memory", 1)

@@ -45,6 +45,7 @@ def figures(benchmark: Benchmark, architecture: Architecture, seed: int = 0) -> 
     return dict(benchmark.measure(task(architecture, seed), device="cpu", artifacts=Parcel()).metrics)
 
 
+@pytest.mark.slow
 def test_the_batch_is_of_training_pictures_and_the_same_for_every_task() -> None:
     benchmark = ZeroCost(SPACE, dataset="digits", batch=16)
     found = figures(benchmark, CELL, seed=1)
