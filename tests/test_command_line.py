@@ -977,6 +977,16 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(run: Path, tmp_path: Pa
     assert errors == b""
 
 
+def test_an_interrupt_inside_a_string_of_code_is_an_exit_code_too(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "from nasplat.cli import app\n"
+        "app.app = lambda **options: exec('raise KeyboardInterrupt')\n"
+        "import nasplat.__main__\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 # Shared weights
 
 
