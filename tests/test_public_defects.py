@@ -263,7 +263,7 @@ def prepared(benchmark: Benchmark) -> Benchmark:
 
 def _all(executor: Any, number: int) -> list[Any]:
     outcomes: list[Any] = []
-    for _ in range(600):
+    for _ in range(3000):  # a bound for what hangs: workers load torch first, which takes long on a busy machine
         outcomes += executor.wait(0.1)
         if len(outcomes) == number:
             break
