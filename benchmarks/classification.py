@@ -1,24 +1,27 @@
 """Image classification, measured by training each architecture from scratch, or with the weights of a supernet."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
-from nasplat.benchmark import SupernetBenchmark
-from nasplat.data.datasets import Dataset, Source, Splits, dataset
-from nasplat.data.location import absolute
-from nasplat.data.preprocessing import Preprocessing
+from nasplat.benchmark import Preprocessing, SupernetBenchmark
+from nasplat.data.dataset import Dataset, Source
+from nasplat.data.datasets import dataset
+from nasplat.data.examples import Splits
+from nasplat.data.options import DataOptions
 from nasplat.errors import InputError, TrialFailed
-from nasplat.latency_table import LatencyKnown
+from nasplat.latency.options import LatencyOptions
+from nasplat.latency.table import LatencyKnown
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
+from nasplat.training.options import RecipeOptions, SharedWeightsOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +45,9 @@ LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 
 
 class Classification(LatencyKnown, SupernetBenchmark):
-    """Trains on the training split and measures accuracy on the validation split; test images wait for the end.
+    """Image classification: trains networks, measures validation accuracy.
+
+    Networks train on the training split; the test split waits for the final measurement.
 
     Fidelity is the number of epochs out of the whole training's `epochs`, which the learning rate's schedule always
     spans. The trained weights are kept with the measurement, so that the network that was measured is the one
@@ -57,47 +62,20 @@ class Classification(LatencyKnown, SupernetBenchmark):
         space: Where the networks come from.
         dataset: The data set's name; `nasplat list datasets` shows them.
         epochs: Passes over the training images in a full measurement.
-        batch_size: Images in each step.
-        learning_rate: The highest.
-        optimizer: SGD, or Adam with the usual moments (.9, .999).
-        momentum: Of SGD.
-        weight_decay: L2 penalty on all parameters.
-        schedule: Whether the learning rate goes up and down again, or down a cosine to 1/25.
-        gradient_norm: The largest norm of a step's gradient, which is scaled down to it; 0 for no limit.
-        data_folder: Holds the files of the data set; by default the data folder, `NASPLAT_DATA`.
-        download: Whether missing files may be downloaded into the folder.
-        subset: So many training and validation images in all, drawn once for everybody with every class in its
-            share; test stays whole.
-        side: What the pictures of `image_folder` are resized to, in pixels; by default the side of the first one.
-        augment: Whether training images are cropped at random after padding by an eighth of their side and, unless
-            they are of digits, flipped.
-        cutout: The side, in pixels, of the square that is covered in each training image, augmented or not, with the
-            mean of them all; 0 for none.
-        drop_path: The highest probability that a term of a sum in the network is left out for an image, which rises
-            linearly over the training; 0 for none.
-        auxiliary: The weight of the loss of a second classifier at two thirds of the depth, which is trained along and
-            not kept; 0 for none.
-        ema: The decay of the moving average of weights and statistics that is measured and kept in their place; 0
-            for none. In step t, from 0, it is no more than (1 + t) / (10 + t).
-        label_smoothing: The part of each label that is spread over all classes while training.
-        distillation: The part of the loss that the teacher of a task gives, where it names one; with 0 no task may.
-        temperature: What logits are divided by where they are compared with the teacher's.
-        precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
-            Metrics are always computed in float32.
-        latency_batch: If not 0, latency is measured too, with so many images in each pass; the benchmark is then
-            `alone`, and its measurements have ``latency_ms`` (median) and ``latency_iqr_ms`` (spread).
-        latency_threads: Threads of the engine while latency is measured.
-        latency_engine: What runs networks while latency is measured: torch, or onnxruntime as they are exported.
-        latency_table: A file that tells latency instead, as `nasplat benchmark build latency` makes them;
-            ``latency_ms`` is then known without measuring, and only what the table tells of is feasible.
-        paths: Of a supernet's given paths, how many are trained on each batch, with the mean of their gradients; so
-            many workers can share its training. Without given paths, as in a warm-up, one is.
-        statistics: What batch norm uses with shared weights: the mean over training images, computed for each
-            network, or the statistics of each batch that is measured, which no network to be exported has.
-        calibration: Training images for the former.
+        data: Where the files are, and how much of the data set is used.
+        recipe: How networks are trained.
+        shared_weights: How the weights of a supernet are trained and used.
+        latency: Whether latency is measured, or told by a table.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
+    former_options: ClassVar[Mapping[str, str]] = {
+        "data_folder": "data.folder",
+        **{name: f"data.{name}" for name in ("download", "subset", "side")},
+        **{name: f"recipe.{name}" for name in RecipeOptions.model_fields},
+        **{name: f"shared_weights.{name}" for name in SharedWeightsOptions.model_fields},
+        **{f"latency_{name}": f"latency.{name}" for name in LatencyOptions.model_fields},
+    }
 
     def __init__(
         self,
@@ -105,66 +83,21 @@ class Classification(LatencyKnown, SupernetBenchmark):
         *,
         dataset: str = "digits",
         epochs: Annotated[int, Field(ge=1)] = 10,
-        batch_size: Annotated[int, Field(ge=2)] = 64,
-        learning_rate: Annotated[float, Field(gt=0)] = 0.1,
-        optimizer: Literal["sgd", "adam"] = "sgd",
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
-        weight_decay: Annotated[float, Field(ge=0)] = 5e-4,
-        schedule: Literal["one_cycle", "cosine"] = "one_cycle",
-        gradient_norm: Annotated[float, Field(ge=0)] = 0.0,
-        data_folder: Annotated[str | None, AfterValidator(absolute)] = None,
-        download: bool = False,
-        subset: Annotated[int, Field(ge=1)] | None = None,
-        side: Annotated[int, Field(ge=1)] | None = None,
-        augment: bool = False,
-        cutout: Annotated[int, Field(ge=0)] = 0,
-        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        auxiliary: Annotated[float, Field(ge=0)] = 0.0,
-        ema: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        distillation: Annotated[float, Field(ge=0, le=1)] = 0.0,
-        temperature: Annotated[float, Field(gt=0)] = 4.0,
-        precision: Literal["auto", "float32", "bfloat16"] = "auto",
-        latency_batch: Annotated[int, Field(ge=0)] = 0,
-        latency_threads: Annotated[int, Field(ge=1)] = 1,
-        latency_engine: Literal["torch", "onnxruntime"] = "torch",
-        latency_table: Annotated[str | None, AfterValidator(absolute)] = None,
-        paths: Annotated[int, Field(ge=1)] = 1,
-        statistics: Literal["recalibrated", "batch"] = "recalibrated",
-        calibration: Annotated[int, Field(ge=2)] = 512,
+        data: DataOptions = DataOptions(),
+        recipe: RecipeOptions = RecipeOptions(),
+        shared_weights: SharedWeightsOptions = SharedWeightsOptions(),
+        latency: LatencyOptions = LatencyOptions(),
     ) -> None:
         super().__init__(space)
         self.dataset = dataset
         self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer: Literal["sgd", "adam"] = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.schedule: Literal["one_cycle", "cosine"] = schedule
-        self.gradient_norm = gradient_norm
-        self.data_folder = data_folder
-        self.download = download
-        self.subset = subset
-        self.side = side
-        self.augment = augment
-        self.cutout = cutout
-        self.drop_path = drop_path
-        self.auxiliary = auxiliary
-        self.ema = ema
-        self.label_smoothing = label_smoothing
-        self.distillation = distillation
-        self.temperature = temperature
-        self.distills = distillation > 0
-        self.precision = precision
-        self.latency_batch = latency_batch
-        self.latency_threads = latency_threads
-        self.latency_engine: Literal["torch", "onnxruntime"] = latency_engine
-        self.latency_table = latency_table
-        self.paths = paths
-        self.statistics: Literal["recalibrated", "batch"] = statistics
-        self.calibration = calibration
-        if latency_batch:
+        self.data = data
+        self.recipe = recipe
+        self.shared_weights = shared_weights
+        self.latency = latency
+        self.distills = recipe.distillation > 0
+        self.latency_table = latency.table
+        if latency.batch:
             self.metrics = (*type(self).metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
             self.alone = True
         self._loaded: dict[str, Splits] = {}
@@ -172,8 +105,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     @cached_property
     def _dataset(self) -> Dataset:
-        folder = None if self.data_folder is None else Path(self.data_folder)
-        return dataset(self.dataset, Source(folder, self.download, self.subset, self.side))
+        folder = None if self.data.folder is None else Path(self.data.folder)
+        return dataset(self.dataset, Source(folder, self.data.download, self.data.subset, self.data.side))
 
     @property
     def io(self) -> IO:
@@ -184,15 +117,15 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return self.epochs
 
     def check(self) -> None:
-        if self.latency_table is not None and self.latency_batch:
+        if self.latency.table is not None and self.latency.batch:
             raise InputError(
                 "latency is either measured or told by a table, but got both "
-                f"latency_batch={self.latency_batch} and latency_table={self.latency_table}; leave one out"
+                f"latency.batch={self.latency.batch} and latency.table={self.latency.table}; leave one out"
             )
-        if self.latency_engine != "torch" and not self.latency_batch:
+        if self.latency.engine != "torch" and not self.latency.batch:
             raise InputError(
-                f"latency_engine={self.latency_engine} says how latency is measured, but latency_batch=0 says that it "
-                "is not; add --set benchmark.latency_batch=1, or leave the engine out"
+                f"latency.engine={self.latency.engine} says how latency is measured, but latency.batch=0 says that it "
+                "is not; add --set benchmark.latency.batch=1, or leave the engine out"
             )
         self._dataset.check()
         self.check_table()
@@ -204,10 +137,10 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 "take one that does, such as --space nasbench201"
             )
         for name in AIDS:
-            if value := getattr(self, name):
+            if value := getattr(self.recipe, name):
                 raise InputError(
-                    f"{name} aids the training of single networks and would not act on shared weights, but got "
-                    f"{name}={value}; leave out benchmark.{name} here, and give it when what was found is retrained"
+                    f"recipe.{name} aids the training of single networks and would not act on shared weights, but got "
+                    f"{value}; leave out benchmark.recipe.{name} here, and give it when what was found is retrained"
                 )
 
     def prepare(self) -> None:
@@ -227,7 +160,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         metrics = evaluate(network, self._splits(device).validation)
         if not math.isfinite(metrics["loss"]):  # the last steps went astray, after their own loss was taken
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
-        if self.latency_batch:
+        if self.latency.batch:
             metrics |= self._latency(network, device)
         kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items()}
         return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
@@ -242,7 +175,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         from nasplat.training.supernet import SupernetTraining
 
         # A warm-up has one path for each batch, as in the paper of CARS.
-        paths = self.paths if task.architectures else 1
+        paths = self.shared_weights.paths if task.architectures else 1
 
         def draw(seed: int) -> Architecture:
             rng = default_rng(seed)
@@ -276,16 +209,16 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     @property
     def members(self) -> int:
-        return self.paths
+        return self.shared_weights.paths
 
     def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
         task = measurement.task
         if task.weights is None:
             return super().state_dict(measurement, artifacts=artifacts)
-        if self.statistics == "batch":
+        if self.shared_weights.statistics == "batch":
             raise InputError(
                 f"trial {measurement.id} was measured with the statistics of batches, which no network has that could "
-                "be exported; search with --set benchmark.statistics=recalibrated"
+                "be exported; search with --set benchmark.shared_weights.statistics=recalibrated"
             )
         weights: dict[str, Tensor] = dict(self._path(task, "cpu", artifacts).state_dict())
         left = measurement.artifacts.get(STATISTICS)
@@ -329,10 +262,10 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
         recipe = replace(
             self._recipe(device),
-            ema=self.ema,
-            label_smoothing=self.label_smoothing,
-            drop_path=self.drop_path,
-            auxiliary=self.auxiliary,
+            ema=self.recipe.ema,
+            label_smoothing=self.recipe.label_smoothing,
+            drop_path=self.recipe.drop_path,
+            auxiliary=self.recipe.auxiliary,
         )
         examples = self._splits(device).training
         with seeded(task.seed, device):
@@ -343,7 +276,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 recipe,
                 epochs=self.epochs,
                 seed=task.seed,
-                augment=self._augmentation(device, cutout=self.cutout),
+                augment=self._augmentation(device, cutout=self.recipe.cutout),
                 distillation=self._distillation(task, device, artifacts),
             )
             processed = train_for(task, training, artifacts)
@@ -360,7 +293,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         from nasplat.training.distillation import Distillation
         from nasplat.training.seeding import seeded
 
-        if task.teacher is None or not self.distillation:
+        if task.teacher is None or not self.recipe.distillation:
             return None
         with seeded(0):  # whatever it is made with is replaced
             teacher = self.space.build(task.teacher.architecture, self.io)
@@ -372,16 +305,16 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 "another teacher",
                 f"the teacher's weights are not of {task.teacher.architecture}: {' '.join(str(error).split())}",
             ) from None
-        return Distillation(teacher.to(device), self.distillation, self.temperature)
+        return Distillation(teacher.to(device), self.recipe.distillation, self.recipe.temperature)
 
     def _settled(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network with a copy of the shared weights, and statistics of its own."""
         from nasplat.training.supernet import settle
 
         network = self._path(task, device, artifacts)
-        settle(network, self.statistics, self._splits(device).training, self.calibration)
+        settle(network, self.shared_weights.statistics, self._splits(device).training, self.shared_weights.calibration)
         statistics = dict(network.named_buffers())
-        kept = statistics and self.statistics == "recalibrated"
+        kept = statistics and self.shared_weights.statistics == "recalibrated"
         return network, {STATISTICS: statistics} if kept else {}, 0
 
     def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
@@ -422,16 +355,16 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _recipe(self, device: str) -> "Recipe":
         from nasplat.training.fit import Recipe, bfloat16_suits
 
-        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device))
+        bfloat16 = self.recipe.precision == "bfloat16" or (self.recipe.precision == "auto" and bfloat16_suits(device))
         return Recipe(
-            self.batch_size,
-            self.learning_rate,
-            self.momentum,
-            self.weight_decay,
+            self.recipe.batch_size,
+            self.recipe.learning_rate,
+            self.recipe.momentum,
+            self.recipe.weight_decay,
             bfloat16,
-            self.schedule,
-            self.gradient_norm,
-            self.optimizer,
+            self.recipe.schedule,
+            self.recipe.gradient_norm,
+            self.recipe.optimizer,
         )
 
     def _augmentation(self, device: str, *, cutout: int = 0) -> "Callable[[Tensor], Tensor] | None":
@@ -440,21 +373,21 @@ class Classification(LatencyKnown, SupernetBenchmark):
         from nasplat.training.augmentation import CutoutEach, augmentation, mean
 
         training = self._splits(device).training
-        changes = [augmentation(training.images, mirrored=self._dataset.mirrored)] if self.augment else []
+        changes = [augmentation(training.images, mirrored=self._dataset.mirrored)] if self.recipe.augment else []
         if cutout:
             changes.append(CutoutEach(cutout, mean(training)))
         return v2.Compose(changes) if changes else None
 
     def _latency(self, model: "nn.Module", device: str) -> dict[str, float]:
-        from nasplat.nn.latency import measure_latency
+        from nasplat.latency.measuring import measure_latency
 
         found = measure_latency(
             model,
             self.io,
-            batch=self.latency_batch,
-            threads=self.latency_threads,
+            batch=self.latency.batch,
+            threads=self.latency.threads,
             device=device,
-            engine=self.latency_engine,
+            engine=self.latency.engine,
         )
         return dict(zip(LATENCY, (found.median_ms, found.iqr_ms, found.batch, found.threads), strict=True))
 

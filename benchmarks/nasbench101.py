@@ -45,7 +45,9 @@ class _Table(NamedTuple):
 
 
 class NASBench101Table(TableBenchmark):
-    """Looks the accuracy of a cell up in the compact table, ``nasbench101/*.csv.gz`` in the data folder.
+    """Accuracy from the table of NAS-Bench-101.
+
+    The table is compact: ``nasbench101/*.csv.gz`` in the data folder.
 
     The search sees validation accuracies and the final measurement the mean test accuracy; a table without any has no
     final measurement, and asking for one is refused.

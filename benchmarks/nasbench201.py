@@ -36,7 +36,9 @@ INDEX: Role = ("index", 0)
 
 
 class NASBench201Table(TableBenchmark):
-    """Looks the accuracy of a cell up in the compact table, ``nasbench201/*.csv.gz`` in the data folder.
+    """Accuracy from the table of NAS-Bench-201.
+
+    The table is compact: ``nasbench201/*.csv.gz`` in the data folder.
 
     The search sees one column and the final measurement another: validation accuracy guides, test accuracy
     is the mean over all trained seeds. ``search_column=test`` lets the test column guide, as the literature

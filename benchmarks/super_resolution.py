@@ -9,27 +9,29 @@ from pydantic import AfterValidator, Field
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
+from nasplat.benchmark import Preprocessing
 from nasplat.data.location import absolute, data_folder
 from nasplat.data.picture_sets import Picture, PictureSet, picture_set
-from nasplat.data.preprocessing import Preprocessing
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
-from nasplat.latency_table import LatencyKnown
+from nasplat.latency.table import LatencyKnown
 from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nasplat.training.enlarging import EnlargerTraining, Pair, Patches
     from nasplat.training.fit import Recipe
+    from nasplat.training.super_resolution import EnlargerTraining, Pair, Patches
 
 VALIDATION_SIDE = 256
 """Of larger validation pictures the middle is taken, so many pixels in height and width."""
 
 
 class SuperResolution(LatencyKnown):
-    """Trains on patches and measures how well whole pictures are enlarged; test pictures wait for the end.
+    """Image super-resolution: trains networks, measures PSNR and SSIM.
+
+    Networks train on patches and are measured on whole images; test images wait for the final measurement.
 
     A network is given pictures that were shrunk by bicubic with antialiasing, and learns by Adam to give back what
     they were, with the mean absolute difference as its loss. What the metrics are says the `protocol`; on validation
@@ -145,9 +147,9 @@ class SuperResolution(LatencyKnown):
         _ = self._patches, self.validation  # read for the first time
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.training.enlarging import evaluate
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
+        from nasplat.training.super_resolution import evaluate
 
         if task.weights is not None:
             raise TrialFailed("no shared weights", "super_resolution trains every network by itself; name no weights")
@@ -168,8 +170,8 @@ class SuperResolution(LatencyKnown):
         return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.training.enlarging import Pair, evaluate
         from nasplat.training.seeding import seeded
+        from nasplat.training.super_resolution import Pair, evaluate
 
         with seeded(measurement.task.seed):
             network = self.space.build(measurement.architecture, self.io)
@@ -187,7 +189,7 @@ class SuperResolution(LatencyKnown):
     def inputs(self, count: int) -> "Tensor | None":
         import torch
 
-        from nasplat.training.enlarging import Pair
+        from nasplat.training.super_resolution import Pair
 
         chosen = _spread(self._pictures.validation, count)
         pictures = [Pair.of(each, self.scale, side=VALIDATION_SIDE).small for each in chosen]
@@ -204,7 +206,7 @@ class SuperResolution(LatencyKnown):
 
     def training(self, architecture: Architecture, *, device: str, seed: int) -> "EnlargerTraining":
         """A training of an architecture's network from its beginning; to be called and used within `seeded`."""
-        from nasplat.training.enlarging import EnlargerTraining
+        from nasplat.training.super_resolution import EnlargerTraining
 
         network = self.space.build(architecture, self.io).to(device)
         return EnlargerTraining(
@@ -252,7 +254,7 @@ class SuperResolution(LatencyKnown):
 
     @cached_property
     def _patches(self) -> "Patches":
-        from nasplat.training.enlarging import Pair, Patches
+        from nasplat.training.super_resolution import Pair, Patches
 
         chosen = _spread(self._pictures.training, self.training_pictures)
         pairs = [Pair.of(each, self.scale) for each in chosen]
@@ -260,7 +262,7 @@ class SuperResolution(LatencyKnown):
 
     @cached_property
     def validation(self) -> "list[Pair]":
-        from nasplat.training.enlarging import Pair
+        from nasplat.training.super_resolution import Pair
 
         chosen = _spread(self._pictures.validation, self.validation_pictures)
         pairs = [Pair.of(each, self.scale, side=VALIDATION_SIDE) for each in chosen]

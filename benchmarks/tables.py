@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nasplat.errors import InputError, StorageError
-from nasplat.run.files import appearing, appearing_folder, is_taken
 from nasplat.search_space import SearchSpace
+from nasplat.storage.files import appearing, appearing_folder, is_taken
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field
 from nasplat.architecture import IO
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
-from nasplat.data.datasets import DATASETS, Dataset, Source, dataset
+from nasplat.data.dataset import Dataset, Source
+from nasplat.data.datasets import DATASETS, dataset
 from nasplat.data.location import absolute
 from nasplat.errors import InputError, TrialFailed, unknown
 from nasplat.search_space import SearchSpace
@@ -19,7 +20,7 @@ from nasplat.task import Evaluate, Measurement
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nasplat.nn.proxies import Proxies
+    from nasplat.surrogates.zero_cost import Proxies
 
 Name: TypeAlias = Literal["synflow", "nwot", "jacov", "snip", "grad_norm"]
 
@@ -30,11 +31,12 @@ NOISE_SIDE = 32
 
 
 class ZeroCost(Benchmark):
-    """Figures of untrained networks that foretell, roughly, how good they would be: no training, no test.
+    """Zero-cost proxies of untrained networks: no training, no test data.
 
     One batch and the same seeds of initialization serve all architectures, so that they compare; the seeds of tasks
     change nothing. The batch is of training pictures, or of noise, for which no data are needed and which suits
-    every space, those that enlarge pictures too. More is better of each; `nasplat.nn.proxies` says what they are.
+    every space, those that enlarge pictures too. More is better of each; `nasplat.surrogates.zero_cost` says what they
+    are.
     Two more proxies, `params` and `macs`, are known for free in every search.
 
     Costs are of the pictures of the data set; with noise, of those that the space is usually priced for.
@@ -135,7 +137,7 @@ class ZeroCost(Benchmark):
 
     def _ready(self, device: str) -> "Proxies":
         """The proxies with their batch on a device; made once, wherever they are needed."""
-        from nasplat.nn.proxies import Proxies, reduced
+        from nasplat.surrogates.zero_cost import Proxies, reduced
 
         if device not in self._proxies:
             images, labels = (part.to(device) for part in self._pictures())
@@ -156,7 +158,7 @@ class ZeroCost(Benchmark):
         import torch
         from numpy.random import default_rng
 
-        from nasplat.nn.proxies import noise, reduced
+        from nasplat.surrogates.zero_cost import noise, reduced
 
         if self._data is None:
             return noise(reduced(self.io, self.side or NOISE_SIDE), self.batch, self.seed)

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from nasplat import Goal, Measurement, Objective, Outcome, Problem, Repeats, Strategy, Task
-from nasplat.budget import Budget
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.executors.inline import InlineExecutor
-from nasplat.run.event_log import EventLog
-from nasplat.run.shelf import Shelf
-from nasplat.search import Search
+from nasplat.search.budget import Budget
+from nasplat.search.loop import Search
+from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.event_log import EventLog
 from nasplat.task import decode_outcome, encode_outcome
 
 

@@ -1,15 +1,19 @@
 """NASPlat: neural architecture search with plug-ins for spaces, strategies, benchmarks and predictors."""
 
-from nasplat.architecture import IO, Architecture
-from nasplat.benchmark import Benchmark, TableBenchmark
-from nasplat.cost import Cost
-from nasplat.errors import InputError, NasplatError, TrialFailed
-from nasplat.objective import Constraint, Goal, Objective
-from nasplat.predictor import Predictor
-from nasplat.problem import Problem
-from nasplat.search_space import Gene, GeneSpace, SearchSpace
-from nasplat.strategy import GenerationalStrategy, Repeats, Strategy
-from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained, TrainSupernet
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nasplat.architecture import IO, Architecture
+    from nasplat.benchmark import Benchmark, TableBenchmark
+    from nasplat.cost import Cost
+    from nasplat.errors import InputError, NasplatError, TrialFailed
+    from nasplat.objective import Constraint, Goal, Objective
+    from nasplat.predictor import Predictor
+    from nasplat.problem import Problem
+    from nasplat.search_space import Gene, GeneSpace, SearchSpace
+    from nasplat.strategy import GenerationalStrategy, Repeats, Strategy
+    from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained, TrainSupernet
 
 __version__ = "0.1.0"
 
@@ -41,3 +45,30 @@ __all__ = [
     "Trained",
     "TrialFailed",
 ]
+
+_CONTRACTS = (
+    "architecture",
+    "benchmark",
+    "cost",
+    "errors",
+    "objective",
+    "predictor",
+    "problem",
+    "search_space",
+    "strategy",
+    "task",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used: `nasplat --help` needs none of them."""
+    if name in __all__:
+        for contract in _CONTRACTS:
+            module = importlib.import_module(f"nasplat.{contract}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module 'nasplat' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
-from nasplat.data.preprocessing import Preprocessing
 from nasplat.errors import InputError
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement, Split, Trained, TrainSupernet
@@ -16,6 +15,29 @@ from nasplat.task import Evaluate, Measurement, Split, Trained, TrainSupernet
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How a picture becomes a network's input: resized, scaled to `white`, less `mean`, divided by `std`.
+
+    Args:
+        channels: 3 for red, green and blue, 1 for grey.
+        height: What it is resized to, in pixels; None if any will do.
+        width: Likewise.
+        mean: For each channel, in 0..white.
+        std: Likewise.
+        white: The value of the brightest pixel.
+        classes: The names of the outputs, in order; none for networks that enlarge pictures.
+    """
+
+    channels: int
+    height: int | None
+    width: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    white: float = 255.0
+    classes: tuple[str, ...] = ()
 
 
 class Benchmark(ABC):

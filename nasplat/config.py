@@ -1,24 +1,18 @@
 """The configuration of a search: one schema for files and flags, resolved before anything is created."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nasplat.benchmark import Benchmark, SupernetBenchmark
-from nasplat.budget import Budget
-from nasplat.choosing import AUTO, Choice, choose
+from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
 from nasplat.objective import Constraint, Goal, Objective
-from nasplat.options import complete, explain
-from nasplat.problem import Problem
+from nasplat.options import complete, construct, explain
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
-from nasplat.search_space import SupernetSpace
-from nasplat.strategy import Strategy
 
 LARGEST = 100_000
 """The bytes that a configuration file may have; a long one has a thousand."""
@@ -48,7 +42,7 @@ class PluginConfig(BaseModel):
 
 
 class BudgetConfig(_Section):
-    """The limits of `nasplat.budget.Budget`."""
+    """The limits of `nasplat.search.budget.Budget`."""
 
     evaluations: int | None = None
     seconds: float | None = None
@@ -80,6 +74,28 @@ class ExecutorConfig(_Section):
         if self.name == "inline" and given:
             raise ValueError(f"{', '.join(given)} belongs to the ray executor; add --executor ray")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A benchmark on a search space, by names and options: all that a worker is told about either.
+
+    Args:
+        space: The registered name of the search space.
+        benchmark: The registered name of the benchmark.
+        space_options: Arguments of the space's constructor, JSON values.
+        benchmark_options: Arguments of the benchmark's constructor, JSON values.
+    """
+
+    space: str
+    benchmark: str
+    space_options: dict[str, Any] = field(default_factory=dict)
+    benchmark_options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Benchmark:
+        """The benchmark, not yet prepared."""
+        space = construct("space", SEARCH_SPACES.get(self.space), **self.space_options)
+        return construct("benchmark", BENCHMARKS.get(self.benchmark), space, **self.benchmark_options)
 
 
 class SearchConfig(_Section):
@@ -242,110 +258,3 @@ def _check_size(root: yaml.Node) -> None:
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):
             waiting += [part for pair in node.value for part in pair]
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """The parts of a search, made from its configuration.
-
-    Args:
-        config: The resolved configuration.
-        workload: What workers are told.
-        benchmark: The benchmark as the driver has it; not prepared.
-        problem: What the strategy was given.
-        strategy: Fresh.
-        budget: When to stop.
-        choice: Why it is this strategy, where the configuration left that open.
-    """
-
-    config: SearchConfig
-    workload: Workload
-    benchmark: Benchmark
-    problem: Problem
-    strategy: Strategy
-    budget: Budget
-    choice: Choice | None = None
-
-    @classmethod
-    def of(cls, config: SearchConfig) -> Self:
-        """Make the parts, and choose the strategy if that is left open; nothing is created on disk.
-
-        Raises:
-            InputError: Whatever can be seen to be wrong before the search begins.
-        """
-        config = config.resolved()
-        budget = Budget(**config.budget.model_dump())
-        goal = config.goal
-        workload = config.workload
-        _check_supernet(config)
-        benchmark = workload.make()
-        _check_alone(benchmark, config)
-        benchmark.check()
-        benchmark.space.check_io(benchmark.io)
-        problem = Problem(
-            benchmark.space,
-            goal,
-            io=benchmark.io,
-            fidelity=benchmark.fidelity,
-            fidelities=benchmark.fidelities,
-            member=benchmark.feasible,
-            offered=benchmark.offered,
-            known=benchmark.known,
-            seed=config.seed,
-        )
-        problem.check_metrics(benchmark.metrics)
-        problem.check_feasible()
-        choice = choose(benchmark, problem, budget) if config.strategy.name == AUTO else None
-        if choice is not None:
-            chosen = PluginConfig(name=choice.strategy, **choice.options)
-            config = config.model_copy(update={"strategy": chosen}).resolved()
-        strategy = STRATEGIES.get(config.strategy.name)(problem, **config.strategy.options)
-        if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
-            benchmark.check_supernet()
-        if strategy.teaches and not benchmark.distills:
-            raise InputError(
-                f"the strategy {config.strategy.name} has networks learn from a teacher, which the benchmark "
-                f"{config.benchmark.name} does not as it is configured; set its option for distillation, if it has "
-                "one, or leave out the teacher"
-            )
-        if benchmark.distills and not strategy.teaches:
-            raise InputError(
-                f"the benchmark {config.benchmark.name} is to have networks learn from a teacher, but the strategy "
-                f"{config.strategy.name} names none, so that its option for distillation would not act; leave that "
-                "out or set it to 0 here, and give it when several networks are retrained, as by nasplat retrain "
-                "--distill"
-            )
-        if strategy.progress is None and not budget.ends:
-            raise InputError(
-                "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
-            )
-        return cls(config, workload, benchmark, problem, strategy, budget, choice)
-
-
-def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
-    """Refuse to share a device between measurements that need it to themselves."""
-    if not benchmark.alone or config.executor.name == "inline":
-        return
-    needs = f"the benchmark {config.benchmark.name} measures latency or the like, which needs the device to itself"
-    if config.executor.workers > 1:
-        raise InputError(f"{needs}, but there are {config.executor.workers} workers; give --workers 1")
-    if 0 < config.executor.gpus_per_worker < 1:
-        raise InputError(
-            f"{needs}, but a worker has {config.executor.gpus_per_worker:g} of a GPU; give --gpus-per-worker 1"
-        )
-
-
-def _check_supernet(config: SearchConfig) -> None:
-    """Refuse a strategy that shares weights where nothing trains them, before anything else can be missed."""
-    if config.strategy.name == AUTO:
-        return  # it sees what there is
-    trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
-    if not STRATEGIES.get(config.strategy.name).shares_weights or trains:
-        return
-    remedy = "take one that does, such as --benchmark classification"
-    if not issubclass(SEARCH_SPACES.get(config.space.name), SupernetSpace):
-        remedy = f"nor does the search space {config.space.name} offer one; take another strategy, such as nsga2"
-    raise InputError(
-        f"the strategy {config.strategy.name} shares the weights of a supernet, which the benchmark "
-        f"{config.benchmark.name} does not train; {remedy}"
-    )

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.options import complete, shortly
-from nasplat.run.files import new_folder, read_file
 from nasplat.search_space import SearchSpace
+from nasplat.storage.files import new_folder, read_file
 
 FORMAT = "nasplat predictor 1"
 LARGEST_SCORE = 1e100

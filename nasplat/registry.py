@@ -7,7 +7,6 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from nasplat.benchmark import Benchmark
-from nasplat.choosing import AUTO, SUMMARY
 from nasplat.errors import InputError, NasplatError, unknown
 from nasplat.predictor import Predictor
 from nasplat.search_space import SearchSpace
@@ -130,8 +129,12 @@ def _origin(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value
 
 
+AUTO = "auto"
+"""Stands in place of a strategy's name for one that `nasplat.search.automatic` is to choose."""
+AUTO_SUMMARY = "Chosen by space, benchmark, objectives and budget; the search says why."
+
 # mypy wants a class that can be instantiated wherever a class is passed, which a contract is not.
 SEARCH_SPACES: Registry[SearchSpace] = Registry("search space", "nasplat.search_spaces", SearchSpace)  # type: ignore[type-abstract]
-STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy, {AUTO: SUMMARY})  # type: ignore[type-abstract]
+STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy, {AUTO: AUTO_SUMMARY})  # type: ignore[type-abstract]
 PREDICTORS: Registry[Predictor] = Registry("predictor", "nasplat.predictors", Predictor)  # type: ignore[type-abstract]
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "nasplat.benchmarks", Benchmark)  # type: ignore[type-abstract]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 from nasplat.architecture import Architecture
 from nasplat.errors import RunError
 from nasplat.problem import ATTEMPTS, Problem
-from nasplat.run.state import pack
+from nasplat.storage.state import pack
 from nasplat.task import (
     Evaluate,
     Outcome,

@@ -19,7 +19,8 @@ from scipy import stats
 
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError
-from nasplat.run.directory import History, Run
+from nasplat.run.directory import Run
+from nasplat.run.history import History
 from nasplat.task import Measurement
 from nasplat.testing.runs import searched
 

@@ -27,9 +27,9 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
-from nasplat.config import SearchConfig
+from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload, perform
+from nasplat.executors.executor import perform
 from nasplat.problem import Problem
 from nasplat.run.directory import Run
 from nasplat.strategies.cars import CARS

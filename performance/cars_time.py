@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from nasplat.artifact import Handle
-from nasplat.config import SearchConfig
+from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Executor, Workload
+from nasplat.executors.executor import Executor
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.run.directory import Run
-from nasplat.run.shelf import Shelf
+from nasplat.storage.artifact_store import Shelf
 from nasplat.task import Measurement, Outcome, Task, Trained
 from nasplat.testing.runs import searched
 

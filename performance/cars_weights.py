@@ -23,8 +23,9 @@ from scipy import stats
 from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import SupernetBenchmark
+from nasplat.config import Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload, perform
+from nasplat.executors.executor import perform
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.task import Measurement, Task, Trained, derive_seed

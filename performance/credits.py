@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.artifact import Parcel
+from nasplat.config import Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
 from nasplat.objective import Goal, Objective
 from nasplat.options import complete
 from nasplat.problem import Problem

@@ -26,10 +26,12 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasplat.architecture import IO
-from nasplat.data.datasets import Dataset, Examples, Source, dataset
+from nasplat.data.dataset import Dataset, Source
+from nasplat.data.datasets import dataset
+from nasplat.data.examples import Examples
 from nasplat.errors import InputError
-from nasplat.nn.ghost import GhostModule, conv_bn
-from nasplat.nn.ghost_shapes import PLAIN, Operator
+from nasplat.nn.ghost.shapes import PLAIN, Operator
+from nasplat.nn.ghost.supernet import GhostModule, conv_bn
 from nasplat.training.augmentation import augmentation
 from nasplat.training.fit import ClassifierTraining, Recipe, evaluate
 from nasplat.training.seeding import seeded

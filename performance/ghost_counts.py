@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasplat.nn.ghost_shapes import Operator
-from nasplat.nn.ghostify import GhostConv2d
-from nasplat.nn.ghostnet import ghostnet
+from nasplat.nn.ghost.ghostify import GhostConv2d
+from nasplat.nn.ghost.ghostnet import ghostnet
+from nasplat.nn.ghost.shapes import Operator
 from nasplat.nn.reference_networks import ghost_resnet50, ghost_resnet56, ghost_vgg16, resnet56, vgg16
 
 UNITS = {"M": 1e6, "B": 1e9}

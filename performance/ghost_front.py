@@ -29,9 +29,9 @@ from pymoo.indicators.hv import HV
 
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
-from nasplat.config import SearchConfig
+from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload, perform
+from nasplat.executors.executor import perform
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.search_spaces.ghost import GhostSmall

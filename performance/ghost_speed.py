@@ -29,7 +29,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from nasplat.architecture import IO
-from nasplat.nn.ghostnet import from_timm, ghostnet
+from nasplat.nn.ghost.ghostnet import from_timm, ghostnet
 from nasplat.nn.onnx import write_onnx
 
 IMAGES = IO.image(3, 224, 1000)

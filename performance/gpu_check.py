@@ -29,15 +29,16 @@ from numpy.random import default_rng
 
 from nasplat.architecture import IO
 from nasplat.artifact import Parcel
+from nasplat.config import Workload
 from nasplat.data.datasets import dataset
 from nasplat.data.picture_sets import picture_set
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload, perform
-from nasplat.nn.latency import measure_latency
+from nasplat.executors.executor import perform
+from nasplat.latency.measuring import measure_latency
 from nasplat.problem import Problem
 from nasplat.registry import SEARCH_SPACES
-from nasplat.run.files import write_atomically
 from nasplat.search_space import SupernetSpace
+from nasplat.storage.files import write_atomically
 from nasplat.task import Measurement
 from nasplat.training.seeding import seeded
 

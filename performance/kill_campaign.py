@@ -23,18 +23,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import nasplat.search
+import nasplat.search.collection
+import nasplat.search.loop
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
-from nasplat.budget import Budget
-from nasplat.config import SearchConfig
-from nasplat.executors.executor import Executor, Workload
+from nasplat.config import SearchConfig, Workload
+from nasplat.executors.executor import Executor
 from nasplat.executors.inline import InlineExecutor
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import LOG, Run
-from nasplat.run.event_log import EventLog
-from nasplat.search import Search
+from nasplat.run.directory import Run
+from nasplat.run.layout import LOG
+from nasplat.search.budget import Budget
+from nasplat.search.loop import Search
+from nasplat.storage.event_log import EventLog
 from nasplat.task import Evaluate, Measurement, Outcome
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.runs import story
@@ -82,8 +84,8 @@ class NotingWorkload(Workload):
 
 def child(folder: Path, strategy: str, seed: int, executor: str) -> None:
     """Search in a run directory, or go on; in a process of its own, to be killed."""
-    nasplat.search.SNAPSHOT_EVENTS = SNAPSHOT_EVENTS
-    nasplat.search.COLLECT_BYTES = 2_000
+    nasplat.search.loop.SNAPSHOT_EVENTS = SNAPSHOT_EVENTS
+    nasplat.search.collection.COLLECT_BYTES = 2_000
     options = STRATEGY_OPTIONS[strategy]
     config = SearchConfig.read(
         {

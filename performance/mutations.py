@@ -54,9 +54,9 @@ MUTATIONS = (
     Mutation(
         "lost-trial",
         "A resumed search submits everything again that was asked for and never answered.",
-        "nasplat/search.py",
-        "for task in list(self._outstanding.values()):\n            self._route(task)",
-        "for task in list(self._outstanding.values())[1:]:\n            self._route(task)",
+        "nasplat/search/loop.py",
+        "for task in list(self.accounts.outstanding.values()):\n            self._route(task)",
+        "for task in list(self.accounts.outstanding.values())[1:]:\n            self._route(task)",
         ("tests/test_resume.py::test_what_was_in_flight_is_submitted_again_with_its_ids_and_seeds",),
     ),
     Mutation(
@@ -78,7 +78,7 @@ MUTATIONS = (
     Mutation(
         "unseeded-choice",
         "Every random choice of a strategy is drawn from the generator that it is given.",
-        "nasplat/selection.py",
+        "nasplat/evolution/selection.py",
         "n_survive=number, random_state=rng, return_indices=True",
         "n_survive=number, return_indices=True",
         ("tests/test_nsga2.py",),
@@ -110,7 +110,7 @@ MUTATIONS = (
     Mutation(
         "half-written-file",
         "A file appears complete or not at all.",
-        "nasplat/run/files.py",
+        "nasplat/storage/files.py",
         "with appearing(path) as file:\n        # Foreign",
         'with path.open("wb") as file:\n        # Foreign',
         ("tests/test_storage.py",),
@@ -118,7 +118,7 @@ MUTATIONS = (
     Mutation(
         "damage-believed",
         "An artifact whose content is not what its name says is refused.",
-        "nasplat/run/shelf.py",
+        "nasplat/storage/artifact_store.py",
         "if Handle.of(data) != handle:",
         "if not data:",
         ("tests/test_export.py::test_a_damaged_artifact_is_noticed_and_nothing_is_exported",),
@@ -126,7 +126,7 @@ MUTATIONS = (
     Mutation(
         "another-retry",
         "A search goes on from a snapshot with exactly what the strategy knew, each outcome told once.",
-        "nasplat/search.py",
+        "nasplat/search/loop.py",
         "event.seq > snapshot[0]",
         "event.seq >= snapshot[0]",
         ("tests/test_storage.py",),

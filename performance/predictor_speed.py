@@ -21,11 +21,11 @@ from numpy.random import default_rng
 from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.objective import Goal, Objective
 from nasplat.predictor import Predictor
 from nasplat.problem import Problem
-from nasplat.saved import make_predictor
+from nasplat.surrogates.predictor_store import make_predictor
 
 EXAMPLES = 424
 

@@ -25,8 +25,8 @@ from scipy import stats
 
 from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
+from nasplat.config import Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import PREDICTORS

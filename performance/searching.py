@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 import nasplat
 from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
+from nasplat.config import Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
 from nasplat.objective import Goal, Objective
 from nasplat.options import complete
 from nasplat.problem import Problem

@@ -24,7 +24,7 @@ from numpy.random import default_rng
 
 from nasplat.architecture import Architecture
 from nasplat.registry import BENCHMARKS
-from nasplat.saved import Saved, make_predictor, make_space, open_predictor, scored
+from nasplat.surrogates.predictor_store import Saved, make_predictor, make_space, open_predictor, scored
 from nasplat.task import Evaluate
 
 CLIENTS, BATCH, LEARNT = 16, 64, 424
@@ -33,7 +33,7 @@ JSON = {"Content-Type": "application/json"}
 
 def fitted(name: str, folder: Path) -> Path:
     """A predictor of CIFAR-10 validation accuracy, learnt from random cells of the table."""
-    from nasplat.run.shelf import Shelf
+    from nasplat.storage.artifact_store import Shelf
 
     space = make_space("nasbench201")
     table = BENCHMARKS.get("nasbench201")(space)

@@ -23,10 +23,10 @@ from torch import nn
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
-from nasplat.config import SearchConfig
+from nasplat.config import SearchConfig, Workload
 from nasplat.cost import Cost
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload, perform
+from nasplat.executors.executor import perform
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.search_space import Gene, GeneSpace

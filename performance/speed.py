@@ -23,15 +23,15 @@ from statistics import median
 from typing import Any
 
 from nasplat.benchmark import Benchmark
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run
-from nasplat.search import Search
+from nasplat.search.assembly import Assembly
+from nasplat.search.loop import Search
 from nasplat.task import Json, Measurement, Outcome, encode_outcome, encode_task
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.strategies import answer
@@ -198,8 +198,8 @@ def _bare_actors() -> float:
 
 def _ours(folder: Path) -> float:
     """A whole search through the `ray` executor, event log and all, once its workers are up."""
-    from nasplat.budget import Budget
     from nasplat.executors.ray import RayExecutor
+    from nasplat.search.budget import Budget
 
     config = {
         "space": "nasbench201",

@@ -23,15 +23,15 @@ from safetensors.torch import load, save
 
 from nasplat.architecture import Architecture
 from nasplat.benchmarks.super_resolution import SuperResolution
+from nasplat.config import Workload
 from nasplat.data.location import data_folder
 from nasplat.data.picture_sets import Picture, picture_set, read_picture
 from nasplat.data.resolution import PROTOCOL, as_tensor, bicubic_agreement, compared, enlarged, luma, shrunk, whole
 from nasplat.errors import InputError, TrialFailed
-from nasplat.executors.executor import Workload
-from nasplat.run.files import write_atomically
-from nasplat.training.enlarging import EnlargerTraining, Pair, evaluate
+from nasplat.storage.files import write_atomically
 from nasplat.training.seeding import seeded
 from nasplat.training.states import ARCHITECTURE, named
+from nasplat.training.super_resolution import EnlargerTraining, Pair, evaluate
 
 TESTS = "set5", "set14", "bsd100", "urban100"
 PUBLISHED = {

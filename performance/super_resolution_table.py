@@ -22,8 +22,8 @@ from typing import Any
 from nasplat.artifact import Parcel
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.data.picture_sets import picture_set
-from nasplat.run.files import write_atomically
 from nasplat.search_spaces.esrn import ESRNTiny
+from nasplat.storage.files import write_atomically
 from nasplat.task import Evaluate, derive_seed
 
 OPTIONS: dict[str, Any] = {
@@ -72,7 +72,7 @@ class Trainer:
     """Trains one network after another; the pictures are read once."""
 
     def __init__(self) -> None:
-        from nasplat.training.enlarging import Pair
+        from nasplat.training.super_resolution import Pair
 
         self.space = ESRNTiny()
         self.benchmark = SuperResolution(self.space, **OPTIONS)
@@ -82,7 +82,7 @@ class Trainer:
 
     def __call__(self, number: int, blocks: str) -> dict[str, Any]:
         """One training as a line of the file."""
-        from nasplat.training.enlarging import evaluate
+        from nasplat.training.super_resolution import evaluate
 
         architecture = self.space.parse(blocks)
         task = Evaluate(id=number, seed=derive_seed(SEED, number), architecture=architecture, fidelity=1)

@@ -25,8 +25,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasplat.architecture import IO, Architecture
-from nasplat.nn.residual_dense import ResidualDenseNetwork
-from nasplat.nn.residual_dense_streaming import Strips
+from nasplat.nn.residual_dense.network import ResidualDenseNetwork
+from nasplat.nn.residual_dense.streaming import Strips
 from nasplat.registry import SEARCH_SPACES
 from nasplat.testing.exports import write_export
 from nasplat.training.seeding import seeded

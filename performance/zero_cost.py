@@ -25,15 +25,15 @@ from torch import nn
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Parcel
+from nasplat.config import Workload
 from nasplat.data.datasets import dataset
-from nasplat.effective import Effective
+from nasplat.encodings.pruned_graph import Effective
 from nasplat.errors import InputError
-from nasplat.executors.executor import Workload
-from nasplat.nn.proxies import MEASURED, PROXIES, Proxies, noise
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.surrogates.zero_cost import MEASURED, PROXIES, Proxies, noise
 
 WANTED = {"nwot": 0.81, "synflow": 0.78, "jacov": 0.80}
 PUBLISHED = {"synflow": 0.74, "jacov": 0.73, "snip": 0.58, "grad_norm": 0.58}

@@ -16,11 +16,11 @@ from numpy.random import default_rng
 from scipy import stats
 
 from nasplat.artifact import Parcel
-from nasplat.executors.executor import Workload
-from nasplat.nn.proxies import PROXIES
+from nasplat.config import Workload
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.saved import make_predictor
+from nasplat.surrogates.predictor_store import make_predictor
+from nasplat.surrogates.zero_cost import PROXIES
 
 ARMS: dict[str, tuple[str, ...]] = {
     "nwot": ("nwot",),

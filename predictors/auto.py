@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from nasplat.architecture import Architecture
+from nasplat.encodings.encoding import Views
 from nasplat.errors import InputError
 from nasplat.predictor import Learnt, Predictor, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
-from nasplat.ranking import kendall_tau
 from nasplat.search_space import SearchSpace
-from nasplat.views import Views
+from nasplat.surrogates.ranking_metrics import kendall_tau
 
 PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gaussian_process": ("gaussian_process", {}),

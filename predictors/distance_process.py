@@ -11,11 +11,11 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
 from nasplat.architecture import Architecture
+from nasplat.encodings.encoding import Views
 from nasplat.errors import InputError
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
-from nasplat.views import Views
 
 Floats = NDArray[np.float64]
 
@@ -34,13 +34,15 @@ JITTER = 1e-6
 
 
 class DistanceProcess(UncertainPredictor):
-    """Networks that are alike score alike; the further from all examples, the less is known.
+    """Isotropic Gaussian process on one distance between networks.
 
-    A Gaussian process with a Matérn 5/2 kernel of the distance between descriptions (`nasplat.features`), whose
-    features are scaled by what is usual in the space, not in the examples: a feature that no example varies still
-    tells how far away a network is. Variance, one length scale and the noise are all that is fitted, to the highest
-    posterior density (Rasmussen and Williams, 2006, ch. 5), so that five examples are enough to begin with and a
-    hundred take milliseconds. With hundreds of examples `gaussian_process` and `auto` rank better.
+    Networks that are alike score alike; the further from all examples, the less is known.
+
+    A Gaussian process with a Matérn 5/2 kernel of the distance between descriptions (`nasplat.encodings.features`),
+    whose features are scaled by what is usual in the space, not in the examples: a feature that no example varies
+    still tells how far away a network is. Variance, one length scale and the noise are all that is fitted, to the
+    highest posterior density (Rasmussen and Williams, 2006, ch. 5), so that five examples are enough to begin with
+    and a hundred take milliseconds. With hundreds of examples `gaussian_process` and `auto` rank better.
 
     Scores are in the unit of the target, not of what was measured.
 

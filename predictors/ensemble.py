@@ -14,7 +14,7 @@ from nasplat.search_space import SearchSpace
 
 
 class Ensemble(UncertainPredictor):
-    """The mean of predictors that each leave out another part of the examples and have another seed.
+    """Mean of equal predictors, each with its own seed and part of the examples.
 
     The deviation is that between members (a delete-a-part jackknife, Efron and Stein, 1981) together with what the
     members say of theirs. Scores are in the members' unit, which is to be

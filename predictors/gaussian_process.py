@@ -12,12 +12,12 @@ from scipy import sparse
 from torch import Tensor
 
 from nasplat.architecture import Architecture
+from nasplat.encodings.encoding import Views
+from nasplat.encodings.weisfeiler_lehman import Vocabulary
 from nasplat.errors import InputError
-from nasplat.expressions import Vocabulary
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
-from nasplat.views import Views
 
 Floats = NDArray[np.float64]
 
@@ -34,11 +34,11 @@ JITTER = 1e-6
 
 
 class GaussianProcess(UncertainPredictor):
-    """Smooth in the features of the effective network, linear in its sub-expressions.
+    """Gaussian process on features of the pruned graph and Weisfeiler-Lehman counts.
 
-    The kernel is a Matérn 5/2 over `nasplat.features` with a length scale for each feature, plus a linear one
-    over counts of `nasplat.expressions`. Scales, the two weights and the noise maximize the marginal likelihood
-    (Rasmussen and Williams, 2006, ch. 5) under log-normal priors, which keep the many length scales together
+    The kernel is a Matérn 5/2 over `nasplat.encodings.features` with a length scale for each feature, plus a linear one
+    over counts of `nasplat.encodings.weisfeiler_lehman`. Scales, the two weights and the noise maximize the marginal
+    likelihood (Rasmussen and Williams, 2006, ch. 5) under log-normal priors, which keep the many length scales together
     where examples are few.
 
     Scores are in the unit of the target, not of what was measured.

@@ -10,11 +10,11 @@ from nasplat.architecture import Architecture
 from nasplat.predictor import Learnt
 from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
-from nasplat.trees import Evaluate, Trees
+from nasplat.surrogates.trees import Evaluate, Trees
 
 
 class GradientBoosting(TabularPredictor):
-    """Stochastic gradient boosting of squared error, on scores made normal by rank.
+    """Gradient-boosted trees of squared error, on scores made normal by rank.
 
     Args:
         space: Whose architectures are scored.

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nasplat.architecture import Architecture
-from nasplat.effective import Effective, roles
+from nasplat.encodings.encoding import Views
+from nasplat.encodings.pruned_graph import Effective, roles
 from nasplat.graph import Role
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import parts_of
 from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
-from nasplat.views import Views
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +40,13 @@ LEAST_DEVIATION = 1e-3
 
 
 class GraphNetwork(UncertainPredictor):
-    """The mean of small networks on effective graphs, each trained to order pairs, and their deviation.
+    """Ensemble of small graph networks, each trained to order pairs.
 
     A network sees the operations and costs of nodes, how data flows between them, and the numbers of
-    `nasplat.features`. The loss is logistic in the difference of two scores, so that only the order of what was
-    measured matters. Each member leaves its own part of the examples out, which tells what the ensemble knows of the
-    unseen. Members are joined after standardizing their scores over all examples, and this is the unit of predictions.
+    `nasplat.encodings.features`. The loss is logistic in the difference of two scores, so that only the order of what
+    was measured matters. Each member leaves its own part of the examples out, which tells what the ensemble knows of
+    the unseen. Members are joined after standardizing their scores over all examples, and this is the unit of
+    predictions.
 
     The idea of scoring cells by graph networks is Wen et al.'s (2020, "Neural Predictor") and of passing messages both
     ways Dudziak et al.'s (2020, "BRP-NAS"), who also learn from pairs; effective graphs, the features of the whole

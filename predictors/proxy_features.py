@@ -14,7 +14,7 @@ from nasplat.predictor import options_of
 from nasplat.search_space import SearchSpace
 
 if TYPE_CHECKING:
-    from nasplat.nn.proxies import Proxies
+    from nasplat.surrogates.zero_cost import Proxies
 
 SIDE, BATCH = 16, 16
 """The pixels and the number of the examples: tens of milliseconds for most networks."""
@@ -49,7 +49,7 @@ def known_proxies(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         return names
     from nasplat.errors import InputError
-    from nasplat.nn.proxies import known
+    from nasplat.surrogates.zero_cost import known
 
     try:
         return known(names)
@@ -74,6 +74,6 @@ def _row(source: _Source, architecture: Architecture) -> tuple[float, ...]:
 
 @lru_cache(maxsize=8)
 def _proxies(source: _Source) -> "Proxies":
-    from nasplat.nn.proxies import Proxies, reduced
+    from nasplat.surrogates.zero_cost import Proxies, reduced
 
     return Proxies(source.space, reduced(source.space.reference_io, SIDE), names=source.proxies, batch=BATCH)

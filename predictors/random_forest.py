@@ -10,11 +10,11 @@ from nasplat.architecture import Architecture
 from nasplat.predictor import Learnt, UncertainPredictor
 from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
-from nasplat.trees import Evaluate, Trees
+from nasplat.surrogates.trees import Evaluate, Trees
 
 
 class RandomForest(TabularPredictor, UncertainPredictor):
-    """Mean and deviation over trees grown on random samples, on scores made normal by rank.
+    """Random forest with a deviation, on scores made normal by rank.
 
     The deviation has two parts: how far the trees are from each other, and how far scores within a leaf are (Hutter et
     al., 2014, "Algorithm runtime prediction", sec. 4.3.2). Both are in

@@ -34,7 +34,9 @@ COUNTER = "num_batches_tracked"
 
 
 class ReNAS(Predictor):
-    """A convolutional network on operation types and costs laid over the adjacency matrix (Xu et al., 2021, "ReNAS").
+    """ReNAS: a convolutional network on the adjacency matrix, types and costs.
+
+    After Xu et al. (2021), "ReNAS: relativistic evaluation of neural architecture search".
 
     Every element of `space.tensors` is standardized by the examples, where it varies among them. The network is the
     paper's (sec. 3.1); it learns to order pairs of architectures rather than to hit their scores (sec. 3.2). The

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from nasplat.architecture import Architecture
+from nasplat.encodings.encoding import Views
 from nasplat.errors import InputError
 from nasplat.predictor import Predictor, checked_scores
 from nasplat.predictors.proxy_features import known_proxies, proxy_features
-from nasplat.views import Views
 
 FEWEST = 2
 

@@ -65,7 +65,9 @@ def _genes(cell: str) -> list[Gene]:
 
 
 class DARTS(GeneSpace, SupernetSpace):
-    """Two cells of four nodes; each sums two earlier ones through one of eight operations (Liu et al., 2019, sec. 3.1).
+    """Two cells of four nodes; each node sums two earlier ones, by eight operations.
+
+    After Liu et al. (2019), "DARTS", sec. 3.1.
 
     Inputs 0 and 1 of a cell are the two cells before it, 2 to 5 are its nodes; its output is all four nodes side by
     side. A code has eleven digits for the normal cell and eleven for the reduction cell. For each node from 3 on the

@@ -13,7 +13,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import ABSENT, Graphs, Operation, Role
-from nasplat.nn.residual_dense_shapes import KINDS, SCALES, DenseBlock, ResidualDenseShape, network_costs
+from nasplat.nn.residual_dense.shapes import KINDS, SCALES, DenseBlock, ResidualDenseShape, network_costs
 from nasplat.search_space import Block, BlockSpace, Gene, GeneSpace
 
 if TYPE_CHECKING:
@@ -210,13 +210,13 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The network: pictures `[B, C, H, W]` of any size in, `[B, C, scale * H, scale * W]` out."""
-        from nasplat.nn.residual_dense import ResidualDenseNetwork
+        from nasplat.nn.residual_dense.network import ResidualDenseNetwork
 
         return ResidualDenseNetwork(self.shape(architecture), io)
 
     def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
         """Shallow features, each residual dense block, fusion and tail."""
-        from nasplat.nn.residual_dense_blocks import network_blocks
+        from nasplat.nn.residual_dense.blocks import network_blocks
 
         return network_blocks(self.shape(architecture), io)
 
@@ -232,7 +232,10 @@ def _place(slot: int) -> str:
 
 
 class ESRNLight(ResidualDenseSpace):
-    """Networks of 315 k to 325 k parameters: at least 16 blocks of 90 kinds (the published light model has 324 k)."""
+    """Super-resolution networks of 315 k to 325 k parameters.
+
+    At least 16 blocks of 90 kinds. The published light model has 324 k parameters.
+    """
 
     name: ClassVar[str] = "esrn/light"
     limits: ClassVar[tuple[str, ...]] = ("params>=315e3", "params<=325e3")
@@ -242,7 +245,10 @@ class ESRNLight(ResidualDenseSpace):
 
 
 class ESRN1M(ResidualDenseSpace):
-    """Networks of 1.01 M to 1.02 M parameters, as published; with 48 features and growths to 48, which are ours."""
+    """Super-resolution networks of 1.01 M to 1.02 M parameters.
+
+    The range is published; 48 features and growths to 48 are ours.
+    """
 
     name: ClassVar[str] = "esrn/1m"
     limits: ClassVar[tuple[str, ...]] = ("params>=1.01e6", "params<=1.02e6")
@@ -252,7 +258,7 @@ class ESRN1M(ResidualDenseSpace):
 
 
 class ESRNSmall(ResidualDenseSpace):
-    """Networks of some ten thousand parameters, which a processor trains in minutes."""
+    """Super-resolution networks of ten thousand parameters; a CPU trains one in minutes."""
 
     name: ClassVar[str] = "esrn/small"
     preset: ClassVar[Preset] = Preset(
@@ -261,7 +267,10 @@ class ESRNSmall(ResidualDenseSpace):
 
 
 class ESRNTiny(ResidualDenseSpace):
-    """Three slots of five kinds of blocks: 155 networks, few enough that all of them were trained."""
+    """All 155 super-resolution networks of three slots and five kinds of blocks.
+
+    They are few enough that all of them were trained.
+    """
 
     name: ClassVar[str] = "esrn/tiny"
     preset: ClassVar[Preset] = Preset(slots=3, least=1, depths=(1, 4), growths=(8,), widths=(16,), features=16)

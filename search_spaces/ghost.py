@@ -15,7 +15,7 @@ from nasplat.cost import Cost
 from nasplat.errors import InputError, unknown
 from nasplat.graph import ABSENT, Graphs, Role
 from nasplat.graph import Operation as Node
-from nasplat.nn.ghost_shapes import PLAIN, Bottleneck, GhostShape, Operator, make_divisible, network_costs
+from nasplat.nn.ghost.shapes import PLAIN, Bottleneck, GhostShape, Operator, make_divisible, network_costs
 from nasplat.search_space import Block, BlockSpace, Gene, GeneSpace, SupernetSpace
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         An ordinary convolution and Ghost modules in its place share its filters; the ghosts of each ratio have filters
         of their own, which kernels of all sides share. Bottlenecks begin as identities, as far as shapes permit it.
         """
-        from nasplat.nn.ghost import begin_as_identities
+        from nasplat.nn.ghost.supernet import begin_as_identities
         from nasplat.nn.supernet import Supernet
 
         most = {gene.name: gene.choices[-1] for gene in self.genes}
@@ -265,14 +265,14 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
 
     def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
         """Stem, the layers of each bottleneck, head and classifier."""
-        from nasplat.nn.ghost_blocks import network_blocks
+        from nasplat.nn.ghost.blocks import network_blocks
 
         return network_blocks(self.shape(architecture, io), io)
 
     def _assembled(
         self, architecture: Architecture, part: "Part", /, *, io: IO, largest: GhostShape | None
     ) -> "nn.Module":
-        from nasplat.nn.ghost import GhostNetwork
+        from nasplat.nn.ghost.supernet import GhostNetwork
 
         return GhostNetwork(self.shape(architecture, io), io, dropout=self.dropout, part=part, largest=largest)
 
@@ -334,7 +334,10 @@ def _choice(gene: Gene, choices: Mapping[str, str]) -> int:
 
 
 class GhostImageNet(GhostSpace):
-    """Mobile networks for pictures of 224 pixels; GhostNet 0.5x, 1.0x and 1.3x are members."""
+    """Mobile networks of Ghost modules for images of 224 x 224 pixels.
+
+    GhostNet 0.5x, 1.0x and 1.3x are members.
+    """
 
     name: ClassVar[str] = "ghost/imagenet"
     reference_io: ClassVar[IO] = IO.image(channels=3, side=224, outputs=1000)
@@ -390,7 +393,7 @@ GHOSTNET = (
 
 
 class GhostCIFAR(GhostSpace):
-    """Mobile networks for pictures of 32 pixels."""
+    """Mobile networks of Ghost modules for images of 32 x 32 pixels."""
 
     name: ClassVar[str] = "ghost/cifar"
     reference_io: ClassVar[IO] = IO.image(channels=3, side=32, outputs=10)
@@ -415,7 +418,7 @@ class GhostCIFAR(GhostSpace):
 
 
 class GhostSmall(GhostSpace):
-    """Mobile networks for pictures of 8 to 28 pixels, which train in seconds."""
+    """Mobile networks of Ghost modules for images of 8 to 28 pixels; quick to train."""
 
     name: ClassVar[str] = "ghost/small"
     reference_io: ClassVar[IO] = IO.image(channels=1, side=16, outputs=10)

@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import md5
-from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -18,16 +17,25 @@ from nasplat.errors import InputError, RunError
 from nasplat.graph import ABSENT, Graphs, Operation, Role
 from nasplat.nn import costs
 from nasplat.search_space import Prior, SearchSpace
+from nasplat.search_spaces.nasbench101_cell import (
+    BIT,
+    EDGES,
+    LAST,
+    OPERATIONS,
+    PAIRS,
+    VERTICES,
+    Edge,
+    cell_of,
+    check_edges,
+    edges_of,
+    pruned,
+    read_specification,
+    steps,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-VERTICES, EDGES = 7, 9
-"""The most that a cell may have."""
-OPERATIONS = {"3": "conv3x3-bn-relu", "1": "conv1x1-bn-relu", "m": "maxpool3x3"}
-"""The official names by the letters of the code, in the official order, which the hash depends on."""
-PAIRS = tuple(combinations(range(VERTICES), 2))
-"""The edge that each bit of a code stands for, from the lowest bit up."""
 GRAPH_OPERATIONS = (
     Operation("input", Role.INPUT),
     Operation("conv1x1", Role.CONVOLUTION),
@@ -36,8 +44,6 @@ GRAPH_OPERATIONS = (
     Operation("output", Role.OUTPUT),
 )
 INPUT, CONV1X1, CONV3X3, MAXPOOL, OUTPUT = range(len(GRAPH_OPERATIONS))
-LAST = VERTICES - 1
-"""The place of the output in every graph; smaller cells leave the places before it empty."""
 MIN_CHANNELS = VERTICES - 2
 """So many vertices may share the channels of the output among them."""
 SAMPLE_ATTEMPTS = 10_000
@@ -46,12 +52,9 @@ ATTEMPTS = 100
 """How often parents are mixed before the child is a copy of the first."""
 FORM = "six lower-case hex digits for the edges, a colon, and one of 3, 1, m for each of up to 5 inner vertices"
 
-Edge: TypeAlias = tuple[int, int]
-
-_BIT = {pair: 1 << b for b, pair in enumerate(PAIRS)}
-_OUT_OF = [sum(bit for pair, bit in _BIT.items() if pair[0] == v) for v in range(VERTICES)]
-_INTO = [sum(bit for pair, bit in _BIT.items() if pair[1] == v) for v in range(VERTICES)]
-_AMONG = [sum(bit for pair, bit in _BIT.items() if pair[1] < n) for n in range(VERTICES + 1)]
+_OUT_OF = [sum(bit for pair, bit in BIT.items() if pair[0] == v) for v in range(VERTICES)]
+_INTO = [sum(bit for pair, bit in BIT.items() if pair[1] == v) for v in range(VERTICES)]
+_AMONG = [sum(bit for pair, bit in BIT.items() if pair[1] < n) for n in range(VERTICES + 1)]
 """The bits that the edges among the first so many vertices have."""
 _TYPES = np.full(256, ABSENT, dtype=np.int16)
 _TYPES[list(b"31m")] = CONV3X3, CONV1X1, MAXPOOL
@@ -70,7 +73,9 @@ class _Cells(NamedTuple):
 
 
 class NASBench101(SearchSpace):
-    """Cells of up to 7 vertices and 9 edges with one of three operations on each inner vertex (Ying et al., 2019).
+    """Cells of up to 7 vertices and 9 edges; each inner vertex has one of 3 operations.
+
+    After Ying et al. (2019), "NAS-Bench-101".
 
     A code such as ``154859:3m331`` has the edges as a number in hex and a letter for each inner vertex in order: ``3``
     conv3x3-bn-relu, ``1`` conv1x1-bn-relu, ``m`` maxpool3x3. Bit b of the number is the edge `PAIRS[b]`; vertex 0 is
@@ -112,9 +117,9 @@ class NASBench101(SearchSpace):
         """
         for _ in range(SAMPLE_ATTEMPTS):
             bits, letters = int(rng.integers(1 << len(PAIRS))), rng.integers(len(OPERATIONS), size=VERTICES - 2)
-            pruned = _pruned(_edges(bits), [list(OPERATIONS)[letter] for letter in letters])
-            if pruned is not None and len(pruned[0]) <= EDGES:
-                return self._member(*pruned)
+            cell = pruned(edges_of(bits), [list(OPERATIONS)[letter] for letter in letters])
+            if cell is not None and len(cell[0]) <= EDGES:
+                return self._member(*cell)
         raise RunError(f"none of {SAMPLE_ATTEMPTS:,} random matrices is a cell; the generator is no random one")
 
     def parse(self, code: str) -> Architecture:
@@ -123,7 +128,7 @@ class NASBench101(SearchSpace):
         The latter has the keys ``matrix``, rows of 0 and 1, and ``ops``, ``input`` and ``output`` among them.
         """
         if code.lstrip().startswith("{"):
-            return self._member(*_read(code))
+            return self._member(*read_specification(code))
         if not re.fullmatch(r"[0-9a-f]{6}:[31m]{0,5}", code):
             raise InputError(f"a code of nasbench101 is {FORM}, but got {code!r}")
         bits, vertices = int(code[:6], 16), len(code) - 5
@@ -132,7 +137,7 @@ class NASBench101(SearchSpace):
                 f"{code!r} has {vertices - 2} operations, so that its vertices are 0 to {vertices - 1}, but it "
                 "has edges to others; leave them out, or add the operations of these vertices"
             )
-        _check_edges(bits.bit_count(), code)
+        check_edges(bits.bit_count(), code)
         for v in range(vertices):
             if not ((v == 0 or bits & _INTO[v]) and (v == vertices - 1 or bits & _OUT_OF[v])):
                 raise InputError(
@@ -143,7 +148,7 @@ class NASBench101(SearchSpace):
 
     def official(self, architecture: Architecture) -> str:
         """The matrix and the operations as NAS-Bench-101's own tools take them, as JSON."""
-        edges, letters = _cell(architecture)
+        edges, letters = cell_of(architecture)
         vertices = range(len(letters) + 2)
         matrix = [[int((i, j) in edges) for j in vertices] for i in vertices]
         return json.dumps({"matrix": matrix, "ops": ["input", *(OPERATIONS[each] for each in letters), "output"]})
@@ -173,9 +178,9 @@ class NASBench101(SearchSpace):
             mixed = np.where(rng.integers(2, size=VERTICES), types[0], types[1])
             mixed = np.where(mixed == ABSENT, types.max(axis=0), mixed)[1:-1]
             letters = ["?" if each == ABSENT else _LETTERS[each] for each in mixed]
-            pruned = _pruned([(i, j) for i, j in PAIRS if chosen[i, j]], letters)
-            if pruned is not None and len(pruned[0]) <= EDGES:
-                return self._member(*pruned)
+            cell = pruned([(i, j) for i, j in PAIRS if chosen[i, j]], letters)
+            if cell is not None and len(cell[0]) <= EDGES:
+                return self._member(*cell)
         return a
 
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
@@ -185,8 +190,8 @@ class NASBench101(SearchSpace):
         Or it divides an edge by a new vertex with any operation, at every place in the order that the edge allows; or,
         the other way, replaces a vertex with a single edge in and a single one out by one edge that was not there.
         """
-        steps = (self._member(*cell) for cell in _steps(*_cell(architecture)))
-        return list(dict.fromkeys(steps))  # a new vertex before or after one with its operation may be the same cell
+        found = (self._member(*cell) for cell in steps(*cell_of(architecture)))
+        return list(dict.fromkeys(found))  # a new vertex before or after one with its operation may be the same cell
 
     def canonical_key(self, architecture: Architecture) -> str:
         """The official hash, which names the cell in the published table and is the same for isomorphic cells.
@@ -195,7 +200,7 @@ class NASBench101(SearchSpace):
         of its neighbors; then of all, sorted (Ying et al., 2019, sec. 2 and its published code). Isomorphic cells may
         differ a little in price, since the first vertices before the output take what channels remain undivided.
         """
-        edges, letters = _cell(architecture)
+        edges, letters = cell_of(architecture)
         labels = [-1, *map(list(OPERATIONS).index, letters), -2]
         vertices = range(len(labels))
         sources = [[i for i, j in edges if j == v] for v in vertices]
@@ -269,7 +274,7 @@ class NASBench101(SearchSpace):
         """The network behind the published table: `[B, channels, height, width]` in, `[B, classes]` out."""
         from nasplat.nn.nasbench101 import CellNetwork
 
-        edges, letters = _cell(architecture)
+        edges, letters = cell_of(architecture)
         types, adjacency = _padded([architecture])
         widths = _widths(adjacency, self._widest)[0][:, 1:]
         return CellNetwork(
@@ -287,7 +292,7 @@ class NASBench101(SearchSpace):
         return [self.channels * 2**stack for stack in range(self.stacks)]
 
     def _member(self, edges: Iterable[Edge], letters: Iterable[str]) -> Architecture:
-        return Architecture(self.name, f"{sum(_BIT[edge] for edge in edges):06x}:{''.join(letters)}")
+        return Architecture(self.name, f"{sum(BIT[edge] for edge in edges):06x}:{''.join(letters)}")
 
     def _priced(
         self, types: NDArray[np.int16], adjacency: NDArray[np.bool_], io: IO
@@ -322,117 +327,6 @@ class NASBench101(SearchSpace):
 
 
 _LETTERS = {CONV3X3: "3", CONV1X1: "1", MAXPOOL: "m"}
-
-
-def _edges(bits: int) -> list[Edge]:
-    return [pair for pair, bit in _BIT.items() if bits & bit]
-
-
-def _cell(architecture: Architecture) -> tuple[list[Edge], str]:
-    """The edges, in the order of `PAIRS`, and the letters of the inner vertices."""
-    bits, _, letters = architecture.code.partition(":")
-    return _edges(int(bits, 16)), letters
-
-
-def _pruned(edges: Sequence[Edge], letters: Sequence[str]) -> tuple[list[Edge], list[str]] | None:
-    """What lies on paths from the input to the output, renumbered; None if there is no path.
-
-    Args:
-        edges: Sorted, each leading to a higher number.
-        letters: Those of the inner vertices.
-    """
-    reached, useful = {0}, {len(letters) + 1}
-    for i, j in edges:
-        if i in reached:
-            reached.add(j)
-    for i, j in reversed(edges):
-        if j in useful:
-            useful.add(i)
-    kept = sorted(reached & useful)
-    if len(kept) < 2:
-        return None
-    number = {v: new for new, v in enumerate(kept)}
-    return (
-        [(number[i], number[j]) for i, j in edges if i in number and j in number],
-        [letters[v - 1] for v in kept[1:-1]],
-    )
-
-
-def _steps(edges: list[Edge], letters: str) -> Iterator[tuple[list[Edge], str]]:
-    """The cells that one step leads to."""
-    output = len(letters) + 1
-    inner = range(1, output)
-    sources = {v: [i for i, j in edges if j == v] for v in range(output + 1)}
-    targets = {v: [j for i, j in edges if i == v] for v in range(output + 1)}
-    for v in inner:
-        for letter in OPERATIONS:
-            if letter != letters[v - 1]:
-                yield edges, letters[: v - 1] + letter + letters[v:]
-    for i, j in combinations(range(output + 1), 2):
-        if (i, j) not in edges:
-            if len(edges) < EDGES:
-                yield [*edges, (i, j)], letters
-        elif len(targets[i]) > 1 and len(sources[j]) > 1:
-            yield [edge for edge in edges if edge != (i, j)], letters
-    if output < LAST and len(edges) < EDGES:
-        for i, j in edges:
-            for new in range(i + 1, j + 1):
-                moved = [(a + (a >= new), b + (b >= new)) for a, b in edges if (a, b) != (i, j)]
-                for letter in OPERATIONS:
-                    yield [*moved, (i, new), (new, j + 1)], letters[: new - 1] + letter + letters[new - 1 :]
-    for v in inner:
-        if len(sources[v]) == len(targets[v]) == 1 and (sources[v][0], targets[v][0]) not in edges:
-            rest = [edge for edge in edges if v not in edge] + [(sources[v][0], targets[v][0])]
-            yield [(a - (a > v), b - (b > v)) for a, b in rest], letters[: v - 1] + letters[v:]
-
-
-def _read(text: str) -> tuple[list[Edge], list[str]]:
-    """The pruned cell of an official specification.
-
-    Raises:
-        InputError: It is none, or no member.
-    """
-    try:
-        specification: Any = json.loads(text)
-        matrix, names = specification["matrix"], specification["ops"]
-        if not (isinstance(matrix, list) and isinstance(names, list)):
-            raise TypeError("matrix and ops are lists")
-        edges = [(i, j) for i, row in enumerate(matrix) for j, value in enumerate(row) if value]
-        square = all(len(row) == len(names) == len(matrix) for row in matrix)
-        sound = square and all(value in (0, 1) for row in matrix for value in row)
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise InputError(
-            'an official specification is JSON such as {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}, '
-            f"but got {text!r}: {type(error).__name__}"
-        ) from error
-    if not sound or len(names) < 2:
-        raise InputError(
-            f"the matrix of a specification has a row and a column of 0 and 1 for each op, of which there "
-            f"are at least 2, but got {text!r}"
-        )
-    if any(i >= j for i, j in edges):
-        raise InputError(f"the matrix of a specification has edges above its diagonal only, but got {text!r}")
-    letter = {name: letter for letter, name in OPERATIONS.items()}
-    if (names[0], names[-1]) != ("input", "output") or not all(
-        isinstance(name, str) and name in letter for name in names[1:-1]
-    ):
-        raise InputError(
-            f"the ops of a specification are input, any of {', '.join(letter)}, and output, but got {text!r}"
-        )
-    pruned = _pruned(edges, [letter[name] for name in names[1:-1]])
-    if pruned is None:
-        raise InputError(f"a cell has a path from its input to its output, but {text!r} has none")
-    if len(pruned[1]) > VERTICES - 2:
-        raise InputError(
-            f"a cell has at most {VERTICES} vertices on paths, but {text!r} has {len(pruned[1]) + 2}; leave some out"
-        )
-    _check_edges(len(pruned[0]), text)
-    return pruned
-
-
-def _check_edges(number: int, text: str) -> None:
-    if number > EDGES:
-        raise InputError(f"a cell has at most {EDGES} edges, but {text!r} has {number}; leave some out")
 
 
 def _padded(architectures: Sequence[Architecture]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:

@@ -38,7 +38,9 @@ GRAPH_OPERATIONS = (
 
 
 class NASBench201(GeneSpace, SupernetSpace):
-    """15,625 codes: one of five operations on each of six edges (Dong and Yang, 2020, sec. 2.1).
+    """Cells of 4 nodes; each of the 6 edges has one of 5 operations: 15,625 codes.
+
+    After Dong and Yang (2020), "NAS-Bench-201", sec. 2.1.
 
     A code has one digit for each edge, in the order of the official string: ``0`` none, ``1`` skip_connect,
     ``2`` nor_conv_1x1, ``3`` nor_conv_3x3, ``4`` avg_pool_3x3. The defaults are the published outer shape.

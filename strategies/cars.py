@@ -9,10 +9,10 @@ from pydantic import Field
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.errors import InputError
-from nasplat.prefilter import Prefilter
+from nasplat.evolution.selection import ProtectedSorting
 from nasplat.problem import ATTEMPTS, Problem
-from nasplat.selection import ProtectedSorting
 from nasplat.strategy import GenerationalStrategy
+from nasplat.surrogates.prescreening import Prefilter
 from nasplat.task import Measurement, Outcome, Task, Trained, TrainSupernet, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
@@ -35,7 +35,9 @@ class Child:
 
 
 class CARS(GenerationalStrategy):
-    """Shared weights and a population evolve together; what trains slowly is protected (Yang et al., 2020, alg. 1).
+    """CARS: a supernet and a population evolve together, large networks protected.
+
+    After Yang et al. (2020), "CARS: continuous evolution for efficient neural architecture search", alg. 1.
 
     The supernet is first trained on paths drawn uniformly, infeasible ones among them. Then, generation by generation,
     it is trained on the paths of the population; parents and their offspring are measured with its weights as they
@@ -60,9 +62,9 @@ class CARS(GenerationalStrategy):
     of one half; here mutation and crossover are the space's own, gene by gene.
 
     With `prefilter` more offspring are made than are measured, and a predictor picks those that it expects most of
-    (`nasplat.prefilter`). Accuracies under different weights do not compare, so it learns from the newest generation
-    alone: parents and children as they were measured with the same weights. That is not of the paper, and it knows
-    nothing of who is protected.
+    (`nasplat.surrogates.prescreening`). Accuracies under different weights do not compare, so it learns from the
+    newest generation alone: parents and children as they were measured with the same weights. That is not of the
+    paper, and it knows nothing of who is protected.
 
     Args:
         problem: What is searched.

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nasplat.architecture import Architecture
-from nasplat.credit import Scope, Terms, difference, founding, preference, regression
 from nasplat.errors import InputError
-from nasplat.prefilter import Prefilter
+from nasplat.evolution.credit import Scope, Terms, difference, founding, preference, regression
+from nasplat.evolution.selection import RankAndCrowding
 from nasplat.problem import Problem
 from nasplat.search_space import GeneSpace, Prior
-from nasplat.selection import RankAndCrowding
 from nasplat.strategy import GenerationalStrategy, RepeatPolicy, Repeats
+from nasplat.surrogates.prescreening import Prefilter
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 50
@@ -29,7 +29,9 @@ REPAIRS = 100
 
 
 class CreditEvolution(GenerationalStrategy):
-    """Blocks earn credit when a model is evaluated, and mutation prefers those that have it (Song et al., 2020).
+    """Evolution guided by block credit: mutation prefers blocks with high credit.
+
+    After Song et al. (2020), "Efficient residual dense block search for image super-resolution".
 
     Each generation has mutants of the elites, and children of two parents from elites and last generation, drawn by
     roulette on the score above the least. The best of elites and children are the next elites.
@@ -51,7 +53,7 @@ class CreditEvolution(GenerationalStrategy):
     always changes something; repairs are bounded.
 
     With `prefilter` more children are made than are measured, and a predictor that has learnt from all measurements
-    picks those that it expects most of (`nasplat.prefilter`). That is not of the paper.
+    picks those that it expects most of (`nasplat.surrogates.prescreening`). That is not of the paper.
 
     Args:
         problem: What is searched.

@@ -19,7 +19,7 @@ class _Climb:
 
 
 class LocalSearch(Strategy):
-    """Tries the neighbours of the best in fresh random order and moves at the first improvement.
+    """Tries the neighbors of the best in random order, moves at an improvement.
 
     When no neighbour improves, it restarts at a random architecture. Codes that were asked for are not asked
     for again. When every neighbour of a climb is being measured and there are workers to spare, another

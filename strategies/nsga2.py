@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nasplat.architecture import Architecture
+from nasplat.evolution.selection import RankAndCrowding
 from nasplat.problem import Problem
-from nasplat.selection import RankAndCrowding
 from nasplat.strategy import GenerationalStrategy, RepeatPolicy, Repeats
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
@@ -16,7 +16,9 @@ CHILD_ATTEMPTS = 200
 
 
 class NSGA2(GenerationalStrategy):
-    """Non-dominated sorting and crowding decide who mates and who survives (Deb et al., 2002).
+    """NSGA-II: selection by non-dominated sorting and crowding distance.
+
+    After Deb et al. (2002), "A fast and elitist multiobjective genetic algorithm: NSGA-II".
 
     Sorting, crowding, tournaments and the handling of measured constraints are pymoo's; crossover and mutation
     are the search space's own, so that every space can be searched.

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nasplat.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
 from nasplat.architecture import Architecture
-from nasplat.outlook import FEWEST, Candidates, Expected, Outlook
 from nasplat.predictor import LARGEST_SCORE, TooFew
 from nasplat.problem import Problem
-from nasplat.spread import medoids
 from nasplat.strategy import Strategy
+from nasplat.surrogates.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
+from nasplat.surrogates.initial_design import medoids
+from nasplat.surrogates.posterior import FEWEST, Candidates, Expected, Outlook
 from nasplat.task import Evaluate, Measurement, Outcome, Task
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,7 @@ LEAST = 0.03
 
 
 class PredictorGuided(Strategy):
-    """A predictor learns from what was measured; what it promises most of is measured next.
+    """Bayesian optimization: a predictor and an acquisition function choose.
 
     First comes a design: members that stand for the whole space, or are drawn at random. Then, after every `batch` of
     outcomes, the predictor learns anew, and an acquisition function says what is worth measuring: Bayesian
@@ -198,7 +198,7 @@ class PredictorGuided(Strategy):
         """The part of random members with the best mean rank by zero-cost proxies."""
         from scipy.stats import rankdata
 
-        from nasplat.nn.proxies import Proxies, reduced
+        from nasplat.surrogates.zero_cost import Proxies, reduced
 
         drawn, space = self._random_members()[:RANKED], self.problem.space
         score = Proxies(space, reduced(self.problem.io, SIDE), names=PROXIES, batch=EXAMPLES, seed=self.problem.seed)

@@ -15,7 +15,9 @@ CHILD_ATTEMPTS = 200
 
 
 class RegularizedEvolution(Strategy):
-    """A mutant of the best of a random sample is born, the oldest dies (Real et al., 2019, alg. 1).
+    """Ageing evolution: mutate the best of a random sample, remove the oldest.
+
+    After Real et al. (2019), "Regularized evolution for image classifier architecture search", alg. 1.
 
     With several objectives the parent is a member of the sample that no other member dominates. The first
     `population` architectures are drawn at random; work in flight does not hold up the next birth.

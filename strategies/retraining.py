@@ -41,7 +41,7 @@ class _Training:
 
 
 class Retraining(Strategy):
-    """Trains given members to the end, with several seeds each, putting states down on the way.
+    """Trains given architectures to the end, with several seeds and checkpoints.
 
     A training is done in parts, each a task that continues from the state of the one before; so what is killed
     loses one part. The first parts of all trainings come first, in a fixed order, and so their seeds are fixed.

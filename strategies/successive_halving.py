@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nasplat.errors import InputError, StrategyError
+from nasplat.evolution.selection import RankAndCrowding
 from nasplat.options import complete
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.selection import RankAndCrowding
 from nasplat.strategy import GenerationalStrategy, Strategy
 from nasplat.task import (
     STATE,
@@ -32,7 +32,9 @@ Rung = Annotated[int, Field(ge=1)]
 
 
 class SuccessiveHalving(GenerationalStrategy):
-    """Brackets of trials: all are measured cheaply, the best of them go on (Jamieson and Talwalkar, 2016, alg. 1).
+    """Successive halving: all of a bracket are measured briefly, the best go on.
+
+    After Jamieson and Talwalkar (2016), "Non-stochastic best arm identification", alg. 1.
 
     Any strategy that asks for evaluations proposes who enters a bracket; it learns from the lowest rung, where
     all are measured alike. A trial goes on from where it was left, if its measurement left a state, on whatever
@@ -101,7 +103,9 @@ class SuccessiveHalving(GenerationalStrategy):
 
 
 class ASHA(Strategy):
-    """Asynchronous successive halving: whoever is among the best of its rung goes on at once (Li et al., 2020, alg. 2).
+    """Asynchronous successive halving: the best of a rung are promoted at once.
+
+    After Li et al. (2020), "A system for massively parallel hyperparameter tuning", alg. 2.
 
     A free worker takes the best trial that is among the first in `eta` of its rung and has not gone on yet,
     highest rung first; where there is none, a new trial enters the lowest rung. Nobody waits for anybody.

@@ -147,8 +147,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def brief_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies that exports report are measured for a twentieth of a second; torch is not imported for that."""
-    if "nasplat.nn.latency" in sys.modules:
-        monkeypatch.setattr("nasplat.nn.latency.SECONDS", 0.05)
+    if "nasplat.latency.measuring" in sys.modules:
+        monkeypatch.setattr("nasplat.latency.measuring.SECONDS", 0.05)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pymoo.indicators.hv import HV
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from nasplat.acquisition import (
+from nasplat.surrogates.acquisition import (
     drawn,
     expected_hypervolume_improvement,
     expected_improvement,

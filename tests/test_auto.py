@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from sklearn.gaussian_process.kernels import Matern
 
 from nasplat.architecture import Architecture
-from nasplat.effective import Effective
+from nasplat.encodings.features import describe
+from nasplat.encodings.pruned_graph import Effective
+from nasplat.encodings.weisfeiler_lehman import Vocabulary, hashed
 from nasplat.errors import InputError
-from nasplat.expressions import Vocabulary, hashed
-from nasplat.features import describe
 from nasplat.predictor import Learnt, Predictor, UncertainPredictor
 from nasplat.predictors import auto as auto_module
 from nasplat.predictors.committee import parts_of
-from nasplat.ranking import kendall_tau
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, Plugin
 from nasplat.search_space import SearchSpace
+from nasplat.surrogates.ranking_metrics import kendall_tau
 from nasplat.testing.toy import ToySpace, toy_accuracy
 
 Floats = NDArray[np.float64]

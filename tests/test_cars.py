@@ -14,10 +14,10 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle
 from nasplat.cost import Cost
 from nasplat.errors import InputError
+from nasplat.evolution.selection import ProtectedSorting
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.selection import ProtectedSorting
 from nasplat.strategies.cars import CARS, TRAININGS, Child
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained, TrainSupernet
 from nasplat.testing import ToyBenchmark, ToySpace

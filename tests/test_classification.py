@@ -21,9 +21,12 @@ from torchvision.transforms import v2
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
 from nasplat.benchmarks.classification import Classification
-from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
+from nasplat.data.dataset import Dataset
+from nasplat.data.datasets import DATASETS, dataset
+from nasplat.data.examples import Examples, Splits
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
+from nasplat.options import construct
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, decode_outcome, encode_task
 from nasplat.training.augmentation import RandomCropEach, RandomHorizontalFlipEach, augmentation
@@ -40,7 +43,7 @@ def task_for(seed: int = 7, *, code: str = CODE, fidelity: int = 1, **options: A
 
 
 def prepared(name: str = "digits", **options: Any) -> Classification:
-    benchmark = Classification(SPACE, dataset=name, **options)
+    benchmark = construct("benchmark", Classification, SPACE, dataset=name, **options)
     benchmark.check()
     benchmark.prepare()
     return benchmark
@@ -60,7 +63,7 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Splits], Spl
 
     def register(change: Callable[[Splits], Splits]) -> str:
         name = f"altered {len(DATASETS)}"
-        altered = Dataset(name, "digits, altered", dataset("digits").io, lambda: change(dataset("digits").load()))
+        altered = Dataset(name, dataset("digits").io, lambda: change(dataset("digits").load()))
         monkeypatch.setitem(DATASETS, name, altered)
         return name
 
@@ -424,8 +427,8 @@ def test_images_differ_between_epochs_and_within_a_batch(monkeypatch: pytest.Mon
     image = dataset("digits").load().training.images[:1]
     examples = Examples(image.repeat(64, 1, 1, 1), torch.arange(64) % 10)
     alike = Splits(examples, examples, lambda: examples)
-    monkeypatch.setitem(DATASETS, "alike", Dataset("alike", "one image", IO.image(1, 8, 10), lambda: alike))
-    benchmark = Classification(Watched(channels=4, cells=1), dataset="alike", augment=True)
+    monkeypatch.setitem(DATASETS, "alike", Dataset("alike", IO.image(1, 8, 10), lambda: alike))
+    benchmark = construct("benchmark", Classification, Watched(channels=4, cells=1), dataset="alike", augment=True)
     measure(benchmark, task_for(fidelity=2), Parcel())
     kinds = [{tuple(image.flatten().tolist()) for image in batch} for batch in seen]
     assert [len(batch) for batch in seen] == [64, 64]
@@ -450,7 +453,7 @@ def test_only_training_computes_in_the_chosen_precision(precision: str, inside: 
             return network
 
     shelf = Parcel()
-    benchmark = Classification(Watched(channels=4, cells=1), epochs=3, precision=precision)  # type: ignore[arg-type]
+    benchmark = construct("benchmark", Classification, Watched(channels=4, cells=1), epochs=3, precision=precision)
     measurement = measure(benchmark, task_for(fidelity=3), shelf)
     final(benchmark, measurement, shelf)
     assert seen == {(True, inside), (False, torch.float32)}

@@ -18,12 +18,13 @@ from typing import Any, TypeAlias
 import pytest
 import yaml
 
-from nasplat.cli.app import app
+from nasplat.cli.app import COMMANDS
 from nasplat.errors import InputError
 from nasplat.export import bundle
 from nasplat.export.verification import Verification
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
-from nasplat.run.directory import CONFIG, LOG, Run
+from nasplat.run.directory import Run
+from nasplat.run.layout import CONFIG, LOG
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Measurement, Spent
 
@@ -159,14 +160,19 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "option without value": (["--set", "strategy.sample"], ["--set", "SECTION.OPTION=VALUE", "'strategy.sample'"]),
     "option without section": (["--set", "sample=5"], ["--set", "SECTION.OPTION=VALUE", "'sample=5'"]),
     "section alone": (["--set", "strategy=random"], ["--set", "SECTION.OPTION=VALUE", "'strategy=random'"]),
-    "option too deep": (["--set", "strategy.sample.size=5"], ["--set", "SECTION.OPTION=VALUE"]),
+    "option too deep": (["--set", "strategy.sample.size=5"], ["strategy.sample", "integer", "'size': 5"]),
+    "option of no group": (["--set", "benchmark.recipe.emma=.9"], ["recipe", "'emma'", "did you mean 'ema'"]),
+    "option without end": (["--set", "benchmark.recipe.=1"], ["--set", "SECTION.OPTION=VALUE"]),
     "option without name": (["--set", "strategy.=5"], ["--set", "SECTION.OPTION=VALUE"]),
     "text for an integer": (["--set", "strategy.population=many"], ["strategy.population", "integer", "'many'"]),
     "fraction for an integer": (["--set", "space.channels=2.5"], ["space.channels", "integer", "2.5"]),
     "nothing for an integer": (["--set", "strategy.population="], ["strategy.population", "integer"]),
     "list for an integer": (["--set", "space.cells=[1, 2]"], ["space.cells", "integer", "[1, 2]"]),
-    "text for a number": (["--set", "benchmark.learning_rate=fast"], ["benchmark.learning_rate", "number", "'fast'"]),
-    "number that is none": (["--set", "benchmark.learning_rate=.nan"], ["benchmark.learning_rate", "nan"]),
+    "text for a number": (
+        ["--set", "benchmark.learning_rate=fast"],
+        ["benchmark.recipe.learning_rate", "number", "'fast'"],
+    ),
+    "number that is none": (["--set", "benchmark.learning_rate=.nan"], ["benchmark.recipe.learning_rate", "nan"]),
     "value that is no choice": (
         ["--set", "strategy.repeats=always"],
         ["strategy.repeats", "'remember', 'redraw' or 'measure'", "'always'"],
@@ -174,9 +180,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "value out of range": (["--set", "benchmark.epochs=0"], ["benchmark.epochs", "greater than or equal to 1", "0"]),
     "value at an open end": (
         ["--set", "benchmark.learning_rate=0"],
-        ["benchmark.learning_rate", "greater than 0", "0"],
+        ["benchmark.recipe.learning_rate", "greater than 0", "0"],
     ),
-    "value beyond an open end": (["--set", "benchmark.momentum=1"], ["benchmark.momentum", "less than 1", "1"]),
+    "value beyond an open end": (["--set", "benchmark.momentum=1"], ["benchmark.recipe.momentum", "less than 1", "1"]),
     "CPUs that are none": (["--executor", "ray", "--cpus-per-worker", "0"], ["executor.cpus_per_worker", "than 0"]),
     "value the space refuses": (["--set", "space.channels=0"], ["channels=0", "at least 1"]),
     "values that contradict": (
@@ -643,7 +649,7 @@ def test_a_misspelt_command_is_no_traceback_in_a_real_process(nasplat: CommandLi
 
 @pytest.mark.slow
 def test_help_is_given_with_and_without_being_asked_for(command: CommandLine) -> None:
-    names = {info.name for info in app.registered_commands if info.name}
+    names = set(COMMANDS)
     assert {"search", "resume", "show", "export"} <= names
     alone, asked = command(), command("--help")
     assert alone.returncode in (0, 2) and "Traceback" not in alone.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from nasplat.architecture import IO
 from nasplat.benchmark import Benchmark
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.objective import Goal
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost
-from nasplat.credit import Terms, difference, founding, preference, regression
+from nasplat.evolution.credit import Terms, difference, founding, preference, regression
 from nasplat.search_space import Gene, GeneSpace
 from nasplat.testing import ToySpace
 

@@ -13,18 +13,18 @@ from numpy.random import Generator, default_rng
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Parcel
-from nasplat.budget import Budget
 from nasplat.cost import Cost
-from nasplat.credit import Terms, difference, founding, preference, regression
 from nasplat.errors import InputError
+from nasplat.evolution.credit import Terms, difference, founding, preference, regression
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import SEARCH_SPACES
-from nasplat.run.event_log import EventLog
-from nasplat.run.state import pack, unpack
-from nasplat.search import Search
+from nasplat.search.budget import Budget
+from nasplat.search.loop import Search
 from nasplat.search_space import Gene, GeneSpace, Prior
+from nasplat.storage.event_log import EventLog
+from nasplat.storage.state import pack, unpack
 from nasplat.strategies import credit_evolution
 from nasplat.strategies.credit_evolution import CreditEvolution, Evaluated, fronts, roulette
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, encode_task
@@ -499,7 +499,7 @@ class Killed(BaseException):
 def test_a_search_killed_between_and_inside_generations_ends_as_one_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nasplat.search.SNAPSHOT_EVENTS", 7)
+    monkeypatch.setattr("nasplat.search.loop.SNAPSHOT_EVENTS", 7)
 
     class Mortal(ToyBenchmark):
         left = 10**9

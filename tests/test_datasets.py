@@ -28,12 +28,15 @@ from torchvision.io import decode_jpeg
 from nasplat.architecture import IO
 from nasplat.artifact import Parcel
 from nasplat.benchmarks.classification import Classification
-from nasplat.config import Assembly, SearchConfig
-from nasplat.data import datasets, pictures
-from nasplat.data.datasets import DATASETS, Examples, Scaling, Source, Splits, dataset
+from nasplat.config import SearchConfig
+from nasplat.data import digits, examples, pictures, published
+from nasplat.data.dataset import Source
+from nasplat.data.datasets import DATASETS, dataset
 from nasplat.data.distortion import Distortion
+from nasplat.data.examples import Examples, Scaling, Splits
 from nasplat.errors import InputError
-from nasplat.options import complete
+from nasplat.options import complete, construct
+from nasplat.search.assembly import Assembly
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate
 from nasplat.training import augmentation
@@ -162,7 +165,7 @@ def test_hard_digits_are_the_same_for_everybody_always() -> None:
 
 def test_no_digit_is_in_two_splits_and_splits_are_those_of_the_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any distortion the pictures of one digit are alike, and can be told by their pixels."""
-    monkeypatch.setattr(datasets, "HARD", Distortion(side=8, turn=0, shift=0, scale=0, noise=0))
+    monkeypatch.setattr(digits, "HARD", Distortion(side=8, turn=0, shift=0, scale=0, noise=0))
     hard, easy = opened("hard_digits"), opened("digits")
     bunch = load_digits()
     known = {image.tobytes(): row for row, image in enumerate(bunch.images)}
@@ -247,7 +250,7 @@ def test_a_subset_of_the_hard_digits_is_of_its_splits() -> None:
 def test_hard_digits_are_augmented_but_not_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, "RandomHorizontalFlipEach", lambda: pytest.fail("mirrored"))
     space = NASBench201(channels=2, cells=1)
-    benchmark = Classification(space, dataset="hard_digits", subset=200, epochs=1, augment=True)
+    benchmark = construct("benchmark", Classification, space, dataset="hard_digits", subset=200, epochs=1, augment=True)
     task = Evaluate(id=0, seed=0, architecture=space.parse("333333"), fidelity=1)
     assert 0 <= benchmark.measure(task, device="cpu", artifacts=Parcel()).metrics["accuracy"] <= 1
 
@@ -372,8 +375,8 @@ def test_what_a_folder_lacks_is_said(data: Path) -> None:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """CIFAR with 20 (of 10,000), 500 (of 50,000) and 200 test pictures to a file."""
-    monkeypatch.setattr(datasets, "CIFAR_ROWS", {"cifar10": 20, "cifar100": 500})
-    monkeypatch.setattr(datasets, "CIFAR_TEST_ROWS", 200)
+    monkeypatch.setattr(published, "CIFAR_ROWS", {"cifar10": 20, "cifar100": 500})
+    monkeypatch.setattr(published, "CIFAR_TEST_ROWS", 200)
 
 
 def cifar(classes: int) -> tuple[dict[str, bytes], dict[str, dict[bytes, int]]]:
@@ -694,7 +697,9 @@ def test_a_folder_of_ones_own_is_searched_on(tmp_path: Path) -> None:
         for row, image in enumerate(noise(40, 8, 8, 3, seed=number) // 2 + 128 * number):
             Image.fromarray(image.astype(np.uint8)).save(tmp_path / name / f"{row}.png")
     space = NASBench201(channels=4, cells=1)
-    benchmark = Classification(space, dataset="image_folder", data_folder=str(tmp_path), epochs=6, batch_size=8)
+    benchmark = construct(
+        "benchmark", Classification, space, dataset="image_folder", data_folder=str(tmp_path), epochs=6, batch_size=8
+    )
     benchmark.check()
     task = Evaluate(id=0, seed=0, architecture=space.parse("233223"), fidelity=6)
     measurement = benchmark.measure(task, device="cpu", artifacts=Parcel())
@@ -706,9 +711,9 @@ def test_a_folder_is_the_same_for_workers_in_other_directories(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     given = {"data_folder": "mine", "subset": "600", "side": "16", "augment": "true", "download": "false"}
     options = complete("benchmark", Classification, given)
-    assert options["data_folder"] == str(tmp_path / "mine")
-    assert (options["subset"], options["side"], options["augment"], options["download"]) == (600, 16, True, False)
-    assert complete("benchmark", Classification, {})["data_folder"] is None
+    assert options["data"] == {"folder": str(tmp_path / "mine"), "download": False, "subset": 600, "side": 16}
+    assert options["recipe"]["augment"] is True
+    assert complete("benchmark", Classification, {})["data"]["folder"] is None
 
 
 # Subsets
@@ -781,7 +786,7 @@ def test_large_sets_stay_on_the_host_and_give_the_same_batches(
     coloured: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = coloured.to("cuda")
-    monkeypatch.setattr(datasets, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(examples, "RESIDENT_BYTES", 0)
     travelling = coloured.to("cuda")
     assert (resident.images.device.type, travelling.images.device.type) == ("cuda", "cpu")
     for rows in (slice(10, 30), torch.tensor([3, 1, 4])):

@@ -11,11 +11,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from nasplat.architecture import Architecture
+from nasplat.encodings.encoding import Views
 from nasplat.errors import InputError
 from nasplat.predictors.distance_process import JITTER, DistanceProcess, _misfit
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
-from nasplat.views import Views
 
 Floats = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ from nasplat.architecture import IO
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError
 from nasplat.nn.onnx import write_onnx
-from nasplat.nn.residual_dense import Projected, ResidualDenseNetwork
-from nasplat.nn.residual_dense_shapes import DenseBlock, ResidualDenseShape, network_costs
+from nasplat.nn.residual_dense.network import Projected, ResidualDenseNetwork
+from nasplat.nn.residual_dense.shapes import DenseBlock, ResidualDenseShape, network_costs
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES

@@ -11,10 +11,10 @@ import typer
 from numpy.random import default_rng
 from typer.testing import CliRunner
 
-from nasplat import ranking
 from nasplat.cli import evaluating
 from nasplat.errors import InputError
 from nasplat.registry import PREDICTORS, SEARCH_SPACES
+from nasplat.surrogates import ranking_metrics
 
 app = typer.Typer()
 app.command("evaluate")(evaluating.evaluate)
@@ -73,16 +73,16 @@ def test_an_evaluation_goes_on_where_it_was_killed(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(*arguments, "--out", whole)
-    original = ranking.Ranking.of
+    original = ranking_metrics.Ranking.of
     calls = []
 
-    def interrupted(*given: Any, **options: Any) -> ranking.Ranking:
+    def interrupted(*given: Any, **options: Any) -> ranking_metrics.Ranking:
         calls.append(given)
         if len(calls) == 10:
             raise KeyboardInterrupt
         return original(*given, **options)
 
-    monkeypatch.setattr(ranking.Ranking, "of", interrupted)
+    monkeypatch.setattr(ranking_metrics.Ranking, "of", interrupted)
     run(*arguments, "--out", broken, code=130)
     kept = (broken / "trials.jsonl").read_text().splitlines()
     assert 0 < len(kept) < 12 and (broken / "curves.svg").exists()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nasplat.errors import RunError
-from nasplat.run.event_log import FORMAT, Event, EventLog
+from nasplat.storage.event_log import FORMAT, Event, EventLog
 
 PATIENCE = 300.0
 """Seconds after which a test stops waiting for a process."""
@@ -170,7 +170,7 @@ def test_a_full_disk_fails_the_event_and_keeps_the_others(path: Path) -> None:
 WRITE = """
 import sys
 from pathlib import Path
-from nasplat.run.event_log import EventLog
+from nasplat.storage.event_log import EventLog
 
 log = EventLog.open(Path(sys.argv[1]), write=True)
 number = int(sys.argv[2])

@@ -15,7 +15,7 @@ from nasplat.artifact import Artifacts, Parcel
 from nasplat.errors import StorageError
 from nasplat.executors.executor import perform
 from nasplat.run.directory import Run
-from nasplat.run.shelf import Shelf
+from nasplat.storage.artifact_store import Shelf
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, decode_outcome, encode_outcome
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.strategies import toy_problem

@@ -25,15 +25,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasplat.architecture import IO
 from nasplat.artifact import Handle
-from nasplat.config import Assembly, SearchConfig
-from nasplat.data.datasets import DATASETS, Dataset, Examples, Splits, dataset
+from nasplat.config import SearchConfig
+from nasplat.data.dataset import Dataset
+from nasplat.data.datasets import DATASETS, dataset
+from nasplat.data.examples import Examples, Splits
 from nasplat.errors import InputError, RunError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export import bundle
 from nasplat.export.verification import Verification
 from nasplat.nn.onnx import write_onnx
 from nasplat.run.directory import Run
-from nasplat.search import Search
+from nasplat.search.assembly import Assembly
+from nasplat.search.loop import Search
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Measurement
 
@@ -424,7 +427,7 @@ def odd_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
         return Splits(part(96), part(48), lambda: part(32))
 
-    monkeypatch.setitem(DATASETS, "odd", Dataset("odd", "2 x 7 x 9 noise", IO((2, 7, 9), 2), load))
+    monkeypatch.setitem(DATASETS, "odd", Dataset("odd", IO((2, 7, 9), 2), load))
     yield "odd"
 
 

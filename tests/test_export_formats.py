@@ -43,7 +43,8 @@ CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of two tiny networks that read digits."""
-    from nasplat.config import Assembly, SearchConfig
+    from nasplat.config import SearchConfig
+    from nasplat.search.assembly import Assembly
 
     config = SearchConfig.read(
         {

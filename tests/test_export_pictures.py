@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from nasplat.architecture import IO
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError
-from nasplat.export import bundle
-from nasplat.nn.residual_dense import ResidualDenseNetwork
+from nasplat.export import bundle, opening
+from nasplat.nn.residual_dense.network import ResidualDenseNetwork
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
+from nasplat.search.assembly import Assembly
 from nasplat.testing.exports import write_export
 from nasplat.testing.runs import searched
 
@@ -81,7 +82,7 @@ def test_the_folder_says_how_many_times_it_enlarges(exported: tuple[Run, Path]) 
 
 def test_an_opened_folder_knows_its_architecture(exported: tuple[Run, Path]) -> None:
     run, folder = exported
-    opened = bundle.opened(folder)
+    opened = opening.opened(folder)
     (best,) = run.history().picks("best")
     assert opened.architecture == best.architecture
     assert opened.io == run.benchmark().io
@@ -92,7 +93,7 @@ def test_an_opened_folder_knows_its_architecture(exported: tuple[Run, Path]) -> 
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 2, 2), (1, 12, 16), (3, 37, 5), (2, 5, 64), (7, 24, 33)])
 def test_onnx_takes_any_batch_and_any_sides(exported: tuple[Run, Path], batch: int, height: int, width: int) -> None:
     """It was written at 2 pictures of 12 x 16, and is verified at others than these."""
-    network, scale = bundle.load(exported[1]), bundle.opened(exported[1]).io.scale or 0
+    network, scale = bundle.load(exported[1]), opening.opened(exported[1]).io.scale or 0
     session = onnxruntime.InferenceSession(exported[1] / "model.onnx", providers=["CPUExecutionProvider"])
     pictures = np.random.default_rng(batch * height * width).random((batch, 3, height, width), dtype=np.float32)
     (given,) = session.run(["enlarged"], {"images": pictures})

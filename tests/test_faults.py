@@ -19,10 +19,11 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
+from nasplat.search.assembly import Assembly
 from nasplat.executors.ray import RayExecutor
 from nasplat.run.directory import Run
-from nasplat.search import Search
+from nasplat.search.loop import Search
 
 memory = dict(line.split(":") for line in open("/proc/meminfo"))
 total, available = (int(memory[key].split()[0]) for key in ("MemTotal", "MemAvailable"))

@@ -16,16 +16,20 @@ import pytest
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO
-from nasplat.config import Assembly, SearchConfig
-from nasplat.data import datasets
-from nasplat.data.datasets import DATASETS, Dataset, Splits
+from nasplat.config import SearchConfig
+from nasplat.data.dataset import Dataset
+from nasplat.data.datasets import DATASETS
+from nasplat.data.examples import Splits
 from nasplat.data.pictures import Pictures, Rows
+from nasplat.data.splitting import Parts
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export.card import escaped
-from nasplat.run.directory import LOCK, LOG, Run
-from nasplat.run.event_log import EventLog
+from nasplat.run.directory import Run
+from nasplat.run.layout import LOCK, LOG
 from nasplat.run.recovery import BEYOND, salvage
-from nasplat.search import Search
+from nasplat.search.assembly import Assembly
+from nasplat.search.loop import Search
+from nasplat.storage.event_log import EventLog
 from nasplat.task import Measurement, encode_outcome
 from nasplat.testing.runs import searched
 
@@ -56,11 +60,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
 
     def load() -> Splits:
         training, validation = part("train", 0), part("val", 1)
-        return datasets._Parts.of(
-            training, validation=validation, test=lambda: part("test", 2), held_out=0, subset=None
-        ).read()
+        return Parts.of(training, validation=validation, test=lambda: part("test", 2), held_out=0, subset=None).read()
 
-    monkeypatch.setitem(DATASETS, "watched", Dataset("watched", "counts its reads", IO.image(1, 8, 4), load))
+    monkeypatch.setitem(DATASETS, "watched", Dataset("watched", IO.image(1, 8, 4), load))
     return counted
 
 

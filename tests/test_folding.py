@@ -13,8 +13,8 @@ from torch import nn
 
 from nasplat.architecture import IO
 from nasplat.export import bundle
-from nasplat.nn.ghost import GhostNetwork
-from nasplat.nn.ghost_shapes import PLAIN, Bottleneck, GhostShape, Operator
+from nasplat.nn.ghost.shapes import PLAIN, Bottleneck, GhostShape, Operator
+from nasplat.nn.ghost.supernet import GhostNetwork
 from nasplat.nn.onnx import write_onnx
 from nasplat.registry import SEARCH_SPACES
 

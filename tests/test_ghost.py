@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
-from nasplat.nn.ghost import GhostBottleneck, GhostModule, GhostNetwork, conv_bn
-from nasplat.nn.ghost_shapes import PLAIN, Operator, make_divisible
+from nasplat.nn.ghost.shapes import PLAIN, Operator, make_divisible
+from nasplat.nn.ghost.supernet import GhostBottleneck, GhostModule, GhostNetwork, conv_bn
 from nasplat.nn.nested import nested
 from nasplat.nn.supernet import Supernet, recalibrate
 from nasplat.search_spaces.ghost import GhostCIFAR, GhostImageNet, GhostSmall, GhostSpace

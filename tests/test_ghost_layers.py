@@ -10,8 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasplat.architecture import IO
 from nasplat.cost import Cost
 from nasplat.errors import InputError
-from nasplat.nn.ghost import GhostBottleneck, GhostModule, GhostNetwork, SqueezeExcite
-from nasplat.nn.ghost_shapes import (
+from nasplat.nn.ghost.shapes import (
     PLAIN,
     Bottleneck,
     GhostShape,
@@ -22,6 +21,7 @@ from nasplat.nn.ghost_shapes import (
     network_costs,
     squeeze_cost,
 )
+from nasplat.nn.ghost.supernet import GhostBottleneck, GhostModule, GhostNetwork, SqueezeExcite
 
 
 def measured(network: nn.Module, *shape: int) -> tuple[int, int]:

@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasplat.errors import InputError
-from nasplat.nn.ghost import GhostModule
-from nasplat.nn.ghost_shapes import PLAIN, Operator
-from nasplat.nn.ghostify import GhostConv2d, eligible, ghostify
-from nasplat.nn.ghostnet import ghostnet
+from nasplat.nn.ghost.ghostify import GhostConv2d, eligible, ghostify
+from nasplat.nn.ghost.ghostnet import ghostnet
+from nasplat.nn.ghost.shapes import PLAIN, Operator
+from nasplat.nn.ghost.supernet import GhostModule
 
 
 def counted(network: nn.Module, x: Tensor) -> int:

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasplat.architecture import IO
 from nasplat.cost import Cost
 from nasplat.errors import InputError
-from nasplat.nn.ghost_shapes import network_costs
-from nasplat.nn.ghostnet import TIMM, from_timm, ghostnet, ghostnet_shape
+from nasplat.nn.ghost.ghostnet import TIMM, from_timm, ghostnet, ghostnet_shape
+from nasplat.nn.ghost.shapes import network_costs
 
 WIDTHS = tuple(TIMM)
 PUBLISHED = {0.5: (2_587_292, 42_328_152), 1.0: (5_182_508, 141_150_512), 1.3: (7_358_820, 227_003_256)}

@@ -17,9 +17,9 @@ from nasplat.errors import InputError
 from nasplat.nn.graph_network import GraphBatch, GraphNetworks, masked_pairwise, summed_up, train, wired
 from nasplat.options import complete
 from nasplat.predictor import Predictor, UncertainPredictor
-from nasplat.ranking import kendall_tau
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
 from nasplat.search_space import SearchSpace
+from nasplat.surrogates.ranking_metrics import kendall_tau
 from nasplat.testing.toy import ToySpace, toy_accuracy
 from nasplat.training.seeding import seeded
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasplat.architecture import IO
-from nasplat.data.datasets import Source, dataset
+from nasplat.data.dataset import Source
+from nasplat.data.datasets import dataset
 from nasplat.errors import InputError
 from nasplat.run.directory import Run
 from nasplat.search_spaces.ghost import GhostImageNet

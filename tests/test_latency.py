@@ -16,12 +16,14 @@ from nasplat.architecture import IO
 from nasplat.artifact import Parcel
 from nasplat.benchmarks.classification import Classification
 from nasplat.cli import main
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError
 from nasplat.executors.inline import InlineExecutor
-from nasplat.nn.latency import exported, measure_latency, onnx_passes, passes
+from nasplat.latency.measuring import exported, measure_latency, onnx_passes, passes
+from nasplat.options import construct
 from nasplat.run.directory import Run
-from nasplat.search import Search
+from nasplat.search.assembly import Assembly
+from nasplat.search.loop import Search
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate
 
@@ -53,7 +55,7 @@ class Sleeper(nn.Module):
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements of a twentieth of a second."""
-    monkeypatch.setattr("nasplat.nn.latency.SECONDS", 0.05)
+    monkeypatch.setattr("nasplat.latency.measuring.SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("brief")
@@ -195,7 +197,7 @@ def test_on_cuda_the_work_is_waited_for() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_a_measurement_has_latency_beside_accuracy_if_asked() -> None:
-    benchmark = Classification(SPACE, epochs=2, latency_batch=4, latency_threads=2)
+    benchmark = construct("benchmark", Classification, SPACE, epochs=2, latency_batch=4, latency_threads=2)
     assert benchmark.alone
     assert benchmark.metrics == ("accuracy", "loss", "latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
     shelf = Parcel()
@@ -224,14 +226,18 @@ def test_a_benchmark_measures_in_onnxruntime_if_asked(monkeypatch: pytest.Monkey
         engines.append(engine)
         return measure_latency(*arguments, engine=engine, **others)
 
-    monkeypatch.setattr("nasplat.nn.latency.measure_latency", measured)
-    benchmark = Classification(SPACE, epochs=1, subset=100, latency_batch=2, latency_engine="onnxruntime")
+    monkeypatch.setattr("nasplat.latency.measuring.measure_latency", measured)
+    benchmark = construct(
+        "benchmark", Classification, SPACE, epochs=1, subset=100, latency_batch=2, latency_engine="onnxruntime"
+    )
     task = Evaluate(id=0, seed=0, architecture=SPACE.parse("233223"), fidelity=1)
     shelf = Parcel()
     measurement = benchmark.measure(task, device="cpu", artifacts=shelf)
     assert measurement.metrics["latency_ms"] > 0
     assert engines == ["onnxruntime"]
-    plain = Classification(SPACE, epochs=1, subset=100).measure(task, device="cpu", artifacts=shelf)
+    plain = construct("benchmark", Classification, SPACE, epochs=1, subset=100).measure(
+        task, device="cpu", artifacts=shelf
+    )
     assert plain.artifacts == measurement.artifacts  # exporting changes neither weights nor statistics
 
 

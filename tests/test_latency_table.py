@@ -6,6 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from scipy.stats import spearmanr
 from nasplat.architecture import IO, Architecture
 from nasplat.benchmarks.classification import Classification
 from nasplat.cli import main
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError, RunError
 from nasplat.export.bundle import export
-from nasplat.latency_build import Accuracy, Plan, _Stopwatch, build_table, spread_out
-from nasplat.latency_table import BlockTable, Row, Surface, described, read_facts, read_table, write_table
+from nasplat.latency.building import Accuracy, Plan, _Stopwatch, build_table, spread_out
+from nasplat.latency.table import BlockTable, Row, Surface, described, read_facts, read_table, write_table
+from nasplat.options import construct
 from nasplat.registry import SEARCH_SPACES, STRATEGIES, Plugin
 from nasplat.run.directory import Run
+from nasplat.search.assembly import Assembly
 from nasplat.search_space import Block
 from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -382,24 +385,24 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, machine: list[Any]) -> Non
     at_once = list(machine)
     machine.clear()
     path = tmp_path / "table.csv"
-    partial = tmp_path / "table.csv.partial"
+    begun = tmp_path / "table.csv.partial"
     for visits in (20, 50):
         with pytest.raises(KeyboardInterrupt):
             build_table(SPACE, IMAGES, SMALL, path, progress=interrupted_after(visits))
         assert not path.exists()
-        partial.write_text(partial.read_text() + "[1, 3")  # torn by a power cut
+        begun.write_text(begun.read_text() + "[1, 3")  # torn by a power cut
     with pytest.raises(InputError, match=r"table.csv.partial is of a build with other options"):
         build_table(SPACE, IMAGES, replace(SMALL, seed=1), path)
     build_table(SPACE, IMAGES, SMALL, path)
     assert machine == at_once  # nothing twice, nothing left out
     assert content(path) == content(tmp_path / "at_once.csv")
-    assert not partial.exists()
+    assert not begun.exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_a_real_build_leaves_torch_as_it_was(tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasplat.latency_build.VISIT_MS", 1.0)
+    monkeypatch.setattr("nasplat.latency.building.VISIT_MS", 1.0)
     plan = Plan(engine=engine, points=2, rounds=2, calibration=1, checked=1, threads=2)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     built = build_table(SPACE, IMAGES, plan, tmp_path / "table.csv")
@@ -552,11 +555,11 @@ def test_what_a_table_tells_is_known_of_all_that_is_feasible(tmp_path: Path) -> 
     write_table(blocks, described(SPACE, DIGITS), [row for row in rows(DIGITS) if row.widths != (16, 16)])
     networks.write_text("architecture,latency_ms\n0123,1.5\n3210,2.25\n")
     for path in (blocks, networks):
-        what_it_knows_is_known_of_all(lambda path=path: Classification(SPACE, latency_table=str(path)))  # type: ignore[misc]
+        what_it_knows_is_known_of_all(partial(construct, "benchmark", Classification, SPACE, latency_table=str(path)))
     write_table(tmp_path / "holes.csv", {}, [replace(row, kind=f"{row.kind} too") for row in rows(DIGITS)])
     with pytest.raises(InputError, match=r"holes.csv has no block of the kind 'linear'"):
-        Classification(SPACE, latency_table=str(tmp_path / "holes.csv")).check()
-    benchmark = Classification(SPACE, latency_table=str(networks))
+        construct("benchmark", Classification, SPACE, latency_table=str(tmp_path / "holes.csv")).check()
+    benchmark = construct("benchmark", Classification, SPACE, latency_table=str(networks))
     assert [benchmark.feasible(SPACE.parse(code)) for code in ("0123", "0121")] == [True, False]
     assert benchmark.offered == [SPACE.parse("0123"), SPACE.parse("3210")]
 
@@ -564,7 +567,7 @@ def test_what_a_table_tells_is_known_of_all_that_is_feasible(tmp_path: Path) -> 
 def test_a_path_is_the_same_in_every_directory() -> None:
     from nasplat.options import complete
 
-    found = complete("benchmark", Classification, {"latency_table": "table.csv"})["latency_table"]
+    found = complete("benchmark", Classification, {"latency": {"table": "table.csv"}})["latency"]["table"]
     assert found == str(Path.cwd() / "table.csv")
 
 
@@ -572,7 +575,7 @@ def test_a_path_is_the_same_in_every_directory() -> None:
 def test_latency_is_measured_or_told_by_a_table_not_both(file: Path) -> None:
     config = tree(file)
     config["benchmark"]["latency_batch"] = 1
-    with pytest.raises(InputError, match=r"both latency_batch=1 and latency_table=.*table.csv; leave one out"):
+    with pytest.raises(InputError, match=r"both latency.batch=1 and latency.table=.*table.csv; leave one out"):
         Assembly.of(SearchConfig.read(config))
     del config["benchmark"]["latency_batch"]
     with pytest.raises(InputError, match="is of io"):  # of other images
@@ -583,7 +586,7 @@ def test_latency_is_measured_or_told_by_a_table_not_both(file: Path) -> None:
 def test_an_engine_is_for_what_is_measured(file: Path) -> None:
     config = tree(file)
     config["benchmark"]["latency_engine"] = "onnxruntime"
-    with pytest.raises(InputError, match=r"latency_engine=onnxruntime .* add --set benchmark\.latency_batch=1"):
+    with pytest.raises(InputError, match=r"latency.engine=onnxruntime .* add --set benchmark\.latency\.batch=1"):
         Assembly.of(SearchConfig.read(config))
 
 

@@ -29,13 +29,13 @@ import pytest
 import yaml
 from markupsafe import Markup
 
-import nasplat.search
+import nasplat.search.loop
 from nasplat.cli.app import main
 from nasplat.errors import InputError
-from nasplat.export import bundle
+from nasplat.export import bundle, opening
 from nasplat.export.verification import Verification
 from nasplat.report import page
-from nasplat.run.directory import ARTIFACTS, CONFIG, ENVIRONMENT, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOG
 from nasplat.search_spaces.nasbench201 import NASBench201
 
 VERIFIED = {"random": asdict(Verification(0.0, 1.0, (1,))), "real": None}
@@ -122,7 +122,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lighten(patch: pytest.MonkeyPatch) -> None:
     """Snapshots of short runs, and no drawing and no ONNX, which take seconds and read nothing of what is mangled."""
-    patch.setattr(nasplat.search, "SNAPSHOT_EVENTS", 5)
+    patch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 5)
     patch.setattr(page, "_svg", lambda drawing, title: Markup("<svg/>"))
     patch.setattr(bundle, "write_onnx", lambda network, shape, path, **how: path.write_bytes(b"onnx"))
     patch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
@@ -485,7 +485,7 @@ def on_run(command: str) -> Callable[[random.Random], Case]:
 
 def on_export(chance: random.Random) -> Case:
     """An exported network, which `nasplat.export.bundle.load` reads."""
-    path = Path("network") / chance.choice((bundle.ARCHITECTURE, bundle.WEIGHTS))
+    path = Path("network") / chance.choice((opening.ARCHITECTURE, opening.WEIGHTS))
     hows = [mangle_bytes, mangle_place] + [mangle_tree, mangle_tree] * (path.suffix == ".json")
     return Case(["load", "network"], f"{path.name} {chance.choice(hows)(chance, path)}")
 
@@ -602,7 +602,7 @@ def test_mangled_inputs_end_in_a_message_in_a_process_of_their_own(
     monkeypatch.chdir(ground)
     case = KINDS[index % len(KINDS)](random.Random(index))
     if case.arguments[0] == "load":
-        words = ["-c", "import sys; from nasplat.export import bundle; bundle.load(sys.argv[1])", "network"]
+        words = ["-c", "import sys; from nasplat.export import bundle, opening; bundle.load(sys.argv[1])", "network"]
     else:
         words = ["-m", "nasplat", *case.arguments]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)

@@ -20,11 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasplat.architecture import IO
 from nasplat.artifact import Parcel
 from nasplat.benchmarks.nasbench201 import NASBench201Table
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError, TrialFailed
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.run.directory import Run
+from nasplat.search.assembly import Assembly
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Measurement
 from nasplat.testing.runs import searched

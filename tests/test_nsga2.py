@@ -8,10 +8,10 @@ import pytest
 from numpy.random import default_rng
 
 from nasplat.architecture import Architecture
+from nasplat.evolution.selection import RankAndCrowding
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.selection import RankAndCrowding
 from nasplat.strategy import Strategy
 from nasplat.task import Evaluate, Measurement, encode_task
 from nasplat.testing import ToyBenchmark, ToySpace

@@ -15,8 +15,8 @@ from numpy.random import default_rng
 from scipy.stats import kendalltau
 
 from nasplat.cli.app import main
-from nasplat.saved import make_predictor, make_space, open_predictor
-from nasplat.scores import read_scores
+from nasplat.surrogates.predictor_store import make_predictor, make_space, open_predictor
+from nasplat.surrogates.training_set import read_scores
 
 Done: TypeAlias = subprocess.CompletedProcess[str]
 CommandLine: TypeAlias = Callable[..., Done]

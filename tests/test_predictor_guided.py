@@ -13,12 +13,12 @@ from nasplat import search_space
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
-from nasplat.outlook import Candidates, Outlook
 from nasplat.problem import Problem
 from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
-from nasplat.run.state import pack, unpack
 from nasplat.search_space import SearchSpace
+from nasplat.storage.state import pack, unpack
 from nasplat.strategy import Strategy
+from nasplat.surrogates.posterior import Candidates, Outlook
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task
 from nasplat.testing import STRATEGY_CHECKS, ToySpace
 from nasplat.testing.toy import toy_accuracy
@@ -79,7 +79,7 @@ def test_it_finds_the_best_of_256_in_few_evaluations() -> None:
 @pytest.mark.slow
 def test_it_finds_the_optimum_of_nasbench201_in_few_evaluations(table: Path) -> None:
     from nasplat.artifact import Parcel
-    from nasplat.executors.executor import Workload
+    from nasplat.config import Workload
 
     benchmark = Workload("nasbench201", "nasbench201", {}, {"search_column": "test"}).make()
     benchmark.prepare()

@@ -25,14 +25,16 @@ from hypothesis.extra import numpy as arrays
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.benchmarks.nasbench201 import NASBench201Table
-from nasplat.cli.app import app, main
-from nasplat.config import Assembly, SearchConfig, load_tree, yaml_value
+from nasplat.cli import app
+from nasplat.cli.app import main
+from nasplat.config import SearchConfig, load_tree, yaml_value
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Objective
 from nasplat.registry import SEARCH_SPACES
-from nasplat.run.state import pack, unpack
+from nasplat.search.assembly import Assembly
 from nasplat.search_space import GeneSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.storage.state import pack, unpack
 from nasplat.task import (
     Evaluate,
     Failure,
@@ -423,7 +425,7 @@ def test_any_bytes_are_a_state_or_a_value_error(said: str, data: bytes, whole: d
 
 # The command line
 
-COMMANDS = [command.name or "" for command in app.registered_commands]
+COMMANDS = list(app.COMMANDS)
 WORDS = [
     "--json", "--out", "new", "--front", "--test", "--top", "--top=3", "--pick", "best", "knee", "--untrained",
     "--help",

@@ -15,13 +15,14 @@ from torch import nn
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
 from nasplat.benchmark import Benchmark
-from nasplat.executors.executor import Workload, perform
+from nasplat.config import Workload
+from nasplat.evolution.selection import ProtectedSorting
+from nasplat.executors.executor import perform
 from nasplat.nn.supernet import Supernet
 from nasplat.objective import Goal, Objective, bins
 from nasplat.problem import Problem
-from nasplat.run.shelf import Shelf
 from nasplat.search_spaces.darts import DARTS, OPERATIONS
-from nasplat.selection import ProtectedSorting
+from nasplat.storage.artifact_store import Shelf
 from nasplat.strategies.cars import CARS
 from nasplat.task import Evaluate, Measurement, Task, Trained, TrainSupernet, encode_task
 from nasplat.testing import ToyBenchmark, ToySpace

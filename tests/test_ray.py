@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.run.directory import Run
 from nasplat.task import Measurement, Outcome
 
@@ -48,11 +48,11 @@ def overlapping(outcomes: list[Outcome]) -> list[tuple[Outcome, Outcome]]:
 
 DRIVER = """
 import json, os, sys
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.shelf import Shelf
+from nasplat.storage.artifact_store import Shelf
 from nasplat.task import encode_outcome
 from pathlib import Path
 
@@ -90,9 +90,9 @@ CONTINUING = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
-from nasplat.run.shelf import Shelf
+from nasplat.storage.artifact_store import Shelf
 from nasplat.task import Evaluate, encode_outcome
 
 workload = Workload("nasbench201", "classification", {"channels": 4, "cells": 1}, {"epochs": 3})
@@ -191,7 +191,7 @@ def test_a_search_that_starts_ray_works_at_once_and_shuts_it_down(installed: dic
 def test_never_more_tasks_are_out_than_there_are_workers(cluster: Any, tmp_path: Path) -> None:
     done = _demo(cluster, tmp_path, "--evaluations", "30", "--set", "benchmark.sleep=0.01")
     assert done.returncode == 0, done.stderr
-    from nasplat.run.event_log import EventLog
+    from nasplat.storage.event_log import EventLog
 
     out = most = 0
     for event in EventLog.open(tmp_path / "run" / "events.sqlite").events("ask", "outcome"):
@@ -224,11 +224,11 @@ def test_workers_that_only_die_end_the_run_with_an_error(cluster: Any, tmp_path:
 SHARED_WEIGHTS = """
 import json, sys
 from pathlib import Path
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.shelf import Shelf
+from nasplat.storage.artifact_store import Shelf
 import ray
 
 workload = Workload("demo_perceptron", "demo_formula")
@@ -324,11 +324,11 @@ import json, os, signal, sys, time
 from pathlib import Path
 import ray
 from nasplat.executors import ray as module
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.shelf import Shelf
+from nasplat.storage.artifact_store import Shelf
 from nasplat.task import encode_incident, encode_outcome
 
 def executor(workers, retries=2, trial_seconds=None, **options):
@@ -422,8 +422,8 @@ made, problem = executor(2, retries=0)
 with made:
     while len(made._idle) < 2:
         made.wait(0.1)
-    for seat in made._idle:
-        os.kill(int(seat.worker.rpartition(":")[2]), signal.SIGKILL)
+    for slot in made._idle:
+        os.kill(int(slot.worker.rpartition(":")[2]), signal.SIGKILL)
     clock.ahead = 1000.0  # they have been idle for long, so that they are asked whether they live
     for _ in range(3):
         made.submit(problem.evaluate(problem.sample()))
@@ -471,7 +471,7 @@ def test_a_worker_that_cannot_start_loses_its_place_after_a_few_tries(cluster: A
         IN_PROCESS
         + """
 module.FIRST_PAUSE = 0.05
-from nasplat.executors.executor import Workload
+from nasplat.config import Workload
 class OnlyOnce(Workload):
     # The first worker finds its data at once, all others look for it in vain.
     def make(self):

@@ -16,11 +16,12 @@ from pathlib import Path
 import ray
 from nasplat.artifact import Handle
 from nasplat.executors import ray as module
-from nasplat.executors.executor import Workload, perform
+from nasplat.executors.executor import perform
+from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.shelf import Shelf
+from nasplat.storage.artifact_store import Shelf
 from nasplat.task import encode_incident, encode_outcome
 import torch
 

@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 import pytest
 
 from nasplat.cli.app import main
-from nasplat.run.directory import CONFIG, ENVIRONMENT, LOG, Run
-from nasplat.run.event_log import Event, EventLog
+from nasplat.run.directory import Run
+from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
 from nasplat.run.recovery import BEYOND, NOTE, salvage
 from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.storage.event_log import Event, EventLog
 from nasplat.task import STATE, Incident, Measurement, Outcome, Spent, encode_incident
 
 Done: TypeAlias = subprocess.CompletedProcess[str]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasplat.nn.ghost_shapes import Operator
-from nasplat.nn.ghostify import GhostConv2d
+from nasplat.nn.ghost.ghostify import GhostConv2d
+from nasplat.nn.ghost.shapes import Operator
 from nasplat.nn.reference_networks import (
     ghost_resnet50,
     ghost_resnet56,

@@ -19,14 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError
 from nasplat.executors.executor import Executor
 from nasplat.executors.inline import InlineExecutor
 from nasplat.report import page
 from nasplat.report.page import render, write_report
 from nasplat.run.directory import Run
-from nasplat.search import Search
+from nasplat.search.assembly import Assembly
+from nasplat.search.loop import Search
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task
 from nasplat.units import figure
 

@@ -23,10 +23,9 @@ from typing import Any, ClassVar
 import pytest
 
 import kill_campaign
-import nasplat.search
+import nasplat.search.loop
 from nasplat.architecture import Architecture
 from nasplat.artifact import Artifacts, Parcel
-from nasplat.budget import Budget
 from nasplat.cli.app import main
 from nasplat.errors import StrategyError, TrialFailed
 from nasplat.executors.executor import Executor, perform
@@ -34,10 +33,12 @@ from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import CONFIG, LOG, Run
-from nasplat.run.event_log import EventLog
-from nasplat.run.state import pack
-from nasplat.search import Search
+from nasplat.run.directory import Run
+from nasplat.run.layout import CONFIG, LOG
+from nasplat.search.budget import Budget
+from nasplat.search.loop import Search
+from nasplat.storage.event_log import EventLog
+from nasplat.storage.state import pack
 from nasplat.strategy import Strategy
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, decode_task
 from nasplat.testing import ToyBenchmark, ToySpace
@@ -53,7 +54,7 @@ DRIVER = '''
 import os
 import time
 
-import nasplat.search
+import nasplat.search.loop
 from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.registry import BENCHMARKS
 from nasplat.strategy import Strategy
@@ -79,7 +80,7 @@ if __name__ == "__main__":
     from nasplat.cli.app import main
 
     BENCHMARKS.register("counting", "counting:Counting")
-    nasplat.search.SNAPSHOT_EVENTS = int(os.environ.get("SNAPSHOT_EVENTS", nasplat.search.SNAPSHOT_EVENTS))
+    nasplat.search.loop.SNAPSHOT_EVENTS = int(os.environ.get("SNAPSHOT_EVENTS", nasplat.search.loop.SNAPSHOT_EVENTS))
     restore = Strategy.restore
 
     def noted_restore(self, state):
@@ -687,7 +688,7 @@ def test_a_replay_that_asks_for_the_same_goes_on(log: EventLog) -> None:
 
 
 def test_a_snapshot_spares_the_replay_of_what_it_covers(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nasplat.search, "SNAPSHOT_EVENTS", 30)
+    monkeypatch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 30)
     benchmark, again = Scripted(), Scripted()
     make: Callable[..., Strategy] = STRATEGIES.get("regularized_evolution")
     evolution = partial(make, population=10, sample=3)

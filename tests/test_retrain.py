@@ -20,12 +20,14 @@ import scipy.stats
 import yaml
 
 from nasplat.artifact import Artifacts, Handle
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, Plugin
-from nasplat.run.directory import CONFIG, ENVIRONMENT, LOG, Run
+from nasplat.run.directory import Run
+from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
 from nasplat.run.retrained import Comparison
+from nasplat.search.assembly import Assembly
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.strategies.retraining import Retraining
@@ -327,7 +329,8 @@ import time
 from pathlib import Path
 
 import torch._dynamo
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
+from nasplat.search.assembly import Assembly
 from nasplat.run.directory import Run
 from nasplat.testing.runs import searched
 
@@ -533,12 +536,12 @@ def copied(template: Path, folder: Path, **options: Any) -> None:
 
 
 def test_a_null_of_a_recipe_unsets_what_the_search_had(command: CommandLine, template: Path, tmp_path: Path) -> None:
-    copied(template, tmp_path / "small", subset=300)
-    (tmp_path / "recipe.yaml").write_text("subset: null\n")
+    copied(template, tmp_path / "small", data={"subset": 300})
+    (tmp_path / "recipe.yaml").write_text("subset: null\n")  # by its former name
     done = command("retrain", "small", "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
     assert done.returncode == 0, done.stderr
-    assert Run(tmp_path / "small").config.benchmark.options["subset"] == 300
-    assert Run(tmp_path / "new").config.benchmark.options["subset"] is None
+    assert Run(tmp_path / "small").config.benchmark.options["data"] == {"subset": 300}
+    assert Run(tmp_path / "new").config.benchmark.options["data"]["subset"] is None
 
 
 @pytest.mark.parametrize("text", ["", "# epochs: 7\n"])
@@ -781,7 +784,7 @@ def test_a_benchmark_that_measures_nothing_of_it_or_cannot_distill_is_refused(
     assert command(*TOYS[: fast - 1], *TOYS[fast + 1 :]).returncode == 0
     other = ("retrain", "toys", "--benchmark", "plain_toy")
     refused(command(*other), "plain_toy measures accuracy", "params:min, speed:max", "--objective accuracy:max")
-    refused(command(*other, "--distill"), "no option distillation")
+    refused(command(*other, "--distill"), "no option recipe.distillation")
 
 
 @pytest.mark.usefixtures("toys")

@@ -26,9 +26,9 @@ from numpy.random import default_rng
 
 from nasplat.architecture import Architecture
 from nasplat.predictor import UncertainPredictor
-from nasplat.saved import Saved, open_predictor, scored
 from nasplat.server.app import make_app
 from nasplat.server.batching import Batcher, OverfullError
+from nasplat.surrogates.predictor_store import Saved, open_predictor, scored
 
 PATIENCE = 300.0
 """Seconds after which a test stops waiting for a process."""

@@ -16,10 +16,12 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
 from nasplat.benchmarks.classification import STATISTICS, Classification
 from nasplat.cost import Cost
-from nasplat.data.datasets import Examples, dataset
+from nasplat.data.datasets import dataset
+from nasplat.data.examples import Examples
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.nn.supernet import Supernet
+from nasplat.options import construct
 from nasplat.search_space import GeneSpace, SupernetSpace
 from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -35,7 +37,7 @@ PATHS = tuple(map(SPACE.parse, ("211312", "333333", "104103")))
 
 
 def prepared(**options: Any) -> Classification:
-    benchmark = Classification(SPACE, **{"epochs": 4, **options})
+    benchmark = construct("benchmark", Classification, SPACE, **{"epochs": 4, **options})
     benchmark.prepare()
     return benchmark
 

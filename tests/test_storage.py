@@ -16,15 +16,16 @@ from typing import Any, TypeAlias
 
 import pytest
 
-import nasplat.search
+import nasplat.search.loop
 from nasplat.cli.app import main
 from nasplat.export import bundle
 from nasplat.export.verification import Verification
 from nasplat.report import page
 from nasplat.run import directory, recovery
-from nasplat.run.directory import LOG, Run
-from nasplat.run.event_log import EventLog
-from nasplat.run.shelf import Shelf
+from nasplat.run.directory import Run
+from nasplat.run.layout import LOG
+from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.event_log import EventLog
 from nasplat.task import Outcome, Spent
 
 PATIENCE = 300.0
@@ -60,7 +61,7 @@ def call(*arguments: str) -> int:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Runs `nasplat ARGUMENTS` in this process, in an empty directory, with a snapshot every few events."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(nasplat.search, "SNAPSHOT_EVENTS", 6)
+    monkeypatch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 6)
 
     def run(*arguments: str) -> Done:
         capsys.readouterr()

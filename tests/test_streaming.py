@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasplat.architecture import IO
 from nasplat.errors import InputError
-from nasplat.nn.residual_dense import ResidualDenseNetwork
-from nasplat.nn.residual_dense_shapes import KINDS, SCALES, DenseBlock, Kind, ResidualDenseShape
-from nasplat.nn.residual_dense_streaming import Strips
+from nasplat.nn.residual_dense.network import ResidualDenseNetwork
+from nasplat.nn.residual_dense.shapes import KINDS, SCALES, DenseBlock, Kind, ResidualDenseShape
+from nasplat.nn.residual_dense.streaming import Strips
 from nasplat.nn.streaming import MIB, ROWS, Plan, Ring, Stage, Stages
 from nasplat.training.seeding import seeded
 
@@ -194,9 +194,9 @@ import resource, sys
 import torch
 from pathlib import Path
 from nasplat.architecture import IO
-from nasplat.nn.residual_dense import ResidualDenseNetwork
-from nasplat.nn.residual_dense_shapes import DenseBlock, ResidualDenseShape
-from nasplat.nn.residual_dense_streaming import Strips
+from nasplat.nn.residual_dense.network import ResidualDenseNetwork
+from nasplat.nn.residual_dense.shapes import DenseBlock, ResidualDenseShape
+from nasplat.nn.residual_dense.streaming import Strips
 
 height, width, memory = map(int, sys.argv[1:])
 made = ResidualDenseNetwork(ResidualDenseShape(8, (DenseBlock("C", 2, 8, 8),)), IO.enlarged(8, 8, 2))

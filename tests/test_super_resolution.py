@@ -20,7 +20,7 @@ from torch.nn import functional
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmarks.super_resolution import SuperResolution
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.cost import Cost
 from nasplat.data.picture_sets import PICTURE_SETS, Entry, Picture, PictureSet
 from nasplat.data.pictures import Pixels
@@ -28,11 +28,12 @@ from nasplat.data.resolution import agreement, bicubic_agreement, luma, shrunk, 
 from nasplat.errors import InputError, TrialFailed
 from nasplat.nn import costs
 from nasplat.options import complete
+from nasplat.search.assembly import Assembly
 from nasplat.search_space import Gene, GeneSpace
 from nasplat.task import Evaluate, Measurement
-from nasplat.training.enlarging import SYMMETRIES, EnlargerTraining, Pair, Patches, evaluate, symmetric
 from nasplat.training.fit import HALVINGS, Recipe
 from nasplat.training.seeding import seeded
+from nasplat.training.super_resolution import SYMMETRIES, EnlargerTraining, Pair, Patches, evaluate, symmetric
 
 WIDTHS = ("4", "8", "12")
 

@@ -15,12 +15,14 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle, Parcel
 from nasplat.benchmark import Benchmark
 from nasplat.benchmarks.classification import AIDS, Classification
-from nasplat.data.datasets import Examples, Scaling, dataset
+from nasplat.data.datasets import dataset
+from nasplat.data.examples import Examples, Scaling
 from nasplat.errors import InputError, TrialFailed
 from nasplat.executors.executor import perform
-from nasplat.nn import cells, darts, ghost, nasbench101
-from nasplat.nn.ghost_shapes import Bottleneck
-from nasplat.options import complete
+from nasplat.nn import cells, darts, nasbench101
+from nasplat.nn.ghost import supernet as ghost
+from nasplat.nn.ghost.shapes import Bottleneck
+from nasplat.options import complete, construct
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.darts import DARTS
 from nasplat.search_spaces.ghost import GhostSmall
@@ -56,7 +58,7 @@ def spaces() -> list[SearchSpace]:
 
 
 def prepared(space: SearchSpace = SPACE, **options: Any) -> Classification:
-    benchmark = Classification(space, **options)
+    benchmark = construct("benchmark", Classification, space, **options)
     benchmark.check()
     benchmark.prepare()
     return benchmark
@@ -515,9 +517,11 @@ def test_a_state_is_gone_on_from_by_the_recipe_that_it_was_begun_with(name: str)
 
 @pytest.mark.parametrize("name", AIDS)
 def test_shared_weights_refuse_what_would_not_act_on_them(name: str) -> None:
-    with pytest.raises(InputError, match=rf"{name} aids the training.*{name}=.*leave out benchmark.{name}"):
-        Classification(SPACE, **{name: EVERYTHING[name]}).check_supernet()
-    Classification(SPACE, augment=True, gradient_norm=5, optimizer="adam").check_supernet()
+    with pytest.raises(
+        InputError, match=rf"recipe.{name} aids the training.*but got .*leave out benchmark.recipe.{name}"
+    ):
+        construct("benchmark", Classification, SPACE, **{name: EVERYTHING[name]}).check_supernet()
+    construct("benchmark", Classification, SPACE, augment=True, gradient_norm=5, optimizer="adam").check_supernet()
 
 
 @pytest.mark.slow
@@ -533,7 +537,8 @@ def test_the_optimizer_is_the_one_that_is_asked_for() -> None:
 def test_a_recipe_is_a_mapping_of_options(recipe: Path) -> None:
     given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     options = complete("benchmark", Classification, given)
-    assert {name: options[name] for name in given} == given
+    assert options["epochs"] == given["epochs"]
+    assert {name: options["recipe"][name] for name in given["recipe"]} == given["recipe"]
 
 
 def test_there_are_recipes() -> None:

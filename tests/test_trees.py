@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor, RandomForestRegressor
 
+from nasplat.encodings.features import describe
 from nasplat.errors import InputError
-from nasplat.features import describe
 from nasplat.predictor import Predictor, UncertainPredictor
-from nasplat.ranking import kendall_tau
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
+from nasplat.surrogates.ranking_metrics import kendall_tau
+from nasplat.surrogates.trees import ROWS, Trees, rounded_down
 from nasplat.testing.toy import ToySpace, toy_accuracy
-from nasplat.trees import ROWS, Trees, rounded_down
 
 NAMES = ["random_forest", "gradient_boosting", "lightgbm"]
 

@@ -26,7 +26,7 @@ from torch import nn
 from nasplat.architecture import IO, Architecture
 from nasplat.data.resolution import as_tensor, enlarged, luma
 from nasplat.errors import InputError
-from nasplat.export import bundle, side_by_side, upscaling
+from nasplat.export import opening, side_by_side, upscaling
 from nasplat.registry import SEARCH_SPACES
 from nasplat.testing.exports import write_export
 from nasplat.training.seeding import seeded
@@ -70,7 +70,7 @@ def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
 
 def by_hand(model: Path, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.float64]]:
     """What the network makes of a whole picture in color, before it is rounded, `[height, width, 3]`."""
-    network = bundle.load(model).double()
+    network = opening.load(model).double()
     with torch.no_grad():
         values = network(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].double() / 255)[0]
     return np.asarray((values.permute(1, 2, 0).clamp(0, 1) * 255).numpy())
@@ -120,7 +120,7 @@ def test_json_says_what_was_done(command: CommandLine, model: Path, tmp_path: Pa
     )
     assert document.pop("seconds") > 0
     assert document == {
-        "model": str(model), "architecture": str(bundle.opened(model).architecture), "picture": "in.png",
+        "model": str(model), "architecture": str(opening.opened(model).architecture), "picture": "in.png",
         "size": [20, 14], "scale": 2, "out": "new/deep/a.png", "enlarged": [40, 28], "compare": None, "device": "cpu",
         "figures": None,
         "protocol": None,
@@ -160,7 +160,7 @@ def test_networks_for_grey_take_grey_alone(command: CommandLine, grey_model: Pat
     result = shown(tmp_path / "grey-x3.png")
     assert (result.mode, result.size) == ("L", (60, 60))
     with torch.no_grad():
-        values = bundle.load(grey_model)(torch.from_numpy(np.array(scene(20, 20, "L")))[None, None] / 255)[0, 0]
+        values = opening.load(grey_model)(torch.from_numpy(np.array(scene(20, 20, "L")))[None, None] / 255)[0, 0]
     close(result, (values.clamp(0, 1) * 255).numpy())
     refused(command, tmp_path, grey_model, "color.png", says="enlarges grey pictures, but color.png is in color")
 
@@ -261,7 +261,7 @@ def test_the_profile_of_the_colors_goes_along(command: CommandLine, model: Path,
 def test_a_network_that_knows_no_strips_is_given_small_pictures(tmp_path: Path) -> None:
     """As one of somebody else's space may be."""
     network = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)).eval()
-    exported = bundle.Exported(network, Architecture("elsewhere", "1"), SMALL)
+    exported = opening.Exported(network, Architecture("elsewhere", "1"), SMALL)
     scene(40, 30).save(tmp_path / "in.png")
     result = upscaling.upscaled(exported, upscaling.read_source(tmp_path / "in.png"), memory=1)
     with torch.no_grad():
@@ -417,7 +417,7 @@ def test_too_little_memory_is_told_with_what_would_do(command: CommandLine, mode
     assert done.returncode == 2
     assert "4,000,000 pixels the network needs" in done.stderr
     least = int(done.stderr.split("--memory ")[1].split(")")[0])
-    exported = bundle.opened(model)
+    exported = opening.opened(model)
     strips = upscaling._strips(exported, upscaling.read_source(Path("in.png")), least << 20)
     with torch.no_grad():
         next(strips)

@@ -19,14 +19,14 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark
 from nasplat.benchmarks.zero_cost import ZeroCost
+from nasplat.config import Workload
 from nasplat.data.datasets import dataset
 from nasplat.errors import InputError, TrialFailed
-from nasplat.executors.executor import Workload
-from nasplat.nn.proxies import PROXIES, Proxies, noise, reduced
 from nasplat.registry import PREDICTORS
-from nasplat.saved import make_predictor, open_predictor
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.surrogates.predictor_store import make_predictor, open_predictor
+from nasplat.surrogates.zero_cost import PROXIES, Proxies, noise, reduced
 from nasplat.task import Evaluate
 from nasplat.testing import PREDICTOR_CHECKS
 
@@ -177,7 +177,7 @@ def test_a_saved_predictor_with_proxies_says_the_same_in_another_process(tmp_pat
     assert open_predictor(tmp_path / "saved").predictor.predict(cells).tolist() == predictor.predict(cells).tolist()
     # In another order, so that nothing hangs on what was asked first.
     program = (
-        "import sys; from pathlib import Path; from nasplat.saved import open_predictor\n"
+        "import sys; from pathlib import Path; from nasplat.surrogates.predictor_store import open_predictor\n"
         "saved = open_predictor(Path(sys.argv[1]))\n"
         "print(saved.predictor.predict([saved.space.parse(code) for code in sys.argv[2:]]).tolist())"
     )

@@ -1,27 +1,20 @@
-"""The command line's entry: commands, exit codes, and the one place where errors become messages."""
+"""The command line's entry: commands, exit codes, and the one place where errors become messages.
 
+A command is imported when it is called, and not before: most of them need torch, or what else takes seconds to load.
+`nasplat --help` and a wrong word need none of them.
+"""
+
+import importlib
 import io
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
 
 import nasplat
-from nasplat.cli import (
-    benchmarking,
-    enlarging,
-    exporting,
-    inspecting,
-    listing,
-    predicting,
-    recovering,
-    retraining,
-    searching,
-    serving,
-    testing,
-)
-from nasplat.cli.output import err, printable
+from nasplat.cli.console import err, printable
 from nasplat.errors import InputError, NasplatError
 
 # The root of what typer says about the words of a command; where it lives has changed from version to version.
@@ -29,7 +22,93 @@ ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+
+class LazyCommand(NamedTuple):
+    """A command that is yet to be imported.
+
+    Args:
+        target: ``module:attribute``, below `nasplat.cli`: the command's function, or a `typer.Typer` with commands.
+        summary: What `nasplat --help` says of it, the first sentence of its own help.
+    """
+
+    target: str
+    summary: str
+
+
+COMMANDS = {
+    "search": LazyCommand("searching:search", "Search, from a configuration file, from flags, or from both."),
+    "resume": LazyCommand(
+        "searching:resume", "Go on with a run that was interrupted or killed, or that gets a larger budget."
+    ),
+    "runs": LazyCommand("inspecting:runs", "List the runs below a folder."),
+    "retrain": LazyCommand(
+        "retraining:retrain",
+        "Train what a search found to the end, into a run of its own, and compare: by the search's options and a "
+        "recipe.",
+    ),
+    "test": LazyCommand(
+        "testing:test",
+        "Measure networks on test data, each once: the figure is recorded, and shown whenever it is asked for again.",
+    ),
+    "show": LazyCommand("inspecting:show", "Show what a run found: its best trials, its front, or one architecture."),
+    "report": LazyCommand("inspecting:report", "Write a report: one HTML file with curves, front and configuration."),
+    "export": LazyCommand(
+        "exporting:export",
+        "Export a network: its weights, a model card, and forms of it that were run and compared with torch.",
+    ),
+    "upscale": LazyCommand(
+        "upscaling:upscale",
+        "Enlarge a picture by an exported network, strip by strip; the result equals the untiled one up to rounding.",
+    ),
+    "recover": LazyCommand(
+        "recovering:recover",
+        "Save what can be read of a run whose files are damaged into a new run, which can be resumed.",
+    ),
+    "list": LazyCommand(
+        "listing:list_plugins",
+        "List search spaces, strategies, predictors, benchmarks and data sets; or the options of one of them.",
+    ),
+    "serve": LazyCommand("serving:serve", "Serve a saved predictor over HTTP, until Ctrl-C."),
+    "predictor": LazyCommand("predicting:app", "Predict how good architectures are, from measured ones."),
+    "benchmark": LazyCommand(
+        "benchmarking:app", "Look at the tables of benchmarks, make them of official files, or measure them."
+    ),
+}
+"""All commands by name, in the order of the help."""
+
+
+class LazyGroup(TyperGroup):
+    """The commands of `COMMANDS`, of which only the one that is called is imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command as the help shows it: its name and what it is for."""
+        known = COMMANDS.get(cmd_name)
+        return None if known is None else TyperCommand(cmd_name, help=known.summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called, itself."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load(str(name)), rest
+
+
+def load(name: str) -> Any:
+    """The command of a name, imported: an object of click's."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    found = getattr(importlib.import_module(f"nasplat.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        found = alone
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
 app = typer.Typer(
+    cls=LazyGroup,
     name="nasplat",
     help="Search neural-network architectures, look at what was found, and export it.",
     no_args_is_help=True,
@@ -37,20 +116,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("search")(searching.search)
-app.command("resume")(searching.resume)
-app.command("runs")(inspecting.runs)
-app.command("retrain")(retraining.retrain)
-app.command("test")(testing.test)
-app.command("show")(inspecting.show)
-app.command("report")(inspecting.report)
-app.command("export")(exporting.export)
-app.command("upscale")(enlarging.upscale)
-app.command("recover")(recovering.recover)
-app.command("list")(listing.list_plugins)
-app.command("serve")(serving.serve)
-app.add_typer(predicting.app, name="predictor")
-app.add_typer(benchmarking.app, name="benchmark")
 
 
 def _print_version(wanted: bool) -> None:

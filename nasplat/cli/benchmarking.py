@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from nasplat.benchmark import TableBenchmark, TableFile
+from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.interruption import Interruption
-from nasplat.cli.output import err, out, print_json, print_table
 from nasplat.cli.predicting import assigned
 from nasplat.errors import InputError
-from nasplat.latency_build import Accuracy, Built, Plan, build_table
+from nasplat.latency.building import Accuracy, Built, Plan, build_table
 from nasplat.registry import BENCHMARKS
-from nasplat.saved import make_space
+from nasplat.surrogates.predictor_store import make_space
 from nasplat.units import duration, figure
 
 INTERRUPTED = 130

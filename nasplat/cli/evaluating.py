@@ -23,19 +23,19 @@ import nasplat
 from nasplat.architecture import Architecture
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark, TableBenchmark
+from nasplat.cli.console import err, out, print_json, print_table, printable
 from nasplat.cli.interruption import Interruption
-from nasplat.cli.output import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
 from nasplat.errors import InputError, RunError, TrialFailed
 from nasplat.options import complete, shortly
 from nasplat.predictor import options_of
-from nasplat.ranking import Interval, Make, Ranking, Trial, splits
-from nasplat.ranking import evaluate as evaluated
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
-from nasplat.run.files import read_file, refusal, write_atomically
-from nasplat.saved import make_space
-from nasplat.scores import Scores, read_scores
 from nasplat.search_space import GeneSpace
+from nasplat.storage.files import read_file, refusal, write_atomically
+from nasplat.surrogates.predictor_store import make_space
+from nasplat.surrogates.ranking_metrics import Interval, Make, Ranking, Trial, splits
+from nasplat.surrogates.ranking_metrics import evaluate as evaluated
+from nasplat.surrogates.training_set import Scores, read_scores
 from nasplat.task import Evaluate
 
 SETTINGS, TRIALS = "settings.json", "trials.jsonl"

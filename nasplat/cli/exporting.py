@@ -6,11 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nasplat.cli.output import out, print_json
+from nasplat.cli.console import out, print_json
 from nasplat.errors import InputError
 from nasplat.export.formats import Format
-from nasplat.run.directory import Run, names_several
-from nasplat.run.files import is_taken
+from nasplat.run.directory import Run
+from nasplat.run.history import names_several
+from nasplat.storage.files import is_taken
 from nasplat.task import Measurement
 from nasplat.units import figure
 

@@ -4,30 +4,25 @@ import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from nasplat.cli.output import (
-    describe,
-    describe_comparison,
-    out,
-    print_comparison,
-    print_front,
-    print_json,
-    print_measurements,
-    print_table,
-    printable,
-)
+from nasplat.cli.console import out, print_json, print_table, printable
+from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front, print_measurements
 from nasplat.cli.settings import Json
 from nasplat.errors import InputError, NasplatError
 from nasplat.executors.executor import cuda_is_available
-from nasplat.nn.latency import Latency, measure_latency
-from nasplat.run.directory import LOG, History, Run
+from nasplat.run.directory import Run
+from nasplat.run.history import History
+from nasplat.run.layout import LOG
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement, encode_incident
 from nasplat.units import duration, figure, shown_metrics, spelt
+
+if TYPE_CHECKING:
+    from nasplat.latency.measuring import Latency
 
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
 
@@ -123,8 +118,9 @@ def show(
         _show_run(history, top)
 
 
-def _latencies(history: History, batch: int, threads: int) -> dict[int, Latency]:
+def _latencies(history: History, batch: int, threads: int) -> "dict[int, Latency]":
     """The latency of every member of the front, measured on this machine; the run is not changed by it."""
+    from nasplat.latency.measuring import measure_latency
     from nasplat.training.seeding import seeded
 
     benchmark = history.run.config.workload.make()
@@ -137,7 +133,7 @@ def _latencies(history: History, batch: int, threads: int) -> dict[int, Latency]
     return found
 
 
-def _show_front(history: History, latencies: dict[int, Latency], *, test: bool, json: bool) -> None:
+def _show_front(history: History, latencies: "dict[int, Latency]", *, test: bool, json: bool) -> None:
     final: dict[int, Measurement] = {}
     if test:
         final = history.run.finals(history.front, history.run.benchmark())

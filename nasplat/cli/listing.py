@@ -1,17 +1,21 @@
-"""`nasplat list`: what there is by name."""
+"""`nasplat list`: what there is by name, and the options of one plug-in."""
 
+import ast
+import importlib.util
 import inspect
+from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from nasplat.cli.output import print_json, print_table
-from nasplat.data.datasets import DATASETS
-from nasplat.data.picture_sets import PICTURE_SETS
-from nasplat.errors import InputError
-from nasplat.options import options_model
-from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.cli.console import out, print_json, print_table
+from nasplat.cli.settings import Json
+from nasplat.errors import InputError, unknown
+from nasplat.options import defaults, described_options
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Plugin, Registry
 
 
 class Kind(StrEnum):
@@ -30,45 +34,69 @@ REGISTRIES: dict[Kind, Registry[Any]] = {
     Kind.PREDICTORS: PREDICTORS,
     Kind.BENCHMARKS: BENCHMARKS,
 }
+SECTIONS = {
+    Kind.SEARCH_SPACES: "space",
+    Kind.STRATEGIES: "strategy",
+    Kind.PREDICTORS: "predictor",
+    Kind.BENCHMARKS: "benchmark",
+}
+"""Where the options of each kind are set, as in ``--set strategy.population=50``."""
 
 
 def list_plugins(
     kind: Annotated[Kind | None, typer.Argument(help="One kind; all without it.", show_default=False)] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="One plug-in of that kind: what it is, and its options.", show_default=False)
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """List search spaces, strategies, predictors, benchmarks and data sets, with their options."""
-    listing = {each: _entries(each) for each in ([kind] if kind else list(Kind))}
-    if json:
-        print_json({each.value: entries for each, entries in listing.items()})
+    """List search spaces, strategies, predictors, benchmarks and data sets; or the options of one of them."""
+    if kind is not None and name is not None:
+        _describe(kind, name, json=json)
         return
-    for each, entries in listing.items():
-        measured = each is Kind.BENCHMARKS
-        print_table(
-            each.value,
-            ["name", "what it is", *(["metrics"] if measured else []), "options", "from"],
-            (
-                [
-                    e["name"],
-                    e["summary"],
-                    *([" ".join(e["metrics"])] if measured else []),
-                    _spelt(e["options"]),
-                    e["origin"],
-                ]
-                for e in entries
-            ),
-        )
-        reserved = REGISTRIES[each].reserved if each in REGISTRIES else {}
-        for name, meaning in reserved.items():
-            typer.echo(f"{name} {meaning}")
-        typer.echo("" if entries else "none\n", nl=bool(entries))
+    kinds = [kind] if kind else list(Kind)
+    if json:
+        print_json({each.value: _datasets() if each is Kind.DATASETS else _entries(each) for each in kinds})
+        return
+    for each in kinds:
+        rows = _rows(each)
+        foreign = any(origin != "built-in" for *_, origin in rows)
+        print_table(each.value, ["name", "what it is", *["from"] * foreign], [row[: 2 + foreign] for row in rows])
+        out.print("" if rows else "none\n", end="\n" if rows else "")
+    if kind in REGISTRIES:
+        out.print(f"[dim]options: nasplat list {kind} NAME[/]")
+
+
+def _rows(kind: Kind) -> list[tuple[str, str, str]]:
+    """Name, summary and origin of each plug-in of a kind; names that stand for others come last."""
+    if kind is Kind.DATASETS:
+        return [(each["name"], each["summary"], each["origin"]) for each in _datasets()]
+    registry = REGISTRIES[kind]
+    rows = [(plugin.name, _summary(registry, plugin), plugin.origin) for plugin in registry]
+    return rows + [(name, meaning, "built-in") for name, meaning in registry.reserved.items()]
+
+
+def _summary(registry: Registry[Any], plugin: Plugin) -> str:
+    """The first line of a plug-in's docstring.
+
+    That of a built-in is read from its source, since importing all of them takes seconds. Those of third parties are
+    imported, which also shows whether they can be.
+    """
+    if plugin.origin == "built-in":
+        module, _, attribute = plugin.target.partition(":")
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None and spec.has_location:
+            for node in ast.parse(Path(spec.origin).read_bytes()).body:
+                if isinstance(node, ast.ClassDef) and node.name == attribute:
+                    return (ast.get_docstring(node) or "").partition("\n")[0]
+    try:
+        return (inspect.getdoc(registry.get(plugin.name)) or "").partition("\n")[0]
+    except InputError as error:  # one broken plug-in does not hide the others
+        return f"BROKEN: {error}"
 
 
 def _entries(kind: Kind) -> list[dict[str, Any]]:
-    if kind is Kind.DATASETS:
-        return [
-            {"name": dataset.name, "summary": dataset.summary, "options": {}, "origin": "built-in"}
-            for dataset in (*DATASETS.values(), *PICTURE_SETS.values())
-        ]
+    """The plug-ins of a kind for machines, with their options."""
     registry = REGISTRIES[kind]
     entries = []
     for plugin in registry:
@@ -76,8 +104,8 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
             found = registry.get(plugin.name)
             summary = (inspect.getdoc(found) or "").partition("\n")[0]
             metrics = getattr(found, "metrics", ())
-            options = {name: field.default for name, field in options_model(found).model_fields.items()}
-        except InputError as error:  # one broken plug-in does not hide the others
+            options = defaults(found)
+        except InputError as error:
             summary, metrics, options = f"BROKEN: {error}", (), {}
         entry = {"name": plugin.name, "summary": summary, "options": options, "origin": plugin.origin}
         if kind is Kind.BENCHMARKS:
@@ -86,5 +114,59 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
     return entries
 
 
-def _spelt(options: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in options.items())
+def _datasets() -> list[dict[str, Any]]:
+    from nasplat.data.datasets import DATASETS
+    from nasplat.data.picture_sets import PICTURE_SETS
+
+    return [
+        {"name": dataset.name, "summary": dataset.summary, "options": {}, "origin": "built-in"}
+        for dataset in (*DATASETS.values(), *PICTURE_SETS.values())
+    ]
+
+
+def _describe(kind: Kind, name: str, *, json: bool) -> None:
+    """Tell what one plug-in is, and its options.
+
+    Raises:
+        InputError: The name is unknown, or the plug-in cannot be loaded.
+    """
+    if kind is Kind.DATASETS:
+        _describe_dataset(name, json=json)
+        return
+    registry = REGISTRIES[kind]
+    if name in registry.reserved:
+        if json:
+            print_json({"name": name, "summary": registry.reserved[name], "options": []})
+        else:
+            out.print(f"[bold]{escape(name)}[/] {escape(registry.reserved[name])}")
+        return
+    plugin, found = registry.plugin(name), registry.get(name)
+    options, about = described_options(found), (inspect.getdoc(found) or "").partition("\nArgs:\n")[0].strip()
+    metrics = tuple(getattr(found, "metrics", ())) if kind is Kind.BENCHMARKS else ()
+    if json:
+        entry = {"name": name, "summary": about.partition("\n")[0], "about": about, "origin": plugin.origin}
+        measured = {"metrics": list(metrics)} if metrics else {}
+        print_json({**entry, **measured, "options": [asdict(each) for each in options]})
+        return
+    out.print(f"[bold]{escape(name)}[/] ({registry.kind}, {escape(plugin.origin)})\n\n{escape(about)}\n")
+    if metrics:
+        out.print(f"metrics: {escape(', '.join(metrics))}\n")
+    if not options:
+        out.print("no options")
+        return
+    section = SECTIONS[kind]
+    print_table(
+        f"options, as in --set {section}.{options[0].name}={options[0].default}",
+        ["option", "type", "default", "meaning"],
+        [(each.name, each.type, each.default, each.meaning) for each in options],
+    )
+
+
+def _describe_dataset(name: str, *, json: bool) -> None:
+    known = {each["name"]: each for each in _datasets()}
+    if name not in known:
+        raise InputError(unknown("data set", name, known))
+    if json:
+        print_json(known[name])
+    else:
+        out.print(f"[bold]{escape(name)}[/] (data set)\n\n{escape(known[name]['summary'])}")

@@ -1,63 +1,19 @@
-"""What commands print: tables for people on a terminal, JSON for machines, errors on standard error."""
+"""What commands print of runs and measurements, for people and as JSON."""
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from nasplat.nn.latency import Latency
+from nasplat.cli.console import err, out, print_table, printable
 from nasplat.objective import Goal
-from nasplat.run.directory import History
+from nasplat.run.history import History
 from nasplat.run.retrained import Comparison, Spread, agreement_of, missing_of, side_by_side, title_of
 from nasplat.task import Measurement
 from nasplat.units import figure, shown_metrics
 
-out = Console(soft_wrap=True, highlight=False)
-PROSE = {"what it is", "options"}
-"""The columns whose text is wrapped to the terminal; figures and names are left whole."""
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-def printable(text: str) -> str:
-    """Foreign text as a terminal may see it: what would steer the terminal is spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on standard output, and nothing else."""
-    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for figures that JSON has no word for."""
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-    return value
-
-
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table, as wide as its content unless prose in it can be wrapped to the terminal."""
-    if title:
-        out.print(escape(title), style="italic")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="left", no_wrap=column not in PROSE)
-    for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    if out.is_terminal and PROSE & set(columns):
-        out.print(table)
-    else:
-        Console(width=10_000, highlight=False).print(table, crop=False, no_wrap=True)
+if TYPE_CHECKING:
+    from nasplat.latency.measuring import Latency
 
 
 def print_measurements(
@@ -65,7 +21,7 @@ def print_measurements(
     measurements: Sequence[Measurement],
     goal: Goal,
     final: Mapping[int, Measurement] | None = None,
-    latency: Mapping[int, Latency] | None = None,
+    latency: "Mapping[int, Latency] | None" = None,
     *,
     epochs: bool = False,
 ) -> None:
@@ -100,7 +56,7 @@ def print_measurements(
 def print_front(
     history: History,
     final: Mapping[int, Measurement] | None = None,
-    latency: Mapping[int, Latency] | None = None,
+    latency: "Mapping[int, Latency] | None" = None,
 ) -> None:
     """The front of a run, whole; with latencies, what they were measured on."""
     goal = history.run.config.goal

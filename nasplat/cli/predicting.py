@@ -16,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nasplat.architecture import Architecture
 from nasplat.cli import evaluating
-from nasplat.cli.output import err, out, print_json, print_table, printable
+from nasplat.cli.console import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
 from nasplat.errors import InputError
-from nasplat.ranking import cross_validated
-from nasplat.run.files import is_taken
-from nasplat.saved import Predicted, Saved, make_predictor, make_space, open_predictor, scored
-from nasplat.scores import Scores, member, read_names, read_scores
 from nasplat.search_space import SearchSpace
+from nasplat.storage.files import is_taken
+from nasplat.surrogates.predictor_store import Predicted, Saved, make_predictor, make_space, open_predictor, scored
+from nasplat.surrogates.ranking_metrics import cross_validated
+from nasplat.surrogates.training_set import Scores, member, read_names, read_scores
 from nasplat.units import duration
 
 WRONG_INPUT = 2

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from nasplat.cli.output import printable
-from nasplat.search import Search
+from nasplat.cli.console import printable
+from nasplat.search.loop import Search
 from nasplat.task import Outcome
 from nasplat.units import duration, figure, spelt
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nasplat.cli.output import out, print_json, printable
+from nasplat.cli.console import out, print_json, printable
 from nasplat.run.directory import Run
-from nasplat.run.event_log import recovering
+from nasplat.storage.event_log import recovering
 
 
 def recover(

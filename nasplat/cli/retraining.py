@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
-from nasplat.cli.output import err
+from nasplat.cli.console import err
 from nasplat.cli.running import refuse_existing, run_search
 from nasplat.cli.settings import (
     CpusPerWorker,
@@ -26,17 +26,21 @@ from nasplat.cli.settings import (
     enter,
     merge,
 )
-from nasplat.config import Assembly, SearchConfig, load_recipe, side_of
+from nasplat.config import SearchConfig, load_recipe, side_of
 from nasplat.errors import InputError
 from nasplat.objective import Objective
-from nasplat.options import options_model
+from nasplat.options import grouped, nested, option_names
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
-from nasplat.run.directory import RETRAINING, History, Run, next_free
+from nasplat.run.directory import RETRAINING, Run, next_free
+from nasplat.run.history import History
 from nasplat.run.source import Origin, Source
+from nasplat.search.assembly import Assembly
 from nasplat.task import Measurement
 
 BINS = "bins:5"
 """What is picked by default where networks have a size."""
+SHARE = "recipe.distillation"
+"""The option of a benchmark that says how much of the loss is the teacher's."""
 DISTILLATION = 0.5
 """How much of the loss is the teacher's, unless somebody says otherwise."""
 
@@ -170,6 +174,15 @@ def _recipe(path: Path | None) -> dict[str, Any]:
     return options
 
 
+def _share(tree: dict[str, Any]) -> Any:
+    """The part of the loss that a teacher is to give, as the tree has it; None if it says nothing."""
+    plugin = BENCHMARKS.get(tree["benchmark"]["name"])
+    value: Any = grouped(plugin, tree["benchmark"])
+    for name in SHARE.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
 def _distill(tree: dict[str, Any]) -> None:
     """Have the largest member teach the others.
 
@@ -177,21 +190,21 @@ def _distill(tree: dict[str, Any]) -> None:
         InputError: The benchmark cannot distill, or there is nobody to teach.
     """
     name = tree["benchmark"]["name"]
-    if "distillation" not in options_model(BENCHMARKS.get(name)).model_fields:
-        raise InputError(f"the benchmark {name} has no option distillation, so that nobody learns; leave out --distill")
+    if SHARE not in option_names(BENCHMARKS.get(name)):
+        raise InputError(f"the benchmark {name} has no option {SHARE}, so that nobody learns; leave out --distill")
     if len(tree["strategy"]["members"]) < 2:
         raise InputError("--distill has the largest network teach the others, but only one is picked; pick more")
-    if not tree["benchmark"].get("distillation"):
-        merge(tree, "benchmark", {"distillation": DISTILLATION})
+    if not _share(tree):
+        enter(tree, "benchmark", nested(SHARE, DISTILLATION))
     merge(tree, "strategy", {"teacher": True})
 
 
 def _teach(tree: dict[str, Any]) -> None:
     """Have the largest member teach the others where the benchmark's options ask for distillation, and say so."""
-    share = tree["benchmark"].get("distillation")
+    share = _share(tree)
     if share and "teacher" not in tree["strategy"]:
         err.print(
-            f"distillation is {escape(str(share))}: the largest network is trained first, and the others learn from it"
+            f"{SHARE} is {escape(str(share))}: the largest network is trained first, and the others learn from it"
         )
         merge(tree, "strategy", {"teacher": True})
 

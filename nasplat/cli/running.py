@@ -10,27 +10,21 @@ import typer
 from rich.markup import escape
 
 from nasplat.artifact import Artifacts
+from nasplat.cli.console import err, out, print_json, printable
 from nasplat.cli.interruption import Interruption
-from nasplat.cli.output import (
-    describe,
-    describe_comparison,
-    err,
-    out,
-    print_comparison,
-    print_front,
-    print_json,
-    printable,
-)
+from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front
 from nasplat.cli.progress import SearchProgress
-from nasplat.config import Assembly
 from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
-from nasplat.run.directory import ARTIFACTS, LOG, History, Run
-from nasplat.run.files import is_taken
+from nasplat.run.directory import Run
+from nasplat.run.history import History
+from nasplat.run.layout import ARTIFACTS, LOG
 from nasplat.run.retrained import Comparison
-from nasplat.run.shelf import Shelf
 from nasplat.run.source import Source
-from nasplat.search import Search
+from nasplat.search.assembly import Assembly
+from nasplat.search.loop import Search
+from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.files import is_taken
 from nasplat.strategy import GenerationalStrategy
 from nasplat.task import encode_incident
 from nasplat.units import duration

@@ -20,9 +20,10 @@ from nasplat.cli.settings import (
     choose,
     merge,
 )
-from nasplat.config import Assembly, SearchConfig, load_tree
+from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError
 from nasplat.run.directory import Run, next_free
+from nasplat.search.assembly import Assembly
 
 
 def search(

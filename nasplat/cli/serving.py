@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from nasplat.cli.output import err, out
+from nasplat.cli.console import err, out
 from nasplat.errors import InputError
-from nasplat.run.files import read_file
-from nasplat.saved import Saved, open_predictor
+from nasplat.storage.files import read_file
+from nasplat.surrogates.predictor_store import Saved, open_predictor
 
 TOKEN = "NASPLAT_TOKEN"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -7,7 +7,8 @@ import typer
 
 from nasplat.config import yaml_value
 from nasplat.errors import InputError
-from nasplat.options import shortly
+from nasplat.options import grouped, merged, nested, shortly
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ExecutorName: TypeAlias = Annotated[
@@ -35,6 +36,9 @@ Set: TypeAlias = Annotated[
     typer.Option("--set", help="An option, as in strategy.population=50; repeatable.", show_default=False),
 ]
 
+REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
+"""The sections of a configuration that name a plug-in."""
+
 
 def choose(tree: dict[str, Any], section: str, name: str) -> None:
     """Name a plug-in; options that a file gave stay only if it named the same one."""
@@ -55,18 +59,18 @@ def merge(tree: dict[str, Any], section: str, flags: Mapping[str, Any]) -> None:
 def enter(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
     """Enter values into a section, None like any other."""
     if values:
-        tree[section] = {**_section(tree, section), **values}
+        tree[section] = merged(_section(tree, section), _grouped(tree, section, values))
 
 
 def assign(tree: dict[str, Any], assignment: str) -> None:
-    """Carry out one ``--set section.option=value``.
+    """Carry out one ``--set section.option=value``, or ``section.group.option=value``.
 
     Raises:
         InputError: It has another form, or names no section.
     """
     path, equals, text = assignment.partition("=")
     section, dot, option = path.partition(".")
-    if not (equals and dot and section and option and "." not in option):
+    if not (equals and dot and section and all(option.split("."))):
         raise InputError(f"--set takes SECTION.OPTION=VALUE, such as strategy.population=50, but got {assignment!r}")
     if section not in ("space", "benchmark", "strategy", "executor", "budget"):
         raise InputError(
@@ -77,7 +81,20 @@ def assign(tree: dict[str, Any], assignment: str) -> None:
         value = yaml_value(text)
     except ValueError:
         value = text
-    tree[section] = {**_section(tree, section), option: value}
+    changed = _grouped(tree, section, nested(option, value))
+    if option in changed:  # a mapping stands for itself, not for a change of another one
+        tree[section] = {**_section(tree, section), option: value}
+    else:
+        tree[section] = merged(_section(tree, section), changed)
+
+
+def _grouped(tree: Mapping[str, Any], section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for a section, with former names of options replaced if the section's plug-in is known."""
+    name = tree[section].get("name") if isinstance(tree.get(section), dict) else tree.get(section)
+    registry = REGISTRIES.get(section)
+    if registry is None or name not in registry.names():
+        return dict(values)
+    return grouped(registry.get(name), values, section)
 
 
 def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -87,4 +104,4 @@ def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
         return {"name": now}
     if not isinstance(now, dict):
         raise InputError(f"{section} is to be a mapping, or a plug-in's name, but the configuration has {shortly(now)}")
-    return now
+    return _grouped(tree, section, now)

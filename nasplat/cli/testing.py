@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from nasplat.cli.output import describe, describe_comparison, err, out, print_comparison, print_json, print_table
+from nasplat.cli.console import err, out, print_json, print_table
+from nasplat.cli.output import describe, describe_comparison, print_comparison
 from nasplat.cli.settings import Json
-from nasplat.run.directory import RETRAINING, History, Run
+from nasplat.run.directory import RETRAINING, Run
+from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement
 from nasplat.units import figure

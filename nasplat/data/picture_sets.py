@@ -268,18 +268,17 @@ PICTURE_SETS: dict[str, Entry] = {
     for entry in (
         Entry(
             "photos",
-            "super-resolution: 15 photographs that ship with scikit-image, 9 of them for training, 3 for validation",
+            "super-resolution: 15 photographs of scikit-image, 9 for training, 3 for validation",
             _photos,
         ),
         Entry(
             "bsds500",
-            "super-resolution: the photographs of the Berkeley segmentation data set; one in ten of train/ is for "
-            "validation, and val/, which are those of BSD100, for the test",
+            "super-resolution: BSDS500; a tenth of train/ validates, val/ (BSD100) tests",
             _bsds500,
         ),
         Entry(
             "div2k",
-            "super-resolution: 900 large photographs (DIV2K), 100 of them for validation; tested on other sets",
+            "super-resolution: DIV2K, 900 large photographs, 100 for validation, none for tests",
             _div2k,
         ),
         Entry("set5", "super-resolution, to test with: 5 pictures (Set5)", _test_set("Set5")),
@@ -290,8 +289,7 @@ PICTURE_SETS: dict[str, Entry] = {
         ),
         Entry(
             "picture_folder",
-            "super-resolution: pictures of your own; data_folder has training/ (validation/, test/ if any), or "
-            "pictures, then split 60/20/20",
+            "super-resolution: your own images; data_folder has training/, or 60/20/20",
             _picture_folder,
         ),
     )

@@ -1,19 +1,18 @@
-"""The contract of an executor, and what it needs to make a benchmark anywhere."""
+"""The contract of an executor, and the work on a task, which is the same for all of them."""
 
 import os
 import socket
 import time
 import traceback
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.errors import ArtifactError, StorageError, TrialFailed
-from nasplat.registry import BENCHMARKS, SEARCH_SPACES
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained
 
 if TYPE_CHECKING:
@@ -21,28 +20,6 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = "out of memory"
 ARTIFACT_LOST = "artifact lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A benchmark on a search space, by names and options: all that a worker is told about either.
-
-    Args:
-        space: The registered name of the search space.
-        benchmark: The registered name of the benchmark.
-        space_options: Arguments of the space's constructor, JSON values.
-        benchmark_options: Arguments of the benchmark's constructor, JSON values.
-    """
-
-    space: str
-    benchmark: str
-    space_options: dict[str, Any] = field(default_factory=dict)
-    benchmark_options: dict[str, Any] = field(default_factory=dict)
-
-    def make(self) -> Benchmark:
-        """The benchmark, not yet prepared."""
-        space = SEARCH_SPACES.get(self.space)(**self.space_options)
-        return BENCHMARKS.get(self.benchmark)(space, **self.benchmark_options)
 
 
 class Executor(ABC):
@@ -70,7 +47,7 @@ class Executor(ABC):
         """
 
     def incidents(self) -> list[Incident]:
-        """What went wrong around the work since the last call; an executor whose work cannot be struck has none."""
+        """What went wrong around the work since the last call; an executor without workers that can fail has none."""
         return []
 
     @abstractmethod

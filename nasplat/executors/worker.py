@@ -10,7 +10,8 @@ import ray.util
 
 from nasplat.artifact import Parcel
 from nasplat.benchmark import Benchmark, SupernetBenchmark
-from nasplat.executors.executor import Workload, perform
+from nasplat.config import Workload
+from nasplat.executors.executor import perform
 from nasplat.executors.group import Meeting, Share
 from nasplat.task import Failure, Json, decode_task, encode_outcome
 

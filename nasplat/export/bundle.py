@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Parcel
@@ -15,6 +13,8 @@ from nasplat.config import PluginConfig
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
 from nasplat.export.card import card, processor
 from nasplat.export.formats import Format, verified, write_source
+from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
+from nasplat.export.opening import load as load  # model cards of exported networks name it here
 from nasplat.export.predicting import predict_script
 from nasplat.export.program import write_program
 from nasplat.export.verification import (
@@ -26,39 +26,18 @@ from nasplat.export.verification import (
 )  # fmt: skip
 from nasplat.nn.onnx import FEATURES, write_onnx
 from nasplat.objective import Objective
-from nasplat.options import complete, explain
+from nasplat.options import complete, grouped
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.run.directory import Run
-from nasplat.run.files import is_taken, new_folder, read_file, write_atomically
-from nasplat.search_space import SearchSpace
+from nasplat.storage.files import is_taken, new_folder, write_atomically
 from nasplat.task import Measurement
 from nasplat.units import figure
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ARCHITECTURE, WEIGHTS, ONNX = "architecture.json", "weights.safetensors", Format.ONNX.value
+ONNX = Format.ONNX.value
 CARD, VERIFY, PREDICT = "README.md", "verify.json", "predict.py"
-FORMAT = 1
-
-
-class _Space(BaseModel):
-    """A search space by name; everything else is an option of its constructor."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-
-class _Description(BaseModel):
-    """What `load` needs of ``architecture.json``."""
-
-    format: int
-    space: _Space
-    architecture: str
-    input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    outputs: int = Field(ge=1)
-    scale: int | None = Field(default=None, ge=1)
 
 
 def export(
@@ -211,7 +190,7 @@ def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], for
 
 def measured_latency(path: Path, io: IO) -> dict[str, Any]:
     """How long an ONNX model takes for one example on this machine, and what machine that is."""
-    from nasplat.nn.latency import onnx_latency
+    from nasplat.latency.measuring import onnx_latency
 
     return {**asdict(onnx_latency(path.read_bytes(), io.input_shape, batch=1, threads=1)), "hardware": processor()}
 
@@ -248,16 +227,26 @@ def _origin(found: Mapping[str, Any]) -> str:
 
 def _chosen(registry: Registry[Any], plugin: PluginConfig) -> dict[str, Any]:
     """A plug-in's name and the options that are not its defaults; of files only their names."""
+    given = plugin.options
     try:
-        usual = complete("", registry.get(plugin.name), {})
+        found = registry.get(plugin.name)
+        given = grouped(found, given)
+        usual = complete("", found, {})
     except InputError:  # it is gone, or has options without defaults
         usual = {}
-    options = {name: value for name, value in plugin.options.items() if name not in usual or usual[name] != value}
-    return {"name": plugin.name, **{name: _shown(value) for name, value in options.items()}}
+    return {"name": plugin.name, **_changed(given, usual)}
 
 
-def _shown(value: object) -> object:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+def _changed(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not as usual, those in groups one by one; of files only their names."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(name), Mapping):
+            if changed := _changed(value, usual[name]):
+                found[name] = changed
+        elif name not in usual or usual[name] != value:
+            found[name] = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return found
 
 
 def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -276,87 +265,6 @@ def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         f"{description['run']['trial']}.",
         f"`load()` gives the network with the weights of {WEIGHTS} beside this file.",
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """An exported network, and what it is.
-
-    Args:
-        network: With its weights, in evaluation mode, on the CPU.
-        architecture: Whose network it is.
-        io: What it takes and gives.
-    """
-
-    network: "nn.Module"
-    architecture: Architecture
-    io: IO
-
-
-def load(folder: Path | str) -> "nn.Module":
-    """The network of an exported folder with its weights, in evaluation mode, on the CPU.
-
-    Raises:
-        InputError: A file is missing or damaged, or belongs to another version.
-    """
-    return opened(folder).network
-
-
-def opened(folder: Path | str) -> Exported:
-    """The network of an exported folder as `load` gives it, and what the folder says of it.
-
-    Raises:
-        InputError: A file is missing or damaged, or belongs to another version.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as read
-
-    from nasplat.training.seeding import seeded
-
-    folder = Path(folder)
-    path = folder / ARCHITECTURE
-    try:
-        description = _Description.model_validate_json(read_file(path))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; is {folder} an export?") from error
-    except ValidationError as error:
-        raise InputError(f"{path} is damaged: {explain(error, '', _Description)}") from None
-    if description.format != FORMAT:
-        raise InputError(f"{path} has format {description.format}, but this version reads format {FORMAT}")
-    try:
-        make = SEARCH_SPACES.get(description.space.name)
-        space = make(**complete("space", make, description.space.model_extra or {}))
-        architecture = space.parse(description.architecture)
-        io = IO(tuple(description.input_shape), description.outputs, description.scale)
-        space.check_io(io)
-    except InputError as error:
-        raise InputError(f"{path} does not fit this version: {error}") from error
-    path = folder / WEIGHTS
-    try:
-        weights = read(read_file(path))
-        _check_size(_parameters(space, architecture, io), sum(tensor.numel() for tensor in weights.values()))
-        with seeded(0):
-            network = space.build(architecture, io)
-        network.load_state_dict(weights)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is missing or damaged: {error}") from error
-    # torch refuses weights of another shape, and sizes beyond its own, in one of these ways
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
-    return Exported(network.eval(), architecture, io)
-
-
-def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:
-    try:
-        return space.cost(architecture, io).params
-    except ValueError as error:
-        raise ValueError(f"size mismatch, the space takes no input of the shape {io.input_shape}: {error}") from error
-
-
-def _check_size(needed: int, given: int) -> None:
-    """Refuse, before it is built, a network that no memory may hold."""
-    if needed > given:
-        raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file {given:,} numbers")
 
 
 def verify(network: "nn.Module", io: IO, path: Path) -> Verification:

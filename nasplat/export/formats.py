@@ -42,7 +42,7 @@ class Format(Enum):
 def write_source(network: "nn.Module", io: IO, path: Path, heading: "Sequence[str]") -> None:
     """Write a network as a file that needs torch alone."""
     from nasplat.export.source import source
-    from nasplat.run.files import write_atomically
+    from nasplat.storage.files import write_atomically
 
     write_atomically(path, source(network, io, heading))
 

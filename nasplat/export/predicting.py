@@ -1,6 +1,6 @@
 """`predict.py`: a small script beside an exported network that runs it on pictures."""
 
-from nasplat.data.preprocessing import Preprocessing
+from nasplat.benchmark import Preprocessing
 from nasplat.export.code import quoted
 
 _CLASSIFY = '''\

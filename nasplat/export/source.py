@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nasplat.export.code import WIDTH, Atom, Code, Node, call, flat, is_name, laid_out, quoted
+from nasplat.export.definition import Written
 from nasplat.export.forward import forward_lines
-from nasplat.export.sharing import Written, default_of, written
+from nasplat.export.sharing import default_of, written
 from nasplat.export.tracing import Graph, traced
 from nasplat.nn.onnx import SIDES
 

@@ -15,13 +15,13 @@ import numpy as np
 
 from nasplat.data.picture_sets import GREY, MODES
 from nasplat.errors import InputError, RunError
-from nasplat.export.bundle import Exported
+from nasplat.export.opening import Exported
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from nasplat.nn.residual_dense_streaming import Box
+    from nasplat.nn.residual_dense.streaming import Box
 
 MOST_PIXELS = 400_000_000
 """An enlarged picture has no more; four bytes are held of each. Files may promise any size in a few bytes."""
@@ -173,8 +173,8 @@ def check_scale(exported: Exported, folder: Path) -> int:
 
 def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[Box, Tensor]]":
     """The enlarged colors in parts: the place of each, and its values `[channels, height, width]`."""
-    from nasplat.nn.residual_dense import ResidualDenseNetwork
-    from nasplat.nn.residual_dense_streaming import Strips
+    from nasplat.nn.residual_dense.network import ResidualDenseNetwork
+    from nasplat.nn.residual_dense.streaming import Strips
 
     network, (width, height) = exported.network, source.colors.size
     crop = partial(_values, source.colors, exported.io.input_shape[0])

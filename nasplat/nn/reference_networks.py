@@ -10,9 +10,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasplat.nn.ghost import conv_bn
-from nasplat.nn.ghost_shapes import GHOST, Operator
-from nasplat.nn.ghostify import ghostify
+from nasplat.nn.ghost.ghostify import ghostify
+from nasplat.nn.ghost.shapes import GHOST, Operator
+from nasplat.nn.ghost.supernet import conv_bn
 
 VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Width and number of convolutions between two poolings."""

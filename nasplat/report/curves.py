@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nasplat.ranking import Interval, Trial
+from nasplat.surrogates.ranking_metrics import Interval, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from nasplat.objective import Goal, Objective
-from nasplat.run.directory import History, Run
-from nasplat.run.files import refusal, write_atomically
+from nasplat.run.directory import Run
+from nasplat.run.history import History
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
+from nasplat.storage.files import refusal, write_atomically
 from nasplat.task import Evaluate, Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
 

@@ -1,20 +1,12 @@
 """What can be saved of a run whose files are damaged, and a new run made of it.
 
-The damaged files are only read: the log is copied first, and SQLite sees the copy alone. What SQLite cannot
-reach any more is found in the bytes themselves, page by page. An event is one row of a table, and rows of that
-table have a look of their own (https://www.sqlite.org/fileformat2.html, sec. 1.6 and 2.1): the length of the
-record, the row's number, and a header that says how long each column is. The length must agree with the header,
-and the body must be JSON, so that chance finds nothing. A log only grows: an older copy of an event, in the
-side file or in a page since split, says what a newer one says.
+The damaged files are only read: the log is copied first, and SQLite sees the copy alone.
 """
 
 import json
-import re
 import shutil
-import sqlite3
-import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,15 +15,18 @@ from typing import Any
 
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
-from nasplat.config import Assembly, SearchConfig, load_tree
+from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import ARTIFACTS, CONFIG, ENVIRONMENT, LOG, Run, read_environment
+from nasplat.run.directory import Run, read_environment
 from nasplat.run.environment import environment
-from nasplat.run.event_log import FORMAT, Event, EventLog, event_of, has_schema
-from nasplat.run.files import new_folder, read_file, write_atomically
-from nasplat.run.ledger import MALFORMED, Ledger, describe
-from nasplat.run.shelf import Shelf
+from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOG
+from nasplat.run.log_validator import MALFORMED, Ledger, describe
+from nasplat.search.assembly import Assembly
+from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.carving import read_events
+from nasplat.storage.event_log import Event, EventLog
+from nasplat.storage.files import new_folder, read_file, write_atomically
 from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
     STATE,
@@ -50,22 +45,6 @@ BEYOND = "beyond-the-gap.jsonl"
 """Where a recovered run keeps the outcomes that its log could not take up: one JSON object a line."""
 NOTE = "recovered.json"
 """What a recovered run says of where it comes from and what it lacks."""
-
-WAL_HEADER, FRAME_HEADER, LEAF_OVERHEAD = 32, 24, 35
-PAGE_SIZES = {2**power for power in range(9, 17)}
-USUAL_PAGE_SIZE = 4096
-SMALLEST_EVENT = 16
-"""Bytes: a number that a file has no room to count up to is damage."""
-MOST_CANDIDATES = 4
-"""How many different readings of one event are kept; only damage makes more than one."""
-
-# A record's header: its length, NULL in the place of the row's number, and the types of kind, elapsed and body.
-# A text of n bytes has the type 2 n + 13; seconds are a float (7), or an integer where they are whole.
-_RECORD = re.compile(
-    rb"([\x05-\x08])\x00(\x13|\x15|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session|test)",
-    re.DOTALL,
-)
-_SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}
 
 
 @dataclass
@@ -361,7 +340,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             copy = Path(scratch) / LOG
             for path in present:
                 shutil.copyfile(path, Path(scratch) / path.name)
-            events, problem = _read(copy)
+            events, problem = read_events(copy)
     except OSError as error:
         raise StorageError(
             f"{log} cannot be copied to be read: {error.strerror}; make room, or let TMPDIR name a folder with room"
@@ -410,192 +389,3 @@ def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
         else:
             spoilt.append(path)
     return whole, spoilt
-
-
-def _read(copy: Path) -> tuple[dict[int, list[Event]], str]:
-    """All events of the copy of a log, by number, and what is wrong with it."""
-    # SQLite moves the side file into the log, as far as it believes it; the bytes are taken before.
-    main = copy.read_bytes() if copy.exists() else b""
-    side_path = copy.with_name(f"{copy.name}-wal")
-    side = side_path.read_bytes() if side_path.exists() else b""
-    events: dict[int, list[Event]] = {}
-    largest = (len(main) + len(side)) // SMALLEST_EVENT
-
-    def enter(found: Iterable[Event]) -> int:
-        """How many events were not there before."""
-        before = len(events)
-        for event in found:
-            readings = events.setdefault(event.seq, []) if 0 < event.seq <= largest else [event]
-            if event not in readings and len(readings) < MOST_CANDIDATES:
-                readings.append(event)
-        return len(events) - before
-
-    through, problem = _through_sqlite(copy) if main else ([], "there is only its side file")
-    enter(through)
-    if enter(_carve(main, side, scan_main=bool(problem))) and not problem:
-        problem = "its side file holds events that SQLite does not take in"
-    if not problem and len(events) != max(events, default=0):
-        problem = "events are missing"
-    return events, problem
-
-
-def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
-    """The events that SQLite reaches from either end of the table, and what is wrong."""
-    events: dict[int, Event] = {}
-    problem = ""
-    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
-        try:
-            if not has_schema(connection):
-                return [], "its tables are others"
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version != FORMAT:
-                problem = f"it has format {version}, not {FORMAT}"
-            check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if check != "ok":
-                problem = " ".join(str(check).removeprefix("*** in database main ***").split())
-        except sqlite3.Error as error:
-            problem = str(error)
-        connection.text_factory = bytes  # one text that is none does not end the reading
-        for order in ("ASC", "DESC"):
-            try:
-                for seq, kind, elapsed, body in connection.execute(
-                    f"SELECT seq, kind, elapsed, body FROM events ORDER BY seq {order}"
-                ):
-                    if order == "DESC" and seq in events:
-                        break
-                    try:
-                        events[seq] = event_of(seq, kind.decode(), elapsed, body)
-                    except (AttributeError, ValueError) as error:
-                        problem = problem or str(error)
-                else:
-                    break  # to the end without fault
-            except sqlite3.Error as error:
-                problem = problem or str(error)
-    if not problem:
-        try:
-            with closing(EventLog.open(copy)) as log:
-                log.snapshot()
-        except RunError as error:
-            problem = str(error.__cause__ or error)
-    return [events[seq] for seq in sorted(events)], problem
-
-
-def _carve(main: bytes, side: bytes, *, scan_main: bool) -> Iterator[Event]:
-    """The events whose records are found in the bytes of the file and of its side file."""
-    sizes = [size for size in (_page_size(main, 16, 2), _page_size(side, 8, 4), USUAL_PAGE_SIZE) if size]
-    for size in dict.fromkeys(sizes):
-        readings = _pages(main, side, size)
-        for blob in (side, main) if scan_main else (side,):
-            for match in _RECORD.finditer(blob):
-                event = _record(blob, match, size, readings)
-                if event is not None:
-                    yield event
-
-
-def _page_size(blob: bytes, offset: int, length: int) -> int:
-    size = int.from_bytes(blob[offset : offset + length], "big")
-    size = 65536 if size == 1 else size
-    return size if size in PAGE_SIZES else 0
-
-
-def _pages(main: bytes, side: bytes, size: int) -> list[dict[int, bytes]]:
-    """What every page holds, by number, in the order of trust: newest first, then the file alone, then all there is."""
-    base = {i // size + 1: main[i : i + size] for i in range(0, len(main), size)}
-    every, current = dict(base), dict(base)
-    salts = side[16:24]
-    for start in range(WAL_HEADER, len(side), FRAME_HEADER + size):
-        number = int.from_bytes(side[start : start + 4], "big")
-        page = side[start + FRAME_HEADER : start + FRAME_HEADER + size]
-        every[number] = page
-        if side[start + 8 : start + 16] == salts:
-            current[number] = page
-    return [current, base, every]
-
-
-def _record(blob: bytes, match: re.Match[bytes], size: int, readings: list[dict[int, bytes]]) -> Event | None:
-    """The event whose record begins where the header was found; None if it is none after all."""
-    header, kind_type, elapsed_type, body_varint, kind = match.groups()
-    body_type = _varint(body_varint)
-    if header[0] != 4 + len(body_varint) or kind_type[0] != 2 * len(kind) + 13 or body_type < 13 or body_type % 2 == 0:
-        return None
-    width = _SIZES[elapsed_type[0]]
-    total = header[0] + len(kind) + width + (body_type - 13) // 2
-    seq = _number_before(blob, match.start(), total)
-    if seq is None:
-        return None
-    local = _local(total, size)
-    start = match.start()
-    piece = blob[start : start + local]
-    if local == total:
-        return _event(piece, header[0] + len(kind), elapsed_type[0], seq, kind)
-    first = int.from_bytes(blob[start + local : start + local + 4], "big")
-    for pages in readings:
-        payload = piece + _chain(pages, first, total - local, size)
-        if len(payload) == total:
-            event = _event(payload, header[0] + len(kind), elapsed_type[0], seq, kind)
-            if event is not None:
-                return event
-    return None
-
-
-def _event(payload: bytes, at: int, elapsed_type: int, seq: int, kind: bytes) -> Event | None:
-    width = _SIZES[elapsed_type]
-    raw = payload[at : at + width]
-    if elapsed_type == 7:
-        if len(raw) < 8:
-            return None
-        elapsed = struct.unpack(">d", raw)[0]
-    else:
-        elapsed = float({8: 0, 9: 1}.get(elapsed_type, int.from_bytes(raw, "big", signed=True)))
-    try:
-        return event_of(seq, kind.decode(), elapsed, payload[at + width :])
-    except ValueError:
-        return None
-
-
-def _varint(digits: bytes) -> int:
-    """A number in SQLite's way: seven bits in each byte, the first bit set in all but the last."""
-    value = 0
-    for digit in digits:
-        value = value << 7 | digit & 0x7F
-    return value
-
-
-def _as_varint(value: int) -> bytes:
-    digits = [value & 0x7F]
-    while value := value >> 7:
-        digits.append(0x80 | value & 0x7F)
-    return bytes(reversed(digits))
-
-
-def _number_before(blob: bytes, start: int, total: int) -> int | None:
-    """The row's number, which stands between the length of the record and the record."""
-    length = _as_varint(total)
-    for width in range(1, 6):
-        digits = blob[start - width : start] if start >= width else b""
-        if not digits or digits[-1] & 0x80 or not all(digit & 0x80 for digit in digits[:-1]):
-            continue
-        if blob.endswith(length, 0, start - width):
-            return _varint(digits)
-    return None
-
-
-def _local(total: int, size: int) -> int:
-    """How much of a record of `total` bytes is in the page itself; the rest is in a chain of further pages."""
-    if total <= size - LEAF_OVERHEAD:
-        return total
-    least = (size - 12) * 32 // 255 - 23
-    some = least + (total - least) % (size - 4)
-    return some if some <= size - LEAF_OVERHEAD else least
-
-
-def _chain(pages: Mapping[int, bytes], first: int, length: int, size: int) -> bytes:
-    """The rest of a record, from the chain of pages that begins with `first`; short where the chain breaks."""
-    parts: list[bytes] = []
-    for _ in range(-(-length // (size - 4))):
-        page = pages.get(first)
-        if page is None:
-            break
-        parts.append(page[4:])
-        first = int.from_bytes(page[:4], "big")
-    return b"".join(parts)[:length]

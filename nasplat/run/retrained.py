@@ -9,7 +9,8 @@ from typing import Self
 
 from nasplat.architecture import Architecture
 from nasplat.objective import Objective
-from nasplat.run.directory import RETRAINING, History
+from nasplat.run.directory import RETRAINING
+from nasplat.run.history import History
 from nasplat.run.source import Origin
 from nasplat.task import Evaluate
 from nasplat.units import figure

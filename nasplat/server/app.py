@@ -18,11 +18,11 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.options import shortly
 from nasplat.predictor import UncertainPredictor, options_of
-from nasplat.saved import Predicted, Saved
-from nasplat.scores import LONGEST, member
 from nasplat.server.batching import Batcher, OverfullError
 from nasplat.server.guard import Guard, as_json, refusal
 from nasplat.server.schema import Health, Model, Predictions, Ranking, Refusal, requests
+from nasplat.surrogates.predictor_store import Predicted, Saved
+from nasplat.surrogates.training_set import LONGEST, member
 
 BATCH = 1024
 """The architectures that a request may have, unless said otherwise."""

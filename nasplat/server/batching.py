@@ -10,7 +10,7 @@ from itertools import accumulate
 from nasplat.architecture import Architecture
 from nasplat.errors import NasplatError
 from nasplat.predictor import Predictor
-from nasplat.saved import Predicted, scored
+from nasplat.surrogates.predictor_store import Predicted, scored
 
 
 class OverfullError(NasplatError):
@@ -36,7 +36,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, "predictor", initializer=_leave_a_core_to_the_event_loop)
 
     async def predict(self, architectures: Sequence[Architecture]) -> list[Predicted]:
-        """As `nasplat.saved.scored`.
+        """As `nasplat.surrogates.predictor_store.scored`.
 
         Raises:
             OverfullError: Too much is waiting already.

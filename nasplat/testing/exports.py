@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasplat.architecture import IO, Architecture
-from nasplat.export.bundle import ARCHITECTURE, FORMAT, WEIGHTS
+from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn

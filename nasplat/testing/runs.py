@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from nasplat.config import Assembly, SearchConfig
+from nasplat.config import SearchConfig
 from nasplat.executors.inline import InlineExecutor
-from nasplat.run.directory import LOG, Run
-from nasplat.run.event_log import EventLog
-from nasplat.search import Search
+from nasplat.run.directory import Run
+from nasplat.run.layout import LOG
+from nasplat.search.assembly import Assembly
+from nasplat.search.loop import Search
+from nasplat.storage.event_log import EventLog
 from nasplat.task import Outcome, Spent, Task, decode_outcome, decode_task
 
 Told: TypeAlias = tuple[int, list[Task]] | Outcome

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import default_rng
 
 from nasplat.architecture import IO, Architecture
-from nasplat.effective import roles
+from nasplat.encodings.pruned_graph import roles
 from nasplat.errors import InputError
 from nasplat.graph import Role
 from nasplat.search_space import BlockSpace, SearchSpace, SupernetSpace

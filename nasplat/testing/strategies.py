@@ -15,8 +15,8 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.state import pack, unpack
 from nasplat.search_space import Prior
+from nasplat.storage.state import pack, unpack
 from nasplat.strategy import Strategy
 from nasplat.task import (
     STATE,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from nasplat.data.datasets import Examples
+from nasplat.data.examples import Examples
 
 
 class RandomCropEach(v2.Transform):  # type: ignore[misc]  # torchvision has no type information

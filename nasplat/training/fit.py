@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasplat.data.datasets import Examples
+from nasplat.data.examples import Examples
 from nasplat.errors import TrialFailed
 from nasplat.training.auxiliary import Auxiliary
 from nasplat.training.averaging import Average

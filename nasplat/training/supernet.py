@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from nasplat.architecture import Architecture
-from nasplat.data.datasets import Examples
+from nasplat.data.examples import Examples
 from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
 from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, Recipe, below
 

@@ -1,0 +1,190 @@
+"""`nasplat upscale`: a picture enlarged by an exported network."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nasplat.cli.benchmarking import INTERRUPTED, Device
+from nasplat.cli.console import err, out, print_json, printable
+from nasplat.cli.interruption import Interruption
+from nasplat.errors import InputError
+from nasplat.executors.executor import cuda_is_available
+from nasplat.storage.files import appearing, appearing_folder, is_taken, refusal
+from nasplat.units import duration
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MIB = 2**20
+
+
+def upscale(
+    model: Annotated[
+        Path, typer.Argument(help="An exported network that enlarges pictures, a folder.", show_default=False)
+    ],
+    picture: Annotated[Path, typer.Argument(help="The picture, a file.", show_default=False)],
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="The PNG file to write.  [default: PICTURE-x2.png beside it]", show_default=False),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a PNG file of bicubic, network and original side by side; of large pictures the middle.",
+            show_default=False,
+        ),
+    ] = None,
+    original: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the result is to look like, a picture of its size; both are compared with it.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What runs the network.")] = Device.CPU,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on the CPU.  [default: all cores]", show_default=False)
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Memory for the network's work; pictures themselves take more.")
+    ] = 1024,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Enlarge a picture by an exported network, strip by strip; the result equals the untiled one up to rounding.
+
+    Grey pictures stay grey, transparency is enlarged by bicubic, and values are rounded to 8 bits.
+    """
+    from nasplat.export import opening, side_by_side, upscaling
+
+    if device is Device.CUDA and not cuda_is_available():
+        raise InputError("there is no CUDA device that torch can use; leave out --device cuda")
+    exported = opening.opened(model)
+    scale = upscaling.check_scale(exported, model)
+    out_file = out_file or picture.parent / f"{picture.stem}-x{scale}.png"
+    _check_places([out_file] if compare is None else [out_file, compare])
+    source = upscaling.read_source(picture, scale)
+    wanted = None if original is None else upscaling.read_source(original).colors
+    if wanted is not None:
+        side_by_side.check_original(source.colors, wanted, scale)
+    if source.several:
+        err.print(f"[yellow]{escape(printable(str(picture)))} holds several pictures[/]; the first is enlarged")
+    began = time.monotonic()
+    try:
+        with Interruption() as interruption, _threads(threads), _bar() as progress:
+            interruption.arm()
+            result = upscaling.upscaled(exported, source, device=device.value, memory=memory * MIB, progress=progress)
+            seconds = time.monotonic() - began
+            found = None if wanted is None else side_by_side.figures(source.colors, result, wanted, scale)
+            images = {out_file: result}
+            if compare is not None:
+                images[compare] = side_by_side.side_by_side(source.colors, result, wanted, scale, found)
+            _write(images, source.profile, interruption.disarm)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was written")
+        raise typer.Exit(INTERRUPTED) from None
+    if json:
+        print_json(
+            {
+                "model": str(model),
+                "architecture": str(exported.architecture),
+                "picture": str(picture),
+                "size": list(source.colors.size),
+                "scale": scale,
+                "out": str(out_file),
+                "enlarged": list(result.size),
+                "compare": None if compare is None else str(compare),
+                "device": device.value,
+                "seconds": seconds,
+                "figures": found,
+                "protocol": None if found is None else side_by_side.protocol(scale),
+            }
+        )
+        return
+    for path in images:
+        out.print(f"written: {escape(printable(str(path)))}")
+    sizes = " to ".join(f"{image.width} x {image.height}" for image in (source.colors, result))
+    out.print(f"  enlarged   {sizes} pixels in {duration(seconds)} on {device.value}")
+    for name, figure in (found or {}).items():
+        out.print(f"  {name:10} {figure['psnr_db']:.2f} dB, SSIM {figure['ssim']:.4f} against the original")
+    if found:
+        out.print(f"  protocol   {side_by_side.protocol(scale)}")
+
+
+def _check_places(paths: list[Path]) -> None:
+    """Refuse places that cannot be written to before any work is done.
+
+    Raises:
+        InputError: A name ends otherwise than in .png, exists, or is given twice.
+    """
+    for path in paths:
+        if path.suffix.lower() != ".png":
+            raise InputError(f"PNG files are written, but {path} ends otherwise; choose a name that ends in .png")
+        _check_free(path)
+    if len({path.absolute() for path in paths}) < len(paths):
+        raise InputError(f"--out and --compare are both {paths[0]}; choose two names")
+
+
+def _check_free(path: Path) -> None:
+    if is_taken(path):
+        raise InputError(f"{path} exists; choose another name, or remove it")
+
+
+def _write(images: "Mapping[Path, Image]", profile: bytes | None, close: Callable[[], None]) -> None:
+    """Write PNG files, all complete or none at all.
+
+    Args:
+        images: By the names of the files.
+        profile: The ICC profile of their colors, if they have one.
+        close: Called when all is written but the names: from there on nothing may interrupt.
+
+    Raises:
+        InputError: A place is taken by now or cannot be written.
+        StorageError: The disk is full.
+    """
+    path = Path()
+    try:
+        with ExitStack() as stack:
+            for path, image in images.items():
+                stack.enter_context(appearing_folder(path.parent))
+                file = stack.enter_context(appearing(path))
+                image.save(file, "PNG", icc_profile=profile)
+                file.flush()
+            for path in images:
+                _check_free(path)
+            close()
+    except OSError as error:
+        raise refusal(path, "written", error) from error
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Torch with so many threads, if a number is given."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal, which is told which part is done."""
+    with Progress(
+        BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeRemainingColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    ) as bar:  # fmt: skip
+        shown = bar.add_task("enlarging", total=1.0)
+
+        def progress(fraction: float) -> None:
+            bar.update(shown, completed=fraction, description="writing" if fraction == 1 else "enlarging")
+
+        yield progress

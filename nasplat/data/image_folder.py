@@ -1,0 +1,45 @@
+"""A data set of the user's own: image files in folders named after classes."""
+
+from nasplat.architecture import IO
+from nasplat.data import pictures
+from nasplat.data.dataset import Dataset, Source
+from nasplat.data.splitting import Parts
+from nasplat.errors import InputError
+
+
+def image_folder(source: Source) -> Dataset:
+    """Images in ``train/CLASS/*``, with ``val/`` and ``test/`` if they exist; or in ``CLASS/*``.
+
+    Raises:
+        InputError: The source names no folder, or the folder has another form.
+    """
+    if source.folder is None:
+        raise InputError(
+            "image_folder reads pictures of your own; give benchmark.data_folder, a folder with train/CLASS/* "
+            "(and val/ and test/, if you have them), or with CLASS/*"
+        )
+    parts = pictures.part_folders(source.place)
+    classes = pictures.class_folders(parts["train"])
+    side = pictures.side_of_first(parts["train"], classes) if source.side is None else source.side
+
+    def listed() -> Parts:
+        found = {
+            part: pictures.list_folder(place, classes, side=side, all_classes=part == "train")
+            for part, place in parts.items()
+        }
+        own = found.get("test")
+        test = None if own is None else lambda: own
+        return Parts.of(found["train"], validation=found.get("val"), test=test, held_out=4, subset=source.subset)
+
+    def check() -> None:
+        listed()
+
+    io = IO.image(channels=3, side=side, outputs=len(classes))
+    return Dataset(
+        "image_folder",
+        io,
+        lambda: listed().read(),
+        mirrored=True,
+        check=check,
+        classes=tuple(classes),
+    )

@@ -1,0 +1,91 @@
+"""Splits drawn once for everybody, with every class in its share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from nasplat.data.examples import Examples, Scaling, Splits
+from nasplat.data.pictures import Pictures, Rows
+from nasplat.errors import InputError
+
+
+def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
+    """Rows in two stratified parts, of which the second has `count`; the same for everybody."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        rest, part = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise InputError(f"{what} cannot be drawn with every class in its share: {error}") from error
+    return np.sort(rest), np.sort(part)
+
+
+def drawn(labels: Rows, count: int, what: str) -> Rows:
+    """So many rows, stratified; all if they are as many."""
+    return np.arange(len(labels)) if count == len(labels) else part_off(labels, count, what)[1]
+
+
+def shares(subset: int, training: int, validation: int, classes: int) -> tuple[int, int]:
+    """How many images of a subset are for training, and how many for validation.
+
+    Raises:
+        InputError: There are not so many, or too few for every class to be in both parts.
+    """
+    whole = training + validation
+    for_training = round(subset * training / whole)
+    if not (subset <= whole and min(for_training, subset - for_training) >= classes):
+        least = -(-classes * whole // min(training, validation))
+        raise InputError(
+            f"subset is to be between about {least:,} (every class in training and validation) and {whole:,} "
+            f"(all {training:,} + {validation:,}), but is {subset:,}"
+        )
+    return for_training, subset - for_training
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Three disjoint parts whose pixels are not read yet; where the test part has files of its own, nor are those."""
+
+    training: Pictures
+    validation: Pictures
+    test: Callable[[], Pictures]
+
+    @classmethod
+    def of(
+        cls,
+        training: Pictures,
+        *,
+        validation: Pictures | None = None,
+        test: Callable[[], Pictures] | None = None,
+        held_out: int,
+        subset: int | None,
+    ) -> "Parts":
+        """Take what is missing from training: a fifth for the test, then one in `held_out` for validation."""
+        if test is None:
+            rest, rows = part_off(training.labels, len(training) // 5, "a test split")
+            training, test = training.take(rest), partial(training.take, rows)
+        if validation is None:
+            rest, rows = part_off(training.labels, len(training) // held_out, "a validation split")
+            training, validation = training.take(rest), training.take(rows)
+        if subset is not None:
+            counts = shares(subset, len(training), len(validation), len(np.unique(training.labels)))
+            training, validation = (
+                part.take(drawn(part.labels, count, "the subset"))
+                for part, count in zip((training, validation), counts, strict=True)
+            )
+        return cls(training, validation, test)
+
+    def read(self) -> Splits:
+        """The parts in memory, scaled by the pixels of the training part."""
+        import torch
+
+        images = self.training.images()
+        scaling = Scaling.of(images)
+
+        def read(part: Pictures) -> Examples:
+            return Examples(part.images(), torch.from_numpy(part.labels), scaling)
+
+        training = Examples(images, torch.from_numpy(self.training.labels), scaling)
+        return Splits(training, read(self.validation), lambda: read(self.test()))

@@ -1,0 +1,1 @@
+"""What predictors see of architectures."""

@@ -1,0 +1,93 @@
+"""What predictors see of architectures, computed once however many of them look."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import ClassVar, overload
+
+import numpy as np
+from numpy.random import default_rng
+from numpy.typing import NDArray
+
+from nasplat.architecture import Architecture
+from nasplat.encodings.features import describe
+from nasplat.encodings.pruned_graph import Effective
+from nasplat.encodings.weisfeiler_lehman import Hashes, hashed
+from nasplat.graph import Graphs, Role
+from nasplat.search_space import SearchSpace
+
+
+class Views(Sequence[Architecture]):
+    """Architectures with their graphs, descriptions and expressions, each computed when it is first asked for.
+
+    It goes wherever a sequence of architectures goes; a predictor that is handed one uses what another has computed.
+
+    Args:
+        space: Their search space.
+        architectures: The architectures.
+    """
+
+    COMPUTED: ClassVar[frozenset[str]] = frozenset({"graphs", "description", "features", "hashes"})
+
+    def __init__(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
+        self.space = space
+        self.architectures = architectures
+
+    @classmethod
+    def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> "Views":
+        """The given one, if it is one, or a new one."""
+        if isinstance(architectures, Views) and architectures.space is space:
+            return architectures
+        return cls(space, architectures)
+
+    @cached_property
+    def graphs(self) -> Graphs:
+        """As `SearchSpace.graphs`."""
+        return self.space.graphs(self.architectures)
+
+    @cached_property
+    def description(self) -> NDArray[np.float64]:
+        """As `nasplat.encodings.features.describe`, `[n, features]`."""
+        return describe(self.graphs)
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        """The description, `[n, features]`; with the space's own features where it says little of operations.
+
+        A space that says no more of an operation than its name adds its own; elsewhere these would only distract,
+        since different codes of one network differ in them.
+        """
+        if all(operation.role is not Role.OTHER for operation in self.graphs.operations):
+            return self.description
+        width = self.space.features(self.space.sample(default_rng(0))).size  # even if there are no architectures
+        own = np.array([self.space.features(a).ravel() for a in self.architectures]).reshape(-1, width)
+        return np.concatenate([self.description, own], axis=1)
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """As `nasplat.encodings.weisfeiler_lehman.hashed`, `[n, nodes, 4]`."""
+        return hashed(Effective.of(self.graphs))
+
+    def take(self, chosen: NDArray[np.intp]) -> "Views":
+        """Those at the given places `[m]`, with whatever has been computed already."""
+        taken = Views(self.space, [self.architectures[int(i)] for i in chosen])
+        for name in self.COMPUTED & vars(self).keys():
+            vars(taken)[name] = vars(self)[name][chosen]
+        return taken
+
+    def chunks(self, size: int) -> Iterator["Views"]:
+        """Slices of at most so many; itself, if it is no larger."""
+        if len(self) <= size:
+            yield self
+            return
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
+    def __len__(self) -> int:
+        return len(self.architectures)
+
+    @overload
+    def __getitem__(self, index: int) -> Architecture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Architecture]: ...
+    def __getitem__(self, index: int | slice) -> Architecture | Sequence[Architecture]:
+        return self.architectures[index]

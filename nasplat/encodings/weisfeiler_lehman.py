@@ -1,0 +1,80 @@
+"""What the nodes of a network compute, as hashes that can be counted: the sub-expressions of effective graphs."""
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nasplat.encodings.pruned_graph import Effective
+
+Hashes = NDArray[np.uint64]
+
+NOTHING = np.uint64(0)
+"""The hash at places without a live node."""
+DEPTHS = (1, 2)
+"""How far around a node the bounded expressions look back, in nodes."""
+
+
+def hashed(effective: Effective) -> Hashes:
+    """For every live node four hashes, `[n, nodes, 4]`; equal where the expressions are.
+
+    The first is of all that the node computes from the inputs on; the second of all that becomes of its output; the
+    others of its operation with those up to one and two nodes before it (as in Weisfeiler and Lehman's labels). An
+    expression does not depend on how nodes are numbered. Different ones share a hash with chance 2^-64 only.
+    """
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        own = _mixed((effective.graphs.types.astype(np.int64) + 3).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        ways = effective.edges.astype(np.uint64)
+        whole, after = own.copy(), own.copy()
+        nodes = own.shape[1]
+        for j in range(nodes):
+            whole[:, j] = _mixed(own[:, j] + (_mixed(whole) * ways[:, :, j]).sum(axis=1))
+        for i in reversed(range(nodes)):
+            after[:, i] = _mixed(own[:, i] + (_mixed(after) * ways[:, i]).sum(axis=1))
+        found, near = [whole, after], own
+        for _ in range(max(DEPTHS)):
+            near = _mixed(own + np.uint64(31) * (_mixed(near)[:, :, None] * ways).sum(axis=1))
+            found.append(near)
+    return np.where(effective.live[:, :, None], np.stack(found, axis=2), NOTHING)
+
+
+class Vocabulary:
+    """The expressions that a training set has.
+
+    Args:
+        known: For each of the four hashes, the sorted known ones.
+    """
+
+    def __init__(self, known: list[Hashes]) -> None:
+        self.known = known
+
+    @classmethod
+    def of(cls, hashes: Hashes) -> Self:
+        """Those of a training set; there is always one, since nothing is among them."""
+        return cls([np.unique(np.append(each, NOTHING)) for each in np.moveaxis(hashes, 2, 0)])
+
+    def counted(self, hashes: Hashes) -> sparse.csr_array:
+        """How often each known expression occurs, `[n, expressions]`, each row divided by the root of 1 + its square.
+
+        Cells with many nodes thus weigh little more than those with few.
+        """
+        blocks = []
+        for known, each in zip(self.known, np.moveaxis(hashes, 2, 0), strict=True):
+            place = np.searchsorted(known, each).clip(max=len(known) - 1)
+            rows, nodes = np.nonzero((known[place] == each) & (each != NOTHING))
+            cells = rows, place[rows, nodes]
+            blocks.append(sparse.coo_array((np.ones(len(rows)), cells), shape=(len(hashes), len(known))))
+        table = sparse.csr_array(sparse.hstack(blocks))
+        scale = 1 / np.sqrt(1 + np.asarray(table.multiply(table).sum(axis=1)).ravel())
+        return sparse.csr_array(sparse.diags_array(scale) @ table)
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """Values spread over all 64 bits; each step can be undone, so that none are thrown together."""
+    values = values.copy()
+    for factor in (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)):
+        values ^= values >> np.uint64(33)
+        values *= factor
+    values ^= values >> np.uint64(33)
+    return values

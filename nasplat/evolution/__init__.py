@@ -1,0 +1,1 @@
+"""Selection among architectures, and credit for their blocks."""

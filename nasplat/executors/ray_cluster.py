@@ -1,0 +1,112 @@
+"""A Ray cluster: joining it, what it has, and what its errors mean."""
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, NodeDiedError, ObjectLostError, RayError, RayTaskError
+
+from nasplat.errors import InputError
+
+REWORDED = {
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: ": "",
+    "Worker unexpectedly exits with a connection error code 2. End of file.": "its process ended without a word",
+    "The actor": "the worker",
+}
+"""What Ray says of a death, and what it comes down to."""
+
+PROBE_SECONDS = 10.0
+"""How long a cluster's address may take to answer."""
+
+
+def connect(address: str | None, *, cpus: float) -> bool:
+    """Make Ray available; returns whether it was started or joined here, to be left again."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            # Workers share this machine as the user says, even with more of them than there are cores.
+            # A cluster that happens to run on it already is left alone unless its address is given.
+            logical = max(os.cpu_count() or 1, math.ceil(cpus))
+            ray.init(address="local", num_cpus=logical, include_dashboard=False, **quiet)
+        else:
+            _probe(address)
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        if address is None:
+            raise InputError(f"Ray cannot be started here: {_last_line(error)}") from error
+        raise InputError(
+            f"the Ray cluster at {address!r} cannot be reached: {_last_line(error)}; "
+            "check the address, and set RAY_AUTH_MODE=token if the cluster asks for a token"
+        ) from error
+    return True
+
+
+def _probe(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes.
+
+    Raises:
+        OSError: Nobody listens at ``HOST:PORT``; other forms of addresses are left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+
+
+def require(**wanted: float) -> None:
+    """Refuse to wait for resources that the whole cluster does not have."""
+    present: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for resource, amount in wanted.items():
+        if amount > present.get(resource, 0.0) + 1e-9:
+            raise InputError(
+                f"the workers need {amount:g} {resource}s together, but Ray has {present.get(resource, 0.0):g}; "
+                f"use fewer --workers or a smaller --{resource.lower()}s-per-worker"
+            )
+
+
+def why_no_worker(options: Mapping[str, float]) -> str:
+    """What keeps workers from coming up, as far as the cluster tells."""
+    if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+        return "for no node of the cluster is left; start it again"
+    return (
+        f"where one needs {options['num_cpus']:g} CPUs and {options['num_gpus']:g} GPUs; "
+        "the nodes that have them may be gone, or other work may hold them"
+    )
+
+
+def is_node_lost(error: RayError) -> bool:
+    """Whether a whole node is gone rather than one worker.
+
+    A node that lives reports the death of its workers. So a worker that merely cannot be reached any more, or
+    a result that no node has any more, means that nobody is left to report.
+    """
+    gone = isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError)
+    return gone or (not isinstance(error, RayTaskError) and "its node has died" in str(error))
+
+
+def reason_of(error: RayError) -> str:
+    """What a worker died of, in one line; an error in its own code stands at the end, Ray's verdict further up."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, RayTaskError) or "creation task" in str(error):
+        return lines[-1]
+    verdict = next(
+        (line for line in lines if line.startswith(("The actor is dead because", "The actor died because"))), ""
+    )
+    verdict = verdict.partition(" Some common causes")[0] or lines[0]
+    for ray_says, we_say in REWORDED.items():
+        verdict = verdict.replace(ray_says, we_say, 1)
+    return verdict
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

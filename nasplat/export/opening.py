@@ -1,0 +1,120 @@
+"""An exported folder, opened again: the network with its weights, and what the folder says of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nasplat.architecture import IO, Architecture
+from nasplat.errors import InputError
+from nasplat.options import complete, explain
+from nasplat.registry import SEARCH_SPACES
+from nasplat.search_space import SearchSpace
+from nasplat.storage.files import read_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARCHITECTURE, WEIGHTS = "architecture.json", "weights.safetensors"
+FORMAT = 1
+
+
+class _Space(BaseModel):
+    """A search space by name; everything else is an option of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
+class _Description(BaseModel):
+    """What `load` needs of ``architecture.json``."""
+
+    format: int
+    space: _Space
+    architecture: str
+    input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    outputs: int = Field(ge=1)
+    scale: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported network, and what it is.
+
+    Args:
+        network: With its weights, in evaluation mode, on the CPU.
+        architecture: Whose network it is.
+        io: What it takes and gives.
+    """
+
+    network: "nn.Module"
+    architecture: Architecture
+    io: IO
+
+
+def load(folder: Path | str) -> "nn.Module":
+    """The network of an exported folder with its weights, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: A file is missing or damaged, or belongs to another version.
+    """
+    return opened(folder).network
+
+
+def opened(folder: Path | str) -> Exported:
+    """The network of an exported folder as `load` gives it, and what the folder says of it.
+
+    Raises:
+        InputError: A file is missing or damaged, or belongs to another version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as read
+
+    from nasplat.training.seeding import seeded
+
+    folder = Path(folder)
+    path = folder / ARCHITECTURE
+    try:
+        description = _Description.model_validate_json(read_file(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; is {folder} an export?") from error
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged: {explain(error, '', _Description)}") from None
+    if description.format != FORMAT:
+        raise InputError(f"{path} has format {description.format}, but this version reads format {FORMAT}")
+    try:
+        make = SEARCH_SPACES.get(description.space.name)
+        space = make(**complete("space", make, description.space.model_extra or {}))
+        architecture = space.parse(description.architecture)
+        io = IO(tuple(description.input_shape), description.outputs, description.scale)
+        space.check_io(io)
+    except InputError as error:
+        raise InputError(f"{path} does not fit this version: {error}") from error
+    path = folder / WEIGHTS
+    try:
+        weights = read(read_file(path))
+        _check_size(_parameters(space, architecture, io), sum(tensor.numel() for tensor in weights.values()))
+        with seeded(0):
+            network = space.build(architecture, io)
+        network.load_state_dict(weights)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is missing or damaged: {error}") from error
+    # torch refuses weights of another shape, and sizes beyond its own, in one of these ways
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
+    return Exported(network.eval(), architecture, io)
+
+
+def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:
+    try:
+        return space.cost(architecture, io).params
+    except ValueError as error:
+        raise ValueError(f"size mismatch, the space takes no input of the shape {io.input_shape}: {error}") from error
+
+
+def _check_size(needed: int, given: int) -> None:
+    """Refuse, before it is built, a network that no memory may hold."""
+    if needed > given:
+        raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file {given:,} numbers")

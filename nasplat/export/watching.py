@@ -1,0 +1,301 @@
+"""Values that know their shape alone and report what is done with them, and the code that says it."""
+
+import builtins
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nasplat.export.code import NOTHING, Atom, Code, Node, Number, binary, call, flat, index, keyword, quoted
+
+Tree: TypeAlias = object
+"""Values, and lists, tuples and dictionaries of them, as Python passes them around."""
+
+_OPERATORS = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
+    "and": "&", "or": "|", "xor": "^",
+}  # fmt: skip
+_KNOWN_ATTRIBUTES = ("ndim", "dtype", "device", "layout", "is_cuda", "requires_grad", "is_quantized", "is_nested")
+READING = "item", "tolist", "numpy"
+_NAMESPACES = ((functional, "functional"), (torch, "torch"), (torch.linalg, "torch.linalg"), (torch.fft, "torch.fft"),
+               (torch.special, "torch.special"))  # fmt: skip
+
+
+class Unwritable(Exception):
+    """What a module does cannot be written as straight-line code."""
+
+
+class Size(int):
+    """A size that depends on the input: an integer that takes down what is computed of it."""
+
+    code: Code
+
+    def __new__(cls, value: int, code: Code) -> "Size":
+        self = super().__new__(cls, value)
+        self.code = code
+        return self
+
+    def __bool__(self) -> bool:
+        raise Unwritable("decides by a size of its input that is to stay free")
+
+    def _refuse(self, other: object) -> bool:
+        raise Unwritable("decides by a size of its input that is to stay free")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __hash__ = int.__hash__
+
+    def __neg__(self) -> "Size":
+        return Size(-int(self), Node("unary", (self.code,), "-"))
+
+    def __truediv__(self, other: object) -> NoReturn:
+        raise Unwritable("divides a size of its input that is to stay free into a fraction")
+
+    __rtruediv__ = __truediv__
+
+
+class Flag(int):
+    """The flag that tells a module whether it is trained, which it is not here."""
+
+
+def _size_operator(name: str, operator: str, *, swapped: bool) -> Callable[[Size, int], "Size"]:
+    operation: Callable[[int, int], int] = getattr(int, f"__{name}__")
+
+    def operate(self: Size, other: int) -> Size:
+        pair = (other, self) if swapped else (self, other)
+        return Size(operation(*(int(each) for each in pair)), binary(operator, *map(as_code, pair)))
+
+    return operate
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Size, f"__{_name}__", _size_operator(_name, _OPERATORS[_name], swapped=False))
+    setattr(Size, f"__r{_name}__", _size_operator(_name, _OPERATORS[_name], swapped=True))
+
+
+class Recorder(Protocol):
+    """Takes down what is done with watched values."""
+
+    free_sides: bool
+
+    def function(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str = ""
+    ) -> Any:
+        """What a function of torch gives, taken down as a step; an operator is told by its name."""
+
+    def step(self, value: Any, code: Code, *, effect: bool = False) -> Any:
+        """A value that a step of the current module has given."""
+
+
+class Watched:
+    """A tensor that takes down what is done with it.
+
+    Args:
+        value: On the device ``meta``: a shape alone.
+        code: What it is called, or how it is made.
+        tracer: Who takes it down.
+    """
+
+    def __init__(self, value: Tensor, code: Code, tracer: "Recorder") -> None:
+        self._value = value
+        self._code = code
+        self._tracer = tracer
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        tracer = next(each for each in flattened((args, kwargs)) if isinstance(each, Watched))._tracer
+        return tracer.function(function, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "shape":
+            return self._shape()
+        if name in _KNOWN_ATTRIBUTES:
+            return getattr(self._value, name)
+        found = getattr(self._value, name)
+        if callable(found):
+            return lambda *args, **kwargs: self._method(name, args, kwargs)
+        if isinstance(found, Tensor):
+            return Watched(found, Node("attribute", (self._code,), name), self._tracer)
+        raise Unwritable(f"asks a tensor for its {name}")
+
+    def _is_free(self, axis: int) -> bool:
+        return axis == 0 or (self._tracer.free_sides and axis != 1)
+
+    def _shape(self) -> tuple[int, ...]:
+        count = self._value.ndim
+        shape: list[int] = []
+        for axis, size in enumerate(self._value.shape):
+            if self._is_free(axis):
+                place = Number(axis if axis < 2 else axis - count)
+                shape.append(Size(size, index(Node("attribute", (self._code,), "shape"), Atom(flat(place)))))
+            else:
+                shape.append(size)
+        return tuple(shape)
+
+    def _method(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name == "size":
+            return self._shape()[args[0]] if args else self._shape()
+        if name == "dim":
+            return self._value.ndim
+        return self._tracer.function(getattr(Tensor, name), (self, *args), kwargs)
+
+    def __getitem__(self, items: object) -> Any:
+        listed = items if isinstance(items, tuple) else (items,)
+        sizes = [None if self._is_free(axis) else size for axis, size in enumerate(self._value.shape)]
+        if len(listed) <= len(sizes) and all(map(takes_all, listed, sizes)):
+            return self
+        value = self._value[plain(items)]
+        return self._tracer.step(value, index(self._code, *map(as_code, listed)))
+
+    def __setitem__(self, items: object, value: object) -> None:
+        raise Unwritable("assigns to a part of a tensor; join parts with torch.cat instead")
+
+    def __bool__(self) -> bool:
+        raise Unwritable("decides by the values of a tensor")
+
+    def __len__(self) -> int:
+        raise Unwritable("asks for the length of a tensor, which depends on the batch; use its shape")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise Unwritable("goes through a tensor step by step")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def _tensor_operator(name: str) -> Callable[..., Any]:
+    function = getattr(Tensor, name)
+    return lambda self, *other: self._tracer.function(function, (self, *other), {}, name=name)
+
+
+for _name in (*_OPERATORS, "eq", "ne", "lt", "le", "gt", "ge", "neg", "invert"):
+    setattr(Watched, f"__{_name}__", _tensor_operator(f"__{_name}__"))
+for _name in _OPERATORS:
+    if hasattr(Tensor, f"__r{_name}__"):
+        setattr(Watched, f"__r{_name}__", _tensor_operator(f"__r{_name}__"))
+
+
+def flattened(tree: Tree) -> Iterator[object]:
+    """The leaves of a tree of values."""
+    if isinstance(tree, list | tuple):
+        for each in tree:
+            yield from flattened(each)
+    elif isinstance(tree, Mapping):
+        for each in tree.values():
+            yield from flattened(each)
+    elif isinstance(tree, slice):
+        yield from (tree.start, tree.stop, tree.step)
+    else:
+        yield tree
+
+
+def takes_all(item: object, size: int | None) -> bool:
+    """Whether a slice leaves an axis as it is, whatever its size where that is free, which None stands for."""
+    if not isinstance(item, slice) or any(isinstance(each, Size) for each in (item.start, item.stop, item.step)):
+        return False
+    return item.start in (None, 0) and item.step in (None, 1) and (item.stop is None or item.stop == size)
+
+
+def is_watched(tree: Tree) -> bool:
+    """Whether any value in a tree is watched."""
+    return any(isinstance(each, Watched | Size) for each in flattened(tree))
+
+
+def plain(tree: Tree) -> Any:
+    """The same without anybody watching; sizes stay what they are for modules, which may take them as inputs."""
+    match tree:
+        case Watched():
+            return tree._value
+        case Flag():
+            return False
+        case slice():
+            return slice(*(each if each is None else int(each) for each in (tree.start, tree.stop, tree.step)))
+        case torch.Size():
+            return tree
+        case list() | tuple():
+            return type(tree)(map(plain, tree))
+        case dict():
+            return {key: plain(each) for key, each in tree.items()}
+    return tree
+
+
+def as_code(value: Tree) -> Code:
+    """A value as code.
+
+    Raises:
+        Unwritable: There is no code for it.
+    """
+    match value:
+        case Watched():
+            return value._code
+        case Size():
+            return value.code
+        case Flag():
+            return Atom("self.training")
+        case bool() | None | builtins.Ellipsis:
+            return Atom("..." if value is ... else repr(value))
+        case int() | float():
+            return Number(value)
+        case str():
+            return Atom(quoted(value))
+        case torch.dtype() | torch.memory_format():
+            return Atom(repr(value))
+        case slice():
+            limits = (value.start, value.stop, value.step)
+            return Node("slice", tuple(NOTHING if each is None else as_code(each) for each in limits))
+        case list():
+            return Node("list", tuple(map(as_code, value)))
+        case tuple():
+            return Node("tuple", tuple(map(as_code, value)))
+        case dict():
+            items = (Node("item", (as_code(key), as_code(each))) for key, each in value.items())
+            return Node("dict", tuple(items))
+        case Tensor():
+            raise Unwritable("uses a tensor that is neither its parameter nor its buffer; register it as a buffer")
+    raise Unwritable(f"passes on a {type(value).__name__}")
+
+
+def call_of(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Code:
+    """A call of one of torch's functions or methods as code.
+
+    Raises:
+        Unwritable: It is none of them.
+    """
+    given = [as_code(each) for each in args]
+    bare = name.strip("_")
+    if name.startswith("__"):
+        if bare in _OPERATORS:
+            return binary(_OPERATORS[bare], *given)
+        if bare[1:] in _OPERATORS and bare[0] == "r":
+            return binary(_OPERATORS[bare[1:]], *reversed(given))
+        if bare in ("neg", "invert"):
+            return Node("unary", tuple(given), "-" if bare == "neg" else "~")
+        if bare in ("eq", "ne", "lt", "le", "gt", "ge"):
+            return call(f"torch.{bare}", *given)
+    named = [keyword(key, as_code(each)) for key, each in _telling(function, name, kwargs).items()]
+    for namespace, text in _NAMESPACES:
+        if getattr(namespace, name, None) is function:
+            return call(f"{text}.{name}", *given, *named)
+    if name in ("add", "sub", "mul", "pow") and len(given) == 2 and not named:
+        return binary(_OPERATORS[name], *given)
+    if getattr(Tensor, name, None) is function:
+        return call(Node("attribute", (given[0],), name), *given[1:], *named)
+    raise Unwritable(f"calls {name or function}, which is no published function of torch")
+
+
+def _telling(function: Callable[..., Any], name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name without those that are the default anyway, which torch's own functions pass on."""
+    try:
+        known = inspect.signature(getattr(functional, f"_{name}", function)).parameters
+    except (TypeError, ValueError):  # built in
+        return kwargs
+    return {
+        key: value
+        for key, value in kwargs.items()
+        if is_watched(value) or isinstance(value, Flag) or key not in known
+        or known[key].default is inspect.Parameter.empty or known[key].default != value
+    }  # fmt: skip

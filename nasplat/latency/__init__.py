@@ -1,0 +1,1 @@
+"""How long networks take: measured, and predicted from tables."""

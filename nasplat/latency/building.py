@@ -1,0 +1,396 @@
+"""Measuring a table of latency: which blocks, in what order, and how far its predictions can be trusted."""
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.random import Generator, default_rng
+from numpy.typing import NDArray
+
+from nasplat.architecture import IO, Architecture
+from nasplat.errors import InputError
+from nasplat.latency.measuring import WARM_UP, Engine, Passes, check_onnxruntime, exported, onnx_passes, passes
+from nasplat.latency.table import BlockTable, Row, described, write_table
+from nasplat.search_space import Block, BlockSpace, SearchSpace
+from nasplat.storage.files import is_taken, refusal, write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SURVEYED = 2000
+"""Random members whose blocks are looked at, to learn which kinds and widths there are."""
+VISIT_MS = 30.0
+"""A visit times as many passes as take so long,"""
+FEWEST, MOST = 3, 20
+"""but no fewer and no more than so many."""
+NETWORK_VISITS = 3
+"""How often a round comes by a whole network, which slow phases of the machine strike more easily than a block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a table is measured.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        engine: What runs blocks and networks.
+        threads: Threads of the engine on the CPU.
+        batch: Images in each pass.
+        points: Of each kind of block, how many widths are measured at most.
+        rounds: How often everything is visited; at least 2.
+        calibration: Random members measured whole for the two figures that blocks alone cannot give; at least 2.
+        checked: Other random members, for the report of how far predictions are off.
+        seed: Of all random choices.
+    """
+
+    device: str = "cpu"
+    engine: Engine = "torch"
+    threads: int = 1
+    batch: int = 1
+    points: int = 12
+    rounds: int = 4
+    calibration: int = 30
+    checked: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How well figures agree with what was measured of the same networks.
+
+    Args:
+        spearman: The rank correlation; None where one side is constant.
+        median_relative_error: The median of |figure / measured - 1|.
+    """
+
+    spearman: float | None
+    median_relative_error: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float], measured: Sequence[float]) -> "Accuracy":
+        """Compare figures with measurements, one for one."""
+        from scipy.stats import spearmanr
+
+        off = np.abs(np.array(figures) / np.array(measured) - 1)
+        varied = len(set(figures)) > 1 < len(set(measured))
+        return cls(float(spearmanr(figures, measured).statistic) if varied else None, float(np.median(off)))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What came of measuring.
+
+    Args:
+        path: The table.
+        blocks: How many blocks it has.
+        kinds: Of how many kinds.
+        networks: How many networks `predicted` and `repeated` are about; none of them had a part in the table.
+        seconds: What measuring took since the build was begun, or last taken up again.
+        predicted: What the table says, against the measured latency.
+        repeated: A second measurement of the same networks, against the first.
+    """
+
+    path: Path
+    blocks: int
+    kinds: int
+    networks: int
+    seconds: float
+    predicted: Accuracy
+    repeated: Accuracy
+
+
+def build_table(
+    space: SearchSpace,
+    io: IO,
+    plan: Plan,
+    path: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> Built:
+    """Measure blocks and networks of a space, and write the table; meaningful while nothing else uses the device.
+
+    Of every kind of block that random members have, widths are measured that lie far apart, the largest and smallest
+    among them. Everything is visited once in every round, in a random order, so that a slow phase of the machine
+    strikes all alike; the least of all visits counts. A network takes a + b times the sum of its blocks, where a and b
+    are fitted robustly (Theil-Sen) on some networks. Others, whose blocks were not looked at but for kinds that nobody
+    else has, are for the report: the least of every other visit is compared with the prediction, and with the least
+    of the visits between.
+
+    What is measured is noted in a file beside the table; the same call goes on from there after an interruption.
+
+    Args:
+        space: Whose networks.
+        io: What the data asks of them.
+        plan: How.
+        path: The table to write.
+        progress: Told after every visit how many there were, of how many.
+
+    Raises:
+        InputError: The space has no blocks, the file exists or cannot be written, the engine cannot run on the device,
+            or an unfinished build with another plan lies there.
+        StorageError: The disk is full.
+    """
+    if not isinstance(space, BlockSpace):
+        raise InputError(
+            f"networks of the search space {space.name} are not made of blocks, of which a table of latency could be "
+            "made; take a space that has blocks, such as ghost/cifar"
+        )
+    _check(plan)
+    if is_taken(path):
+        raise InputError(f"{path} exists; choose another --out")
+    calibration, checked, nodes = _chosen(space, io, plan)
+    networks = [*calibration, *checked]
+    began = time.monotonic()
+    visited = _visited(space, io, plan, [*nodes, *networks * NETWORK_VISITS], path, progress)
+    of_blocks, of_networks = visited[:, : len(nodes)], visited[:, len(nodes) :].reshape(-1, len(networks))
+    rows = [
+        Row(block.kind, block.widths, float(least), float(spread))
+        for block, least, spread in zip(nodes, of_blocks.min(axis=0), np.ptp(of_blocks, axis=0), strict=True)
+    ]
+    whole = dict(zip(networks, of_networks.min(axis=0).tolist(), strict=True))
+    offset, scale = _line(BlockTable(path, rows, space, io), [(a, whole[a]) for a in calibration])
+    table = BlockTable(path, rows, space, io, offset_ms=offset, scale=scale)
+    predictions = [table.latency_ms(a) for a in checked]
+    first, second = (of_networks[start::2, len(calibration) :].min(axis=0).tolist() for start in (0, 1))
+    built = Built(
+        path=path,
+        blocks=len(rows),
+        kinds=len({row.kind for row in rows}),
+        networks=len(checked),
+        seconds=time.monotonic() - began,
+        predicted=Accuracy.of(predictions, first),
+        repeated=Accuracy.of(second, first),
+    )
+    facts = {
+        **_request(space, io, plan),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "calibration": {"a_ms": offset, "b": scale, "networks": len(calibration)},
+        "error": {"networks": len(checked), "predicted": asdict(built.predicted), "repeated": asdict(built.repeated)},
+        "networks": [
+            {"architecture": a.code, "predicted_ms": p, "measured_ms": m, "repeated_ms": r}
+            for a, p, m, r in zip(checked, predictions, first, second, strict=True)
+        ],
+    }
+    try:
+        write_table(path, facts, rows)
+    except OSError as error:
+        raise refusal(path, "written", error) from error
+    _partial(path).unlink(missing_ok=True)
+    return built
+
+
+def spread_out(points: Sequence[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
+    """Some of the points, far from one another: each is the one farthest from those before it, the largest first.
+
+    Args:
+        points: Different ones, of one length; each axis counts by its whole range.
+        most: How many at most.
+    """
+    at = np.array(sorted(points), dtype=np.float64)
+    at /= np.where(np.ptp(at, axis=0) > 0, np.ptp(at, axis=0), 1.0)
+    found = [int(at.sum(axis=1).argmax())]
+    distances = np.full(len(at), np.inf)
+    while len(found) < min(most, len(at)):
+        distances = np.minimum(distances, np.linalg.norm(at - at[found[-1]], axis=1))
+        found.append(int(distances.argmax()))
+    return [sorted(points)[place] for place in sorted(found)]
+
+
+def _check(plan: Plan) -> None:
+    if plan.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("torch sees no CUDA device here; give --device cpu, or run it where there is one")
+    if plan.engine == "onnxruntime":
+        check_onnxruntime(plan.device)
+
+
+def _chosen(space: BlockSpace, io: IO, plan: Plan) -> tuple[list[Architecture], list[Architecture], list[Block]]:
+    """The members to calibrate with, those to check with, and the blocks to measure."""
+    rng = default_rng([plan.seed, 0])
+    wanted = plan.calibration + plan.checked
+    members = _different(space, rng, wanted)
+    calibration, checked = members[: plan.calibration], members[plan.calibration :]
+    found: dict[str, dict[tuple[int, ...], Block]] = {}
+    for architecture in (*calibration, *(space.sample(rng) for _ in range(SURVEYED))):
+        if architecture not in checked:
+            for block in space.blocks(architecture, io):
+                found.setdefault(block.kind, {}).setdefault(block.widths, block)
+    for architecture in checked:
+        for block in space.blocks(architecture, io):
+            found.setdefault(block.kind, {block.widths: block})
+    nodes = [found[kind][widths] for kind in sorted(found) for widths in spread_out(list(found[kind]), plan.points)]
+    return calibration, checked, nodes
+
+
+def _different(space: SearchSpace, rng: Generator, wanted: int) -> list[Architecture]:
+    found: dict[Architecture, None] = {}
+    for _ in range(100 * wanted):
+        found[space.sample(rng)] = None
+        if len(found) == wanted:
+            return list(found)
+    raise InputError(
+        f"{wanted} different members were to be drawn from {space.name}, but {len(found)} were found in "
+        f"{100 * wanted} draws; measure fewer for calibration or for the report"
+    )
+
+
+def _line(table: BlockTable, measured: Sequence[tuple[Architecture, float]]) -> tuple[float, float]:
+    """a and b of measured = a + b times the sum of blocks; networks measured in a slow phase do not move it much."""
+    from scipy.stats import theilslopes
+
+    sums = [table.latency_ms(architecture) for architecture, _ in measured]
+    if len(set(sums)) < 2:
+        return 0.0, 1.0
+    found = theilslopes([whole for _, whole in measured], sums)
+    if found.slope <= 0:  # by which more blocks would take less time: noise, or too few networks
+        return 0.0, float(np.median([whole / alone for (_, whole), alone in zip(measured, sums, strict=True)]))
+    return float(found.intercept), float(found.slope)
+
+
+def _visited(
+    space: BlockSpace,
+    io: IO,
+    plan: Plan,
+    items: Sequence[Block | Architecture],
+    path: Path,
+    progress: Callable[[int, int], None],
+) -> NDArray[np.float64]:
+    """The least milliseconds of every visit, `[rounds, items]`."""
+    found = np.full((plan.rounds, len(items)), np.nan)
+    notes = _Notes(_partial(path), {**_request(space, io, plan), "items": len(items)})
+    with notes, tempfile.TemporaryDirectory() as folder:
+        stopwatch = _Stopwatch(space, io, plan, Path(folder))
+        for round_, item, value in notes.before:
+            if 0 <= round_ < plan.rounds and 0 <= item < len(items) and value > 0:
+                found[round_, item] = value
+        done = int(np.isfinite(found).sum())
+        for round_ in range(plan.rounds):
+            for item in default_rng([plan.seed, 1, round_]).permutation(len(items)).tolist():
+                if np.isnan(found[round_, item]):
+                    found[round_, item] = stopwatch.least(items[item])
+                    notes.add(round_, item, found[round_, item])
+                    done += 1
+                    progress(done, found.size)
+    return found
+
+
+class _Stopwatch:
+    """Times blocks and networks; what is exported to ONNX, which takes a second each, is kept in a folder."""
+
+    def __init__(self, space: BlockSpace, io: IO, plan: Plan, folder: Path) -> None:
+        self.space = space
+        self.io = io
+        self.plan = plan
+        self.folder = folder
+        self._exported: dict[Block | Architecture, Path] = {}
+
+    def least(self, item: Block | Architecture) -> float:
+        """The least milliseconds that a pass takes on this visit."""
+        plan = self.plan
+        shape = item.input_shape if isinstance(item, Block) else self.io.input_shape
+        if plan.engine == "onnxruntime":
+            if item not in self._exported:
+                path = self.folder / f"{len(self._exported)}.onnx"
+                path.write_bytes(exported(self._network(item).eval(), shape))
+                self._exported[item] = path
+            network = self._exported[item].read_bytes()
+            return _least(onnx_passes(network, batch=plan.batch, threads=plan.threads, device=plan.device))
+        with passes(self._network(item), shape, batch=plan.batch, threads=plan.threads, device=plan.device) as timed:
+            return _least(timed)
+
+    def _network(self, item: Block | Architecture) -> "nn.Module":
+        from nasplat.training.seeding import seeded
+
+        with seeded(0):  # any weights take as long
+            return item.make() if isinstance(item, Block) else self.space.build(item, self.io)
+
+
+def _least(timed: Passes) -> float:
+    timed(WARM_UP)
+    (first,) = timed(1)
+    return min(first, *timed(int(np.clip(VISIT_MS / first, FEWEST, MOST))))
+
+
+class _Notes:
+    """What was measured so far, a line each, for a build to go on from; the first line says of what it is."""
+
+    def __init__(self, path: Path, heading: dict[str, Any]) -> None:
+        self.path = path
+        self._heading = json.dumps(heading)
+        self.before = list(self._read())
+
+    def __enter__(self) -> "_Notes":
+        try:
+            # A line may have been torn when the last build ended; it must not run into the next one.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, "".join(f"{line}\n" for line in (self._heading, *map(json.dumps, self.before))))
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise refusal(self.path, "written", error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, round_: int, item: int, value: float) -> None:
+        """Note one visit."""
+        try:
+            self._file.write(json.dumps([round_, item, value]) + "\n")
+        except OSError as error:
+            raise refusal(self.path, "written", error) from error
+
+    def _read(self) -> Iterator[tuple[int, int, float]]:
+        try:
+            heading, *lines = self.path.read_text(encoding="utf-8").split("\n")
+        except (FileNotFoundError, NotADirectoryError):  # the latter is told when it is to be written
+            return
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path} cannot be read: {error}; delete it to begin anew") from error
+        if heading != self._heading:
+            raise InputError(
+                f"{self.path} is of a build with other options, on another machine or with other versions; repeat the "
+                "command that began it, or delete the file to begin anew"
+            )
+        for line in lines:
+            with suppress(ValueError, TypeError, OverflowError):  # the last one may be torn
+                round_, item, value = json.loads(line)
+                yield int(round_), int(item), float(value)
+
+
+def _partial(path: Path) -> Path:
+    """Where an unfinished build keeps what it has measured."""
+    return path.with_name(path.name + ".partial")
+
+
+def _request(space: SearchSpace, io: IO, plan: Plan) -> dict[str, Any]:
+    """What is measured, how, and on what."""
+    versions = {name: version(name) for name in ("nasplat", "torch", "onnxruntime")}
+    return {
+        **described(space, io),
+        "plan": asdict(plan),
+        "machine": {"processor": _processor(plan.device), "platform": platform.platform(), "versions": versions},
+    }
+
+
+def _processor(device: str) -> str:
+    """What does the computing, by name."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

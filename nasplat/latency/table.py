@@ -1,0 +1,431 @@
+"""Tables of latency: files that tell how long networks take on some device, by their blocks or one by one."""
+
+import csv
+import hashlib
+import io as streams
+import itertools
+import json
+import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import default_rng
+from numpy.typing import NDArray
+
+from nasplat.architecture import IO, Architecture
+from nasplat.benchmark import Benchmark
+from nasplat.errors import InputError
+from nasplat.options import options_model, shortly
+from nasplat.search_space import BlockSpace, SearchSpace
+from nasplat.storage.files import read_file, write_atomically
+
+METRIC = "latency_ms"
+FORMAT = 1
+BLOCK_COLUMNS = ("kind", "widths", "latency_ms", "spread_ms")
+NETWORK_COLUMNS = ("architecture", "latency_ms")
+DIGEST = "digest"
+"""The comment that damage is found by; who changes a table on purpose takes it out."""
+TRIED = 100
+"""Random members whose blocks a table must know."""
+LEAST_MS, MOST_MS, MOST_WIDTH = 1e-6, 1e9, 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured of one block.
+
+    Args:
+        kind: As `Block` has it.
+        widths: Likewise.
+        latency_ms: The least that it took.
+        spread_ms: How far apart the least of every round lie.
+    """
+
+    kind: str
+    widths: tuple[int, ...]
+    latency_ms: float
+    spread_ms: float = 0.0
+
+
+class LatencyTable(ABC):
+    """How long the networks of a space take, in milliseconds."""
+
+    @abstractmethod
+    def latency_ms(self, architecture: Architecture) -> float:
+        """The latency of an architecture's network.
+
+        Raises:
+            InputError: The table does not tell.
+        """
+
+    @property
+    def listed(self) -> list[Architecture] | None:
+        """All that the table tells of, if it is of whole networks."""
+        return None
+
+    def __contains__(self, architecture: Architecture) -> bool:
+        try:
+            self.latency_ms(architecture)
+        except InputError:
+            return False
+        return True
+
+
+class NetworkTable(LatencyTable):
+    """Latencies of whole networks, looked up.
+
+    Args:
+        path: The file, as errors name it.
+        latencies: Milliseconds by architecture.
+    """
+
+    def __init__(self, path: Path, latencies: Mapping[Architecture, float]) -> None:
+        self.path = path
+        self.latencies = latencies
+
+    def latency_ms(self, architecture: Architecture) -> float:
+        if architecture not in self.latencies:
+            raise InputError(f"{self.path} has no row for {architecture}; add one, or take a table of blocks")
+        return self.latencies[architecture]
+
+    @property
+    def listed(self) -> list[Architecture] | None:
+        return list(self.latencies)
+
+
+class BlockTable(LatencyTable):
+    """Latencies of blocks, interpolated over their widths and added up: a + b times the sum.
+
+    Args:
+        path: The file, as errors name it.
+        rows: What was measured.
+        space: Whose networks.
+        io: What the data asks of them.
+        offset_ms: a, what every network takes besides.
+        scale: b, what a block takes in company beside what it takes alone.
+    """
+
+    def __init__(
+        self, path: Path, rows: Iterable[Row], space: BlockSpace, io: IO, *, offset_ms: float = 0.0, scale: float = 1.0
+    ) -> None:
+        self.path = path
+        self.space = space
+        self.io = io
+        self.offset_ms = offset_ms
+        self.scale = scale
+        self._surfaces = surfaces(rows)
+        self._block_ms = cache(self._interpolated)  # a space has few blocks, and its networks share them
+        self._latency_ms = lru_cache(maxsize=4096)(self._predicted)
+
+    def latency_ms(self, architecture: Architecture) -> float:
+        return self._latency_ms(architecture)
+
+    def _predicted(self, architecture: Architecture) -> float:
+        alone = [self._block_ms(block.kind, block.widths) for block in self.space.blocks(architecture, self.io)]
+        # No network is quicker than the slowest of its blocks, whatever a line through larger ones says.
+        return max(self.offset_ms + self.scale * sum(alone), *alone)
+
+    def _interpolated(self, kind: str, widths: tuple[int, ...]) -> float:
+        surface = self._surfaces.get(kind)
+        if surface is None:
+            raise InputError(
+                f"{self.path} has no block of the kind {kind!r}, which networks of {self.space.name} have; "
+                "measure it too, or make a table with nasplat benchmark build latency"
+            )
+        if len(widths) != surface.axes:
+            raise InputError(f"{self.path} has {kind!r} by {surface.axes} widths, but the space by {len(widths)}")
+        return max(LEAST_MS, surface(widths))
+
+
+class Surface:
+    """Latency over the widths of a block, exact where it was measured.
+
+    What a convolution takes is about linear in the channels that come in and in those that go out, for they are read,
+    multiplied and written. Such a product of lines is fitted, and what is left of the measurements is interpolated by
+    radial basis functions, the distance itself. So points may lie anywhere, on a grid or not; beyond them the product
+    of lines goes on.
+
+    Args:
+        widths: Where it was measured, `[n, axes]`; no two are equal.
+        values: What was measured there, `[n]`.
+    """
+
+    def __init__(self, widths: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+        self.axes = widths.shape[1]
+        self._low = widths.min(axis=0)
+        self._span = np.where(np.ptp(widths, axis=0) > 0, np.ptp(widths, axis=0), 1.0)
+        self._points = (widths - self._low) / self._span
+        basis = np.array([self._products(point) for point in self._points])
+        self._trend = np.linalg.lstsq(basis, values, rcond=None)[0]
+        n = len(values)
+        # The weights sum to 0, so that what they stand for fades beyond the points instead of growing.
+        system = np.ones((n + 1, n + 1))
+        system[:n, :n] = np.linalg.norm(self._points[:, None] - self._points, axis=2)
+        system[n, n] = 0.0
+        *self._weights, self._constant = np.linalg.solve(system, np.append(values - basis @ self._trend, 0.0)).tolist()
+
+    def __call__(self, widths: Sequence[float]) -> float:
+        """The latency at the given widths."""
+        point = (np.array(widths, dtype=np.float64) - self._low) / self._span
+        distances = np.linalg.norm(self._points - point, axis=1)
+        return float(self._products(point) @ self._trend + distances @ self._weights + self._constant)
+
+    def _products(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        """All products of coordinates: 1, x, y and xy for two."""
+        return np.array([math.prod(some) for r in range(self.axes + 1) for some in itertools.combinations(point, r)])
+
+
+def surfaces(rows: Iterable[Row]) -> dict[str, Surface]:
+    """The latency of every kind of block over its widths.
+
+    Raises:
+        ValueError: A kind has points of different lengths, or one twice.
+    """
+    points: dict[str, dict[tuple[int, ...], float]] = defaultdict(dict)
+    for row in rows:
+        known = points[row.kind]
+        if row.widths in known:
+            raise ValueError(f"{row.kind!r} is given twice for the widths {_spelt(row.widths)}")
+        if known and len(row.widths) != len(next(iter(known))):
+            raise ValueError(f"{row.kind!r} is given now by {len(row.widths)}, now by {len(next(iter(known)))} widths")
+        known[row.widths] = row.latency_ms
+    return {
+        kind: Surface(np.array(list(known), dtype=np.float64), np.array(list(known.values())))
+        for kind, known in points.items()
+    }
+
+
+def write_table(path: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """Write a table of blocks, complete or not at all.
+
+    Args:
+        path: The file.
+        facts: What is said about it, by name; JSON values, each becomes a comment line.
+        rows: One for each block.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = streams.StringIO()
+    for name, value in {"format": FORMAT, **facts}.items():
+        text.write(f"# {name}: {json.dumps(value)}\n")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(BLOCK_COLUMNS)
+    for row in rows:
+        writer.writerow([row.kind, _spelt(row.widths), f"{row.latency_ms:.6g}", f"{row.spread_ms:.3g}"])
+    content = text.getvalue()
+    write_atomically(path, f"# {DIGEST}: {json.dumps(_digest(content))}\n{content}")
+
+
+class LatencyKnown(Benchmark):
+    """A benchmark that may be given a table of latency, by an option of that name.
+
+    ``latency_ms`` is then known without measuring, and only what the table tells of is feasible.
+    """
+
+    latency_table: str | None
+
+    @cached_property
+    def _latencies(self) -> LatencyTable | None:
+        return None if self.latency_table is None else read_table(Path(self.latency_table), self.space, self.io)
+
+    def check_table(self) -> None:
+        """Read the table for the first time, which refuses what is none for the space; for `check`.
+
+        Raises:
+            InputError: See `read_table`.
+        """
+        _ = self._latencies
+
+    def feasible(self, architecture: Architecture) -> bool:
+        return self._latencies is None or architecture in self._latencies
+
+    def known(self, architecture: Architecture) -> Mapping[str, float]:
+        return {} if self._latencies is None else {METRIC: self._latencies.latency_ms(architecture)}
+
+    @property
+    def offered(self) -> Sequence[Architecture] | None:
+        return None if self._latencies is None else self._latencies.listed
+
+
+def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
+    """Read a table for the networks of a space.
+
+    A CSV file has either the columns ``kind``, ``widths`` (with blanks between them) and ``latency_ms``, one row for
+    each block; or ``architecture`` (a code) and ``latency_ms``, one for each network. It may have others, and
+    comments before them, ``# name: JSON``. Of these count ``space`` and ``io``, which are to be those given;
+    ``calibration``, with ``a_ms`` and ``b``, which are 0 and 1 without it; ``format``, which is 1; and ``digest``,
+    which damage is found by.
+
+    Raises:
+        InputError: The file cannot be read, is damaged, is of another space or other data, or lacks blocks that
+            networks of the space have.
+    """
+    try:
+        content = read_file(path).decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"the latency table {path} cannot be read: {error.strerror or error}; name one that nasplat benchmark "
+            "build latency has made"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the latency table {path} is damaged: it is no text; replace it") from error
+    try:
+        facts, columns, rows = _parsed(content.replace("\r\n", "\n"))
+        _check_origin(path, facts, space, io)
+        if set(NETWORK_COLUMNS) <= set(columns):
+            return NetworkTable(path, dict(_networks(rows, space)))
+        if not set(BLOCK_COLUMNS[:3]) <= set(columns):
+            raise ValueError(
+                f"its columns are {shortly(columns)}, but a table of blocks has {', '.join(BLOCK_COLUMNS[:3])} "
+                f"and one of networks {', '.join(NETWORK_COLUMNS)}"
+            )
+        if not isinstance(space, BlockSpace):
+            raise InputError(
+                f"{path} is a table of blocks, but networks of the search space {space.name} are not made of blocks; "
+                f"give a table of networks, with the columns {' and '.join(NETWORK_COLUMNS)}"
+            )
+        offset, scale = _calibration(facts)
+        table = BlockTable(path, _blocks(rows), space, io, offset_ms=offset, scale=scale)
+    except InputError:
+        raise
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"the latency table {path} is damaged: {error}; replace it with a complete copy") from error
+    rng = default_rng(0)
+    for _ in range(TRIED):
+        table.latency_ms(space.sample(rng))
+    return table
+
+
+def described(space: SearchSpace, io: IO) -> dict[str, Any]:
+    """The space and the data that a table is of, as its comments have them."""
+    untimed = space.untimed if isinstance(space, BlockSpace) else frozenset()
+    options = {name: getattr(space, name) for name in options_model(type(space)).model_fields if name not in untimed}
+    facts = {
+        "space": {"name": space.name, **options},
+        "io": {"input_shape": io.input_shape, "outputs": io.outputs}
+        | ({} if io.scale is None else {"scale": io.scale}),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(facts))
+    return found
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What the comments of a table say.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged.
+    """
+    return _parsed(read_file(path).decode())[0]
+
+
+def _parsed(content: str) -> tuple[dict[str, Any], list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """What the comments say, the columns, and the rows with the numbers of their lines."""
+    lines = content.splitlines(keepends=True)
+    facts: dict[str, Any] = {}
+    count = 0
+    for line in itertools.takewhile(lambda line: line.startswith("#"), lines):
+        count += 1
+        name, _, value = line[1:].partition(":")
+        try:
+            facts[name.strip()] = json.loads(value)
+        except (ValueError, RecursionError):
+            continue  # a remark of somebody's
+        if name.strip() == DIGEST and facts[DIGEST] != _digest("".join(lines[count:])):
+            raise ValueError(f"it is not what was written (who changed it on purpose deletes the line # {DIGEST})")
+    reader = csv.DictReader(lines[count:], strict=True)
+    columns = list(reader.fieldnames or ())
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"line {count + reader.line_num} has not {len(columns)} cells")
+            yield count + reader.line_num, row
+
+    return facts, columns, rows()
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: IO) -> None:
+    """Refuse what says that it is of something else."""
+    if facts.get("format", FORMAT) != FORMAT:
+        raise InputError(f"{path} has format {shortly(facts['format'])}, but this version reads format {FORMAT}")
+    for name, ours in described(space, io).items():
+        theirs = facts.get(name, ours)
+        if theirs != ours:
+            raise InputError(
+                f"the latency table {path} is of {name} {json.dumps(theirs)[:300]}, but the search is of "
+                f"{json.dumps(ours)}; make one for it with {_command(space, io)}"
+            )
+
+
+def _command(space: SearchSpace, io: IO) -> str:
+    """What builds the table that a search needs, in words if nothing does."""
+    if not isinstance(space, BlockSpace):
+        return f"figures measured elsewhere: a CSV file with the columns {' and '.join(NETWORK_COLUMNS)}"
+    channels, side, other = io.input_shape
+    options = [f"--set space.{name}={getattr(space, name)}" for name in described(space, io)["space"].keys() - {"name"}]
+    words = [f"--space {space.name}", *sorted(options)]
+    sides = str(side) if side == other else f"{side}x{other}"
+    words.append(f"--side {sides} --channels {channels} --outputs {io.outputs}")
+    if io.scale is not None:
+        words.append(f"--scale {io.scale}")
+    return f"nasplat benchmark build latency {' '.join(words)} --out FILE"
+
+
+def _calibration(facts: Mapping[str, Any]) -> tuple[float, float]:
+    found = facts.get("calibration", {})
+    if not isinstance(found, dict):
+        raise ValueError("its calibration is not an object with a_ms and b")
+    offset, scale = found.get("a_ms", 0.0), found.get("b", 1.0)
+    if not all(isinstance(value, int | float) and abs(value) < MOST_MS for value in (offset, scale)):
+        raise ValueError(f"its calibration is a_ms={shortly(offset)} and b={shortly(scale)}, which are no figures")
+    if scale <= 0:
+        raise ValueError(f"its calibration has b={scale:g}, with which more blocks would take less time")
+    return float(offset), float(scale)
+
+
+def _networks(rows: Iterable[tuple[int, dict[str, str]]], space: SearchSpace) -> Iterator[tuple[Architecture, float]]:
+    seen: dict[Architecture, int] = {}
+    for line, row in rows:
+        try:
+            architecture = space.parse(row["architecture"].strip())
+        except InputError as error:
+            raise ValueError(f"line {line}: {error}") from error
+        if (first := seen.setdefault(architecture, line)) != line:
+            raise ValueError(f"lines {first} and {line} are both of {architecture}")
+        yield architecture, _milliseconds(line, row["latency_ms"])
+    if not seen:
+        raise ValueError("it has no rows")
+
+
+def _blocks(rows: Iterable[tuple[int, dict[str, str]]]) -> Iterator[Row]:
+    for line, row in rows:
+        words = row["widths"].split()
+        if not words or not all(word.isdecimal() and 0 < int(word) < MOST_WIDTH for word in words):
+            raise ValueError(f"line {line}: widths are numbers with blanks between them, but it has {row['widths']!r}")
+        yield Row(row["kind"], tuple(map(int, words)), _milliseconds(line, row["latency_ms"]))
+
+
+def _milliseconds(line: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < MOST_MS:
+        raise ValueError(f"line {line}: milliseconds are a number above 0, but it has {shortly(text)}")
+    return value
+
+
+def _spelt(widths: tuple[int, ...]) -> str:
+    return " ".join(map(str, widths))

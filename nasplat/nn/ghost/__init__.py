@@ -1,0 +1,1 @@
+"""Networks of Ghost modules."""

@@ -1,0 +1,1 @@
+"""Networks of residual dense blocks for super-resolution."""

@@ -1,0 +1,12 @@
+"""What lies where in a run directory."""
+
+CONFIG = "config.yaml"
+"""The resolved configuration."""
+ENVIRONMENT = "environment.json"
+"""Versions, command and revision when the run was made."""
+LOG = "events.sqlite"
+"""The event log."""
+LOCK = "writer.lock"
+"""Held by the one process that writes the run."""
+ARTIFACTS = "artifacts"
+"""Weights and states by content."""

@@ -1,0 +1,122 @@
+"""What the events of a log say, checked one by one against those before."""
+
+import math
+from collections.abc import Sequence
+
+from nasplat.storage.event_log import Event
+from nasplat.task import Incident, Json, Measurement, Outcome, Task, decode_incident, decode_outcome, decode_task
+
+MALFORMED = (KeyError, TypeError, ValueError)
+"""What an event that is not what it should be raises."""
+
+
+def describe(error: Exception) -> str:
+    """What is wrong with an event, to follow its number."""
+    return f"lacks {error}" if isinstance(error, KeyError) else str(error)
+
+
+class Ledger:
+    """Takes events in order and refuses the first that cannot follow those before.
+
+    Args:
+        finite: Metrics that every measurement has, and has a finite number for.
+        shown: Metrics that every measurement has.
+
+    Attributes:
+        seq: The number of the last event taken.
+        asked: All tasks by id.
+        outcomes: All outcomes in the order they were told.
+        elapsed: Seconds of searching before each outcome.
+        incidents: What went wrong around the work, in order.
+        tested: The final measurements by trial.
+        ended: Why the search ended, or None while it has not.
+    """
+
+    def __init__(self, *, finite: Sequence[str] = (), shown: Sequence[str] = ()) -> None:
+        self.seq = 0
+        self.asked: dict[int, Task] = {}
+        self.outcomes: list[Outcome] = []
+        self.elapsed: list[float] = []
+        self.incidents: list[Incident] = []
+        self.tested: dict[int, Measurement] = {}
+        self.ended: str | None = None
+        self._finite = finite
+        self._shown = shown
+        self._open: set[int] = set()
+        self._measured: set[int] = set()
+        self._newest = -1
+
+    def take(self, event: Event) -> None:
+        """Enter the next event; one that is refused changes nothing.
+
+        Raises:
+            KeyError, TypeError, ValueError: It cannot follow.
+        """
+        if event.seq != self.seq + 1:
+            raise ValueError(f"is missing; the next one is {event.seq}")
+        match event.kind:
+            case "ask":
+                tasks = [decode_task(body) for body in _list(event.body["tasks"])]
+                newest = self._newest
+                for task in tasks:
+                    if task.id <= newest:
+                        raise ValueError(f"asks for task {task.id} after task {newest}, but ids rise")
+                    newest = task.id
+                if not _is_count(event.body["n"]) or len(tasks) > event.body["n"]:
+                    raise ValueError(f"asks for {len(tasks)} tasks where there was room for {event.body['n']!r}")
+                self.asked.update((task.id, task) for task in tasks)
+                self._open.update(task.id for task in tasks)
+                self._newest = newest
+                self.ended = None
+            case "outcome":
+                number = event.body["id"]
+                if not _is_count(number) or number not in self._open:
+                    raise ValueError(f"is the outcome of task {number!r}, which nobody waits for")
+                outcome = decode_outcome(event.body, self.asked[number])
+                self._check(outcome)
+                self._open.remove(number)
+                self._measured.update([number] if isinstance(outcome, Measurement) else [])
+                self.outcomes.append(outcome)
+                self.elapsed.append(event.elapsed)
+            case "incident":
+                self.incidents.append(decode_incident(event.body))
+            case "test":
+                tested = self._final(event.body)
+                self.tested[tested.id] = tested
+            case "end":
+                if not isinstance(event.body["reason"], str):
+                    raise TypeError("gives no reason for the end")
+                self.ended = event.body["reason"]
+        self.seq = event.seq
+
+    def _final(self, body: Json) -> Measurement:
+        """The final measurement that an event records; every network has at most one."""
+        number = body["id"]
+        if not _is_count(number) or number not in self._measured:
+            raise ValueError(f"tests trial {number!r}, which gave no measurement")
+        if number in self.tested:
+            raise ValueError(f"tests trial {number} a second time")
+        final = decode_outcome(body, self.asked[number])
+        if not isinstance(final, Measurement) or final.split != "test":
+            raise ValueError(f"tests trial {number} on another split than test")
+        return final
+
+    def _check(self, outcome: Outcome) -> None:
+        if not isinstance(outcome, Measurement):
+            return
+        for name in (*self._finite, *self._shown):
+            if name not in outcome.metrics:
+                raise ValueError(f"measures task {outcome.id} without the metric {name!r}")
+        for name in self._finite:
+            if not math.isfinite(outcome.metrics[name]):
+                raise ValueError(f"measures {outcome.metrics[name]} as {name!r} of task {outcome.id}")
+
+
+def _list(value: object) -> list[dict[str, object]]:
+    if not isinstance(value, list):
+        raise TypeError(f"has {type(value).__name__} where a list of tasks is due")
+    return value
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

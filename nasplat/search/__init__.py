@@ -1,0 +1,1 @@
+"""The loop of a search, from its parts to its end."""

@@ -1,0 +1,50 @@
+"""The accounts of a search: what was asked for, what came of it, and what it cost."""
+
+from collections.abc import Sequence
+
+from nasplat.objective import Goal
+from nasplat.search.budget import Spending
+from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained
+
+
+class Accounts:
+    """Kept alike while a search runs and while its log is replayed.
+
+    Args:
+        goal: Says which measurement is better.
+
+    Attributes:
+        spending: What was spent so far.
+        best: The measurement with the best first objective so far.
+        outcomes: The number of outcomes by what they are: ``measured``, ``remembered``, ``trained``, ``failed``.
+        outstanding: The tasks that were asked for and not answered, by id.
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+        self.spending = Spending()
+        self.outcomes = {"measured": 0, "remembered": 0, "trained": 0, "failed": 0}
+        self.best: Measurement | None = None
+        self.outstanding: dict[int, Task] = {}
+
+    def ask(self, tasks: Sequence[Task]) -> None:
+        """Enter tasks that a strategy asked for."""
+        for task in tasks:
+            self.outstanding[task.id] = task
+            self.spending.evaluations += isinstance(task, Evaluate)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Enter the outcome of an outstanding task."""
+        del self.outstanding[outcome.id]
+        self.spending.add(outcome)
+        match outcome:
+            case Measurement(remembered=None):
+                self.outcomes["measured"] += 1
+                if self.best is None or self.goal.better_first(outcome, self.best):
+                    self.best = outcome
+            case Measurement():
+                self.outcomes["remembered"] += 1
+            case Failure():
+                self.outcomes["failed"] += 1
+            case Trained():
+                self.outcomes["trained"] += 1

@@ -1,0 +1,122 @@
+"""The parts of a search, made from its configuration."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from nasplat.benchmark import Benchmark, SupernetBenchmark
+from nasplat.config import PluginConfig, SearchConfig, Workload
+from nasplat.errors import InputError
+from nasplat.options import construct
+from nasplat.problem import Problem
+from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES, STRATEGIES
+from nasplat.search.automatic import Choice, choose
+from nasplat.search.budget import Budget
+from nasplat.search_space import SupernetSpace
+from nasplat.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a search, made from its configuration.
+
+    Args:
+        config: The resolved configuration.
+        workload: What workers are told.
+        benchmark: The benchmark as the driver has it; not prepared.
+        problem: What the strategy was given.
+        strategy: Fresh.
+        budget: When to stop.
+        choice: Why it is this strategy, where the configuration left that open.
+    """
+
+    config: SearchConfig
+    workload: Workload
+    benchmark: Benchmark
+    problem: Problem
+    strategy: Strategy
+    budget: Budget
+    choice: Choice | None = None
+
+    @classmethod
+    def of(cls, config: SearchConfig) -> Self:
+        """Make the parts, and choose the strategy if that is left open; nothing is created on disk.
+
+        Raises:
+            InputError: Whatever can be seen to be wrong before the search begins.
+        """
+        config = config.resolved()
+        budget = Budget(**config.budget.model_dump())
+        goal = config.goal
+        workload = config.workload
+        _check_supernet(config)
+        benchmark = workload.make()
+        _check_alone(benchmark, config)
+        benchmark.check()
+        benchmark.space.check_io(benchmark.io)
+        problem = Problem(
+            benchmark.space,
+            goal,
+            io=benchmark.io,
+            fidelity=benchmark.fidelity,
+            fidelities=benchmark.fidelities,
+            member=benchmark.feasible,
+            offered=benchmark.offered,
+            known=benchmark.known,
+            seed=config.seed,
+        )
+        problem.check_metrics(benchmark.metrics)
+        problem.check_feasible()
+        choice = choose(benchmark, problem, budget) if config.strategy.name == AUTO else None
+        if choice is not None:
+            chosen = PluginConfig(name=choice.strategy, **choice.options)
+            config = config.model_copy(update={"strategy": chosen}).resolved()
+        strategy = construct("strategy", STRATEGIES.get(config.strategy.name), problem, **config.strategy.options)
+        if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
+            benchmark.check_supernet()
+        if strategy.teaches and not benchmark.distills:
+            raise InputError(
+                f"the strategy {config.strategy.name} has networks learn from a teacher, which the benchmark "
+                f"{config.benchmark.name} does not as it is configured; set its option for distillation, if it has "
+                "one, or leave out the teacher"
+            )
+        if benchmark.distills and not strategy.teaches:
+            raise InputError(
+                f"the benchmark {config.benchmark.name} is to have networks learn from a teacher, but the strategy "
+                f"{config.strategy.name} names none, so that its option for distillation would not act; leave that "
+                "out or set it to 0 here, and give it when several networks are retrained, as by nasplat retrain "
+                "--distill"
+            )
+        if strategy.progress is None and not budget.ends:
+            raise InputError(
+                "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
+            )
+        return cls(config, workload, benchmark, problem, strategy, budget, choice)
+
+
+def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
+    """Refuse to share a device between measurements that need it to themselves."""
+    if not benchmark.alone or config.executor.name == "inline":
+        return
+    needs = f"the benchmark {config.benchmark.name} measures latency or the like, which needs the device to itself"
+    if config.executor.workers > 1:
+        raise InputError(f"{needs}, but there are {config.executor.workers} workers; give --workers 1")
+    if 0 < config.executor.gpus_per_worker < 1:
+        raise InputError(
+            f"{needs}, but a worker has {config.executor.gpus_per_worker:g} of a GPU; give --gpus-per-worker 1"
+        )
+
+
+def _check_supernet(config: SearchConfig) -> None:
+    """Refuse a strategy that shares weights where nothing trains them, before anything else can be missed."""
+    if config.strategy.name == AUTO:
+        return  # it sees what there is
+    trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
+    if not STRATEGIES.get(config.strategy.name).shares_weights or trains:
+        return
+    remedy = "take one that does, such as --benchmark classification"
+    if not issubclass(SEARCH_SPACES.get(config.space.name), SupernetSpace):
+        remedy = f"nor does the search space {config.space.name} offer one; take another strategy, such as nsga2"
+    raise InputError(
+        f"the strategy {config.strategy.name} shares the weights of a supernet, which the benchmark "
+        f"{config.benchmark.name} does not train; {remedy}"
+    )

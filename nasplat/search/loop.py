@@ -1,0 +1,261 @@
+"""The search loop: ask, log, run, log, tell, until the budget is spent or the strategy is finished."""
+
+import math
+import os
+import socket
+import time
+from dataclasses import replace
+from typing import Protocol
+
+from nasplat.errors import StrategyError
+from nasplat.executors.executor import Executor
+from nasplat.problem import Problem
+from nasplat.search import collection
+from nasplat.search.accounts import Accounts
+from nasplat.search.budget import Budget, Spending
+from nasplat.search.cache import Cache
+from nasplat.search.collection import Collector
+from nasplat.search.replay import replay
+from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.event_log import EventLog
+from nasplat.strategy import Strategy
+from nasplat.task import (
+    Evaluate,
+    Failure,
+    Incident,
+    Measurement,
+    Outcome,
+    Task,
+    encode_incident,
+    encode_outcome,
+    encode_task,
+)
+
+SNAPSHOT_EVENTS = 2_000
+"""How many events may have to be replayed at least before another snapshot is worth its while."""
+SNAPSHOT_GROWTH = 0.5
+"""Past that, snapshots come each time the log has grown by this part, so that their cost stays in proportion."""
+WAIT_SECONDS = 0.5
+PARKED = 4
+"""How many times the workers' number may be outstanding, tasks that wait for the same work included."""
+
+
+class Watcher(Protocol):
+    """Is shown the search as it goes."""
+
+    def watch(self, search: "Search", outcome: Outcome | None) -> None:
+        """Called after every outcome was told, and every half second with None."""
+
+
+class Search:
+    """One search: a strategy, an executor, and the log that lets it go on where it was killed.
+
+    Every ask and every outcome is logged before it takes effect. A new `Search` on a log that already has
+    events replays them: it restores the newest snapshot, repeats what follows, checks that the strategy asks
+    for the same, and submits again what was asked for and never answered.
+
+    Args:
+        problem: What the strategy was given.
+        strategy: Proposes tasks; fresh, made with `problem`.
+        executor: Runs them.
+        log: The run's log.
+        budget: When to stop asking.
+        watcher: Is shown the progress.
+        artifacts: Where the executor keeps artifacts, to be cleared of what nothing can refer to any more; see
+            `nasplat.search.collection`.
+
+    Attributes:
+        accounts: What was asked for, what came of it, and what it cost.
+        incidents: What went wrong around the work since this search was made.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        strategy: Strategy,
+        executor: Executor,
+        log: EventLog,
+        budget: Budget,
+        watcher: Watcher | None = None,
+        artifacts: Shelf | None = None,
+    ) -> None:
+        self.problem = problem
+        self.strategy = strategy
+        self.executor = executor
+        self.log = log
+        self.budget = budget
+        self.watcher = watcher
+        self.accounts = Accounts(problem.goal)
+        self.incidents: list[Incident] = []
+        self._cache = Cache(problem)
+        self._collector = Collector(artifacts, strategy)
+        self._submitted: set[int] = set()
+        self._may_ask = True
+        self._snapshot_at = 0
+        self._clock = time.monotonic()
+        self._seconds_before = 0.0
+
+    @property
+    def spending(self) -> Spending:
+        """What was spent so far."""
+        return self.accounts.spending
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """The number of outcomes by what they are: ``measured``, ``remembered``, ``trained``, ``failed``."""
+        return self.accounts.outcomes
+
+    @property
+    def best(self) -> Measurement | None:
+        """The measurement with the best first objective so far."""
+        return self.accounts.best
+
+    @property
+    def running(self) -> int:
+        """How many tasks are being worked on."""
+        return len(self._submitted)
+
+    @property
+    def fraction(self) -> float:
+        """The part of the budget that is spent, or of the strategy's own plan that is carried out if that is more."""
+        return max(self.spending.fraction(self.budget), self.strategy.progress or 0.0)
+
+    def run(self) -> None:
+        """Search until the budget is spent or the strategy is finished, and the work in flight has come in.
+
+        Raises:
+            StrategyError: The strategy broke its contract.
+            RunError: The log cannot be written, or no worker can be had any more.
+        """
+        self.replay()
+        self.collect()
+        self.log.append(
+            "session",
+            {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()},
+            elapsed=self._elapsed(),
+        )
+        for task in list(self.accounts.outstanding.values()):
+            self._route(task)
+        while True:
+            while self._ask():
+                pass  # what the cache answered has left room for more
+            if not self._submitted:
+                break
+            try:
+                outcomes = self.executor.wait(WAIT_SECONDS)
+            finally:
+                self._note_incidents()
+            for outcome in outcomes:
+                self._submitted.discard(outcome.id)
+                self._settle(outcome)
+            self.collect(at_least=collection.COLLECT_BYTES)
+            if not outcomes:
+                self._notify(None)
+                self.log.sync()  # while events come in, the log sees to it itself
+        self.collect()
+        self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
+        self.log.sync()
+
+    def replay(self) -> None:
+        """Bring strategy, cache and accounts to where the log ends; `run` begins by it."""
+        done = replay(self.log, self.strategy, self.problem, self.accounts, self._enter)
+        self._seconds_before, self._snapshot_at, self._may_ask = done.seconds, done.snapshot, done.may_ask
+        self._clock = time.monotonic()
+
+    def collect(self, *, at_least: int = 0) -> None:
+        """Delete the artifacts that no later task can name, if so many bytes have come in."""
+        self._collector.collect(self.accounts.outstanding.values(), self.log.sync, at_least=at_least)
+
+    def _note_incidents(self) -> None:
+        for incident in self.executor.incidents():
+            self.log.append("incident", encode_incident(incident), elapsed=self._elapsed())
+            self.incidents.append(incident)
+            self.spending.device_seconds += incident.seconds
+
+    def _elapsed(self) -> float:
+        self.spending.seconds = self._seconds_before + time.monotonic() - self._clock
+        return self.spending.seconds
+
+    def _spent(self) -> bool:
+        self._elapsed()
+        return self.spending.fraction(self.budget) >= 1.0
+
+    def _ask(self) -> bool:
+        """Ask for as many tasks as there is room for; whether there were any."""
+        capacity = self.executor.capacity
+        room = min(capacity - len(self._submitted), PARKED * capacity - len(self.accounts.outstanding))
+        if self.budget.evaluations is not None:
+            room = min(room, self.budget.evaluations - self.spending.evaluations)
+        if room <= 0 or not self._may_ask or self._spent():
+            return False
+        tasks = self.strategy.ask(room)
+        self._check(tasks, room)
+        self.log.append("ask", {"n": room, "tasks": [encode_task(task) for task in tasks]}, elapsed=self._elapsed())
+        self.accounts.ask(tasks)
+        self._may_ask = bool(tasks)  # after an empty answer only an outcome can change the strategy's mind
+        for task in tasks:
+            self._route(task)
+        return bool(tasks)
+
+    def _check(self, tasks: list[Task], room: int) -> None:
+        name = type(self.strategy).__name__
+        if len(tasks) > room:
+            raise StrategyError(f"{name} was asked for at most {room} tasks, but gave {len(tasks)}")
+        for task in tasks:
+            if isinstance(task, Evaluate) and not self.problem.feasible(task.architecture):
+                limits = ", ".join(map(str, self.problem.limits)) or "membership in the benchmark"
+                raise StrategyError(f"{name} proposed {task.architecture}, which is not feasible under {limits}")
+
+    def _route(self, task: Task) -> None:
+        """Answer a task from the cache, let it wait for the same work in flight, or submit it."""
+        answer = self._cache.hit(task)
+        if answer is not None:
+            self._settle(answer)
+        elif not self._cache.waits(task):
+            self._submitted.add(task.id)
+            self.executor.submit(task)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Log an outcome and tell it, then see to the tasks that waited for it."""
+        outcome = self._completed(outcome)
+        self.log.append("outcome", encode_outcome(outcome, with_task=False), elapsed=self._elapsed())
+        self.accounts.tell(outcome)
+        self._enter(outcome)
+        self._may_ask = True
+        self.strategy.tell(outcome)
+        self._notify(outcome)
+        self._snapshot()
+        for task in self._cache.release(outcome.task):
+            self._route(task)
+
+    def _enter(self, outcome: Outcome) -> None:
+        """Enter an outcome into the cache, and what it left into the collection; now or in replay."""
+        if isinstance(outcome, Measurement) and outcome.remembered is None:
+            self._cache.add(outcome)
+        self._collector.add(outcome)
+
+    def _completed(self, outcome: Outcome) -> Outcome:
+        """A measurement with the costs known for free, or a failure if an objective is not finite."""
+        if not isinstance(outcome, Measurement):
+            return outcome
+        metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}
+        for metric in self.problem.goal.metrics:
+            if not math.isfinite(metrics.get(metric, math.nan)):
+                return Failure(
+                    task=outcome.task,
+                    kind="non-finite",
+                    message=f"{metric} is {metrics.get(metric, 'missing')}",
+                    spent=outcome.spent,
+                )
+        return replace(outcome, metrics=metrics)
+
+    def _notify(self, outcome: Outcome | None) -> None:
+        if self.watcher is not None:
+            self._elapsed()
+            self.watcher.watch(self, outcome)
+
+    def _snapshot(self) -> None:
+        since = self.log.last - self._snapshot_at
+        if since >= max(SNAPSHOT_EVENTS, SNAPSHOT_GROWTH * self._snapshot_at):
+            self.log.save_snapshot(self.strategy.state())
+            self._snapshot_at = self.log.last

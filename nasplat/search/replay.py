@@ -1,0 +1,101 @@
+"""Replay of a log: strategy and accounts are brought to where a search was interrupted."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nasplat.errors import RunError, StrategyError
+from nasplat.problem import Problem
+from nasplat.search.accounts import Accounts
+from nasplat.storage.event_log import Event, EventLog
+from nasplat.strategy import Strategy
+from nasplat.task import Json, Measurement, Outcome, decode_incident, decode_outcome, decode_task, encode_task
+
+COSTED_AGAIN = 5
+"""The costs of so many logged measurements are computed again, to see that they are what they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Where a log ends.
+
+    Args:
+        seconds: Seconds of searching before its last event.
+        snapshot: The event of its newest snapshot; 0 without one.
+        may_ask: Whether the strategy may have tasks: its last answer was not empty, or outcomes came after it.
+    """
+
+    seconds: float
+    snapshot: int
+    may_ask: bool
+
+
+def replay(
+    log: EventLog, strategy: Strategy, problem: Problem, accounts: Accounts, entered: Callable[[Outcome], None]
+) -> Replayed:
+    """Restore the newest snapshot of the strategy and repeat what the log has after it.
+
+    Args:
+        log: The run's log.
+        strategy: Fresh.
+        problem: What it was given.
+        accounts: Empty; all events are entered.
+        entered: Is told every outcome of the log, in order.
+
+    Raises:
+        StrategyError: The strategy asks for other tasks than the log has.
+        RunError: Costs are no longer what they were.
+    """
+    snapshot = log.snapshot()
+    strategy_lives, seconds, may_ask = snapshot is None, 0.0, True
+    for event in log.events("ask", "outcome", "incident"):
+        if snapshot is not None and not strategy_lives and event.seq > snapshot[0]:
+            strategy.restore(snapshot[1])
+            strategy_lives = True
+        seconds = event.elapsed
+        if event.kind == "ask":
+            logged: list[Json] = event.body["tasks"]
+            if strategy_lives:
+                _ask_again(strategy, event, logged)
+            accounts.ask([decode_task(body) for body in logged])
+            may_ask = bool(logged)
+        elif event.kind == "incident":
+            accounts.spending.device_seconds += decode_incident(event.body).seconds
+        else:
+            outcome = decode_outcome(event.body, accounts.outstanding[event.body["id"]])
+            if accounts.outcomes["measured"] < COSTED_AGAIN:
+                _check_costs(problem, outcome)
+            accounts.tell(outcome)
+            entered(outcome)
+            may_ask = True
+            if strategy_lives:
+                strategy.tell(outcome)
+    if snapshot is not None and not strategy_lives:
+        strategy.restore(snapshot[1])
+    return Replayed(seconds, snapshot[0] if snapshot else 0, may_ask)
+
+
+def _ask_again(strategy: Strategy, event: Event, logged: list[Json]) -> None:
+    asked = [encode_task(task) for task in strategy.ask(event.body["n"])]
+    if asked != logged:
+        raise StrategyError(
+            f"resuming, {type(strategy).__name__} asked for other tasks than the log has at event "
+            f"{event.seq}: {asked} instead of {logged}; resume with the version that began the run"
+        )
+
+
+def _check_costs(problem: Problem, outcome: Outcome) -> None:
+    """Refuse to go on where what is known beforehand has changed, as by another table of latency.
+
+    The first few measurements tell: whatever costs are computed from is read as a whole.
+    """
+    if not isinstance(outcome, Measurement):
+        return
+    for metric, value in problem.cost(outcome.architecture).metrics().items():
+        logged = outcome.metrics.get(metric, value)
+        if logged != value and not math.isnan(value):
+            raise RunError(
+                f"resuming, {metric} of {outcome.architecture} is {value:g}, but it was {logged:g} when the search "
+                "began, so that old trials and new ones would not compare; put back the table or the version that "
+                "it began with"
+            )

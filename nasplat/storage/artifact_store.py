@@ -1,0 +1,76 @@
+"""The artifacts of a run, kept as files named by their content."""
+
+import re
+from collections.abc import Set
+from pathlib import Path
+
+from nasplat.artifact import Artifacts, Handle
+from nasplat.errors import ArtifactError, StorageError
+from nasplat.storage.files import read_file, write_atomically
+
+
+class Shelf(Artifacts):
+    """A folder of artifacts: ``ab/cdef….safetensors`` holds what hashes to ``abcdef…``.
+
+    Args:
+        folder: Created with the first artifact.
+
+    Attributes:
+        added: Bytes that were put here since the last collection.
+        kept: Bytes that the last collection left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.added = 0
+        self.kept = 0
+
+    def path(self, handle: Handle) -> Path:
+        """Where the artifact lies, or would lie."""
+        return self.folder / handle.digest[:2] / f"{handle.digest[2:]}.safetensors"
+
+    def put(self, data: bytes) -> Handle:
+        """Keep the data as a file.
+
+        Raises:
+            StorageError: It cannot be written, as when the disk is full.
+        """
+        handle = Handle.of(data)
+        path = self.path(handle)
+        if not path.exists():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, data)
+            except OSError as error:
+                raise StorageError(f"an artifact cannot be written to {self.folder}: {error.strerror}") from error
+            self.added += len(data)
+        return handle
+
+    def get(self, handle: Handle) -> bytes:
+        if re.fullmatch("[0-9a-f]{64}", handle.digest) is None:  # it would lead out of the folder
+            raise ArtifactError(
+                f"artifact {handle.digest!r} cannot be read: an artifact is named by 64 hexadecimal digits"
+            )
+        try:
+            data = read_file(self.path(handle))
+        except OSError as error:
+            raise ArtifactError(f"artifact {handle} cannot be read: {error}") from error
+        if Handle.of(data) != handle:
+            raise ArtifactError(f"artifact {handle} is damaged: its content hashes to {Handle.of(data)}")
+        return data
+
+    def collect(self, wanted: Set[str]) -> None:
+        """Delete what no wanted digest names, files that a killed writer left half-written among it.
+
+        For the run's writer alone, while nobody is putting anything. What cannot be deleted stays for next time.
+        """
+        self.added = self.kept = 0
+        for path in self.folder.glob("*/*"):
+            digest = path.parent.name + path.name.removesuffix(".safetensors")
+            try:
+                if digest in wanted and path.suffix == ".safetensors":
+                    self.kept += path.stat().st_size
+                else:
+                    path.unlink()
+            except OSError:
+                continue

@@ -1,0 +1,260 @@
+"""The event log: every ask and every outcome, in order, each before it takes effect."""
+
+import json
+import math
+import os
+import shlex
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from nasplat.errors import RunError, StorageError
+from nasplat.storage.state import pack, unpack
+
+FORMAT = 1
+SYNC_SECONDS = 1.0
+
+_SCHEMA = """
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, elapsed REAL NOT NULL, body TEXT NOT NULL
+) STRICT;
+CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, arrays BLOB NOT NULL) STRICT;
+"""
+
+_NO_PLACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+"""What SQLite says of a place that cannot be written, whatever is in the file."""
+
+
+def recovering(run: Path) -> str:
+    """The way on for a run that is damaged."""
+    return f"`nasplat recover {shlex.quote(str(run))} --out NEW` saves what can be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the log.
+
+    Args:
+        seq: Its number, from 1.
+        kind: ``ask``, ``outcome``, ``session`` …
+        elapsed: Seconds of searching before it, over all sessions of the run.
+        body: What it says.
+    """
+
+    seq: int
+    kind: str
+    elapsed: float
+    body: dict[str, Any]
+
+
+class EventLog:
+    """The log of one run, an SQLite file in write-ahead mode: one process writes, readers never block it.
+
+    Every event is in the file when `append` returns, so that a killed process loses nothing. It reaches
+    the disk within about a second (`sync`), which is what a power cut may lose.
+
+    Attributes:
+        last: The number of the newest event, 0 in an empty log.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
+        self._connection = connection
+        self._writes = write
+        self._closed = False
+        self._path = path
+        self._synced_at = time.monotonic()
+        self._unsynced = False
+        self.last: int = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """A new, empty log.
+
+        Raises:
+            RunError: The file exists or cannot be created.
+        """
+        if path.exists():
+            raise RunError(f"{path} exists; a log is created once")
+        try:
+            connection = sqlite3.connect(path, isolation_level=None)
+            connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={FORMAT}; {_SCHEMA}")
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"the event log {path} cannot be created: {error}; make room, or choose another place"
+            ) from error
+        return cls._configured(connection, path, write=True)
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> Self:
+        """An existing log, for reading unless `write`.
+
+        Raises:
+            RunError: The file is missing, damaged, or of another version.
+            StorageError: It cannot be written, as when the disk is full.
+        """
+        if not path.exists():
+            raise RunError(f"there is no event log {path}")
+        side = path.with_name(path.name + "-wal")
+        if write:
+            mode = "mode=rw"
+        elif os.path.isfile(side) and side.stat().st_size:  # noqa: PTH113
+            # Somebody writes, or was killed. A reader that could write would, as the last one out, move into
+            # the file what it takes the side file for, and throw that away: a damaged one is not to be lost so.
+            mode = "mode=ro"
+        else:
+            # A reader makes side files, and takes them away if it is the last one out. Where there is no room
+            # for them nobody writes, so that the file can be taken for immutable.
+            mode = "mode=rw" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
+        with ExitStack() as undo:
+            try:
+                connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
+                undo.callback(connection.close)
+                if not write:
+                    connection.execute("PRAGMA query_only=ON")
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version != FORMAT:
+                    raise RunError(
+                        f"{path} has format {version}, but this version of nasplat reads format {FORMAT}; use the "
+                        f"version that wrote it, or if the file is damaged: {recovering(path.parent)}"
+                    )
+                if not has_schema(connection):
+                    raise RunError(f"the event log {path} is damaged: its tables are others; {recovering(path.parent)}")
+                log = cls._configured(connection, path, write=write)
+            except sqlite3.Error as error:
+                raise _refusal(path, error, write=write) from error
+            undo.pop_all()
+        return log
+
+    @classmethod
+    def _configured(cls, connection: sqlite3.Connection, path: Path, *, write: bool) -> Self:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA busy_timeout=5000")
+        return cls(connection, path, write=write)
+
+    def append(self, kind: str, body: Mapping[str, Any], *, elapsed: float) -> int:
+        """Add an event; returns its number.
+
+        Raises:
+            StorageError: It could not be written, as when the disk is full.
+        """
+        try:
+            self._connection.execute(
+                "INSERT INTO events VALUES (?, ?, ?, ?)",
+                (self.last + 1, kind, elapsed, json.dumps(body, separators=(",", ":"))),
+            )
+        except sqlite3.Error as error:
+            raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
+        self.last += 1
+        self._unsynced = True
+        if time.monotonic() - self._synced_at >= SYNC_SECONDS:
+            self.sync()
+        return self.last
+
+    def sync(self) -> None:
+        """Bring everything appended to the disk; costs nothing when it is there already."""
+        if self._unsynced:
+            try:
+                _, frames, moved = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if moved < frames:  # a reader stands in the way of moving them, and so of SQLite's own sync
+                    _sync_file(self._path.with_name(self._path.name + "-wal"))
+            except (sqlite3.Error, OSError) as error:
+                raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
+            self._unsynced = False
+        self._synced_at = time.monotonic()
+
+    def events(self, *kinds: str, after: int = 0) -> Iterator[Event]:
+        """The events of the given kinds, or of all, in order.
+
+        Raises:
+            RunError: The log is damaged.
+        """
+        chosen = f"AND kind IN ({','.join('?' * len(kinds))})" if kinds else ""
+        try:
+            for row in self._connection.execute(
+                f"SELECT seq, kind, elapsed, body FROM events WHERE seq > ? {chosen} ORDER BY seq", (after, *kinds)
+            ):
+                yield event_of(*row)
+        except (sqlite3.Error, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def save_snapshot(self, state: dict[str, Any]) -> None:
+        """Keep a state as it is after the last event; older snapshots go."""
+        body, arrays = pack(state)
+        try:
+            with self._connection:
+                self._connection.execute("BEGIN")
+                self._connection.execute("DELETE FROM snapshots")
+                self._connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (self.last, body, arrays))
+        except sqlite3.Error as error:
+            raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
+
+    def snapshot(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest snapshot with the number of the event that it follows.
+
+        Raises:
+            RunError: The log is damaged.
+        """
+        try:
+            row = self._connection.execute(
+                "SELECT seq, body, arrays FROM snapshots ORDER BY seq DESC LIMIT 1"
+            ).fetchone()
+            return None if row is None else (row[0], unpack(row[1], row[2]))
+        except (sqlite3.Error, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> RunError:
+        return RunError(f"the event log {self._path} is damaged: {error}; {recovering(self._path.parent)}")
+
+    def close(self) -> None:
+        """Close the file; a log that its writer has closed is complete in one file."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            # Tidiness only, which a full disk may refuse: every event is in the file or its side file already.
+            with suppress(sqlite3.Error):
+                if self._writes:
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                else:
+                    self._connection.execute("PRAGMA query_only=OFF")  # the last one out takes the side files away
+        finally:
+            self._connection.close()
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def event_of(seq: Any, kind: Any, elapsed: Any, body: Any) -> Event:
+    """The event that a row of the file holds.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    try:
+        said = json.loads(body)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the body of event {seq} is not JSON: {error}") from error
+    if not (isinstance(kind, str) and isinstance(elapsed, float) and math.isfinite(elapsed) and isinstance(said, dict)):
+        raise ValueError(f"event {seq} is to be a kind, finite seconds and a JSON object")
+    return Event(seq, kind, elapsed, said)
+
+
+def has_schema(connection: sqlite3.Connection) -> bool:
+    """Whether a file has the tables of a log and nothing else: a view or a trigger would run what others wrote."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(_SCHEMA)
+        listing = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
+        return connection.execute(listing).fetchall() == model.execute(listing).fetchall()
+
+
+def _refusal(path: Path, error: sqlite3.Error, *, write: bool) -> RunError:
+    """The error for a log that cannot be opened: the place is at fault, or the file."""
+    if write and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NO_PLACE:
+        return StorageError(f"the event log {path} cannot be written: {error}")
+    return RunError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")

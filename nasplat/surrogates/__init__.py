@@ -1,0 +1,1 @@
+"""Learning from few measurements: models of the objectives, and what they are asked for."""

@@ -1,0 +1,376 @@
+"""Architectures with scores to learn from, of runs and of CSV and JSON files."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError, unknown
+from nasplat.objective import Objective
+from nasplat.options import shortly
+from nasplat.predictor import options_of
+from nasplat.registry import SEARCH_SPACES
+from nasplat.run.directory import Run
+from nasplat.search_space import SearchSpace
+from nasplat.storage.files import read_file
+from nasplat.surrogates.predictor_store import make_space
+
+CODES = ("architecture", "code", "arch_str")
+"""The names of the column that tells the architecture; the first that is there counts."""
+KINDS = (".csv", ".csv.gz", ".json")
+"""How the names of files with columns end."""
+LONGEST = 2000
+"""The characters that a code or a genotype may have; the longest that spaces read have some 600."""
+LARGEST = 100_000_000
+"""The bytes that a file may have, unpacked; a million architectures take a tenth of it."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Architectures of one space with what they are worth.
+
+    Args:
+        space: The space.
+        architectures: Each once.
+        scores: What each is worth, the more the better, `[n]`.
+        description: Where they come from, in values that JSON has: `sources`, the names of files and runs; `metric`,
+            such as ``accuracy`` or ``loss:min``, of which scores are the negated values; and `merged`, the number of
+            rows that repeated an architecture and went into the mean of its scores.
+    """
+
+    space: SearchSpace
+    architectures: tuple[Architecture, ...]
+    scores: NDArray[np.float64]
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.architectures)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all codes and scores, in hexadecimal digits; their order does not matter."""
+        lines = sorted(f"{a}\t{float(s).hex()}\n" for a, s in zip(self.architectures, self.scores, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def __getitem__(self, chosen: NDArray[np.intp]) -> "Scores":
+        """Some of the architectures."""
+        return replace(self, architectures=tuple(self.architectures[i] for i in chosen), scores=self.scores[chosen])
+
+
+def read_scores(
+    sources: Sequence[Path], *, space: SearchSpace | None = None, metric: str | None = None, floor: int = 1
+) -> Scores:
+    """Read what was measured; what several sources tell is put together.
+
+    A run gives its trials at the highest fidelity, without those that memory answered, and its first objective unless
+    `metric` names another. A CSV file (``.csv`` or ``.csv.gz``) has a header, and a JSON file (``.json``) a list of
+    objects or one object of architectures and their scores. An architecture stands in the column `architecture`,
+    `code` or `arch_str`, as a code or as whatever else its space reads, alone or as ``space:code``. Of the other
+    columns, `metric` names the one with the scores; it may be left out where one alone is numeric, or one is called
+    ``accuracy``. An architecture that comes more than once has the mean of its scores.
+
+    Args:
+        sources: Run directories and files.
+        space: What codes are read by; needed unless runs tell it, or every architecture is ``space:code``.
+        metric: A column or an objective. More of it is better, unless ``:min`` is appended or a run minimizes it.
+        floor: The smallest number of architectures that is of use.
+
+    Raises:
+        InputError: A source cannot be read, tells nothing, or breaks a rule; the message says which and where.
+        RunError: A run is damaged.
+    """
+    if not sources:
+        raise InputError("scores come from at least one source, a run directory or a .csv, .csv.gz or .json file")
+    wanted = _metric(metric)
+    read = _Reading(space, wanted)
+    for source in sources:
+        if os.path.isdir(source):  # noqa: PTH112  a name that cannot be is no folder
+            read.run(source)
+        else:
+            read.file(source)
+    return read.scores(sources, floor)
+
+
+def member(space: SearchSpace, text: str) -> Architecture:
+    """The architecture that somebody names, as a code or as whatever else the space reads, or as ``space:code``.
+
+    Raises:
+        InputError: It is no member of the space; whatever was given, the message is short.
+    """
+    if len(text) > LONGEST:
+        raise InputError(f"an architecture is named by at most {LONGEST} characters, but got {len(text)}")
+    if not text.isprintable():
+        raise InputError(f"an architecture is named by printable characters, but got {shortly(text)}")
+    name, colon, code = text.partition(":")
+    if colon and name == space.name:
+        text = code
+    elif colon and name in SEARCH_SPACES.names():
+        raise InputError(f"{shortly(text)} is of the space {name}, not of {space.name}")
+    try:
+        return space.parse(text)
+    except InputError as error:
+        raise InputError(str(error).replace(repr(text), shortly(text))) from None
+
+
+def read_names(path: Path) -> list[tuple[str, str]]:
+    """The architectures that a file names, unread, each with its place in the file.
+
+    A ``.csv``, ``.csv.gz`` or ``.json`` file has a column of them as in `read_scores`; any other file has one a line.
+
+    Raises:
+        InputError: The file cannot be read, or has no such column.
+    """
+    if path.name.endswith(KINDS):
+        columns, rows = _rows(path)
+        code = _code_column(path, columns)
+        return [(place, row[code] if isinstance(row[code], str) else str(row[code])) for place, row in rows]
+    lines = enumerate(_text(path).splitlines(), 1)
+    return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
+
+
+def _metric(text: str | None) -> tuple[str, bool | None] | None:
+    """The name, and whether more is better if the text says so."""
+    if text is None:
+        return None
+    if text.endswith((":min", ":max")):
+        return text[:-4], text.endswith("max")
+    return text, None
+
+
+class _Reading:
+    """What was read so far."""
+
+    def __init__(self, space: SearchSpace | None, wanted: tuple[str, bool | None] | None) -> None:
+        self.space = space
+        self.wanted = wanted
+        self.objective: Objective | None = None
+        self.found: dict[Architecture, list[float]] = {}
+
+    def run(self, folder: Path) -> None:
+        """Take in the measured trials of a run."""
+        run = Run(folder)
+        config = run.config
+        self._agree(make_space(config.space.name, config.space.options), folder)
+        objectives = {objective.metric: objective for objective in config.goal.objectives}
+        name, maximize = self.wanted or (config.goal.objectives[0].metric, None)
+        if name not in objectives:
+            raise InputError(f"{folder}: {unknown('objective', name, objectives)}")
+        if maximize not in (None, objectives[name].maximize):
+            raise InputError(f"{folder} seeks {objectives[name]}, not {':'.join((name, 'max' if maximize else 'min'))}")
+        self._measure(objectives[name], folder)
+        history = run.history()
+        highest = max(history.fidelities, default=0)
+        for measurement in history.measured:
+            if measurement.task.fidelity == highest:
+                place = f"{folder}, trial {measurement.id}"
+                self._add(measurement.architecture.code, measurement.metrics[name], place)
+
+    def file(self, path: Path) -> None:
+        """Take in the rows of a CSV or JSON file."""
+        columns, rows = _rows(path)
+        code = _code_column(path, columns)
+        name, maximize = self.wanted or (_score_column(path, columns, rows, code), None)
+        if name not in columns and columns != [code, ""]:
+            raise InputError(f"{path}: {unknown('column', name, columns)}")
+        self._measure(Objective(name, maximize is not False), path)
+        column = name if name in columns else ""
+        for place, row in rows:
+            if not isinstance(row[code], str):
+                raise InputError(f"{place}: an architecture is text, but {code} is {shortly(row[code])}")
+            self._add(row[code], row[column], place)
+
+    def scores(self, sources: Sequence[Path], floor: int) -> Scores:
+        """All of it."""
+        named = ", ".join(map(str, sources))
+        if self.space is None or len(self.found) < floor:
+            raise InputError(f"{named}: at least {max(floor, 1)} architectures are needed, but got {len(self.found)}")
+        sign = 1.0 if self.objective is None or self.objective.maximize else -1.0
+        description = {
+            "sources": [source.name or source.resolve().name for source in sources],
+            "metric": self.objective and (self.objective.metric if sign > 0 else str(self.objective)),
+            "merged": sum(map(len, self.found.values())) - len(self.found),
+        }
+        means = np.array([sign * math.fsum(values) / len(values) for values in self.found.values()])
+        return Scores(self.space, tuple(self.found), means, description)
+
+    def _agree(self, space: SearchSpace, place: Path | str) -> None:
+        """Make a space the one of all that is read."""
+        if self.space is None:
+            self.space = space
+        if (space.name, options_of(space)) != (self.space.name, options_of(self.space)):
+            raise InputError(
+                f"all architectures are of one space, but {place} is of {_spelt(space)} and not of {_spelt(self.space)}"
+            )
+
+    def _measure(self, objective: Objective, place: Path) -> None:
+        """Make an objective the one of all that is read."""
+        if self.objective is None:
+            self.objective = objective
+        if objective != self.objective:
+            raise InputError(
+                f"all scores are of one metric, but {place} gives {objective} and those before {self.objective}; "
+                "name one that all have"
+            )
+
+    def _add(self, text: str, score: Any, place: str) -> None:
+        """Take in one score."""
+        if self.space is None:
+            name, colon, _ = text.partition(":")
+            if not colon or name not in SEARCH_SPACES.names():
+                raise InputError(
+                    f"{place}: it is not said which space {shortly(text)} is of; name the space, or write space:code"
+                )
+            self.space = make_space(name)
+        try:
+            architecture = member(self.space, text)
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+        value = _number(score)
+        if value is None or not math.isfinite(value):
+            raise InputError(f"{place}: a score is a finite number, but got {shortly(score)}")
+        self.found.setdefault(architecture, []).append(value)
+
+
+def _number(value: Any) -> float | None:
+    """The number that a cell is, if it is one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _code_column(path: Path, columns: Sequence[str]) -> str:
+    """The column of architectures."""
+    code = next((name for name in CODES if name in columns), None)
+    if code is None:
+        raise InputError(
+            f"{path} has no column of architectures, called {', '.join(CODES[:-1])} or {CODES[-1]}; "
+            f"it has {shortly(', '.join(columns))}"
+        )
+    return code
+
+
+def _score_column(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, dict[str, Any]]], code: str) -> str:
+    """The column of scores, where nobody has named it."""
+    others = [name for name in columns if name != code]
+    numeric = [name for name in others if rows and all(_number(row[name]) is not None for _, row in rows)]
+    if "accuracy" in others:
+        return "accuracy"
+    if len(others) == 1:
+        return others[0] or "score"
+    if len(numeric) == 1:
+        return numeric[0]
+    raise InputError(f"{path} has several columns that may be scores, {shortly(numeric or others)}; name the right one")
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """The columns of a file, and its rows with the place that messages give."""
+    if not path.name.endswith(KINDS):
+        missing = "" if os.path.lexists(path) else ", and does not exist"
+        raise InputError(f"a source is a run directory or a .csv, .csv.gz or .json file, but {path} is none{missing}")
+    text = _text(path)
+    try:
+        return _json_rows(path, text) if path.name.endswith(".json") else _csv_rows(path, text)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """What a file holds, unpacked and decoded."""
+    try:
+        data = read_file(path)
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                data = packed.read(LARGEST + 1)
+        if len(data) <= LARGEST:
+            return data.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    raise InputError(f"{path} holds more than {LARGEST:,} bytes, far more than architectures need")
+
+
+def _csv_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[str, dict[str, Any]]] = []
+    columns: list[str] = []
+    try:
+        for cells in lines:
+            place = f"{path}, line {lines.line_num}"
+            if not cells:
+                continue
+            if not columns:
+                columns = [cell.strip() for cell in cells]
+                if len(set(columns)) < len(columns) or "" in columns:
+                    raise InputError(f"{place}: columns have names, each its own, but got {shortly(columns)}")
+            elif len(cells) != len(columns):
+                raise InputError(f"{place}: there are {len(columns)} columns, but this row has {len(cells)}")
+            else:
+                rows.append((place, {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {lines.line_num}: {error}") from error
+    return columns, rows
+
+
+def _json_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """A list of objects; or one object of codes and scores, of which the score's column has no name."""
+    tree = json.loads(text, object_pairs_hook=_Pairs)
+    match tree:
+        case _Pairs():
+            rows = [
+                (f"{path}, entry {i}", {"architecture": code, "": score}) for i, (code, score) in enumerate(tree, 1)
+            ]
+            return ["architecture", ""], rows
+        case list():
+            return _object_rows(path, tree)
+    raise InputError(f"{path} is to hold a list of objects, or an object of codes and scores, but has {shortly(tree)}")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object as JSON has it, what it repeats included."""
+
+
+def _object_rows(path: Path, entries: list[Any]) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    rows: list[tuple[str, dict[str, Any]]] = []
+    columns: list[str] = []
+    for place, entry in _placed(path, entries):
+        row = dict(entry)
+        if len(row) < len(entry):
+            raise InputError(f"{place}: a name comes twice")
+        columns = columns or list(row)
+        if set(row) != set(columns):
+            raise InputError(f"{place}: all entries have the names {shortly(columns)}, but got {shortly(list(row))}")
+        rows.append((place, row))
+    return columns, rows
+
+
+def _placed(path: Path, entries: list[Any]) -> Iterator[tuple[str, _Pairs]]:
+    for number, entry in enumerate(entries, 1):
+        place = f"{path}, entry {number}"
+        if not isinstance(entry, _Pairs):
+            raise InputError(
+                f"{place}: an entry is an object with an architecture and a score, but got {shortly(entry)}"
+            )
+        yield place, entry
+
+
+def _spelt(space: SearchSpace) -> str:
+    options = options_of(space)
+    return space.name + (f" with {', '.join(f'{k}={v}' for k, v in options.items())}" if options else "")

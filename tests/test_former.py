@@ -1,0 +1,99 @@
+"""What a former revision wrote still opens, and its runs go on as they would have: see `tests/former/make`."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from nasplat.export.opening import opened
+from nasplat.latency.table import read_table
+from nasplat.registry import SEARCH_SPACES
+
+CommandLine = Callable[..., CompletedProcess[str]]
+ARCHIVE = Path(__file__).parent / "former" / "files.tar.gz"
+TABLES = ["credit_evolution", "local_search", "nsga2", "predictor_guided", "prefiltered"]
+"""Runs of a table, which go on to the same measurements on every machine."""
+TRAININGS = ["asha", "cars", "classification", "super_resolution", "zero_cost"]
+"""Runs that train or compute, where the last digit may be another machine's."""
+
+
+@pytest.fixture(scope="module")
+def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files, unpacked; each test writes in what is its own."""
+    folder = tmp_path_factory.mktemp("former")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def trials(said: str) -> dict[int, tuple[str, dict[str, float]]]:
+    """Architecture and metrics of each trial, as `nasplat show --json` gives them."""
+    return {each["trial"]: (each["architecture"], each["metrics"]) for each in json.loads(said)["best"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES + TRAININGS)
+def test_a_run_is_shown_and_goes_on(name: str, former: Path, command: CommandLine) -> None:
+    run = former / "runs" / name
+    whole = (former / "runs" / f"{name}.json").read_text()
+    evaluations = json.loads(whole)["outcomes"] - json.loads(whole)["trained"]
+    before = command("show", run, "--top", "1000", "--json")
+    assert before.returncode == 0 and json.loads(before.stdout)["outcomes"] < json.loads(whole)["outcomes"]
+    resumed = command("resume", run, "--evaluations", str(evaluations), "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    after = command("show", run, "--top", "1000", "--json")
+    expected, found = trials(whole), trials(after.stdout)
+    assert json.loads(after.stdout)["failures"] == [] and len(found) == len(expected)
+    if name in TABLES:
+        assert found == expected
+    for trial, measured in trials(before.stdout).items():
+        assert found[trial] == measured
+
+
+@pytest.mark.slow
+def test_a_retraining_is_shown_with_where_it_came_from(former: Path, command: CommandLine) -> None:
+    done = command("show", former / "runs" / "retrained", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["source"]["strategy"]["name"] == "regularized_evolution" and said["compared"]["trained"] == 1
+    tested = command("test", former / "runs" / "retrained", "--pick", "best", "--json")
+    assert tested.returncode == 0, tested.stderr
+
+
+def test_a_run_is_listed_with_what_was_tested(former: Path, command: CommandLine) -> None:
+    done = command("runs", former / "runs", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {each["status"] for each in json.loads(done.stdout)} == {"finished"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["distance_process", "ensemble", "gaussian_process", "gradient_boosting", "graph_network", "random_forest"],
+)
+def test_a_predictor_predicts_what_it_did(name: str, former: Path, command: CommandLine) -> None:
+    expected: dict[str, Any] = json.loads((former / "predictors" / f"{name}.json").read_text())
+    codes = [each["architecture"] for each in expected["predictions"]]
+    done = command("predictor", "predict", former / "predictors" / name, *codes, "--json")
+    assert done.returncode == 0, done.stderr
+    for found, before in zip(json.loads(done.stdout)["predictions"], expected["predictions"], strict=True):
+        assert found["score"] == pytest.approx(before["score"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_an_export_opens_with_the_weights_that_were_measured(former: Path) -> None:
+    exported = opened(former / "export")
+    assert sum(parameter.numel() for parameter in exported.network.parameters()) > 0
+
+
+def test_a_table_of_latency_tells_what_it_did(former: Path) -> None:
+    space = SEARCH_SPACES.get("ghost/small")()
+    table = read_table(former / "latency.csv", space, space.reference_io)
+    expected = json.loads((former / "latency.json").read_text())
+    assert len(expected) == 3
+    for code, latency in expected.items():
+        assert table.latency_ms(space.parse(code)) == pytest.approx(latency, rel=1e-9)

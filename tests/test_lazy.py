@@ -1,0 +1,83 @@
+"""What is imported when: commands that only look load none of what takes seconds."""
+
+import inspect
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+
+from nasplat.cli.app import COMMANDS
+from nasplat.options import described_options
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES
+
+HEAVY = {"matplotlib", "onnx", "onnxruntime", "pandas", "PIL", "ray", "sklearn", "torch", "torchvision"}
+"""Packages that take a large part of a second, or more, to import."""
+LIGHT = {"numpy", "pydantic"}
+"""Not wanted where there is nothing to check or to compute, either."""
+PROGRAM = """
+import json, sys
+from nasplat.cli import main
+sys.argv = ["nasplat", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as ended:
+    code = ended.code
+print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
+"""
+
+
+def imported(*arguments: str, folder: Path) -> set[str]:
+    """The packages that a command has imported, as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=folder, check=True
+    )
+    code, packages = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0, done.stderr
+    return set(packages)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small run in it."""
+    folder = tmp_path_factory.mktemp("lazy")
+    program = "from nasplat.cli.app import app; import sys; app(sys.argv[1:], standalone_mode=False)"
+    search = [
+        "search", "--space", "esrn/tiny", "--benchmark", "super_resolution_table", "--strategy", "random_search",
+        "--objective", "psnr_db:max", "--objective", "macs:min", "--evaluations", "5", "--out", "runs/small",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-c", program, *search], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "list", "list strategies", "runs", "show runs/small", "search --help"]
+)
+def test_commands_that_look_load_nothing_heavy(arguments: str, runs: Path) -> None:
+    found = imported(*arguments.split(), folder=runs)
+    assert not found & HEAVY
+    if arguments in ("--help", "--version"):
+        assert not found & LIGHT
+
+
+def test_the_help_says_of_each_command_what_the_command_says_itself() -> None:
+    for name, known in COMMANDS.items():
+        module, _, attribute = known.target.partition(":")
+        found = getattr(import_module(f"nasplat.cli.{module}"), attribute)
+        said = found.info.help if isinstance(found, typer.Typer) else inspect.getdoc(found)
+        assert " ".join((said or "").partition("\n\n")[0].split()) == known.summary, name
+
+
+def test_every_option_of_every_plug_in_is_explained() -> None:
+    silent = [
+        f"{plugin.name}.{option.name}"
+        for registry in (SEARCH_SPACES, STRATEGIES, PREDICTORS, BENCHMARKS)
+        for plugin in registry
+        for option in described_options(registry.get(plugin.name))
+        if not option.meaning
+    ]
+    assert not silent

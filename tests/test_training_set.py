@@ -1,0 +1,213 @@
+"""Architectures with scores: what runs, CSV and JSON tell, and what is refused with the place and the rule."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nasplat.errors import InputError
+from nasplat.run.directory import Run
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.surrogates.training_set import Scores, member, read_scores
+
+SPACE = NASBench201()
+OFFICIAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|"
+
+
+def told(path: Path, text: str, **options: Any) -> dict[str, float]:
+    """What a file tells, by code."""
+    path.write_text(text, encoding="utf-8")
+    found = read_scores([path], **{"space": SPACE, **options})
+    return {a.code: float(s) for a, s in zip(found.architectures, found.scores, strict=True)}
+
+
+def test_a_table_of_codes_and_official_strings(tmp_path: Path) -> None:
+    text = f"note,code,accuracy\nx,000001,0.5\n\ny, {OFFICIAL} ,1e-1\n"
+    assert told(tmp_path / "t.csv", text) == {"000001": 0.5, "334312": 0.1}
+
+
+def test_a_packed_table_from_a_spreadsheet(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbfarch_str,score\r\n000001,0.5\r\n", mtime=0))
+    assert read_scores([path], space=SPACE).scores.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"architecture": "000001", "score": 2}, {"score": 3.5, "architecture": "000002"}]',
+     '{"000001": 2, "nasbench201:000002": 3.5}'],
+)  # fmt: skip
+def test_json_as_a_list_or_an_object(tmp_path: Path, text: str) -> None:
+    assert told(tmp_path / "t.json", text) == {"000001": 2.0, "000002": 3.5}
+
+
+def test_scores_of_equal_codes_become_their_mean_and_are_counted(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.json"
+    one.write_text("code,score\n000001,1\n000002,7\n000001,3\n")
+    two.write_text('{"000001": 8, "000001": 4}')
+    found = read_scores([one, two], space=SPACE)
+    assert [a.code for a in found.architectures] == ["000001", "000002"]
+    assert found.scores.tolist() == [4.0, 7.0]
+    assert found.description == {"sources": ["one.csv", "two.json"], "metric": "score", "merged": 3}
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
+    found = [read_scores([path], space=SPACE) for path in (tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "c.csv")
+             if path.write_text({"a": "code,s\n000001,1\n000002,2\n", "b": "code,s\n000002,2\n000001,1\n",
+                                 "c": "code,s\n000001,1\n000002,2.0000000000000004\n"}[path.stem])]  # fmt: skip
+    assert found[0].digest == found[1].digest != found[2].digest
+
+
+def test_a_column_is_named_with_its_direction(tmp_path: Path) -> None:
+    text = "code,loss,accuracy\n000001,0.25,0.5\n"
+    assert told(tmp_path / "t.csv", text) == {"000001": 0.5}
+    assert told(tmp_path / "t.csv", text, metric="loss") == {"000001": 0.25}
+    assert told(tmp_path / "t.csv", text, metric="loss:min") == {"000001": -0.25}
+    assert read_scores([tmp_path / "t.csv"], space=SPACE, metric="loss:min").description["metric"] == "loss:min"
+
+
+def test_the_only_numeric_column_is_the_score(tmp_path: Path) -> None:
+    assert told(tmp_path / "t.csv", "name,code,top1\nx,000001,3\ny,000002,4\n") == {"000001": 3.0, "000002": 4.0}
+
+
+def test_the_space_may_stand_before_every_code(tmp_path: Path) -> None:
+    assert told(tmp_path / "t.csv", "code,s\nnasbench201:000001,3\n", space=None) == {"000001": 3.0}
+
+
+WRONG: list[tuple[str, str, dict[str, Any], str]] = [
+    ("t.csv", "code,s\n000001,3\n00000x,3\n", {}, r"t\.csv, line 3: gene 6 .* is 'x'"),
+    ("t.csv", "code,s\n000001\n", {}, r"line 2: there are 2 columns, but this row has 1"),
+    ("t.csv", "code,s\n000001,nan\n", {}, r"line 2: a score is a finite number, but got 'nan'"),
+    ("t.csv", "code,s\n000001,1e999\n", {}, r"line 2: a score is a finite number"),
+    ("t.csv", "code,s\n000001,1_0\n", {}, r"line 2: a score is a finite number"),
+    ("t.csv", "code,s\n000001,\n", {}, r"line 2: a score is a finite number"),
+    ("t.csv", 'code,s\n"000001,3\n', {}, r"line 2: unexpected end of data"),
+    ("t.csv", "code,s,s\n000001,3,3\n", {}, r"line 1: columns have names, each its own"),
+    ("t.csv", "codes,s\n000001,3\n", {}, r"no column of architectures, called architecture, code or arch_str"),
+    ("t.csv", "code,a,b\n000001,3,4\n", {}, r"several columns that may be scores, \['a', 'b'\]; name the right one"),
+    ("t.csv", "code,top1\n000001,3\n", {"metric": "top"}, r"no column is named 'top'; did you mean 'top1'"),
+    ("t.csv", "code,s\n", {}, r"at least 1 architectures are needed, but got 0"),
+    ("t.csv", "", {}, r"no column of architectures"),
+    ("t.csv", "code,s\n000001,3\n", {"space": None}, r"line 2: it is not said which space '000001' is of"),
+    ("t.csv", "code,s\ndarts:000001,3\n", {}, r"is of the space darts, not of nasbench201"),
+    ("t.csv", "code,s\n000001,3\n", {"floor": 2}, r"at least 2 architectures are needed, but got 1"),
+    ("t.csv", f"code,s\n{'0' * 5000},3\n", {}, r"line 2: an architecture is named by at most 2000 characters"),
+    ("t.csv", f"code,s\n{'0' * 1500},3\n", {}, r"'0{4,60}\.\.\.0{4,60}'"),
+    ("t.json", "{", {}, r"t\.json cannot be read as JSON"),
+    ("t.json", "[" * 100_000, {}, r"t\.json cannot be read as JSON"),
+    ("t.json", "3", {}, r"is to hold a list of objects, or an object of codes and scores, but has 3"),
+    ("t.json", "[3]", {}, r"entry 1: an entry is an object"),
+    ("t.json", '[{"code": "000001", "s": NaN}]', {}, r"entry 1: a score is a finite number"),
+    ("t.json", '[{"code": "000001", "s": true}]', {}, r"entry 1: a score is a finite number, but got True"),
+    ("t.json", '[{"code": 1, "s": 1}]', {}, r"entry 1: an architecture is text, but code is 1"),
+    ("t.json", '[{"code": "000001", "s": 1, "s": 2}]', {}, r"entry 1: a name comes twice"),
+    ("t.json", '[{"code": "000001", "s": 1}, {"code": "000001"}]', {}, r"entry 2: all entries have the names"),
+    ("t.txt", "x", {}, r"a source is a run directory or a \.csv, \.csv\.gz or \.json file, but .*t\.txt is none"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "options", "said"), WRONG)
+def test_what_breaks_a_rule_is_refused_with_its_place(
+    name: str, text: str, options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        told(tmp_path / name, text, **options)
+    assert len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("t.csv.gz", b"no gzip"), ("t.csv.gz", gzip.compress(b"code,s\n" * 99, mtime=0)[:-9]),
+     ("t.csv", b"code,s\n\xff,1\n"), ("t.json", b"\xff"), ("t.csv", b"code,s\n" + b"0" * 200_000 + b",1\n")],
+)  # fmt: skip
+def test_what_cannot_be_unpacked_or_decoded_is_refused(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=name):
+        read_scores([tmp_path / name], space=SPACE)
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        read_scores([tmp_path / "t.csv"], space=SPACE)
+    with pytest.raises(InputError, match="does not exist"):
+        read_scores([tmp_path / "t"], space=SPACE)
+    with pytest.raises(InputError, match="not a run directory"):
+        read_scores([tmp_path], space=SPACE)
+    with pytest.raises(InputError, match="at least one source"):
+        read_scores([], space=SPACE)
+
+
+@pytest.mark.parametrize("text", ["", "\x1b[2J", "0" * 5000, "../../etc/passwd", "<script>", "000001\n", "é", "\ud800"])
+def test_what_is_no_member_is_refused_briefly(text: str) -> None:
+    with pytest.raises(InputError) as refused:
+        member(SPACE, text)
+    assert len(str(refused.value)) < 400
+    assert str(refused.value).isprintable()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a quick benchmark, with repeats that memory answers and two fidelities."""
+    from nasplat.cli.app import app
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    app(
+        ["search", "--space", "nasbench201", "--set", "space.channels=1", "--set", "space.cells=1", "--benchmark",
+         "classification", "--set", "benchmark.epochs=2", "--set", "benchmark.batch_size=512", "--strategy",
+         "successive_halving", "--set", "strategy.eta=2", "--objective", "accuracy:max", "--objective",
+         "params:min", "--evaluations", "6", "--out", str(folder), "--json"],
+        standalone_mode=False,
+    )  # fmt: skip
+    return folder
+
+
+def by_hand(run: Path, metric: str) -> dict[str, float]:
+    """The mean of a metric for every code measured at the highest fidelity, straight from the outcomes."""
+    measured = Run(run).history().measured
+    highest = max(m.task.fidelity for m in measured)
+    values: dict[str, list[float]] = {}
+    for m in measured:
+        if m.task.fidelity == highest:
+            values.setdefault(m.architecture.code, []).append(m.metrics[metric])
+    return {code: math.fsum(each) / len(each) for code, each in values.items()}
+
+
+def as_dict(found: Scores) -> dict[str, float]:
+    """Scores by code."""
+    return dict(zip((a.code for a in found.architectures), found.scores.tolist(), strict=True))
+
+
+@pytest.mark.slow
+def test_a_run_gives_its_trials_at_the_highest_fidelity_with_the_space_as_it_was(run: Path) -> None:
+    found = read_scores([run])
+    assert (found.space.name, found.space.channels) == ("nasbench201", 1)  # type: ignore[attr-defined]
+    assert as_dict(found) == by_hand(run, "accuracy")
+    assert len({m.task.fidelity for m in Run(run).history().measured}) == 2  # else nothing would be left out
+    assert found.description["metric"] == "accuracy"
+
+
+def test_a_minimized_objective_is_negated(run: Path) -> None:
+    assert as_dict(read_scores([run], metric="params")) == {c: -v for c, v in by_hand(run, "params").items()}
+
+
+def test_a_run_refuses_what_it_did_not_seek(run: Path) -> None:
+    with pytest.raises(InputError, match=r"no objective is named 'macs'.*known: accuracy, params"):
+        read_scores([run], metric="macs")
+    with pytest.raises(InputError, match="seeks params:min, not params:max"):
+        read_scores([run], metric="params:max")
+    with pytest.raises(InputError, match=r"of one space, but .* is of nasbench201 with channels=1, cells=1 and not of"):
+        read_scores([run], space=SPACE)
+
+
+def test_a_run_and_a_file_are_put_together(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "more.json"
+    path.write_text(json.dumps([{"architecture": "444444", "accuracy": 0.125, "params": 3}]))
+    found = read_scores([run, path])
+    assert as_dict(found) == by_hand(run, "accuracy") | {"444444": 0.125}
+    assert np.isfinite(found.scores).all()
+    with pytest.raises(InputError, match=r"gives params:max and those before params:min"):
+        read_scores([run, path], metric="params")
