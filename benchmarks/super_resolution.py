@@ -1,22 +1,26 @@
 """Enlarging pictures, measured by training each architecture from scratch."""
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Preprocessing
-from nasplat.data.location import absolute, data_folder
+from nasplat.data.location import data_folder
+from nasplat.data.options import SuperResolutionDataOptions
 from nasplat.data.picture_sets import Picture, PictureSet, picture_set
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
+from nasplat.latency.options import LatencyTableOptions
 from nasplat.latency.table import LatencyKnown
 from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
+from nasplat.training.options import SuperResolutionRecipeOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,30 +51,22 @@ class SuperResolution(LatencyKnown):
         dataset: The name of a set of pictures; `nasplat list datasets` shows them.
         scale: How many times higher and wider the networks make a picture.
         epochs: Of a full measurement.
-        steps: Batches in each epoch.
-        batch_size: Patches in each step.
-        patch: The side of a small patch, in pixels; its large one has `scale` times as many.
-        learning_rate: The highest, of Adam.
-        schedule: Whether the learning rate goes up and down again, down a cosine to 1/25, or is halved four times.
-        ema: The decay of the moving average of weights that is measured and kept in their place; 0 for none. In step
-            t, from 0, it is no more than (1 + t) / (10 + t).
-        augment: Whether patches are turned by quarters and mirrored at random.
-        data_folder: Holds the pictures; by default the data folder, `NASPLAT_DATA`.
-        training_pictures: At most so many of the training pictures, spread over the set, for a set that is larger
-            than the memory.
-        validation_pictures: Likewise of the validation pictures.
-        tests: Further sets that the final measurement is done on, such as ``set5``, whose metrics begin with their
-            names. A data set without test pictures needs one; the first gives the figures without a name.
-        precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
-            Metrics are always computed in float32.
-        width: Of the enlarged picture that costs and latency are of, in pixels; less what is over a multiple of
-            `scale`.
+        width: Of the upscaled image that costs and latency are of, in pixels; less what is over a multiple of `scale`.
         height: Likewise.
-        latency_table: A file that tells latency, as `nasplat benchmark build latency` makes them; ``latency_ms`` is
-            then known without measuring, and only what the table tells of is feasible.
+        data: Where the images are, and which of them are used.
+        recipe: How networks are trained.
+        latency: Where latency is told from.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("psnr_db", "ssim", "gain_db")
+    former_options: ClassVar[Mapping[str, str]] = {
+        "data_folder": "data.folder",
+        "training_pictures": "data.training_images",
+        "validation_pictures": "data.validation_images",
+        "tests": "data.tests",
+        **{name: f"recipe.{name}" for name in SuperResolutionRecipeOptions.model_fields},
+        "latency_table": "latency.table",
+    }
 
     def __init__(
         self,
@@ -79,41 +75,22 @@ class SuperResolution(LatencyKnown):
         dataset: str = "photos",
         scale: Annotated[int, Field(ge=2, le=4)] = 2,
         epochs: Annotated[int, Field(ge=1)] = 10,
-        steps: Annotated[int, Field(ge=1)] = 100,
-        batch_size: Annotated[int, Field(ge=1)] = 16,
-        patch: Annotated[int, Field(ge=4)] = 24,
-        learning_rate: Annotated[float, Field(gt=0)] = 2e-3,
-        schedule: Literal["one_cycle", "cosine", "halving"] = "one_cycle",
-        ema: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        augment: bool = True,
-        data_folder: Annotated[str | None, AfterValidator(absolute)] = None,
-        training_pictures: Annotated[int, Field(ge=1)] | None = None,
-        validation_pictures: Annotated[int, Field(ge=1)] | None = None,
-        tests: tuple[str, ...] = (),
-        precision: Literal["auto", "float32", "bfloat16"] = "auto",
         width: Annotated[int, Field(ge=16)] = 1280,
         height: Annotated[int, Field(ge=16)] = 720,
-        latency_table: Annotated[str | None, AfterValidator(absolute)] = None,
+        data: SuperResolutionDataOptions = SuperResolutionDataOptions(),
+        recipe: SuperResolutionRecipeOptions = SuperResolutionRecipeOptions(),
+        latency: LatencyTableOptions = LatencyTableOptions(),
     ) -> None:
         super().__init__(space)
         self.dataset = dataset
         self.scale = scale
         self.epochs = epochs
-        self.steps = steps
-        self.batch_size = batch_size
-        self.patch = patch
-        self.learning_rate = learning_rate
-        self.schedule: Literal["one_cycle", "cosine", "halving"] = schedule
-        self.ema = ema
-        self.augment = augment
-        self.data_folder = data_folder
-        self.training_pictures = training_pictures
-        self.validation_pictures = validation_pictures
-        self.tests = tuple(tests)
-        self.precision = precision
         self.width = width
         self.height = height
-        self.latency_table = latency_table
+        self.data = data
+        self.recipe = recipe
+        self.latency = latency
+        self.latency_table = latency.table
 
     @property
     def protocol(self) -> str:
@@ -182,7 +159,7 @@ class SuperResolution(LatencyKnown):
             found = evaluate(network, (Pair.of(each, self.scale) for each in pictures), self.scale, device)
             if not metrics:
                 metrics |= found
-            if name in self.tests:
+            if name in self.data.tests:
                 metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
         return Measurement(task=measurement.task, metrics=metrics, split="test", artifacts=measurement.artifacts)
 
@@ -215,7 +192,7 @@ class SuperResolution(LatencyKnown):
             self._recipe(device),
             device=device,
             epochs=self.epochs,
-            steps=self.steps,
+            steps=self.recipe.steps,
             seed=seed,
         )
 
@@ -223,14 +200,15 @@ class SuperResolution(LatencyKnown):
         from nasplat.training.fit import Recipe, bfloat16_suits
 
         return Recipe(
-            self.batch_size,
-            self.learning_rate,
+            self.recipe.batch_size,
+            self.recipe.learning_rate,
             momentum=0.0,
             weight_decay=0.0,
-            bfloat16=self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device)),
-            schedule=self.schedule,
+            bfloat16=self.recipe.precision == "bfloat16"
+            or (self.recipe.precision == "auto" and bfloat16_suits(device)),
+            schedule=self.recipe.schedule,
             optimizer="adam",
-            ema=self.ema,
+            ema=self.recipe.ema,
         )
 
     @cached_property
@@ -239,14 +217,14 @@ class SuperResolution(LatencyKnown):
 
     @property
     def _folders(self) -> list[Path]:
-        return [] if self.data_folder is None else [Path(self.data_folder)]
+        return [] if self.data.folder is None else [Path(self.data.folder)]
 
     @cached_property
     def _tests(self) -> dict[str, tuple[Picture, ...]]:
         """The test pictures by the name of their set, the data set's own first if it has any."""
         own = {self.dataset: self._pictures.test} if self._pictures.test else {}
         others = {}
-        for name in self.tests:
+        for name in self.data.tests:
             others[name] = picture_set(name, *self._folders, data_folder()).test
             if not others[name]:
                 raise InputError(f"{name} has no test pictures, but is named in benchmark.tests; leave it out")
@@ -256,15 +234,15 @@ class SuperResolution(LatencyKnown):
     def _patches(self) -> "Patches":
         from nasplat.training.super_resolution import Pair, Patches
 
-        chosen = _spread(self._pictures.training, self.training_pictures)
+        chosen = _spread(self._pictures.training, self.data.training_images)
         pairs = [Pair.of(each, self.scale) for each in chosen]
-        return Patches(pairs, scale=self.scale, side=self.patch, augment=self.augment)
+        return Patches(pairs, scale=self.scale, side=self.recipe.patch, augment=self.recipe.augment)
 
     @cached_property
     def validation(self) -> "list[Pair]":
         from nasplat.training.super_resolution import Pair
 
-        chosen = _spread(self._pictures.validation, self.validation_pictures)
+        chosen = _spread(self._pictures.validation, self.data.validation_images)
         pairs = [Pair.of(each, self.scale, side=VALIDATION_SIDE) for each in chosen]
         least = WINDOW + 2 * self.scale
         for pair in pairs:  # or every trial would fail by it, after its training

@@ -1,18 +1,19 @@
 """Zero-cost proxies as a benchmark: figures of untrained networks, in place of training them."""
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from nasplat.architecture import IO
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.datasets import DATASETS, dataset
-from nasplat.data.location import absolute
+from nasplat.data.options import ImageOptions
 from nasplat.errors import InputError, TrialFailed, unknown
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement
@@ -48,14 +49,17 @@ class ZeroCost(Benchmark):
         batch: Pictures that networks are shown; all training pictures where there are fewer.
         initializations: Over so many fresh networks each figure is averaged.
         seed: What pictures and initial weights are drawn from.
-        data_folder: Holds the files of the data set; by default the data folder, `NASPLAT_DATA`.
-        download: Whether missing files may be downloaded into the folder.
-        side: The side of noise in pixels, by default 32 or the space's own if it is smaller; or what the
-            pictures of `image_folder` are resized to.
+        data: Where the files of the data set are. Of noise, `data.side` is the side in pixels, by default 32 or the
+            space's own if it is smaller.
     """
 
     trains: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("synflow", "nwot", "jacov", "snip", "grad_norm")
+    former_options: ClassVar[Mapping[str, str]] = {
+        "data_folder": "data.folder",
+        "download": "data.download",
+        "side": "data.side",
+    }
 
     def __init__(
         self,
@@ -66,9 +70,7 @@ class ZeroCost(Benchmark):
         batch: Annotated[int, Field(ge=2)] = 32,
         initializations: Annotated[int, Field(ge=1)] = 1,
         seed: Annotated[int, Field(ge=0)] = 0,
-        data_folder: Annotated[str | None, AfterValidator(absolute)] = None,
-        download: bool = False,
-        side: Annotated[int, Field(ge=1)] | None = None,
+        data: ImageOptions = ImageOptions(),
     ) -> None:
         super().__init__(space)
         self.dataset = dataset
@@ -76,9 +78,7 @@ class ZeroCost(Benchmark):
         self.batch = batch
         self.initializations = initializations
         self.seed = seed
-        self.data_folder = data_folder
-        self.download = download
-        self.side = side
+        self.data = data
         self.metrics = self.proxies  # type: ignore[misc]  # which there are is an option's
         self._proxies: dict[str, Proxies] = {}
 
@@ -97,8 +97,8 @@ class ZeroCost(Benchmark):
             return None
         if self.dataset not in DATASETS:
             raise InputError(unknown("data set", self.dataset, [*DATASETS, NOISE]))
-        folder = None if self.data_folder is None else Path(self.data_folder)
-        return dataset(self.dataset, Source(folder, self.download, None, self.side))
+        folder = None if self.data.folder is None else Path(self.data.folder)
+        return dataset(self.dataset, Source(folder, self.data.download, None, self.data.side))
 
     @property
     def io(self) -> IO:
@@ -141,7 +141,7 @@ class ZeroCost(Benchmark):
 
         if device not in self._proxies:
             images, labels = (part.to(device) for part in self._pictures())
-            io = self.io if self._data is not None else reduced(self.io, self.side or NOISE_SIDE)
+            io = self.io if self._data is not None else reduced(self.io, self.data.side or NOISE_SIDE)
             self._proxies[device] = Proxies(
                 self.space,
                 io,
@@ -161,7 +161,7 @@ class ZeroCost(Benchmark):
         from nasplat.surrogates.zero_cost import noise, reduced
 
         if self._data is None:
-            return noise(reduced(self.io, self.side or NOISE_SIDE), self.batch, self.seed)
+            return noise(reduced(self.io, self.data.side or NOISE_SIDE), self.batch, self.seed)
         examples = self._data.load().training
         rows = default_rng(self.seed).permutation(len(examples))[: self.batch]
         return examples.batch(torch.from_numpy(rows))

@@ -22,6 +22,7 @@ from typing import Any
 from nasplat.artifact import Parcel
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.data.picture_sets import picture_set
+from nasplat.options import construct
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.storage.files import write_atomically
 from nasplat.task import Evaluate, derive_seed
@@ -75,7 +76,7 @@ class Trainer:
         from nasplat.training.super_resolution import Pair
 
         self.space = ESRNTiny()
-        self.benchmark = SuperResolution(self.space, **OPTIONS)
+        self.benchmark = construct("benchmark", SuperResolution, self.space, **OPTIONS)
         self.benchmark.check()
         self.benchmark.prepare()
         self.set5 = [Pair.of(picture, OPTIONS["scale"]) for picture in picture_set("set5").test]

@@ -132,7 +132,7 @@ def test_missing_files_are_refused_before_anything_is_created(name: str, data: P
         "budget": {"evaluations": 1},
     }
     with pytest.raises(
-        InputError, match=f"the files of {name} are missing: .* were looked for in {data}/.*data_folder"
+        InputError, match=f"the files of {name} are missing: .* were looked for in {data}/.*data.folder"
     ):
         Assembly.of(SearchConfig.read(tree))
     assert not list(data.iterdir())
@@ -366,7 +366,7 @@ def test_what_a_folder_lacks_is_said(data: Path) -> None:
     put(data / "fashion_mnist", files)
     said = refusal("fashion_mnist")
     assert f"({data / 'fashion_mnist'} has no t10k-labels-idx1-ubyte)" in said
-    assert "benchmark.download=true" in said
+    assert "benchmark.data.download=true" in said
 
 
 # CIFAR
@@ -443,7 +443,7 @@ def test_pickles_are_not_opened_and_the_message_says_what_to_do(name: str, folde
     said = refusal(name)
     assert f"{data / folder} is not opened, since its files are pickles" in said
     assert "-binary.tar.gz" in said
-    assert "benchmark.download=true" in said
+    assert "benchmark.data.download=true" in said
 
 
 # Downloads
@@ -671,7 +671,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    assert "give benchmark.data_folder" in refusal("image_folder")
+    assert "give benchmark.data.folder" in refusal("image_folder")
     assert "cannot be read: No such file or directory" in refusal("image_folder", folder=tmp_path / "absent")
     assert "at least two classes, but holds none" in refusal("image_folder", folder=tmp_path)
     draw(tmp_path / "one", {"ant": 10})

@@ -121,7 +121,7 @@ def test_classes_alone_are_split_and_searched_on(command: Command, tmp_path: Pat
 def test_a_folder_must_be_named_and_be_one(command: Command, photos: Path, tmp_path: Path) -> None:
     done = command(*SEARCH, *settings(side=32))
     assert done.returncode == 2
-    assert "give benchmark.data_folder, a folder with train/CLASS/*" in done.stderr
+    assert "give benchmark.data.folder, a folder with train/CLASS/*" in done.stderr
     assert f"{tmp_path / 'fotos'} cannot be read: No such file or directory" in refusal(command, tmp_path / "fotos")
     picture = photos / "train" / "dark" / "0.png"
     assert f"{picture} cannot be read: Not a directory" in refusal(command, picture)
@@ -131,7 +131,7 @@ def test_pictures_that_are_not_square_want_a_side(command: Command, photos: Path
     done = command(*SEARCH, *settings(data_folder=photos))
     assert done.returncode == 2
     assert "0.jpg has 40 x 48 pixels" in done.stderr or "0.png has 40 x 48 pixels" in done.stderr
-    assert "add --set benchmark.side=224" in done.stderr
+    assert "add --set benchmark.data.side=224" in done.stderr
 
 
 def test_no_class_folders(command: Command, photos: Path) -> None:

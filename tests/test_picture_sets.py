@@ -154,7 +154,7 @@ def test_a_part_without_a_folder_is_taken_from_training(tmp_path: Path) -> None:
 
 
 def test_folders_that_do_not_suffice_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"give benchmark\.data_folder"):
+    with pytest.raises(InputError, match=r"give benchmark\.data\.folder"):
         picture_set("picture_folder")
     with pytest.raises(InputError, match="cannot be read: No such file"):
         picture_set("picture_folder", tmp_path / "absent")

@@ -27,7 +27,7 @@ from nasplat.data.pictures import Pixels
 from nasplat.data.resolution import agreement, bicubic_agreement, luma, shrunk, whole
 from nasplat.errors import InputError, TrialFailed
 from nasplat.nn import costs
-from nasplat.options import complete
+from nasplat.options import complete, construct
 from nasplat.search.assembly import Assembly
 from nasplat.search_space import Gene, GeneSpace
 from nasplat.task import Evaluate, Measurement
@@ -124,7 +124,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 
 def prepared(**options: Any) -> SuperResolution:
-    benchmark = SuperResolution(SPACE, **({"dataset": "scenes"} | FAST | options))
+    benchmark = construct("benchmark", SuperResolution, SPACE, **({"dataset": "scenes"} | FAST | options))
     benchmark.check()
     benchmark.prepare()
     return benchmark
@@ -382,7 +382,7 @@ def test_test_pictures_are_read_by_the_final_measurement_and_nothing_else(reads:
     measurement = measure(benchmark, task_for(), shelf)
     assert reads.parts == {"training", "validation"}
     reads.parts.clear()
-    fresh = SuperResolution(SPACE, dataset="scenes", **FAST)
+    fresh = construct("benchmark", SuperResolution, SPACE, dataset="scenes", **FAST)
     final = fresh.final(measurement, device="cpu", artifacts=shelf)
     assert reads.parts == {"test"}
     assert (final.split, final.task, final.artifacts) == ("test", measurement.task, measurement.artifacts)
@@ -463,9 +463,9 @@ def test_a_data_set_that_does_not_suffice_is_refused(reads: Reads, monkeypatch: 
     ("options", "message"),
     [
         ({"scale": 5}, "benchmark.scale"),
-        ({"patch": 0}, "benchmark.patch"),
-        ({"schedule": "step"}, "benchmark.schedule"),
-        ({"learning_rate": 0}, "benchmark.learning_rate"),
+        ({"patch": 0}, "benchmark.recipe.patch"),
+        ({"schedule": "step"}, "benchmark.recipe.schedule"),
+        ({"learning_rate": 0}, "benchmark.recipe.learning_rate"),
         ({"shuffle": True}, "no option of benchmark is named 'shuffle'"),
     ],
 )

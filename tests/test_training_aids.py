@@ -239,7 +239,9 @@ def test_without_its_branches_a_network_still_runs_and_gives_something_else(spac
 
 
 def test_a_network_that_names_no_branches_is_refused_and_one_that_has_none_is_trained_as_it_is() -> None:
-    with pytest.raises(TrialFailed, match=r"no module of Linear says by `branches`.*leave out benchmark.drop_path"):
+    with pytest.raises(
+        TrialFailed, match=r"no module of Linear says by `branches`.*leave out benchmark.recipe.drop_path"
+    ):
         DropPath(nn.Linear(2, 2), 0.1)
     shelf = Parcel()
     identities = task_for("110101")
@@ -296,7 +298,7 @@ def test_the_gradient_of_the_auxiliary_loss_reaches_the_trunk_and_nothing_behind
 
 
 def test_a_network_without_a_tap_is_refused() -> None:
-    with pytest.raises(TrialFailed, match=r"Linear does not say by `tap` which.*leave out benchmark.auxiliary"):
+    with pytest.raises(TrialFailed, match=r"Linear does not say by `tap` which.*leave out benchmark.recipe.auxiliary"):
         Auxiliary(nn.Linear(2, 2), (2,), torch.device("cpu"))
 
 

@@ -22,6 +22,7 @@ from nasplat.benchmarks.zero_cost import ZeroCost
 from nasplat.config import Workload
 from nasplat.data.datasets import dataset
 from nasplat.errors import InputError, TrialFailed
+from nasplat.options import construct
 from nasplat.registry import PREDICTORS
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -65,7 +66,7 @@ def test_the_batch_is_of_training_pictures_and_the_same_for_every_task() -> None
 
 def test_noise_needs_no_data_and_suits_spaces_that_enlarge_pictures() -> None:
     space = ESRNTiny()
-    benchmark = ZeroCost(space, batch=4, side=8)
+    benchmark = construct("benchmark", ZeroCost, space, batch=4, side=8)
     benchmark.check()
     found = figures(benchmark, space.sample(default_rng(0)))
     assert list(found) == list(ZeroCost.metrics) and all(map(math.isfinite, found.values()))
@@ -75,9 +76,9 @@ def test_noise_needs_no_data_and_suits_spaces_that_enlarge_pictures() -> None:
 
 
 def test_one_proxy_alone_is_what_it_is_among_others() -> None:
-    whole = figures(ZeroCost(SPACE, batch=8, side=8), CELL)
+    whole = figures(construct("benchmark", ZeroCost, SPACE, batch=8, side=8), CELL)
     for name in ZeroCost.metrics:
-        benchmark = ZeroCost(SPACE, batch=8, side=8, proxies=(name,))  # type: ignore[arg-type]
+        benchmark = construct("benchmark", ZeroCost, SPACE, batch=8, side=8, proxies=(name,))
         assert benchmark.metrics == (name,) and figures(benchmark, CELL) == {name: whole[name]}
     assert set(whole) | {"params", "macs"} == set(PROXIES)
 
@@ -97,11 +98,11 @@ def test_pictures_of_another_kind_than_the_space_is_for_are_refused() -> None:
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ZeroCost(SPACE, **options).check()
+        construct("benchmark", ZeroCost, SPACE, **options).check()
 
 
 def test_there_is_one_fidelity_and_no_test() -> None:
-    benchmark = ZeroCost(SPACE, batch=4, side=8)
+    benchmark = construct("benchmark", ZeroCost, SPACE, batch=4, side=8)
     with pytest.raises(TrialFailed, match="ask for fidelity 1"):
         benchmark.measure(task(CELL, fidelity=2), device="cpu", artifacts=Parcel())
     measurement = benchmark.measure(task(CELL), device="cpu", artifacts=Parcel())
@@ -119,7 +120,7 @@ def test_a_figure_that_is_not_finite_is_a_failed_trial(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(SPACE, "build", exploding)
     with pytest.raises(TrialFailed, match="snip of the untrained network is nan"):
-        figures(ZeroCost(SPACE, batch=4, side=8, proxies=("snip",)), CELL)
+        figures(construct("benchmark", ZeroCost, SPACE, batch=4, side=8, proxies=("snip",)), CELL)
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def build_latency(
     seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
     json: Json = False,
 ) -> None:
-    """Measure how long the blocks of a space take here, for searches with benchmark.latency_table=FILE.
+    """Measure how long the blocks of a space take here, for searches with benchmark.latency.table=FILE.
 
     Nothing else should use the device meanwhile. A build that is interrupted goes on with the same command.
     """

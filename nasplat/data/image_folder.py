@@ -15,7 +15,7 @@ def image_folder(source: Source) -> Dataset:
     """
     if source.folder is None:
         raise InputError(
-            "image_folder reads pictures of your own; give benchmark.data_folder, a folder with train/CLASS/* "
+            "image_folder reads pictures of your own; give benchmark.data.folder, a folder with train/CLASS/* "
             "(and val/ and test/, if you have them), or with CLASS/*"
         )
     parts = pictures.part_folders(source.place)

@@ -185,7 +185,7 @@ class _Published:
             looked += [str(place / folder) for folders in wanted for folder in folders]
         raise InputError(
             f"the pictures of {self.name} are missing: they were looked for in {', '.join(looked)}; "
-            "set NASPLAT_DATA or benchmark.data_folder to the folder above them"
+            "set NASPLAT_DATA or benchmark.data.folder to the folder above them"
         )
 
     def _part(self, place: Path, folders: Sequence[str]) -> tuple[Picture, ...]:
@@ -238,7 +238,7 @@ OF_FIVE = {"validation": 3, "test": 4}
 def _picture_folder(places: Sequence[Path]) -> PictureSet:
     if not places:
         raise InputError(
-            "picture_folder reads pictures of your own; give benchmark.data_folder, a folder with training/ (and "
+            "picture_folder reads pictures of your own; give benchmark.data.folder, a folder with training/ (and "
             "validation/ and test/, if you have them), or with pictures"
         )
     place = places[0]

@@ -337,7 +337,7 @@ def side_of_first(folder: Path, classes: Sequence[str]) -> int:
         if width != height:
             raise InputError(
                 f"{path} has {width} x {height} pixels, but networks are given squares; "
-                "add --set benchmark.side=224, say, and all pictures are resized to that"
+                "add --set benchmark.data.side=224, say, and all pictures are resized to that"
             )
         return int(width)
     raise InputError(f"{folder} holds no pictures; they end in {', '.join(ENDINGS)}")

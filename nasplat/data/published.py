@@ -13,7 +13,7 @@ from nasplat.data.pictures import Pictures
 from nasplat.data.splitting import Parts, shares
 from nasplat.errors import InputError
 
-GET = "add --set benchmark.download=true where there is a network, or name their folder in benchmark.data_folder"
+GET = "add --set benchmark.data.download=true where there is a network, or name their folder in benchmark.data.folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Published:
                 self.refuse(find())
             except FileNotFoundError as error:
                 if self.archives is None:
-                    raise InputError(f"{error}; set NASPLAT_DATA or benchmark.data_folder to where they are") from None
+                    raise InputError(f"{error}; set NASPLAT_DATA or benchmark.data.folder to where they are") from None
                 if not source.download:
                     hint = self.hint(source.place)
                     raise InputError(f"{error}; {hint}{GET}") from None

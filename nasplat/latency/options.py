@@ -8,7 +8,18 @@ from nasplat.data.location import absolute
 from nasplat.options import Options
 
 
-class LatencyOptions(Options):
+class LatencyTableOptions(Options):
+    """Where latency is told from.
+
+    Args:
+        table: A file that tells latency, as `nasplat benchmark build latency` makes them; ``latency_ms`` is then known
+            without measuring, and only what the table tells of is feasible.
+    """
+
+    table: Annotated[str | None, AfterValidator(absolute)] = None
+
+
+class LatencyOptions(LatencyTableOptions):
     """Whether latency is measured, or told by a table.
 
     Args:
@@ -17,11 +28,8 @@ class LatencyOptions(Options):
             half).
         threads: Threads of the engine while latency is measured.
         engine: What runs networks while latency is measured: torch, or onnxruntime as they are exported.
-        table: A file that tells latency instead, as `nasplat benchmark build latency` makes them; ``latency_ms`` is
-            then known without measuring, and only what the table tells of is feasible.
     """
 
     batch: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1)] = 1
     engine: Literal["torch", "onnxruntime"] = "torch"
-    table: Annotated[str | None, AfterValidator(absolute)] = None

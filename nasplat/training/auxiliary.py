@@ -41,7 +41,7 @@ class Auxiliary:
             raise TrialFailed(
                 "no tap",
                 f"an auxiliary head needs features, but {type(network).__name__} does not say by `tap` which; add that "
-                "to the space's networks, or leave out benchmark.auxiliary",
+                "to the space's networks, or leave out benchmark.recipe.auxiliary",
             )
         self._tap = network.tap
         self._features: list[Tensor] = []

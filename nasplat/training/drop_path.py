@@ -43,7 +43,7 @@ class DropPath:
             raise TrialFailed(
                 "no branches",
                 f"drop-path leaves out terms of sums, but no module of {type(network).__name__} says by `branches` "
-                "which these are; add that to its space's networks, or leave out benchmark.drop_path",
+                "which these are; add that to its space's networks, or leave out benchmark.recipe.drop_path",
             )
         self._branches = [branch for module in sums for branch in module.branches]
         self._highest = highest

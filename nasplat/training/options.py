@@ -53,6 +53,33 @@ class RecipeOptions(Options):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
+class SuperResolutionRecipeOptions(Options):
+    """How a super-resolution network is trained: by Adam, on patches.
+
+    Args:
+        steps: Batches in each epoch.
+        batch_size: Patches in each step.
+        patch: The side of a small patch, in pixels; its large one has `scale` times as many.
+        learning_rate: The highest.
+        schedule: `one_cycle` raises the learning rate and lowers it again, `cosine` lowers it to 1/25, `halving` halves
+            it four times.
+        ema: The decay of the moving average of weights that is measured and kept in their place; 0 for none. In step
+            t, from 0, it is no more than (1 + t) / (10 + t).
+        augment: Whether patches are turned by quarters and mirrored at random.
+        precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
+            Metrics are always computed in float32.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    patch: Annotated[int, Field(ge=4)] = 24
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    schedule: Literal["one_cycle", "cosine", "halving"] = "one_cycle"
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augment: bool = True
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
 class SharedWeightsOptions(Options):
     """How the weights of a supernet are trained and used.
 
