@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nasplat.training.fit import Recipe
-    from nasplat.training.super_resolution import EnlargerTraining, Pair, Patches
+    from nasplat.training.super_resolution import Pair, Patches, SuperResolutionTraining
 
 VALIDATION_SIDE = 256
 """Of larger validation pictures the middle is taken, so many pixels in height and width."""
@@ -101,7 +101,7 @@ class SuperResolution(LatencyKnown):
 
     @property
     def io(self) -> IO:
-        return IO.enlarged(self.height // self.scale, self.width // self.scale, self.scale)
+        return IO.upscaled(self.height // self.scale, self.width // self.scale, self.scale)
 
     @property
     def fidelity(self) -> int:
@@ -181,12 +181,12 @@ class SuperResolution(LatencyKnown):
             channels=channels, height=None, width=None, mean=(0.0,) * channels, std=(255.0,) * channels
         )
 
-    def training(self, architecture: Architecture, *, device: str, seed: int) -> "EnlargerTraining":
+    def training(self, architecture: Architecture, *, device: str, seed: int) -> "SuperResolutionTraining":
         """A training of an architecture's network from its beginning; to be called and used within `seeded`."""
-        from nasplat.training.super_resolution import EnlargerTraining
+        from nasplat.training.super_resolution import SuperResolutionTraining
 
         network = self.space.build(architecture, self.io).to(device)
-        return EnlargerTraining(
+        return SuperResolutionTraining(
             network,
             self._patches,
             self._recipe(device),

@@ -4,12 +4,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nasplat import Goal, Measurement, Objective, Outcome, Problem, Repeats, Strategy, Task
+from nasplat import DuplicatePolicy, Goal, Measurement, Objective, Outcome, Problem, Strategy, Task
 from nasplat.config import Workload
 from nasplat.executors.inline import InlineExecutor
 from nasplat.search.budget import Budget
 from nasplat.search.loop import Search
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
 from nasplat.task import decode_outcome, encode_outcome
 
@@ -20,7 +20,7 @@ class Greedy(Strategy):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self._best: Measurement | None = None
-        self._repeats = Repeats(problem, "redraw")
+        self._repeats = DuplicatePolicy(problem, "redraw")
 
     def ask(self, n: int) -> list[Task]:
         best, space, rng = self._best, self.problem.space, self.problem.rng
@@ -50,7 +50,7 @@ def main() -> None:
     problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog.create(Path(folder) / "events.sqlite")
-        with InlineExecutor(benchmark, Shelf(Path(folder) / "artifacts")) as executor:
+        with InlineExecutor(benchmark, ArtifactStore(Path(folder) / "artifacts")) as executor:
             search = Search(problem, Greedy(problem), executor, log, Budget(evaluations=10))
             search.run()
         log.close()

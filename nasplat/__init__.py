@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nasplat.predictor import Predictor
     from nasplat.problem import Problem
     from nasplat.search_space import Gene, GeneSpace, SearchSpace
-    from nasplat.strategy import GenerationalStrategy, Repeats, Strategy
+    from nasplat.strategy import DuplicatePolicy, GenerationalStrategy, Strategy
     from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained, TrainSupernet
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "Benchmark",
     "Constraint",
     "Cost",
+    "DuplicatePolicy",
     "Evaluate",
     "Failure",
     "Gene",
@@ -36,7 +37,6 @@ __all__ = [
     "Outcome",
     "Predictor",
     "Problem",
-    "Repeats",
     "SearchSpace",
     "Strategy",
     "TableBenchmark",

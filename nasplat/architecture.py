@@ -44,7 +44,7 @@ class IO:
         return cls((channels, side, side), outputs)
 
     @classmethod
-    def enlarged(cls, height: int, width: int, scale: int, channels: int = 3) -> Self:
+    def upscaled(cls, height: int, width: int, scale: int, channels: int = 3) -> Self:
         """Pictures of `height` times `width` pixels, to be made `scale` times as high and wide."""
         return cls((channels, height, width), channels, scale)
 

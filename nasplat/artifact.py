@@ -58,7 +58,7 @@ class Artifacts(ABC):
         return load(self.get(handle))
 
 
-class Parcel(Artifacts):
+class MemoryArtifacts(Artifacts):
     """Artifacts in memory: what a worker is sent with a task, and what it sends back.
 
     Args:

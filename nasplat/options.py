@@ -107,8 +107,8 @@ def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[s
     former: Mapping[str, str] = getattr(plugin, "former_options", {})
     found = {name: value for name, value in given.items() if name not in former}
     for name in former.keys() & given.keys():
-        group, _, part = former[name].partition(".")
-        if part in (given.get(group) or {}):
+        group, grouping, part = former[name].partition(".")
+        if (part in (given.get(group) or {})) if grouping else group in given:
             place = f"{section}." * bool(section)
             raise InputError(
                 f"{place}{name} is the former name of {place}{former[name]}, but both are given; leave one out"

@@ -54,7 +54,7 @@ class Predictor(ABC):
     """The name the predictor is registered under."""
 
     cross_validated: float | None = None
-    """Kendall's tau of what `held_out` gives, where fitting finds it out; None where it takes a cross-validation."""
+    """Kendall's tau of what `out_of_fold` gives, where fitting finds it out; None where it takes a cross-validation."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -75,7 +75,7 @@ class Predictor(ABC):
             InputError: Nothing was learnt yet.
         """
 
-    def held_out(self) -> NDArray[np.float64] | None:
+    def out_of_fold(self) -> NDArray[np.float64] | None:
         """What it says of the examples that `fit` was given, `[n]`, each without having learnt from it.
 
         None where it cannot tell, and before `fit`; it need not survive saving.

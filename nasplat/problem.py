@@ -129,7 +129,7 @@ class Problem:
         metrics = self.cost(architecture).metrics()
         return sum(limit.excess(metrics) for limit in self.limits)
 
-    def towards_limits(
+    def repair(
         self, architecture: Architecture, step: Callable[[Architecture], Architecture], steps: int = STEPS
     ) -> Architecture:
         """What comes of an architecture by steps, each kept that leads no further away, until the limits are kept.
@@ -149,7 +149,7 @@ class Problem:
                 architecture, excess = other, left
         return architecture
 
-    def identity(self, architecture: Architecture) -> str:
+    def deduplication_key(self, architecture: Architecture) -> str:
         """Equal for architectures that nothing wanted can tell apart: one canonical key and, where costs are
         objectives, one price. A dead edge changes no figure that is measured, but it may have to be paid for.
         """
@@ -171,7 +171,7 @@ class Problem:
         for i in default_rng(SeedSequence([self.seed, LIST])).permutation(len(members)):
             member = members[int(i)]
             if self.feasible(member):
-                distinct.setdefault(self.identity(member), member)
+                distinct.setdefault(self.deduplication_key(member), member)
         return list(distinct.values())
 
     def draw(self) -> Architecture:
@@ -205,7 +205,7 @@ class Problem:
         for _ in range(ATTEMPTS):
             yield self._draw(rng)
         for _ in range(REPAIRED if self.limits else 0):
-            yield self.towards_limits(self._draw(rng), lambda architecture: self.space.mutate(architecture, rng))
+            yield self.repair(self._draw(rng), lambda architecture: self.space.mutate(architecture, rng))
 
     def _sample(self, rng: Generator) -> Architecture:
         for architecture in self._candidates(rng):

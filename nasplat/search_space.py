@@ -226,11 +226,11 @@ class GeneSpace(SearchSpace):
         code = architecture.code
         return [numbers[code[place]] for numbers, place in zip(self._numbers, self._places, strict=True)]
 
-    def expressed(self, architecture: Architecture) -> Sequence[int]:
+    def active_genes(self, architecture: Architecture) -> Sequence[int]:
         """The genes that decide anything in this architecture, by default all; no other mutates."""
         return range(len(self.genes))
 
-    def refusal(self, choices: Sequence[int]) -> str | None:
+    def violation(self, choices: Sequence[int]) -> str | None:
         """Why no member has these choices together, as the end of a sentence; by default all combinations are members.
 
         A space that refuses some is to be dense enough for rejection, or samples and crosses by itself.
@@ -246,7 +246,7 @@ class GeneSpace(SearchSpace):
     def sample(self, rng: Generator) -> Architecture:
         for _ in range(ATTEMPTS):
             choices = rng.integers(self._sizes).tolist()
-            if self.refusal(choices) is None:
+            if self.violation(choices) is None:
                 return self.member(choices)
         raise self._none_found("drawn")
 
@@ -261,14 +261,14 @@ class GeneSpace(SearchSpace):
                     f"it may be {gene.legend()}"
                 )
         architecture = Architecture(self.name, code)
-        reason = self.refusal(self.choices(architecture)) if self._refuses else None
+        reason = self.violation(self.choices(architecture)) if self._refuses else None
         if reason is not None:
             raise InputError(f"{self.name} code {code!r} {reason}")
         return architecture
 
     def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
         """Exactly one gene, drawn uniformly of those that matter, takes another choice, by `prior` or uniformly."""
-        genes = self.expressed(architecture)
+        genes = self.active_genes(architecture)
         for _ in range(ATTEMPTS):
             gene = genes[int(rng.integers(len(genes)))]
             old = self._numbers[gene][architecture.code[self._places[gene]]]
@@ -304,7 +304,7 @@ class GeneSpace(SearchSpace):
         old = self.choices(architecture)
         every = (
             self._with(architecture, gene, choice)
-            for gene in self.expressed(architecture)
+            for gene in self.active_genes(architecture)
             for choice in range(self._sizes[gene])
             if choice != old[gene]
         )
@@ -315,7 +315,7 @@ class GeneSpace(SearchSpace):
         if math.prod(self._sizes) > LISTED:
             return None
         combinations = product(*map(range, self._sizes))
-        return [self.member(choices) for choices in combinations if self.refusal(choices) is None]
+        return [self.member(choices) for choices in combinations if self.violation(choices) is None]
 
     def canonical_key(self, architecture: Architecture) -> str:
         """The code itself: right wherever different codes compute different functions."""
@@ -325,7 +325,7 @@ class GeneSpace(SearchSpace):
         """One-hot choices of all genes, in order, with zeros for those that decide nothing: `[sum of all choices]`."""
         hot = np.zeros(self._offsets[-1])
         choices = self.choices(architecture)
-        for gene in self.expressed(architecture):
+        for gene in self.active_genes(architecture):
             hot[self._offsets[gene] + choices[gene]] = 1.0
         return hot
 
@@ -389,11 +389,11 @@ class GeneSpace(SearchSpace):
         return Architecture(architecture.space, code[: place.start] + self._symbols[gene][choice] + code[place.stop :])
 
     def _holds(self, architecture: Architecture) -> bool:
-        return not self._refuses or self.refusal(self.choices(architecture)) is None
+        return not self._refuses or self.violation(self.choices(architecture)) is None
 
     @cached_property
     def _refuses(self) -> bool:
-        return type(self).refusal is not GeneSpace.refusal
+        return type(self).violation is not GeneSpace.violation
 
     def _none_found(self, how: str) -> InputError:
         return InputError(

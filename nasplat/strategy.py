@@ -162,10 +162,10 @@ class GenerationalStrategy(Strategy):
         self._outcomes = [decode_outcome(body) for body in state["outcomes"]]
 
 
-RepeatPolicy: TypeAlias = Literal["remember", "redraw", "measure"]
+OnDuplicate: TypeAlias = Literal["remember", "redraw", "measure"]
 
 
-class Repeats:
+class DuplicatePolicy:
     """What a strategy does when it proposes an architecture whose canonical key it has already asked for.
 
     ``remember`` asks again and is answered from memory, without work; ``redraw`` proposes something else
@@ -177,7 +177,7 @@ class Repeats:
         policy: One of the three.
     """
 
-    def __init__(self, problem: Problem, policy: RepeatPolicy) -> None:
+    def __init__(self, problem: Problem, policy: OnDuplicate) -> None:
         self.problem = problem
         self.policy = policy
         self._times: dict[str, int] = {}
@@ -185,7 +185,7 @@ class Repeats:
 
     def new(self, architecture: Architecture) -> bool:
         """Whether the policy lets the architecture be asked for; only ``redraw`` ever refuses."""
-        return self.policy != "redraw" or self.problem.identity(architecture) not in self._known
+        return self.policy != "redraw" or self.problem.deduplication_key(architecture) not in self._known
 
     def task(self, architecture: Architecture) -> Evaluate:
         """The evaluation of an architecture, counted as asked for."""
@@ -193,7 +193,7 @@ class Repeats:
         times = self._times.get(key, 0)
         self._times[key] = times + 1
         if self.policy == "redraw":
-            self._known.add(self.problem.identity(architecture))
+            self._known.add(self.problem.deduplication_key(architecture))
         return self.problem.evaluate(architecture, replicate=0 if self.policy == "remember" else times)
 
     def draw(self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS) -> Evaluate | None:
@@ -214,7 +214,7 @@ class Repeats:
         for _ in range(attempts):
             architecture = propose()
             if self.problem.feasible(architecture) and self.new(architecture):
-                if beside and self.problem.identity(architecture) in beside:
+                if beside and self.problem.deduplication_key(architecture) in beside:
                     continue
                 return architecture
         return None

@@ -25,7 +25,7 @@ from fronts import ALLOWED, Gain, hypervolumes, spread
 from numpy.random import default_rng
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
@@ -174,7 +174,7 @@ def train(settings: Row, seed: int) -> Row:
     benchmark.prepare()
     problem = problem_of(benchmark, seed)
     task = problem.evaluate(benchmark.space.parse(settings["code"]))
-    outcome = perform(task, benchmark, device="cpu", artifacts=Parcel())
+    outcome = perform(task, benchmark, device="cpu", artifacts=MemoryArtifacts())
     assert isinstance(outcome, Measurement), outcome
     params = problem.cost(outcome.architecture).params
     return {"accuracy": outcome.metrics["accuracy"], "params": params, "images": outcome.spent.images}

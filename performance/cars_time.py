@@ -27,7 +27,7 @@ from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.run.directory import Run
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import Measurement, Outcome, Task, Trained
 from nasplat.testing.runs import searched
 
@@ -77,7 +77,7 @@ def parts(rounds: int) -> dict[str, float]:
     work = workload(epochs)
     benchmark = work.make()
     problem = Problem(benchmark.space, GOAL, io=benchmark.io, fidelity=epochs, seed=1)
-    with tempfile.TemporaryDirectory() as folder, InlineExecutor(benchmark, Shelf(Path(folder))) as executor:
+    with tempfile.TemporaryDirectory() as folder, InlineExecutor(benchmark, ArtifactStore(Path(folder))) as executor:
         weights = trained(executor, problem)
         train, validate = [], []
         for _ in range(rounds):
@@ -126,7 +126,7 @@ def workers(rounds: int) -> dict[str, Any]:
                 work = workload(2)
                 benchmark = work.make()
                 problem = Problem(benchmark.space, GOAL, io=benchmark.io, fidelity=2, seed=1)
-                with RayExecutor(work, Shelf(Path(folder)), workers=number) as executor:
+                with RayExecutor(work, ArtifactStore(Path(folder)), workers=number) as executor:
                     weights = trained(executor, problem)
                     candidates = [problem.sample() for _ in range(CANDIDATES)]
                     for warm in (True, False):  # the first time each worker puts the supernet together

@@ -21,7 +21,7 @@ from numpy.random import default_rng
 from scipy import stats
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import SupernetBenchmark
 from nasplat.config import Workload
 from nasplat.errors import InputError
@@ -72,7 +72,7 @@ def measurements(seed: int, have: set[tuple[str, str, int]]) -> Iterator[dict[st
         for number in range(SUPERNETS):
             if all((what, architecture.code, number) in have for architecture in chosen):
                 continue
-            parcel = Parcel()
+            parcel = MemoryArtifacts()
             problem = problem_of(shared, derive_seed(seed, 10_000 + number))
             trained = perform(problem.train_supernet((), epochs=epochs), shared, device="cpu", artifacts=parcel)
             assert isinstance(trained, Trained), trained
@@ -88,9 +88,9 @@ def row(what: str, architecture: Architecture, number: int, measurement: Measure
     return {"what": what, "code": architecture.code, "number": number, **found}
 
 
-def run(task: Task, benchmark: SupernetBenchmark, artifacts: Parcel | None = None) -> Measurement:
+def run(task: Task, benchmark: SupernetBenchmark, artifacts: MemoryArtifacts | None = None) -> Measurement:
     """The measurement, which is not to fail."""
-    outcome = perform(task, benchmark, device="cpu", artifacts=artifacts or Parcel())
+    outcome = perform(task, benchmark, device="cpu", artifacts=artifacts or MemoryArtifacts())
     assert isinstance(outcome, Measurement), outcome
     return outcome
 

@@ -1,10 +1,10 @@
 """What block credit is worth: searches on tables, with every credit rule and with none, seed by seed.
 
-    python performance/credits.py [--table nasbench201] [--first-seed 1000] [--seeds 150] [--tune|--prefilter] [--json]
+    python performance/credits.py [--table nasbench201] [--first-seed 1000] [--seeds 150] [--tune|--prescreen] [--json]
 
 It needs the table (see the README). A search takes a tenth of a second; what was run before is read from the file and
 not run again. With --tune it runs the grid from which the settings were chosen, by default on the seeds 0 to 49. With
---prefilter it compares the default credit without and with a predictor that picks among two and four times as many
+--prescreen it compares the default credit without and with a predictor that picks among two and four times as many
 children; such a search takes seconds.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
@@ -91,7 +91,7 @@ class Table:
             architecture = frontier.pop()
             if architecture.code in self.values or not problem.feasible(architecture):
                 continue
-            found = self.benchmark.measure(problem.evaluate(architecture), device="cpu", artifacts=Parcel())
+            found = self.benchmark.measure(problem.evaluate(architecture), device="cpu", artifacts=MemoryArtifacts())
             self.values[architecture.code] = found.metrics[self.case.metric]
             if not self.benchmark.offered:
                 frontier += problem.space.neighbors(architecture)
@@ -168,9 +168,9 @@ def tried(name: str) -> dict[str, Arm]:
 
 def filtered(name: str) -> dict[str, Arm]:
     """The default credit, with all children measured and with the best half or quarter of them."""
-    arms = {ALL: ("credit_evolution", {"prefilter": 1})}
+    arms = {ALL: ("credit_evolution", {"prescreen": 1})}
     for factor in (2, 4):
-        arms[f"the best of {factor} times as many"] = ("credit_evolution", {"prefilter": factor})
+        arms[f"the best of {factor} times as many"] = ("credit_evolution", {"prescreen": factor})
     return {**arms, RANDOM: ("random_search", {"repeats": "redraw"})}
 
 
@@ -253,19 +253,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tune", action="store_true")
-    which.add_argument("--prefilter", action="store_true")
+    which.add_argument("--prescreen", action="store_true")
     parser.add_argument("--file", type=Path, default=Path("runs/credits.jsonl"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--picture", type=Path, help="an SVG file to draw the curves in")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
-    if arguments.picture and arguments.prefilter:
-        parser.error("--picture draws credit rules beside uniform mutation, which --prefilter leaves out")
+    if arguments.picture and arguments.prescreen:
+        parser.error("--picture draws credit rules beside uniform mutation, which --prescreen leaves out")
     first, number = arguments.first_seed, arguments.seeds
     first = (0 if arguments.tune else 1000) if first is None else first
     seeds = range(first, first + (number or (50 if arguments.tune else 150)))
     name = arguments.table
-    arms = filtered(name) if arguments.prefilter else tried(name) if arguments.tune else compared(name)
+    arms = filtered(name) if arguments.prescreen else tried(name) if arguments.tune else compared(name)
     lines = list(summary(table(name).best, rows(name, arms, seeds, arguments.file, arguments.processes)))
     if arguments.picture:
         draw(name, lines, arguments.picture)

@@ -27,7 +27,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from pymoo.indicators.hv import HV
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
@@ -119,7 +119,7 @@ def trained(code: str, seed: int) -> dict[str, float]:
     benchmark.prepare()
     goal = Goal((Objective("accuracy", maximize=True),))
     problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=EPOCHS, seed=seed)
-    kept = Parcel()
+    kept = MemoryArtifacts()
     outcome = perform(problem.evaluate(benchmark.space.parse(code)), benchmark, device="cpu", artifacts=kept)
     assert isinstance(outcome, Measurement), outcome
     final = benchmark.final(outcome, device="cpu", artifacts=kept)

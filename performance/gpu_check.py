@@ -28,7 +28,7 @@ import torch
 from numpy.random import default_rng
 
 from nasplat.architecture import IO
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
 from nasplat.data.datasets import dataset
 from nasplat.data.picture_sets import picture_set
@@ -143,9 +143,9 @@ def throughput(bench: Bench) -> Figures:
         problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=0)
         task = problem.evaluate(benchmark.space.parse("333333"))
         warm = problem.evaluate(benchmark.space.parse("333333"), fidelity=1)
-        perform(warm, benchmark, device=bench.device, artifacts=Parcel())
+        perform(warm, benchmark, device=bench.device, artifacts=MemoryArtifacts())
         with watched(bench.device) as told:
-            outcome = perform(task, benchmark, device=bench.device, artifacts=Parcel())
+            outcome = perform(task, benchmark, device=bench.device, artifacts=MemoryArtifacts())
         assert isinstance(outcome, Measurement), outcome
         found[precision] = {
             "pictures_per_second": outcome.spent.images / told["seconds"],
@@ -285,7 +285,7 @@ def super_resolution(bench: Bench) -> Figures:
     problem = Problem(benchmark.space, _goal("psnr_db:max"), io=benchmark.io, fidelity=benchmark.fidelity, seed=0)
     member = benchmark.space.parse(code) if code else problem.space.sample(default_rng(0))
     with watched(bench.device) as told:
-        outcome = perform(problem.evaluate(member), benchmark, device=bench.device, artifacts=Parcel())
+        outcome = perform(problem.evaluate(member), benchmark, device=bench.device, artifacts=MemoryArtifacts())
     assert isinstance(outcome, Measurement), outcome
     return {
         "space": space,

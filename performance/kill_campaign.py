@@ -39,7 +39,7 @@ from nasplat.search.loop import Search
 from nasplat.storage.event_log import EventLog
 from nasplat.task import Evaluate, Measurement, Outcome
 from nasplat.testing import ToyBenchmark, ToySpace
-from nasplat.testing.runs import story
+from nasplat.testing.runs import event_trace
 from nasplat.testing.toy import toy_accuracy
 
 TRIALS, WORKERS = 250, 2
@@ -130,7 +130,7 @@ def kill_and_resume(place: Path, strategy: str, seed: int, executor: str) -> dic
     process.send_signal(signal.SIGKILL)
     process.communicate()
     killed = process.returncode == -signal.SIGKILL
-    before = story(folder) if folder.exists() else []
+    before = event_trace(folder) if folder.exists() else []
     measured_before = _measured(folder)
     resumed = _start(folder, strategy, seed, executor)
     _, errors = resumed.communicate(timeout=PATIENCE)
@@ -144,14 +144,14 @@ def kill_and_resume(place: Path, strategy: str, seed: int, executor: str) -> dic
         if alone.returncode:
             return result | {"faults": [f"the search left alone ended with {alone.returncode}: {errors[-2000:]}"]}
         same = outcomes(folder) == outcomes(place / "alone")
-        same = same and (executor != "inline" or story(folder) == story(place / "alone"))
+        same = same and (executor != "inline" or event_trace(folder) == event_trace(place / "alone"))
         faults += [] if same else ["its trials differ from those of a search left alone"]
         result["compared"] = True
     return result | {"faults": faults}
 
 
 def _faults(folder: Path, before: list[Any], measured_before: list[int]) -> list[str]:
-    after = story(folder)
+    after = event_trace(folder)
     faults = []
     if after[: len(before)] != before:
         faults.append("the history before the kill has changed")
@@ -169,7 +169,7 @@ def _faults(folder: Path, before: list[Any], measured_before: list[int]) -> list
 
 def outcomes(folder: Path) -> dict[int, Outcome]:
     """Every outcome by its trial."""
-    return {item.id: item for item in story(folder) if not isinstance(item, tuple)}
+    return {item.id: item for item in event_trace(folder) if not isinstance(item, tuple)}
 
 
 def _start(folder: Path, strategy: str, seed: int, executor: str) -> "subprocess.Popen[str]":

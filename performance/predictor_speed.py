@@ -19,7 +19,7 @@ import torch
 from numpy.random import default_rng
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import Workload
 from nasplat.objective import Goal, Objective
@@ -47,7 +47,7 @@ def learnt(name: str, space: str) -> tuple[Predictor, float]:
         cell = problem.sample()
         if cell not in cells:
             cells.append(cell)
-    found = [benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=Parcel()) for cell in cells]
+    found = [benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=MemoryArtifacts()) for cell in cells]
     accuracies = np.array([measurement.metrics["accuracy"] for measurement in found])
     predictor = make_predictor(name, benchmark.space)
     began = time.perf_counter()

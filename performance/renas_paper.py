@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
@@ -76,7 +76,9 @@ class Table:
         goal = Goal((Objective("accuracy", maximize=True),))
         problem = Problem(self.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=0)
         self.cells: list[Architecture] = list(benchmark.offered or ())
-        found = [benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=Parcel()) for cell in self.cells]
+        found = [
+            benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=MemoryArtifacts()) for cell in self.cells
+        ]
         self.accuracies = np.array([measurement.metrics["accuracy"] for measurement in found])
 
     def fit(self, seed: int, options: dict[str, Any]) -> dict[str, float]:

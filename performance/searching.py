@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import nasplat
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
@@ -88,7 +88,7 @@ class Table:
         found = self._metrics.get(architecture.code)
         if found is None:
             task = self._problem.evaluate(architecture)
-            found = self.benchmark.measure(task, device="cpu", artifacts=Parcel()).metrics
+            found = self.benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts()).metrics
             if self._problem.free_metrics & set(self.goal.metrics):
                 found = {**found, **self._problem.cost(architecture).metrics()}
             self._metrics[architecture.code] = found

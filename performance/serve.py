@@ -24,7 +24,7 @@ from numpy.random import default_rng
 
 from nasplat.architecture import Architecture
 from nasplat.registry import BENCHMARKS
-from nasplat.surrogates.predictor_store import Saved, make_predictor, make_space, open_predictor, scored
+from nasplat.surrogates.predictor_store import StoredPredictor, make_predictor, make_space, open_predictor, scored
 from nasplat.task import Evaluate
 
 CLIENTS, BATCH, LEARNT = 16, 64, 424
@@ -33,7 +33,7 @@ JSON = {"Content-Type": "application/json"}
 
 def fitted(name: str, folder: Path) -> Path:
     """A predictor of CIFAR-10 validation accuracy, learnt from random cells of the table."""
-    from nasplat.storage.artifact_store import Shelf
+    from nasplat.storage.artifact_store import ArtifactStore
 
     space = make_space("nasbench201")
     table = BENCHMARKS.get("nasbench201")(space)
@@ -44,7 +44,7 @@ def fitted(name: str, folder: Path) -> Path:
         cell = space.sample(rng)
         if table.feasible(cell):
             task = Evaluate(id=0, seed=0, architecture=cell, fidelity=table.fidelity)
-            cells[cell] = table.measure(task, device="cpu", artifacts=Shelf(folder)).metrics["accuracy"]
+            cells[cell] = table.measure(task, device="cpu", artifacts=ArtifactStore(folder)).metrics["accuracy"]
     import numpy as np
 
     predictor = make_predictor(name, space).fit(list(cells), np.array(list(cells.values())))
@@ -52,7 +52,7 @@ def fitted(name: str, folder: Path) -> Path:
     return folder / "predictor"
 
 
-def direct(saved: Saved, batches: list[list[Architecture]], seconds: float = 5.0) -> float:
+def direct(saved: StoredPredictor, batches: list[list[Architecture]], seconds: float = 5.0) -> float:
     """Architectures per second of calls one after another."""
     scored(saved.predictor, batches[0])
     began, calls = time.perf_counter(), 0

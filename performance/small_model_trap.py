@@ -22,7 +22,7 @@ from scipy import stats
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Handle, Parcel
+from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.config import SearchConfig, Workload
 from nasplat.cost import Cost
 from nasplat.errors import InputError
@@ -134,7 +134,7 @@ def trained_alone(architecture: Architecture, seed: int) -> float:
     benchmark.prepare()
     goal = Goal((Objective("accuracy", maximize=True),))
     problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=FINAL_EPOCHS, seed=seed)
-    outcome = perform(problem.evaluate(architecture), benchmark, device="cpu", artifacts=Parcel())
+    outcome = perform(problem.evaluate(architecture), benchmark, device="cpu", artifacts=MemoryArtifacts())
     assert isinstance(outcome, Measurement), outcome
     return outcome.metrics["accuracy"]
 

@@ -31,7 +31,7 @@ from nasplat.errors import InputError, TrialFailed
 from nasplat.storage.files import write_atomically
 from nasplat.training.seeding import seeded
 from nasplat.training.states import ARCHITECTURE, named
-from nasplat.training.super_resolution import EnlargerTraining, Pair, evaluate
+from nasplat.training.super_resolution import Pair, SuperResolutionTraining, evaluate
 
 TESTS = "set5", "set14", "bsd100", "urban100"
 PUBLISHED = {
@@ -165,7 +165,7 @@ def planned(benchmark: SuperResolution, architecture: Architecture, arguments: a
     return max(1, int(wanted_s / (time.perf_counter() - begun)))
 
 
-def run(training: EnlargerTraining, architecture: Architecture, out: Path) -> None:
+def run(training: SuperResolutionTraining, architecture: Architecture, out: Path) -> None:
     """Train to the end, leaving the state now and then."""
     begun = saved = time.monotonic()
     while training.done < training.epochs:
@@ -182,7 +182,7 @@ def run(training: EnlargerTraining, architecture: Architecture, out: Path) -> No
 
 
 def report(
-    training: EnlargerTraining,
+    training: SuperResolutionTraining,
     benchmark: SuperResolution,
     tests: dict[str, tuple[Picture, ...]],
     arguments: argparse.Namespace,

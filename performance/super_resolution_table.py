@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.data.picture_sets import picture_set
 from nasplat.options import construct
@@ -87,7 +87,7 @@ class Trainer:
 
         architecture = self.space.parse(blocks)
         task = Evaluate(id=number, seed=derive_seed(SEED, number), architecture=architecture, fidelity=1)
-        parcel = Parcel()
+        parcel = MemoryArtifacts()
         measurement = self.benchmark.measure(task, device="cpu", artifacts=parcel)
         network = self.space.build(architecture, self.benchmark.io)
         network.load_state_dict(self.benchmark.state_dict(measurement, artifacts=parcel))

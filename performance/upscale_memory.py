@@ -107,7 +107,7 @@ def work(made: ResidualDenseNetwork, memory: int) -> dict[str, Any]:
 
 def measure(name: str, width: int, height: int, memory: int) -> dict[str, Any]:
     """Enlarge a large picture by a network of a space."""
-    architecture, io = member(name), IO.enlarged(height, width, SCALE)
+    architecture, io = member(name), IO.upscaled(height, width, SCALE)
     space = SEARCH_SPACES.get(name)()
     made = network(architecture, io)
     with tempfile.TemporaryDirectory() as folder:

@@ -24,10 +24,10 @@ from scipy import stats
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
 from nasplat.data.datasets import dataset
-from nasplat.encodings.pruned_graph import Effective
+from nasplat.encodings.pruned_graph import PrunedGraphs
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
@@ -63,7 +63,7 @@ SPACES: dict[str, type[NASBench201]] = {"default": NASBench201, "kaiming": Initi
 
 def reachable(space: SearchSpace, every: Sequence[Architecture]) -> list[Architecture]:
     """The cells through which something flows."""
-    flows = Effective.of(space.graphs(every)).live[:, 0].tolist()  # of the input
+    flows = PrunedGraphs.of(space.graphs(every)).live[:, 0].tolist()  # of the input
     return [cell for cell, something in zip(every, flows, strict=True) if something]
 
 
@@ -76,7 +76,7 @@ def table() -> tuple[SearchSpace, dict[Architecture, float]]:
     problem = Problem(space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=0)
     codes = np.ndindex(*[5] * 6)
     cells = [space.parse("".join(map(str, code))) for code in codes]
-    found = [benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=Parcel()) for cell in cells]
+    found = [benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=MemoryArtifacts()) for cell in cells]
     return space, {cell: measured.metrics["accuracy"] for cell, measured in zip(cells, found, strict=True)}
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.random import default_rng
 from scipy import stats
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
@@ -50,7 +50,7 @@ def main() -> None:
     goal = Goal((Objective("accuracy", maximize=True),))
     problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=arguments.seed)
     pool = list({cell.code: cell for cell in (problem.sample() for _ in range(arguments.pool))}.values())
-    measured = [benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=Parcel()) for cell in pool]
+    measured = [benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=MemoryArtifacts()) for cell in pool]
     accuracies = np.array([measurement.metrics["accuracy"] for measurement in measured])
     orders = [default_rng([arguments.seed, split]).permutation(len(pool)) for split in range(arguments.splits)]
 

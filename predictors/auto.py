@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.encoding import Views
+from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.predictor import Learnt, Predictor, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
@@ -35,11 +35,11 @@ class Auto(UncertainPredictor):
     """A weighted mean of Gaussian processes, graph networks and boosted trees.
 
     Each part says what it predicts of every example without having learnt from it: by itself where it can
-    (`held_out`), else in four folds. A part's weight is its number of votes: each has one, and more are given
+    (`out_of_fold`), else in four folds. A part's weight is its number of votes: each has one, and more are given
     one at a time to whichever part most raises Kendall's tau of the mean on those predictions (ensemble
     selection, Caruana et al., 2004). The single vote keeps few examples from deciding too much.
 
-    Scores are in the unit of what was learnt from: a line through the held-out predictions, whose residuals also
+    TrainingSet are in the unit of what was learnt from: a line through the held-out predictions, whose residuals also
     scale the deviation. `cross_validated` is tau of the held-out predictions, with the weights chosen on the very
     same, which flatters it a little.
 
@@ -69,12 +69,12 @@ class Auto(UncertainPredictor):
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
-        architectures = Views(self.space, architectures)  # which all parts look at
+        architectures = Encodings(self.space, architectures)  # which all parts look at
         self._members = [self._member(part) for part in self.parts]
         held_out = []
         for part, each in zip(self.parts, self._members, strict=True):
             each.fit(architectures, scores)
-            left_out = each.held_out()
+            left_out = each.out_of_fold()
             held_out.append(self._in_folds(part, architectures, scores) if left_out is None else left_out)
         said = np.stack(held_out)  # [parts, n]
         # A part whose folds are too small to learn from says the same of all, and then much once it has seen them all.
@@ -102,7 +102,7 @@ class Auto(UncertainPredictor):
             raise unfitted()
         slope, offset = self._line
         means = []
-        for views in Views.of(self.space, architectures).chunks(CHUNK):
+        for views in Encodings.of(self.space, architectures).chunks(CHUNK):
             said = np.stack([each.predict(views) for each in self._members])
             means.append(self._weights @ ((said - self._centers[:, None]) / self._scales[:, None]))
         return slope * np.concatenate(means) + offset
@@ -111,11 +111,11 @@ class Auto(UncertainPredictor):
         """The deviation is that of the parts and between them, stretched to fit the held-out residuals."""
         if not self.weights:
             raise unfitted()
-        said = [self._mixed(views) for views in Views.of(self.space, architectures).chunks(CHUNK)]
+        said = [self._mixed(views) for views in Encodings.of(self.space, architectures).chunks(CHUNK)]
         means, deviations = zip(*said, strict=True)
         return np.concatenate(means), np.concatenate(deviations)
 
-    def held_out(self) -> Floats | None:
+    def out_of_fold(self) -> Floats | None:
         return self._held_out
 
     def learnt(self) -> Learnt:

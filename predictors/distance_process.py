@@ -11,7 +11,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.encoding import Views
+from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, unfitted
@@ -44,7 +44,7 @@ class DistanceProcess(UncertainPredictor):
     highest posterior density (Rasmussen and Williams, 2006, ch. 5), so that five examples are enough to begin with
     and a hundred take milliseconds. With hundreds of examples `gaussian_process` and `auto` rank better.
 
-    Scores are in the unit of the target, not of what was measured.
+    TrainingSet are in the unit of the target, not of what was measured.
 
     Args:
         space: Whose architectures are scored.
@@ -67,7 +67,7 @@ class DistanceProcess(UncertainPredictor):
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
-        views = Views.of(self.space, architectures)
+        views = Encodings.of(self.space, architectures)
         if len(scores) > self.most:
             chosen = np.sort(np.argsort(-scores, kind="stable")[: self.most])
             views, scores = views.take(chosen), scores[chosen]
@@ -97,7 +97,7 @@ class DistanceProcess(UncertainPredictor):
         return self._center + self._unit * np.concatenate(means), self._unit * np.concatenate(deviations)
 
     def covariance(self, architectures: Sequence[Architecture], others: Sequence[Architecture]) -> Floats:
-        theirs = self._scaled(Views.of(self.space, others))
+        theirs = self._scaled(Encodings.of(self.space, others))
         known = solve_triangular(self._root, self._kernel(theirs).T, lower=True)
         rows = []
         for each in self._chunks(architectures):
@@ -127,23 +127,23 @@ class DistanceProcess(UncertainPredictor):
     def _usual(self) -> tuple[Floats, Floats]:
         """Mean and inverse deviation of each feature in the space; 0 for one that is the same in all of it."""
         rng = default_rng(self.seed)
-        features = Views(self.space, [self.space.sample(rng) for _ in range(MEMBERS)]).features
+        features = Encodings(self.space, [self.space.sample(rng) for _ in range(MEMBERS)]).features
         mean, deviation = features.mean(axis=0), features.std(axis=0)
         return mean, np.where(deviation > 1e-9, 1 / np.maximum(deviation, 1e-9), 0.0)
 
-    def _scaled(self, views: Views) -> Floats:
+    def _scaled(self, views: Encodings) -> Floats:
         """Points whose squared distances are 2 on average, `[n, features]`."""
         mean, scale = self._usual
         points: Floats = np.clip((views.features - mean) * scale, -FARTHEST, FARTHEST)
         points /= max(int((scale > 0).sum()), 1) ** 0.5
         return points
 
-    def _chunks(self, architectures: Sequence[Architecture]) -> list[Views]:
+    def _chunks(self, architectures: Sequence[Architecture]) -> list[Encodings]:
         if self._points is None:
             raise unfitted()
-        return list(Views.of(self.space, architectures).chunks(CHUNK))
+        return list(Encodings.of(self.space, architectures).chunks(CHUNK))
 
-    def _near(self, views: Views) -> Floats:
+    def _near(self, views: Encodings) -> Floats:
         return self._kernel(self._scaled(views))
 
     def _kernel(self, points: Floats) -> Floats:

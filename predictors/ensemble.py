@@ -17,7 +17,7 @@ class Ensemble(UncertainPredictor):
     """Mean of equal predictors, each with its own seed and part of the examples.
 
     The deviation is that between members (a delete-a-part jackknife, Efron and Stein, 1981) together with what the
-    members say of theirs. Scores are in the members' unit, which is to be
+    members say of theirs. TrainingSet are in the members' unit, which is to be
     a common one: that of ranks or of what was measured, as all built-in predictors but `renas` have it.
 
     Args:
@@ -64,7 +64,7 @@ class Ensemble(UncertainPredictor):
         between = (self.members - 1) * means.var(axis=0)
         return means.mean(axis=0), np.sqrt(between + (deviations**2).mean(axis=0))
 
-    def held_out(self) -> Floats | None:
+    def out_of_fold(self) -> Floats | None:
         """Each example as the member says that left it out."""
         return self._held_out
 

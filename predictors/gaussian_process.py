@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.encoding import Views
+from nasplat.encodings.encoding import Encodings
 from nasplat.encodings.weisfeiler_lehman import Vocabulary
 from nasplat.errors import InputError
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
@@ -41,7 +41,7 @@ class GaussianProcess(UncertainPredictor):
     likelihood (Rasmussen and Williams, 2006, ch. 5) under log-normal priors, which keep the many length scales together
     where examples are few.
 
-    Scores are in the unit of the target, not of what was measured.
+    TrainingSet are in the unit of the target, not of what was measured.
 
     Args:
         space: Whose architectures are scored.
@@ -80,7 +80,7 @@ class GaussianProcess(UncertainPredictor):
         chosen = np.arange(len(scores))
         if len(chosen) > self.most:
             chosen = np.sort(rng.choice(chosen, self.most, replace=False))
-        views = Views(self.space, [architectures[int(i)] for i in chosen])
+        views = Encodings(self.space, [architectures[int(i)] for i in chosen])
         self._model = _Model.fitted(views.description, views.hashes, target[chosen], self.tuned_on, rng)
         return self
 
@@ -106,7 +106,7 @@ class GaussianProcess(UncertainPredictor):
         model = self._fitted()
         said = [
             model.predict(views.description, views.hashes, deviation)
-            for views in Views.of(self.space, architectures).chunks(CHUNK)
+            for views in Encodings.of(self.space, architectures).chunks(CHUNK)
         ]
         means, deviations = zip(*said, strict=True)
         return np.concatenate(means), np.concatenate(deviations)
@@ -186,7 +186,7 @@ class _Model:
         points, counts = self._scaled(features), self.vocabulary.counted(hashes)
         smooth, linear = torch.exp(self.log_weights)
         near = smooth * _matern(points, self.points)
-        means = (near @ self.solved).numpy() + float(linear) * (counts @ self.expressed) + self.center
+        means = (near @ self.solved).numpy() + float(linear) * (counts @ self.active_genes) + self.center
         if not deviation:
             return means, np.zeros(len(means))
         near = near + linear * torch.from_numpy((counts @ self.counts.T).toarray())
@@ -203,7 +203,7 @@ class _Model:
         kernel += (math.exp(self.log_noise) + JITTER * variance) * torch.eye(len(residuals), dtype=torch.float64)
         self.root = torch.linalg.cholesky(kernel)
         self.solved = torch.cholesky_solve(residuals[:, None], self.root)[:, 0]
-        self.expressed = self.counts.T @ self.solved.numpy()  # the linear part, in one weight for each expression
+        self.active_genes = self.counts.T @ self.solved.numpy()  # the linear part, in one weight for each expression
 
     def _scaled(self, features: Floats) -> Tensor:
         points = torch.from_numpy(_standardized(features, self.mean, self.scale))

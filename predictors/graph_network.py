@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.encoding import Views
-from nasplat.encodings.pruned_graph import Effective, roles
+from nasplat.encodings.encoding import Encodings
+from nasplat.encodings.pruned_graph import PrunedGraphs, roles
 from nasplat.graph import Role
 from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
 from nasplat.predictors.committee import parts_of
@@ -99,7 +99,7 @@ class GraphNetwork(UncertainPredictor):
 
         n = len(architectures)
         scores = checked_scores(self.name, architectures, scores, FEWEST)
-        views = Views.of(self.space, architectures)
+        views = Encodings.of(self.space, architectures)
         whole = views.description
         self._network = None
         self._standard = {"center": whole.mean(axis=0), "scale": _inverse(whole.std(axis=0))}
@@ -135,11 +135,11 @@ class GraphNetwork(UncertainPredictor):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self._network is None:
             raise unfitted()
-        said = [self._said(self._encode(views)) for views in Views.of(self.space, architectures).chunks(CHUNK)]
+        said = [self._said(self._encode(views)) for views in Encodings.of(self.space, architectures).chunks(CHUNK)]
         scores = self._standardized(np.concatenate(said, axis=1))
         return scores.mean(axis=0), np.maximum(scores.std(axis=0), LEAST_DEVIATION)
 
-    def held_out(self) -> NDArray[np.float64] | None:
+    def out_of_fold(self) -> NDArray[np.float64] | None:
         return self._held_out
 
     def learnt(self) -> Learnt:
@@ -185,12 +185,12 @@ class GraphNetwork(UncertainPredictor):
             rate=self.dropout,
         )
 
-    def _encode(self, views: Views) -> "GraphBatch":
+    def _encode(self, views: Encodings) -> "GraphBatch":
         """What the networks see of graphs and their description."""
         from nasplat.nn.graph_network import GraphBatch, summed_up, wired
 
         graphs = views.graphs
-        effective = Effective.of(graphs)
+        effective = PrunedGraphs.of(graphs)
         live, edges = effective.live, np.minimum(effective.edges, MOST_EDGES)
         kinds = [i for i, each in enumerate(graphs.operations) if each.role not in (Role.ZERO, Role.IDENTITY)]
         columns = [

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.encoding import Views
+from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.predictor import Predictor, checked_scores
 from nasplat.predictors.proxy_features import known_proxies, proxy_features
@@ -35,8 +35,8 @@ class TabularPredictor(Predictor):
         return self
 
     def table(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
-        """The features of each architecture, as `Views.features`, and zero-cost proxies if any: `[n, features]`."""
-        features = Views.of(self.space, architectures).features.astype(np.float32)
+        """The features of each architecture, as `Encodings.features`, and zero-cost proxies if any: `[n, features]`."""
+        features = Encodings.of(self.space, architectures).features.astype(np.float32)
         if not self.proxies:
             return features
         return np.concatenate([features, proxy_features(self.space, architectures, self.proxies)], axis=1)

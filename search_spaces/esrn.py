@@ -76,7 +76,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
     """
 
     preset: ClassVar[Preset]
-    reference_io: ClassVar[IO] = IO.enlarged(height=360, width=640, scale=2)
+    reference_io: ClassVar[IO] = IO.upscaled(height=360, width=640, scale=2)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -93,13 +93,13 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
                 f"but a scale of {io.scale} and {io.outputs} for {io.input_shape[0]} channels are asked for"
             )
 
-    def refusal(self, choices: Sequence[int]) -> str | None:
+    def violation(self, choices: Sequence[int]) -> str | None:
         active = sum(choices[::2])
         if active >= self.preset.least:
             return None
         return f"has {active} active slots, but at least {self.preset.least} of {self.preset.slots} are needed"
 
-    def expressed(self, architecture: Architecture) -> Sequence[int]:
+    def active_genes(self, architecture: Architecture) -> Sequence[int]:
         """Which slots are active, and the blocks of those."""
         choices = self.choices(architecture)
         return [gene for gene in range(len(choices)) if not gene % 2 or choices[gene - 1]]
@@ -139,7 +139,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
             raise InputError(f"{self.name} has {self.preset.slots} slots, but {text!r} has {len(blocks)} blocks")
         choices = [choice for block in blocks for choice in (1, names.index(block))]
         choices += [0] * (2 * self.preset.slots - len(choices))
-        reason = self.refusal(choices)
+        reason = self.violation(choices)
         if reason is not None:
             raise InputError(f"{self.name} code {text!r} {reason}")
         return self.member(choices)

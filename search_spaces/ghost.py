@@ -162,7 +162,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         }
         return self._shape(given, io)
 
-    def expressed(self, architecture: Architecture) -> Sequence[int]:
+    def active_genes(self, architecture: Architecture) -> Sequence[int]:
         found, position = [0, 1], 2
         for stage in self.preset.stages:
             depth = stage.depths[self.choices(architecture)[position]]

@@ -1,5 +1,6 @@
 """CARS (Yang et al., 2020, "CARS: Continuous evolution for efficient neural architecture search", CVPR)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +13,7 @@ from nasplat.errors import InputError
 from nasplat.evolution.selection import ProtectedSorting
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.strategy import GenerationalStrategy
-from nasplat.surrogates.prescreening import Prefilter
+from nasplat.surrogates.prescreening import Prescreening
 from nasplat.task import Measurement, Outcome, Task, Trained, TrainSupernet, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
@@ -61,7 +62,7 @@ class CARS(GenerationalStrategy):
     that it stands for larger models whose accuracy rises slowly. The paper renews each node of a mutant with a chance
     of one half; here mutation and crossover are the space's own, gene by gene.
 
-    With `prefilter` more offspring are made than are measured, and a predictor picks those that it expects most of
+    With `prescreen` more offspring are made than are measured, and a predictor picks those that it expects most of
     (`nasplat.surrogates.prescreening`). Accuracies under different weights do not compare, so it learns from the
     newest generation alone: parents and children as they were measured with the same weights. That is not of the
     paper, and it knows nothing of who is protected.
@@ -75,7 +76,7 @@ class CARS(GenerationalStrategy):
         crossover: The part that are of two parents; the rest is drawn afresh.
         protection: Who is protected.
         child_speed: What the speed of a child is.
-        prefilter: How many offspring are made for one that is measured; 1 measures all of them.
+        prescreen: How many offspring are made for one that is measured; 1 measures all of them.
         predictor: What learns to tell which.
 
     Attributes:
@@ -83,6 +84,8 @@ class CARS(GenerationalStrategy):
     """
 
     shares_weights: ClassVar[bool] = True
+
+    former_options: ClassVar[Mapping[str, str]] = {"prefilter": "prescreen"}
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class CARS(GenerationalStrategy):
         crossover: Annotated[float, Field(ge=0, le=1)] = 0.25,
         protection: Literal["speed", "inverse_size", "none"] = "speed",
         child_speed: Literal["inherited", "measured"] = "inherited",
-        prefilter: Annotated[int, Field(ge=1)] = 1,
+        prescreen: Annotated[int, Field(ge=1)] = 1,
         predictor: str = "random_forest",
     ) -> None:
         super().__init__(problem)
@@ -106,9 +109,9 @@ class CARS(GenerationalStrategy):
         self.crossover = crossover
         self.protection = protection
         self.child_speed = child_speed
-        self.prefilter = prefilter
+        self.prescreen = prescreen
         self.predictor = predictor
-        self._prefilter = Prefilter(problem, predictor, factor=prefilter)
+        self._prescreening = Prescreening(problem, predictor, factor=prescreen)
         epochs = problem.fidelity
         self._warmup = warmup or max(1, round(epochs / 10))
         self._interval = interval or max(1, round(epochs / 50))
@@ -147,7 +150,7 @@ class CARS(GenerationalStrategy):
         if self._epochs == self.problem.fidelity:
             return []
         self._before = {m.architecture.code: self._loss(m) for m in self.parents}
-        filtering = self._prefilter.learn((m.architecture, m.metrics) for m in measured)
+        filtering = self._prescreening.fit((m.architecture, m.metrics) for m in measured)
         self._children = self._promising() if filtering else self._offspring(self.population)
         tasks: list[Task] = [self._training()]
         if self.protection == "speed" and self.child_speed == "measured":
@@ -214,13 +217,13 @@ class CARS(GenerationalStrategy):
 
     def _promising(self) -> list[Child]:
         """As many as there may be parents: those that are expected to be best of several times as many."""
-        children = self._offspring(self.population * self.prefilter)
-        best = self._prefilter.best([child.architecture for child in children], self.population)
+        children = self._offspring(self.population * self.prescreen)
+        best = self._prescreening.best([child.architecture for child in children], self.population)
         return [children[i] for i in best]
 
     def _offspring(self, number: int) -> list[Child]:
         """So many, all different; fewer only where nothing new can be found."""
-        identity, rng = self.problem.identity, self.problem.rng
+        identity, rng = self.problem.deduplication_key, self.problem.rng
         taken = {identity(m.architecture) for m in self.parents}
         children: list[Child] = []
         attempts = ATTEMPTS

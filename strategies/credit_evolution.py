@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -16,8 +16,8 @@ from nasplat.evolution.credit import Scope, Terms, difference, founding, prefere
 from nasplat.evolution.selection import RankAndCrowding
 from nasplat.problem import Problem
 from nasplat.search_space import GeneSpace, Prior
-from nasplat.strategy import GenerationalStrategy, RepeatPolicy, Repeats
-from nasplat.surrogates.prescreening import Prefilter
+from nasplat.strategy import DuplicatePolicy, GenerationalStrategy, OnDuplicate
+from nasplat.surrogates.prescreening import Prescreening
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 50
@@ -52,7 +52,7 @@ class CreditEvolution(GenerationalStrategy):
     Where it departs from the paper, as far as its code is public: crossover and mutation are the space's own; a mutant
     always changes something; repairs are bounded.
 
-    With `prefilter` more children are made than are measured, and a predictor that has learnt from all measurements
+    With `prescreen` more children are made than are measured, and a predictor that has learnt from all measurements
     picks those that it expects most of (`nasplat.surrogates.prescreening`). That is not of the paper.
 
     Args:
@@ -68,9 +68,11 @@ class CreditEvolution(GenerationalStrategy):
         decay: By difference, how much of a credit stays when a new share comes.
         ridge: By regression, for how many evaluations the belief counts that a choice is worth nothing.
         repeats: What to do with a child that was already asked for.
-        prefilter: How many children are made for one that is measured; 1 measures all of them.
+        prescreen: How many children are made for one that is measured; 1 measures all of them.
         predictor: What learns to tell which.
     """
+
+    former_options: ClassVar[Mapping[str, str]] = {"prefilter": "prescreen"}
 
     def __init__(
         self,
@@ -86,8 +88,8 @@ class CreditEvolution(GenerationalStrategy):
         floor: Annotated[float, Field(ge=0, le=1)] = 0.3,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         ridge: Annotated[float, Field(ge=1e-6)] = 1.0,
-        repeats: RepeatPolicy = "redraw",
-        prefilter: Annotated[int, Field(ge=1)] = 1,
+        repeats: OnDuplicate = "redraw",
+        prescreen: Annotated[int, Field(ge=1)] = 1,
         predictor: str = "random_forest",
     ) -> None:
         super().__init__(problem)
@@ -111,12 +113,12 @@ class CreditEvolution(GenerationalStrategy):
         self.decay = decay
         self.ridge = ridge
         self.repeats = repeats
-        self.prefilter = prefilter
+        self.prescreen = prescreen
         self.predictor = predictor
-        self._prefilter = Prefilter(problem, predictor, factor=prefilter)
+        self._prescreening = Prescreening(problem, predictor, factor=prescreen)
         self._space = problem.space
         self._terms = Terms(problem.space, scope=scope, factorized=factorized)
-        self._repeats = Repeats(problem, repeats)
+        self._repeats = DuplicatePolicy(problem, repeats)
         self._selection = RankAndCrowding(problem.goal)
         self._evaluated = Evaluated(problem)
         self._credits = np.zeros(self._terms.number)
@@ -127,8 +129,8 @@ class CreditEvolution(GenerationalStrategy):
         measured = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
         self._earn(measured)
         self._elites = self._survivors([*self._elites, *measured])
-        filtering = self._prefilter.learn(self._evaluated.measured())
-        families = self._families(measured, self.population * (self.prefilter if filtering else 1))
+        filtering = self._prescreening.fit(self._evaluated.measured())
+        families = self._families(measured, self.population * (self.prescreen if filtering else 1))
         prior = self._prior()
         self._parents = {}
         tasks: list[Task] = self._promising(families, prior) if filtering else []
@@ -150,10 +152,10 @@ class CreditEvolution(GenerationalStrategy):
             propose = partial(self._child, family, prior)
             child = self._repeats.proposal(propose, CHILD_ATTEMPTS, beside=children.keys())
             if child is not None:
-                children[self.problem.identity(child)] = child, family
+                children[self.problem.deduplication_key(child)] = child, family
         pool = list(children.values())
         tasks: list[Task] = []
-        for i in self._prefilter.best([child for child, _ in pool], self.population):
+        for i in self._prescreening.best([child for child, _ in pool], self.population):
             child, family = pool[i]
             task = self._repeats.task(child)
             self._parents[task.id] = self._nearest(family, child)
@@ -212,7 +214,7 @@ class CreditEvolution(GenerationalStrategy):
         if len(parents) == 2:
             child, times = space.crossover(*parents, rng), 0
         else:
-            child, times = parents[0], int(rng.binomial(len(space.expressed(parents[0])), self.mutation_rate))
+            child, times = parents[0], int(rng.binomial(len(space.active_genes(parents[0])), self.mutation_rate))
         for _ in range(times):
             child = self._mutant(child, prior)
         if child in parents or not self._repeats.new(child):
@@ -238,7 +240,7 @@ class CreditEvolution(GenerationalStrategy):
 
     def _within_limits(self, child: Architecture, prior: Prior) -> Architecture:
         """The child, or what mutations that never lead further away make of it."""
-        return self.problem.towards_limits(child, lambda architecture: self._mutant(architecture, prior), REPAIRS)
+        return self.problem.repair(child, lambda architecture: self._mutant(architecture, prior), REPAIRS)
 
     def _nearest(self, parents: Sequence[Architecture], child: Architecture) -> Architecture:
         """The parent that differs from the child in the fewest genes that count; the first of equally near ones."""

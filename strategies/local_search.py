@@ -5,7 +5,7 @@ from typing import Any
 
 from nasplat.architecture import Architecture
 from nasplat.problem import Problem
-from nasplat.strategy import RepeatPolicy, Repeats, Strategy
+from nasplat.strategy import DuplicatePolicy, OnDuplicate, Strategy
 from nasplat.task import Evaluate, Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 
@@ -30,10 +30,10 @@ class LocalSearch(Strategy):
         repeats: What to do with an architecture that was asked for under another code.
     """
 
-    def __init__(self, problem: Problem, *, repeats: RepeatPolicy = "remember") -> None:
+    def __init__(self, problem: Problem, *, repeats: OnDuplicate = "remember") -> None:
         super().__init__(problem)
         self.repeats = repeats
-        self._repeats = Repeats(problem, repeats)
+        self._repeats = DuplicatePolicy(problem, repeats)
         self._codes: set[str] = set()
         self._climbs: list[_Climb] = []
 

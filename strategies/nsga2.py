@@ -8,7 +8,7 @@ from pydantic import Field
 from nasplat.architecture import Architecture
 from nasplat.evolution.selection import RankAndCrowding
 from nasplat.problem import Problem
-from nasplat.strategy import GenerationalStrategy, RepeatPolicy, Repeats
+from nasplat.strategy import DuplicatePolicy, GenerationalStrategy, OnDuplicate
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
@@ -38,14 +38,14 @@ class NSGA2(GenerationalStrategy):
         population: Annotated[int, Field(ge=2)] = 20,
         crossover: Annotated[float, Field(ge=0, le=1)] = 0.5,
         mutation: Annotated[float, Field(ge=0, le=1)] = 0.5,
-        repeats: RepeatPolicy = "redraw",
+        repeats: OnDuplicate = "redraw",
     ) -> None:
         super().__init__(problem)
         self.population = population
         self.crossover = crossover
         self.mutation = mutation
         self.repeats = repeats
-        self._repeats = Repeats(problem, repeats)
+        self._repeats = DuplicatePolicy(problem, repeats)
         self._selection = RankAndCrowding(problem.goal)
         self._parents: list[Measurement] = []
 

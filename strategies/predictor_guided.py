@@ -15,7 +15,7 @@ from nasplat.problem import Problem
 from nasplat.strategy import Strategy
 from nasplat.surrogates.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
 from nasplat.surrogates.initial_design import medoids
-from nasplat.surrogates.posterior import FEWEST, Candidates, Expected, Outlook
+from nasplat.surrogates.posterior import FEWEST, Candidates, Posterior, Surrogate
 from nasplat.task import Evaluate, Measurement, Outcome, Task
 
 Floats = NDArray[np.float64]
@@ -110,7 +110,7 @@ class PredictorGuided(Strategy):
         self.rounds = rounds
         self.proposals = proposals
         self._width = (WIDTH if len(problem.goal.objectives) == 1 else WIDTH_OF_SEVERAL) if width is None else width
-        self._outlook = Outlook(problem, predictor, predictor_options)
+        self._surrogate = Surrogate(problem, predictor, predictor_options)
         self._asked: dict[str, Architecture] = {}  # by identity, in the order asked for
         self._pending: dict[int, Architecture] = {}
         self._measured: list[tuple[Architecture, dict[str, float]]] = []
@@ -155,7 +155,7 @@ class PredictorGuided(Strategy):
         return asked >= self._planned or ((asked - self.initial) % self.batch == 0 and bool(self._pending))
 
     def _task(self, architecture: Architecture) -> Evaluate:
-        self._asked[self.problem.identity(architecture)] = architecture
+        self._asked[self.problem.deduplication_key(architecture)] = architecture
         task = self.problem.evaluate(architecture)
         self._pending[task.id] = architecture
         return task
@@ -183,7 +183,7 @@ class PredictorGuided(Strategy):
             members = Candidates(self.problem, self._promising())
         else:
             members = self._members or Candidates(self.problem, self._random_members())
-        places = medoids(members.views, min(number, len(members)), self.problem.rng)
+        places = medoids(members.encodings, min(number, len(members)), self.problem.rng)
         return [members.architectures[int(i)] for i in places]
 
     def _random_members(self) -> list[Architecture]:
@@ -191,7 +191,9 @@ class PredictorGuided(Strategy):
         if not self._drawn:
             feasible = filter(self.problem.feasible, self.problem.candidates())
             drawn = islice(feasible, DRAWN)
-            self._drawn = list({self.problem.identity(architecture): architecture for architecture in drawn}.values())
+            self._drawn = list(
+                {self.problem.deduplication_key(architecture): architecture for architecture in drawn}.values()
+            )
         return self._drawn
 
     def _promising(self) -> list[Architecture]:
@@ -235,11 +237,11 @@ class PredictorGuided(Strategy):
         return next(new, None)
 
     def _new(self, architecture: Architecture) -> bool:
-        return self.problem.identity(architecture) not in self._asked
+        return self.problem.deduplication_key(architecture) not in self._asked
 
     def _free(self, candidates: Candidates) -> NDArray[np.intp]:
         """Where among candidates those stand that were not asked for."""
-        return np.flatnonzero([identity not in self._asked for identity in candidates.identities])
+        return np.flatnonzero([identity not in self._asked for identity in candidates.keys])
 
     def _learnt(self) -> "_Lesson | None":
         """What is known now, or was when the last batch was complete; None while there is too little to learn from."""
@@ -256,10 +258,10 @@ class PredictorGuided(Strategy):
         architectures = [architecture for architecture, _ in self._measured[:measurements]]
         metrics = [values for _, values in self._measured[:measurements]]
         measured = Candidates(self.problem, architectures)
-        self._outlook.learn(measured, metrics)
-        expected = self._outlook.expect(measured)
+        self._surrogate.fit(measured, metrics)
+        posterior = self._surrogate.posterior(measured)
         kept = np.array([all(not c.excess(values) for c in self.problem.goal.constraints) for values in metrics])
-        means = expected.means
+        means = posterior.means
         least = float(means[:, 0].min())
         return _Lesson(measurements, told, non_dominated(means[kept]), self._reference(means[kept]), least)
 
@@ -275,14 +277,14 @@ class PredictorGuided(Strategy):
 
     def _worth(self, lesson: "_Lesson", candidates: Candidates, pending: Candidates | None = None) -> Floats:
         """What measuring each candidate promises, `[n]`; those that break constraints come after all others."""
-        expected = self._outlook.expect(candidates, pending)
+        posterior = self._surrogate.posterior(candidates, pending)
         if not len(lesson.front):  # nothing keeps the constraints yet: what is likeliest to comes first
-            return expected.log_chance()
-        worth = self._promise(lesson, *self._seen(expected, candidates))
+            return posterior.log_feasibility()
+        worth = self._promise(lesson, *self._seen(posterior, candidates))
         if worth.max() <= LEAST_WORTH:  # nothing is likely to improve anything: what may, with more luck
-            worth = self._promise(lesson, expected.means + FAR * expected.deviations, np.zeros_like(expected.means))
-        worth = worth * np.exp(expected.log_chance())
-        return worth if worth.any() else expected.log_chance()
+            worth = self._promise(lesson, posterior.means + FAR * posterior.deviations, np.zeros_like(posterior.means))
+        worth = worth * np.exp(posterior.log_feasibility())
+        return worth if worth.any() else posterior.log_feasibility()
 
     def _promise(self, lesson: "_Lesson", means: Floats, deviations: Floats) -> Floats:
         """How much candidates improve on what is predicted of the measured, `[n]`, none of it negative."""
@@ -293,30 +295,30 @@ class PredictorGuided(Strategy):
             return expected_improvement(means[:, 0], deviations[:, 0], float(lesson.front.max()))
         return np.maximum(means[:, 0] - lesson.least, 0.0)
 
-    def _seen(self, expected: Expected, candidates: Candidates) -> tuple[Floats, Floats]:
+    def _seen(self, posterior: Posterior, candidates: Candidates) -> tuple[Floats, Floats]:
         """Means and deviations as the acquisition function sees them; a figure that it fixes has no deviation."""
-        certain = np.zeros_like(expected.deviations)
+        certain = np.zeros_like(posterior.deviations)
         match self.acquisition:
             case "expected_improvement":
-                return expected.means, expected.deviations
+                return posterior.means, posterior.deviations
             case "upper_bound":
-                return expected.means + self._width * expected.deviations, certain
+                return posterior.means + self._width * posterior.deviations, certain
             case "thompson":
-                return self._draw(expected, candidates), certain
+                return self._draw(posterior, candidates), certain
             case "greedy":
-                return expected.means, certain
+                return posterior.means, certain
 
-    def _draw(self, expected: Expected, candidates: Candidates) -> Floats:
+    def _draw(self, posterior: Posterior, candidates: Candidates) -> Floats:
         """A joint draw of the most promising, `[n, objectives]`; of the others the least of it, and their costs."""
         from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-        bounds = expected.means + OPTIMISM * expected.deviations
+        bounds = posterior.means + OPTIMISM * posterior.deviations
         fronts = NonDominatedSorting().do(-bounds, n_stop_if_ranked=SHORTLIST)
         chosen = np.concatenate(fronts)[:SHORTLIST]
-        draws = expected.means.copy()
-        for i, covariance in enumerate(self._outlook.covariance(candidates.take(chosen))):
+        draws = posterior.means.copy()
+        for i, covariance in enumerate(self._surrogate.covariance(candidates.take(chosen))):
             if covariance is not None:
-                draw = drawn(expected.means[chosen, i], covariance, self.problem.rng)
+                draw = drawn(posterior.means[chosen, i], covariance, self.problem.rng)
                 draws[:, i] = draw.min()
                 draws[chosen, i] = draw
         return draws
@@ -328,14 +330,14 @@ class PredictorGuided(Strategy):
         parents = [self._measured[int(i)][0] for i in best[:FOUNDERS]]
         random = self._random_members()
         parents += [random[int(i)] for i in problem.rng.choice(len(random), min(FOUNDERS, len(random)), replace=False)]
-        bred: dict[str, Architecture] = {problem.identity(a): a for a in parents if self._new(a)}
+        bred: dict[str, Architecture] = {problem.deduplication_key(a): a for a in parents if self._new(a)}
         scored: list[tuple[float, Architecture]] = []
         while len(bred) < max(self.proposals, 2 * self.batch):
             children: dict[str, Architecture] = {}
             for _ in range(GENERATION):
                 for _ in range(CHILD_ATTEMPTS):
                     child = self._child(parents)
-                    identity = problem.identity(child)
+                    identity = problem.deduplication_key(child)
                     if problem.feasible(child) and self._new(child) and not (identity in bred or identity in children):
                         children[identity] = child
                         break
@@ -353,7 +355,7 @@ class PredictorGuided(Strategy):
         space, rng = self.problem.space, self.problem.rng
         one, other = (parents[int(i)] for i in rng.integers(len(parents), size=2))
         child = space.mutate(space.crossover(one, other, rng) if rng.random() < 1 / 3 else one, rng)
-        return self.problem.towards_limits(child, lambda a: space.mutate(a, rng), STEPS_TO_LIMITS)
+        return self.problem.repair(child, lambda a: space.mutate(a, rng), STEPS_TO_LIMITS)
 
     def get_state(self) -> dict[str, Any]:
         return {
@@ -370,7 +372,7 @@ class PredictorGuided(Strategy):
     def set_state(self, state: dict[str, Any]) -> None:
         name = self.problem.space.name
         asked = [Architecture(name, code) for code in state["asked"]]
-        self._asked = {self.problem.identity(architecture): architecture for architecture in asked}
+        self._asked = {self.problem.deduplication_key(architecture): architecture for architecture in asked}
         self._pending = {number: Architecture(name, code) for number, code in state["pending"]}
         self._measured = [(Architecture(name, code), dict(metrics)) for code, metrics in state["measured"]]
         self._told = state["told"]

@@ -4,7 +4,7 @@ from itertools import takewhile
 from typing import Any
 
 from nasplat.problem import Problem
-from nasplat.strategy import RepeatPolicy, Repeats, Strategy
+from nasplat.strategy import DuplicatePolicy, OnDuplicate, Strategy
 from nasplat.task import Outcome, Task
 
 
@@ -17,10 +17,10 @@ class RandomSearch(Strategy):
             sampling is without replacement and ends when nothing new is found.
     """
 
-    def __init__(self, problem: Problem, *, repeats: RepeatPolicy = "redraw") -> None:
+    def __init__(self, problem: Problem, *, repeats: OnDuplicate = "redraw") -> None:
         super().__init__(problem)
         self.repeats = repeats
-        self._repeats = Repeats(problem, repeats)
+        self._repeats = DuplicatePolicy(problem, repeats)
 
     def ask(self, n: int) -> list[Task]:
         drawn = (self._repeats.sample() for _ in range(n))

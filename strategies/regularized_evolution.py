@@ -7,7 +7,7 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.problem import Problem
-from nasplat.strategy import RepeatPolicy, Repeats, Strategy
+from nasplat.strategy import DuplicatePolicy, OnDuplicate, Strategy
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
@@ -30,7 +30,7 @@ class RegularizedEvolution(Strategy):
     """
 
     def __init__(
-        self, problem: Problem, *, population: int = 50, sample: int = 10, repeats: RepeatPolicy = "remember"
+        self, problem: Problem, *, population: int = 50, sample: int = 10, repeats: OnDuplicate = "remember"
     ) -> None:
         if not 1 <= sample <= population:
             raise InputError(f"1 <= sample <= population must hold, but got sample={sample}, population={population}")
@@ -38,7 +38,7 @@ class RegularizedEvolution(Strategy):
         self.population = population
         self.sample = sample
         self.repeats = repeats
-        self._repeats = Repeats(problem, repeats)
+        self._repeats = DuplicatePolicy(problem, repeats)
         self._living: deque[Measurement] = deque(maxlen=population)
         self._asked = 0
 

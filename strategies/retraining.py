@@ -209,10 +209,10 @@ def _drawn(problem: Problem) -> list[Architecture]:
         InputError: There is none.
     """
     first = problem.sample()
-    found = {problem.identity(first): first}
+    found = {problem.deduplication_key(first): first}
     for architecture in problem.candidates():
         if len(found) == DRAWN:
             break
         if problem.feasible(architecture):
-            found.setdefault(problem.identity(architecture), architecture)
+            found.setdefault(problem.deduplication_key(architecture), architecture)
     return list(found.values())

@@ -19,7 +19,7 @@ from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run
 from nasplat.search.budget import Budget
 from nasplat.search.loop import Search
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Trained, TrainSupernet
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.toy import toy_accuracy
@@ -72,19 +72,19 @@ def search(folder: Path, strategy: str, trials: int, watcher: Any = None, **opti
 
 
 def test_only_wanted_artifacts_stay_and_half_written_ones_go(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "artifacts")
-    kept, gone = shelf.put(b"kept"), shelf.put(b"gone")
-    half = shelf.path(kept).with_name(".half-written.safetensors.x1")
+    store = ArtifactStore(tmp_path / "artifacts")
+    kept, gone = store.put(b"kept"), store.put(b"gone")
+    half = store.path(kept).with_name(".half-written.safetensors.x1")
     half.write_bytes(b"ke")
-    assert shelf.added == 8
-    shelf.collect({kept.digest})
-    assert shelf.get(kept) == b"kept"
-    assert not shelf.path(gone).exists() and not half.exists()
-    assert (shelf.added, shelf.kept) == (0, 4)
+    assert store.added == 8
+    store.collect({kept.digest})
+    assert store.get(kept) == b"kept"
+    assert not store.path(gone).exists() and not half.exists()
+    assert (store.added, store.kept) == (0, 4)
 
 
 def test_nothing_to_collect_is_no_error(tmp_path: Path) -> None:
-    Shelf(tmp_path / "never made").collect(set())
+    ArtifactStore(tmp_path / "never made").collect(set())
     assert not (tmp_path / "never made").exists()
 
 
@@ -102,15 +102,15 @@ def test_states_are_collected_while_searching_and_weights_are_not(
     history = Run(tmp_path / "run").history()
     assert not history.failures
     left = [m.artifacts[STATE] for m in history.measured if STATE in m.artifacts]
-    shelf = Run(tmp_path / "run").artifacts
-    there = [handle for handle in left if shelf.path(handle).exists()]
+    store = Run(tmp_path / "run").artifacts
+    there = [handle for handle in left if store.path(handle).exists()]
     assert len(there) < len(left)
     finished = {m.task.continues for m in history.measured if m.task.continues is not None}
     assert not finished & set(there), "the state of a trial that went on is still there"
     if strategy == "successive_halving":  # what a bracket has left behind is of no use to the next
         assert watcher.states < len(left) / 2
     for measurement in history.measured:
-        assert shelf.get(measurement.artifacts["weights"]) == f"weights {measurement.id}".encode()
+        assert store.get(measurement.artifacts["weights"]) == f"weights {measurement.id}".encode()
     continued = [m.task.continues for m in history.measured if m.task.continues is not None]
     assert len(continued) > TRIALS / 10
 
@@ -118,7 +118,7 @@ def test_states_are_collected_while_searching_and_weights_are_not(
 def test_what_a_killed_writer_left_behind_goes_when_the_run_goes_on(tmp_path: Path) -> None:
     with search(tmp_path / "run", "asha", 30) as loop:
         loop.run()
-    orphan = Run(tmp_path / "run").artifacts.put(b"put on the shelf, but its outcome was never logged")
+    orphan = Run(tmp_path / "run").artifacts.put(b"put on the store, but its outcome was never logged")
     with search(tmp_path / "run", "asha", 60) as loop:
         loop.run()
     run = Run(tmp_path / "run")

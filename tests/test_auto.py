@@ -13,7 +13,7 @@ from sklearn.gaussian_process.kernels import Matern
 
 from nasplat.architecture import Architecture
 from nasplat.encodings.features import describe
-from nasplat.encodings.pruned_graph import Effective
+from nasplat.encodings.pruned_graph import PrunedGraphs
 from nasplat.encodings.weisfeiler_lehman import Vocabulary, hashed
 from nasplat.errors import InputError
 from nasplat.predictor import Learnt, Predictor, UncertainPredictor
@@ -98,7 +98,7 @@ def test_the_process_is_the_one_of_the_book(target: str) -> None:
         graphs = space.graphs(some)
         points = np.clip((describe(graphs) - arrays["mean"]) * arrays["scale"], -5, 5) * np.exp(arrays["log_scales"])
         vocabulary = Vocabulary([arrays[f"expressions {i}"] for i in range(4)])
-        return points, vocabulary.counted(hashed(Effective.of(graphs))).toarray()
+        return points, vocabulary.counted(hashed(PrunedGraphs.of(graphs))).toarray()
 
     (x, counts), (new, new_counts) = views(architectures), views(fresh)
     smooth, linear = np.exp(arrays["log_weights"])
@@ -193,7 +193,7 @@ def test_an_ensemble_is_the_mean_of_members_that_left_something_out() -> None:
     assert mean == pytest.approx(np.mean(said, axis=0))
     between = sum((each - np.mean(said, axis=0)) ** 2 for each in said) / 4 * 3
     assert deviation**2 == pytest.approx(between + np.mean(np.square(own), axis=0))
-    assert ensemble.held_out() == pytest.approx(held_out)
+    assert ensemble.out_of_fold() == pytest.approx(held_out)
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_a_held_out_prediction_has_not_seen_its_label() -> None:
     changed = scores.copy()
     changed[7] = 5.0
     first, second = (
-        make("ensemble", predictor="gaussian_process", members=4).fit(architectures, labels).held_out()
+        make("ensemble", predictor="gaussian_process", members=4).fit(architectures, labels).out_of_fold()
         for labels in (scores, changed)
     )
     assert first[7] == pytest.approx(second[7])
@@ -316,7 +316,7 @@ def test_scores_are_in_the_unit_of_what_was_learnt_from(registered: None) -> Non
 def test_auto_cross_validates_by_what_it_held_out() -> None:
     architectures, scores = examples(40)
     fitted = make("auto", parts=QUICK).fit(architectures, scores)
-    assert fitted.cross_validated == kendall_tau(fitted.held_out(), scores)
+    assert fitted.cross_validated == kendall_tau(fitted.out_of_fold(), scores)
     inside = kendall_tau(fitted.predict(architectures), scores)
     assert fitted.cross_validated < inside, "what was held out is ranked as well as what was learnt"
 

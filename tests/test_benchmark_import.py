@@ -23,7 +23,7 @@ import pytest
 import torch
 from nas_201_api import ArchResults, NASBench201API, ResultsCount
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks import nasbench201_official
 from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.errors import InputError, StorageError
@@ -371,7 +371,7 @@ def test_both_schedules_of_an_imported_table_are_fidelities(
         for fidelity, accuracy_there in expected.items():
             architecture = SPACE.parse(held["v1_1"]["meta_archs"][1])
             task = Evaluate(id=0, seed=0, architecture=architecture, fidelity=fidelity)
-            metrics = benchmark.measure(task, device="cpu", artifacts=Parcel()).metrics
+            metrics = benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts()).metrics
             assert metrics["accuracy"] == pytest.approx(accuracy_there / 100, abs=1e-9)
             assert metrics["train_seconds"] == pytest.approx(137.328 * fidelity / 12)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks import nasbench101_official
 from nasplat.benchmarks.nasbench101 import NASBench101Table
 from nasplat.cli.app import main
@@ -199,11 +199,11 @@ def test_an_imported_table_is_searched_and_tested(tmp_path: Path, monkeypatch: p
             for epochs in (4, 12, 36, 108):
                 trained = [figures(code, epochs, repeat) for repeat in range(3)]
                 task = Evaluate(id=0, seed=0, architecture=SPACE.parse(code), fidelity=epochs)
-                searched = benchmark.measure(task, device="cpu", artifacts=Parcel())
+                searched = benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
                 expected = trained[0][0] if single else fmean(each[0] for each in trained)
                 assert searched.split == "validation"
                 assert searched.metrics["accuracy"] == pytest.approx(expected, abs=1e-6)
-                final = benchmark.final(searched, device="cpu", artifacts=Parcel())
+                final = benchmark.final(searched, device="cpu", artifacts=MemoryArtifacts())
                 assert final.split == "test"
                 assert final.metrics["accuracy"] == pytest.approx(fmean(each[1] for each in trained), abs=1e-6)
 

@@ -573,7 +573,7 @@ class Sparing(Ridge):
         self.left_out_ = self.predict(architectures[:10])
         return self
 
-    def held_out(self) -> NDArray[np.float64] | None:
+    def out_of_fold(self) -> NDArray[np.float64] | None:
         return getattr(self, "left_out_", None)
 
 
@@ -589,7 +589,7 @@ class Gappy(Sparing):
 class Early(Ridge):
     """Holds out before it has learnt."""
 
-    def held_out(self) -> NDArray[np.float64] | None:
+    def out_of_fold(self) -> NDArray[np.float64] | None:
         return np.zeros(0)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Handle, Parcel
+from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.data.dataset import Dataset
 from nasplat.data.datasets import DATASETS, dataset
@@ -49,12 +49,12 @@ def prepared(name: str = "digits", **options: Any) -> Classification:
     return benchmark
 
 
-def measure(benchmark: Classification, task: Evaluate, shelf: Parcel) -> Measurement:
-    return benchmark.measure(task, device="cpu", artifacts=shelf)
+def measure(benchmark: Classification, task: Evaluate, store: MemoryArtifacts) -> Measurement:
+    return benchmark.measure(task, device="cpu", artifacts=store)
 
 
-def final(benchmark: Classification, measurement: Measurement, shelf: Parcel) -> Measurement:
-    return benchmark.final(measurement, device="cpu", artifacts=shelf)
+def final(benchmark: Classification, measurement: Measurement, store: MemoryArtifacts) -> Measurement:
+    return benchmark.final(measurement, device="cpu", artifacts=store)
 
 
 @pytest.fixture
@@ -143,58 +143,58 @@ def test_an_unknown_data_set_is_refused_with_near_matches() -> None:
 
 @pytest.mark.slow
 def test_measuring_never_looks_at_test_images(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
-    shelf = Parcel()
-    clean = measure(prepared(), task_for(), shelf)
+    store = MemoryArtifacts()
+    clean = measure(prepared(), task_for(), store)
     for spoil in (not_numbers, garbage):
         name = altered(lambda splits, spoil=spoil: replace(splits, read_test=lambda: spoil(splits.test)))  # type: ignore[misc]
-        assert measure(prepared(name), task_for(), shelf) == clean
+        assert measure(prepared(name), task_for(), store) == clean
     assert clean.split == "validation"
-    assert clean.metrics["accuracy"] != final(prepared(), clean, shelf).metrics["accuracy"]
+    assert clean.metrics["accuracy"] != final(prepared(), clean, store).metrics["accuracy"]
 
 
 @pytest.mark.slow
 def test_validation_images_guide_but_do_not_train(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
-    shelf = Parcel()
-    clean = measure(prepared(), task_for(), shelf)
+    store = MemoryArtifacts()
+    clean = measure(prepared(), task_for(), store)
     name = altered(lambda splits: replace(splits, validation=garbage(splits.validation)))
-    spoilt = measure(prepared(name), task_for(), shelf)
+    spoilt = measure(prepared(name), task_for(), store)
     assert spoilt.artifacts == clean.artifacts
     assert spoilt.metrics["accuracy"] < clean.metrics["accuracy"]
 
 
 @pytest.mark.slow
 def test_training_images_train(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     name = altered(lambda splits: replace(splits, training=garbage(splits.training)))
-    assert measure(prepared(name), task_for(), shelf).artifacts != measure(prepared(), task_for(), shelf).artifacts
+    assert measure(prepared(name), task_for(), store).artifacts != measure(prepared(), task_for(), store).artifacts
 
 
 @pytest.mark.slow
 def test_the_final_figures_are_of_the_test_split_alone(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
-    shelf = Parcel()
-    measurement = measure(prepared(), task_for(), shelf)
-    clean = final(prepared(), measurement, shelf)
+    store = MemoryArtifacts()
+    measurement = measure(prepared(), task_for(), store)
+    clean = final(prepared(), measurement, store)
     assert (clean.split, clean.task, clean.artifacts) == ("test", measurement.task, measurement.artifacts)
     elsewhere = altered(
         lambda splits: Splits(not_numbers(splits.training), not_numbers(splits.validation), splits.read_test)
     )
-    assert final(prepared(elsewhere), measurement, shelf) == clean
+    assert final(prepared(elsewhere), measurement, store) == clean
     on_test = altered(lambda splits: replace(splits, read_test=lambda: garbage(splits.test)))
-    assert final(prepared(on_test), measurement, shelf).metrics != clean.metrics
+    assert final(prepared(on_test), measurement, store).metrics != clean.metrics
 
 
 @pytest.mark.slow
 def test_the_final_accuracy_is_that_of_the_stored_weights() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared()
-    measurement = measure(benchmark, task_for(fidelity=2), shelf)
+    measurement = measure(benchmark, task_for(fidelity=2), store)
     network = SPACE.build(measurement.architecture, benchmark.io)
-    network.load_state_dict(shelf.get_tensors(measurement.artifacts["weights"]))
+    network.load_state_dict(store.get_tensors(measurement.artifacts["weights"]))
     network.eval()
     splits = dataset("digits").load()
     for examples, figures in (
         (splits.validation, measurement.metrics),
-        (splits.test, final(benchmark, measurement, shelf).metrics),
+        (splits.test, final(benchmark, measurement, store).metrics),
     ):
         with torch.no_grad():
             logits = torch.cat([network(image[None]) for image in examples.images]).double()
@@ -213,7 +213,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> float:
 
 def test_a_measurement_without_weights_has_nothing_to_test() -> None:
     with pytest.raises(InputError, match="trial 3 left no weights"):
-        final(prepared(), Measurement(task=task_for(), metrics={"accuracy": 0.5}), Parcel())
+        final(prepared(), Measurement(task=task_for(), metrics={"accuracy": 0.5}), MemoryArtifacts())
 
 
 # What repeats
@@ -221,33 +221,33 @@ def test_a_measurement_without_weights_has_nothing_to_test() -> None:
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared()
-    first, other = measure(benchmark, task_for(7), shelf), measure(benchmark, task_for(8), shelf)
-    assert measure(benchmark, task_for(7), shelf) == first  # and what was measured between them leaves no trace
-    assert measure(prepared(), task_for(7), Parcel()) == first
+    first, other = measure(benchmark, task_for(7), store), measure(benchmark, task_for(8), store)
+    assert measure(benchmark, task_for(7), store) == first  # and what was measured between them leaves no trace
+    assert measure(prepared(), task_for(7), MemoryArtifacts()) == first
     assert other.artifacts != first.artifacts
     assert other.metrics["loss"] != first.metrics["loss"]
 
 
 @pytest.mark.slow
 def test_the_seed_decides_where_training_starts() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(learning_rate=1e-12, momentum=0.0)  # nothing moves but the statistics of batch norm
-    starts = [shelf.get_tensors(measure(benchmark, task_for(seed), shelf).artifacts["weights"]) for seed in (7, 8)]
+    starts = [store.get_tensors(measure(benchmark, task_for(seed), store).artifacts["weights"]) for seed in (7, 8)]
     stem = [start["stem.0.weight"] for start in starts]
     assert (stem[0] - stem[1]).abs().max().item() > 0.01
 
 
 @pytest.mark.slow
 def test_measurements_do_not_depend_on_the_global_generators() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared()
-    first = measure(benchmark, task_for(), shelf)
+    first = measure(benchmark, task_for(), store)
     state = torch.get_rng_state()
     try:
         torch.manual_seed(12345)
-        assert measure(benchmark, task_for(), shelf) == first
+        assert measure(benchmark, task_for(), store) == first
     finally:
         torch.set_rng_state(state)
 
@@ -259,14 +259,14 @@ def test_the_global_generators_are_left_as_they_were() -> None:
 
     torch.rand(3)  # so that this is no state in which a seed might have left them
     before = states()
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared()
     assert states() == before
-    measurement = measure(benchmark, task_for(), shelf)
+    measurement = measure(benchmark, task_for(), store)
     assert states() == before
-    final(benchmark, measurement, shelf)
+    final(benchmark, measurement, store)
     assert states() == before
-    outcome = perform(task_for(), prepared(learning_rate=1e6), device="cpu", artifacts=shelf)
+    outcome = perform(task_for(), prepared(learning_rate=1e6), device="cpu", artifacts=store)
     assert isinstance(outcome, Failure)
     assert states() == before
 
@@ -279,15 +279,15 @@ def test_the_global_generators_are_left_as_they_were() -> None:
 )
 def test_an_epoch_sees_all_complete_batches(batch_size: int, images: int) -> None:
     benchmark = prepared(batch_size=batch_size)
-    assert measure(benchmark, task_for(code="000100"), Parcel()).spent.images == images
+    assert measure(benchmark, task_for(code="000100"), MemoryArtifacts()).spent.images == images
 
 
 @pytest.mark.slow
 def test_the_task_says_how_many_epochs() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(epochs=5)
     assert benchmark.fidelity == 5
-    outcomes = [perform(task_for(fidelity=n), benchmark, device="cpu", artifacts=shelf) for n in (1, 3)]
+    outcomes = [perform(task_for(fidelity=n), benchmark, device="cpu", artifacts=store) for n in (1, 3)]
     assert [outcome.spent.images for outcome in outcomes] == [1_024, 3_072]
     assert len({measured(outcome).artifacts["weights"] for outcome in outcomes}) == 2
 
@@ -299,7 +299,7 @@ def measured(outcome: Outcome) -> Measurement:
 
 @pytest.mark.slow
 def test_training_learns() -> None:
-    measurement = measure(prepared(), task_for(fidelity=5), Parcel())
+    measurement = measure(prepared(), task_for(fidelity=5), MemoryArtifacts())
     assert measurement.metrics["accuracy"] > 0.85
     assert set(measurement.metrics) == set(Classification.metrics)
 
@@ -314,7 +314,7 @@ def failure(outcome: Outcome) -> Failure:
 
 def test_a_diverging_training_is_a_failure_that_says_so() -> None:
     task = task_for(fidelity=2)
-    failed = failure(perform(task, prepared(learning_rate=1e6), device="cpu", artifacts=Parcel()))
+    failed = failure(perform(task, prepared(learning_rate=1e6), device="cpu", artifacts=MemoryArtifacts()))
     assert (failed.task, failed.kind) == (task, "diverged")
     assert failed.message == "the training loss of epoch 1 of 2 is nan"
     assert "TrialFailed" in failed.traceback
@@ -322,11 +322,11 @@ def test_a_diverging_training_is_a_failure_that_says_so() -> None:
 
 
 def test_a_training_that_diverges_in_its_last_step_is_a_failure_too() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(batch_size=1_078, learning_rate=1e30)  # one step: its loss is from before, and finite
-    failed = failure(perform(task_for(), benchmark, device="cpu", artifacts=shelf))
+    failed = failure(perform(task_for(), benchmark, device="cpu", artifacts=store))
     assert failed.kind == "diverged"
-    assert not shelf.added
+    assert not store.added
 
 
 def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callable[[Splits], Splits]], str]) -> None:
@@ -335,16 +335,16 @@ def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callabl
         images[:, 0, 4, 4] = float("nan")
         return replace(splits, training=Examples(images, splits.training.labels))
 
-    shelf = Parcel()
-    failed = failure(perform(task_for(), prepared(altered(one_bad_pixel)), device="cpu", artifacts=shelf))
+    store = MemoryArtifacts()
+    failed = failure(perform(task_for(), prepared(altered(one_bad_pixel)), device="cpu", artifacts=store))
     assert failed.kind == "diverged"
     assert "nan" in failed.message
-    assert not shelf.added
+    assert not store.added
 
 
 @pytest.mark.parametrize("fidelity", [0, 11])
 def test_a_fidelity_outside_of_the_whole_training_is_refused(fidelity: int) -> None:
-    failed = failure(perform(task_for(fidelity=fidelity), prepared(), device="cpu", artifacts=Parcel()))
+    failed = failure(perform(task_for(fidelity=fidelity), prepared(), device="cpu", artifacts=MemoryArtifacts()))
     assert failed.kind == "no such fidelity"
     assert failed.message == f"the fidelity is to be between 1 and epochs=10, but is {fidelity}"
 
@@ -400,14 +400,14 @@ def test_what_is_padded_is_as_dark_as_the_darkest() -> None:
 
 @pytest.mark.slow
 def test_augmentation_is_of_training_alone_and_repeats_with_the_seed() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(augment=True)
-    augmented, plain = measure(benchmark, task_for(), shelf), measure(prepared(), task_for(), shelf)
+    augmented, plain = measure(benchmark, task_for(), store), measure(prepared(), task_for(), store)
     assert augmented.artifacts != plain.artifacts
     assert augmented.spent == plain.spent
-    assert measure(prepared(augment=True), task_for(), Parcel()) == augmented
+    assert measure(prepared(augment=True), task_for(), MemoryArtifacts()) == augmented
     network = SPACE.build(augmented.architecture, benchmark.io)
-    network.load_state_dict(shelf.get_tensors(augmented.artifacts["weights"]))
+    network.load_state_dict(store.get_tensors(augmented.artifacts["weights"]))
     assert evaluate(network, dataset("digits").load().validation) == augmented.metrics
 
 
@@ -429,7 +429,7 @@ def test_images_differ_between_epochs_and_within_a_batch(monkeypatch: pytest.Mon
     alike = Splits(examples, examples, lambda: examples)
     monkeypatch.setitem(DATASETS, "alike", Dataset("alike", IO.image(1, 8, 10), lambda: alike))
     benchmark = construct("benchmark", Classification, Watched(channels=4, cells=1), dataset="alike", augment=True)
-    measure(benchmark, task_for(fidelity=2), Parcel())
+    measure(benchmark, task_for(fidelity=2), MemoryArtifacts())
     kinds = [{tuple(image.flatten().tolist()) for image in batch} for batch in seen]
     assert [len(batch) for batch in seen] == [64, 64]
     assert all(5 < len(kind) <= 9 for kind in kinds)  # the nine places of a crop with a border of one
@@ -452,21 +452,21 @@ def test_only_training_computes_in_the_chosen_precision(precision: str, inside: 
             network.register_forward_hook(lambda network, _, logits: seen.add((network.training, logits.dtype)))
             return network
 
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = construct("benchmark", Classification, Watched(channels=4, cells=1), epochs=3, precision=precision)
-    measurement = measure(benchmark, task_for(fidelity=3), shelf)
-    final(benchmark, measurement, shelf)
+    measurement = measure(benchmark, task_for(fidelity=3), store)
+    final(benchmark, measurement, store)
     assert seen == {(True, inside), (False, torch.float32)}
     assert measurement.metrics["accuracy"] > 0.5
-    weights = shelf.get_tensors(measurement.artifacts["weights"])
+    weights = store.get_tensors(measurement.artifacts["weights"])
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}  # the latter counts batches
 
 
 @pytest.mark.slow
 def test_precision_on_the_cpu_is_float32_unless_asked_otherwise() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     auto, full, half = (
-        measure(prepared(precision=precision), task_for(), shelf).artifacts["weights"]
+        measure(prepared(precision=precision), task_for(), store).artifacts["weights"]
         for precision in ("auto", "float32", "bfloat16")
     )
     assert auto == full
@@ -486,13 +486,13 @@ AIDED: dict[str, Any] = {
 }
 
 
-def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **options: Any) -> list[Measurement]:
+def continued(benchmark: Classification, store: MemoryArtifacts, *fidelities: int, **options: Any) -> list[Measurement]:
     """Measurements that each go on from the one before; only the first has the seed that counts."""
     parts: list[Measurement] = []
     for fidelity in fidelities:
         state = parts[-1].artifacts["state"] if parts else None
         task = task_for(7 + len(parts), fidelity=fidelity, continues=state, **options)
-        parts.append(measure(benchmark, task, shelf))
+        parts.append(measure(benchmark, task, store))
     return parts
 
 
@@ -504,15 +504,15 @@ def continued(benchmark: Classification, shelf: Parcel, *fidelities: int, **opti
     ids=str,
 )
 def test_going_on_gives_to_the_bit_what_an_uninterrupted_training_gives(options: dict[str, Any]) -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(epochs=6, batch_size=100, **options)
-    parts = continued(benchmark, shelf, 1, 2, 4)
-    whole = measure(prepared(epochs=6, batch_size=100, **options), task_for(7, fidelity=4), Parcel())
+    parts = continued(benchmark, store, 1, 2, 4)
+    whole = measure(prepared(epochs=6, batch_size=100, **options), task_for(7, fidelity=4), MemoryArtifacts())
     assert parts[-1].metrics == whole.metrics
     assert parts[-1].artifacts == whole.artifacts  # the weights, and the state to go on from: equal content, one name
     assert [part.spent.images for part in parts] == [1_000, 1_000, 2_000]
-    last = measure(benchmark, task_for(1, fidelity=6, continues=parts[-1].artifacts["state"]), shelf)
-    assert last.artifacts == measure(benchmark, task_for(7, fidelity=6), shelf).artifacts
+    last = measure(benchmark, task_for(1, fidelity=6, continues=parts[-1].artifacts["state"]), store)
+    assert last.artifacts == measure(benchmark, task_for(7, fidelity=6), store).artifacts
     assert set(last.artifacts) == {"weights"}  # the whole is done; there is nothing to go on with
 
 
@@ -525,17 +525,17 @@ class WithDropout(NASBench201):
 
 @pytest.mark.slow
 def test_what_the_network_draws_by_itself_goes_on_too() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = Classification(WithDropout(channels=4, cells=1), epochs=3)
-    parts = continued(benchmark, shelf, 1, 2, 3)
-    assert parts[-1].artifacts == measure(benchmark, task_for(7, fidelity=3), shelf).artifacts
+    parts = continued(benchmark, store, 1, 2, 3)
+    assert parts[-1].artifacts == measure(benchmark, task_for(7, fidelity=3), store).artifacts
 
 
 @pytest.mark.slow
 def test_a_lower_fidelity_is_the_beginning_of_the_whole_training() -> None:
-    shelf = Parcel()
-    first, second = (measure(prepared(epochs=epochs), task_for(), shelf) for epochs in (2, 20))
-    rates = [shelf.get_tensors(m.artifacts["state"])["learning_rate"].item() for m in (first, second)]
+    store = MemoryArtifacts()
+    first, second = (measure(prepared(epochs=epochs), task_for(), store) for epochs in (2, 20))
+    rates = [store.get_tensors(m.artifacts["state"])["learning_rate"].item() for m in (first, second)]
     steps = TRAINING // 64
     assert rates[0] == pytest.approx(one_cycle(steps, 2 * steps), rel=1e-9)
     assert rates[1] == pytest.approx(one_cycle(steps, 20 * steps), rel=1e-9)
@@ -551,13 +551,13 @@ def one_cycle(step: int, steps: int, peak: float = 0.1) -> float:
 ELSEWHERE = """
 import json, sys
 from pathlib import Path
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import decode_task, encode_outcome
 
 task = decode_task(json.loads(sys.argv[1]))
-parcel = Parcel({task.continues.digest: Path(sys.argv[2]).read_bytes()})
+parcel = MemoryArtifacts({task.continues.digest: Path(sys.argv[2]).read_bytes()})
 benchmark = Classification(NASBench201(channels=4, cells=1), epochs=4)
 benchmark.prepare()
 measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
@@ -567,11 +567,11 @@ print(json.dumps(encode_outcome(measurement)))
 
 @pytest.mark.slow
 def test_another_process_goes_on_with_what_travels_with_the_task(tmp_path: Path) -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(epochs=4)
-    state = measure(benchmark, task_for(fidelity=2), shelf).artifacts["state"]
+    state = measure(benchmark, task_for(fidelity=2), store).artifacts["state"]
     task = task_for(1, fidelity=3, continues=state)
-    (tmp_path / "state").write_bytes(shelf.get(state))
+    (tmp_path / "state").write_bytes(store.get(state))
     # A number of threads changes the order in which sums are taken, so both have one.
     threads = torch.get_num_threads()
     done = subprocess.run(
@@ -582,20 +582,20 @@ def test_another_process_goes_on_with_what_travels_with_the_task(tmp_path: Path)
         text=True,
     )
     there = measured(decode_outcome(json.loads(done.stdout)))
-    assert there == measure(benchmark, task, shelf)
-    assert there.artifacts == measure(benchmark, task_for(fidelity=3), shelf).artifacts
+    assert there == measure(benchmark, task, store)
+    assert there.artifacts == measure(benchmark, task_for(fidelity=3), store).artifacts
 
 
 @pytest.mark.slow
 def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(epochs=4)
-    left = measure(benchmark, task_for(fidelity=2), shelf).artifacts
+    left = measure(benchmark, task_for(fidelity=2), store).artifacts
     other = WithDropout(channels=4, cells=1)
 
     def failed(benchmark: Classification, **options: Any) -> Failure:
         task = task_for(continues=options.pop("continues", left["state"]), **options)
-        return failure(perform(task, benchmark, device="cpu", artifacts=shelf))
+        return failure(perform(task, benchmark, device="cpu", artifacts=store))
 
     assert "is of 2 epochs, but the task asks for 2" in failed(benchmark, fidelity=2).message
     assert "is of 2 epochs, but the task asks for 1" in failed(benchmark, fidelity=1).message
@@ -605,7 +605,7 @@ def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
     assert failed(Classification(other, epochs=4), fidelity=3).kind == "another network"
     assert "of 4 epochs with 16 steps of 64 images" in failed(prepared(epochs=5), fidelity=3).message
     assert failed(benchmark, fidelity=3, continues=left["weights"]).kind == "not a state"
-    assert failed(benchmark, fidelity=3, continues=shelf.put(b"no safetensors")).kind == "not a state"
+    assert failed(benchmark, fidelity=3, continues=store.put(b"no safetensors")).kind == "not a state"
     lost = failed(benchmark, fidelity=3, continues=Handle("0" * 64))
     assert lost.kind == "artifact lost"
     assert "did not travel" in lost.message
@@ -613,15 +613,15 @@ def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_network_trained_on_cuda_is_the_one_stored() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(epochs=3)
     before = torch.cuda.get_rng_state().tolist(), torch.get_rng_state().tolist()
-    measurement = benchmark.measure(task_for(fidelity=3), device="cuda", artifacts=shelf)
-    on_cuda = benchmark.final(measurement, device="cuda", artifacts=shelf)
-    on_cpu = final(prepared(), measurement, shelf)
+    measurement = benchmark.measure(task_for(fidelity=3), device="cuda", artifacts=store)
+    on_cuda = benchmark.final(measurement, device="cuda", artifacts=store)
+    on_cpu = final(prepared(), measurement, store)
     assert (torch.cuda.get_rng_state().tolist(), torch.get_rng_state().tolist()) == before
     assert measurement.metrics["accuracy"] > 0.6
-    assert all(tensor.device.type == "cpu" for tensor in shelf.get_tensors(measurement.artifacts["weights"]).values())
+    assert all(tensor.device.type == "cpu" for tensor in store.get_tensors(measurement.artifacts["weights"]).values())
     assert on_cuda.metrics["accuracy"] == pytest.approx(on_cpu.metrics["accuracy"], abs=0.01)
     assert on_cuda.metrics["loss"] == pytest.approx(on_cpu.metrics["loss"], rel=1e-2)
 

@@ -51,7 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 FEW_TRIALS = {"predictor_guided": 50}
 """In place of `strategies.TRIALS`, for what needs long to ask and is past all its phases early."""
-PREFILTER: dict[str, Any] = {"prefilter": 3, "predictor": "distance_process"}
+PREFILTER: dict[str, Any] = {"prescreen": 3, "predictor": "distance_process"}
 """With a predictor that learns in milliseconds."""
 LARGE = {"esrn/1m", "esrn/light", "esrn/small", "ghost/cifar", "ghost/imagenet"}
 """Presets of classes of which a smaller one is held to everything with each commit."""
@@ -94,7 +94,7 @@ def named(check: Callable[..., None]) -> str:
 )
 def test_search_space(name: str, check: Callable[..., None]) -> None:
     space = SEARCH_SPACES.get(name)(**SMALL.get(name, {}))
-    check(space, IO.image(channels=3, side=8, outputs=5) if space.reference_io.scale is None else IO.enlarged(7, 8, 2))
+    check(space, IO.image(channels=3, side=8, outputs=5) if space.reference_io.scale is None else IO.upscaled(7, 8, 2))
 
 
 @pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)

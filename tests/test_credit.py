@@ -30,7 +30,7 @@ class Blocks(GeneSpace):
         Gene("block 2", KINDS, ("type", "width")),
     )
 
-    def expressed(self, architecture: Architecture) -> Sequence[int]:
+    def active_genes(self, architecture: Architecture) -> Sequence[int]:
         switches = self.choices(architecture)[::2]
         return [0, *([1] if switches[0] else []), 2, *([3] if switches[1] else [])]
 
@@ -134,7 +134,7 @@ def test_differences_agree_with_loops_over_genes(scope: str, factorized: bool) -
             pool = place if scope == "position" else place % 2
             name = gene.choices[chosen[place]]
             whole = [(pool, name)] if not factorized else [(pool, *p) for p in enumerate(name.split("_"))]
-            sets.append(set(whole) if place in SPACE.expressed(architecture) else set())
+            sets.append(set(whole) if place in SPACE.active_genes(architecture) else set())
         return sets
 
     for _ in range(200):
@@ -232,7 +232,7 @@ def test_credits_of_twenty_slots_of_ninety_blocks_take_no_time() -> None:
     class Slots(Blocks):
         genes: ClassVar[tuple[Gene, ...]] = tuple(Gene(f"slot {i}", names, ("t", "d", "w")) for i in range(20))
 
-        def expressed(self, architecture: Architecture) -> Sequence[int]:
+        def active_genes(self, architecture: Architecture) -> Sequence[int]:
             return range(20)
 
     space, rng = Slots(), default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 from numpy.random import Generator, default_rng
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Artifacts, Parcel
+from nasplat.artifact import Artifacts, MemoryArtifacts
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.evolution.credit import Terms, difference, founding, preference, regression
@@ -514,7 +514,9 @@ def test_a_search_killed_between_and_inside_generations_ends_as_one_left_alone(
         benchmark = Mortal(ToySpace())
         benchmark.left = left
         strategy = CreditEvolution(toy(seed=11))
-        Search(strategy.problem, strategy, InlineExecutor(benchmark, Parcel()), log, Budget(evaluations=60)).run()
+        Search(
+            strategy.problem, strategy, InlineExecutor(benchmark, MemoryArtifacts()), log, Budget(evaluations=60)
+        ).run()
 
     def story(log: EventLog) -> list[Any]:
         return [body for event in log.events("ask") for body in event.body["tasks"]]

@@ -26,7 +26,7 @@ from torchvision.datasets import FashionMNIST
 from torchvision.io import decode_jpeg
 
 from nasplat.architecture import IO
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.config import SearchConfig
 from nasplat.data import digits, examples, pictures, published
@@ -252,7 +252,7 @@ def test_hard_digits_are_augmented_but_not_mirrored(monkeypatch: pytest.MonkeyPa
     space = NASBench201(channels=2, cells=1)
     benchmark = construct("benchmark", Classification, space, dataset="hard_digits", subset=200, epochs=1, augment=True)
     task = Evaluate(id=0, seed=0, architecture=space.parse("333333"), fidelity=1)
-    assert 0 <= benchmark.measure(task, device="cpu", artifacts=Parcel()).metrics["accuracy"] <= 1
+    assert 0 <= benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts()).metrics["accuracy"] <= 1
 
 
 # Fashion-MNIST
@@ -702,7 +702,7 @@ def test_a_folder_of_ones_own_is_searched_on(tmp_path: Path) -> None:
     )
     benchmark.check()
     task = Evaluate(id=0, seed=0, architecture=space.parse("233223"), fidelity=6)
-    measurement = benchmark.measure(task, device="cpu", artifacts=Parcel())
+    measurement = benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
     assert measurement.metrics["accuracy"] >= 0.9
     assert measurement.spent.images == 6 * 48
 

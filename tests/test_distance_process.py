@@ -11,7 +11,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.encoding import Views
+from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.predictors.distance_process import JITTER, DistanceProcess, _misfit
 from nasplat.registry import SEARCH_SPACES
@@ -40,7 +40,7 @@ def test_means_deviations_and_covariances_are_those_of_scikit_learn(space: Searc
     variance, length, noise = np.exp(arrays["log"])
     kernel = ConstantKernel(variance) * Matern(length, nu=2.5) + WhiteKernel(noise + JITTER)
     peer = GaussianProcessRegressor(kernel, optimizer=None, alpha=0.0).fit(arrays["points"], arrays["residuals"])
-    points = process._scaled(Views(space, fresh))
+    points = process._scaled(Encodings(space, fresh))
     mean, covariance = peer.predict(points, return_cov=True)
     covariance -= (noise + JITTER) * np.eye(len(points))  # of a measurement, which the process itself has not
     unit = values["unit"]
@@ -98,10 +98,10 @@ def test_options_out_of_range_are_refused(space: SearchSpace) -> None:
 
 def test_views_that_are_taken_are_those_computed_anew(space: SearchSpace) -> None:
     architectures, _ = drawn(space, 9, 4)
-    views = Views(space, architectures)
+    views = Encodings(space, architectures)
     _ = views.features, views.hashes
     chosen = np.array([7, 0, 3])
-    taken, anew = views.take(chosen), Views(space, [architectures[i] for i in chosen])
+    taken, anew = views.take(chosen), Encodings(space, [architectures[i] for i in chosen])
     assert set(vars(taken)) >= {"features", "hashes"}
     np.testing.assert_array_equal(taken.features, anew.features)
     np.testing.assert_array_equal(taken.hashes, anew.hashes)

@@ -81,7 +81,7 @@ def test_prices_are_closed_forms_and_what_torch_counts(scale: int, part: Callabl
     for number in part(range(67), 16):
         space = SPACES[number % len(SPACES)]
         height, width = 5 + number % 7, 6 + number % 5
-        io, architecture = IO.enlarged(height, width, scale), space.sample(default_rng([scale, number]))
+        io, architecture = IO.upscaled(height, width, scale), space.sample(default_rng([scale, number]))
         cost = space.cost(architecture, io)
         assert (cost.params, cost.macs) == closed_form(space.shape(architecture), scale, height, width)
         with torch.device("meta"), seeded(0):
@@ -91,7 +91,7 @@ def test_prices_are_closed_forms_and_what_torch_counts(scale: int, part: Callabl
 
 def test_published_formulas_of_blocks_and_of_the_rest() -> None:
     light = ResidualDenseShape(32, (DenseBlock.parse("S_8_16_32"), DenseBlock.parse("C_8_16_32")))
-    io = IO.enlarged(2, 2, 2)
+    io = IO.upscaled(2, 2, 2)
     parts = network_costs(light, io, ["S", "C"])
     projections = 32 * 16
     assert parts["S"].params == 32_000 + projections and parts["C"].params == 28_544 + projections
@@ -102,7 +102,7 @@ def test_published_formulas_of_blocks_and_of_the_rest() -> None:
 
 def test_the_documentations_example_has_half_a_million_parameters() -> None:
     blocks = tuple(map(DenseBlock.parse, EXAMPLE.split(",")))
-    io = IO.enlarged(360, 640, 2)
+    io = IO.upscaled(360, 640, 2)
     parts = network_costs(ResidualDenseShape(32, blocks), io, [str(i) for i in range(17)])
     assert sum(part.params for part in parts.values()) == 516_488
     assert round(sum(part.macs for part in parts.values()) / 1e9, 1) == 111.6
@@ -193,7 +193,7 @@ def test_blocks_compute_what_an_independent_reading_does(name: str, inputs: int)
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_a_new_network_interpolates(scale: int) -> None:
-    space, io = ESRNSmall(), IO.enlarged(9, 7, scale)
+    space, io = ESRNSmall(), IO.upscaled(9, 7, scale)
     with seeded(1):
         network = space.build(space.sample(default_rng(1)), io)
     assert isinstance(network, ResidualDenseNetwork)
@@ -213,7 +213,7 @@ def test_a_new_network_interpolates(scale: int) -> None:
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_pictures_of_any_sides_are_enlarged_and_exported(scale: int, tmp_path: Path) -> None:
-    space, io = ESRNTiny(), IO.enlarged(8, 8, scale)
+    space, io = ESRNTiny(), IO.upscaled(8, 8, scale)
     with seeded(0):
         network = space.build(space.of(["C_1_8_16", "G_4_8_16", "S_4_8_16"]), io).eval()
     for parameter in network.parameters():  # or the blocks, whose fusion begins at 0, would not be seen
@@ -232,7 +232,7 @@ def test_pictures_of_any_sides_are_enlarged_and_exported(scale: int, tmp_path: P
 
 def test_networks_have_no_other_scales() -> None:
     shape = ResidualDenseShape(8, (DenseBlock.parse("S_1_8_8"),))
-    for io in (IO.enlarged(8, 8, 5), IO.image(3, 8, 10)):
+    for io in (IO.upscaled(8, 8, 5), IO.image(3, 8, 10)):
         with pytest.raises(ValueError, match="2, 3 or 4 times"):
             ResidualDenseNetwork(shape, io)
         with pytest.raises(ValueError, match="2, 3 or 4 times"):
@@ -271,7 +271,7 @@ def test_dormant_blocks_decide_nothing_and_wait() -> None:
     other = space.member([1, 2, 0, 3, 1, 1])
     assert space.canonical_key(asleep) == space.canonical_key(other) == "G_4_8_16,S_4_8_16"
     assert (space.features(asleep) == space.features(other)).all()
-    assert 3 not in space.expressed(asleep) and all(near.code[3] == "4" for near in space.neighbors(asleep))
+    assert 3 not in space.active_genes(asleep) and all(near.code[3] == "4" for near in space.neighbors(asleep))
     assert "G_4_8_16,C_4_8_16,S_4_8_16" in {space.canonical_key(near) for near in space.neighbors(asleep)}
 
 
@@ -320,7 +320,7 @@ def test_windows_that_no_random_member_hits_are_reached(limits: list[str]) -> No
     space = ESRNLight()
     constraints = (*space.limits, *limits)
     goal = Goal((Objective.parse("psnr_db:max"),), tuple(map(Constraint.parse, constraints)))
-    problem = Problem(space, goal, io=IO.enlarged(360, 640, 2), seed=3)
+    problem = Problem(space, goal, io=IO.upscaled(360, 640, 2), seed=3)
     metrics = problem.cost(problem.sample()).metrics()
     assert not any(Constraint.parse(text).excess(metrics) for text in constraints)
 
@@ -331,21 +331,21 @@ def test_every_strategy_begins_in_a_window_that_no_random_member_hits(name: str)
     goal = Goal(
         (Objective.parse("psnr_db:max"),), (Constraint.parse("macs<=5.2e10"), Constraint.parse("params>=315e3"))
     )
-    problem = Problem(ESRNLight(), goal, io=IO.enlarged(360, 640, 2), seed=0)
+    problem = Problem(ESRNLight(), goal, io=IO.upscaled(360, 640, 2), seed=0)
     few: dict[str, Any] = {"nsga2": {"population": 2}, "credit_evolution": {"population": 2, "elites": 2}}
     (task,) = STRATEGIES.get(name)(problem, **few.get(name, {})).ask(1)
     assert isinstance(task, Evaluate) and problem.feasible(task.architecture)
 
 
 def test_scales_and_channels_that_no_network_has_are_refused() -> None:
-    for io in (IO.enlarged(8, 8, 5), IO((3, 8, 8), 5, 2)):
+    for io in (IO.upscaled(8, 8, 5), IO((3, 8, 8), 5, 2)):
         with pytest.raises(InputError, match=r"esrn/tiny make pictures 2, 3 or 4 times larger, .* but a scale of"):
             ESRNTiny().check_io(io)
 
 
 def test_one_random_member_in_a_hundred_is_light() -> None:
     space, rng = ESRNLight(), default_rng(0)
-    io = IO.enlarged(360, 640, 2)
+    io = IO.upscaled(360, 640, 2)
     hits = sum(315e3 <= space.cost(space.sample(rng), io).params <= 325e3 for _ in range(2000))
     assert 8 <= hits <= 40
 

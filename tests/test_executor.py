@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nasplat.artifact import Artifacts, Parcel
+from nasplat.artifact import Artifacts, MemoryArtifacts
 from nasplat.errors import StorageError
 from nasplat.executors.executor import perform
 from nasplat.run.directory import Run
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, decode_outcome, encode_outcome
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.strategies import toy_problem
@@ -32,7 +32,7 @@ def performed(measure: Callable[[Evaluate], Any]) -> Outcome:
             return result
 
     problem = toy_problem()
-    return perform(problem.evaluate(problem.sample()), Odd(ToySpace()), device="cpu", artifacts=Parcel())
+    return perform(problem.evaluate(problem.sample()), Odd(ToySpace()), device="cpu", artifacts=MemoryArtifacts())
 
 
 def test_numbers_of_numpy_are_as_good_as_plain_ones() -> None:
@@ -105,7 +105,10 @@ def test_a_full_disk_is_no_fault_of_the_trial(tmp_path: Path) -> None:
     problem = toy_problem()
     with pytest.raises(StorageError, match="cannot be written"):
         perform(
-            problem.evaluate(problem.sample()), Keeping(ToySpace()), device="cpu", artifacts=Shelf(tmp_path / "file")
+            problem.evaluate(problem.sample()),
+            Keeping(ToySpace()),
+            device="cpu",
+            artifacts=ArtifactStore(tmp_path / "file"),
         )
 
 

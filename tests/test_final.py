@@ -237,7 +237,7 @@ def test_recovery_keeps_what_was_tested(whole: bool, tested: Path, command: Comm
         content = bytearray((tested / LOG).read_bytes())
         content[:100] = bytes(100)
         (tested / LOG).write_bytes(content)
-    assert salvage(tested).ledger.tested == before
+    assert salvage(tested).validator.tested == before
     done(command("recover", "run", "--out", "new"))
     assert Run(tested.with_name("new")).history().tested == before
 

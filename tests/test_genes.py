@@ -34,7 +34,7 @@ class Rising(ToySpace):
 
     name: ClassVar[str] = "rising"
 
-    def refusal(self, choices: Sequence[int]) -> str | None:
+    def violation(self, choices: Sequence[int]) -> str | None:
         return None if list(choices) == sorted(choices) else "becomes narrower"
 
 
@@ -86,7 +86,7 @@ def test_a_space_that_refuses_nearly_everything_ends_in_an_error() -> None:
     class Never(ToySpace):
         """Has no members."""
 
-        def refusal(self, choices: Sequence[int]) -> str | None:
+        def violation(self, choices: Sequence[int]) -> str | None:
             return "is none"
 
     space, rng = Never(), default_rng(0)
@@ -120,5 +120,5 @@ def test_spaces_are_for_classes_or_for_pictures() -> None:
     space = ToySpace()
     space.check_io(IO.image(1, 4, 3))
     with pytest.raises(InputError, match="networks of the search space toy classify, but larger pictures are asked"):
-        space.check_io(IO.enlarged(4, 4, 2))
-    assert IO.enlarged(4, 6, 3).output_shape == (3, 12, 18) and IO.image(1, 4, 3).output_shape == (3,)
+        space.check_io(IO.upscaled(4, 4, 2))
+    assert IO.upscaled(4, 6, 3).output_shape == (3, 12, 18) and IO.image(1, 4, 3).output_shape == (3,)

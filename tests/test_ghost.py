@@ -290,7 +290,7 @@ def test_ghostnet_is_a_member() -> None:
 def test_genes_of_bottlenecks_that_are_not_there_decide_nothing() -> None:
     space, rng = GhostSmall(), default_rng(0)
     for architecture in samples(space, 50):
-        alive = set(space.expressed(architecture))
+        alive = set(space.active_genes(architecture))
         dead = [gene for gene in range(len(space.genes)) if gene not in alive]
         code = list(architecture.code)
         for gene in dead:

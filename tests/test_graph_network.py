@@ -148,17 +148,17 @@ def test_members_learn_nothing_from_what_only_others_see() -> None:
 def test_what_is_held_out_is_unseen() -> None:
     architectures, scores = examples()
     first = predictor().fit(architectures, scores)
-    held_out = first.held_out()
+    held_out = first.out_of_fold()
     assert held_out is not None and held_out.shape == (40,)
     best = int(np.argmax(scores))
     scores[best] = -1.0
     second = predictor().fit(architectures, scores)
-    again = second.held_out()
+    again = second.out_of_fold()
     assert again is not None and again[best] == held_out[best]
     moved = np.abs(again - held_out) > 1e-3
     assert moved.sum() > 20
     assert abs(second.predict([architectures[best]]) - first.predict([architectures[best]])) > 0.1
-    assert predictor(members=1).fit(architectures, scores).held_out() is None
+    assert predictor(members=1).fit(architectures, scores).out_of_fold() is None
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_held_out_scores_tell_what_is_known_of_the_unseen() -> None:
     architectures, scores = examples(90)
     fresh, truth = examples(200, seed=1)
     fitted = predictor(epochs=100).fit(architectures, scores)
-    held_out = fitted.held_out()
+    held_out = fitted.out_of_fold()
     assert held_out is not None
     seen, unseen = kendall_tau(fitted.predict(architectures), scores), kendall_tau(fitted.predict(fresh), truth)
     told = kendall_tau(held_out, scores)
@@ -238,7 +238,7 @@ def test_a_loaded_predictor_predicts_exactly_the_same(tmp_path: Path) -> None:
         loaded.predict_with_deviation(architectures), fitted.predict_with_deviation(architectures), strict=True
     ):
         assert np.array_equal(a, b)
-    assert loaded.held_out() is None
+    assert loaded.out_of_fold() is None
 
 
 def exchanged(matrix: NDArray[np.int64], operations: list[str], v: int) -> str | None:
@@ -284,5 +284,5 @@ def test_real_cells_are_ranked(table: Path) -> None:
     scores = np.array([benchmark._rows[cell.code]["search", 200] for cell in cells])
     fitted = make_predictor(space, members=3).fit(cells[:156], scores[:156])
     assert kendall_tau(fitted.predict(cells[156:]), scores[156:]) > 0.83
-    held_out = fitted.held_out()
+    held_out = fitted.out_of_fold()
     assert held_out is not None and kendall_tau(held_out, scores[:156]) > 0.75

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nasplat.architecture import IO
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.cli import main
 from nasplat.config import SearchConfig
@@ -200,21 +200,21 @@ def test_a_measurement_has_latency_beside_accuracy_if_asked() -> None:
     benchmark = construct("benchmark", Classification, SPACE, epochs=2, latency_batch=4, latency_threads=2)
     assert benchmark.alone
     assert benchmark.metrics == ("accuracy", "loss", "latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
-    shelf = Parcel()
+    store = MemoryArtifacts()
     task = Evaluate(id=0, seed=0, architecture=SPACE.parse("233223"), fidelity=1)
-    measurement = benchmark.measure(task, device="cpu", artifacts=shelf)
+    measurement = benchmark.measure(task, device="cpu", artifacts=store)
     metrics = dict(measurement.metrics)
     assert (metrics["latency_batch"], metrics["latency_threads"]) == (4, 2)
     assert metrics["latency_ms"] > 0
     plain = Classification(SPACE, epochs=2)
     assert not plain.alone
     assert plain.metrics == Classification.metrics == ("accuracy", "loss")
-    without = plain.measure(task, device="cpu", artifacts=shelf)
+    without = plain.measure(task, device="cpu", artifacts=store)
     assert without.artifacts == measurement.artifacts  # timing changes neither weights nor statistics
     assert {name: metrics[name] for name in without.metrics} == without.metrics
-    final = benchmark.final(measurement, device="cpu", artifacts=shelf)
+    final = benchmark.final(measurement, device="cpu", artifacts=store)
     assert final.metrics["latency_ms"] == metrics["latency_ms"]
-    assert final.metrics["accuracy"] == plain.final(without, device="cpu", artifacts=shelf).metrics["accuracy"]
+    assert final.metrics["accuracy"] == plain.final(without, device="cpu", artifacts=store).metrics["accuracy"]
 
 
 @pytest.mark.slow
@@ -231,12 +231,12 @@ def test_a_benchmark_measures_in_onnxruntime_if_asked(monkeypatch: pytest.Monkey
         "benchmark", Classification, SPACE, epochs=1, subset=100, latency_batch=2, latency_engine="onnxruntime"
     )
     task = Evaluate(id=0, seed=0, architecture=SPACE.parse("233223"), fidelity=1)
-    shelf = Parcel()
-    measurement = benchmark.measure(task, device="cpu", artifacts=shelf)
+    store = MemoryArtifacts()
+    measurement = benchmark.measure(task, device="cpu", artifacts=store)
     assert measurement.metrics["latency_ms"] > 0
     assert engines == ["onnxruntime"]
     plain = construct("benchmark", Classification, SPACE, epochs=1, subset=100).measure(
-        task, device="cpu", artifacts=shelf
+        task, device="cpu", artifacts=store
     )
     assert plain.artifacts == measurement.artifacts  # exporting changes neither weights nor statistics
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.nasbench101 import NASBench101Table
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError, TrialFailed
@@ -47,7 +47,7 @@ def member(row: dict[str, str]) -> Architecture:
 
 def measured(benchmark: NASBench101Table, architecture: Architecture, fidelity: int = 108) -> Measurement:
     task = Evaluate(id=0, seed=0, architecture=architecture, fidelity=fidelity)
-    return benchmark.measure(task, device="cpu", artifacts=Parcel())
+    return benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_there_is_no_final_measurement_without_test_accuracies(real: Path) -> No
     benchmark = NASBench101Table(SPACE)
     measurement = measured(benchmark, member(read(real)[0]))
     with pytest.raises(InputError, match=r"no test accuracies after 108 epochs.*benchmark import nasbench101"):
-        benchmark.final(measurement, device="cpu", artifacts=Parcel())
+        benchmark.final(measurement, device="cpu", artifacts=MemoryArtifacts())
     with pytest.raises(InputError, match="no test accuracies after 108 epochs"):
         NASBench101Table(SPACE, search_column="test").check()
 
@@ -134,7 +134,7 @@ def test_every_strategy_keeps_to_the_table(name: str, repeats: str, real: Path) 
     def answering(problem: Problem, task: Task) -> Outcome:
         assert isinstance(task, Evaluate)
         assert problem.feasible(task.architecture)
-        found = benchmark.measure(task, device="cpu", artifacts=Parcel())
+        found = benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
         return replace(found, metrics={**found.metrics, **problem.cost(task.architecture).metrics()})
 
     make: Callable[..., Any] = STRATEGIES.get(name)
@@ -173,7 +173,7 @@ def test_a_search_without_repeats_ends_with_the_table(table101: Path) -> None:
 
     def answering(problem: Problem, task: Task) -> Outcome:
         assert isinstance(task, Evaluate)
-        return benchmark.measure(task, device="cpu", artifacts=Parcel())
+        return benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
 
     tasks = drive(make(problem), trials=1_000, answering=answering)
     assert {task.architecture for task in tasks if isinstance(task, Evaluate)} == set(benchmark.offered)
@@ -208,7 +208,7 @@ def test_the_final_measurement_is_on_the_test_column(table101: Path) -> None:
     for row in read(table101):
         searched = measured(benchmark, member(row), 36)
         assert searched.metrics == {"accuracy": float(row["val_acc_36ep"]), "train_seconds": 360}
-        final = benchmark.final(searched, device="cpu", artifacts=Parcel())
+        final = benchmark.final(searched, device="cpu", artifacts=MemoryArtifacts())
         assert (final.split, final.metrics["accuracy"]) == ("test", float(row["test_acc_36ep"]))
         by_test = NASBench101Table(SPACE, search_column="test")
         by_test._table, by_test._columns = benchmark._table, benchmark._columns
@@ -237,7 +237,7 @@ def test_what_is_not_there_is_not_measured(table101: Path) -> None:
         measured(benchmark, member(rows[0]))
     assert missing.value.kind == "not in table"
     with pytest.raises(InputError, match=str(member(rows[1]))):
-        benchmark.final(measured(benchmark, member(rows[1])), device="cpu", artifacts=Parcel())
+        benchmark.final(measured(benchmark, member(rows[1])), device="cpu", artifacts=MemoryArtifacts())
     assert np.isnan(measured(benchmark, member(rows[2])).metrics["train_seconds"])
     with pytest.raises(TrialFailed, match="after 4, 12, 36, 108 epochs, but 50 were") as fidelity:
         measured(benchmark, member(rows[1]), 50)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasplat.architecture import IO
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError, TrialFailed
@@ -48,7 +48,7 @@ def task_for(code: str, fidelity: int = 200, number: int = 0) -> Evaluate:
 
 
 def measured(benchmark: NASBench201Table, code: str) -> Measurement:
-    return benchmark.measure(task_for(code, benchmark.fidelity), device="cpu", artifacts=Parcel())
+    return benchmark.measure(task_for(code, benchmark.fidelity), device="cpu", artifacts=MemoryArtifacts())
 
 
 # The real table
@@ -109,13 +109,13 @@ def test_measurements_are_the_published_figures_on_every_row(
     for number, row in enumerate(rows):
         task = Evaluate(id=number, seed=0, architecture=space.parse(row["arch_str"]), fidelity=epochs)
         assert benchmark.feasible(task.architecture)
-        searched = benchmark.measure(task, device="cpu", artifacts=Parcel())
+        searched = benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
         assert (searched.task, searched.split) == (task, column)
         assert searched.metrics["accuracy"] == float(row[published]) / 100
         assert searched.metrics["train_seconds"] == pytest.approx(
             float(row["c10_train_time_12ep_s"]) * {12: 1, 200: 16.667}[epochs], rel=1e-4
         )
-        final = benchmark.final(searched, device="cpu", artifacts=Parcel())
+        final = benchmark.final(searched, device="cpu", artifacts=MemoryArtifacts())
         assert (final.task, final.split) == (task, "test")
         assert final.metrics["accuracy"] == float(row[f"c10_test_{epochs}"]) / 100
 
@@ -148,12 +148,12 @@ def test_both_schedules_are_fidelities_whichever_is_the_full_one(rows: list[Row]
     for row in rows[::100]:
         code = space.parse(row["arch_str"]).code
         for fidelity, times in ((12, 1), (200, 16.667)):
-            searched = benchmark.measure(task_for(code, fidelity), device="cpu", artifacts=Parcel())
+            searched = benchmark.measure(task_for(code, fidelity), device="cpu", artifacts=MemoryArtifacts())
             assert searched.metrics["accuracy"] == float(row[f"c10_valid_{fidelity}"]) / 100
             assert searched.metrics["train_seconds"] == pytest.approx(
                 float(row["c10_train_time_12ep_s"]) * times, rel=1e-4
             )
-            final = benchmark.final(searched, device="cpu", artifacts=Parcel())
+            final = benchmark.final(searched, device="cpu", artifacts=MemoryArtifacts())
             assert final.metrics["accuracy"] == float(row[f"c10_test_{fidelity}"]) / 100
 
 
@@ -162,7 +162,7 @@ def test_a_fidelity_that_no_schedule_has_is_refused(table: Path) -> None:
     benchmark = NASBench201Table(NASBench201())
     benchmark.prepare()
     with pytest.raises(TrialFailed, match="after 12 or 200 epochs, but 50 were") as refused:
-        benchmark.measure(task_for("333333", 50), device="cpu", artifacts=Parcel())
+        benchmark.measure(task_for("333333", 50), device="cpu", artifacts=MemoryArtifacts())
     assert refused.value.kind == "no such fidelity"
 
 
@@ -550,7 +550,7 @@ def test_a_table_of_one_schedule_fails_trials_of_the_other(write: TableWriter) -
     benchmark = NASBench201Table(NASBench201())
     benchmark.check()
     with pytest.raises(TrialFailed, match="after 200 epochs, but 12 were") as refused:
-        benchmark.measure(task_for("333333", 12), device="cpu", artifacts=Parcel())
+        benchmark.measure(task_for("333333", 12), device="cpu", artifacts=MemoryArtifacts())
     assert refused.value.kind == "no such fidelity"
 
 
@@ -592,7 +592,7 @@ def test_an_empty_value_is_not_measured_and_harms_no_other(write: TableWriter) -
     without_test = measured(benchmark, "222222")
     assert without_test.metrics["accuracy"] == 0.51
     with pytest.raises(InputError, match="nasbench201:222222"):
-        benchmark.final(without_test, device="cpu", artifacts=Parcel())
+        benchmark.final(without_test, device="cpu", artifacts=MemoryArtifacts())
     without_seconds = measured(benchmark, "111111")
     assert without_seconds.metrics["accuracy"] == 0.52
     assert np.isnan(without_seconds.metrics["train_seconds"])

@@ -128,9 +128,11 @@ def test_a_known_network_at_another_price_is_new_where_prices_are_wanted() -> No
     space, io = Twins(), ToyBenchmark(ToySpace()).io
     a, b = space.parse("1111"), space.parse("1011")
     wants_price = Problem(space, Goal(TWO), io=io)
-    assert wants_price.key(a) == wants_price.key(b) and wants_price.identity(a) != wants_price.identity(b)
+    assert wants_price.key(a) == wants_price.key(b) and wants_price.deduplication_key(
+        a
+    ) != wants_price.deduplication_key(b)
     wants_accuracy = Problem(space, Goal(TWO[:1]), io=io)
-    assert wants_accuracy.identity(a) == wants_accuracy.identity(b)
+    assert wants_accuracy.deduplication_key(a) == wants_accuracy.deduplication_key(b)
 
 
 def test_it_finds_more_of_a_front_than_chance() -> None:

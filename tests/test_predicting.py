@@ -16,7 +16,7 @@ from scipy.stats import kendalltau
 
 from nasplat.cli.app import main
 from nasplat.surrogates.predictor_store import make_predictor, make_space, open_predictor
-from nasplat.surrogates.training_set import read_scores
+from nasplat.surrogates.training_set import read_training_set
 
 Done: TypeAlias = subprocess.CompletedProcess[str]
 CommandLine: TypeAlias = Callable[..., Done]
@@ -66,7 +66,7 @@ def test_fitting_says_how_well_and_saves_what_it_says(command: CommandLine, tmp_
     assert saved.predictor.options() == {"alpha": 0.5}
     assert {key: said[key] for key in saved.about} == saved.about
     assert (said["sources"], said["count"], said["metric"], said["merged"]) == (["t.csv"], 40, "accuracy", 0)
-    scores = read_scores([tmp_path / "t.csv"], space=SPACE)
+    scores = read_training_set([tmp_path / "t.csv"], space=SPACE)
     assert (said["digest"], said["best"]) == (scores.digest, 5 / 6)
     part, taus = default_rng(0).permutation(np.arange(40) % 4), []
     for number in range(4):

@@ -18,7 +18,7 @@ from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
 from nasplat.search_space import SearchSpace
 from nasplat.storage.state import pack, unpack
 from nasplat.strategy import Strategy
-from nasplat.surrogates.posterior import Candidates, Outlook
+from nasplat.surrogates.posterior import Candidates, Surrogate
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task
 from nasplat.testing import STRATEGY_CHECKS, ToySpace
 from nasplat.testing.toy import toy_accuracy
@@ -78,7 +78,7 @@ def test_it_finds_the_best_of_256_in_few_evaluations() -> None:
 
 @pytest.mark.slow
 def test_it_finds_the_optimum_of_nasbench201_in_few_evaluations(table: Path) -> None:
-    from nasplat.artifact import Parcel
+    from nasplat.artifact import MemoryArtifacts
     from nasplat.config import Workload
 
     benchmark = Workload("nasbench201", "nasbench201", {}, {"search_column": "test"}).make()
@@ -86,13 +86,15 @@ def test_it_finds_the_optimum_of_nasbench201_in_few_evaluations(table: Path) -> 
 
     def tell(problem: Problem, task: Task) -> Outcome:
         assert isinstance(task, Evaluate)
-        return benchmark.measure(task, device="cpu", artifacts=Parcel())
+        return benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
 
     found = []
     for seed in range(3):
         problem = Problem(benchmark.space, Goal((ACCURACY,)), io=benchmark.io, fidelity=benchmark.fidelity, seed=seed)
         asked = drive(guided(problem), 30, tell)
-        figures = [benchmark.measure(problem.evaluate(a), device="cpu", artifacts=Parcel()).metrics for a in asked]
+        figures = [
+            benchmark.measure(problem.evaluate(a), device="cpu", artifacts=MemoryArtifacts()).metrics for a in asked
+        ]
         found.append(max(each["accuracy"] for each in figures))
     assert found == pytest.approx([0.94373] * 3, abs=1e-5)
 
@@ -187,12 +189,12 @@ def test_several_objectives_are_all_improved(objectives: tuple[Objective, ...]) 
 
 def test_what_is_being_measured_leaves_less_to_learn_near_it() -> None:
     problem = toy()
-    outlook = Outlook(problem, "distance_process", {})
+    surrogate = Surrogate(problem, "distance_process", {})
     members = ToySpace().members() or []
     learnt, rest = Candidates(problem, members[::25]), Candidates(problem, members[1::25])
-    outlook.learn(learnt, [{"accuracy": toy_accuracy(a)} for a in learnt.architectures])
-    before = outlook.expect(rest)
-    after = outlook.expect(rest, rest.take(np.array([4])))
+    surrogate.fit(learnt, [{"accuracy": toy_accuracy(a)} for a in learnt.architectures])
+    before = surrogate.posterior(rest)
+    after = surrogate.posterior(rest, rest.take(np.array([4])))
     np.testing.assert_array_equal(after.means, before.means)
     assert (after.deviations <= before.deviations + 1e-9).all()
     assert after.deviations[4] < 0.01 * before.deviations[4]

@@ -17,7 +17,7 @@ from nasplat.registry import PREDICTORS
 from nasplat.strategies.cars import CARS
 from nasplat.strategies.credit_evolution import CreditEvolution
 from nasplat.strategy import Strategy
-from nasplat.surrogates.prescreening import Prefilter
+from nasplat.surrogates.prescreening import Prescreening
 from nasplat.task import Evaluate, Measurement
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.strategies import answer, drive, toy_problem
@@ -59,25 +59,25 @@ def predicted(examples: Examples, offspring: Sequence[Architecture], *, sign: fl
 
 
 def test_with_one_objective_those_of_the_best_predicted_score_are_picked() -> None:
-    prefilter, offspring = Prefilter(problem(), "random_forest", factor=3), drawn(60, seed=2)
-    assert prefilter.learn(examples())
-    picked, scores = prefilter.best(offspring, 20), predicted(examples(), offspring)
+    prescreen, offspring = Prescreening(problem(), "random_forest", factor=3), drawn(60, seed=2)
+    assert prescreen.fit(examples())
+    picked, scores = prescreen.best(offspring, 20), predicted(examples(), offspring)
     assert len(set(picked)) == 20
     assert sorted(scores[picked]) == sorted(scores)[-20:]
     assert list(scores[picked]) == sorted(scores[picked], reverse=True), "the most promising do not come first"
 
 
 def test_an_objective_that_is_to_be_small_is_predicted_the_other_way() -> None:
-    prefilter, offspring = Prefilter(problem(Objective("accuracy", False)), "random_forest", factor=3), drawn(60, 2)
-    assert prefilter.learn(examples())
+    prescreen, offspring = Prescreening(problem(Objective("accuracy", False)), "random_forest", factor=3), drawn(60, 2)
+    assert prescreen.fit(examples())
     scores = predicted(examples(), offspring, sign=-1.0)
-    assert sorted(scores[prefilter.best(offspring, 20)]) == sorted(scores)[-20:]
+    assert sorted(scores[prescreen.best(offspring, 20)]) == sorted(scores)[-20:]
 
 
 def test_with_several_objectives_whole_fronts_of_predictions_and_exact_costs_are_picked() -> None:
     two = problem(ACCURATE, SMALL)
-    prefilter, offspring = Prefilter(two, "random_forest", factor=4), drawn(80, seed=3)
-    assert prefilter.learn(examples())
+    prescreen, offspring = Prescreening(two, "random_forest", factor=4), drawn(80, seed=3)
+    assert prescreen.fit(examples())
     costs = [two.cost(a).params for a in offspring]
     figures = list(zip(-predicted(examples(), offspring), costs, strict=True))
 
@@ -89,7 +89,7 @@ def test_with_several_objectives_whole_fronts_of_predictions_and_exact_costs_are
     first = {i for i in everyone if not dominated(i, everyone)}
     second = {i for i in everyone - first if not dominated(i, everyone - first)}
     number = len(first) + len(second) // 2
-    picked = prefilter.best(offspring, number)
+    picked = prescreen.best(offspring, number)
     assert len(first) > 2 and len(second) > 2
     assert set(picked[: len(first)]) == first
     assert set(picked[len(first) :]) < second and len(set(picked)) == number
@@ -97,9 +97,9 @@ def test_with_several_objectives_whole_fronts_of_predictions_and_exact_costs_are
 
 def test_what_probably_breaks_a_measured_constraint_comes_last() -> None:
     bounded = problem(SMALL, constraints=["accuracy>=0.55"])
-    prefilter, offspring = Prefilter(bounded, "random_forest", factor=2), drawn(80, seed=4)
-    assert prefilter.learn(examples(80))
-    order = prefilter.best(offspring, 80)
+    prescreen, offspring = Prescreening(bounded, "random_forest", factor=2), drawn(80, seed=4)
+    assert prescreen.fit(examples(80))
+    order = prescreen.best(offspring, 80)
     kept = [toy_accuracy(offspring[i]) >= 0.55 for i in order]
     number = sum(kept)
     assert 20 < number < 40, "too easy to tell anything"
@@ -110,17 +110,17 @@ def test_what_probably_breaks_a_measured_constraint_comes_last() -> None:
 
 def test_costs_alone_need_no_predictor() -> None:
     small, offspring = problem(SMALL), drawn(30, seed=5)
-    prefilter = Prefilter(small, "random_forest", factor=3)
-    assert prefilter.learn([(a, {"params": small.cost(a).params}) for a in drawn(2, seed=6)])
+    prescreen = Prescreening(small, "random_forest", factor=3)
+    assert prescreen.fit([(a, {"params": small.cost(a).params}) for a in drawn(2, seed=6)])
     sizes = [small.cost(a).params for a in offspring]
-    assert [sizes[i] for i in prefilter.best(offspring, 10)] == sorted(sizes)[:10]
+    assert [sizes[i] for i in prescreen.best(offspring, 10)] == sorted(sizes)[:10]
 
 
 def test_fewer_offspring_than_wanted_are_all_picked() -> None:
-    prefilter = Prefilter(problem(), "random_forest", factor=3)
-    assert prefilter.learn(examples())
-    assert sorted(prefilter.best(drawn(3, seed=2), 20)) == [0, 1, 2]
-    assert prefilter.best([], 20) == []
+    prescreen = Prescreening(problem(), "random_forest", factor=3)
+    assert prescreen.fit(examples())
+    assert sorted(prescreen.best(drawn(3, seed=2), 20)) == [0, 1, 2]
+    assert prescreen.best([], 20) == []
 
 
 # When there is nothing to filter by
@@ -129,26 +129,26 @@ def test_fewer_offspring_than_wanted_are_all_picked() -> None:
 def test_a_factor_of_one_learns_nothing_and_draws_nothing() -> None:
     single = problem()
     before = single.rng.bit_generator.state
-    assert not Prefilter(single, "random_forest", factor=1).learn(examples())
+    assert not Prescreening(single, "random_forest", factor=1).fit(examples())
     assert single.rng.bit_generator.state == before
 
 
 def test_too_few_measurements_are_no_filter() -> None:
-    assert not Prefilter(problem(), "random_forest", factor=2).learn([])
-    assert not Prefilter(problem(), "random_forest", factor=2).learn(examples(1))
-    assert Prefilter(problem(), "random_forest", factor=2).learn(examples(2))
-    assert not Prefilter(problem(), "auto", factor=2).learn(examples(3)), "auto needs four"
+    assert not Prescreening(problem(), "random_forest", factor=2).fit([])
+    assert not Prescreening(problem(), "random_forest", factor=2).fit(examples(1))
+    assert Prescreening(problem(), "random_forest", factor=2).fit(examples(2))
+    assert not Prescreening(problem(), "auto", factor=2).fit(examples(3)), "auto needs four"
 
 
 @pytest.mark.slow
 def test_figures_that_are_none_teach_nothing() -> None:
-    prefilter, offspring = Prefilter(problem(), "random_forest", factor=2), drawn(60, seed=2)
+    prescreen, offspring = Prescreening(problem(), "random_forest", factor=2), drawn(60, seed=2)
     spoilt: Examples = [(a, {"accuracy": math.nan}) for a in drawn(5, seed=9)]
-    assert not prefilter.learn(spoilt)
-    assert not prefilter.learn([*spoilt, *examples(1)])
-    assert prefilter.learn([*spoilt, *examples()])
+    assert not prescreen.fit(spoilt)
+    assert not prescreen.fit([*spoilt, *examples(1)])
+    assert prescreen.fit([*spoilt, *examples()])
     assert (
-        sorted(predicted(examples(), offspring)[prefilter.best(offspring, 20)])
+        sorted(predicted(examples(), offspring)[prescreen.best(offspring, 20)])
         == sorted(predicted(examples(), offspring))[-20:]
     )
 
@@ -156,7 +156,7 @@ def test_figures_that_are_none_teach_nothing() -> None:
 @pytest.mark.parametrize("make", [CARS, CreditEvolution])
 def test_a_predictor_that_is_not_there_is_refused(make: Any) -> None:
     with pytest.raises(InputError, match="no predictor is named 'random_forrest'; did you mean 'random_forest'"):
-        make(toy_problem(), prefilter=2, predictor="random_forrest")
+        make(toy_problem(), prescreen=2, predictor="random_forrest")
 
 
 # In strategies
@@ -168,23 +168,23 @@ UNFILTERED = {CARS: (400, "74c1fa41548632c8"), CreditEvolution: (150, "095b9146a
 @pytest.mark.parametrize("make", [CARS, CreditEvolution])
 def test_without_a_filter_the_search_is_what_it_was_before_there_was_one(make: Any) -> None:
     trials, digest = UNFILTERED[make]
-    tasks = drive(make(toy_problem(seed=7), prefilter=1), trials=trials)
+    tasks = drive(make(toy_problem(seed=7), prescreen=1), trials=trials)
     codes = [task.architecture.code if isinstance(task, Evaluate) else "train" for task in tasks]
     assert hashlib.sha256(" ".join(codes).encode()).hexdigest()[:16] == digest
 
 
-class Watched(Prefilter):
+class Watched(Prescreening):
     """A filter that takes note of what it is given and what it gives."""
 
     def __init__(self, strategy: Any) -> None:
-        super().__init__(strategy.problem, strategy.predictor, factor=strategy.prefilter)
+        super().__init__(strategy.problem, strategy.predictor, factor=strategy.prescreen)
         self.lessons: list[Examples] = []
         self.picked: list[list[Architecture]] = []
         self.left: list[list[Architecture]] = []
 
-    def learn(self, measured: Iterable[tuple[Architecture, Mapping[str, float]]]) -> bool:
+    def fit(self, measured: Iterable[tuple[Architecture, Mapping[str, float]]]) -> bool:
         self.lessons.append(list(measured))
-        return super().learn(self.lessons[-1])
+        return super().fit(self.lessons[-1])
 
     def best(self, offspring: Sequence[Architecture], number: int) -> list[int]:
         places = super().best(offspring, number)
@@ -194,8 +194,8 @@ class Watched(Prefilter):
 
 
 def watched(strategy: Any) -> Watched:
-    strategy._prefilter = Watched(strategy)
-    found: Watched = strategy._prefilter
+    strategy._prescreening = Watched(strategy)
+    found: Watched = strategy._prescreening
     return found
 
 
@@ -212,7 +212,7 @@ def generations(strategy: Strategy, number: int) -> list[list[Architecture]]:
 
 @pytest.mark.slow
 def test_credit_evolution_measures_what_was_picked_and_learns_from_all_it_measured() -> None:
-    strategy = CreditEvolution(problem(), population=8, prefilter=4)
+    strategy = CreditEvolution(problem(), population=8, prescreen=4)
     filter_ = watched(strategy)
     founders, *rest = generations(strategy, 5)
     assert filter_.picked == rest and len(founders) == 8
@@ -230,7 +230,7 @@ def test_credit_evolution_measures_what_was_picked_and_learns_from_all_it_measur
 def test_what_is_picked_is_better_than_what_is_left(make: Any) -> None:
     better = []
     for seed in range(4):
-        strategy = make(problem(seed=seed), population=12, prefilter=4)
+        strategy = make(problem(seed=seed), population=12, prescreen=4)
         filter_ = watched(strategy)
         generations(strategy, 4)
         for picked, left in zip(filter_.picked, filter_.left, strict=True):
@@ -241,7 +241,7 @@ def test_what_is_picked_is_better_than_what_is_left(make: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("child_speed", ["inherited", "measured"])
 def test_cars_measures_what_was_picked_and_learns_from_the_newest_generation_alone(child_speed: Any) -> None:
-    strategy = CARS(problem(ACCURATE, SMALL), population=6, prefilter=3, child_speed=child_speed)
+    strategy = CARS(problem(ACCURATE, SMALL), population=6, prescreen=3, child_speed=child_speed)
     filter_ = watched(strategy)
     learnt_from: list[list[Measurement]] = []
     offspring: list[list[Architecture]] = []
@@ -266,6 +266,6 @@ def test_where_next_to_nothing_is_new_a_filtered_search_takes_what_there_is() ->
     probe = problem()
     params = sorted(probe.cost(a).params for a in drawn(256, seed=0))
     few = problem(constraints=[f"params<={params[20]}"])
-    tasks = drive(CreditEvolution(few, prefilter=4), trials=100)
+    tasks = drive(CreditEvolution(few, prescreen=4), trials=100)
     codes = [task.architecture.code for task in tasks if isinstance(task, Evaluate)]
     assert len(set(codes)) == len(codes) >= 20

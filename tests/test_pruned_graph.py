@@ -1,4 +1,4 @@
-"""Effective graphs, features and expressions agree with what enumerating all ways by hand gives."""
+"""Pruned graphs, features and expressions agree with what enumerating all ways by hand gives."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 
 from nasplat.encodings.features import ANGLES, POOLED, describe, names
-from nasplat.encodings.pruned_graph import Effective, roles
+from nasplat.encodings.pruned_graph import PrunedGraphs, roles
 from nasplat.encodings.weisfeiler_lehman import NOTHING, Vocabulary, hashed
 from nasplat.errors import InputError
 from nasplat.graph import ABSENT, Graphs, Operation, Role
@@ -178,7 +178,7 @@ REACH = {"3": 1, "5": 2, "p": 1}
 KINDS = {"convolution": CONVOLUTIONS, "wide convolution": WIDE, "narrow convolution": NARROW, "pooling": POOLING}
 
 
-# Effective graphs ---------------------------------------------------------------------------------------------
+# PrunedGraphs graphs ---------------------------------------------------------------------------------------------
 
 
 def test_random_graphs_are_of_all_kinds() -> None:
@@ -190,7 +190,7 @@ def test_random_graphs_are_of_all_kinds() -> None:
 
 
 def test_live_nodes_and_contracted_edges_are_those_on_enumerated_ways() -> None:
-    effective = Effective.of(RANDOM)
+    effective = PrunedGraphs.of(RANDOM)
     for row in range(len(RANDOM)):
         slow = Slow.of(RANDOM, row)
         assert set(np.flatnonzero(effective.live[row]).tolist()) == slow.live
@@ -200,7 +200,7 @@ def test_live_nodes_and_contracted_edges_are_those_on_enumerated_ways() -> None:
 
 def test_graphs_are_left_as_they_were() -> None:
     before = RANDOM.adjacency.copy()
-    effective = Effective.of(RANDOM)
+    effective = PrunedGraphs.of(RANDOM)
     assert effective.graphs is RANDOM and np.array_equal(RANDOM.adjacency, before)
 
 
@@ -381,7 +381,7 @@ def spelled(slow: Slow, place: int, *, depth: int, back: bool = True) -> str:
 
 
 def test_hashes_are_equal_where_expressions_are() -> None:
-    hashes = hashed(Effective.of(RANDOM))
+    hashes = hashed(PrunedGraphs.of(RANDOM))
     for kind, (depth, back) in enumerate([(PLACES, True), (PLACES, False), (1, True), (2, True)]):
         seen = set()
         for row in range(len(RANDOM)):
@@ -407,7 +407,7 @@ def renumbered(graphs: Graphs, rng: Generator) -> Graphs:
 def assert_same_but_for_order(first: Graphs, second: Graphs) -> None:
     second.check()
     np.testing.assert_allclose(describe(first), describe(second), rtol=1e-9, atol=1e-8)
-    mine, theirs = (np.sort(hashed(Effective.of(each)), axis=1) for each in (first, second))
+    mine, theirs = (np.sort(hashed(PrunedGraphs.of(each)), axis=1) for each in (first, second))
     assert np.array_equal(mine, theirs)
 
 
@@ -436,7 +436,7 @@ def test_numbering_of_nasbench101_cells_makes_no_difference() -> None:
 def test_nasbench201_has_as_many_effective_graphs_as_are_known() -> None:
     space = SEARCH_SPACES.get("nasbench201")()
     graphs = space.graphs([space.parse("".join(code)) for code in product("01234", repeat=6)])
-    hashes = np.sort(hashed(Effective.of(graphs))[:, :, 0], axis=1)
+    hashes = np.sort(hashed(PrunedGraphs.of(graphs))[:, :, 0], axis=1)
     _, first, which = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
     assert len(first) == 5425
     features = describe(graphs)
@@ -445,7 +445,7 @@ def test_nasbench201_has_as_many_effective_graphs_as_are_known() -> None:
 
 
 def test_vocabularies_count_what_they_know() -> None:
-    hashes = hashed(Effective.of(RANDOM))
+    hashes = hashed(PrunedGraphs.of(RANDOM))
     known = hashes[:40]
     vocabulary = Vocabulary.of(known)
     table = vocabulary.counted(hashes).toarray()
@@ -462,9 +462,9 @@ def test_vocabularies_count_what_they_know() -> None:
 
 
 def test_unknown_expressions_are_ignored() -> None:
-    learnt = hashed(Effective.of(drawn("i1o", (0, 1), (1, 2))))
-    strange = hashed(Effective.of(drawn("ip.", (0, 1))))  # nothing at all
-    other = hashed(Effective.of(drawn("ipo", (0, 1), (1, 2))))
+    learnt = hashed(PrunedGraphs.of(drawn("i1o", (0, 1), (1, 2))))
+    strange = hashed(PrunedGraphs.of(drawn("ip.", (0, 1))))  # nothing at all
+    other = hashed(PrunedGraphs.of(drawn("ipo", (0, 1), (1, 2))))
     vocabulary = Vocabulary.of(learnt)
     assert not vocabulary.counted(strange).nnz
     shared = vocabulary.counted(other).toarray()[0]
@@ -508,7 +508,7 @@ def test_graphs_of_spaces_are_well_formed_and_described(space: Any) -> None:
     rng = default_rng(3)
     graphs = space.graphs([space.sample(rng) for _ in range(10)])
     graphs.check()
-    assert np.isfinite(describe(graphs)).all() and Effective.of(graphs).live.any(axis=1).all()
+    assert np.isfinite(describe(graphs)).all() and PrunedGraphs.of(graphs).live.any(axis=1).all()
 
 
 def test_stacked_graphs_are_the_parts_in_order() -> None:

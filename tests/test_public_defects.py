@@ -13,7 +13,7 @@ from numpy.random import default_rng
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Handle, Parcel
+from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import Workload
 from nasplat.evolution.selection import ProtectedSorting
@@ -22,7 +22,7 @@ from nasplat.nn.supernet import Supernet
 from nasplat.objective import Goal, Objective, bins
 from nasplat.problem import Problem
 from nasplat.search_spaces.darts import DARTS, OPERATIONS
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.strategies.cars import CARS
 from nasplat.task import Evaluate, Measurement, Task, Trained, TrainSupernet, encode_task
 from nasplat.testing import ToyBenchmark, ToySpace
@@ -240,8 +240,8 @@ def test_i_a_generation_is_measured_by_several_workers_at_once(cluster: Any, tmp
     workload = Workload("nasbench201", "classification", {"channels": 2, "cells": 1}, {"epochs": 2, "paths": 2})
     benchmark = workload.make()
     problem = Problem(benchmark.space, GOAL, io=benchmark.io, fidelity=2)
-    shelf = Shelf(tmp_path)
-    with RayExecutor(workload, shelf, workers=2, address=cluster.address) as executor:
+    store = ArtifactStore(tmp_path)
+    with RayExecutor(workload, store, workers=2, address=cluster.address) as executor:
         executor.submit(problem.train_supernet(tuple(problem.sample() for _ in range(3)), epochs=1))
         (trained,) = _all(executor, 1)
         assert isinstance(trained, Trained), trained
@@ -250,9 +250,9 @@ def test_i_a_generation_is_measured_by_several_workers_at_once(cluster: Any, tmp
         measured = _all(executor, 6)
     assert all(isinstance(m, Measurement) for m in measured)
     assert len({m.spent.worker for m in measured}) == 2
-    alone = perform(trained.task, prepared(benchmark), device="cpu", artifacts=(other := Parcel()))
+    alone = perform(trained.task, prepared(benchmark), device="cpu", artifacts=(other := MemoryArtifacts()))
     assert isinstance(alone, Trained)
-    together, expected = (below(MODEL, place.get_tensors(t.weights)) for place, t in ((shelf, trained), (other, alone)))
+    together, expected = (below(MODEL, place.get_tensors(t.weights)) for place, t in ((store, trained), (other, alone)))
     for name, tensor in expected.items():
         assert torch.allclose(together[name], tensor, rtol=0, atol=1e-5), name
 

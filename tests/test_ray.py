@@ -52,14 +52,14 @@ from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import encode_outcome
 from pathlib import Path
 
 workload = Workload("nasbench201", "classification", {"channels": 4, "cells": 1}, {"epochs": 2})
 benchmark = workload.make()
 problem = Problem(benchmark.space, Goal((Objective("accuracy", True),)), io=benchmark.io, fidelity=2)
-with RayExecutor(workload, Shelf(Path("artifacts")), workers=2, address=sys.argv[1]) as executor:
+with RayExecutor(workload, ArtifactStore(Path("artifacts")), workers=2, address=sys.argv[1]) as executor:
     while len(executor._idle) < 2:
         executor.wait(0.1)
     tasks = [problem.evaluate(problem.sample()) for _ in range(6)]
@@ -92,12 +92,12 @@ from dataclasses import replace
 from pathlib import Path
 from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import Evaluate, encode_outcome
 
 workload = Workload("nasbench201", "classification", {"channels": 4, "cells": 1}, {"epochs": 3})
 architecture = workload.make().space.parse("233223")
-with RayExecutor(workload, Shelf(Path("artifacts")), workers=2, address=sys.argv[1]) as executor:
+with RayExecutor(workload, ArtifactStore(Path("artifacts")), workers=2, address=sys.argv[1]) as executor:
     def done(*tasks):
         for task in tasks:
             executor.submit(task)
@@ -228,19 +228,19 @@ from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 import ray
 
 workload = Workload("demo_perceptron", "demo_formula")
 benchmark = workload.make()
 problem = Problem(benchmark.space, Goal((Objective("accuracy", True),)), io=benchmark.io)
-shelf = Shelf(Path("artifacts"))
-handle = shelf.put(b"weights")
+store = ArtifactStore(Path("artifacts"))
+handle = store.put(b"weights")
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
-with RayExecutor(workload, shelf, workers=1) as executor:
+with RayExecutor(workload, store, workers=1) as executor:
     executor.submit(problem.evaluate(problem.sample(), weights=handle))
     outcomes = executor.wait(300)
-    assert shelf.get(outcomes[0].artifacts["weights"]) == b"weights seen", outcomes
+    assert store.get(outcomes[0].artifacts["weights"]) == b"weights seen", outcomes
     executor.submit(problem.train_supernet((problem.sample(),), epochs=1))
     outcomes = executor.wait(300)
     assert outcomes[0].kind == "no supernet", outcomes
@@ -328,7 +328,7 @@ from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import encode_incident, encode_outcome
 
 def executor(workers, retries=2, trial_seconds=None, **options):
@@ -338,7 +338,7 @@ def executor(workers, retries=2, trial_seconds=None, **options):
     return on_cluster(workload, workers=workers, retries=retries, trial_seconds=trial_seconds), problem
 
 def on_cluster(workload, **how):
-    return RayExecutor(workload, Shelf(Path("artifacts")), address=sys.argv[1], **how)
+    return RayExecutor(workload, ArtifactStore(Path("artifacts")), address=sys.argv[1], **how)
 
 def gather(executor, number):
     outcomes, incidents = [], []

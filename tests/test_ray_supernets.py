@@ -21,11 +21,11 @@ from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import encode_incident, encode_outcome
 import torch
 
-class CountingShelf(Shelf):
+class CountingShelf(ArtifactStore):
     reads = 0
     def get(self, handle):
         self.reads += 1
@@ -33,14 +33,14 @@ class CountingShelf(Shelf):
 
 for folder in ("notes", "other notes"):
     Path(folder).mkdir()
-shelf = CountingShelf(Path("artifacts"))
+store = CountingShelf(Path("artifacts"))
 
 def workload(**options):
     return Workload("demo_perceptron", "demo_supernet", {}, {"notes": os.path.abspath("notes"), **options})
 
 def start(workers=2, *, up=None, of=None, retries=2, trial_seconds=None, **options):
     made = RayExecutor(
-        of or workload(**options), shelf, workers=workers, retries=retries, trial_seconds=trial_seconds,
+        of or workload(**options), store, workers=workers, retries=retries, trial_seconds=trial_seconds,
         address=None if ray.is_initialized() else sys.argv[1],
     )
     while len(made._idle) < (workers if up is None else up):
@@ -73,9 +73,9 @@ def notes(task):
 
 def error(trained):
     # How far the weights are from those of one process.
-    folder = Shelf(Path("oracle"))
+    folder = ArtifactStore(Path("oracle"))
     expected = perform(trained.task, alone, device="cpu", artifacts=folder)
-    difference = shelf.get_tensors(trained.weights)["weight"] - folder.get_tensors(expected.weights)["weight"]
+    difference = store.get_tensors(trained.weights)["weight"] - folder.get_tensors(expected.weights)["weight"]
     return float(difference.abs().max())
 
 def say(**said):
@@ -123,11 +123,11 @@ with start(sleep=0.05) as made:
     measured = done(made, *(problem.evaluate(problem.sample(), weights=second.weights) for _ in range(6)))
     left = [path.read_text() for path in Path("artifacts").glob("*/*") if path.stat().st_size < 50]
 
-    handles = [shelf.put_tensors({"weight": torch.full((8,), float(number))}) for number in range(1, 8)]
+    handles = [store.put_tensors({"weight": torch.full((8,), float(number))}) for number in range(1, 8)]
     for number, handle in enumerate(handles, 1):
-        shelf.reads = 0
+        store.reads = 0
         found = done(made, *(problem.evaluate(problem.sample(), weights=handle) for _ in range(100)))
-        reads.append(shelf.reads)
+        reads.append(store.reads)
         wrong += sum(outcome.metrics["accuracy"] != number for outcome in found)
     held = len(made._objects._references)
 
@@ -136,13 +136,13 @@ with start(sleep=0.05) as made:
     queue = [evaluation(), training(epochs=4), *(evaluation() for _ in range(5))]
     ends = done(made, *queue)
 
-    shelf.path(handles[0]).unlink()
+    store.path(handles[0]).unlink()
     (lost,) = done(made, problem.evaluate(problem.sample(), weights=handles[0]))
 say(
     notes=[notes(first.task), notes(second.task)],
     warmup=notes(warmup.task),
     errors=[error(first)],
-    progress=[float(shelf.get_tensors(o.weights)["weight"].sum()) for o in (first, second)],
+    progress=[float(store.get_tensors(o.weights)["weight"].sum()) for o in (first, second)],
     spent=[first.spent.seconds, first.spent.images, first.spent.worker.rpartition(":")[2]],
     groups=[[outcome.spent.worker, outcome.metrics["groups"]] for outcome in measured],
     left=left,
@@ -352,17 +352,17 @@ class Holder:
     def weights(self, data):
         return np.frombuffer(data, np.uint8).copy()
 
-handle = shelf.put_tensors({"weight": torch.ones(8), "ballast": torch.zeros(10**6)})
+handle = store.put_tensors({"weight": torch.ones(8), "ballast": torch.zeros(10**6)})
 holder = ray.remote(Holder).options(num_cpus=0, resources={"far": 1}).remote()
 with start(workers=1) as made:
-    reference = holder.weights.remote(shelf.get(handle))
+    reference = holder.weights.remote(store.get(handle))
     ray.wait([reference], fetch_local=False)
     made._objects._references[handle.digest] = reference
-    shelf.reads = 0
+    store.reads = 0
     cluster.remove_node(far)
     tasks = [problem.evaluate(problem.sample(), weights=handle) for _ in range(3)]
     outcomes = done(made, *tasks)
-say(accuracies=[outcome.metrics["accuracy"] for outcome in outcomes], reads=shelf.reads)
+say(accuracies=[outcome.metrics["accuracy"] for outcome in outcomes], reads=store.reads)
 """
         + END_OF_CLUSTER,
         RAY_AUTH_MODE="disabled",

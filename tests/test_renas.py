@@ -21,7 +21,7 @@ from nasplat.search_space import SearchSpace
 from nasplat.testing import PREDICTOR_CHECKS
 from nasplat.testing.toy import ToySpace
 
-Scores = NDArray[np.float64]
+TrainingSet = NDArray[np.float64]
 
 
 def space_of(name: str, **options: Any) -> SearchSpace:
@@ -30,7 +30,7 @@ def space_of(name: str, **options: Any) -> SearchSpace:
     return make(**options)
 
 
-def examples(space: SearchSpace, count: int, seed: int = 0) -> tuple[list[Architecture], Scores]:
+def examples(space: SearchSpace, count: int, seed: int = 0) -> tuple[list[Architecture], TrainingSet]:
     """Architectures and a made-up truth: many parameters, and many edges in the graph, with diminishing returns."""
     rng = default_rng(seed)
     architectures = [space.sample(rng) for _ in range(count)]
@@ -39,7 +39,7 @@ def examples(space: SearchSpace, count: int, seed: int = 0) -> tuple[list[Archit
     return architectures, np.log(params) + 0.05 * edges
 
 
-def tau(predicted: Scores, truth: Scores) -> float:
+def tau(predicted: TrainingSet, truth: TrainingSet) -> float:
     """Kendall's."""
     return float(kendalltau(predicted, truth).statistic)
 
@@ -260,7 +260,7 @@ def test_what_is_not_its_own_is_not_restored() -> None:
 def test_the_cosine_begins_at_the_rate_and_ends_near_nothing() -> None:
     architectures, scores = examples(ToySpace(), 30)
 
-    def weights(epochs: int, schedule: Any, learning_rate: float = 1e-2) -> Scores:
+    def weights(epochs: int, schedule: Any, learning_rate: float = 1e-2) -> TrainingSet:
         predictor = ReNAS(ToySpace(), epochs=epochs, schedule=schedule, learning_rate=learning_rate)
         return predictor.fit(architectures, scores).learnt().arrays["network.head.weight"].astype(np.float64)
 

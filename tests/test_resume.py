@@ -25,7 +25,7 @@ import pytest
 import kill_campaign
 import nasplat.search.loop
 from nasplat.architecture import Architecture
-from nasplat.artifact import Artifacts, Parcel
+from nasplat.artifact import Artifacts, MemoryArtifacts
 from nasplat.cli.app import main
 from nasplat.errors import StrategyError, TrialFailed
 from nasplat.executors.executor import Executor, perform
@@ -42,7 +42,7 @@ from nasplat.storage.state import pack
 from nasplat.strategy import Strategy
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task, decode_task
 from nasplat.testing import ToyBenchmark, ToySpace
-from nasplat.testing.runs import story
+from nasplat.testing.runs import event_trace
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 PATIENCE = 300.0
@@ -103,7 +103,7 @@ TRAINING = [
 
 def outcomes_of(folder: Path) -> dict[int, Outcome]:
     """The outcomes of a log by trial, without what the work took."""
-    return {item.id: item for item in story(folder) if not isinstance(item, tuple)}
+    return {item.id: item for item in event_trace(folder) if not isinstance(item, tuple)}
 
 
 def query(folder: Path, statement: str) -> int:
@@ -259,7 +259,7 @@ def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     strategy: str, evaluations: int, snapshots: int | None, counted: Counted, part: Callable[..., Any]
 ) -> None:
     counted.finish(*searching(strategy, evaluations, "alone"), notes="alone.txt", snapshots=snapshots)
-    whole = story(counted.folder / "alone")
+    whole = event_trace(counted.folder / "alone")
 
     # One kill somewhere in each fifth of the log, the last among them, and one as soon as a resumed search has begun.
     rng, run = random.Random(strategy), counted.folder / "run"
@@ -276,7 +276,7 @@ def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     counted.finish(*arguments, notes="run.txt", snapshots=snapshots)
     restored.append(before.check())
 
-    assert story(run) == whole
+    assert event_trace(run) == whole
     assert len(_measured(counted.notes("run.txt"))) <= len(_measured(counted.notes("alone.txt"))) + len(thresholds)
     assert set(_measured(counted.notes("run.txt"))) == set(_measured(counted.notes("alone.txt")))
     assert sum(restored) >= 2, "no kill came after a snapshot, so that none was ever restored"
@@ -368,7 +368,7 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
     assert (history.status, len(history.outcomes) < 1000) == ("interrupted", True)
 
     counted.finish(*named_command(errors), notes="run.txt")
-    assert story(run) == story(counted.folder / "alone")
+    assert event_trace(run) == event_trace(counted.folder / "alone")
     assert Run(run).history().status == "finished"
 
 
@@ -442,7 +442,7 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
         command = ["resume", "run"]
     assert outcomes_in(tmp_path / "run") < 44
     run_here(tmp_path, "resume", "run")
-    assert story(tmp_path / "run") == story(shared)  # weights and statistics are named by their content
+    assert event_trace(tmp_path / "run") == event_trace(shared)  # weights and statistics are named by their content
     fronts = [Run(folder).history().front for folder in (tmp_path / "run", shared)]
     assert [m.id for m in fronts[0]] == [m.id for m in fronts[1]]
     kept = [sorted(p.name for p in (folder / "artifacts").rglob("*.*")) for folder in (tmp_path / "run", shared)]
@@ -520,7 +520,7 @@ def test_a_larger_budget_extends_a_run_to_what_it_would_have_been(counted: Count
     assert len(before.outcomes) == 150
     said = counted.finish("resume", "run", "--evaluations", "400", "--json", notes="run.txt")
     before.check()
-    assert story(run) == story(counted.folder / "large")
+    assert event_trace(run) == event_trace(counted.folder / "large")
     assert json.loads(said)["evaluations"] == 400
     assert Run(run).history().status == "finished"
 
@@ -529,10 +529,10 @@ def test_a_larger_budget_extends_a_run_to_what_it_would_have_been(counted: Count
 def test_a_finished_run_is_resumed_without_a_change(counted: Counted) -> None:
     counted.finish(*searching("regularized_evolution", 60, "run"), notes="run.txt")
     run = counted.folder / "run"
-    whole, notes, config = story(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()
+    whole, notes, config = event_trace(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()
     said = counted.finish("resume", "run", "--json", notes="run.txt")
     assert json.loads(said)["evaluations"] == 60
-    assert (story(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()) == (whole, notes, config)
+    assert (event_trace(run), counted.notes("run.txt"), (run / CONFIG).read_bytes()) == (whole, notes, config)
 
 
 @pytest.mark.slow
@@ -627,7 +627,7 @@ class Lanes(Executor):
         assert len(self._queue) <= self.capacity, "more was submitted than there are lanes"
 
     def wait(self, timeout: float) -> list[Outcome]:
-        return [perform(self._queue.popleft(), self._benchmark, device="cpu", artifacts=Parcel())]
+        return [perform(self._queue.popleft(), self._benchmark, device="cpu", artifacts=MemoryArtifacts())]
 
     def close(self) -> None:
         self._queue.clear()
@@ -648,7 +648,7 @@ def log(tmp_path: Path) -> EventLog:
 def run_search(strategy: Strategy, benchmark: Scripted, log: EventLog, *, evaluations: int = 100) -> Search:
     """Search in this process to the end."""
     search = Search(
-        strategy.problem, strategy, InlineExecutor(benchmark, Parcel()), log, Budget(evaluations=evaluations)
+        strategy.problem, strategy, InlineExecutor(benchmark, MemoryArtifacts()), log, Budget(evaluations=evaluations)
     )
     search.run()
     return search

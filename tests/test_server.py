@@ -28,7 +28,7 @@ from nasplat.architecture import Architecture
 from nasplat.predictor import UncertainPredictor
 from nasplat.server.app import make_app
 from nasplat.server.batching import Batcher, OverfullError
-from nasplat.surrogates.predictor_store import Saved, open_predictor, scored
+from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor, scored
 
 PATIENCE = 300.0
 """Seconds after which a test stops waiting for a process."""
@@ -43,25 +43,25 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
-def saved(learnt: Path, demo_ridge: None) -> Saved:
+def saved(learnt: Path, demo_ridge: None) -> StoredPredictor:
     """The predictor that is served."""
     return open_predictor(learnt)
 
 
 @pytest.fixture
-def client(saved: Saved) -> Iterator[TestClient]:
+def client(saved: StoredPredictor) -> Iterator[TestClient]:
     """A client of a server of one predictor, without token."""
     with TestClient(make_app(saved, batch=BATCH), raise_server_exceptions=False) as client:
         yield client
 
 
-def codes(saved: Saved, number: int, seed: int = 0) -> list[str]:
+def codes(saved: StoredPredictor, number: int, seed: int = 0) -> list[str]:
     """Some members of the space."""
     rng = default_rng(seed)
     return [saved.space.sample(rng).code for _ in range(number)]
 
 
-def scores(saved: Saved, named: list[str]) -> list[float]:
+def scores(saved: StoredPredictor, named: list[str]) -> list[float]:
     """What the predictor says by itself."""
     return [each.score for each in scored(saved.predictor, [saved.space.parse(code) for code in named])]
 
@@ -82,7 +82,9 @@ def refused(response: Any, status: int, code: str) -> str:
 # Right answers
 
 
-def test_predictions_come_in_order_with_an_error_for_each_that_cannot_be_read(client: TestClient, saved: Saved) -> None:
+def test_predictions_come_in_order_with_an_error_for_each_that_cannot_be_read(
+    client: TestClient, saved: StoredPredictor
+) -> None:
     good = codes(saved, 3)
     asked = [good[0], "00000x", f"nasbench201:{good[1]}", "<script>" * 300, good[2], "", "darts:0", "../etc", "0\0"]
     response = client.post("/v1/predict", json={"architectures": asked, "space": "nasbench201"})
@@ -106,7 +108,7 @@ def test_an_official_string_is_read_and_its_code_returned(client: TestClient) ->
     assert items[0]["architecture"] == "334312"
 
 
-def test_a_ranking_is_best_first_and_lists_apart_what_has_no_rank(client: TestClient, saved: Saved) -> None:
+def test_a_ranking_is_best_first_and_lists_apart_what_has_no_rank(client: TestClient, saved: StoredPredictor) -> None:
     asked = [*codes(saved, 30), "nonsense"]
     body = client.post("/v1/rank", json={"architectures": asked}).json()
     truth = scores(saved, asked[:-1])
@@ -123,7 +125,7 @@ def test_nothing_asked_is_nothing_answered(client: TestClient) -> None:
     assert client.post("/v1/rank", json={"architectures": ["x"]}).json()["ranking"] == []
 
 
-def test_it_says_what_it_serves(client: TestClient, saved: Saved) -> None:
+def test_it_says_what_it_serves(client: TestClient, saved: StoredPredictor) -> None:
     model = client.get("/v1/model").json()
     assert (model["predictor"], model["options"]) == ("demo_ridge", {"alpha": 1.0})
     assert model["space"] == {"name": "nasbench201", "options": {"channels": 16, "cells": 5}}
@@ -148,7 +150,7 @@ class Unsure(UncertainPredictor):
     learnt = restore = fit  # type: ignore[assignment]
 
 
-def test_deviations_are_told_and_what_is_not_finite_is_an_error(saved: Saved) -> None:
+def test_deviations_are_told_and_what_is_not_finite_is_an_error(saved: StoredPredictor) -> None:
     with TestClient(make_app(replace(saved, predictor=Unsure(saved.space)))) as client:
         items = client.post("/v1/predict", json={"architectures": ["000020", "000000"]}).json()["predictions"]
         assert client.get("/v1/model").json()["deviations"]
@@ -158,7 +160,7 @@ def test_deviations_are_told_and_what_is_not_finite_is_an_error(saved: Saved) ->
 
 
 def test_a_predictor_that_fails_is_an_error_of_the_server_that_tells_nothing_of_it(
-    saved: Saved, monkeypatch: pytest.MonkeyPatch
+    saved: StoredPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(architectures: Any) -> Any:
         raise RuntimeError("secret")
@@ -228,7 +230,7 @@ def test_routes_methods_and_types_are_refused_in_json(client: TestClient) -> Non
     refused(client.post("/v1/predict", content="{}", headers={"Content-Type": "text/plain"}), 415, "not_json")
 
 
-def test_a_token_opens_everything_and_health_needs_none(saved: Saved) -> None:
+def test_a_token_opens_everything_and_health_needs_none(saved: StoredPredictor) -> None:
     with TestClient(make_app(saved, token=TOKEN)) as client:
         for path in ("/v1/model", "/openapi.json", "/", "/nowhere"):
             for header in (b"", f"Bearer {TOKEN}x".encode(), TOKEN.encode(), b"Basic eDp5", b"Bearer \xff"):
@@ -244,7 +246,7 @@ def test_a_token_opens_everything_and_health_needs_none(saved: Saved) -> None:
     assert document["paths"]["/healthz"]["get"]["security"] == []
 
 
-def test_a_strange_host_is_refused_where_only_this_machine_may_ask(saved: Saved) -> None:
+def test_a_strange_host_is_refused_where_only_this_machine_may_ask(saved: StoredPredictor) -> None:
     hosts = frozenset({"localhost", "127.0.0.1", "::1"})
     with TestClient(make_app(saved, hosts=hosts)) as client:
         for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "", "127.0.0.1.evil.example"):
@@ -260,7 +262,7 @@ def test_a_strange_host_is_refused_where_only_this_machine_may_ask(saved: Saved)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_requests_made_of_the_schema_find_nothing_undocumented(saved: Saved, token: str | None) -> None:
+def test_requests_made_of_the_schema_find_nothing_undocumented(saved: StoredPredictor, token: str | None) -> None:
     import hypothesis
 
     app = make_app(saved, batch=BATCH, token=token)
@@ -308,7 +310,7 @@ def part(*numbers: int) -> list[Architecture]:
     return [Architecture("nasbench201", str(number)) for number in numbers]
 
 
-def test_what_waits_is_predicted_together_and_everybody_gets_his_own(saved: Saved) -> None:
+def test_what_waits_is_predicted_together_and_everybody_gets_his_own(saved: StoredPredictor) -> None:
     slow = Slow(saved.space)
 
     async def all_at_once() -> list[list[float]]:
@@ -321,7 +323,7 @@ def test_what_waits_is_predicted_together_and_everybody_gets_his_own(saved: Save
     assert slow.calls == [8, 8, 8, 8]  # never more than ten
 
 
-def test_one_that_fails_harms_no_other(saved: Saved) -> None:
+def test_one_that_fails_harms_no_other(saved: StoredPredictor) -> None:
     async def with_poison() -> list[Any]:
         batcher = Batcher(Slow(saved.space), largest=10, waiting=100)
         bad = [Architecture("nasbench201", "poison")]
@@ -336,7 +338,7 @@ def test_one_that_fails_harms_no_other(saved: Saved) -> None:
     assert [answers[i][0].score for i in (0, 1, 3)] == [1.0, 2.0, 3.0]
 
 
-def test_more_than_may_wait_is_refused_and_later_there_is_room_again(saved: Saved) -> None:
+def test_more_than_may_wait_is_refused_and_later_there_is_room_again(saved: StoredPredictor) -> None:
     async def crowd() -> list[Any]:
         batcher = Batcher(Slow(saved.space), largest=4, waiting=8)
         answers: list[Any] = await asyncio.gather(
@@ -355,7 +357,7 @@ def test_more_than_may_wait_is_refused_and_later_there_is_room_again(saved: Save
     assert [isinstance(answer, OverfullError) for answer in answers] == [False, False, True, True, False, False]
 
 
-def test_an_overfull_server_says_when_to_come_back(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overfull_server_says_when_to_come_back(saved: StoredPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nasplat.server.app.WAITING", 0)
     with TestClient(make_app(saved)) as client:
         response = client.post("/v1/predict", json={"architectures": ["000000"]})
@@ -403,7 +405,7 @@ def post(port: int, body: Any, **headers: str) -> tuple[int, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_answers_and_ends_cleanly(
-    sign: signal.Signals, installed: dict[str, str], learnt: Path, saved: Saved
+    sign: signal.Signals, installed: dict[str, str], learnt: Path, saved: StoredPredictor
 ) -> None:
     named = codes(saved, 5)
     with serving(installed, learnt) as (process, port):
@@ -518,7 +520,7 @@ def test_a_client_that_goes_in_the_middle_of_a_body_is_no_failure(installed: dic
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_sixteen_clients_leave_memory_flat_and_wait_for_each_other_alone(
-    installed: dict[str, str], learnt: Path, saved: Saved, part: Callable[..., Any]
+    installed: dict[str, str], learnt: Path, saved: StoredPredictor, part: Callable[..., Any]
 ) -> None:
     clients, turns = 16, part(range(600), 40)
     batches = [codes(saved, 64, seed) for seed in range(50)]

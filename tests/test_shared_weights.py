@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Handle, Parcel
+from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmarks.classification import STATISTICS, Classification
 from nasplat.cost import Cost
 from nasplat.data.datasets import dataset
@@ -46,16 +46,16 @@ def training(epochs: int = 1, *, paths: tuple[Architecture, ...] = PATHS, **opti
     return TrainSupernet(id=1, seed=11, architectures=paths, epochs=epochs, **options)
 
 
-def trained(benchmark: Classification, task: TrainSupernet, shelf: Parcel) -> Handle:
-    return benchmark.train(task, device="cpu", artifacts=shelf).weights
+def trained(benchmark: Classification, task: TrainSupernet, store: MemoryArtifacts) -> Handle:
+    return benchmark.train(task, device="cpu", artifacts=store).weights
 
 
 def evaluation(weights: Handle, *, fidelity: int = 1, path: int = 0) -> Evaluate:
     return Evaluate(id=2, seed=5, architecture=PATHS[path], fidelity=fidelity, weights=weights)
 
 
-def measured(benchmark: Classification, task: Evaluate, shelf: Parcel) -> Measurement:
-    return benchmark.measure(task, device="cpu", artifacts=shelf)
+def measured(benchmark: Classification, task: Evaluate, store: MemoryArtifacts) -> Measurement:
+    return benchmark.measure(task, device="cpu", artifacts=store)
 
 
 def failure(outcome: Outcome) -> Failure:
@@ -63,8 +63,8 @@ def failure(outcome: Outcome) -> Failure:
     return outcome
 
 
-def weights_of(handle: Handle, shelf: Parcel) -> dict[str, Tensor]:
-    return below(MODEL, load(shelf.get(handle)))
+def weights_of(handle: Handle, store: MemoryArtifacts) -> dict[str, Tensor]:
+    return below(MODEL, load(store.get(handle)))
 
 
 # Training
@@ -72,13 +72,13 @@ def weights_of(handle: Handle, shelf: Parcel) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 def test_a_task_goes_on_with_weights_momentum_and_learning_rate_and_a_seed_of_its_own() -> None:
-    shelf, benchmark = Parcel(), prepared(paths=2)
-    half = trained(benchmark, training(1), shelf)
+    store, benchmark = MemoryArtifacts(), prepared(paths=2)
+    half = trained(benchmark, training(1), store)
     rest = TrainSupernet(id=9, seed=999, architectures=PATHS, epochs=1, weights=half)
-    whole = trained(prepared(paths=2), rest, shelf)
-    assert (epochs_behind(load(shelf.get(half))), epochs_behind(load(shelf.get(whole)))) == (1, 2)
+    whole = trained(prepared(paths=2), rest, store)
+    assert (epochs_behind(load(store.get(half))), epochs_behind(load(store.get(whole)))) == (1, 2)
     other = TrainSupernet(id=9, seed=1_000, architectures=PATHS, epochs=1, weights=half)
-    assert trained(prepared(paths=2), other, shelf) != whole, "tried again after a failure, it would fail again"
+    assert trained(prepared(paths=2), other, store) != whole, "tried again after a failure, it would fail again"
 
     # One training that never stops, but draws from another generator in its second epoch.
     def draw(seed: int) -> Architecture:
@@ -92,25 +92,25 @@ def test_a_task_goes_on_with_weights_momentum_and_learning_rate_and_a_seed_of_it
         unbroken.until(1)
     unbroken._generator.manual_seed(999)
     unbroken.until(2)
-    given = weights_of(whole, shelf)
+    given = weights_of(whole, store)
     assert all(torch.equal(given[name], parameter) for name, parameter in supernet.named_parameters())
 
 
 @pytest.mark.slow
 def test_training_repeats_and_depends_on_the_seed() -> None:
-    shelf = Parcel()
-    first, again = (trained(prepared(), training(), shelf) for _ in range(2))
+    store = MemoryArtifacts()
+    first, again = (trained(prepared(), training(), store) for _ in range(2))
     other = TrainSupernet(id=1, seed=12, architectures=PATHS, epochs=1)
-    assert first == again != trained(prepared(), other, shelf)
+    assert first == again != trained(prepared(), other, store)
 
 
 @pytest.mark.slow
 def test_only_the_given_paths_change_and_without_any_all_of_them_do() -> None:
-    shelf, benchmark = Parcel(), prepared()
+    store, benchmark = MemoryArtifacts(), prepared()
     with seeded(11):
         fresh = SPACE.supernet(DIGITS)
     for paths, some in ((PATHS[:1], True), ((), False)):
-        after = weights_of(trained(benchmark, training(paths=paths), shelf), shelf)
+        after = weights_of(trained(benchmark, training(paths=paths), store), store)
         on_path = {id(p) for p in fresh.path(PATHS[0]).parameters()}
         changed = {name: not torch.equal(p, after[name]) for name, p in fresh.named_parameters()}
         if some:
@@ -236,14 +236,14 @@ def test_a_limit_on_the_gradient_and_a_cosine_are_kept_to() -> None:
 
 @pytest.mark.slow
 def test_images_are_counted_for_every_path_they_go_through() -> None:
-    outcome = prepared(paths=3).train(training(2), device="cpu", artifacts=Parcel())
+    outcome = prepared(paths=3).train(training(2), device="cpu", artifacts=MemoryArtifacts())
     assert outcome.spent.images == 3 * 2 * 1_024  # 16 whole batches of 64
-    warmup = prepared(paths=3).train(training(2, paths=()), device="cpu", artifacts=Parcel())
+    warmup = prepared(paths=3).train(training(2, paths=()), device="cpu", artifacts=MemoryArtifacts())
     assert warmup.spent.images == 2 * 1_024
 
 
 def test_training_past_the_plan_is_refused() -> None:
-    failed = failure(perform(training(5), prepared(), device="cpu", artifacts=Parcel()))
+    failed = failure(perform(training(5), prepared(), device="cpu", artifacts=MemoryArtifacts()))
     assert failed.kind == "past the plan"
     assert "0 epochs" in failed.message and "epochs=4" in failed.message
 
@@ -264,30 +264,30 @@ class Bare(GeneSpace):
 def test_a_space_without_a_supernet_fails_by_name() -> None:
     benchmark = Classification(Bare(), epochs=2)
     benchmark.prepare()
-    failed = failure(perform(training(paths=()), benchmark, device="cpu", artifacts=Parcel()))
+    failed = failure(perform(training(paths=()), benchmark, device="cpu", artifacts=MemoryArtifacts()))
     assert failed.kind == "no supernet"
     assert "bare" in failed.message
 
 
 @pytest.mark.parametrize("altered", ["another supernet", "a trained network", "no safetensors"])
 def test_weights_of_something_else_are_refused(altered: str) -> None:
-    shelf, benchmark = Parcel(), prepared()
+    store, benchmark = MemoryArtifacts(), prepared()
     if altered == "another supernet":
         other = Classification(NASBench201(channels=3, cells=1), epochs=4)
         other.prepare()
-        handle, kind = trained(other, training(), shelf), "another network"
+        handle, kind = trained(other, training(), store), "another network"
     elif altered == "a trained network":
         task = Evaluate(id=2, seed=5, architecture=PATHS[0], fidelity=1)
-        handle, kind = measured(benchmark, task, shelf).artifacts["state"], "another network"
+        handle, kind = measured(benchmark, task, store).artifacts["state"], "another network"
     else:
-        handle, kind = shelf.put(b"nonsense"), "not a state"
+        handle, kind = store.put(b"nonsense"), "not a state"
     refused: tuple[Task, ...] = (evaluation(handle), training(weights=handle))
     for wrong in refused:
-        assert failure(perform(wrong, benchmark, device="cpu", artifacts=shelf)).kind == kind
+        assert failure(perform(wrong, benchmark, device="cpu", artifacts=store)).kind == kind
 
 
 def test_weights_that_diverged_fail_their_training() -> None:
-    failed = failure(perform(training(2), prepared(learning_rate=1e8), device="cpu", artifacts=Parcel()))
+    failed = failure(perform(training(2), prepared(learning_rate=1e8), device="cpu", artifacts=MemoryArtifacts()))
     assert failed.kind == "diverged"
 
 
@@ -297,32 +297,32 @@ def test_weights_that_diverged_fail_their_training() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", range(len(PATHS)))
 def test_the_network_that_is_measured_is_the_one_that_is_built_from_what_is_left(path: int) -> None:
-    shelf, benchmark = Parcel(), prepared()
-    weights = trained(benchmark, training(2), shelf)
-    measurement = measured(benchmark, evaluation(weights, fidelity=2, path=path), shelf)
+    store, benchmark = MemoryArtifacts(), prepared()
+    weights = trained(benchmark, training(2), store)
+    measurement = measured(benchmark, evaluation(weights, fidelity=2, path=path), store)
     assert set(measurement.artifacts) == {STATISTICS}, "weights are shared and stand in the task"
     elsewhere = Classification(SPACE, epochs=4)  # not prepared: another process, which only exports
     with seeded(123):
         network = SPACE.build(PATHS[path], DIGITS)
-    network.load_state_dict(elsewhere.state_dict(measurement, artifacts=shelf))
+    network.load_state_dict(elsewhere.state_dict(measurement, artifacts=store))
     found = evaluate(network, dataset("digits").load().validation)
     assert found == {name: measurement.metrics[name] for name in found}
-    assert benchmark.final(measurement, device="cpu", artifacts=shelf).metrics == evaluate(
+    assert benchmark.final(measurement, device="cpu", artifacts=store).metrics == evaluate(
         network, dataset("digits").load().test
     )
 
 
 @pytest.mark.slow
 def test_measuring_trains_nothing_and_leaves_the_shared_weights_alone() -> None:
-    shelf, benchmark = Parcel(), prepared()
-    weights = trained(benchmark, training(), shelf)
-    first = measured(benchmark, evaluation(weights, path=1), shelf)
-    measured(benchmark, evaluation(weights, path=0), shelf)
-    again = measured(benchmark, evaluation(weights, path=1), shelf)
+    store, benchmark = MemoryArtifacts(), prepared()
+    weights = trained(benchmark, training(), store)
+    first = measured(benchmark, evaluation(weights, path=1), store)
+    measured(benchmark, evaluation(weights, path=0), store)
+    again = measured(benchmark, evaluation(weights, path=1), store)
     assert encode_outcome(first) == encode_outcome(again)
     assert first.spent.images == 0
-    given = below(MODEL, load(shelf.get(weights)))
-    network = benchmark.state_dict(first, artifacts=shelf)
+    given = below(MODEL, load(store.get(weights)))
+    network = benchmark.state_dict(first, artifacts=store)
     with seeded(0):
         supernet = SPACE.supernet(DIGITS)
     supernet.load_state_dict(given)
@@ -333,10 +333,10 @@ def test_measuring_trains_nothing_and_leaves_the_shared_weights_alone() -> None:
 @pytest.mark.slow
 def test_recalibrated_statistics_are_the_mean_over_equal_batches_of_the_first_training_images() -> None:
     """By hand, for the stem, whose input are the images themselves."""
-    shelf, benchmark = Parcel(), prepared(calibration=300)
-    weights = trained(benchmark, training(), shelf)
-    left = load(shelf.get(measured(benchmark, evaluation(weights), shelf).artifacts[STATISTICS]))
-    stem = weights_of(weights, shelf)["parts.stem.0.weight"].double()
+    store, benchmark = MemoryArtifacts(), prepared(calibration=300)
+    weights = trained(benchmark, training(), store)
+    left = load(store.get(measured(benchmark, evaluation(weights), store).artifacts[STATISTICS]))
+    stem = weights_of(weights, store)["parts.stem.0.weight"].double()
     images = dataset("digits").load().training.images[:300].double()
     batches = [functional.conv2d(batch, stem, padding=1) for batch in (images[:150], images[150:])]
     mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
@@ -350,73 +350,73 @@ def test_a_network_without_batch_norm_leaves_nothing_and_can_be_had() -> None:
     space = ToySpace()
     benchmark = Classification(space, epochs=2)
     benchmark.prepare()
-    shelf = Parcel()
+    store = MemoryArtifacts()
     paths = (space.parse("0123"), space.parse("3210"))
-    weights = trained(benchmark, TrainSupernet(id=1, seed=1, architectures=paths, epochs=1), shelf)
+    weights = trained(benchmark, TrainSupernet(id=1, seed=1, architectures=paths, epochs=1), store)
     task = Evaluate(id=2, seed=5, architecture=paths[0], fidelity=1, weights=weights)
-    measurement = measured(benchmark, task, shelf)
+    measurement = measured(benchmark, task, store)
     assert not measurement.artifacts
     with seeded(0):
         network = space.build(paths[0], DIGITS)
-    network.load_state_dict(benchmark.state_dict(measurement, artifacts=shelf))
+    network.load_state_dict(benchmark.state_dict(measurement, artifacts=store))
     assert evaluate(network, dataset("digits").load().validation)["accuracy"] == measurement.metrics["accuracy"]
 
 
 @pytest.mark.exports
 @pytest.mark.slow
 def test_statistics_of_the_batch_are_measured_with_and_cannot_be_exported() -> None:
-    shelf = Parcel()
-    weights = trained(prepared(), training(2), shelf)
+    store = MemoryArtifacts()
+    weights = trained(prepared(), training(2), store)
     by_batch = prepared(statistics="batch")
-    measurement = measured(by_batch, evaluation(weights, fidelity=2), shelf)
+    measurement = measured(by_batch, evaluation(weights, fidelity=2), store)
     assert not measurement.artifacts
     with seeded(0):
         supernet: Supernet = SPACE.supernet(DIGITS)
-    supernet.load_state_dict(weights_of(weights, shelf))
+    supernet.load_state_dict(weights_of(weights, store))
     validation = dataset("digits").load().validation
     logits = supernet.train().path(PATHS[0])(validation.images)
     accuracy = (logits.argmax(1) == validation.labels).double().mean()
     assert measurement.metrics["accuracy"] == pytest.approx(float(accuracy), abs=1e-9)
     with pytest.raises(InputError, match="statistics=recalibrated"):
-        by_batch.state_dict(measurement, artifacts=shelf)
+        by_batch.state_dict(measurement, artifacts=store)
 
 
 @pytest.mark.slow
 def test_the_fidelity_is_the_number_of_epochs_behind_the_weights() -> None:
-    shelf, benchmark = Parcel(), prepared()
-    weights = trained(benchmark, training(2), shelf)
-    failed = failure(perform(evaluation(weights, fidelity=3), benchmark, device="cpu", artifacts=shelf))
+    store, benchmark = MemoryArtifacts(), prepared()
+    weights = trained(benchmark, training(2), store)
+    failed = failure(perform(evaluation(weights, fidelity=3), benchmark, device="cpu", artifacts=store))
     assert failed.kind == "no such fidelity"
     assert "2, but is 3" in failed.message
 
 
 def test_weights_that_are_gone_are_a_lost_artifact() -> None:
     gone = evaluation(Handle("0" * 64))
-    assert failure(perform(gone, prepared(), device="cpu", artifacts=Parcel())).kind == "artifact lost"
+    assert failure(perform(gone, prepared(), device="cpu", artifacts=MemoryArtifacts())).kind == "artifact lost"
 
 
 @pytest.mark.slow
 def test_a_worker_reads_the_weights_of_a_generation_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf, benchmark = Parcel(), prepared()
-    weights = trained(benchmark, training(), shelf)
+    store, benchmark = MemoryArtifacts(), prepared()
+    weights = trained(benchmark, training(), store)
     reads: list[Handle] = []
-    whole = Parcel.get
+    whole = MemoryArtifacts.get
 
-    def counting(self: Parcel, handle: Handle) -> bytes:
+    def counting(self: MemoryArtifacts, handle: Handle) -> bytes:
         reads.append(handle)
         return whole(self, handle)
 
-    monkeypatch.setattr(Parcel, "get", counting)
+    monkeypatch.setattr(MemoryArtifacts, "get", counting)
     for path in range(3):
-        measured(benchmark, evaluation(weights, path=path), shelf)
+        measured(benchmark, evaluation(weights, path=path), store)
     assert reads == [weights]
 
 
 @pytest.mark.slow
 def test_shared_weights_learn() -> None:
-    shelf, benchmark = Parcel(), prepared(epochs=12)
-    weights = trained(benchmark, training(12), shelf)
+    store, benchmark = MemoryArtifacts(), prepared(epochs=12)
+    weights = trained(benchmark, training(12), store)
     accuracies = [
-        measured(benchmark, evaluation(weights, fidelity=12, path=path), shelf).metrics["accuracy"] for path in range(3)
+        measured(benchmark, evaluation(weights, fidelity=12, path=path), store).metrics["accuracy"] for path in range(3)
     ]
     assert min(accuracies) > 0.5, accuracies

@@ -295,7 +295,7 @@ class Doubled(nn.Module):
 def test_sides_stay_free_for_what_enlarges(tmp_path: Path) -> None:
     network = nn.Sequential(Doubled(), nn.Conv2d(3, 3, 1))
     holder = Holder(network).eval()
-    other = from_text(source(holder, IO.enlarged(20, 30, 2), ["A network."]), holder, tmp_path)
+    other = from_text(source(holder, IO.upscaled(20, 30, 2), ["A network."]), holder, tmp_path)
     check_equal(holder, other, (1, 3, 5, 9), (3, 3, 8, 4))
 
 
@@ -393,7 +393,7 @@ def test_parts_of_tensors_are_those_that_the_network_takes(
 
 def test_a_part_of_a_free_side_is_not_the_whole(tmp_path: Path) -> None:
     network = Doing(lambda self, x: x * x[:, :, :12, :16].mean()).eval()
-    other = from_text(source(network, IO.enlarged(20, 30, 2), ["A network."]), network, tmp_path)
+    other = from_text(source(network, IO.upscaled(20, 30, 2), ["A network."]), network, tmp_path)
     check_equal(network, other, (1, 3, 12, 16), (2, 3, 15, 20))
 
 

@@ -24,7 +24,7 @@ from nasplat.report import page
 from nasplat.run import directory, recovery
 from nasplat.run.directory import Run
 from nasplat.run.layout import LOG
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
 from nasplat.task import Outcome, Spent
 
@@ -144,8 +144,8 @@ def fill_at(patch: pytest.MonkeyPatch, owner: Any, name: str, nth: int) -> list[
         pytest.param(EventLog, "append", 9, id="an outcome"),
         pytest.param(EventLog, "save_snapshot", 1, id="the first snapshot"),
         pytest.param(EventLog, "save_snapshot", 2, id="a snapshot"),
-        pytest.param(Shelf, "put", 1, id="the first artifact"),
-        pytest.param(Shelf, "put", 4, id="an artifact"),
+        pytest.param(ArtifactStore, "put", 1, id="the first artifact"),
+        pytest.param(ArtifactStore, "put", 4, id="an artifact"),
     ],
 )
 def test_a_search_on_a_full_disk_stops_and_goes_on_to_the_same_trials(

@@ -25,7 +25,7 @@ def network(
 ) -> ResidualDenseNetwork:
     """A network of which every part counts, with float64 weights."""
     with seeded(0), torch.no_grad():
-        made = ResidualDenseNetwork(ResidualDenseShape(features, blocks), IO.enlarged(8, 8, scale, channels)).double()
+        made = ResidualDenseNetwork(ResidualDenseShape(features, blocks), IO.upscaled(8, 8, scale, channels)).double()
         for weight in made.parameters():
             weight.copy_(torch.randn_like(weight) * (2 / weight[0].numel()) ** 0.5)
     return made.eval()
@@ -199,7 +199,7 @@ from nasplat.nn.residual_dense.shapes import DenseBlock, ResidualDenseShape
 from nasplat.nn.residual_dense.streaming import Strips
 
 height, width, memory = map(int, sys.argv[1:])
-made = ResidualDenseNetwork(ResidualDenseShape(8, (DenseBlock("C", 2, 8, 8),)), IO.enlarged(8, 8, 2))
+made = ResidualDenseNetwork(ResidualDenseShape(8, (DenseBlock("C", 2, 8, 8),)), IO.upscaled(8, 8, 2))
 for _ in Strips.of(made, 64, width, memory).run(lambda box: torch.rand(3, box[3] - box[1], box[2] - box[0])):
     pass
 loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

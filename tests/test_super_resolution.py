@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.config import SearchConfig
 from nasplat.cost import Cost
@@ -33,7 +33,7 @@ from nasplat.search_space import Gene, GeneSpace
 from nasplat.task import Evaluate, Measurement
 from nasplat.training.fit import HALVINGS, Recipe
 from nasplat.training.seeding import seeded
-from nasplat.training.super_resolution import SYMMETRIES, EnlargerTraining, Pair, Patches, evaluate, symmetric
+from nasplat.training.super_resolution import SYMMETRIES, Pair, Patches, SuperResolutionTraining, evaluate, symmetric
 
 WIDTHS = ("4", "8", "12")
 
@@ -43,7 +43,7 @@ class Enlargers(GeneSpace):
 
     name: ClassVar[str] = "enlargers"
     genes: ClassVar[tuple[Gene, ...]] = (Gene("first", WIDTHS), Gene("second", WIDTHS))
-    reference_io: ClassVar[IO] = IO.enlarged(16, 16, 2)
+    reference_io: ClassVar[IO] = IO.upscaled(16, 16, 2)
 
     def cost(self, architecture: Architecture, io: IO) -> Cost:
         """The convolutions', in order."""
@@ -134,8 +134,8 @@ def task_for(seed: int = 7, *, code: str = CODE, fidelity: int = 2, **options: A
     return Evaluate(id=3, seed=seed, architecture=SPACE.parse(code), fidelity=fidelity, **options)
 
 
-def measure(benchmark: SuperResolution, task: Evaluate, shelf: Parcel) -> Measurement:
-    return benchmark.measure(task, device="cpu", artifacts=shelf)
+def measure(benchmark: SuperResolution, task: Evaluate, store: MemoryArtifacts) -> Measurement:
+    return benchmark.measure(task, device="cpu", artifacts=store)
 
 
 # Patches
@@ -252,18 +252,18 @@ def test_the_middle_of_large_validation_pictures_is_taken(reads: Reads) -> None:
 @pytest.mark.slow
 def test_training_raises_the_psnr(reads: Reads) -> None:
     benchmark = prepared(epochs=4, steps=50, batch_size=8, learning_rate=0.01)
-    shelf = Parcel()
-    first = measure(benchmark, task_for(code="22", fidelity=1), shelf)
-    last = measure(benchmark, task_for(code="22", fidelity=4, continues=first.artifacts["state"]), shelf)
+    store = MemoryArtifacts()
+    first = measure(benchmark, task_for(code="22", fidelity=1), store)
+    last = measure(benchmark, task_for(code="22", fidelity=4, continues=first.artifacts["state"]), store)
     assert last.metrics["psnr_db"] > first.metrics["psnr_db"] + 0.1
     assert (first.spent.images, last.spent.images) == (1 * 50 * 8, 3 * 50 * 8)
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_other_weights(reads: Reads) -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared()
-    first, other = measure(benchmark, task_for(7), shelf), measure(benchmark, task_for(8), shelf)
-    again = measure(prepared(), task_for(7), shelf)
+    first, other = measure(benchmark, task_for(7), store), measure(benchmark, task_for(8), store)
+    again = measure(prepared(), task_for(7), store)
     assert again == first
     assert other.artifacts["weights"] != first.artifacts["weights"]
 
@@ -271,13 +271,13 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_weights(reads: Read
 @pytest.mark.parametrize(("schedule", "ema"), [("one_cycle", 0.0), ("cosine", 0.0), ("halving", 0.0), ("halving", 0.9)])
 def test_continued_training_is_uninterrupted_training_to_the_bit(schedule: str, ema: float, reads: Reads) -> None:
     options = {"epochs": 5, "schedule": schedule, "ema": ema}
-    shelf = Parcel()
-    uninterrupted = measure(prepared(**options), task_for(fidelity=5), shelf)
+    store = MemoryArtifacts()
+    uninterrupted = measure(prepared(**options), task_for(fidelity=5), store)
     part: Measurement | None = None
     for fidelity in (1, 3, 5):
         continues = part.artifacts["state"] if part else None
         part = measure(prepared(**options), task_for(fidelity * 100, fidelity=fidelity, continues=continues)
-                       if part else task_for(fidelity=fidelity), shelf)  # fmt: skip
+                       if part else task_for(fidelity=fidelity), store)  # fmt: skip
     assert part is not None
     assert part.artifacts == uninterrupted.artifacts
     assert part.metrics == uninterrupted.metrics
@@ -285,10 +285,10 @@ def test_continued_training_is_uninterrupted_training_to_the_bit(schedule: str, 
 
 
 def test_what_is_measured_and_kept_is_the_moving_average_if_wanted(reads: Reads) -> None:
-    shelf = Parcel()
-    averaged, plain = (measure(prepared(epochs=2, ema=ema), task_for(fidelity=1), shelf) for ema in (0.9, 0.0))
-    state = shelf.get_tensors(averaged.artifacts["state"])
-    kept, trained = (shelf.get_tensors(each.artifacts["weights"]) for each in (averaged, plain))
+    store = MemoryArtifacts()
+    averaged, plain = (measure(prepared(epochs=2, ema=ema), task_for(fidelity=1), store) for ema in (0.9, 0.0))
+    state = store.get_tensors(averaged.artifacts["state"])
+    kept, trained = (store.get_tensors(each.artifacts["weights"]) for each in (averaged, plain))
     assert all(torch.equal(state[f"average.{name}"], tensor) for name, tensor in kept.items())
     assert all(torch.equal(state[f"model.{name}"], tensor) for name, tensor in trained.items())
     assert averaged.metrics != plain.metrics
@@ -299,7 +299,7 @@ def test_a_halving_schedule_halves_where_the_paper_does() -> None:
     model = nn.Conv2d(3, 12, 3, padding=1)
     recipe = Recipe(1, 0.8, 0, 0, schedule="halving", optimizer="adam")
     patches = Patches([Pair.of(Picture("a", lambda: scene(0)), 2)], scale=2, side=4, augment=False)
-    training = EnlargerTraining(
+    training = SuperResolutionTraining(
         nn.Sequential(model, nn.PixelShuffle(2)), patches, recipe, device="cpu", epochs=steps, steps=1, seed=0
     )
     for epoch in range(1, steps + 1):
@@ -313,11 +313,11 @@ def test_a_halving_schedule_halves_where_the_paper_does() -> None:
 def test_adam_is_that_of_its_paper_and_goes_on_with_its_moments() -> None:
     """Three steps by the formulas of Kingma and Ba (2015), alg. 1, in float64, with a break after the first."""
 
-    def training() -> EnlargerTraining:
+    def training() -> SuperResolutionTraining:
         with seeded(0):
             network = nn.Sequential(nn.Conv2d(3, 12, 1), nn.PixelShuffle(2))
         recipe = Recipe(2, 0.01, 0, 0, schedule="halving", optimizer="adam")
-        return EnlargerTraining(network, patches, recipe, device="cpu", epochs=100, steps=1, seed=5)
+        return SuperResolutionTraining(network, patches, recipe, device="cpu", epochs=100, steps=1, seed=5)
 
     patches = Patches([Pair.of(Picture("a", lambda: scene(0)), 2)], scale=2, side=4, augment=True)
     whole_training = training()
@@ -342,8 +342,8 @@ def test_adam_is_that_of_its_paper_and_goes_on_with_its_moments() -> None:
 
 
 def test_a_state_that_does_not_fit_is_refused(reads: Reads) -> None:
-    shelf = Parcel()
-    state = measure(prepared(), task_for(fidelity=1), shelf).artifacts["state"]
+    store = MemoryArtifacts()
+    state = measure(prepared(), task_for(fidelity=1), store).artifacts["state"]
     for options, task, kind in (
         ({}, task_for(code="00", continues=state), "another network"),
         ({"steps": 5}, task_for(continues=state), "another plan"),
@@ -353,47 +353,47 @@ def test_a_state_that_does_not_fit_is_refused(reads: Reads) -> None:
         ({}, task_for(weights=state), "no shared weights"),
     ):
         with pytest.raises(TrialFailed) as raised:
-            measure(prepared(**options), task, shelf)
+            measure(prepared(**options), task, store)
         assert raised.value.kind == kind
-    weights = measure(prepared(), task_for(), shelf).artifacts["weights"]
+    weights = measure(prepared(), task_for(), store).artifacts["weights"]
     with pytest.raises(TrialFailed, match="no state of a training"):
-        measure(prepared(), task_for(continues=weights), shelf)
+        measure(prepared(), task_for(continues=weights), store)
 
 
 def test_training_that_diverges_is_a_failed_trial(reads: Reads) -> None:
     with pytest.raises(TrialFailed) as raised:
-        measure(prepared(learning_rate=1e30, steps=20), task_for(), Parcel())
+        measure(prepared(learning_rate=1e30, steps=20), task_for(), MemoryArtifacts())
     assert raised.value.kind == "diverged"
 
 
 def test_weights_that_went_astray_in_the_last_step_are_a_failed_trial(reads: Reads) -> None:
     benchmark = prepared(epochs=1, steps=1, schedule="cosine", learning_rate=3e38)
     with pytest.raises(TrialFailed, match="validation PSNR is nan"):
-        measure(benchmark, task_for(fidelity=1), Parcel())
+        measure(benchmark, task_for(fidelity=1), MemoryArtifacts())
 
 
 # Who sees what
 
 
 def test_test_pictures_are_read_by_the_final_measurement_and_nothing_else(reads: Reads) -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared()
     assert reads.parts == {"training", "validation"}
-    measurement = measure(benchmark, task_for(), shelf)
+    measurement = measure(benchmark, task_for(), store)
     assert reads.parts == {"training", "validation"}
     reads.parts.clear()
     fresh = construct("benchmark", SuperResolution, SPACE, dataset="scenes", **FAST)
-    final = fresh.final(measurement, device="cpu", artifacts=shelf)
+    final = fresh.final(measurement, device="cpu", artifacts=store)
     assert reads.parts == {"test"}
     assert (final.split, final.task, final.artifacts) == ("test", measurement.task, measurement.artifacts)
 
 
 def test_the_final_figures_are_of_the_stored_weights(reads: Reads) -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared()
-    measurement = measure(benchmark, task_for(), shelf)
+    measurement = measure(benchmark, task_for(), store)
     network = SPACE.build(measurement.architecture, benchmark.io)
-    network.load_state_dict(shelf.get_tensors(measurement.artifacts["weights"]))
+    network.load_state_dict(store.get_tensors(measurement.artifacts["weights"]))
     psnrs = []
     for pixels in reads.pixels["test"]:
         original = torch.tensor(pixels).permute(2, 0, 1)
@@ -402,19 +402,19 @@ def test_the_final_figures_are_of_the_stored_weights(reads: Reads) -> None:
         plane = luma((result * 255).round().clamp(0, 255).to(torch.uint8))[2:-2, 2:-2]
         error = ((plane - luma(original)[2:-2, 2:-2]) ** 2).mean().item()
         psnrs.append(10 * math.log10(255**2 / error))
-    final = benchmark.final(measurement, device="cpu", artifacts=shelf)
+    final = benchmark.final(measurement, device="cpu", artifacts=store)
     assert final.metrics["psnr_db"] == pytest.approx(np.mean(psnrs), abs=1e-3)
 
 
 def test_validation_pictures_guide_but_do_not_train(reads: Reads) -> None:
-    shelf = Parcel()
-    clean = measure(prepared(), task_for(), shelf)
+    store = MemoryArtifacts()
+    clean = measure(prepared(), task_for(), store)
     reads.pixels["validation"] = [scene(99)]
-    other = measure(prepared(), task_for(), shelf)
+    other = measure(prepared(), task_for(), store)
     assert other.artifacts == clean.artifacts
     assert other.metrics != clean.metrics
     reads.pixels["training"] = [scene(98)]
-    assert measure(prepared(), task_for(), shelf).artifacts != clean.artifacts
+    assert measure(prepared(), task_for(), store).artifacts != clean.artifacts
 
 
 def test_pictures_are_taken_from_all_over_the_set(reads: Reads) -> None:
@@ -429,16 +429,16 @@ def test_pictures_are_taken_from_all_over_the_set(reads: Reads) -> None:
 def test_further_sets_are_tested_on_by_name(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
     others = (Picture("other", lambda: scene(30)),)
     monkeypatch.setitem(PICTURE_SETS, "set5", Entry("set5", "", lambda places: PictureSet("set5", (), (), others)))
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(tests=("set5",))
-    measurement = measure(benchmark, task_for(), shelf)
-    figures = benchmark.final(measurement, device="cpu", artifacts=shelf).metrics
-    own = prepared().final(measurement, device="cpu", artifacts=shelf).metrics
+    measurement = measure(benchmark, task_for(), store)
+    figures = benchmark.final(measurement, device="cpu", artifacts=store).metrics
+    own = prepared().final(measurement, device="cpu", artifacts=store).metrics
     assert {name: figures[name] for name in own} == own
     assert set(figures) == {*own, *(f"set5_{name}" for name in own)}
     assert figures["set5_psnr_db"] != figures["psnr_db"]
     reads.pixels["test"] = []
-    alone = prepared(tests=("set5",)).final(measurement, device="cpu", artifacts=shelf).metrics
+    alone = prepared(tests=("set5",)).final(measurement, device="cpu", artifacts=store).metrics
     assert alone["psnr_db"] == alone["set5_psnr_db"] == figures["set5_psnr_db"]
 
 
@@ -487,8 +487,8 @@ def test_a_space_of_classifiers_is_refused() -> None:
 
 
 def test_costs_are_of_an_enlarged_picture_of_the_stated_size() -> None:
-    assert SuperResolution(SPACE).io == IO.enlarged(360, 640, 2)
-    assert SuperResolution(SPACE, scale=3).io == IO.enlarged(240, 426, 3)
+    assert SuperResolution(SPACE).io == IO.upscaled(360, 640, 2)
+    assert SuperResolution(SPACE, scale=3).io == IO.upscaled(240, 426, 3)
     assert SuperResolution(SPACE, scale=4).io.output_shape == (3, 720, 1280)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.super_resolution_table import SuperResolutionTable
 from nasplat.errors import InputError, TrialFailed
 from nasplat.search_spaces.esrn import ESRNSmall, ESRNTiny
@@ -29,7 +29,7 @@ def test_every_network_of_the_space_is_in_it() -> None:
         if max(slots) < 0:
             continue
         architecture = SPACE.member([gene for block in slots for gene in (int(block >= 0), max(block, 0))])
-        metrics = benchmark.measure(task_for(architecture), device="cpu", artifacts=Parcel()).metrics
+        metrics = benchmark.measure(task_for(architecture), device="cpu", artifacts=MemoryArtifacts()).metrics
         assert 25 < metrics["psnr_db"] < 40 and 0.8 < metrics["ssim"] < 1 and 0 < metrics["gain_db"] < 3
         seen.add((SPACE.canonical_key(architecture), metrics["psnr_db"]))
     assert len(seen) == len({key for key, _ in seen}) == 5 + 5**2 + 5**3
@@ -37,8 +37,8 @@ def test_every_network_of_the_space_is_in_it() -> None:
 
 def test_the_final_figures_are_of_other_pictures() -> None:
     benchmark = SuperResolutionTable(SPACE)
-    measurement = benchmark.measure(task_for(SPACE.of(["S_4_8_16"] * 3)), device="cpu", artifacts=Parcel())
-    final = benchmark.final(measurement, device="cpu", artifacts=Parcel())
+    measurement = benchmark.measure(task_for(SPACE.of(["S_4_8_16"] * 3)), device="cpu", artifacts=MemoryArtifacts())
+    final = benchmark.final(measurement, device="cpu", artifacts=MemoryArtifacts())
     assert measurement.split == "validation" and final.split == "test"
     assert final.metrics["psnr_db"] > measurement.metrics["psnr_db"] + 2  # Set5 is easier than photographs
 
@@ -47,7 +47,9 @@ def test_another_space_or_fidelity_is_refused() -> None:
     with pytest.raises(InputError, match="figures of the search space esrn/tiny alone, but got esrn/small; train with"):
         SuperResolutionTable(ESRNSmall()).check()
     with pytest.raises(TrialFailed, match="ask for fidelity 1"):
-        SuperResolutionTable(SPACE).measure(task_for(SPACE.of(["S_1_8_16"]), 2), device="cpu", artifacts=Parcel())
+        SuperResolutionTable(SPACE).measure(
+            task_for(SPACE.of(["S_1_8_16"]), 2), device="cpu", artifacts=MemoryArtifacts()
+        )
 
 
 @pytest.mark.slow
@@ -60,9 +62,9 @@ def test_training_a_network_again_gives_its_row() -> None:
     number, blocks = script["plan"]()[0]
     line = script["Trainer"]()(number, blocks)
     benchmark, architecture = SuperResolutionTable(SPACE), SPACE.parse(blocks)
-    looked_up = benchmark.measure(task_for(architecture), device="cpu", artifacts=Parcel())
+    looked_up = benchmark.measure(task_for(architecture), device="cpu", artifacts=MemoryArtifacts())
     # Other versions of torch, and other processors, round otherwise; seeds alone are some .02 dB apart.
     assert line["psnr_db"] == pytest.approx(looked_up.metrics["psnr_db"], abs=0.05)
     assert line["set5_psnr_db"] == pytest.approx(
-        benchmark.final(looked_up, device="cpu", artifacts=Parcel()).metrics["psnr_db"], abs=0.3
+        benchmark.final(looked_up, device="cpu", artifacts=MemoryArtifacts()).metrics["psnr_db"], abs=0.3
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Handle, Parcel
+from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.benchmarks.classification import AIDS, Classification
 from nasplat.data.datasets import dataset
@@ -70,14 +70,14 @@ def task_for(architecture: Architecture | str = CODE, *, fidelity: int = 1, **op
     return Evaluate(**{"id": 3, "seed": 7, "architecture": architecture, "fidelity": fidelity, **options})
 
 
-def measured(benchmark: Benchmark, task: Evaluate, shelf: Parcel) -> Measurement:
-    outcome = perform(task, benchmark, device="cpu", artifacts=shelf)
+def measured(benchmark: Benchmark, task: Evaluate, store: MemoryArtifacts) -> Measurement:
+    outcome = perform(task, benchmark, device="cpu", artifacts=store)
     assert isinstance(outcome, Measurement), outcome
     return outcome
 
 
-def failed(benchmark: Benchmark, task: Evaluate, shelf: Parcel) -> Failure:
-    outcome = perform(task, benchmark, device="cpu", artifacts=shelf)
+def failed(benchmark: Benchmark, task: Evaluate, store: MemoryArtifacts) -> Failure:
+    outcome = perform(task, benchmark, device="cpu", artifacts=store)
     assert isinstance(outcome, Failure), outcome
     return outcome
 
@@ -128,9 +128,9 @@ def test_what_covers_is_the_mean_of_the_training_images_however_they_are_kept() 
 
 @pytest.mark.slow
 def test_cutout_acts_with_and_without_augmentation() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     found = {
-        measured(prepared(augment=augment, cutout=cutout), task_for(), shelf).artifacts["weights"]
+        measured(prepared(augment=augment, cutout=cutout), task_for(), store).artifacts["weights"]
         for augment, cutout in product((False, True), (0, 3))
     }
     assert len(found) == 4
@@ -243,11 +243,11 @@ def test_a_network_that_names_no_branches_is_refused_and_one_that_has_none_is_tr
         TrialFailed, match=r"no module of Linear says by `branches`.*leave out benchmark.recipe.drop_path"
     ):
         DropPath(nn.Linear(2, 2), 0.1)
-    shelf = Parcel()
+    store = MemoryArtifacts()
     identities = task_for("110101")
     assert (
-        measured(prepared(drop_path=0.5), identities, shelf).artifacts["weights"]
-        == measured(prepared(), identities, shelf).artifacts["weights"]
+        measured(prepared(drop_path=0.5), identities, store).artifacts["weights"]
+        == measured(prepared(), identities, store).artifacts["weights"]
     )
 
 
@@ -332,17 +332,17 @@ def test_the_loss_is_that_of_both_classifiers_with_smoothed_labels() -> None:
 
 @pytest.mark.slow
 def test_labels_are_smoothed_in_training_alone() -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     benchmark = prepared(label_smoothing=0.3)
-    measurement = measured(benchmark, task_for(), shelf)
+    measurement = measured(benchmark, task_for(), store)
     network = SPACE.build(measurement.architecture, DIGITS)
-    network.load_state_dict(shelf.get_tensors(measurement.artifacts["weights"]))
+    network.load_state_dict(store.get_tensors(measurement.artifacts["weights"]))
     network.eval()
     validation = dataset("digits").load().validation
     with torch.no_grad():
         loss = functional.cross_entropy(network(validation.images), validation.labels)
     assert measurement.metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert measurement.artifacts != measured(prepared(), task_for(), shelf).artifacts
+    assert measurement.artifacts != measured(prepared(), task_for(), store).artifacts
 
 
 # Moving average
@@ -383,10 +383,10 @@ def test_an_average_in_float64_is_exact_and_shares_nothing() -> None:
 
 @pytest.mark.slow
 def test_what_is_measured_and_kept_is_the_average() -> None:
-    shelf = Parcel()
-    averaged, plain = (measured(prepared(ema=ema), task_for(), shelf) for ema in (0.9, 0.0))
-    state = shelf.get_tensors(averaged.artifacts["state"])
-    kept, trained = (shelf.get_tensors(each.artifacts["weights"]) for each in (averaged, plain))
+    store = MemoryArtifacts()
+    averaged, plain = (measured(prepared(ema=ema), task_for(), store) for ema in (0.9, 0.0))
+    state = store.get_tensors(averaged.artifacts["state"])
+    kept, trained = (store.get_tensors(each.artifacts["weights"]) for each in (averaged, plain))
     for name, tensor in kept.items():
         assert torch.equal(state[f"average.{name}"], tensor)
         assert torch.equal(state[f"model.{name}"], trained[name]), "the average acts on nothing"
@@ -427,18 +427,18 @@ def test_a_share_of_the_loss_is_the_teachers_who_is_shown_what_the_network_is_an
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def teacher_of(benchmark: Classification, shelf: Parcel, code: str = "333333", fidelity: int = 1) -> Teacher:
-    measurement = measured(benchmark, task_for(code, fidelity=fidelity), shelf)
+def teacher_of(benchmark: Classification, store: MemoryArtifacts, code: str = "333333", fidelity: int = 1) -> Teacher:
+    measurement = measured(benchmark, task_for(code, fidelity=fidelity), store)
     return Teacher(architecture=measurement.architecture, weights=measurement.artifacts["weights"])
 
 
 @pytest.mark.slow
 def test_a_network_learns_from_the_teacher_that_its_task_names() -> None:
-    shelf, benchmark = Parcel(), prepared(distillation=1.0, epochs=4)
-    teacher = teacher_of(benchmark, shelf, fidelity=4)
-    alone = measured(benchmark, task_for(fidelity=4), shelf)
-    assert alone.artifacts == measured(prepared(epochs=4), task_for(fidelity=4), shelf).artifacts
-    taught = measured(benchmark, task_for(fidelity=4, teacher=teacher), shelf)
+    store, benchmark = MemoryArtifacts(), prepared(distillation=1.0, epochs=4)
+    teacher = teacher_of(benchmark, store, fidelity=4)
+    alone = measured(benchmark, task_for(fidelity=4), store)
+    assert alone.artifacts == measured(prepared(epochs=4), task_for(fidelity=4), store).artifacts
+    taught = measured(benchmark, task_for(fidelity=4, teacher=teacher), store)
     images = dataset("digits").load().validation.images
     answers = []
     for architecture, weights in (
@@ -447,7 +447,7 @@ def test_a_network_learns_from_the_teacher_that_its_task_names() -> None:
         (alone.architecture, alone.artifacts["weights"]),
     ):
         network = SPACE.build(architecture, DIGITS)
-        network.load_state_dict(shelf.get_tensors(weights))
+        network.load_state_dict(store.get_tensors(weights))
         with torch.no_grad():
             answers.append(network.eval()(images))
     wanted, by_teacher, by_labels = answers
@@ -457,18 +457,18 @@ def test_a_network_learns_from_the_teacher_that_its_task_names() -> None:
 
 @pytest.mark.slow
 def test_a_teacher_is_refused_where_nothing_is_learnt_of_it_or_its_weights_do_not_fit() -> None:
-    shelf, benchmark = Parcel(), prepared(distillation=0.5)
-    teacher = teacher_of(benchmark, shelf)
+    store, benchmark = MemoryArtifacts(), prepared(distillation=0.5)
+    teacher = teacher_of(benchmark, store)
     assert (benchmark.distills, prepared().distills) == (True, False)
-    assert failed(prepared(), task_for(teacher=teacher), shelf).kind == "no teacher"
+    assert failed(prepared(), task_for(teacher=teacher), store).kind == "no teacher"
     other = Teacher(architecture=SPACE.parse("000000"), weights=teacher.weights)
-    failure = failed(benchmark, task_for(teacher=other), shelf)
+    failure = failed(benchmark, task_for(teacher=other), store)
     assert failure.kind == "another teacher"
     assert "the teacher's weights are not of nasbench201:000000" in failure.message
-    noise = Teacher(architecture=SPACE.parse(CODE), weights=shelf.put(b"no tensors"))
-    assert failed(benchmark, task_for(teacher=noise), shelf).kind == "another teacher"
+    noise = Teacher(architecture=SPACE.parse(CODE), weights=store.put(b"no tensors"))
+    assert failed(benchmark, task_for(teacher=noise), store).kind == "another teacher"
     gone = Teacher(architecture=SPACE.parse(CODE), weights=Handle("0" * 64))
-    assert failed(benchmark, task_for(teacher=gone), shelf).kind == "artifact lost"
+    assert failed(benchmark, task_for(teacher=gone), store).kind == "artifact lost"
 
 
 # All of them
@@ -477,12 +477,12 @@ def test_a_teacher_is_refused_where_nothing_is_learnt_of_it_or_its_weights_do_no
 @pytest.mark.slow
 @pytest.mark.parametrize("space", spaces(), ids=lambda space: space.name)
 def test_with_all_aids_what_is_measured_is_what_the_space_builds(space: SearchSpace) -> None:
-    shelf, benchmark = Parcel(), prepared(space, epochs=1, **EVERYTHING)
+    store, benchmark = MemoryArtifacts(), prepared(space, epochs=1, **EVERYTHING)
     rng = np.random.default_rng(1)
-    first = measured(benchmark, task_for(space.sample(rng)), shelf)
+    first = measured(benchmark, task_for(space.sample(rng)), store)
     teacher = Teacher(architecture=first.architecture, weights=first.artifacts["weights"])
-    second = measured(benchmark, task_for(space.sample(rng), teacher=teacher), shelf)
-    weights = benchmark.state_dict(second, artifacts=shelf)
+    second = measured(benchmark, task_for(space.sample(rng), teacher=teacher), store)
+    weights = benchmark.state_dict(second, artifacts=store)
     network = space.build(second.architecture, benchmark.io)
     assert set(weights) == set(network.state_dict())
     network.load_state_dict(weights)
@@ -495,24 +495,24 @@ def test_with_all_aids_what_is_measured_is_what_the_space_builds(space: SearchSp
 
 @pytest.mark.slow
 def test_every_aid_changes_what_is_learnt() -> None:
-    shelf = Parcel()
-    found = {"none": measured(prepared(), task_for(), shelf).artifacts["weights"]}
-    teacher = teacher_of(prepared(), shelf)
+    store = MemoryArtifacts()
+    found = {"none": measured(prepared(), task_for(), store).artifacts["weights"]}
+    teacher = teacher_of(prepared(), store)
     for name in AIDS:
         task = task_for(teacher=teacher if name == "distillation" else None)
-        found[name] = measured(prepared(**{name: EVERYTHING[name]}), task, shelf).artifacts["weights"]
+        found[name] = measured(prepared(**{name: EVERYTHING[name]}), task, store).artifacts["weights"]
     assert len(set(found.values())) == len(found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["auxiliary", "ema"])
 def test_a_state_is_gone_on_from_by_the_recipe_that_it_was_begun_with(name: str) -> None:
-    shelf = Parcel()
+    store = MemoryArtifacts()
     options: dict[str, Any] = {name: 0.4}
     plain, aided = prepared(), prepared(**options)
     for begun, gone_on in ((plain, aided), (aided, plain)):
-        state = measured(begun, task_for(), shelf).artifacts["state"]
-        failure = failed(gone_on, task_for(fidelity=2, continues=state), shelf)
+        state = measured(begun, task_for(), store).artifacts["state"]
+        failure = failed(gone_on, task_for(fidelity=2, continues=state), store)
         assert failure.kind == "another recipe"
         assert "go on with the recipe that it was begun with" in failure.message
 
@@ -528,9 +528,9 @@ def test_shared_weights_refuse_what_would_not_act_on_them(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_optimizer_is_the_one_that_is_asked_for() -> None:
-    shelf = Parcel()
-    adam = measured(prepared(optimizer="adam", learning_rate=0.01, weight_decay=0), task_for(fidelity=3), shelf)
-    names = shelf.get_tensors(adam.artifacts["state"])
+    store = MemoryArtifacts()
+    adam = measured(prepared(optimizer="adam", learning_rate=0.01, weight_decay=0), task_for(fidelity=3), store)
+    names = store.get_tensors(adam.artifacts["state"])
     assert any(name.startswith("square.") for name in names)
     assert adam.metrics["accuracy"] > 0.5
 

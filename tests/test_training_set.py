@@ -12,7 +12,7 @@ import pytest
 from nasplat.errors import InputError
 from nasplat.run.directory import Run
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.surrogates.training_set import Scores, member, read_scores
+from nasplat.surrogates.training_set import TrainingSet, member, read_training_set
 
 SPACE = NASBench201()
 OFFICIAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|"
@@ -21,7 +21,7 @@ OFFICIAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|ski
 def told(path: Path, text: str, **options: Any) -> dict[str, float]:
     """What a file tells, by code."""
     path.write_text(text, encoding="utf-8")
-    found = read_scores([path], **{"space": SPACE, **options})
+    found = read_training_set([path], **{"space": SPACE, **options})
     return {a.code: float(s) for a, s in zip(found.architectures, found.scores, strict=True)}
 
 
@@ -33,7 +33,7 @@ def test_a_table_of_codes_and_official_strings(tmp_path: Path) -> None:
 def test_a_packed_table_from_a_spreadsheet(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbfarch_str,score\r\n000001,0.5\r\n", mtime=0))
-    assert read_scores([path], space=SPACE).scores.tolist() == [0.5]
+    assert read_training_set([path], space=SPACE).scores.tolist() == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,15 @@ def test_scores_of_equal_codes_become_their_mean_and_are_counted(tmp_path: Path)
     one, two = tmp_path / "one.csv", tmp_path / "two.json"
     one.write_text("code,score\n000001,1\n000002,7\n000001,3\n")
     two.write_text('{"000001": 8, "000001": 4}')
-    found = read_scores([one, two], space=SPACE)
+    found = read_training_set([one, two], space=SPACE)
     assert [a.code for a in found.architectures] == ["000001", "000002"]
     assert found.scores.tolist() == [4.0, 7.0]
     assert found.description == {"sources": ["one.csv", "two.json"], "metric": "score", "merged": 3}
 
 
 def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
-    found = [read_scores([path], space=SPACE) for path in (tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "c.csv")
+    paths = [tmp_path / f"{name}.csv" for name in "abc"]
+    found = [read_training_set([path], space=SPACE) for path in paths
              if path.write_text({"a": "code,s\n000001,1\n000002,2\n", "b": "code,s\n000002,2\n000001,1\n",
                                  "c": "code,s\n000001,1\n000002,2.0000000000000004\n"}[path.stem])]  # fmt: skip
     assert found[0].digest == found[1].digest != found[2].digest
@@ -67,7 +68,7 @@ def test_a_column_is_named_with_its_direction(tmp_path: Path) -> None:
     assert told(tmp_path / "t.csv", text) == {"000001": 0.5}
     assert told(tmp_path / "t.csv", text, metric="loss") == {"000001": 0.25}
     assert told(tmp_path / "t.csv", text, metric="loss:min") == {"000001": -0.25}
-    assert read_scores([tmp_path / "t.csv"], space=SPACE, metric="loss:min").description["metric"] == "loss:min"
+    assert read_training_set([tmp_path / "t.csv"], space=SPACE, metric="loss:min").description["metric"] == "loss:min"
 
 
 def test_the_only_numeric_column_is_the_score(tmp_path: Path) -> None:
@@ -127,18 +128,18 @@ def test_what_breaks_a_rule_is_refused_with_its_place(
 def test_what_cannot_be_unpacked_or_decoded_is_refused(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=name):
-        read_scores([tmp_path / name], space=SPACE)
+        read_training_set([tmp_path / name], space=SPACE)
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
-        read_scores([tmp_path / "t.csv"], space=SPACE)
+        read_training_set([tmp_path / "t.csv"], space=SPACE)
     with pytest.raises(InputError, match="does not exist"):
-        read_scores([tmp_path / "t"], space=SPACE)
+        read_training_set([tmp_path / "t"], space=SPACE)
     with pytest.raises(InputError, match="not a run directory"):
-        read_scores([tmp_path], space=SPACE)
+        read_training_set([tmp_path], space=SPACE)
     with pytest.raises(InputError, match="at least one source"):
-        read_scores([], space=SPACE)
+        read_training_set([], space=SPACE)
 
 
 @pytest.mark.parametrize("text", ["", "\x1b[2J", "0" * 5000, "../../etc/passwd", "<script>", "000001\n", "é", "\ud800"])
@@ -176,14 +177,14 @@ def by_hand(run: Path, metric: str) -> dict[str, float]:
     return {code: math.fsum(each) / len(each) for code, each in values.items()}
 
 
-def as_dict(found: Scores) -> dict[str, float]:
+def as_dict(found: TrainingSet) -> dict[str, float]:
     """Scores by code."""
     return dict(zip((a.code for a in found.architectures), found.scores.tolist(), strict=True))
 
 
 @pytest.mark.slow
 def test_a_run_gives_its_trials_at_the_highest_fidelity_with_the_space_as_it_was(run: Path) -> None:
-    found = read_scores([run])
+    found = read_training_set([run])
     assert (found.space.name, found.space.channels) == ("nasbench201", 1)  # type: ignore[attr-defined]
     assert as_dict(found) == by_hand(run, "accuracy")
     assert len({m.task.fidelity for m in Run(run).history().measured}) == 2  # else nothing would be left out
@@ -191,23 +192,23 @@ def test_a_run_gives_its_trials_at_the_highest_fidelity_with_the_space_as_it_was
 
 
 def test_a_minimized_objective_is_negated(run: Path) -> None:
-    assert as_dict(read_scores([run], metric="params")) == {c: -v for c, v in by_hand(run, "params").items()}
+    assert as_dict(read_training_set([run], metric="params")) == {c: -v for c, v in by_hand(run, "params").items()}
 
 
 def test_a_run_refuses_what_it_did_not_seek(run: Path) -> None:
     with pytest.raises(InputError, match=r"no objective is named 'macs'.*known: accuracy, params"):
-        read_scores([run], metric="macs")
+        read_training_set([run], metric="macs")
     with pytest.raises(InputError, match="seeks params:min, not params:max"):
-        read_scores([run], metric="params:max")
+        read_training_set([run], metric="params:max")
     with pytest.raises(InputError, match=r"of one space, but .* is of nasbench201 with channels=1, cells=1 and not of"):
-        read_scores([run], space=SPACE)
+        read_training_set([run], space=SPACE)
 
 
 def test_a_run_and_a_file_are_put_together(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "more.json"
     path.write_text(json.dumps([{"architecture": "444444", "accuracy": 0.125, "params": 3}]))
-    found = read_scores([run, path])
+    found = read_training_set([run, path])
     assert as_dict(found) == by_hand(run, "accuracy") | {"444444": 0.125}
     assert np.isfinite(found.scores).all()
     with pytest.raises(InputError, match=r"gives params:max and those before params:min"):
-        read_scores([run, path], metric="params")
+        read_training_set([run, path], metric="params")

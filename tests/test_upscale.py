@@ -35,7 +35,7 @@ PATIENCE = 300.0
 """Seconds after which a test stops waiting for a process."""
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
-SMALL = IO.enlarged(8, 8, 2)
+SMALL = IO.upscaled(8, 8, 2)
 
 
 def export(folder: Path, code: str = "S_4_8_16,C_1_8_16", *, space: str = "esrn/tiny", model: IO = SMALL) -> Path:
@@ -57,7 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def grey_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(tmp_path_factory.mktemp("models") / "grey", model=IO.enlarged(8, 8, 3, channels=1))
+    return export(tmp_path_factory.mktemp("models") / "grey", model=IO.upscaled(8, 8, 3, channels=1))
 
 
 def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:

@@ -16,7 +16,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.benchmarks.zero_cost import ZeroCost
 from nasplat.config import Workload
@@ -43,7 +43,7 @@ def task(architecture: Architecture, seed: int = 0, fidelity: int = 1) -> Evalua
 
 def figures(benchmark: Benchmark, architecture: Architecture, seed: int = 0) -> dict[str, float]:
     """What the benchmark says of it."""
-    return dict(benchmark.measure(task(architecture, seed), device="cpu", artifacts=Parcel()).metrics)
+    return dict(benchmark.measure(task(architecture, seed), device="cpu", artifacts=MemoryArtifacts()).metrics)
 
 
 @pytest.mark.slow
@@ -104,10 +104,10 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
 def test_there_is_one_fidelity_and_no_test() -> None:
     benchmark = construct("benchmark", ZeroCost, SPACE, batch=4, side=8)
     with pytest.raises(TrialFailed, match="ask for fidelity 1"):
-        benchmark.measure(task(CELL, fidelity=2), device="cpu", artifacts=Parcel())
-    measurement = benchmark.measure(task(CELL), device="cpu", artifacts=Parcel())
+        benchmark.measure(task(CELL, fidelity=2), device="cpu", artifacts=MemoryArtifacts())
+    measurement = benchmark.measure(task(CELL), device="cpu", artifacts=MemoryArtifacts())
     with pytest.raises(InputError, match="no test pictures can judge; train the architecture with the benchmark"):
-        benchmark.final(measurement, device="cpu", artifacts=Parcel())
+        benchmark.final(measurement, device="cpu", artifacts=MemoryArtifacts())
 
 
 def test_a_figure_that_is_not_finite_is_a_failed_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import nasplat
 from nasplat.architecture import Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark, TableBenchmark
 from nasplat.cli.console import err, out, print_json, print_table, printable
 from nasplat.cli.interruption import Interruption
@@ -35,7 +35,7 @@ from nasplat.storage.files import read_file, refusal, write_atomically
 from nasplat.surrogates.predictor_store import make_space
 from nasplat.surrogates.ranking_metrics import Interval, Make, Ranking, Trial, splits
 from nasplat.surrogates.ranking_metrics import evaluate as evaluated
-from nasplat.surrogates.training_set import Scores, read_scores
+from nasplat.surrogates.training_set import TrainingSet, read_training_set
 from nasplat.task import Evaluate
 
 SETTINGS, TRIALS = "settings.json", "trials.jsonl"
@@ -310,7 +310,7 @@ def _spelt(interval: Mapping[str, float]) -> str:
 
 def _scores(
     sources: Sequence[Path], benchmark: str | None, space: str | None, metric: str | None, given: Mapping[str, Any]
-) -> Scores:
+) -> TrainingSet:
     """What predictors are to learn from and to rank."""
     if (benchmark is None) == (not sources):
         raise InputError("scores come from sources or from a --benchmark, one of the two")
@@ -318,7 +318,7 @@ def _scores(
         if "benchmark" in given:
             raise InputError("--set benchmark.… is for scores of a --benchmark, but sources are given")
         made = None if space is None else make_space(space, given.get("space"))
-        return read_scores(sources, space=made, metric=metric, floor=4)
+        return read_training_set(sources, space=made, metric=metric, floor=4)
     if space is None and benchmark not in SEARCH_SPACES.names():
         raise InputError(f"the benchmark {benchmark} measures several spaces; name one with --space")
     kind = BENCHMARKS.get(benchmark)
@@ -330,7 +330,7 @@ def _scores(
     if name not in measuring.metrics or sense not in ("", "min", "max"):
         raise InputError(f"{benchmark} measures {', '.join(measuring.metrics)}, but --score is {shortly(metric)}")
     measuring.prepare()
-    members, values, split, nowhere = [], [], "validation", Parcel()
+    members, values, split, nowhere = [], [], "validation", MemoryArtifacts()
     for number, architecture in enumerate(_offered(measuring)):
         task = Evaluate(id=number, seed=0, architecture=architecture, fidelity=measuring.fidelity)
         try:
@@ -347,7 +347,7 @@ def _scores(
     }
     described["options"] = options_of_benchmark(measuring)
     sign = -1.0 if sense == "min" else 1.0
-    return Scores(measuring.space, tuple(members), sign * np.array(values), described)
+    return TrainingSet(measuring.space, tuple(members), sign * np.array(values), described)
 
 
 def _offered(benchmark: Benchmark) -> Iterable[Architecture]:
@@ -375,7 +375,7 @@ def options_of_benchmark(benchmark: Any) -> dict[str, Any]:
     return complete("benchmark", type(benchmark), {name: getattr(benchmark, name) for name in names})
 
 
-def _named(scores: Scores) -> str:
+def _named(scores: TrainingSet) -> str:
     """Where scores come from, in a few words."""
     described = scores.description
     options = described.get("options") or {}

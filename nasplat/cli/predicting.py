@@ -21,9 +21,16 @@ from nasplat.config import yaml_value
 from nasplat.errors import InputError
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import is_taken
-from nasplat.surrogates.predictor_store import Predicted, Saved, make_predictor, make_space, open_predictor, scored
+from nasplat.surrogates.predictor_store import (
+    Predicted,
+    StoredPredictor,
+    make_predictor,
+    make_space,
+    open_predictor,
+    scored,
+)
 from nasplat.surrogates.ranking_metrics import cross_validated
-from nasplat.surrogates.training_set import Scores, member, read_names, read_scores
+from nasplat.surrogates.training_set import TrainingSet, member, read_names, read_training_set
 from nasplat.units import duration
 
 WRONG_INPUT = 2
@@ -90,7 +97,7 @@ def fit(
     if is_taken(out_folder):
         raise InputError(f"{out_folder} exists; choose another --out")
     options = assigned(set_, ("predictor", "space"))
-    scores = read_scores(sources, space=chosen_space(space, options["space"]), metric=score)
+    scores = read_training_set(sources, space=chosen_space(space, options["space"]), metric=score)
     made = make_predictor(predictor, scores.space, options["predictor"])
     began = time.monotonic()
     made.fit(scores.architectures, scores.scores)
@@ -170,7 +177,7 @@ def rank(
     read = _read(saved.space, named)
     candidates = [item for item in read if isinstance(item, Architecture)]
     if run is not None:
-        candidates += read_scores([run], space=saved.space).architectures
+        candidates += read_training_set([run], space=saved.space).architectures
     candidates = list(dict.fromkeys(candidates + _sampled(saved.space, sample, seed)))
     if not candidates and not named:
         raise InputError("nothing to rank: name architectures, or give --file, --run or --sample")
@@ -229,7 +236,7 @@ def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | Non
     return None if name is None else make_space(name, options)
 
 
-def _cross_validated(predictor: str, options: dict[str, Any], scores: Scores, folds: int) -> dict[str, Any]:
+def _cross_validated(predictor: str, options: dict[str, Any], scores: TrainingSet, folds: int) -> dict[str, Any]:
     """Kendall's tau between predictions and scores of each part, by what was learnt from the others."""
     make = partial(make_predictor, predictor, scores.space, options)
     with Progress(
@@ -285,7 +292,7 @@ def _read(space: SearchSpace, named: Sequence[tuple[str, str]]) -> list[Architec
     return read
 
 
-def _predicted(saved: Saved, read: Sequence[Architecture | InputError]) -> list[Predicted | None]:
+def _predicted(saved: StoredPredictor, read: Sequence[Architecture | InputError]) -> list[Predicted | None]:
     """Predictions in the order of what was read."""
     found = iter(scored(saved.predictor, [item for item in read if isinstance(item, Architecture)]))
     return [next(found) if isinstance(item, Architecture) else None for item in read]

@@ -23,7 +23,7 @@ from nasplat.run.retrained import Comparison
 from nasplat.run.source import Source
 from nasplat.search.assembly import Assembly
 from nasplat.search.loop import Search
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.files import is_taken
 from nasplat.strategy import GenerationalStrategy
 from nasplat.task import encode_incident
@@ -52,14 +52,14 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
         # Workers come up first: what is wrong with them is found before anything is created.
-        shelf = Shelf(folder / ARTIFACTS)
-        with Interruption() as interruption, _executor(assembly, shelf) as executor:
+        store = ArtifactStore(folder / ARTIFACTS)
+        with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
             protocol = assembly.benchmark.protocol
             run = Run.create(folder, config, protocol=protocol, choice=choice, source=source) if create else Run(folder)
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
-                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, shelf)
+                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, store)
                 try:
                     interruption.arm()
                     loop.run()

@@ -13,7 +13,7 @@ from rich.markup import escape
 from nasplat.cli.console import err, out
 from nasplat.errors import InputError
 from nasplat.storage.files import read_file
-from nasplat.surrogates.predictor_store import Saved, open_predictor
+from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor
 
 TOKEN = "NASPLAT_TOKEN"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -59,7 +59,7 @@ def serve(
         _serve(saved, listening, batch, token, hosts, log)
 
 
-def _announce(saved: Saved, address: str, guarded: bool) -> None:
+def _announce(saved: StoredPredictor, address: str, guarded: bool) -> None:
     learnt = saved.about.get("count")
     from_ = f", learnt from {learnt} architectures" if isinstance(learnt, int) else ""
     out.print(f"serving {escape(saved.predictor.name)} of {escape(saved.space.name)}{from_}")
@@ -70,7 +70,12 @@ def _announce(saved: Saved, address: str, guarded: bool) -> None:
 
 
 def _serve(
-    saved: Saved, listening: socket.socket, batch: int, token: str | None, hosts: frozenset[str] | None, log: bool
+    saved: StoredPredictor,
+    listening: socket.socket,
+    batch: int,
+    token: str | None,
+    hosts: frozenset[str] | None,
+    log: bool,
 ) -> None:
     import uvicorn
     from uvicorn.config import LOGGING_CONFIG

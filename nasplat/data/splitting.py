@@ -62,7 +62,7 @@ class Parts:
         held_out: int,
         subset: int | None,
     ) -> "Parts":
-        """Take what is missing from training: a fifth for the test, then one in `held_out` for validation."""
+        """Take what is missing from training: a fifth for the test, then one in `out_of_fold` for validation."""
         if test is None:
             rest, rows = part_off(training.labels, len(training) // 5, "a test split")
             training, test = training.take(rest), partial(training.take, rows)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.encodings.features import describe
-from nasplat.encodings.pruned_graph import Effective
+from nasplat.encodings.pruned_graph import PrunedGraphs
 from nasplat.encodings.weisfeiler_lehman import Hashes, hashed
 from nasplat.graph import Graphs, Role
 from nasplat.search_space import SearchSpace
 
 
-class Views(Sequence[Architecture]):
+class Encodings(Sequence[Architecture]):
     """Architectures with their graphs, descriptions and expressions, each computed when it is first asked for.
 
     It goes wherever a sequence of architectures goes; a predictor that is handed one uses what another has computed.
@@ -33,9 +33,9 @@ class Views(Sequence[Architecture]):
         self.architectures = architectures
 
     @classmethod
-    def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> "Views":
+    def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> "Encodings":
         """The given one, if it is one, or a new one."""
-        if isinstance(architectures, Views) and architectures.space is space:
+        if isinstance(architectures, Encodings) and architectures.space is space:
             return architectures
         return cls(space, architectures)
 
@@ -65,16 +65,16 @@ class Views(Sequence[Architecture]):
     @cached_property
     def hashes(self) -> Hashes:
         """As `nasplat.encodings.weisfeiler_lehman.hashed`, `[n, nodes, 4]`."""
-        return hashed(Effective.of(self.graphs))
+        return hashed(PrunedGraphs.of(self.graphs))
 
-    def take(self, chosen: NDArray[np.intp]) -> "Views":
+    def take(self, chosen: NDArray[np.intp]) -> "Encodings":
         """Those at the given places `[m]`, with whatever has been computed already."""
-        taken = Views(self.space, [self.architectures[int(i)] for i in chosen])
+        taken = Encodings(self.space, [self.architectures[int(i)] for i in chosen])
         for name in self.COMPUTED & vars(self).keys():
             vars(taken)[name] = vars(self)[name][chosen]
         return taken
 
-    def chunks(self, size: int) -> Iterator["Views"]:
+    def chunks(self, size: int) -> Iterator["Encodings"]:
         """Slices of at most so many; itself, if it is no larger."""
         if len(self) <= size:
             yield self

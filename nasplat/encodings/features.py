@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from nasplat.encodings.pruned_graph import Effective, roles
+from nasplat.encodings.pruned_graph import PrunedGraphs, roles
 from nasplat.graph import Graphs, Role
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ their number says."""
 def describe(graphs: Graphs) -> Floats:
     """What `names` lists, for each graph: `[n, features]`, finite; unscaled, as trees like it."""
     chunks = [
-        np.stack([values for _, values in _all(Effective.of(graphs[start : start + CHUNK]))], axis=1)
+        np.stack([values for _, values in _all(PrunedGraphs.of(graphs[start : start + CHUNK]))], axis=1)
         for start in range(0, len(graphs), CHUNK)
     ]
     return np.concatenate(chunks) if chunks else np.zeros((0, len(names(graphs))))
@@ -37,10 +37,10 @@ def describe(graphs: Graphs) -> Floats:
 
 def names(graphs: Graphs) -> list[str]:
     """What the columns of `describe` are called; the same for all graphs of a space."""
-    return [name for name, _ in _all(Effective.of(graphs[:1]))]
+    return [name for name, _ in _all(PrunedGraphs.of(graphs[:1]))]
 
 
-def _all(effective: Effective) -> Iterator[tuple[str, Floats]]:
+def _all(effective: PrunedGraphs) -> Iterator[tuple[str, Floats]]:
     """All features by name."""
     parts = _Parts(effective)
     for group in (_amounts, _lengths, _ways, _ends, _walks, _places, _signals):
@@ -51,7 +51,7 @@ def _all(effective: Effective) -> Iterator[tuple[str, Floats]]:
 class _Parts:
     """What features are computed from; all masks are `[n, nodes]`, and of live nodes alone."""
 
-    def __init__(self, effective: Effective) -> None:
+    def __init__(self, effective: PrunedGraphs) -> None:
         graphs = effective.graphs
         kernels = np.array([operation.kernel for operation in graphs.operations] + [1])[graphs.types]
         live = effective.live

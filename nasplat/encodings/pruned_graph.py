@@ -9,7 +9,7 @@ from nasplat.graph import ABSENT, Graphs, Role
 
 
 @dataclass(frozen=True, slots=True)
-class Effective:
+class PrunedGraphs:
     """The nodes of graphs that data flows through, and how often each feeds each.
 
     Args:
@@ -23,7 +23,7 @@ class Effective:
     edges: NDArray[np.int64]
 
     @classmethod
-    def of(cls, graphs: Graphs) -> "Effective":
+    def of(cls, graphs: Graphs) -> "PrunedGraphs":
         """Drop what carries nothing, contract skip connections, drop what leads nowhere."""
         present = graphs.types != ABSENT
         zero, skip, start, end = (roles(graphs, role) for role in (Role.ZERO, Role.IDENTITY, Role.INPUT, Role.OUTPUT))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nasplat.encodings.pruned_graph import Effective
+from nasplat.encodings.pruned_graph import PrunedGraphs
 
 Hashes = NDArray[np.uint64]
 
@@ -16,7 +16,7 @@ DEPTHS = (1, 2)
 """How far around a node the bounded expressions look back, in nodes."""
 
 
-def hashed(effective: Effective) -> Hashes:
+def hashed(effective: PrunedGraphs) -> Hashes:
     """For every live node four hashes, `[n, nodes, 4]`; equal where the expressions are.
 
     The first is of all that the node computes from the inputs on; the second of all that becomes of its output; the

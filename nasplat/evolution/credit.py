@@ -74,7 +74,7 @@ class Terms:
             yield pool, part, value
 
     def _of(self, architecture: Architecture) -> tuple[tuple[int, ...], ...]:
-        chosen, expressed = self.space.choices(architecture), set(self.space.expressed(architecture))
+        chosen, expressed = self.space.choices(architecture), set(self.space.active_genes(architecture))
         return tuple(
             rows[choice] if gene in expressed else ()
             for gene, (rows, choice) in enumerate(zip(self._table, chosen, strict=True))

@@ -1,4 +1,4 @@
-"""Artifacts in Ray's object store, which caches what lies on the run's shelf."""
+"""Artifacts in Ray's object store, which caches what lies in the run's artifact store."""
 
 from collections import OrderedDict
 from typing import Any

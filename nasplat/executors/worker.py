@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.util
 
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.config import Workload
 from nasplat.executors.executor import perform
@@ -64,7 +64,7 @@ class Worker:
             rather than the effect of another member's.
         """
         assert self._benchmark is not None, "no task is sent before the worker is ready"
-        parcel = Parcel({digest: memoryview(array) for digest, array in zip(digests, given, strict=True)})
+        parcel = MemoryArtifacts({digest: memoryview(array) for digest, array in zip(digests, given, strict=True)})
         work = partial(perform, decode_task(task), self._benchmark, device=self._device, artifacts=parcel)
         if share is None:
             outcome = work()

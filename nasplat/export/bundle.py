@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasplat.architecture import IO, Architecture
-from nasplat.artifact import Parcel
+from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
@@ -331,7 +331,7 @@ def _superseded(run: Run, measurement: Measurement) -> bool:
 
 
 def _safetensors(weights: "Mapping[str, Tensor]") -> bytes:
-    parcel = Parcel()
+    parcel = MemoryArtifacts()
     return parcel.get(parcel.put_tensors(weights))  # the very bytes that a benchmark would leave of them
 
 

@@ -26,7 +26,7 @@ from nasplat.run.history import History
 from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOCK, LOG
 from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog, recovering
 from nasplat.storage.files import is_taken, new_folder, read_file, write_atomically
 from nasplat.task import Measurement, Spent, encode_outcome
@@ -187,8 +187,8 @@ class Run:
             del self.config
 
     @property
-    def artifacts(self) -> Shelf:
-        return Shelf(self.folder / ARTIFACTS)
+    def artifacts(self) -> ArtifactStore:
+        return ArtifactStore(self.folder / ARTIFACTS)
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nasplat.errors import InputError, RunError
 from nasplat.objective import bins, knee
 from nasplat.run.layout import CONFIG, LOG
-from nasplat.run.log_validator import MALFORMED, Ledger, describe
+from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.search.budget import Spending
 from nasplat.storage.event_log import EventLog, recovering
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task, Trained
@@ -41,25 +41,25 @@ class History:
     def __init__(self, run: "Run") -> None:
         self.run = run
         goal = run.config.goal
-        ledger = Ledger(finite=goal.metrics, shown=shown_metrics(goal))
+        validator = LogValidator(finite=goal.metrics, shown=shown_metrics(goal))
         log = EventLog.open(run.folder / LOG)
         try:
             with _garbage_left_alone():
                 for event in log.events():
-                    ledger.take(event)
+                    validator.take(event)
         except MALFORMED as error:
             raise RunError(
-                f"the event log of {run.folder} is damaged, or does not fit its {CONFIG}: event {ledger.seq + 1} "
+                f"the event log of {run.folder} is damaged, or does not fit its {CONFIG}: event {validator.seq + 1} "
                 f"{describe(error)}; {recovering(run.folder)}"
             ) from error
         finally:
             log.close()
-        self.outcomes: list[Outcome] = ledger.outcomes
-        self.elapsed: list[float] = ledger.elapsed
-        self.asked: dict[int, Task] = ledger.asked
-        self.incidents: list[Incident] = ledger.incidents
-        self.tested: dict[int, Measurement] = ledger.tested
-        self.ended: str | None = ledger.ended
+        self.outcomes: list[Outcome] = validator.outcomes
+        self.elapsed: list[float] = validator.elapsed
+        self.asked: dict[int, Task] = validator.asked
+        self.incidents: list[Incident] = validator.incidents
+        self.tested: dict[int, Measurement] = validator.tested
+        self.ended: str | None = validator.ended
 
     @cached_property
     def spending(self) -> Spending:

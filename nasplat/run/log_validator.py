@@ -15,7 +15,7 @@ def describe(error: Exception) -> str:
     return f"lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
-class Ledger:
+class LogValidator:
     """Takes events in order and refuses the first that cannot follow those before.
 
     Args:

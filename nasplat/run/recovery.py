@@ -21,9 +21,9 @@ from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run, read_environment
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOG
-from nasplat.run.log_validator import MALFORMED, Ledger, describe
+from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.search.assembly import Assembly
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
 from nasplat.storage.event_log import Event, EventLog
 from nasplat.storage.files import new_folder, read_file, write_atomically
@@ -75,7 +75,7 @@ class Salvage:
 
     def __post_init__(self) -> None:
         self._wanted_by_strategy: set[str] = set()
-        self.prefix, self.ledger = self._longest_prefix()
+        self.prefix, self.validator = self._longest_prefix()
 
     @property
     def healthy(self) -> bool:
@@ -96,7 +96,7 @@ class Salvage:
         Where weights were shared, only the networks of the highest fidelity are to be had: the search deletes others,
         as it does those of parts that others continued, if the strategy replaces them.
         """
-        measured = [outcome for outcome in self.ledger.outcomes if isinstance(outcome, Measurement)]
+        measured = [outcome for outcome in self.validator.outcomes if isinstance(outcome, Measurement)]
         highest = max((m.task.fidelity for m in measured if m.task.weights is not None), default=0)
         continued = {_way(m, m.task.continues) for m in measured} if self._replaces_parts else set()
         missing: dict[str, list[int]] = {}
@@ -124,11 +124,11 @@ class Salvage:
 
         Shared weights are among it, since training goes on from them.
         """
-        open_ = set(self.ledger.asked) - {outcome.id for outcome in self.ledger.outcomes}
-        wanted = self._wanted_by_strategy.union(*(needed_by(self.ledger.asked[number]) for number in open_))
+        open_ = set(self.validator.asked) - {outcome.id for outcome in self.validator.outcomes}
+        wanted = self._wanted_by_strategy.union(*(needed_by(self.validator.asked[number]) for number in open_))
         states = {
             outcome.weights.digest if isinstance(outcome, Trained) else outcome.artifacts[STATE].digest
-            for outcome in self.ledger.outcomes
+            for outcome in self.validator.outcomes
             if isinstance(outcome, Trained) or (isinstance(outcome, Measurement) and STATE in outcome.artifacts)
         }
         return sorted(states & wanted - set(self.artifacts))
@@ -211,17 +211,17 @@ class Salvage:
                 for event in self.prefix:
                     log.append(event.kind, event.body, elapsed=event.elapsed)
             for digest, path in self.artifacts.items():
-                target = Shelf(draft / ARTIFACTS).path(Handle(digest))
+                target = ArtifactStore(draft / ARTIFACTS).path(Handle(digest))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
             if self.beyond:
                 write_atomically(draft / BEYOND, "".join(json.dumps(each) + "\n" for each in self.beyond))
             write_atomically(draft / NOTE, json.dumps(self.summary(), indent=2) + "\n")
 
-    def _longest_prefix(self) -> tuple[list[Event], Ledger]:
+    def _longest_prefix(self) -> tuple[list[Event], LogValidator]:
         """The events from the first on that follow one another, and that the strategy asks for again."""
         goal = self.config.goal
-        ledger = Ledger(finite=goal.metrics, shown=shown_metrics(goal))
+        validator = LogValidator(finite=goal.metrics, shown=shown_metrics(goal))
         prefix: list[Event] = []
         replay = _Replay(self.config)
         for seq in range(1, max(self.events, default=0) + 1):
@@ -231,9 +231,9 @@ class Salvage:
             for event in self.events[seq]:
                 try:
                     self._check_seeds(event)
-                    replay.check(event, ledger)
-                    ledger.take(event)
-                    replay.follow(event, ledger)
+                    replay.check(event, validator)
+                    validator.take(event)
+                    replay.follow(event, validator)
                 except MALFORMED as error:
                     self.gap = f"it {describe(error)}"
                 else:
@@ -243,7 +243,7 @@ class Salvage:
             if self.gap is not None:
                 break
         self._wanted_by_strategy = replay.wanted()
-        return prefix, ledger
+        return prefix, validator
 
     def _check_seeds(self, event: Event) -> None:
         if event.kind == "ask":
@@ -265,13 +265,13 @@ class _Replay:
         with suppress(NasplatError):
             self._strategy = Assembly.of(config).strategy
 
-    def check(self, event: Event, ledger: Ledger) -> None:
+    def check(self, event: Event, validator: LogValidator) -> None:
         """Refuse an ask that resuming would not repeat.
 
         Raises:
             ValueError: The strategy asks for something else.
         """
-        if self._strategy is None or event.kind != "ask" or event.seq != ledger.seq + 1:
+        if self._strategy is None or event.kind != "ask" or event.seq != validator.seq + 1:
             return
         room = event.body["n"]
         if not isinstance(room, int) or not 0 < room <= 1_000_000:
@@ -294,7 +294,7 @@ class _Replay:
         except Exception:  # noqa: BLE001  foreign code, as above; what it wants is not known then
             return wanted
 
-    def follow(self, event: Event, ledger: Ledger) -> None:
+    def follow(self, event: Event, validator: LogValidator) -> None:
         """Tell the strategy an outcome that was taken.
 
         Raises:
@@ -304,7 +304,7 @@ class _Replay:
             self._answer = []  # the tasks are known from here on
         if self._strategy is not None and event.kind == "outcome":
             try:
-                self._strategy.tell(ledger.outcomes[-1])
+                self._strategy.tell(validator.outcomes[-1])
             except Exception as error:  # as above
                 raise ValueError(f"cannot be told again: {type(error).__name__}: {error}") from error
 
@@ -384,7 +384,7 @@ def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
             fits = not path.is_symlink() and Handle.of(read_file(path)).digest == digest
         except OSError:
             fits = False
-        if fits and Shelf(folder).path(Handle(digest)) == path:
+        if fits and ArtifactStore(folder).path(Handle(digest)) == path:
             whole[digest] = path
         else:
             spoilt.append(path)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from nasplat.architecture import Architecture
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.strategy import Strategy, named_digests
 from nasplat.task import STATE, Measurement, Outcome, Task, Trained, needed_by
 
@@ -28,7 +28,7 @@ class Collector:
         strategy: Whose state names artifacts.
     """
 
-    def __init__(self, artifacts: Shelf | None, strategy: Strategy) -> None:
+    def __init__(self, artifacts: ArtifactStore | None, strategy: Strategy) -> None:
         self.artifacts = artifacts
         self.strategy = strategy
         self._left: set[str] = set()

@@ -16,7 +16,7 @@ from nasplat.search.budget import Budget, Spending
 from nasplat.search.cache import Cache
 from nasplat.search.collection import Collector
 from nasplat.search.replay import replay
-from nasplat.storage.artifact_store import Shelf
+from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
 from nasplat.strategy import Strategy
 from nasplat.task import (
@@ -77,7 +77,7 @@ class Search:
         log: EventLog,
         budget: Budget,
         watcher: Watcher | None = None,
-        artifacts: Shelf | None = None,
+        artifacts: ArtifactStore | None = None,
     ) -> None:
         self.problem = problem
         self.strategy = strategy

@@ -21,7 +21,7 @@ from nasplat.predictor import UncertainPredictor, options_of
 from nasplat.server.batching import Batcher, OverfullError
 from nasplat.server.guard import Guard, as_json, refusal
 from nasplat.server.schema import Health, Model, Predictions, Ranking, Refusal, requests
-from nasplat.surrogates.predictor_store import Predicted, Saved
+from nasplat.surrogates.predictor_store import Predicted, StoredPredictor
 from nasplat.surrogates.training_set import LONGEST, member
 
 BATCH = 1024
@@ -47,7 +47,7 @@ class _Refused(Exception):
 
 
 def make_app(
-    saved: Saved, *, batch: int = BATCH, token: str | None = None, hosts: frozenset[str] | None = None
+    saved: StoredPredictor, *, batch: int = BATCH, token: str | None = None, hosts: frozenset[str] | None = None
 ) -> FastAPI:
     """The application that serves a predictor.
 
@@ -70,7 +70,7 @@ def make_app(
     app = FastAPI(
         title="NASPlat predictor",
         version=nasplat.__version__,
-        description=f"Scores and ranks architectures of the search space {space.name}, as a saved predictor "
+        description=f"TrainingSet and ranks architectures of the search space {space.name}, as a saved predictor "
         f"({saved.predictor.name}) sees them. A request has at most {batch} architectures and {body_bytes:,} bytes.",
         docs_url=None,  # it would load scripts from foreign hosts
         redoc_url=None,
@@ -182,7 +182,7 @@ def make_app(
     return app
 
 
-def _read(saved: Saved, text: str) -> Architecture | InputError:
+def _read(saved: StoredPredictor, text: str) -> Architecture | InputError:
     try:
         return member(saved.space, text)
     except InputError as error:

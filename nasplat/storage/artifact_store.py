@@ -9,7 +9,7 @@ from nasplat.errors import ArtifactError, StorageError
 from nasplat.storage.files import read_file, write_atomically
 
 
-class Shelf(Artifacts):
+class ArtifactStore(Artifacts):
     """A folder of artifacts: ``ab/cdef….safetensors`` holds what hashes to ``abcdef…``.
 
     Args:

@@ -6,15 +6,15 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from nasplat.encodings.encoding import Views
+from nasplat.encodings.encoding import Encodings
 
 Floats = NDArray[np.float64]
 
 
-def medoids(members: Views, number: int, rng: Generator) -> NDArray[np.intp]:
+def medoids(members: Encodings, number: int, rng: Generator) -> NDArray[np.intp]:
     """Places of different members, each next to the center of one of so many clusters: `[number]`.
 
-    Distances are between `Views.features`, each scaled by its deviation among the members; clusters are of k-means
+    Distances are between `Encodings.features`, each scaled by its deviation among the members; clusters are of k-means
     with spread-out seeds (Arthur and Vassilvitskii, 2007, "k-means++"). The order is random.
 
     Args:

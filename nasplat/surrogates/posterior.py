@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.encoding import Views
+from nasplat.encodings.encoding import Encodings
 from nasplat.objective import Constraint, Objective
 from nasplat.options import complete
 from nasplat.predictor import Predictor, UncertainPredictor
@@ -35,18 +35,18 @@ class Candidates:
     def __init__(self, problem: Problem, architectures: Sequence[Architecture]) -> None:
         self.problem = problem
         self.architectures = architectures
-        self.views = Views(problem.space, architectures)
+        self.encodings = Encodings(problem.space, architectures)
 
     def __len__(self) -> int:
         return len(self.architectures)
 
     @cached_property
-    def identities(self) -> list[str]:
-        """As `Problem.identity`, `[n]`."""
-        return [self.problem.identity(architecture) for architecture in self.architectures]
+    def keys(self) -> list[str]:
+        """As `Problem.deduplication_key`, `[n]`."""
+        return [self.problem.deduplication_key(architecture) for architecture in self.architectures]
 
     @cached_property
-    def known(self) -> Floats:
+    def free_gains(self) -> Floats:
         """Gains of objectives that are costs, `[n, objectives]`; zeros for those that must be measured."""
         gains = np.zeros((len(self), len(self.problem.goal.objectives)))
         free = [(i, o) for i, o in enumerate(self.problem.goal.objectives) if o.metric in self.problem.free_metrics]
@@ -59,43 +59,43 @@ class Candidates:
     def take(self, chosen: NDArray[np.intp]) -> "Candidates":
         """Those at the given places `[m]`, with whatever has been computed already."""
         taken = Candidates(self.problem, [self.architectures[int(i)] for i in chosen])
-        taken.views = self.views.take(chosen)
-        if "known" in vars(self):
-            vars(taken)["known"] = self.known[chosen]
+        taken.encodings = self.encodings.take(chosen)
+        if "free_gains" in vars(self):
+            vars(taken)["free_gains"] = self.free_gains[chosen]
         return taken
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class Posterior:
     """What is expected of candidates; more is better throughout.
 
     Args:
         means: Of each objective, in the unit of its predictor or, of a cost, its own, `[n, objectives]`.
         deviations: Likewise; 0 where a figure is known.
-        slack: Of each measured constraint, how far its metric keeps clear of the bound, `[n, constraints]`, in the
+        margins: Of each measured constraint, how far its metric keeps clear of the bound, `[n, constraints]`, in the
             unit of its predictor.
-        slack_deviations: Likewise.
+        margin_deviations: Likewise.
     """
 
     means: Floats
     deviations: Floats
-    slack: Floats
-    slack_deviations: Floats
+    margins: Floats
+    margin_deviations: Floats
 
-    def chance(self) -> Floats:
+    def feasibility(self) -> Floats:
         """The chance that every measured constraint is kept, `[n]`; 1 without any."""
-        chance: Floats = np.exp(self.log_chance())
+        chance: Floats = np.exp(self.log_feasibility())
         return chance
 
-    def log_chance(self) -> Floats:
+    def log_feasibility(self) -> Floats:
         """Its logarithm, which tells the hopeless from the more so."""
         from scipy.special import log_ndtr
 
-        logs: Floats = log_ndtr(self.slack / np.maximum(self.slack_deviations, LEAST)).sum(axis=1)
+        logs: Floats = log_ndtr(self.margins / np.maximum(self.margin_deviations, LEAST)).sum(axis=1)
         return logs
 
 
-class Outlook:
+class Surrogate:
     """A predictor for every metric that must be measured, and the exact figures of those that need not.
 
     Predictors give scores of no particular unit. What is measured is therefore looked at through them as well: a
@@ -122,20 +122,20 @@ class Outlook:
         }
         self._thresholds: dict[str, float] = {}
 
-    def learn(self, measured: Candidates, metrics: Sequence[Mapping[str, float]]) -> None:
+    def fit(self, measured: Candidates, metrics: Sequence[Mapping[str, float]]) -> None:
         """Learn from measurements, at least `FEWEST`; what was learnt before is forgotten."""
         for objective in self.problem.goal.objectives:
             if _name(objective) in self._learnt:
                 scores = np.array([-objective.loss(each) for each in metrics], dtype=np.float64)
-                self._learnt[_name(objective)].fit(measured.views, scores)
+                self._learnt[_name(objective)].fit(measured.encodings, scores)
         for constraint in self.problem.goal.constraints:
             values = np.array([each[constraint.metric] for each in metrics], dtype=np.float64)
             scores = -values if constraint.upper else values
-            predictor = self._learnt[_name(constraint)].fit(measured.views, scores)
+            predictor = self._learnt[_name(constraint)].fit(measured.encodings, scores)
             kept = np.array([constraint.excess(each) == 0 for each in metrics])
-            self._thresholds[_name(constraint)] = _threshold(predictor.predict(measured.views), kept)
+            self._thresholds[_name(constraint)] = _threshold(predictor.predict(measured.encodings), kept)
 
-    def expect(self, candidates: Candidates, pending: Candidates | None = None) -> Expected:
+    def posterior(self, candidates: Candidates, pending: Candidates | None = None) -> Posterior:
         """What is expected of candidates.
 
         Args:
@@ -144,33 +144,33 @@ class Outlook:
                 of (Ginsbourger et al., 2010, "Kriging is well-suited to parallelize optimization": the believer).
         """
         goal, n = self.problem.goal, len(candidates)
-        means, deviations = candidates.known.copy(), np.zeros((n, len(goal.objectives)))
+        means, deviations = candidates.free_gains.copy(), np.zeros((n, len(goal.objectives)))
         for i, objective in enumerate(goal.objectives):
             if _name(objective) in self._learnt:
                 means[:, i], deviations[:, i] = self._predicted(_name(objective), candidates, pending)
-        slack, unsure = np.zeros((2, n, len(goal.constraints)))
+        margins, unsure = np.zeros((2, n, len(goal.constraints)))
         for i, constraint in enumerate(goal.constraints):
-            slack[:, i], unsure[:, i] = self._predicted(_name(constraint), candidates, pending)
-            slack[:, i] -= self._thresholds[_name(constraint)]
-        return Expected(means, deviations, slack, unsure)
+            margins[:, i], unsure[:, i] = self._predicted(_name(constraint), candidates, pending)
+            margins[:, i] -= self._thresholds[_name(constraint)]
+        return Posterior(means, deviations, margins, unsure)
 
     def covariance(self, candidates: Candidates) -> list[Floats | None]:
         """For each objective how far candidates vary together, `[n, n]`; None for one that is known exactly."""
         found: list[Floats | None] = []
         for objective in self.problem.goal.objectives:
-            predictor, views = self._learnt.get(_name(objective)), candidates.views
+            predictor, views = self._learnt.get(_name(objective)), candidates.encodings
             found.append(predictor.covariance(views, views) if isinstance(predictor, UncertainPredictor) else None)
         return found
 
     def _predicted(self, name: str, candidates: Candidates, pending: Candidates | None) -> tuple[Floats, Floats]:
         predictor = self._learnt[name]
         if not isinstance(predictor, UncertainPredictor):
-            mean = predictor.predict(candidates.views)
+            mean = predictor.predict(candidates.encodings)
             return mean, np.zeros_like(mean)
-        mean, deviation = predictor.predict_with_deviation(candidates.views)
+        mean, deviation = predictor.predict_with_deviation(candidates.encodings)
         if pending:
-            shared = predictor.covariance(candidates.views, pending.views)  # [n, pending]
-            among = predictor.covariance(pending.views, pending.views)
+            shared = predictor.covariance(candidates.encodings, pending.encodings)  # [n, pending]
+            among = predictor.covariance(pending.encodings, pending.encodings)
             among += max(float(among.diagonal().max()), 1e-12) * 1e-6 * np.eye(len(pending))
             told = np.einsum("np,np->n", shared, np.linalg.solve(among, shared.T).T)
             deviation = np.sqrt(np.maximum(deviation**2 - told, 0.0))

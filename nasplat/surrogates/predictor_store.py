@@ -2,7 +2,7 @@
 
 To learn from a run, keep what was learnt, and use it in another program::
 
-    scores = read_scores([Path("runs/first")])
+    scores = read_training_set([Path("runs/first")])
     predictor = make_predictor("auto", scores.space).fit(scores.architectures, scores.scores)
     predictor.save(Path("learnt"))
 
@@ -24,7 +24,7 @@ from nasplat.search_space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class StoredPredictor:
     """A predictor as it was saved.
 
     Args:
@@ -65,7 +65,7 @@ def scored(predictor: Predictor, architectures: Sequence[Architecture]) -> list[
     return [Predicted(score, None) for score in predictor.predict(architectures).tolist()]
 
 
-def open_predictor(folder: Path) -> Saved:
+def open_predictor(folder: Path) -> StoredPredictor:
     """The predictor that a folder holds, whichever it is.
 
     Raises:
@@ -77,7 +77,9 @@ def open_predictor(folder: Path) -> Saved:
         predictor = PREDICTORS.get(document["predictor"])
     except InputError as error:
         raise InputError(f"{folder} cannot be opened: {error}") from error
-    return Saved(predictor.load(folder, space), space, document["about"], document["versions"], document["document"])
+    return StoredPredictor(
+        predictor.load(folder, space), space, document["about"], document["versions"], document["document"]
+    )
 
 
 def make_space(name: str, options: dict[str, Any] | None = None) -> SearchSpace:

@@ -8,13 +8,13 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.evolution.selection import by_rank_and_crowding
 from nasplat.problem import Problem
-from nasplat.surrogates.posterior import FEWEST, Candidates, Outlook
+from nasplat.surrogates.posterior import FEWEST, Candidates, Surrogate
 
 EVEN = 0.5
 """Whoever keeps the measured constraints with less than this chance comes after all others."""
 
 
-class Prefilter:
+class Prescreening:
     """Keeps the offspring that are expected to be best, of `factor` times as many as are measured.
 
     With one objective these have the best predicted score; with several they are kept by non-dominated sorting and
@@ -35,9 +35,9 @@ class Prefilter:
     def __init__(self, problem: Problem, predictor: str, *, factor: int) -> None:
         self.problem = problem
         self.factor = factor
-        self._outlook = Outlook(problem, predictor, {})
+        self._surrogate = Surrogate(problem, predictor, {})
 
-    def learn(self, measured: Iterable[tuple[Architecture, Mapping[str, float]]]) -> bool:
+    def fit(self, measured: Iterable[tuple[Architecture, Mapping[str, float]]]) -> bool:
         """Learn from architectures and metrics, those of the goal; whether there is anything to filter by.
 
         There is not, and all goes on as without a filter, where the factor is 1, or where too little was measured for
@@ -50,7 +50,7 @@ class Prefilter:
         if len(sound) < FEWEST:
             return False
         try:
-            self._outlook.learn(Candidates(self.problem, [a for a, _ in sound]), [metrics for _, metrics in sound])
+            self._surrogate.fit(Candidates(self.problem, [a for a, _ in sound]), [metrics for _, metrics in sound])
         except InputError:  # too few for this predictor
             return False
         return True
@@ -59,6 +59,6 @@ class Prefilter:
         """The places of at most `number` offspring, the most promising front first; to be called after `learn`."""
         if not offspring:
             return []
-        expected = self._outlook.expect(Candidates(self.problem, offspring))
-        hopeless = np.maximum(EVEN - expected.chance(), 0.0)
-        return by_rank_and_crowding(-expected.means, hopeless, number, self.problem.rng)
+        posterior = self._surrogate.posterior(Candidates(self.problem, offspring))
+        hopeless = np.maximum(EVEN - posterior.feasibility(), 0.0)
+        return by_rank_and_crowding(-posterior.means, hopeless, number, self.problem.rng)

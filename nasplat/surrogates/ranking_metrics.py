@@ -14,14 +14,14 @@ from nasplat.errors import InputError
 from nasplat.predictor import Predictor
 from nasplat.search_space import SearchSpace
 
-Scores: TypeAlias = NDArray[np.float64]
+TrainingSet: TypeAlias = NDArray[np.float64]
 """One figure for each architecture, `[n]`, more being better."""
 
 Make: TypeAlias = Callable[[], Predictor]
 """Makes a fresh predictor, which has learnt nothing."""
 
 
-def kendall_tau(predicted: Scores, truth: Scores) -> float:
+def kendall_tau(predicted: TrainingSet, truth: TrainingSet) -> float:
     """Kendall's tau-b: the share of the pairs ranked rightly less that ranked wrongly, ties accounted for.
 
     In -1..1; 0 where either side is constant, since it then ranks nothing. Takes O(n log n) time.
@@ -37,7 +37,7 @@ def kendall_tau(predicted: Scores, truth: Scores) -> float:
     return float(kendalltau(predicted, truth).statistic)
 
 
-def spearman_rho(predicted: Scores, truth: Scores) -> float:
+def spearman_rho(predicted: TrainingSet, truth: TrainingSet) -> float:
     """Spearman's rho: the correlation of the ranks, those of ties averaged; 0 where either side is constant.
 
     Raises:
@@ -51,7 +51,7 @@ def spearman_rho(predicted: Scores, truth: Scores) -> float:
     return float(spearmanr(predicted, truth).statistic)
 
 
-def precision_at(top: int, predicted: Scores, truth: Scores) -> float:
+def precision_at(top: int, predicted: TrainingSet, truth: TrainingSet) -> float:
     """The share of the predicted best `top` that are among the true best `top`; of fewer, all count.
 
     Whatever is as good as the last of the true best is one of them. Equal predictions count in the order given, which
@@ -65,7 +65,7 @@ def precision_at(top: int, predicted: Scores, truth: Scores) -> float:
     return float((truth[chosen] >= worst).mean())
 
 
-def regret_at(top: int, predicted: Scores, truth: Scores) -> float:
+def regret_at(top: int, predicted: TrainingSet, truth: TrainingSet) -> float:
     """What is lost by measuring the predicted best `top` alone: the best true score less the best of theirs.
 
     In the unit of the scores; 0 if the best is among them. Ties are taken as in `precision_at`.
@@ -93,7 +93,7 @@ class Ranking:
     regret: float
 
     @classmethod
-    def of(cls, predicted: Scores, truth: Scores, *, top: int) -> "Ranking":
+    def of(cls, predicted: TrainingSet, truth: TrainingSet, *, top: int) -> "Ranking":
         return cls(
             tau=kendall_tau(predicted, truth),
             spearman=spearman_rho(predicted, truth),
@@ -115,7 +115,7 @@ class Interval:
     half: float
 
     @classmethod
-    def of(cls, values: Sequence[float] | Scores) -> "Interval":
+    def of(cls, values: Sequence[float] | TrainingSet) -> "Interval":
         """Student's t interval for the mean of independent values.
 
         Raises:
@@ -144,8 +144,8 @@ class FoldScores:
         seconds: What fitting and predicting took.
     """
 
-    taus: Scores
-    predicted: Scores
+    taus: TrainingSet
+    predicted: TrainingSet
     fold: NDArray[np.intp]
     seconds: float
 
@@ -158,7 +158,7 @@ class FoldScores:
 def cross_validated(
     make: Make,
     architectures: Sequence[Architecture],
-    scores: Scores,
+    scores: TrainingSet,
     folds: int,
     rng: Generator,
     progress: Callable[[], object] = lambda: None,
@@ -294,7 +294,7 @@ class Trial:
 def evaluate(
     makes: Mapping[str, Make],
     architectures: Sequence[Architecture],
-    scores: Scores,
+    scores: TrainingSet,
     drawn: Iterator[Split],
     *,
     top: int = 10,
@@ -341,7 +341,7 @@ def evaluate(
             yield trial
 
 
-def _check(predicted: Scores, truth: Scores) -> None:
+def _check(predicted: TrainingSet, truth: TrainingSet) -> None:
     if predicted.shape != truth.shape or predicted.ndim != 1 or len(truth) < 2:
         raise InputError(
             f"a ranking is of at least 2 predictions and as many true scores, but got {predicted.shape} and "
@@ -349,11 +349,11 @@ def _check(predicted: Scores, truth: Scores) -> None:
         )
 
 
-def _constant(values: Scores) -> bool:
+def _constant(values: TrainingSet) -> bool:
     return bool((values == values[0]).all())
 
 
-def _best(top: int, predicted: Scores, truth: Scores) -> NDArray[np.intp]:
+def _best(top: int, predicted: TrainingSet, truth: TrainingSet) -> NDArray[np.intp]:
     """The positions of the predicted best, at most all."""
     _check(predicted, truth)
     if top < 1:

@@ -38,7 +38,7 @@ LARGEST = 100_000_000
 
 
 @dataclass(frozen=True)
-class Scores:
+class TrainingSet:
     """Architectures of one space with what they are worth.
 
     Args:
@@ -64,14 +64,14 @@ class Scores:
         lines = sorted(f"{a}\t{float(s).hex()}\n" for a, s in zip(self.architectures, self.scores, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def __getitem__(self, chosen: NDArray[np.intp]) -> "Scores":
+    def __getitem__(self, chosen: NDArray[np.intp]) -> "TrainingSet":
         """Some of the architectures."""
         return replace(self, architectures=tuple(self.architectures[i] for i in chosen), scores=self.scores[chosen])
 
 
-def read_scores(
+def read_training_set(
     sources: Sequence[Path], *, space: SearchSpace | None = None, metric: str | None = None, floor: int = 1
-) -> Scores:
+) -> TrainingSet:
     """Read what was measured; what several sources tell is put together.
 
     A run gives its trials at the highest fidelity, without those that memory answered, and its first objective unless
@@ -127,7 +127,7 @@ def member(space: SearchSpace, text: str) -> Architecture:
 def read_names(path: Path) -> list[tuple[str, str]]:
     """The architectures that a file names, unread, each with its place in the file.
 
-    A ``.csv``, ``.csv.gz`` or ``.json`` file has a column of them as in `read_scores`; any other file has one a line.
+    A ``.csv``, ``.csv.gz`` or ``.json`` file has a column of them as in `read_training_set`; any other has one a line.
 
     Raises:
         InputError: The file cannot be read, or has no such column.
@@ -191,7 +191,7 @@ class _Reading:
                 raise InputError(f"{place}: an architecture is text, but {code} is {shortly(row[code])}")
             self._add(row[code], row[column], place)
 
-    def scores(self, sources: Sequence[Path], floor: int) -> Scores:
+    def scores(self, sources: Sequence[Path], floor: int) -> TrainingSet:
         """All of it."""
         named = ", ".join(map(str, sources))
         if self.space is None or len(self.found) < floor:
@@ -203,7 +203,7 @@ class _Reading:
             "merged": sum(map(len, self.found.values())) - len(self.found),
         }
         means = np.array([sign * math.fsum(values) / len(values) for values in self.found.values()])
-        return Scores(self.space, tuple(self.found), means, description)
+        return TrainingSet(self.space, tuple(self.found), means, description)
 
     def _agree(self, space: SearchSpace, place: Path | str) -> None:
         """Make a space the one of all that is read."""

@@ -8,7 +8,7 @@ from typing import TypeAlias, TypeVar
 
 from numpy.random import default_rng
 
-from nasplat.artifact import Handle, Parcel
+from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.errors import InputError, TrialFailed
 from nasplat.objective import Goal, Objective
@@ -62,7 +62,7 @@ def earlier_tasks_leave_no_trace(make: MakeBenchmark) -> None:
 def global_generators_are_left_alone(make: MakeBenchmark) -> None:
     """No global generator is drawn from or seeded, by measuring or by the final measurement."""
     benchmark, task, _ = _prepared(make)
-    parcel = Parcel()
+    parcel = MemoryArtifacts()
     with global_generators_untouched():
         measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
         with suppress(InputError):  # nothing that could be tested
@@ -75,7 +75,7 @@ def final_is_on_the_test_split(make: MakeBenchmark) -> None:
     A benchmark whose measurements leave nothing that could be tested refuses.
     """
     benchmark, task, _ = _prepared(make)
-    parcel = Parcel()
+    parcel = MemoryArtifacts()
     measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
     try:
         final = benchmark.final(measurement, device="cpu", artifacts=parcel)
@@ -94,7 +94,7 @@ def weights_belong_to_the_network(make: MakeBenchmark) -> None:
     from nasplat.training.seeding import seeded
 
     benchmark, task, _ = _prepared(make)
-    parcel = Parcel()
+    parcel = MemoryArtifacts()
     measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
     for handle in measurement.artifacts.values():
         parcel.get(handle)
@@ -133,20 +133,20 @@ def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
     Benchmarks that have no lower fidelity, or leave no ``state`` there, have nothing to continue.
     """
     benchmark, task, _ = _prepared(make)
-    shelf = Parcel()
+    store = MemoryArtifacts()
     parts: list[Measurement] = []
     for fidelity in sorted({1, (benchmark.fidelity + 1) // 2, benchmark.fidelity}):
         continues = parts[-1].artifacts[STATE] if parts else None
         # Only the first seed counts, and a worker knows nothing but what travels with the task.
         part = replace(task, fidelity=fidelity, continues=continues, seed=task.seed + len(parts))
-        worker, parcel = _prepared(make)[0], Parcel(shelf.added)
+        worker, parcel = _prepared(make)[0], MemoryArtifacts(store.added)
         try:
             measured = worker.measure(part, device="cpu", artifacts=parcel)
         except TrialFailed:
             assert not parts, "a measurement cannot go on from the state that an earlier one left"
             does_not_apply(f"{type(benchmark).__name__} does not measure at a fidelity of {fidelity}")
         parts.append(measured)
-        shelf.added |= parcel.added
+        store.added |= parcel.added
         if STATE not in measured.artifacts:
             break
     if len(parts) == 1:
@@ -164,14 +164,14 @@ def same_training_same_weights(make: MakeSupernetBenchmark) -> None:
     for _ in range(2):
         benchmark, _, problem = _prepared(make)
         with global_generators_untouched():
-            weights.append(_trained(benchmark, problem, Parcel()).weights)
+            weights.append(_trained(benchmark, problem, MemoryArtifacts()).weights)
     assert weights[0] == weights[1], "the same training gave other weights"
 
 
 def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
     """Training on gives other weights, and their fidelity is the number of all epochs behind them."""
     benchmark, task, problem = _prepared(make)
-    parcel = Parcel()
+    parcel = MemoryArtifacts()
     first = _trained(benchmark, problem, parcel)
     other, _, _ = _prepared(make)  # another worker
     second = _trained(other, problem, parcel, weights=first.weights)
@@ -189,7 +189,7 @@ def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
 def shared_weights_are_measured_as_they_are(make: MakeSupernetBenchmark) -> None:
     """Measuring with shared weights repeats, whatever was measured in between, and processes no training images."""
     benchmark, task, problem = _prepared(make)
-    parcel = Parcel()
+    parcel = MemoryArtifacts()
     weights = _trained(benchmark, problem, parcel).weights
     task = replace(task, weights=weights, fidelity=1)
     other = problem.evaluate(problem.sample(), weights=weights, fidelity=1)
@@ -207,7 +207,7 @@ def what_shared_weights_measured_can_be_had(make: MakeSupernetBenchmark) -> None
     from nasplat.training.seeding import seeded
 
     benchmark, task, problem = _prepared(make)
-    parcel = Parcel()
+    parcel = MemoryArtifacts()
     task = replace(task, weights=_trained(benchmark, problem, parcel).weights, fidelity=1)
     measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
     with seeded(0):
@@ -279,11 +279,11 @@ def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
 
 
 def _measure(benchmark: Benchmark, task: Evaluate) -> Measurement:
-    return benchmark.measure(task, device="cpu", artifacts=Parcel())
+    return benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
 
 
 def _trained(
-    benchmark: SupernetBenchmark, problem: Problem, parcel: Parcel, *, weights: Handle | None = None
+    benchmark: SupernetBenchmark, problem: Problem, parcel: MemoryArtifacts, *, weights: Handle | None = None
 ) -> Trained:
     """An epoch on two paths; the same ones and the same seed each time."""
     paths = tuple(benchmark.space.sample(default_rng(i)) for i in range(2))

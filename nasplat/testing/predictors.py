@@ -50,9 +50,9 @@ def one_finite_score_each(make: MakePredictor) -> None:
 def held_out_is_one_finite_score_each(make: MakePredictor) -> None:
     """What is held out is None before learning, and afterwards None or one finite score for each example."""
     predictor = make(ToySpace())
-    assert predictor.held_out() is None, "a predictor that has learnt nothing held something out"
+    assert predictor.out_of_fold() is None, "a predictor that has learnt nothing held something out"
     architectures, scores = _examples()
-    held_out = predictor.fit(architectures, scores).held_out()
+    held_out = predictor.fit(architectures, scores).out_of_fold()
     if held_out is not None:
         assert held_out.shape == scores.shape, f"{len(scores)} examples were held out with scores {held_out.shape}"
         assert np.isfinite(held_out).all(), "the score of a held-out example is not finite"

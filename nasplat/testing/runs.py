@@ -30,7 +30,7 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
     return assembly
 
 
-def story(folder: Path) -> list[Told]:
+def event_trace(folder: Path) -> list[Told]:
     """Every ask, as its size and tasks, and every outcome, in the order of the log, without what the work took.
 
     Raises:

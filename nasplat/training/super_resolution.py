@@ -111,7 +111,7 @@ class Patches:
         return small, large
 
 
-class EnlargerTraining(Training):
+class SuperResolutionTraining(Training):
     """A network that enlarges pictures, in training with the mean absolute difference on random patches.
 
     Args:
