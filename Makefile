@@ -8,7 +8,7 @@ LATENCY = runs/latency.csv
 
 .PHONY: search test test-all
 
-search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks that read digits, export some of them
+search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks that classify digits, export some of them
 	$(IN_VENV)/nasplat search examples/quickstart.yaml --out $(RUN)
 	$(IN_VENV)/nasplat report $(RUN)
 	$(IN_VENV)/nasplat export $(RUN) --pick bins:3 --test

@@ -32,40 +32,40 @@ if TYPE_CHECKING:
     from nasplat.training.fit import Recipe
 
     _Measurable: TypeAlias = tuple[nn.Module, dict[str, dict[str, Tensor]], int]
-    """A network ready to be measured, the tensors to keep of it by role, and the images its training took."""
+    """A network to measure, its tensors to keep by role, and the number of images processed in its training."""
 
 STATISTICS = "statistics"
-"""The role of batch norm's statistics, which with the shared weights are the network that was measured."""
+"""The role of batch norm's statistics. Together with the shared weights they are the measured network."""
 
 AIDS = ("cutout", "drop_path", "auxiliary", "ema", "label_smoothing", "distillation")
-"""The options that aid the training of single networks, and do nothing with shared weights."""
+"""The options that aid the training of single networks. They have no effect with shared weights."""
 
 LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
-"""What a measured latency says: its median and interquartile range, and what they were measured with."""
+"""The metrics of a measured latency: its median and interquartile range, and the batch size and threads."""
 
 
 class Classification(LatencyKnown, SupernetBenchmark):
     """Image classification: trains networks, measures validation accuracy.
 
-    Networks train on the training split; the test split waits for the final measurement.
+    Networks train on the training split. The test split is used only in the final measurement.
 
-    Fidelity is the number of epochs out of the whole training's `epochs`, which the learning rate's schedule always
-    spans. The trained weights are kept with the measurement, so that the network that was measured is the one
-    that is exported. A measurement of less than the whole also leaves its `state`; a task that continues from it
-    gives, to the bit on one CPU, what an uninterrupted one gives.
+    Fidelity is the number of epochs, at most `epochs`. The schedule of the learning rate always spans all `epochs`.
+    The trained weights are kept with the measurement, so the measured network is the exported one. A measurement at a
+    lower fidelity also leaves its `state`. A task that continues from this state gives the same result, to the bit on
+    one CPU, as an uninterrupted one.
 
-    With shared weights, `epochs` is the whole training of the supernet, by the same recipe, however many tasks it is
-    done in. What aids the training of single networks, from `cutout` to `distillation`, is no part of that.
-    Nothing is trained for a single path: its batch norm is recalibrated, and what that gives is kept.
+    With shared weights, `epochs` is the whole training of the supernet, by the same recipe, over however many tasks.
+    The aids for the training of single networks, from `cutout` to `distillation`, are not used there. A single path is
+    not trained: its batch norm is recalibrated, and the resulting statistics are kept.
 
     Args:
-        space: Where the networks come from.
+        space: The search space of the networks.
         dataset: The data set's name; `nasplat list datasets` shows them.
         epochs: Passes over the training images in a full measurement.
-        data: Where the files are, and how much of the data set is used.
+        data: The location of the files, and how much of the data set is used.
         recipe: How networks are trained.
         shared_weights: How the weights of a supernet are trained and used.
-        latency: Whether latency is measured, or told by a table.
+        latency: Whether latency is measured or read from a table.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
@@ -154,11 +154,11 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 "no such fidelity", f"the fidelity is to be between 1 and epochs={self.epochs}, but is {task.fidelity}"
             )
         if task.weights is not None:
-            network, left, processed = self._settled(task, device, artifacts)
+            network, left, processed = self._recalibrated(task, device, artifacts)
         else:
             network, left, processed = self._fitted(task, device, artifacts)
         metrics = evaluate(network, self._splits(device).validation)
-        if not math.isfinite(metrics["loss"]):  # the last steps went astray, after their own loss was taken
+        if not math.isfinite(metrics["loss"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency.batch:
             metrics |= self._latency(network, device)
@@ -231,7 +231,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         latency = {name: measurement.metrics[name] for name in LATENCY if name in measurement.metrics}
         return Measurement(
             task=measurement.task,
-            metrics=evaluate(model, self._splits(device).test) | latency,  # which is of no split
+            metrics=evaluate(model, self._splits(device).test) | latency,  # latency belongs to no split
             split="test",
             artifacts=measurement.artifacts,
         )
@@ -255,7 +255,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         )
 
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
-        """The network trained from scratch, or on from where it was left."""
+        """The network, trained from scratch or resumed from its checkpoint."""
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
@@ -286,7 +286,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return training.network, left, processed
 
     def _distillation(self, task: Evaluate, device: str, artifacts: Artifacts) -> "Distillation | None":
-        """How the task's network learns from its teacher, if it has one."""
+        """The distillation of the task's network from its teacher, if it has one."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -307,18 +307,19 @@ class Classification(LatencyKnown, SupernetBenchmark):
             ) from None
         return Distillation(teacher.to(device), self.recipe.distillation, self.recipe.temperature)
 
-    def _settled(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
-        """The network with a copy of the shared weights, and statistics of its own."""
-        from nasplat.training.supernet import settle
+    def _recalibrated(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
+        """The network with a copy of the shared weights, and its own batch-norm statistics."""
+        from nasplat.training.supernet import recalibrate_path
 
         network = self._path(task, device, artifacts)
-        settle(network, self.shared_weights.statistics, self._splits(device).training, self.shared_weights.calibration)
+        options = self.shared_weights
+        recalibrate_path(network, options.statistics, self._splits(device).training, options.calibration)
         statistics = dict(network.named_buffers())
         kept = statistics and self.shared_weights.statistics == "recalibrated"
         return network, {STATISTICS: statistics} if kept else {}, 0
 
     def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
-        """The task's network with a copy of the shared weights; the supernet of the newest weights is kept."""
+        """The task's network with a copy of the shared weights. The supernet with the newest weights is cached."""
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named_state
         from nasplat.training.supernet import epochs_behind, load
@@ -400,7 +401,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return model
 
     def _splits(self, device: str) -> Splits:
-        """The data set on a device; read once, wherever it is needed."""
+        """The data set on a device. It is read once."""
         if device not in self._loaded:
             self._loaded[device] = (self._loaded.get("cpu") or self._dataset.load()).to(device)
         return self._loaded[device]

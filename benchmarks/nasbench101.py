@@ -22,12 +22,12 @@ from nasplat.task import Evaluate, Measurement, Split
 FOLDER = "nasbench101"
 SCHEDULES = (4, 12, 36, 108)
 CELL = ("hash", "num_vertices", "adj_bits", "ops")
-"""The columns that say what a row is about."""
+"""The columns that identify the cell of a row."""
 PUBLISHED_SHAPE = {"channels": 128, "stacks": 3, "cells": 3}
 TRAIN_SECONDS = "train_time_s"
 ACCURACY = re.compile(r"(val|test)_acc_(\d+)ep(?:_(mean|repeat(\d+)))?")
 CHECKED = 100
-"""For how many rows the hash is computed and compared."""
+"""The number of rows whose hash is computed and compared."""
 
 
 class _Table(NamedTuple):
@@ -35,8 +35,8 @@ class _Table(NamedTuple):
 
     Args:
         members: The cells, in the order of rows.
-        rows: Where each is, by its hash.
-        values: Figures, `[rows, columns]`; NaN where a cell was left empty.
+        rows: The row number of each cell, by its hash.
+        values: The metrics, `[rows, columns]`; NaN for an empty table entry.
     """
 
     members: list[Architecture]
@@ -49,24 +49,25 @@ class NASBench101Table(TableBenchmark):
 
     The table is compact: ``nasbench101/*.csv.gz`` in the data folder.
 
-    The search sees validation accuracies and the final measurement the mean test accuracy; a table without any has no
-    final measurement, and asking for one is refused.
-    ``search_column=test`` lets the test column guide, as the literature does when it compares strategies on labels of
-    less noise; measurements then say that they are on ``test``.
+    The search uses validation accuracies and the final measurement the mean test accuracy. A table without test
+    accuracies has no final measurement; a request for one raises an error.
+    With ``search_column=test`` the search uses the test column, as the literature does to compare strategies on labels
+    with less noise. Measurements then state the split ``test``.
 
-    All training schedules up to `epochs` that the table has are fidelities. They are separate trainings; a short one is
-    not a part of a long one.
+    All training schedules in the table up to `epochs` are fidelities. They are separate trainings: a short one is not
+    the beginning of a long one.
 
-    A table may have part of the cells. A search is then of these: it draws from them and proposes no other.
+    A table may hold only some of the cells. A search then samples and proposes only these cells.
 
-    ``train_seconds`` is what 108 epochs of training took on the authors' accelerator, in proportion to the epochs.
+    ``train_seconds`` is the time of 108 epochs of training on the authors' accelerator, scaled in proportion to the
+    epochs.
 
     Args:
         space: The space ``nasbench101``.
         epochs: Which of the four published training schedules is the full measurement.
-        search_column: What the search sees.
-        single_repeat: Whether the search sees the first training run, with its noise, rather than the mean of all that
-            the table has; of a table with one run, that is the mean.
+        search_column: The column that the search uses.
+        single_repeat: Whether the search uses the first training run, with its noise, instead of the mean of all runs
+            in the table. In a table with one run, the two are equal.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "train_seconds")
@@ -164,7 +165,7 @@ class NASBench101Table(TableBenchmark):
         return [_describe(path) for path in sorted(cls.folder().glob("*.csv.gz"))]
 
     def _searched(self, epochs: int, columns: Sequence[str]) -> str | None:
-        """The column that the search sees after so many epochs, if there is one."""
+        """The column that the search uses at a number of epochs, if there is one."""
         split: Literal["val", "test"] = "val" if self.search_column == "validation" else "test"
         return _column(split, epochs, columns, single=self.single_repeat)
 
@@ -181,7 +182,7 @@ class NASBench101Table(TableBenchmark):
         return self._columns.index(column)
 
     def _value(self, architecture: Architecture, column: str | None) -> float:
-        """A figure, or NaN if there is none."""
+        """A metric, or NaN if there is none."""
         table = self._prepared()
         row = table.rows.get(self._key(architecture))
         if row is None or column is None:
@@ -193,7 +194,7 @@ class NASBench101Table(TableBenchmark):
         return {"accuracy": self._value(task.architecture, column), "train_seconds": seconds}
 
     def _find(self) -> tuple[Path, list[str]]:
-        """The table that the search is made on, one with test accuracies if there is one; and all its columns."""
+        """The table for the search, and all its columns. A table with test accuracies is preferred."""
         folder = self.folder()
         found, damaged = tables.tables_in(folder, CELL)
         usable = {
@@ -226,13 +227,13 @@ def _space() -> SearchSpace:
 
 
 def _column(split: Literal["val", "test"], epochs: int, columns: Sequence[str], *, single: bool = False) -> str | None:
-    """The column with the accuracy wanted, if there is one; one without a repeat's number is of a single repeat."""
+    """The column with the requested accuracy, if any. A column without a repeat number holds a single repeat."""
     name = f"{split}_acc_{epochs}ep"
     return next((each for each in (f"{name}_repeat0" if single else f"{name}_mean", name) if each in columns), None)
 
 
 def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
-    """The cells of a table and the wanted columns.
+    """The cells of a table and the requested columns.
 
     Raises:
         InputError: The table is damaged.
@@ -259,7 +260,7 @@ def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
 
 
 def _describe(path: Path) -> TableFile:
-    """What a file has to offer, or why it has nothing."""
+    """The contents of a file, or the reason why it has none."""
     try:
         columns = tables.header(path)
         if not set(CELL) <= set(columns):
@@ -282,7 +283,7 @@ def _describe(path: Path) -> TableFile:
 def _series(
     split: Split, epochs: int, values: Mapping[str, NDArray[np.float64]], members: Sequence[Architecture]
 ) -> Series | None:
-    """What a table has of one schedule."""
+    """The columns of one schedule in a table."""
     short: Literal["val", "test"] = "val" if split == "validation" else "test"
     column = _column(short, epochs, list(values))
     if column is None or np.isnan(values[column]).all():

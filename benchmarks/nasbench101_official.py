@@ -1,14 +1,14 @@
-"""The official files of NAS-Bench-101, read once and written down as a compact table, without TensorFlow.
+"""Converts the official files of NAS-Bench-101 to a compact table, without TensorFlow.
 
-What the authors published is a TFRecord file: records of a length, the length's checksum, so many bytes, and their
-checksum. A record is one training run, as a JSON list of the cell's hash, the epochs, the matrix, the operations, and
-in base64 a protocol buffer with figures at the start, half-way and at the end.
+The authors published a TFRecord file. Each record has a length, the checksum of the length, that many bytes, and their
+checksum. A record is one training run: a JSON list of the cell's hash, the epochs, the matrix, the operations, and a
+protocol buffer in base64 with the metrics at the start, half-way and at the end.
 
-Checksums are CRC-32C, which no library here offers. In Python a byte at a time they would take half an hour; here they
-are computed for thousands of records side by side, which takes seconds, so that all of them are verified.
+Checksums are CRC-32C, which no dependency offers. Byte by byte in Python they would take half an hour. Here they are
+computed for thousands of records in parallel with numpy. This takes seconds, so all of them are verified.
 
-Memory. Runs are gathered by cell, in three numbers each, wherever in the file they lie: a few hundred megabytes for
-either of the published files.
+Memory: runs are grouped by cell, with three numbers for each run, wherever they lie in the file. This takes a few
+hundred megabytes for either of the published files.
 """
 
 import json
@@ -29,36 +29,36 @@ from nasplat.search_space import SearchSpace
 
 SCHEDULES = (4, 12, 36, 108)
 REPEATS = 3
-"""How many runs every cell has of every schedule in a file."""
+"""The number of runs of every cell for every schedule in a file."""
 FIGURES = ("validation_accuracy", "test_accuracy", "training_time")
 BATCH = 4096
-"""How many records are checked side by side."""
+"""The number of records that are verified at once."""
 LONGEST = 1 << 14
-"""A record of an official file has some 400 bytes; what is longer than this is none."""
+"""The longest valid record, in bytes. A record of an official file has some 400."""
 OFFICIAL = "the official files are nasbench_full.tfrecord and nasbench_only108.tfrecord"
 
 Progress = Callable[[int, int], None]
 
 
 def convert(source: Path, target: Path, space: SearchSpace, progress: Progress) -> int:
-    """Write the compact table of an official file: of every schedule that it has, each repeat and the mean of three.
+    """Write the compact table of an official file: for every schedule, each repeat and the mean of three.
 
-    Fractions and seconds are rounded to six decimals. Cells stand in the order in which the file first names them;
-    equal contents give equal bytes.
+    Fractions and seconds are rounded to six decimals. Cells are in the order of their first record in the file. Equal
+    contents give equal bytes.
 
     Args:
         source: The file.
         target: The table, a gzipped CSV; it must not exist.
         space: The search space; its canonical keys must be the file's hashes.
-        progress: Told how many bytes are read, and of how many.
+        progress: Receives the number of bytes read and the total.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
-        InputError: The source is missing, damaged, cut short or of another structure, or the target exists or cannot
+        InputError: The source is missing, damaged, truncated or of another structure, or the target exists or cannot
             be made.
-        StorageError: The table could not be written to its end.
+        StorageError: The table could not be written completely.
         RunError: Memory ran out.
     """
     runs = _Runs(space)
@@ -83,10 +83,10 @@ class _Runs:
     """All training runs of a file, by cell.
 
     Args:
-        space: What the cells are of.
+        space: The search space of the cells.
 
     Attributes:
-        codes: Of every cell the code, in the order of coming.
+        codes: The code of every cell, in the order of the first records.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -98,10 +98,10 @@ class _Runs:
         self._counts = np.zeros((1024, len(SCHEDULES)), dtype=np.int64)
 
     def add(self, record: bytes) -> None:
-        """Enter one record.
+        """Add one record.
 
         Raises:
-            ValueError: It is not of an official file; there may be other errors of wrong structure.
+            ValueError: The record is not from an official file. A wrong structure may raise other errors.
         """
         key, epochs, matrix, operations, packed = json.loads(record)
         if epochs not in SCHEDULES:
@@ -120,10 +120,10 @@ class _Runs:
         self._counts[cell, schedule] += 1
 
     def check(self) -> None:
-        """See that no run is missing.
+        """Check that no run is missing.
 
         Raises:
-            ValueError: One is.
+            ValueError: A run is missing.
         """
         counts = self._counts[: len(self.codes)]
         if not len(counts):
@@ -144,7 +144,7 @@ class _Runs:
         return [*cell, *accuracies, "train_time_s", "trainable_parameters"]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The table, a row for each cell."""
+        """The rows of the table, one for each cell."""
         series = self._series()
         for cell, (key, code) in enumerate(zip(self._numbers, self.codes, strict=True)):
             bits, _, letters = code.partition(":")
@@ -166,7 +166,7 @@ class _Runs:
             yield row
 
     def _series(self) -> list[tuple[int, str, int]]:
-        """The place of each schedule that the file has, with each split and the epochs."""
+        """For each schedule in the file and each split: the index of the schedule, the split and the epochs."""
         present = [bool(runs) for runs in self._counts.sum(axis=0)]
         return [
             (schedule, split, epochs)
@@ -176,7 +176,7 @@ class _Runs:
         ]
 
     def _enter(self, key: object, matrix: str, operations: str, params: int) -> None:
-        """Make room for a cell that comes for the first time."""
+        """Add an entry for a new cell."""
         if not (isinstance(matrix, str) and isinstance(operations, str)):
             raise ValueError("a matrix and its operations are text")
         names = operations.split(",")
@@ -197,7 +197,7 @@ class _Runs:
 
 
 def _names(split: str, epochs: int) -> list[str]:
-    """The columns of one series: the mean, and each repeat."""
+    """The columns of one series: the mean and each repeat."""
     name = f"{'val' if split == 'validation_accuracy' else 'test'}_acc_{epochs}ep"
     return [f"{name}_mean", *(f"{name}_repeat{repeat}" for repeat in range(REPEATS))]
 
@@ -206,12 +206,12 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 6) for value in values]
 
 
-# What a record says
+# Contents of a record
 
 
 @cache
 def _message() -> Any:
-    """The class of the protocol buffers, after the authors' `model_metrics.proto`, less what is not used."""
+    """The class of the protocol buffers, after the authors' `model_metrics.proto`, without the unused fields."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto
@@ -230,10 +230,10 @@ def _message() -> Any:
 
 
 def _metrics(packed: str) -> Any:
-    """The figures of a run, unpacked.
+    """The unpacked metrics of a run.
 
     Raises:
-        ValueError: They are damaged.
+        ValueError: The metrics are damaged.
     """
     from google.protobuf.message import DecodeError
 
@@ -247,7 +247,7 @@ def _metrics(packed: str) -> Any:
 
 
 def _final(metrics: Any) -> list[float]:
-    """The figures after the last epoch, in the order of `FIGURES`."""
+    """The metrics after the last epoch, in the order of `FIGURES`."""
     last = metrics.evaluation_data[-1]
     figures = [getattr(last, name) for name in FIGURES]
     if not all(last.HasField(name) for name in FIGURES) or not all(map(math.isfinite, figures)):
@@ -257,14 +257,14 @@ def _final(metrics: Any) -> list[float]:
     return figures
 
 
-# What a TFRecord file is
+# Structure of a TFRecord file
 
 
 def _records(path: Path, progress: Progress) -> Iterator[bytes]:
-    """What the records of a file hold, each verified before it is given.
+    """The contents of the records of a file. Each record is verified before it is yielded.
 
     Raises:
-        InputError: The file cannot be read, is damaged or is cut short.
+        InputError: The file cannot be read, is damaged or is truncated.
     """
     if not path.is_file():
         raise InputError(f"{path} is no file; {OFFICIAL}")
@@ -286,7 +286,7 @@ def _records(path: Path, progress: Progress) -> Iterator[bytes]:
 
 
 def _batch(file: BinaryIO, path: Path, first: int) -> list[tuple[bytes, bytes]]:
-    """The next records, each with its checksum as it stands there; none at the end."""
+    """The next records, each with its stored checksum; an empty list at the end."""
     batch: list[tuple[bytes, bytes]] = []
     while len(batch) < BATCH and (head := file.read(12)):
         number = first + len(batch)
@@ -306,7 +306,7 @@ def _batch(file: BinaryIO, path: Path, first: int) -> list[tuple[bytes, bytes]]:
 
 @cache
 def _table() -> NDArray[np.uint32]:
-    """What CRC-32C (Castagnoli) adds for each value of a byte."""
+    """The lookup table of CRC-32C (Castagnoli) for each value of a byte."""
     values = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         values = np.where(values & 1, values >> 1 ^ np.uint32(0x82F63B78), values >> 1)
@@ -314,10 +314,10 @@ def _table() -> NDArray[np.uint32]:
 
 
 def _masked(rows: Sequence[bytes]) -> NDArray[np.uint32]:
-    """The masked CRC-32C of each of several byte strings of at least four bytes, as TFRecord files have it.
+    """The masked CRC-32C, as in TFRecord files, of each of several byte strings of at least four bytes.
 
-    All are padded with zeros in front, which a register of zeros does not notice. That the register is to begin with
-    ones instead is made up for by inverting the first four bytes of every string.
+    All strings are padded with leading zeros, which do not change a register of zeros. The register is specified to
+    begin with ones. Inverting the first four bytes of every string has the same effect.
     """
     longest = max(map(len, rows))
     padded = np.frombuffer(b"".join(row.rjust(longest, b"\0") for row in rows), dtype=np.uint8)
@@ -333,7 +333,7 @@ def _masked(rows: Sequence[bytes]) -> NDArray[np.uint32]:
 
 @cache
 def _length_checksum(length: bytes) -> bytes:
-    """The masked checksum of a length; there are few different ones."""
+    """The masked checksum of a length. Few lengths differ, so the results are cached."""
     return struct.pack("<I", int(_masked([length])[0]))
 
 

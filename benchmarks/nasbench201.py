@@ -30,9 +30,9 @@ ACCURACY = re.compile(r"(c10|c100|in16)_(valid|test)_(\d+)(?:_(1)?seed(\d+)?)?")
 LATENCIES = "latency.csv.gz"
 
 Role: TypeAlias = tuple[Literal["search", "final", "seconds", "index"], int]
-"""What a column is for, and of which schedule."""
+"""The purpose of a column, and its training schedule."""
 INDEX: Role = ("index", 0)
-"""The official number, by which another table knows an architecture."""
+"""The official index, which identifies an architecture in another table."""
 
 
 class NASBench201Table(TableBenchmark):
@@ -40,25 +40,26 @@ class NASBench201Table(TableBenchmark):
 
     The table is compact: ``nasbench201/*.csv.gz`` in the data folder.
 
-    The search sees one column and the final measurement another: validation accuracy guides, test accuracy
-    is the mean over all trained seeds. ``search_column=test`` lets the test column guide, as the literature
-    does when it compares strategies on noise-free labels; measurements then say that they are on ``test``.
+    The search and the final measurement use different columns: the search uses validation accuracy, and the final test
+    accuracy is the mean over all trained seeds. With ``search_column=test`` the search uses the test column, as the
+    literature does to compare strategies on noise-free labels. Measurements then state the split ``test``.
 
-    Both training schedules are fidelities, as far as the table has them: a search may ask for 12 epochs first and
-    for 200 of what looks well. They are separate trainings; the short one is not a part of the long one.
+    Both training schedules are fidelities, if the table has them: a search may evaluate at 12 epochs first, and then
+    evaluate promising architectures at 200. They are separate trainings: the short one is not the beginning of the
+    long one.
 
-    ``train_seconds`` is what training took on one GPU; for most rows the table has an additive estimate of it.
+    ``train_seconds`` is the training time on one GPU. For most rows the table has an additive estimate of it.
 
-    If ``nasbench201/latency.csv.gz`` lies in the data folder, with the official ``index`` and columns such as
+    If the data folder has ``nasbench201/latency.csv.gz``, with the official ``index`` and columns such as
     ``pixel3_ms``, latencies are known without measuring: ``latency_pixel3_ms`` and so on. Objectives and constraints
-    may name them.
+    may use these metrics.
 
     Args:
         space: The space ``nasbench201``.
-        dataset: Whose accuracies.
+        dataset: The data set of the accuracies.
         epochs: Which of the two published training schedules is the full measurement.
-        search_column: What the search sees.
-        single_seed: Whether the search sees one training run, with its noise, rather than the mean.
+        search_column: The column that the search uses.
+        single_seed: Whether the search uses one training run, with its noise, instead of the mean.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "train_seconds")
@@ -128,10 +129,10 @@ class NASBench201Table(TableBenchmark):
 
     @cached_property
     def _latencies(self) -> tuple[list[str], dict[float, list[float]]]:
-        """The metrics of devices, and the values of each architecture by its index; none without their file.
+        """The latency metrics of devices, and the values of each architecture by its index; empty without the file.
 
         Raises:
-            InputError: It is damaged, or lacks an architecture that the other table has.
+            InputError: The file is damaged, or lacks an architecture of the other table.
         """
         path = self.folder() / LATENCIES
         indices = [row.get(INDEX, math.nan) for row in self._rows.values()]
@@ -195,7 +196,7 @@ class NASBench201Table(TableBenchmark):
         return {"accuracy": row[role, epochs] / 100, "train_seconds": seconds}
 
     def _columns(self, epochs: int) -> dict[Role, str]:
-        """The columns that say what a schedule gives."""
+        """The columns of a schedule, by role."""
         prefix = PREFIXES[self.dataset]
         split = "valid" if self.search_column == "validation" else "test"
         return {
@@ -205,7 +206,7 @@ class NASBench201Table(TableBenchmark):
         }
 
     def _find(self) -> tuple[Path, list[str]]:
-        """The table that has the columns of the data set, all that are needed if there is one; and all its columns."""
+        """The table for the data set, and all its columns. A table with all needed columns is preferred."""
         folder = self.folder()
         found, damaged = tables.tables_in(folder, ["arch_str"])
         needed = set(self._columns(self.epochs).values())
@@ -239,10 +240,10 @@ class NASBench201Table(TableBenchmark):
 
 
 def _devices(columns: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The metrics that a table of latencies gives, and the places of their columns.
+    """The metrics of a table of latencies, and the indices of their columns.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a table of latencies.
     """
     places = [place for place, column in enumerate(columns) if column.endswith("_ms")]
     metrics = [f"latency_{columns[place]}" for place in places]
@@ -267,7 +268,7 @@ def _space() -> SearchSpace:
 
 
 def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[int, dict[str, dict[Any, float]]]:
-    """How many rows a table has, and by code the wanted columns under their keys; empty cells are left out.
+    """The number of rows of a table, and by code the requested columns under their keys, without empty entries.
 
     Raises:
         InputError: The table is damaged.
@@ -290,7 +291,7 @@ def _describe_latencies(path: Path) -> TableFile:
 
 
 def _describe(path: Path) -> TableFile:
-    """What a file has to offer, or why it has nothing."""
+    """The contents of a file, or the reason why it has none."""
     try:
         columns = tables.header(path)
         if path.name == LATENCIES:

@@ -1,13 +1,13 @@
-"""The official files of NAS-Bench-201, read once and written down as a compact table.
+"""Converts the official files of NAS-Bench-201 to a compact table.
 
-What the authors published is a pickle of several gigabytes: the single files of version 1.0 and 1.1, and the
-archive of version 1.1 with one file for each architecture. It is opened without running anything in it, and
-its contents are handed to NAS-Bench-201's own API, which knows what they mean.
+The authors published pickles of several gigabytes: the single files of versions 1.0 and 1.1, and the archive of
+version 1.1 with one file for each architecture. A file is opened without executing any code in it. Its contents are
+passed to NAS-Bench-201's own API, which interprets them.
 
-Memory. The API copies whatever it is given, so it is given a few architectures at a time, and what was handed
-over is dropped: beside the opened contents, memory does not grow with the number of architectures. The opened
-contents themselves are not bounded: a single file is one pickle, which exists whole or not at all, at several
-times its size on disk. Of an archive's folder, no more than those few are open at once.
+Memory: the API copies its inputs. It therefore receives a few architectures at a time, and these are then deleted.
+Apart from the opened contents, memory does not grow with the number of architectures. The opened contents themselves
+are not bounded: a single file is one pickle, which can only be loaded whole, at several times its size on disk. From
+the folder of an archive, only those few architectures are open at once.
 """
 
 import json
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
     from nas_201_api import ArchResults, NASBench201API, ResultsCount
 
 SLICE = 16
-"""How many architectures the API holds at once."""
+"""The number of architectures that the API holds at once."""
 
 SPLITS = {
     "c10": {"valid": ("cifar10-valid", "x-valid"), "test": ("cifar10", "ori-test")},
     "c100": {"valid": ("cifar100", "x-valid"), "test": ("cifar100", "x-test")},
     "in16": {"valid": ("ImageNet16-120", "x-valid"), "test": ("ImageNet16-120", "x-test")},
 }
-"""By prefix and split, the official data set that was trained on and the official name of what was measured on.
+"""By prefix and split: the official name of the data set of the training, and that of the split of the measurement.
 
-`cifar10-valid` is trained on half of CIFAR-10's training set and validated on the other, `cifar10` on all of it.
+`cifar10-valid` is trained on one half of CIFAR-10's training set and validated on the other half. `cifar10` is trained
+on all of it.
 """
 
 SCHEDULES = {12: "less", 200: "full"}
-"""What the files call the two training schedules."""
+"""The names of the two training schedules in the files."""
 
 ARCHIVED = re.compile(r"(\d{6})-FULL\.pth")
 FIRST_COLUMNS = ("index", "arch_str", "iso_index")
@@ -51,7 +52,7 @@ OFFICIAL = "the official files are NAS-Bench-201-v1_0-e61699.pth, NAS-Bench-201-
 
 
 class _Refused(InputError):
-    """The file is refused, and the message says all there is to say."""
+    """The file is refused. The message is complete and needs no context."""
 
 
 Progress = Callable[[int, int], None]
@@ -60,24 +61,24 @@ Infos = dict[int, tuple[str, dict[str, Any]]]
 
 
 def convert(source: Path, target: Path, space: SearchSpace, progress: Progress) -> int:
-    """Write the compact table of an official file, or of an archive's folder.
+    """Write the compact table of an official file or of the folder of an archive.
 
-    Percentages, seconds and millions are rounded to six decimals, which removes only the noise of the single
-    precision that the files were computed in. Equal contents give equal bytes.
+    Percentages, seconds and millions are rounded to six decimals. This removes only the noise of single precision, in
+    which the files were computed. Equal contents give equal bytes.
 
     Args:
         source: The file or folder.
         target: The table, a gzipped CSV; it must not exist.
         space: The search space; its canonical keys give `iso_index`.
-        progress: Told after each slice how many architectures are done, and of how many.
+        progress: Receives after each slice the number of finished architectures and the total.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
         InputError: The source is missing, damaged, of another structure or would run code, or the target exists
             or cannot be made.
-        StorageError: The table could not be written to its end.
+        StorageError: The table could not be written completely.
         RunError: Memory ran out.
     """
     try:
@@ -103,7 +104,7 @@ def convert(source: Path, target: Path, space: SearchSpace, progress: Progress) 
 
 
 def _ordered(columns: set[str]) -> list[str]:
-    """The header: figures by data set, accuracies first; each mean is followed by its single seeds."""
+    """The header: metrics by data set, accuracies first. Each mean is followed by its single seeds."""
 
     def place(column: str) -> tuple[Any, ...]:
         prefix, _, rest = column.partition("_")
@@ -117,7 +118,7 @@ def _ordered(columns: set[str]) -> list[str]:
 
 
 def _rows(source: Path, space: SearchSpace, progress: Progress) -> Iterator[dict[str, Any]]:
-    """One row for each architecture, by index; a figure that is not there has no column."""
+    """One row for each architecture, by index. A missing metric has no column."""
     if not (source.is_dir() or source.is_file()):
         raise InputError(f"{source} is neither a file nor a folder; {OFFICIAL}")
     place = "its outline"
@@ -143,7 +144,7 @@ def _rows(source: Path, space: SearchSpace, progress: Progress) -> Iterator[dict
             progress(done, total)
     except (_Refused, OSError, MemoryError):
         raise
-    except Exception as error:  # there is no end of what a wrong structure makes the API stumble over
+    except Exception as error:  # a wrong structure can make the API raise any error
         raise _wrong(source, f"{place}: {_spelt(error)}") from error
 
 
@@ -161,11 +162,11 @@ def _api(infos: Infos) -> "NASBench201API":
     )
 
 
-# What a row says
+# Contents of a row
 
 
 def _figures(results: "dict[str, ArchResults]") -> dict[str, float | None]:
-    """All columns of one architecture that it has something to say about."""
+    """All columns of one architecture for which it has data."""
     figures: dict[str, float | None] = {}
     for prefix, splits in SPLITS.items():
         trained = [
@@ -203,7 +204,8 @@ def _trials(results: "dict[str, ArchResults]", dataset: str, epochs: int) -> "di
 def _accuracies(trials: "Mapping[int, ResultsCount]", measured_on: str) -> dict[int, float]:
     """The accuracy after the last epoch by seed, in percent, for the seeds that have one.
 
-    It is taken from the API's object itself: `get_eval` sums up times as well, and refuses where those are missing.
+    It is read directly from the API's object. `get_eval` also sums up times, and raises an error where times are
+    missing.
     """
     accuracies = {}
     for seed, trial in trials.items():
@@ -216,7 +218,7 @@ def _accuracies(trials: "Mapping[int, ResultsCount]", measured_on: str) -> dict[
 
 
 def _seconds(results: "dict[str, ArchResults]", dataset: str) -> float | None:
-    """What 12 epochs of training take: from the long schedule where the short one has no times."""
+    """The time of 12 epochs of training, from the long schedule if the short one has no times."""
     for epochs in SCHEDULES:
         totals = [trial.get_times()["T-train@total"] for trial in _trials(results, dataset, epochs).values()]
         known = [_number(total) for total in totals if total is not None]
@@ -236,11 +238,11 @@ def _rounded(value: float) -> float:
     return round(value, 6)
 
 
-# What lies in the files
+# Contents of the files
 
 
 def _single(path: Path) -> tuple[int, Iterator[Infos]]:
-    """How many architectures a single file has, and its contents in slices, which are gone from memory after use."""
+    """The number of architectures in a single file, and its contents in slices that are freed after use."""
     contents = _load(path)
     if not isinstance(contents, dict) or not {"meta_archs", "arch2infos", "evaluated_indexes"} <= contents.keys():
         raise _wrong(path, "it is no dictionary with meta_archs, arch2infos and evaluated_indexes")
@@ -264,7 +266,7 @@ def _single(path: Path) -> tuple[int, Iterator[Infos]]:
 
 
 def _archive(folder: Path) -> tuple[int, Iterator[Infos]]:
-    """How many architectures an archive's folder has, and their contents, opened a slice at a time."""
+    """The number of architectures in the folder of an archive, and their contents, opened slice by slice."""
     try:
         files = {int(match[1]): path for path in folder.iterdir() if (match := ARCHIVED.fullmatch(path.name))}
     except OSError as error:
@@ -291,7 +293,7 @@ def _archive(folder: Path) -> tuple[int, Iterator[Infos]]:
 
 
 def _info(path: Path, index: int, info: Any) -> dict[str, Any]:
-    """The raw contents of one architecture, less its trained weights, which the API would copy."""
+    """The raw contents of one architecture without its trained weights, which the API would copy."""
     try:
         for schedule in SCHEDULES.values():
             for trial in info[schedule]["all_results"].values():
@@ -303,10 +305,10 @@ def _info(path: Path, index: int, info: Any) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    """The contents of a file that torch saved; nothing in it is executed.
+    """The contents of a file saved by torch. Nothing in it is executed.
 
     Raises:
-        InputError: It cannot be read, is damaged, or needs more than plain data.
+        InputError: The file cannot be read, is damaged, or needs more than plain data.
     """
     import torch
 
@@ -314,13 +316,13 @@ def _load(path: Path) -> Any:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
         with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.simplefilter("ignore")  # torch wonders at pickles that are not its own; that is said below
+            warnings.simplefilter("ignore")  # torch warns of pickles from other programs; the error below covers this
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
         raise _Refused(f"{path} cannot be read: {error}; check the path and its permissions") from error
     except MemoryError:
         raise
-    except Exception as error:  # damage shows in as many ways as there are bytes
+    except Exception as error:  # damage can raise any error
         named = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if named:
             raise _Refused(
@@ -333,7 +335,7 @@ def _load(path: Path) -> Any:
 
 
 def _harmless() -> list[Any]:
-    """What numpy's scalars are pickled as; the files have some among their figures."""
+    """The globals of pickled numpy scalars, which some metrics in the files are."""
     import numpy as np
 
     scalar = np.float64(0).__reduce__()[0]
@@ -347,10 +349,10 @@ def _wrong(path: Path, what: str) -> InputError:
 
 
 def _spelt(error: Exception) -> str:
-    """An error in a few words, which may quote the file and so are not to steer a terminal.
+    """A short text of an error. It may quote the file, so unprintable characters are replaced, for terminals.
 
-    Torch and the API explain at length to whoever wrote the program, and torch's advice is to switch the guard
-    against code off.
+    The messages of torch and the API are long and written for programmers. Torch's advice is to disable the protection
+    against code execution.
     """
     text = re.sub(r".*WeightsUnpickler error:", "", str(error), flags=re.DOTALL).strip()
     first = "".join(letter if letter.isprintable() else "?" for letter in (text.splitlines() or [""])[0])

@@ -1,4 +1,4 @@
-"""Enlarging pictures, measured by training each architecture from scratch."""
+"""Image super-resolution, measured by training each architecture from scratch."""
 
 import math
 from collections.abc import Mapping
@@ -29,33 +29,34 @@ if TYPE_CHECKING:
     from nasplat.training.super_resolution import Pair, Patches, SuperResolutionTraining
 
 VALIDATION_SIDE = 256
-"""Of larger validation pictures the middle is taken, so many pixels in height and width."""
+"""Larger validation images are center-cropped to this height and width, in pixels."""
 
 
 class SuperResolution(LatencyKnown):
     """Image super-resolution: trains networks, measures PSNR and SSIM.
 
-    Networks train on patches and are measured on whole images; test images wait for the final measurement.
+    Networks train on patches and are measured on whole images. Test images are used only in the final measurement.
 
-    A network is given pictures that were shrunk by bicubic with antialiasing, and learns by Adam to give back what
-    they were, with the mean absolute difference as its loss. What the metrics are says the `protocol`; on validation
-    they are of the middle of each picture, at most 256 pixels in height and width, on test pictures of the whole. A
-    network is given one picture at a time, so that the largest decides how much memory that takes.
+    The inputs are images downscaled by bicubic interpolation with antialiasing. The targets are the original images.
+    The optimizer is Adam, and the loss is the mean absolute difference. `protocol` defines the metrics. Validation
+    metrics are computed on the center of each image, at most 256 pixels in height and width; test metrics on the whole
+    image. A network processes one image at a time, so the largest image determines the memory.
 
-    Fidelity is the number of epochs out of the whole training's `epochs`, each of so many `steps`. The trained
-    weights are kept with the measurement. A measurement of less than the whole also leaves its `state`; a task that
-    continues from it gives, to the bit on one CPU, what an uninterrupted one gives.
+    Fidelity is the number of epochs, at most `epochs`; each epoch has `steps` steps. The trained weights are kept with
+    the measurement. A measurement at a lower fidelity also leaves its `state`. A task that continues from this state
+    gives the same result, to the bit on one CPU, as an uninterrupted one.
 
     Args:
-        space: Where the networks come from.
-        dataset: The name of a set of pictures; `nasplat list datasets` shows them.
-        scale: How many times higher and wider the networks make a picture.
-        epochs: Of a full measurement.
-        width: Of the upscaled image that costs and latency are of, in pixels; less what is over a multiple of `scale`.
-        height: Likewise.
-        data: Where the images are, and which of them are used.
+        space: The search space of the networks.
+        dataset: The name of an image set; `nasplat list datasets` shows them.
+        scale: The factor by which networks upscale the height and width of an image.
+        epochs: The epochs of a full measurement.
+        width: The width, in pixels, of the upscaled image for costs and latency, rounded down to a multiple of
+            `scale`.
+        height: The height, likewise.
+        data: The location of the images, and which of them are used.
         recipe: How networks are trained.
-        latency: Where latency is told from.
+        latency: The table from which latency is read.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("psnr_db", "ssim", "gain_db")
@@ -121,7 +122,7 @@ class SuperResolution(LatencyKnown):
         self.check_table()
 
     def prepare(self) -> None:
-        _ = self._patches, self.validation  # read for the first time
+        _ = self._patches, self.validation  # read both now
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.seeding import seeded
@@ -141,7 +142,7 @@ class SuperResolution(LatencyKnown):
             if task.fidelity < self.epochs:
                 left[STATE] = named(training.state(), str(task.architecture))
         metrics = evaluate(training.network, self.validation, self.scale, device)
-        if not math.isfinite(metrics["psnr_db"]):  # the last steps went astray, after their own loss was taken
+        if not math.isfinite(metrics["psnr_db"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation PSNR is {metrics['psnr_db']}")
         kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items()}
         return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
@@ -182,7 +183,7 @@ class SuperResolution(LatencyKnown):
         )
 
     def training(self, architecture: Architecture, *, device: str, seed: int) -> "SuperResolutionTraining":
-        """A training of an architecture's network from its beginning; to be called and used within `seeded`."""
+        """A new training of an architecture's network. It must be created and used within `seeded`."""
         from nasplat.training.super_resolution import SuperResolutionTraining
 
         network = self.space.build(architecture, self.io).to(device)
@@ -221,7 +222,7 @@ class SuperResolution(LatencyKnown):
 
     @cached_property
     def _tests(self) -> dict[str, tuple[Picture, ...]]:
-        """The test pictures by the name of their set, the data set's own first if it has any."""
+        """The test images by the name of their set. The data set's own test images come first, if it has any."""
         own = {self.dataset: self._pictures.test} if self._pictures.test else {}
         others = {}
         for name in self.data.tests:
@@ -245,7 +246,7 @@ class SuperResolution(LatencyKnown):
         chosen = _spread(self._pictures.validation, self.data.validation_images)
         pairs = [Pair.of(each, self.scale, side=VALIDATION_SIDE) for each in chosen]
         least = WINDOW + 2 * self.scale
-        for pair in pairs:  # or every trial would fail by it, after its training
+        for pair in pairs:  # otherwise every trial would fail on it after its training
             height, width = pair.large.shape[1:]
             if min(height, width) < least:
                 raise InputError(
@@ -256,7 +257,7 @@ class SuperResolution(LatencyKnown):
 
 
 def _spread(pictures: tuple[Picture, ...], most: int | None) -> tuple[Picture, ...]:
-    """At most so many pictures, taken at equal distances."""
+    """At most `most` images, evenly spaced in the sequence."""
     if most is None or most >= len(pictures):
         return pictures
     return tuple(pictures[number * len(pictures) // most] for number in range(most))

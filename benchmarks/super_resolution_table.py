@@ -1,4 +1,4 @@
-"""How well each network of esrn/tiny enlarges pictures, measured once for everybody and looked up."""
+"""A table of the PSNR and SSIM of each network of esrn/tiny, measured once."""
 
 import csv
 from functools import cached_property
@@ -15,15 +15,15 @@ from nasplat.task import Evaluate, Measurement
 TABLE = "super_resolution_table.csv"
 SPACE = "esrn/tiny"
 TEST = "set5_"
-"""What the columns of test figures begin with."""
+"""The prefix of the columns of test metrics."""
 
 
 class SuperResolutionTable(Benchmark):
     """PSNR and SSIM of all 155 networks of esrn/tiny, from a table.
 
-    By the benchmark `super_resolution`, twofold, on photographs of BSDS500, with 800 steps of 8 patches; the first
-    training of each counts. ``performance/super_resolution_table.py`` does it again. Validation figures are of
-    BSDS500's validation pictures, the final ones of Set5.
+    The values were measured with the benchmark `super_resolution` at scale 2, on photographs of BSDS500, with 800
+    steps of 8 patches. The first training of each network counts. ``performance/super_resolution_table.py`` repeats
+    the measurement. Validation metrics are on BSDS500's validation images, the final ones on Set5.
 
     Args:
         space: The space ``esrn/tiny``.
@@ -70,7 +70,7 @@ class SuperResolutionTable(Benchmark):
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, float]]:
-        """The figures of every network, by its blocks with commas between them."""
+        """The metrics of every network, by its comma-separated blocks."""
         text = files("nasplat.benchmarks").joinpath(TABLE).read_text(encoding="utf-8")
         return {
             row.pop("blocks").replace(" ", ","): {name: float(value) for name, value in row.items()}

@@ -1,4 +1,4 @@
-"""Compact tables, as benchmarks read them and imports write them: gzipped CSV, complete or refused."""
+"""Compact tables, which benchmarks read and imports write. The format is gzipped CSV; incomplete tables are refused."""
 
 import csv
 import gzip
@@ -20,7 +20,7 @@ def opened(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
     """The columns of a table and its rows, each as long as the header.
 
     Raises:
-        InputError: It cannot be read, or whoever reads it finds a value wrong.
+        InputError: The table cannot be read, or the caller finds a wrong value.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
@@ -35,16 +35,16 @@ def header(path: Path) -> list[str]:
     """The columns of a table.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The table cannot be read.
     """
     with opened(path) as (columns, _):
         return columns
 
 
 def tables_in(folder: Path, marks: Collection[str]) -> tuple[dict[Path, list[str]], list[InputError]]:
-    """The tables of a folder that have the given columns, each with all of its columns; and what is damaged.
+    """The tables of a folder that have the given columns, each with all its columns, and the errors of damaged ones.
 
-    Damage matters only if no other file has what is needed.
+    Damage matters only if no other file has the needed columns.
     """
     tables: dict[Path, list[str]] = {}
     damaged: list[InputError] = []
@@ -61,16 +61,16 @@ def tables_in(folder: Path, marks: Collection[str]) -> tuple[dict[Path, list[str
 
 @contextmanager
 def importing(source: Path, target: Path, official: str) -> Iterator[None]:
-    """See that a table can be made where it is wanted, before hours are spent on reading; then let it be made.
+    """Check that a table can be made at its target, before hours of reading; then let the caller make it.
 
     Args:
         source: The official file or folder.
-        target: The table, which must not exist; the folders above it are made, and taken away again in failure.
-        official: What the official files are, in words.
+        target: The table, which must not exist; parent folders are made, and removed again on failure.
+        official: A description of the official files.
 
     Raises:
         InputError: The source is missing, or the target exists, has another ending or cannot be made.
-        StorageError: The table could not be written to its end.
+        StorageError: The table could not be written completely.
     """
     if is_taken(target):
         raise InputError(f"an import overwrites nothing, but {target} exists; move it away, or name another with --out")
@@ -93,7 +93,7 @@ def importing(source: Path, target: Path, official: str) -> Iterator[None]:
 
 
 def write(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table, complete or not at all; what a row lacks is left empty, and equal contents give equal bytes."""
+    """Write a table atomically. Missing values are left empty, and equal contents give equal bytes."""
     with (
         appearing(path) as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
@@ -105,10 +105,10 @@ def write(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]
 
 
 def check_published(space: SearchSpace, name: str, shape: Mapping[str, int]) -> None:
-    """Refuse a space that the table called `name` is not of: another one, or one with another outer shape.
+    """Refuse a space that does not match the table called `name`: another space, or another outer shape.
 
     Raises:
-        InputError: Which it is, and which it should be.
+        InputError: The space does not match. The message names the given and the expected one.
     """
     if space.name != name:
         raise InputError(f"the benchmark {name} measures the space {name}, but got the space {space.name}")
@@ -125,7 +125,7 @@ def _spelt(options: Mapping[str, object]) -> str:
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file; one that does not end, as packed zeros unpack to, comes in pieces that csv refuses."""
+    """The lines of a file. An endless line, as from decompressed zeros, comes in pieces that csv refuses."""
     return iter(lambda: file.readline(csv.field_size_limit() + 2), "")
 
 

@@ -1,4 +1,4 @@
-"""Zero-cost proxies as a benchmark: figures of untrained networks, in place of training them."""
+"""Zero-cost proxies as a benchmark: metrics of untrained networks instead of training."""
 
 import math
 from collections.abc import Mapping
@@ -26,31 +26,30 @@ if TYPE_CHECKING:
 Name: TypeAlias = Literal["synflow", "nwot", "jacov", "snip", "grad_norm"]
 
 NOISE = "noise"
-"""The data set that is none."""
+"""The name of the random-noise input, in place of a data set."""
 NOISE_SIDE = 32
-"""The side of noise in pixels, unless said otherwise."""
+"""The default side of noise images, in pixels."""
 
 
 class ZeroCost(Benchmark):
     """Zero-cost proxies of untrained networks: no training, no test data.
 
-    One batch and the same seeds of initialization serve all architectures, so that they compare; the seeds of tasks
-    change nothing. The batch is of training pictures, or of noise, for which no data are needed and which suits
-    every space, those that enlarge pictures too. More is better of each; `nasplat.surrogates.zero_cost` says what they
-    are.
-    Two more proxies, `params` and `macs`, are known for free in every search.
+    One batch and the same seeds of initialization are used for all architectures, so the values are comparable. The
+    seeds of tasks have no effect. The batch has training images, or noise. Noise needs no data and suits every space,
+    also super-resolution spaces. For each proxy, more is better; see `nasplat.surrogates.zero_cost` for their
+    definitions. Two more proxies, `params` and `macs`, are free metrics of every search.
 
-    Costs are of the pictures of the data set; with noise, of those that the space is usually priced for.
+    Costs are for the image size of the data set; with noise, for the default image size of the space.
 
     Args:
-        space: Where the networks come from.
+        space: The search space of the networks.
         dataset: Its name (`nasplat list datasets` shows them), or ``noise``.
-        proxies: Those that are computed; one alone takes less time.
-        batch: Pictures that networks are shown; all training pictures where there are fewer.
-        initializations: Over so many fresh networks each figure is averaged.
-        seed: What pictures and initial weights are drawn from.
-        data: Where the files of the data set are. Of noise, `data.side` is the side in pixels, by default 32 or the
-            space's own if it is smaller.
+        proxies: The proxies to compute; one alone takes less time.
+        batch: The number of images in the batch; all training images if there are fewer.
+        initializations: The number of new networks over which each proxy is averaged.
+        seed: The seed for drawing images and initial weights.
+        data: The location of the files of the data set. For noise, `data.side` is the side in pixels; the default is
+            32, or the space's own side if it is smaller.
     """
 
     trains: ClassVar[bool] = False
@@ -79,7 +78,7 @@ class ZeroCost(Benchmark):
         self.initializations = initializations
         self.seed = seed
         self.data = data
-        self.metrics = self.proxies  # type: ignore[misc]  # which there are is an option's
+        self.metrics = self.proxies  # type: ignore[misc]  # an option decides which there are
         self._proxies: dict[str, Proxies] = {}
 
     @property
@@ -136,7 +135,7 @@ class ZeroCost(Benchmark):
         )
 
     def _ready(self, device: str) -> "Proxies":
-        """The proxies with their batch on a device; made once, wherever they are needed."""
+        """The proxies with their batch on a device. They are made once."""
         from nasplat.surrogates.zero_cost import Proxies, reduced
 
         if device not in self._proxies:

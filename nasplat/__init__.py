@@ -61,7 +61,7 @@ _CONTRACTS = (
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used: `nasplat --help` needs none of them."""
+    """Import a public name at its first use; `nasplat --help` needs none of them."""
     if name in __all__:
         for contract in _CONTRACTS:
             module = importlib.import_module(f"nasplat.{contract}")

@@ -1,10 +1,10 @@
-"""`python -m nasplat` is the command line too."""
+"""`python -m nasplat` runs the command line."""
 
 from nasplat.cli import main
 
 try:
     main()
 finally:
-    # CPython remembers an interrupt that left `exec` of a string, as dataclasses use it, and under `-m` would then
-    # end by SIGINT, whatever the exit code. An `exec` that comes to its end makes it forget.
+    # Dataclasses use `exec` of a string. If an interrupt leaves such an `exec`, CPython stores that fact, and under
+    # `-m` the process then ends by SIGINT, whatever the exit code. A completed `exec` clears it.
     exec("")

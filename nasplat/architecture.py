@@ -6,7 +6,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True, order=True)
 class Architecture:
-    """One member of a search space: what is stored, looked up, priced, built and exported.
+    """One member of a search space: it is stored, looked up, costed, built and exported.
 
     Make one with `SearchSpace.parse` or `SearchSpace.sample`, which guarantee membership.
 
@@ -24,14 +24,14 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class IO:
-    """What a data set asks of a network.
+    """The input and output shapes that a data set requires of a network.
 
     Args:
         input_shape: One example's shape without the batch; ``(channels, height, width)`` for images.
-        outputs: The number of outputs, for classification the number of classes, for pictures of channels.
-        scale: How many times higher and wider than what comes in is the picture that comes out; None where what
-            comes out is no picture but numbers. Such networks take pictures of any size; the one here is what costs
-            are of.
+        outputs: The number of outputs: of classes for classification, of channels for super-resolution.
+        scale: The upscaling factor of super-resolution: the output image is this many times as high and wide as the
+            input. None if the output is no image but numbers. Super-resolution networks take images of any size;
+            costs are computed for the size given here.
     """
 
     input_shape: tuple[int, ...]
@@ -45,12 +45,12 @@ class IO:
 
     @classmethod
     def upscaled(cls, height: int, width: int, scale: int, channels: int = 3) -> Self:
-        """Pictures of `height` times `width` pixels, to be made `scale` times as high and wide."""
+        """Super-resolution of images of `height` times `width` pixels, to be upscaled `scale` times."""
         return cls((channels, height, width), channels, scale)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """What comes out for one example: ``(outputs,)``, or ``(outputs, height, width)`` for a picture."""
+        """The output shape of one example: ``(outputs,)``, or ``(outputs, height, width)`` for an image."""
         if self.scale is None:
             return (self.outputs,)
         _, height, width = self.input_shape

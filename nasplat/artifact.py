@@ -27,26 +27,26 @@ class Handle:
 
 
 class Artifacts(ABC):
-    """A place that keeps artifacts by handle.
+    """A store of artifacts by handle.
 
-    What is given to a benchmark is the executor's business: the run directory itself, or a parcel that
+    The executor decides which store a benchmark gets: the run directory itself, or an in-memory store that
     travels with the outcome. Content is safetensors or JSON, never a pickle.
     """
 
     @abstractmethod
     def put(self, data: bytes) -> Handle:
-        """Keep the data; the same data twice is kept once."""
+        """Store the data; equal data is stored once."""
 
     @abstractmethod
     def get(self, handle: Handle) -> bytes:
-        """The data of a handle.
+        """Return the data of a handle.
 
         Raises:
-            ArtifactError: Nothing is kept under the handle, or it is damaged.
+            ArtifactError: No data is stored under the handle, or the data is damaged.
         """
 
     def put_tensors(self, tensors: "Mapping[str, Tensor]") -> Handle:
-        """Keep named tensors as safetensors; equal tensors give equal handles."""
+        """Store named tensors as safetensors; equal tensors give equal handles."""
         from safetensors.torch import save
 
         return self.put(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
@@ -59,11 +59,11 @@ class Artifacts(ABC):
 
 
 class MemoryArtifacts(Artifacts):
-    """Artifacts in memory: what a worker is sent with a task, and what it sends back.
+    """In-memory artifact store: what a worker receives with a task, and what it sends back.
 
     Args:
-        given: The artifacts that the task refers to, by digest; a view of memory that others share is copied only
-            when it is asked for.
+        given: The artifacts that the task refers to, by digest. A `memoryview` of shared memory is copied only by
+            `get`.
     """
 
     def __init__(self, given: Mapping[str, bytes | memoryview] | None = None) -> None:

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """How a picture becomes a network's input: resized, scaled to `white`, less `mean`, divided by `std`.
+    """How an image becomes a network's input: resize, scale to `white`, subtract `mean`, divide by `std`.
 
     Args:
         channels: 3 for red, green and blue, 1 for grey.
-        height: What it is resized to, in pixels; None if any will do.
-        width: Likewise.
-        mean: For each channel, in 0..white.
-        std: Likewise.
+        height: Height after resizing, in pixels; None if any height is accepted.
+        width: Width after resizing, in pixels; None if any width is accepted.
+        mean: The mean of each channel, in 0..white.
+        std: The standard deviation of each channel, in 0..white.
         white: The value of the brightest pixel.
-        classes: The names of the outputs, in order; none for networks that enlarge pictures.
+        classes: The names of the outputs, in order; empty for super-resolution.
     """
 
     channels: int
@@ -44,41 +44,41 @@ class Benchmark(ABC):
     """Measures architectures of one search space.
 
     Life cycle. The constructor takes the space and keyword-only options, stores them under their own names
-    and does no work. The driver calls `check` before anything is created, and `feasible` as it goes. Every
-    process that measures calls `prepare` once, which does the heavy part (tables, data sets); then `measure`
-    is called for one task after another, from one thread.
+    and does no work. The driver calls `check` before anything is created, and `feasible` during the search. Every
+    process that measures calls `prepare` once, which loads tables and data sets. Then `measure` is called for one
+    task after another, from one thread.
 
-    A measurement below full fidelity may leave a ``state`` among its artifacts. A task that continues from it
-    goes on from there, in any process, and gives what an uninterrupted measurement gives.
+    A measurement below full fidelity may leave a ``state`` among its artifacts. A task can continue from that state
+    in any process, with the same result as an uninterrupted measurement.
 
     All randomness comes from the task's seed; global generators are left as they were. A trial that cannot
-    give a result raises `TrialFailed`; whatever else it raises is recorded as well.
+    give a result raises `TrialFailed`; any other exception is recorded as well.
     """
 
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that every measurement has."""
 
     alone: bool = False
-    """Whether measuring needs the device to itself, as for latency; such a search has one worker."""
+    """Whether a measurement needs exclusive use of the device, as for latency; such a search has one worker."""
 
     trains: ClassVar[bool] = True
-    """Whether measuring trains a network, and leaves its weights; a table's figures are looked up."""
+    """Whether a measurement trains a network and leaves its weights; a table's metrics are looked up."""
 
     distills: bool = False
-    """Whether a network can learn from the teacher that a task names; else such a task fails before it is begun."""
+    """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
     @property
     def protocol(self) -> str:
-        """How the metrics are computed, where that goes without saying for nobody: a line that reports repeat."""
+        """One line on how the metrics are computed, repeated in reports; empty if nothing needs saying."""
         return ""
 
     @property
     @abstractmethod
     def io(self) -> IO:
-        """What the data asks of a network."""
+        """The input and output shapes that the data requires."""
 
     @property
     @abstractmethod
@@ -87,11 +87,11 @@ class Benchmark(ABC):
 
     @property
     def fidelities(self) -> Sequence[int]:
-        """All that a task may ask for, rising to the full one; by default every number of epochs from 1."""
+        """All fidelities that a task may have, rising to the full one; by default every number of epochs from 1."""
         return range(1, self.fidelity + 1)
 
     def check(self) -> None:  # noqa: B027  most benchmarks have nothing to refuse
-        """Refuse, cheaply, what would make every trial fail: a missing file, a space it cannot measure.
+        """Cheap checks for what would make every trial fail: a missing file, a space that cannot be measured.
 
         Raises:
             InputError: What is missing, where it was looked for, and the remedy.
@@ -99,23 +99,23 @@ class Benchmark(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Load what measuring needs; a second call does nothing."""
+        """Load what measurements need; a second call does nothing."""
 
     def feasible(self, architecture: Architecture) -> bool:
-        """Whether the architecture can be measured at all; a partial table says no to what it lacks."""
+        """Whether the architecture can be measured; False for architectures that a partial table lacks."""
         return True
 
     def known(self, architecture: Architecture) -> Mapping[str, float]:
-        """Metrics that are known without measuring, such as a latency from a table; the same ones for all that is
-        feasible. They can be objectives, and constraints that a strategy keeps beforehand, as costs are.
+        """Analytic metrics, which need no measurement, such as a latency from a table. All feasible architectures have
+        the same ones. Like costs, they can be objectives, or constraints that a strategy checks before measuring.
         """
         return {}
 
     @property
     def offered(self) -> Sequence[Architecture] | None:
-        """All that is feasible, where that is only part of the space and can be listed, as in a partial table.
+        """All measurable members, if they are part of the space and can be listed, as in a partial table; else None.
 
-        A search then draws from the list, rather than at random until something feasible comes.
+        A search then draws from the list, instead of drawing at random until a member is measurable.
         """
         return None
 
@@ -126,7 +126,7 @@ class Benchmark(ABC):
         Args:
             task: What to measure.
             device: A torch device, ``cpu`` or ``cuda``.
-            artifacts: Where weights are kept and found.
+            artifacts: The store that weights are read from and written to.
 
         Returns:
             The measurement with all of `metrics`. The executor adds time, device and worker.
@@ -137,20 +137,20 @@ class Benchmark(ABC):
 
     @abstractmethod
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
-        """Measure on the test split what an earlier measurement left behind; the one place that touches it.
+        """Measure the network of an earlier measurement on the test split; no other method uses that split.
 
         Raises:
-            InputError: The measurement left nothing that could be tested.
+            InputError: The measurement left no network that could be tested.
         """
 
     def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
-        """The weights and statistics of the very network that was measured, as `space.build` names them.
+        """The weights and statistics of exactly the network that was measured, under the names of `space.build`.
 
-        Exports ask for them, without the data: it must do without `prepare`.
+        Exports call it without the data, so it must work without `prepare`.
 
         Raises:
-            InputError: The measurement left none.
-            ArtifactError: They are gone, or damaged.
+            InputError: The measurement left no weights.
+            ArtifactError: The weights are missing or damaged.
         """
         if "weights" not in measurement.artifacts:
             raise InputError(
@@ -160,9 +160,9 @@ class Benchmark(ABC):
         return artifacts.get_tensors(measurement.artifacts["weights"])
 
     def inputs(self, count: int) -> "Tensor | None":
-        """At most so many inputs of the validation split, as networks take them: `[n, *shape]`, on the CPU.
+        """At most `count` network inputs of the validation split, `[n, *shape]`, on the CPU; by default None.
 
-        Exports are compared with torch on them. By default there are none.
+        Exported networks are compared with torch on them.
 
         Raises:
             InputError: The data is missing.
@@ -170,10 +170,10 @@ class Benchmark(ABC):
         return None
 
     def preprocessing(self) -> Preprocessing | None:
-        """How pictures become inputs, for those who use an exported network; by default nobody knows.
+        """How images become inputs, for users of an exported network; None, the default, if not known.
 
         Raises:
-            InputError: The data, whose mean and deviation are asked for, is missing.
+            InputError: The data, which mean and deviation are computed from, is missing.
         """
         return None
 
@@ -181,13 +181,13 @@ class Benchmark(ABC):
 class SupernetBenchmark(Benchmark):
     """A benchmark that can also train the shared weights of a supernet, and measure architectures with them.
 
-    A task with `weights` is measured with what `train` left, as it is: nothing is trained for it. Its fidelity is
-    the number of epochs behind those weights. Batch-norm statistics that such a measurement computes are left
-    among its artifacts, and serve as long as the weights do.
+    A task with `weights` is measured with the weights that `train` left, unchanged and without further training. Its
+    fidelity is the number of epochs that those weights were trained for. Such a measurement leaves the batch-norm
+    statistics that it computes among its artifacts; they are usable as long as the weights are.
     """
 
     def check_supernet(self) -> None:
-        """Refuse, cheaply, what would make every training of a supernet fail.
+        """Cheap checks for what would make every training of a supernet fail.
 
         Raises:
             InputError: What is missing, and the remedy.
@@ -195,21 +195,21 @@ class SupernetBenchmark(Benchmark):
 
     @property
     def members(self) -> int:
-        """Among how many processes the training of given paths can be divided; that of the whole space is not."""
+        """Number of processes that can share the training of given paths; training on the whole space uses one."""
         return 1
 
     @abstractmethod
     def train(
         self, task: TrainSupernet, *, device: str, artifacts: Artifacts, group: "ProcessGroup | None" = None
     ) -> Trained:
-        """Train shared weights on the task's paths, going on from `task.weights` if it names any.
+        """Train shared weights on the task's paths, starting from `task.weights` if it is not None.
 
         Args:
-            task: The paths, or none for paths drawn from the whole space; and for how many epochs.
+            task: The number of epochs, and the paths; no paths means paths drawn from the whole space.
             device: A torch device.
-            artifacts: Where weights are kept and found; what any member but the first puts there is forgotten.
-            group: The processes that share the work, all of which are given the same task; None to work alone. What
-                counts is the outcome of the first, which speaks for all.
+            artifacts: The store that weights are read from and written to. Only what rank 0 writes is kept.
+            group: The process group that shares the work; None to work alone. All ranks are given the same task, and
+                the outcome of rank 0 is used.
 
         Raises:
             TrialFailed: Training gave no usable weights.
@@ -218,15 +218,15 @@ class SupernetBenchmark(Benchmark):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One figure that a table has for many architectures: an accuracy after one training schedule.
+    """One metric that a table has for many architectures: an accuracy after one training schedule.
 
     Args:
-        dataset: What the networks were trained on.
-        split: What they were measured on.
+        dataset: The data set that the networks were trained on.
+        split: The split that they were measured on.
         epochs: The length of the schedule: the fidelity.
-        architectures: How many have a value.
+        architectures: Number of architectures that have a value.
         seeds: The seeds whose single values the table has as well.
-        single_seed: Whether it has the value of one training run beside the mean.
+        single_seed: Whether the table has the value of one training run in addition to the mean.
         best: The highest value, a fraction.
         best_code: The first architecture that reaches it.
     """
@@ -243,14 +243,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFile:
-    """A file in the folder of a benchmark's tables.
+    """A file in the folder of tables of a benchmark.
 
     Args:
-        path: Where it lies.
-        rows: How many architectures it has.
-        series: What it knows of them.
-        metrics: What it tells of them besides, which searches know without measuring.
-        problem: Why it cannot be used; empty if it can.
+        path: The path of the file.
+        rows: Number of architectures in the file.
+        series: The accuracies that the file has.
+        metrics: Further metrics in the file, which searches use as analytic metrics, without a measurement.
+        problem: Why the file cannot be used; empty if it can.
     """
 
     path: Path
@@ -261,47 +261,46 @@ class TableFile:
 
 
 class TableBenchmark(Benchmark):
-    """A benchmark that looks figures up in tables in the data folder, and can make them of the official files.
+    """A benchmark that looks metrics up in tables in the data folder, and can convert the official files to tables.
 
-    What its authors published is converted once into a compact table, which every process that measures can
-    load in seconds.
+    The published files are converted once into a compact table, which every measuring process can load in seconds.
     """
 
     trains: ClassVar[bool] = False
 
     datasets: ClassVar[tuple[str, ...]]
-    """All data sets that a table can be of."""
+    """All data sets that a table can cover."""
 
     imported: ClassVar[str]
-    """The name of the file that an import writes unless told otherwise."""
+    """The default name of the file that an import writes."""
 
     @classmethod
     @abstractmethod
     def folder(cls) -> Path:
-        """Where the tables lie; it need not exist."""
+        """The folder of the tables; it need not exist."""
 
     @classmethod
     @abstractmethod
     def convert(cls, source: Path, target: Path, progress: Callable[[int, int], None]) -> TableFile:
-        """Make a compact table of an official file.
+        """Convert an official file to a compact table.
 
-        The target appears complete or not at all, and so do the folders above it. Nothing in the source is
+        The target and its missing parent folders are created completely or not at all. Nothing in the source is
         executed.
 
         Args:
             source: The official file, or the folder of official files.
             target: The table to write.
-            progress: Told now and then how much is done, and of how much, in whatever unit.
+            progress: Called from time to time with the amount done and the total, in any unit.
 
         Returns:
-            What was written.
+            The file that was written.
 
         Raises:
-            InputError: The source is missing, damaged, of another structure or would run code, or the target
+            InputError: The source is missing or damaged, has another structure, or would run code; or the target
                 exists or cannot be written.
         """
 
     @classmethod
     @abstractmethod
     def tables(cls) -> list[TableFile]:
-        """What lies in the folder; a damaged file says so instead of hiding the others."""
+        """The files in the folder; a damaged file is listed with its problem and does not hide the others."""

@@ -15,9 +15,9 @@ from nasplat.options import complete, construct, explain
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 
 LARGEST = 100_000
-"""The bytes that a configuration file may have; a long one has a thousand."""
+"""Maximum size of a configuration file in bytes; a long one has a thousand."""
 MOST_VALUES = 10_000
-"""The values that it may hold, each as often as aliases repeat it."""
+"""Maximum number of values in a configuration file, each counted as often as aliases repeat it."""
 
 
 class _Section(BaseModel):
@@ -78,7 +78,7 @@ class ExecutorConfig(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A benchmark on a search space, by names and options: all that a worker is told about either.
+    """A benchmark on a search space, by names and options: all that a worker knows about them.
 
     Args:
         space: The registered name of the search space.
@@ -93,7 +93,7 @@ class Workload:
     benchmark_options: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> Benchmark:
-        """The benchmark, not yet prepared."""
+        """Make the benchmark; it is not yet prepared."""
         space = construct("space", SEARCH_SPACES.get(self.space), **self.space_options)
         return construct("benchmark", BENCHMARKS.get(self.benchmark), space, **self.benchmark_options)
 
@@ -112,7 +112,7 @@ class SearchConfig(_Section):
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Self:
-        """Check a tree of plain values, as a file or the flags give it.
+        """Validate a tree of plain values from a file or from flags.
 
         Raises:
             InputError: A key is unknown or missing, or a value is of the wrong type.
@@ -123,12 +123,12 @@ class SearchConfig(_Section):
             raise InputError(explain(error, "", cls)) from None
 
     def resolved(self) -> "SearchConfig":
-        """The same with every option of every plug-in spelt out, and the space's own limits among the constraints.
+        """The same configuration with every option of every plug-in, and with the space's own hard constraints.
 
-        A strategy that is yet to be chosen, `auto`, stays so: `Assembly.of` chooses.
+        The strategy `auto` stays `auto`: `Assembly.of` chooses the strategy.
 
         Raises:
-            InputError: A plug-in is unknown, an option of it is unknown or of the wrong type, or is given to `auto`.
+            InputError: A plug-in is unknown, one of its options is unknown or of the wrong type, or `auto` has options.
         """
 
         def spelt(section: str, registry: Registry[Any], plugin: PluginConfig) -> PluginConfig:
@@ -152,10 +152,10 @@ class SearchConfig(_Section):
 
     @property
     def goal(self) -> Goal:
-        """The objectives and constraints, read.
+        """Parse the objectives and constraints.
 
         Raises:
-            InputError: One of them has the wrong form.
+            InputError: An objective or constraint has the wrong form.
         """
         return Goal(
             tuple(Objective.parse(text) for text in self.objectives),
@@ -164,7 +164,7 @@ class SearchConfig(_Section):
 
     @property
     def workload(self) -> Workload:
-        """The benchmark on the search space, as workers are told of them."""
+        """The benchmark on the search space, in the form that is sent to workers."""
         return Workload(self.space.name, self.benchmark.name, self.space.options, self.benchmark.options)
 
     def to_yaml(self) -> str:
@@ -173,7 +173,7 @@ class SearchConfig(_Section):
 
 
 def _check_without_options(section: str, plugin: PluginConfig) -> None:
-    """Refuse options where it is not known yet whose they would be."""
+    """Refuse options of a strategy that is not chosen yet."""
     if plugin.options:
         given = ", ".join(f"{section}.{option}" for option in plugin.options)
         raise InputError(
@@ -189,7 +189,7 @@ def side_of(constraint: str) -> tuple[str, bool]:
 
 
 def load_tree(path: Path) -> dict[str, Any]:
-    """The plain values of a configuration, a YAML file.
+    """Read the plain values of a configuration, a YAML file.
 
     Raises:
         InputError: The file is missing, or is not a YAML mapping.
@@ -198,7 +198,7 @@ def load_tree(path: Path) -> dict[str, Any]:
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
-    """The options that a recipe gives, a YAML file; one without any values gives none.
+    """Read the options of a recipe, a YAML file; an empty file gives no options.
 
     Raises:
         InputError: The file is missing, or is not a YAML mapping.
@@ -214,7 +214,7 @@ def _mapping(path: Path, what: str, tree: Any) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path, what: str) -> Any:
-    """The value of a YAML file, of which messages speak as `what`."""
+    """Read the value of a YAML file; messages call the file `what`."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -229,7 +229,7 @@ def _read_yaml(path: Path, what: str) -> Any:
 
 
 def yaml_value(text: str) -> Any:
-    """The value of a YAML document, which aliases may not blow up: seen from outside, each stands for a copy.
+    """Read the value of a YAML document. Its size is limited with every alias counted as a copy.
 
     Raises:
         ValueError: The text is not YAML, or is larger than a configuration can be.
@@ -242,7 +242,7 @@ def yaml_value(text: str) -> Any:
         return yaml.constructor.SafeConstructor().construct_document(root)
     except RecursionError as error:
         raise ValueError("it is nested too deeply; a few levels are enough") from error
-    # A tag asks for a conversion, such as !!timestamp, which raises whatever the text makes it raise.
+    # A tag requests a conversion, such as !!timestamp, which can raise any exception for an unsuitable text.
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""What a network costs, known without training it."""
+"""The cost of a network, computed without training it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,15 +7,14 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The price of a network, or of one part of it.
+    """The cost of a network, or of one part of it.
 
     Args:
         params: Trainable parameters.
-        macs: Multiply-accumulates of convolutions and linear layers for one example, and nothing else.
+        macs: Multiply-accumulates of convolutions and linear layers only, for one example.
         memory_bits: Bits that store the parameters.
-        published: Further figures, each under its own metric name: what a publication counts by rules of its own, or
-            what a table says.
-        parts: The cost of each named part; where there are parts, they sum to the whole.
+        published: Further metrics by name: counted by the own rules of a publication, or taken from a table.
+        parts: The cost of each named part; if there are parts, they sum to the whole.
     """
 
     params: int = 0
@@ -26,7 +25,7 @@ class Cost:
 
     @classmethod
     def total(cls, parts: Mapping[str, "Cost"]) -> Self:
-        """The sum of named parts, which the result keeps.
+        """The sum of named parts; the result keeps the parts.
 
         >>> Cost.total({"stem": Cost(params=2), "head": Cost(params=3, macs=5)}).metrics()
         {'params': 5, 'macs': 5, 'memory_bits': 0}
@@ -53,7 +52,7 @@ class Cost:
         )
 
     def metrics(self) -> dict[str, float]:
-        """The totals by metric name, as objectives and constraints know them."""
+        """The totals by the metric names that objectives and constraints use."""
         return {
             "params": self.params,
             "macs": self.macs,

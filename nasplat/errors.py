@@ -1,38 +1,38 @@
-"""What goes wrong, by whose doing: every error names the rule, what was given, and the remedy."""
+"""Exceptions by cause: every error names the rule, the value that was given, and the remedy."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class NasplatError(Exception):
-    """The root of all errors that the platform raises on purpose."""
+    """Base class of all errors that the platform raises on purpose."""
 
 
 class InputError(NasplatError, ValueError):
-    """Something the user gave is wrong; the command line exits with 2 and creates nothing."""
+    """Invalid input from the user; the command line exits with 2 and creates nothing."""
 
 
 class RunError(NasplatError, RuntimeError):
-    """A run cannot go on; the command line exits with 1."""
+    """A run cannot continue; the command line exits with 1."""
 
 
 class ArtifactError(RunError):
-    """An artifact is missing or damaged; a trial that needs it fails, the search goes on."""
+    """An artifact is missing or damaged; a trial that needs it fails, and the search continues."""
 
 
 class StorageError(RunError):
-    """The run's directory cannot be written, as when the disk is full; the run stops and can be resumed."""
+    """The run directory cannot be written, for example on a full disk; the run stops and can be resumed."""
 
 
 class StrategyError(RunError):
-    """A strategy broke its contract: an infeasible proposal, too many tasks, or a divergent replay."""
+    """A strategy broke its contract: an infeasible proposal, too many tasks, or a replay that differs."""
 
 
 class TrialFailed(NasplatError):
-    """Raised inside a benchmark to end one trial as a recorded failure of the named kind.
+    """Raised inside a benchmark to end one trial; it is recorded as a failure of the given kind.
 
     Args:
-        kind: A short name such as ``"diverged"``; it is what progress and reports count by.
+        kind: A short name such as ``"diverged"``; progress and reports count failures by kind.
         message: What happened, with the values that show it.
     """
 
@@ -42,7 +42,7 @@ class TrialFailed(NasplatError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not among the known ones, near matches first.
+    """The message for an unknown name; near matches come first.
 
     >>> unknown("strategy", "randon_search", ["random_search", "local_search"])
     "no strategy is named 'randon_search'; did you mean 'random_search'? Known: local_search, random_search"

@@ -1,4 +1,4 @@
-"""Networks as graphs of operations: what predictors see of an architecture, the same for every space."""
+"""Networks as graphs of operations: an encoding of architectures for predictors, the same for every space."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from nasplat.errors import InputError
 
 ABSENT = -1
-"""The type of a place that holds no node."""
+"""The type of a position without a node."""
 
 
 class Role(StrEnum):
-    """What kind of thing an operation is."""
+    """The kind of an operation."""
 
     INPUT = "input"
     OUTPUT = "output"
@@ -31,8 +31,8 @@ class Operation:
     """One type of node.
 
     Args:
-        name: What the space calls it, such as ``conv3x3``.
-        role: What kind it is; zeros carry nothing, and identities pass on what they are given.
+        name: The space's name for it, such as ``conv3x3``.
+        role: Its kind; a zero outputs nothing, and an identity outputs its input.
         kernel: The side of its window, in pixels.
     """
 
@@ -43,14 +43,14 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """Architectures of one space as directed acyclic graphs; operations are nodes, data flows along edges.
+    """Architectures of one space as directed acyclic graphs: operations are nodes, and data flows along edges.
 
-    Nodes are numbered so that every edge leads to a higher number. All have as many places as the space's largest
-    graph; a place without a node has the type `ABSENT`, no edges and no cost. What a space repeats, such as a cell,
-    is drawn once, and its nodes cost what they cost in all repetitions together.
+    Nodes are numbered so that every edge leads to a higher number. Every graph has as many positions as the space's
+    largest graph; a position without a node has the type `ABSENT`, no edges and no cost. A repeated part, such as a
+    cell, is one subgraph, and the cost of each of its nodes is the sum over all repetitions.
 
     Args:
-        operations: What the types mean, the same for a whole space.
+        operations: The operation of each type, the same for a whole space.
         types: Indices into `operations`, `[n, nodes]`.
         adjacency: Whether an edge leads from the first node to the second, `[n, nodes, nodes]`.
         params: Trainable parameters of each node, `[n, nodes]`.
@@ -74,10 +74,10 @@ class Graphs:
 
     @classmethod
     def stack(cls, graphs: Sequence["Graphs"]) -> Self:
-        """Several batches of one space as one.
+        """Join several batches of one space.
 
         Raises:
-            InputError: There are none, or they are of different spaces.
+            InputError: There are no batches, or they are of different spaces.
         """
         if not graphs:
             raise InputError("graphs are stacked from at least one, but got none")
@@ -92,10 +92,10 @@ class Graphs:
         )
 
     def check(self) -> None:
-        """Refuse what is no graph of this form.
+        """Check that the arrays are graphs of this form.
 
         Raises:
-            InputError: What is wrong, and where.
+            InputError: They are not; the message says what is wrong, and where.
         """
         n, nodes = self.types.shape
         for name, shape in (("adjacency", (n, nodes, nodes)), ("params", (n, nodes)), ("macs", (n, nodes))):

@@ -1,4 +1,4 @@
-"""What a search wants: objectives to improve, constraints to keep, and the front of what it found."""
+"""The goal of a search: objectives to improve, constraints to satisfy, and the non-dominated front."""
 
 import math
 import operator
@@ -16,11 +16,11 @@ from nasplat.task import Measurement
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A metric with the direction that is better.
+    """A metric and the direction that is better.
 
     Args:
         metric: The name of a cost or of a measured metric.
-        maximize: Whether more is better.
+        maximize: Whether higher values are better.
     """
 
     metric: str
@@ -45,7 +45,7 @@ class Objective:
         return f"{self.metric}:{'max' if self.maximize else 'min'}"
 
     def loss(self, metrics: Mapping[str, float]) -> float:
-        """The metric's value, negated where more is better, so that less is always better."""
+        """The metric's value, negated if higher is better, so that lower is always better."""
         value = metrics[self.metric]
         return -value if self.maximize else value
 
@@ -56,8 +56,8 @@ class Constraint:
 
     Args:
         metric: The name of a cost or of a measured metric.
-        upper: Whether the bound is the largest value allowed rather than the smallest.
-        bound: The bound, itself allowed.
+        upper: Whether the bound is the largest allowed value; if not, it is the smallest.
+        bound: The bound; a value equal to it is allowed.
     """
 
     metric: str
@@ -72,7 +72,7 @@ class Constraint:
         Constraint(metric='params', upper=True, bound=5000000.0)
 
         Raises:
-            InputError: The text has another form, or the bound is not a finite number or no possible fraction.
+            InputError: The text has another form, or the bound is not a finite number, or not a possible fraction.
         """
         match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*(\S+)\s*", text)
         try:
@@ -94,7 +94,7 @@ class Constraint:
         return f"{self.metric}{'<=' if self.upper else '>='}{self.bound:.15g}"
 
     def excess(self, metrics: Mapping[str, float]) -> float:
-        """How far the metric lies beyond the bound, relative to the bound's size; 0 where it is kept."""
+        """How far the metric exceeds the bound, relative to the bound's size; 0 if the constraint is satisfied."""
         value = metrics[self.metric]
         if math.isnan(value):
             return math.inf
@@ -104,11 +104,11 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Objectives together with the constraints that act in selection.
+    """Objectives, together with the constraints that act in selection.
 
     Args:
-        objectives: At least one; strategies that follow a single one follow the first.
-        constraints: Bounds that a measurement should keep.
+        objectives: At least one; single-objective strategies use the first.
+        constraints: Bounds that a measurement should satisfy.
     """
 
     objectives: tuple[Objective, ...]
@@ -124,19 +124,19 @@ class Goal:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of all metrics that objectives and constraints are about."""
+        """The names of all metrics in objectives and constraints."""
         return tuple(wanted.metric for wanted in self.objectives) + tuple(wanted.metric for wanted in self.constraints)
 
     def losses(self, measurement: Measurement) -> tuple[float, ...]:
-        """One figure for each objective, less being better."""
+        """The loss of each objective; lower is better."""
         return tuple(objective.loss(measurement.metrics) for objective in self.objectives)
 
     def violation(self, measurement: Measurement) -> float:
-        """The sum of all relative excesses; 0 for a measurement that keeps every constraint."""
+        """The sum of all relative excesses; 0 for a measurement that satisfies every constraint."""
         return sum(constraint.excess(measurement.metrics) for constraint in self.constraints)
 
     def better(self, a: Measurement, b: Measurement) -> bool:
-        """Whether `a` dominates `b`: it violates less, or as little while no objective is worse and one better.
+        """Whether `a` dominates `b`: lower violation; or equal violation, no objective worse and one better.
 
         This is constrained domination (Deb et al., 2002, "A fast and elitist multiobjective genetic
         algorithm: NSGA-II", sec. VI). With one objective and no constraint it means: strictly better.
@@ -149,22 +149,22 @@ class Goal:
         return losses_a != losses_b and all(map(operator.le, losses_a, losses_b))
 
     def better_first(self, a: Measurement, b: Measurement) -> bool:
-        """Whether `a` comes before `b`: by fidelity, by how well it keeps the constraints, by the first objective."""
+        """Whether `a` comes before `b`: by fidelity, then by constraint violation, then by the first objective."""
         return self._place(a)[:3] < self._place(b)[:3]
 
     def ranked(self, measurements: Sequence[Measurement]) -> list[Measurement]:
-        """The best first: by fidelity, by how well they keep the constraints, by the objectives in order."""
+        """Sort, best first: by fidelity, then by constraint violation, then by the objectives in order."""
         return sorted(measurements, key=self._place)
 
     def _place(self, m: Measurement) -> tuple[float, ...]:
         return (-m.task.fidelity, self.violation(m), *self.losses(m))
 
     def front(self, measurements: Sequence[Measurement]) -> list[Measurement]:
-        """The measurements that keep every constraint and that no other dominates, by the first objective.
+        """The non-dominated measurements that satisfy every constraint, sorted by the first objective.
 
-        Only those at the highest fidelity among them are compared: a network in the middle of its training is
-        not what comes of it. Answers from memory are left out, since they repeat a measurement, and of
-        architectures with equal figures only the first stays.
+        Only those at the highest fidelity among them are compared: a network in the middle of its training does not
+        show its final metrics. Cache hits are left out, since they repeat a measurement. Of architectures with equal
+        metrics only the first stays.
         """
         highest = max((m.task.fidelity for m in measurements), default=0)
         kept = [
@@ -180,10 +180,10 @@ class Goal:
 
 
 def knee(goal: Goal, front: Sequence[Measurement]) -> Measurement:
-    """The member of a front that is nearest to the ideal point, each objective scaled to [0, 1] over the front.
+    """The member of a front that is nearest to the ideal point, with each objective scaled to [0, 1] over the front.
 
-    Counts and times span orders of magnitude and are compared by their logarithm; metrics that can be zero
-    or negative as they are.
+    Counts and times span orders of magnitude, so their logarithms are compared. Metrics that can be zero or negative
+    are compared without the logarithm.
 
     Raises:
         InputError: The front is empty.
@@ -202,19 +202,19 @@ def knee(goal: Goal, front: Sequence[Measurement]) -> Measurement:
 def bins(goal: Goal, front: Sequence[Measurement], number: int) -> list[Measurement]:
     """Members of a front from the smallest to the largest: the best of each range of sizes, and both ends.
 
-    The size is the second objective, what is best the first. The values of the second from the smallest to the
-    largest, both included, are cut into equal ranges; what lies on an edge belongs to the range above. A range
-    without a member gives none. The smallest and the largest member come even where they are not the best of their
-    ranges: of two objectives one of them always is, which makes at most `number` + 1 members, of more at most
-    `number` + 2.
+    The first objective decides which member is best; the second is the size. The sizes from the smallest to the
+    largest, both included, are cut into equal ranges; a size on an edge belongs to the range above. A range without
+    a member gives none. The smallest and the largest member are included even if they are not the best of their
+    ranges. With two objectives one of them always is the best, so there are at most `number` + 1 members; with more
+    objectives at most `number` + 2.
 
     Args:
         goal: At least two objectives.
         front: Members that do not dominate one another.
-        number: How many ranges, at least 1.
+        number: Number of ranges, at least 1.
 
     Raises:
-        InputError: There is no second objective, no range, or the front is empty.
+        InputError: There is no second objective, there is no range, or the front is empty.
     """
     if len(goal.objectives) < 2:
         raise InputError(
@@ -228,11 +228,11 @@ def bins(goal: Goal, front: Sequence[Measurement], number: int) -> list[Measurem
     metric = goal.objectives[1].metric
 
     def size(m: Measurement) -> Fraction:
-        return Fraction(m.metrics[metric])  # exact, so that no rounding moves an edge or leaves out an end
+        return Fraction(m.metrics[metric])  # exact, so that rounding neither moves an edge nor drops an end
 
     best_first = sorted(front, key=goal.losses)
     smallest, largest = min(map(size, front)), max(map(size, front))
-    step = (largest - smallest) / number or Fraction(1)  # any, where all are of one size
+    step = (largest - smallest) / number or Fraction(1)  # any step, if all members have one size
     taken: dict[int, Measurement] = {}
     for m in best_first:
         taken.setdefault(min(int((size(m) - smallest) / step), number - 1), m)

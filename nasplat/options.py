@@ -1,4 +1,4 @@
-"""Options of plug-ins: read from constructors, checked, and completed with their defaults."""
+"""Options of plug-ins: read from constructors, validated, and completed with their defaults."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from nasplat.errors import InputError, unknown
 
 MOST_PROBLEMS = 10
-"""How many problems a message spells out."""
+"""Maximum number of problems that a message lists."""
 
 T = TypeVar("T")
 
@@ -23,9 +23,9 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
 
 class Options(BaseModel):
-    """Options that belong together: one option of a constructor, whose parts are set as ``SECTION.GROUP.PART``.
+    """A group of options: one option of a constructor, whose parts are set as ``SECTION.GROUP.PART``.
 
-    The docstring of a subclass describes its fields in a section ``Args:``, as that of a plug-in does.
+    The docstring of a subclass describes its fields in a section ``Args:``, like the docstring of a plug-in.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -61,9 +61,9 @@ def complete(section: str, plugin: type, given: dict[str, Any]) -> dict[str, Any
     """The options of a plug-in with all defaults filled in, as JSON values.
 
     Args:
-        section: What messages call the place of the options, such as ``strategy``.
+        section: The section of the options in messages, such as ``strategy``.
         plugin: The plug-in's class.
-        given: Options by name; strings are read as the type that the option has.
+        given: Options by name; strings are converted to the type of the option.
 
     Raises:
         InputError: An option is unknown or of the wrong type.
@@ -72,12 +72,12 @@ def complete(section: str, plugin: type, given: dict[str, Any]) -> dict[str, Any
 
 
 def construct(section: str, plugin: type[T], *arguments: Any, **options: Any) -> T:
-    """A plug-in made with options as a configuration gives them, groups of options as mappings.
+    """Make a plug-in with options in the form of a configuration; groups of options are mappings.
 
     Args:
-        section: What messages call the place of the options, such as ``strategy``.
+        section: The section of the options in messages, such as ``strategy``.
         plugin: The plug-in's class.
-        arguments: What its constructor takes by position.
+        arguments: Positional arguments of its constructor.
         options: As in `complete`.
 
     Raises:
@@ -96,13 +96,13 @@ def _validated(section: str, plugin: type, given: Mapping[str, Any]) -> BaseMode
 
 
 def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Options with each former name replaced by its place in a group.
+    """Replace each former name of an option by its place in a group.
 
-    Options that once stood by themselves and now belong to a group keep working by their former names, which the
-    plug-in's `former_options` gives.
+    An option that was moved into a group still works under its former name. The plug-in's `former_options` has the
+    former names.
 
     Raises:
-        InputError: An option is given by both of its names.
+        InputError: An option is given under both of its names.
     """
     former: Mapping[str, str] = getattr(plugin, "former_options", {})
     found = {name: value for name, value in given.items() if name not in former}
@@ -118,7 +118,7 @@ def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[s
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """A value below the names of a dotted path: ``a.b`` and 1 give ``{"a": {"b": 1}}``."""
+    """Nest a value under the names of a dotted path: ``a.b`` and 1 give ``{"a": {"b": 1}}``."""
     for name in reversed(path.split(".")):
         value = {name: value}
     found: dict[str, Any] = value
@@ -126,7 +126,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees of options, where the second has the last word; mappings are merged name by name."""
+    """Merge two trees of options, name by name; values of the second override those of the first."""
     found = dict(first)
     for name, value in second.items():
         now = found.get(name)
@@ -135,7 +135,7 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def defaults(plugin: type) -> dict[str, Any]:
-    """The default of each option, groups as mappings; None for an option that has none."""
+    """The default of each option, groups as mappings; None for an option without a default."""
     found: dict[str, Any] = {}
     for name, field in options_model(plugin).model_fields.items():
         default = None if field.is_required() else field.default
@@ -144,12 +144,12 @@ def defaults(plugin: type) -> dict[str, Any]:
 
 
 def option_names(plugin: type) -> list[str]:
-    """The names of a plug-in's options, those in groups as ``GROUP.PART``."""
+    """The names of a plug-in's options; options in groups are ``GROUP.PART``."""
     return [name for name, _, _ in _fields(options_model(plugin))]
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, type[BaseModel]]]:
-    """Dotted name, field and model of every option, of groups their parts."""
+    """Dotted name, field and model of every option; for groups, those of their parts."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Options):
@@ -160,13 +160,13 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option as a person reads of it.
+    """An option in human-readable form.
 
     Args:
-        name: As in ``--set SECTION.NAME=VALUE``.
-        type: What it may be, such as ``int >= 1`` or ``sgd | adam``.
-        default: Its value if nothing is said; None is spelt ``none``.
-        meaning: From the docstring of the plug-in; empty if it says nothing.
+        name: The name, as in ``--set SECTION.NAME=VALUE``.
+        type: The type or the allowed values, such as ``int >= 1`` or ``sgd | adam``.
+        default: The default value; None is shown as ``none``.
+        meaning: The description in the plug-in's docstring; empty if there is none.
     """
 
     name: str
@@ -176,7 +176,7 @@ class Option:
 
 
 def described_options(plugin: type) -> list[Option]:
-    """The options of a plug-in in the order of its constructor, with what its docstring says of each.
+    """The options of a plug-in in the order of its constructor, each with its description from the docstring.
 
     Raises:
         InputError: As in `options_model`.
@@ -193,7 +193,7 @@ def described_options(plugin: type) -> list[Option]:
 
 
 def described_arguments(docstring: str) -> dict[str, str]:
-    """What the section ``Args:`` of a docstring says, by argument, each on one line."""
+    """The descriptions in the section ``Args:`` of a docstring, by argument, each on one line."""
     _, _, section = inspect.cleandoc(docstring).partition("\nArgs:\n")
     section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]  # the next section is not indented
     parts = re.split(r"^ {4}(\w+): ", section, flags=re.MULTILINE)[1:]
@@ -201,7 +201,7 @@ def described_arguments(docstring: str) -> dict[str, str]:
 
 
 def _type(annotation: Any, constraints: list[Any]) -> str:
-    """A type as people write it: ``int >= 1``, ``sgd | adam``, ``text, or none``."""
+    """A type in human-readable form: ``int >= 1``, ``sgd | adam``, ``text, or none``."""
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, types.UnionType):
@@ -243,7 +243,7 @@ def _spelt(value: Any) -> str:
 
 
 def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str:
-    """One line for everything that a validation found wrong, with near matches of unknown names."""
+    """One line with all errors of a validation, and with near matches of unknown names."""
     problems = error.errors()
     said = [_explain_one(dict(problem), section, model) for problem in problems[:MOST_PROBLEMS]]
     return "; ".join(said + [f"and {len(problems) - len(said)} more"] * (len(problems) > len(said)))
@@ -259,13 +259,13 @@ def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) 
     if problem["type"] == "missing":
         return f"{place} is missing; it has no default"
     message = str(problem["msg"])
-    if problem["type"] == "value_error":  # a rule of our own, which says all there is to say
+    if problem["type"] == "value_error":  # our own validators, whose messages are complete
         return f"{place}: {message.removeprefix('Value error, ')}"
     return f"{place}: {message[:1].lower()}{message[1:]}, but got {shortly(problem['input'])}"
 
 
 def shortly(value: Any) -> str:
-    """A value as messages give it: what is long, or deep, is cut."""
+    """A value for messages; long or deeply nested values are shortened."""
     text = _REPR.repr(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
 

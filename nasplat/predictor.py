@@ -1,4 +1,4 @@
-"""The contract of a predictor: it learns to rank architectures from measured ones."""
+"""The contract of a predictor: it learns to rank architectures from measured architectures."""
 
 import hashlib
 import inspect
@@ -23,19 +23,19 @@ from nasplat.storage.files import new_folder, read_file
 
 FORMAT = "nasplat predictor 1"
 LARGEST_SCORE = 1e100
-"""The largest score that is learnt from; squares of larger ones would not be numbers."""
+"""The largest score that a predictor accepts; squares of larger scores would overflow."""
 DOCUMENT, ARRAYS = "predictor.json", "predictor.safetensors"
 LARGEST = {DOCUMENT: 1 << 26, ARRAYS: 1 << 32}
-"""The bytes that either file may have: what is to be read belongs to a predictor and not to an accident."""
+"""Maximum size in bytes of each of the two files; a larger file is not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What a predictor has learnt.
+    """The fitted state of a predictor.
 
     Args:
-        values: What JSON can say.
-        arrays: The rest, by name.
+        values: The part that JSON can represent.
+        arrays: The arrays, by name.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Learnt:
 
 
 class Predictor(ABC):
-    """Learns scores of architectures, in scikit-learn's habits.
+    """Learns scores of architectures, with the conventions of scikit-learn.
 
     The constructor takes the space and keyword-only options, stores them under their own names and does no
-    work. Scores are the higher the better; `predict` before `fit` is an `InputError`. Randomness comes from an option
+    work. Higher scores are better; `predict` before `fit` raises `InputError`. Randomness comes from an option
     `seed`, so that the same data give the same predictions.
     """
 
@@ -54,63 +54,63 @@ class Predictor(ABC):
     """The name the predictor is registered under."""
 
     cross_validated: float | None = None
-    """Kendall's tau of what `out_of_fold` gives, where fitting finds it out; None where it takes a cross-validation."""
+    """Kendall's tau of the out-of-fold predictions, if `fit` computes it; None if that needs a cross-validation."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
     @abstractmethod
     def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
-        """Learn from scores `[n]`, more being better; returns itself. What was learnt before is forgotten.
+        """Fit to scores `[n]`, higher being better, and return self. An earlier fit is replaced.
 
         Raises:
-            InputError: There are too few to learn from, or not one finite score for each.
+            InputError: There are too few architectures, or not one finite score for each.
         """
 
     @abstractmethod
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-        """Scores `[n]` for ranking; only their order is promised to mean something.
+        """Predict scores `[n]` for ranking; only their order is guaranteed to have a meaning.
 
         Raises:
-            InputError: Nothing was learnt yet.
+            InputError: The predictor is not fitted.
         """
 
     def out_of_fold(self) -> NDArray[np.float64] | None:
-        """What it says of the examples that `fit` was given, `[n]`, each without having learnt from it.
+        """Out-of-fold predictions for the examples of `fit`, `[n]`: each by a model that was not fitted to it.
 
-        None where it cannot tell, and before `fit`; it need not survive saving.
+        None if the predictor has none, and before `fit`; they need not be saved.
         """
         return None
 
     @abstractmethod
     def learnt(self) -> Learnt:
-        """What was learnt, for `restore` in another process.
+        """The fitted state, for `restore` in another process.
 
         Raises:
-            InputError: Nothing was learnt yet.
+            InputError: The predictor is not fitted.
         """
 
     @abstractmethod
     def restore(self, learnt: Learnt) -> None:
-        """Become the predictor that gave `learnt`.
+        """Restore the fitted state that `learnt` returned.
 
         Raises:
-            KeyError, ValueError, TypeError: It is not what such a predictor gives.
+            KeyError, ValueError, TypeError: It is not the fitted state of such a predictor.
         """
 
     def options(self) -> dict[str, Any]:
-        """The options that the constructor was given, as JSON values by name."""
+        """The constructor's options, as JSON values by name."""
         return options_of(self)
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
-        """Write everything into a new folder: a JSON document and a safetensors file.
+        """Save the predictor to a new folder: a JSON document and a safetensors file.
 
         Args:
-            folder: The folder; it must not exist, and appears complete or not at all.
-            about: What else the document should say, such as what was learnt from.
+            folder: The folder; it must not exist. It is created completely or not at all.
+            about: Further values for the document, such as the source of the training set.
 
         Raises:
-            InputError: Nothing was learnt yet, or the place is taken.
+            InputError: The predictor is not fitted, or the path exists.
         """
         from safetensors.numpy import save
 
@@ -141,10 +141,10 @@ class Predictor(ABC):
 
     @classmethod
     def load(cls, folder: Path, space: SearchSpace) -> Self:
-        """Read what `save` wrote.
+        """Load a predictor that `save` wrote.
 
         Raises:
-            InputError: The folder is missing or damaged, or holds something else; the message says what is wrong.
+            InputError: The folder is missing or damaged, or contains something else; the message says what is wrong.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
@@ -168,40 +168,39 @@ class Predictor(ABC):
         try:
             predictor = cls(space, **complete("predictor", cls, document["options"]))
             predictor.restore(Learnt(document["learnt"], arrays))
-            # What does not fit together, such as weights for other features, shows when it is used.
+            # An inconsistent state, such as weights for other features, fails only when it is used.
             trial = predictor.predict([space.sample(default_rng(0))])
             if trial.shape != (1,) or not np.isfinite(trial).all():
                 raise ValueError(f"a trial prediction gave {shortly(trial)}, not one finite score")
-        except Exception as error:  # restored from what it never learnt, it may fail in any way
+        except Exception as error:  # with a wrong state, it may raise any exception
             raise _unreadable(folder, error) from error
         return predictor
 
 
 class TooFew(InputError):
-    """There are fewer examples than a predictor learns from."""
+    """There are fewer examples than a predictor needs."""
 
 
 class UncertainPredictor(Predictor):
-    """A predictor that knows how unsure it is."""
+    """A predictor that also predicts standard deviations."""
 
     @abstractmethod
     def predict_with_deviation(
         self, architectures: Sequence[Architecture]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scores as `predict` gives them and their standard deviations, in the same unit, `[n]` each.
+        """Scores as from `predict`, and their standard deviations in the same unit, `[n]` each.
 
         Raises:
-            InputError: Nothing was learnt yet.
+            InputError: The predictor is not fitted.
         """
 
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return self.predict_with_deviation(architectures)[0]
 
     def covariance(self, architectures: Sequence[Architecture], others: Sequence[Architecture]) -> NDArray[np.float64]:
-        """How far what it is unsure of is the same for both, `[n, others]`, in the unit of the deviation squared.
+        """The covariance of the predictions, `[n, others]`, in the unit of the squared deviation.
 
-        By default architectures are as unsure as they are, each by itself: only one of the same canonical key has a
-        covariance with another.
+        By default predictions are independent, except those of architectures with the same canonical key.
         """
         variance = self.predict_with_deviation(architectures)[1] ** 2
         keys, theirs = ([self.space.canonical_key(a) for a in some] for some in (architectures, others))
@@ -212,12 +211,12 @@ class UncertainPredictor(Predictor):
 def checked_scores(
     name: str, architectures: Sequence[Architecture], scores: NDArray[np.float64], fewest: int
 ) -> NDArray[np.float64]:
-    """The scores that a predictor is given to learn from, `[n]`.
+    """Check the scores that a predictor is fitted to, `[n]`.
 
     Raises:
         TooFew: There are fewer than `fewest` architectures.
-        InputError: Not one score for each, or one is not finite or so
-            large that their differences are not.
+        InputError: There is not one score for each architecture, or a score is not finite, or so
+            large that differences of scores are not finite.
     """
     n = len(architectures)
     if n < fewest:
@@ -231,7 +230,7 @@ def checked_scores(
 
 
 def options_of(plugin: Predictor | SearchSpace) -> dict[str, Any]:
-    """The options that a constructor was given, as JSON values by name."""
+    """The options of a plug-in's constructor, as JSON values by name."""
     kind = "predictor" if isinstance(plugin, Predictor) else "space"
     parameters = inspect.signature(type(plugin)).parameters.values()
     names = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -239,13 +238,13 @@ def options_of(plugin: Predictor | SearchSpace) -> dict[str, Any]:
 
 
 def read_document(folder: Path) -> dict[str, Any]:
-    """The JSON document of a saved predictor, seen to be whole.
+    """Read and verify the JSON document of a saved predictor.
 
     It has the keys `predictor` and `options`, `space` with `name` and `options`, `versions`, `about`, `learnt`, and
     the digests `arrays` and `document`.
 
     Raises:
-        InputError: It is missing, damaged, or of another format; the message says what is wrong.
+        InputError: The document is missing, damaged, or of another format; the message says what is wrong.
     """
     try:
         document = json.loads(_read(folder / DOCUMENT), parse_constant=_finite, parse_float=_finite)
@@ -276,7 +275,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    """What a document says, in whatever layout, as a SHA-256."""
+    """The SHA-256 of a document's content, independent of its layout."""
     spelt = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(spelt.encode()).hexdigest()
 

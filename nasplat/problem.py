@@ -1,4 +1,4 @@
-"""What a strategy is given: a space, what is wanted, what is allowed, and a generator."""
+"""The input of a strategy: a space, a goal, hard constraints, and a random generator."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,36 +16,36 @@ from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Teacher, TrainSupernet, derive_seed
 
 ATTEMPTS = 10_000
-"""How often a rejection loop tries before it gives up with an error."""
+"""Maximum number of draws in rejection sampling."""
 LIST = 1
-"""Tells the generator that orders a list of all members from the strategy's."""
+"""Seed key that separates the generator for the order of the member list from the strategy's generator."""
 REPAIRED, STEPS = 20, 1000
-"""Where rejection finds nothing, so many random members are brought within the limits, each by so many mutations."""
+"""If rejection sampling finds nothing: the number of random members to repair, and the mutations for each."""
 
 
 class Problem:
     """A search problem, as strategies see it.
 
-    It numbers and seeds the tasks that a strategy makes and owns the strategy's generator, so that a
-    strategy which draws from `rng` alone repeats exactly.
+    It numbers and seeds the tasks of a strategy, and owns the strategy's generator. So a strategy that draws only
+    from `rng` repeats exactly.
 
     Args:
-        space: Where architectures come from.
-        goal: Objectives and constraints. Constraints on costs known for free decide what is feasible, those
-            on measured metrics act in selection.
-        io: What the benchmark's data asks of a network; costs depend on it.
-        fidelity: How thoroughly an architecture is measured unless a strategy says otherwise.
-        fidelities: What a strategy may say otherwise; by default every number of epochs up to `fidelity`.
-        member: Whether the benchmark can measure an architecture; a partial table holds only some.
-        offered: All that it can measure, if it has a list of them: what random draws are made from.
-        known: Metrics that the benchmark knows without measuring, of what it can measure; they count as costs.
+        space: The search space.
+        goal: Objectives and constraints. Constraints on analytic metrics decide which architectures are feasible;
+            constraints on measured metrics act in selection.
+        io: The input and output shapes of the benchmark's data; costs depend on them.
+        fidelity: The default fidelity of an evaluation.
+        fidelities: The fidelities that a strategy may choose; by default every number of epochs up to `fidelity`.
+        member: Whether the benchmark can measure an architecture; a partial table has only some.
+        offered: All members that the benchmark can measure, if it lists them; random draws are made from the list.
+        known: The benchmark's analytic metrics of a measurable architecture; they count as costs.
         seed: The run's seed.
 
     Attributes:
-        cost: The cost of an architecture in this problem, remembered for the last few thousand.
-        key: The canonical key of an architecture, likewise.
+        cost: The cost of an architecture in this problem, cached for the last few thousand.
+        key: The canonical key of an architecture, cached in the same way.
         goal: Objectives, and the constraints that act in selection.
-        limits: The constraints on costs known for free.
+        limits: The hard constraints: those on analytic metrics.
         rng: The generator for every random choice of the strategy.
     """
 
@@ -90,7 +90,7 @@ class Problem:
         continues: Handle | None = None,
         teacher: Teacher | None = None,
     ) -> Evaluate:
-        """The next task: measure an architecture, by default at the problem's fidelity."""
+        """Make the next task: measure an architecture, by default at the problem's fidelity."""
         task_id = self._number()
         return Evaluate(
             id=task_id,
@@ -106,7 +106,7 @@ class Problem:
     def train_supernet(
         self, architectures: tuple[Architecture, ...], *, epochs: int, weights: Handle | None = None
     ) -> TrainSupernet:
-        """The next task: train shared weights on the given paths."""
+        """Make the next task: train shared weights on the given paths."""
         task_id = self._number()
         return TrainSupernet(
             id=task_id,
@@ -117,13 +117,13 @@ class Problem:
         )
 
     def feasible(self, architecture: Architecture) -> bool:
-        """Whether the benchmark can measure it and it keeps every constraint on costs known for free."""
+        """Whether the benchmark can measure the architecture and it satisfies every hard constraint."""
         if not self._member(architecture):
             return False
         return not self.excess(architecture)
 
     def excess(self, architecture: Architecture) -> float:
-        """How far an architecture lies beyond the limits, the sum of all relative excesses; 0 where it keeps them."""
+        """The sum of an architecture's relative excesses over the hard constraints; 0 if it satisfies them."""
         if not self.limits:
             return 0.0
         metrics = self.cost(architecture).metrics()
@@ -132,12 +132,14 @@ class Problem:
     def repair(
         self, architecture: Architecture, step: Callable[[Architecture], Architecture], steps: int = STEPS
     ) -> Architecture:
-        """What comes of an architecture by steps, each kept that leads no further away, until the limits are kept.
+        """Repair an architecture by steps until it satisfies the hard constraints.
+
+        A step is accepted if it does not increase the excess.
 
         Args:
-            architecture: Where it begins.
-            step: Gives another architecture near by.
-            steps: How many are tried; where they are used up, what comes of it need not keep the limits.
+            architecture: The architecture to start from.
+            step: Returns another architecture close to the given one.
+            steps: Maximum number of steps; after them, the result need not satisfy the constraints.
         """
         excess = self.excess(architecture)
         for _ in range(steps):
@@ -150,8 +152,9 @@ class Problem:
         return architecture
 
     def deduplication_key(self, architecture: Architecture) -> str:
-        """Equal for architectures that nothing wanted can tell apart: one canonical key and, where costs are
-        objectives, one price. A dead edge changes no figure that is measured, but it may have to be paid for.
+        """Deduplication key: the canonical key, plus every objective that is a cost.
+
+        A dead edge changes no measured metric, but it may add to a cost.
         """
         key = self.key(architecture)
         if not self._priced_by:
@@ -160,9 +163,9 @@ class Problem:
         return " ".join((key, *(str(metrics[name]) for name in self._priced_by)))
 
     def listed(self) -> list[Architecture] | None:
-        """Everything feasible, one of each identity, if space or benchmark can list what there is.
+        """All feasible members, one for each deduplication key, if space or benchmark can list members; else None.
 
-        Which of several equal ones it is, and the order, go by the seed alone: the list is the same at any time.
+        The choice among duplicates, and the order, depend only on the seed: the list is the same at any time.
         """
         members = self._offered if self._offered is not None else self.space.members()
         if members is None:
@@ -175,26 +178,26 @@ class Problem:
         return list(distinct.values())
 
     def draw(self) -> Architecture:
-        """A random member, of those that the benchmark offers if it lists them; it need not keep the constraints."""
+        """A random member, from the benchmark's list if it has one; it need not satisfy the constraints."""
         return self._draw(self.rng)
 
     def candidates(self) -> Iterator[Architecture]:
-        """Random members to look for feasible ones among: many as they are drawn, then some mutated to the limits."""
+        """Random members to search for feasible ones: first many as drawn, then some repaired by mutations."""
         return self._candidates(self.rng)
 
     def sample(self) -> Architecture:
-        """A feasible member, drawn by rejection; where that finds none, a random one that mutations made feasible.
+        """A feasible member, by rejection sampling; if that finds none, a random member repaired by mutations.
 
         Raises:
-            InputError: None was found.
+            InputError: No feasible member was found.
         """
         return self._sample(self.rng)
 
     def check_feasible(self) -> None:
-        """Refuse a problem in which nothing feasible can be drawn; the strategy's generator is left alone.
+        """Check that a feasible member can be drawn; the strategy's generator is not used.
 
         Raises:
-            InputError: None was found.
+            InputError: No feasible member was found.
         """
         self._sample(default_rng(0))
 
@@ -218,10 +221,10 @@ class Problem:
         )
 
     def check_metrics(self, measured: tuple[str, ...]) -> None:
-        """Refuse objectives and constraints on metrics that nobody provides.
+        """Check that every metric in objectives and constraints exists.
 
         Raises:
-            InputError: A metric is neither a cost of the space nor among the benchmark's.
+            InputError: A metric is neither a cost of the space nor a metric of the benchmark.
         """
         known = self.free_metrics | set(measured)
         for metric in (*self.goal.metrics, *(limit.metric for limit in self.limits)):
@@ -229,10 +232,10 @@ class Problem:
                 raise InputError(unknown("metric", metric, known))
 
     def nested(self, *, fidelity: int) -> "Problem":
-        """The same problem for a strategy inside a strategy, with numbers and a generator of its own.
+        """The same problem for a nested strategy, with its own task numbers and its own generator.
 
-        The generator begins as this problem's did, so that inside another a strategy proposes what it would
-        propose alone. Its tasks are never run; the outer strategy makes one of its own for each.
+        The generator starts in the same state as this problem's did, so a nested strategy makes the same proposals as
+        on its own. Its tasks are never run; the outer strategy makes its own task for each.
         """
         goal = Goal(self.goal.objectives, self.goal.constraints + self.limits)
         return Problem(
@@ -252,7 +255,7 @@ class Problem:
         return {"rng": self.rng.bit_generator.state, "next_id": self._next_id}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from the result of `state`."""
         self.rng.bit_generator.state = state["rng"]
         self._next_id = state["next_id"]
 

@@ -1,4 +1,4 @@
-"""Plug-ins by name: one class, one instance for each kind."""
+"""Plug-ins by name: one registry class, with one instance for each kind of plug-in."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """Where a registered name leads.
+    """The target of a registered name.
 
     Args:
         name: The registered name.
         target: The class, as ``package.module:Class``.
-        origin: ``built-in``, or the distribution that an entry point comes from.
+        origin: ``built-in``, or the distribution of the entry point.
     """
 
     name: str
@@ -33,15 +33,16 @@ class Plugin:
 class Registry(Generic[T]):
     """The plug-ins of one kind.
 
-    Built-ins are registered by the package named like the group, when it is first needed; third parties
-    declare entry points in that group. Nothing is imported before it is asked for, so that a broken plug-in
-    harms nobody who does not use it.
+    Built-ins are registered by the package with the name of the group, at the first use; third parties declare
+    entry points in that group. A plug-in is imported only when it is requested, so a broken plug-in affects only
+    searches that use it.
 
     Args:
-        kind: What messages call a member, such as ``strategy``.
+        kind: The name of this kind of plug-in in messages, such as ``strategy``.
         group: The package of the built-ins and the entry-point group of third parties.
-        base: The contract that every member is a subclass of.
-        reserved: Names that stand for one of the plug-ins in a configuration, and are none; and what each means.
+        base: The contract that every plug-in subclasses.
+        reserved: Names that stand for one of the plug-ins in a configuration but are not plug-ins, with the meaning
+            of each.
     """
 
     def __init__(self, kind: str, group: str, base: type[T], reserved: Mapping[str, str] | None = None) -> None:
@@ -53,10 +54,10 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str, target: str, origin: str = "built-in") -> None:
-        """Make ``package.module:Class`` known under a name.
+        """Register ``package.module:Class`` under a name.
 
         Raises:
-            InputError: The name is taken, and the message says by which two; or it is reserved.
+            InputError: The name is taken (the message names both plug-ins), or it is reserved.
         """
         if name in self.reserved:
             raise InputError(f"the {self.kind} {target} ({origin}) has the reserved name {name!r}; give it another one")
@@ -74,7 +75,7 @@ class Registry(Generic[T]):
         return sorted(self._plugins)
 
     def plugin(self, name: str) -> Plugin:
-        """Where a name leads.
+        """The plug-in of a name, without importing it.
 
         Raises:
             InputError: The name is unknown; near matches are listed.
@@ -93,7 +94,7 @@ class Registry(Generic[T]):
         """The class registered under a name.
 
         Raises:
-            InputError: The name is unknown, or what it leads to cannot be loaded or is of another kind.
+            InputError: The name is unknown, or its target cannot be loaded or is of another kind.
         """
         plugin = self.plugin(name)
         module, _, attribute = plugin.target.partition(":")
@@ -101,7 +102,7 @@ class Registry(Generic[T]):
             found = getattr(importlib.import_module(module), attribute)
         except NasplatError:
             raise
-        except Exception as error:  # whatever a third party's module does wrong at import is its own
+        except Exception as error:  # a third party's module may raise anything at import
             raise InputError(
                 f"the {self.kind} {name!r} ({plugin.target}, {plugin.origin}) cannot be loaded: "
                 f"{type(error).__name__}: {error}"
@@ -130,10 +131,10 @@ def _origin(entry: EntryPoint) -> str:
 
 
 AUTO = "auto"
-"""Stands in place of a strategy's name for one that `nasplat.search.automatic` is to choose."""
+"""The name that lets `nasplat.search.automatic` choose the strategy."""
 AUTO_SUMMARY = "Chosen by space, benchmark, objectives and budget; the search says why."
 
-# mypy wants a class that can be instantiated wherever a class is passed, which a contract is not.
+# mypy expects a concrete class wherever a class is passed, but a contract is abstract.
 SEARCH_SPACES: Registry[SearchSpace] = Registry("search space", "nasplat.search_spaces", SearchSpace)  # type: ignore[type-abstract]
 STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy, {AUTO: AUTO_SUMMARY})  # type: ignore[type-abstract]
 PREDICTORS: Registry[Predictor] = Registry("predictor", "nasplat.predictors", Predictor)  # type: ignore[type-abstract]

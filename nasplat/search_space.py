@@ -26,80 +26,81 @@ Prior: TypeAlias = Sequence[NDArray[np.float64]]
 """One non-negative weight for every choice of every gene: `prior[gene][choice]`, each row `[choices]`."""
 
 ATTEMPTS = 10_000
-"""How often a random choice is made again where not all combinations of genes are members."""
+"""Maximum number of draws in rejection sampling, if not all combinations of genes are members."""
 
 LISTED = 100_000
-"""A product of genes with at most so many combinations is small enough to be listed."""
+"""Maximum number of combinations of genes for a space whose members can be listed."""
 
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 NAMED = 24
-"""An error names the genes of a code of another length if there are no more."""
+"""For a code of the wrong length, the error names the genes if there are at most this many."""
 
 
 class SearchSpace(ABC):
-    """A set of architectures: which there are, what they cost, and how they are built.
+    """A set of architectures: its members, their costs, and how they are built.
 
-    A search space is stateless and knows no strategy, benchmark or data set. Its constructor takes
+    A search space is stateless and independent of strategies, benchmarks and data sets. Its constructor takes
     keyword arguments only (the fixed outer shape of the networks, such as width and depth) and stores them
     under their own names. All randomness comes from the generator that is passed in. `nasplat.testing`
-    publishes the checks that hold every space to this page.
+    has the checks of this contract for every space.
     """
 
     name: ClassVar[str]
     """The name the space is registered under; every architecture carries it."""
 
     reference_io: ClassVar[IO] = IO.image(channels=3, side=32, outputs=10)
-    """What predictors price nodes for; they compare costs within the space, so that any usual size will do.
+    """The input and output shapes that predictors compute node costs for. Predictors compare costs within the space,
+    so any usual size is suitable.
 
-    It also tells what the networks are for: those of a space with a scale here enlarge pictures, all others classify.
+    It also tells the task of the networks: super-resolution if it has a scale, classification otherwise.
     """
 
     limits: ClassVar[tuple[str, ...]] = ()
-    """Constraints on costs, such as ``params<=325e3``, that a search keeps unless it has its own on that side."""
+    """Hard constraints on costs, such as ``params<=325e3``; a search's own constraint on the same side replaces one."""
 
     @abstractmethod
     def sample(self, rng: Generator) -> Architecture:
-        """A member drawn uniformly, as far as the space permits."""
+        """Draw a member, uniformly as far as the space permits."""
 
     @abstractmethod
     def parse(self, code: str) -> Architecture:
-        """The member that a code names.
+        """Return the member with the given code.
 
         Raises:
-            InputError: The code is not a member; the message says which gene and what it may be.
+            InputError: The code is not a member; the message names the gene and its possible values.
         """
 
     @abstractmethod
     def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
-        """A member near the given one and different from it; `prior` weights the choices of each gene."""
+        """A member close to the given one and different from it; `prior` weights the choices of each gene."""
 
     @abstractmethod
     def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
-        """A member that mixes two parents."""
+        """A member that combines two parents."""
 
     @abstractmethod
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
-        """All members at distance one, without the given one, in a fixed order."""
+        """All members at distance one, in a fixed order; the given one is not among them."""
 
     @abstractmethod
     def canonical_key(self, architecture: Architecture) -> str:
-        """A key that only codes of networks computing the same function share; it serves for not paying twice."""
+        """A key that two codes share only if their networks compute the same function; it avoids duplicate work."""
 
     @abstractmethod
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
-        """A description for predictors: an array of one fixed shape for the whole space."""
+        """A feature vector for predictors: an array of one fixed shape for the whole space."""
 
     @abstractmethod
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """The architectures as graphs of operations, priced for `reference_io`."""
+        """The architectures as graphs of operations, costed for `reference_io`."""
 
     def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
-        """Node properties laid over the adjacency matrix, `[n, maps, nodes, nodes]`: types, MACs, parameters.
+        """Node properties in the form of the adjacency matrix, `[n, maps, nodes, nodes]`: types, MACs, parameters.
 
-        Where there is an edge from i to j, element `[i, j]` of a map is the property of node j (Xu et al., 2021,
-        "ReNAS", sec. 3.1). Types count from 1. A space with a published tensor gives that one; this general form
-        has one map of MACs and one of parameters, in units that keep them near 1 (1e7 and 1e5, for all repetitions
-        of a cell together).
+        If there is an edge from i to j, element `[i, j]` of a map is the property of node j (Xu et al., 2021,
+        "ReNAS", sec. 3.1). Types count from 1. A space with a published tensor returns that one. This general form
+        has one map of MACs and one of parameters, in units that keep the values near 1 (1e7 and 1e5, for all
+        repetitions of a cell together).
         """
         graphs = self.graphs(architectures)
         maps = np.stack([graphs.types + 1.0, graphs.macs / 1e7, graphs.params / 1e5], axis=1)
@@ -107,21 +108,21 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def cost(self, architecture: Architecture, io: IO) -> Cost:
-        """The exact cost of what `build` returns for the same arguments."""
+        """The exact cost of the network that `build` returns for the same arguments."""
 
     @abstractmethod
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
-        """A fresh network: images `[batch, *io.input_shape]` in, `[batch, *io.output_shape]` out."""
+        """A new network: input `[batch, *io.input_shape]`, output `[batch, *io.output_shape]`."""
 
     def members(self) -> list[Architecture] | None:
-        """All members in a fixed order, where they are few enough to be listed; by default None."""
+        """All members in a fixed order, if they are few enough to be listed; by default None."""
         return None
 
     def check_io(self, io: IO) -> None:
-        """Refuse data that the space's networks are not for.
+        """Check that the data fits the task of the space's networks.
 
         Raises:
-            InputError: They enlarge pictures where classes are asked for, or the other way round.
+            InputError: The networks are for super-resolution and the data for classification, or the other way round.
         """
         if (io.scale is None) != (self.reference_io.scale is None):
             does, wanted = ("enlarge pictures", "classes") if io.scale is None else ("classify", "larger pictures")
@@ -132,23 +133,23 @@ class SearchSpace(ABC):
 
 
 class SupernetSpace(SearchSpace):
-    """A search space that offers one network with the weights of all its members."""
+    """A search space that has a supernet: one network with the weights of all its members."""
 
     @abstractmethod
     def supernet(self, io: IO) -> "Supernet":
-        """A fresh supernet; its paths are the networks that `build` gives, to the names in their state dicts."""
+        """A new supernet; its paths are the networks that `build` returns, with the same names in their state dicts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One of the pieces that a network runs one after another.
+    """One of the blocks that a network runs in sequence.
 
     Args:
-        kind: What it is but for its widths, and on what side it works, such as ``expand ghost 2 3 at 16``: pieces of
-            one kind with equal widths take the same time wherever they stand.
-        widths: Its numbers of channels, those that come in first.
-        make: Makes it with any weights; `[batch, *input_shape]` in.
-        input_shape: The shape of one example that it takes.
+        kind: Its type without its widths, and the side of its input, such as ``expand ghost 2 3 at 16``. Blocks of
+            one kind with equal widths take the same time at any position.
+        widths: Its numbers of channels, input channels first.
+        make: Makes the block with any weights; its input is `[batch, *input_shape]`.
+        input_shape: The input shape of one example.
     """
 
     kind: str
@@ -158,14 +159,14 @@ class Block:
 
 
 class BlockSpace(SearchSpace):
-    """A search space whose networks are made of blocks, so that a table of blocks tells how long a network takes."""
+    """A search space whose networks are sequences of blocks, so that a table of blocks gives a network's latency."""
 
     untimed: ClassVar[frozenset[str]] = frozenset()
-    """Options that change nothing about a network in evaluation mode, such as dropout; one table serves them all."""
+    """Options without an effect in evaluation mode, such as dropout; one table is valid for all their values."""
 
     @abstractmethod
     def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
-        """What the architecture's network runs, in order; all of its parameters are in one of them."""
+        """The blocks of the architecture's network, in order; every parameter is in one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +174,13 @@ class Gene:
     """One categorical decision.
 
     Args:
-        name: What is decided, as error messages call it.
-        choices: The names of the alternatives; up to 36 take one symbol of the code, more of them two.
-        parts: What the names of choices are made of, joined by underscores, such as ``("type", "growth")`` for
-            ``S_16``; strategies may credit parts of a choice. Without it a choice is one thing.
+        name: The name of the decision in error messages.
+        choices: The names of the alternatives. Up to 36 choices take one symbol of the code, more take two.
+        parts: The names of the parts of a choice, if the names of choices are parts joined by underscores, such as
+            ``("type", "growth")`` for ``S_16``. Strategies may credit the parts. If empty, choices have no parts.
 
     Raises:
-        InputError: There are too few or too many choices, or the name of one has other parts.
+        InputError: There are too few or too many choices, or the name of a choice has other parts.
     """
 
     name: str
@@ -201,13 +202,13 @@ class Gene:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """What stands in a code for each of the choices."""
+        """The symbol of each choice in a code."""
         if len(self.choices) <= len(SYMBOLS):
             return tuple(SYMBOLS[: len(self.choices)])
         return tuple(a + b for a in SYMBOLS for b in SYMBOLS)[: len(self.choices)]
 
     def legend(self) -> str:
-        """The symbols and what they mean: ``0 (none), 1 (skip_connect)``; of many the first and the last."""
+        """The symbols with their meaning: ``0 (none), 1 (skip_connect)``; of many only the first and the last."""
         meanings = [f"{symbol} ({choice})" for symbol, choice in zip(self.symbols, self.choices, strict=True)]
         return ", ".join(meanings if len(meanings) <= NAMED else [*meanings[:3], "…", meanings[-1]])
 
@@ -215,8 +216,8 @@ class Gene:
 class GeneSpace(SearchSpace):
     """A search space that is a product of categorical genes.
 
-    A subclass gives `genes`, `cost` and `build`; where different codes can compute the same function,
-    also `canonical_key`. The code has one symbol for each gene, in order: ``0`` is its first choice.
+    A subclass defines `genes`, `cost` and `build`, and also `canonical_key` if different codes can compute the same
+    function. The code has one symbol for each gene, in order: ``0`` is its first choice.
     """
 
     genes: ClassVar[tuple[Gene, ...]]
@@ -227,13 +228,14 @@ class GeneSpace(SearchSpace):
         return [numbers[code[place]] for numbers, place in zip(self._numbers, self._places, strict=True)]
 
     def active_genes(self, architecture: Architecture) -> Sequence[int]:
-        """The genes that decide anything in this architecture, by default all; no other mutates."""
+        """The genes that have an effect in this architecture, by default all; only active genes mutate."""
         return range(len(self.genes))
 
     def violation(self, choices: Sequence[int]) -> str | None:
-        """Why no member has these choices together, as the end of a sentence; by default all combinations are members.
+        """Validity constraint: why a combination of choices is not a member, as the end of a sentence; None if it is.
 
-        A space that refuses some is to be dense enough for rejection, or samples and crosses by itself.
+        By default all combinations are members. A space with such constraints must be dense enough for rejection
+        sampling, or define its own `sample` and `crossover`.
         """
         return None
 
@@ -267,7 +269,7 @@ class GeneSpace(SearchSpace):
         return architecture
 
     def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
-        """Exactly one gene, drawn uniformly of those that matter, takes another choice, by `prior` or uniformly."""
+        """Change exactly one active gene, drawn uniformly; its new choice is drawn by `prior`, or uniformly."""
         genes = self.active_genes(architecture)
         for _ in range(ATTEMPTS):
             gene = genes[int(rng.integers(len(genes)))]
@@ -278,7 +280,7 @@ class GeneSpace(SearchSpace):
             else:
                 weights = np.array(prior[gene], dtype=np.float64)
                 weights[old] = 0.0
-                if weights.sum() <= 0.0:  # the prior allows the old choice alone, yet a mutation changes something
+                if weights.sum() <= 0.0:  # the prior allows only the old choice, but a mutation must change something
                     weights = np.ones_like(weights)
                     weights[old] = 0.0
                 new = int(rng.choice(len(weights), p=weights / weights.sum()))
@@ -288,7 +290,7 @@ class GeneSpace(SearchSpace):
         raise self._none_found(f"mutated from {architecture.code}")
 
     def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
-        """Every gene comes from either parent with equal chance."""
+        """Take every gene from either parent with equal probability."""
         for _ in range(ATTEMPTS):
             first = rng.integers(2, size=len(self.genes)).tolist()
             child = Architecture(
@@ -300,7 +302,7 @@ class GeneSpace(SearchSpace):
         raise self._none_found(f"crossed from {a.code} and {b.code}")
 
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
-        """All members that differ in exactly one gene that matters."""
+        """All members that differ in exactly one active gene."""
         old = self.choices(architecture)
         every = (
             self._with(architecture, gene, choice)
@@ -311,18 +313,18 @@ class GeneSpace(SearchSpace):
         return [neighbor for neighbor in every if self._holds(neighbor)]
 
     def members(self) -> list[Architecture] | None:
-        """All members by code, where there are at most `LISTED` combinations of choices."""
+        """All members by code, if there are at most `LISTED` combinations of choices; else None."""
         if math.prod(self._sizes) > LISTED:
             return None
         combinations = product(*map(range, self._sizes))
         return [self.member(choices) for choices in combinations if self.violation(choices) is None]
 
     def canonical_key(self, architecture: Architecture) -> str:
-        """The code itself: right wherever different codes compute different functions."""
+        """The code itself: correct if different codes compute different functions."""
         return architecture.code
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
-        """One-hot choices of all genes, in order, with zeros for those that decide nothing: `[sum of all choices]`."""
+        """One-hot choices of all genes, in order, with zeros for inactive genes: `[sum of all choices]`."""
         hot = np.zeros(self._offsets[-1])
         choices = self.choices(architecture)
         for gene in self.active_genes(architecture):
@@ -332,8 +334,8 @@ class GeneSpace(SearchSpace):
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
         """A chain: the input, one node for every gene in order, the output.
 
-        A node's type is its gene's choice, and its cost that of the part with the gene's name, if there is one. A
-        space whose genes are wired otherwise says so by a method of its own.
+        A node's type is its gene's choice. A node's cost is that of the part with the gene's name, if there is one. A
+        space whose genes are connected in another way overrides this method.
         """
         names = list(dict.fromkeys(choice for gene in self.genes for choice in gene.choices))
         operations = (
@@ -363,7 +365,7 @@ class GeneSpace(SearchSpace):
 
     @cached_property
     def _offsets(self) -> list[int]:
-        """Where in the features each gene begins, and where the last ends."""
+        """The index in the features at which each gene begins, and the end of the last."""
         return [0, *accumulate(self._sizes)]
 
     @cached_property
@@ -376,7 +378,7 @@ class GeneSpace(SearchSpace):
 
     @cached_property
     def _places(self) -> list[slice]:
-        """Where in a code each gene stands."""
+        """The slice of a code that each gene takes."""
         ends = list(accumulate(len(symbols[0]) for symbols in self._symbols))
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 

@@ -1,4 +1,4 @@
-"""The contract of a search strategy, and the one thing most of them share: what to do about repeats."""
+"""The contract of a search strategy, and the duplicate policy that most strategies share."""
 
 import re
 from abc import ABC, abstractmethod
@@ -22,23 +22,24 @@ from nasplat.task import (
 
 
 class Strategy(ABC):
-    """Proposes tasks and learns from their outcomes; knows nothing of Ray, disks or clocks.
+    """Proposes tasks and learns from their outcomes; independent of Ray, disks and clocks.
 
-    Life cycle. The loop calls `ask` and `tell` in any interleaving, from one thread, and tells every asked
-    task exactly once, in the order in which work ends. `ask(n)` returns at most `n` tasks; an empty list
+    Life cycle. The loop calls `ask` and `tell` in any interleaving, from one thread. It tells the outcome of every
+    asked task exactly once, in the order in which work ends. `ask(n)` returns at most `n` tasks; an empty list
     means "wait" while tasks are outstanding and "finished" when none are. Every task is made by
     `problem.evaluate` or `problem.train_supernet` and returned in the order made, and every proposed
     architecture is feasible.
 
     Determinism. The same seed and the same sequence of asks and tells give the same proposals: every random
-    choice is drawn from `problem.rng`. A strategy that sets `generational` promises more: the order of tells
-    within a generation changes nothing.
+    choice is drawn from `problem.rng`. A strategy that sets `generational` guarantees in addition that the order of
+    tells within a generation changes nothing.
 
-    Handles. What a later task may continue from stands in `state`, its digest as text: an artifact that neither
-    the state nor a task in flight names so may be deleted, but for the weights that measurements left. Of a strategy
-    that sets `replaces_parts`, those go too once another measurement has continued theirs. Shared weights are such
-    artifacts; the newest, and those behind the measurements of the highest fidelity, stay unnamed too. What a
-    measurement with shared weights left goes with them.
+    Handles. `state` must contain the digest, as text, of every artifact that a later task may continue from. An
+    artifact that neither the state nor a task in flight names may be deleted, except the weights that measurements
+    left. If a strategy sets `replaces_parts`, the weights of a measurement may be deleted as well, once another
+    measurement has continued it. Shared weights may be deleted, too; but the newest, and those used by the
+    measurements of the highest fidelity, are kept even if no state names them. The artifacts of a measurement with
+    shared weights are deleted together with these weights.
 
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """
@@ -46,41 +47,41 @@ class Strategy(ABC):
     generational: ClassVar[bool] = False
 
     shares_weights: ClassVar[bool] = False
-    """Whether it asks for the training of a supernet, and for evaluations with its weights."""
+    """Whether the strategy asks for the training of a supernet, and for evaluations with its weights."""
 
     replaces_parts: ClassVar[bool] = False
-    """Whether a measurement that continues an earlier one makes that worthless: its weights are deleted."""
+    """Whether a measurement that continues an earlier one replaces it, so that the earlier weights are deleted."""
 
     teaches: bool = False
-    """Whether it asks for evaluations with a teacher."""
+    """Whether the strategy asks for evaluations with a teacher."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 
     @property
     def progress(self) -> float | None:
-        """The part of its own plan that it has carried out, from 0 to 1; None if it goes on for as long as it may."""
+        """The completed part of the strategy's own plan, from 0 to 1; None if the strategy has no end of its own."""
         return None
 
     @abstractmethod
     def ask(self, n: int) -> list[Task]:
-        """Up to `n` new tasks."""
+        """Return up to `n` new tasks."""
 
     @abstractmethod
     def tell(self, outcome: Outcome) -> None:
-        """Learn from an outcome; a failure is an outcome too."""
+        """Take in an outcome, which may be a failure."""
 
     @final
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs to go on exactly, generator included: JSON, with numpy arrays as leaves."""
+        """The state that `restore` needs to continue exactly, with the generator: JSON, with numpy arrays as leaves."""
         return {"problem": self.problem.state(), "strategy": self.get_state()}
 
     @final
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, in a strategy with the same problem and options.
+        """Continue from the result of `state`, in a strategy with the same problem and options.
 
         Raises:
-            RunError: It is not the state of such a strategy.
+            RunError: The state is not that of such a strategy.
         """
         try:
             self.problem.restore(state["problem"])
@@ -93,24 +94,24 @@ class Strategy(ABC):
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:
-        """What the strategy itself remembers, as JSON with numpy arrays as leaves."""
+        """The strategy's own state, as JSON with numpy arrays as leaves."""
 
     @abstractmethod
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take over what `get_state` gave."""
+        """Restore the result of `get_state`."""
 
 
 def named_digests(strategy: Strategy) -> set[str]:
-    """The digests of all artifacts that a strategy can still refer to: those that its state names, as text."""
+    """The digests of all artifacts that a strategy can still refer to: those that its state contains as text."""
     text, _ = pack(strategy.state())
     return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
 
 
 class GenerationalStrategy(Strategy):
-    """Draws a generation whole, waits until all of it is measured, and draws the next.
+    """Proposes a whole generation, waits until all of it is measured, and proposes the next.
 
-    What a subclass sees of a generation is in the order of its asking, whatever the order of its tells, and
-    every random choice is made between generations. So trials repeat exactly on any number of workers.
+    A subclass gets the outcomes of a generation in the order of asking, whatever the order of tells, and makes every
+    random choice between generations. So trials repeat exactly on any number of workers.
     """
 
     generational = True
@@ -123,15 +124,15 @@ class GenerationalStrategy(Strategy):
 
     @property
     def unasked(self) -> int:
-        """How many tasks of the generation in progress have not been asked for."""
+        """Number of tasks of the current generation that have not been asked for."""
         return len(self._unasked)
 
     @abstractmethod
     def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
-        """The tasks of the next generation, in the order made; none when the search is finished.
+        """The tasks of the next generation, in the order made; empty when the search is finished.
 
         Args:
-            outcomes: Those of the last generation, by id; none before the first.
+            outcomes: The outcomes of the last generation, by id; empty before the first.
         """
 
     @final
@@ -149,7 +150,7 @@ class GenerationalStrategy(Strategy):
         self._outcomes.append(outcome)
 
     def get_state(self) -> dict[str, Any]:
-        """The generation in progress; a subclass adds what it remembers itself."""
+        """The current generation; a subclass adds its own state."""
         return {
             "unasked": [encode_task(task) for task in self._unasked],
             "outstanding": sorted(self._outstanding),
@@ -166,15 +167,15 @@ OnDuplicate: TypeAlias = Literal["remember", "redraw", "measure"]
 
 
 class DuplicatePolicy:
-    """What a strategy does when it proposes an architecture whose canonical key it has already asked for.
+    """What a strategy does with a duplicate: an architecture whose canonical key it has already asked for.
 
-    ``remember`` asks again and is answered from memory, without work; ``redraw`` proposes something else
-    until it is new, which with costs among the objectives a known network at another price is as well;
+    ``remember`` asks again, and the answer is a cache hit, without work. ``redraw`` proposes other architectures
+    until one is new; with costs among the objectives, the same canonical key at another cost counts as new.
     ``measure`` asks for a new replicate, which is measured like any other task.
 
     Args:
         problem: The strategy's problem.
-        policy: One of the three.
+        policy: ``remember``, ``redraw`` or ``measure``.
     """
 
     def __init__(self, problem: Problem, policy: OnDuplicate) -> None:
@@ -184,11 +185,11 @@ class DuplicatePolicy:
         self._known: set[str] = set()
 
     def new(self, architecture: Architecture) -> bool:
-        """Whether the policy lets the architecture be asked for; only ``redraw`` ever refuses."""
+        """Whether the policy allows to ask for the architecture; only ``redraw`` can return False."""
         return self.policy != "redraw" or self.problem.deduplication_key(architecture) not in self._known
 
     def task(self, architecture: Architecture) -> Evaluate:
-        """The evaluation of an architecture, counted as asked for."""
+        """Make the evaluation of an architecture, and record it as asked for."""
         key = self.problem.key(architecture)
         times = self._times.get(key, 0)
         self._times[key] = times + 1
@@ -197,19 +198,19 @@ class DuplicatePolicy:
         return self.problem.evaluate(architecture, replicate=0 if self.policy == "remember" else times)
 
     def draw(self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS) -> Evaluate | None:
-        """The first proposal that is feasible and new as a task, or None after so many `attempts` that are not."""
+        """The first proposal that is feasible and new, as a task; None if none of `attempts` proposals is."""
         architecture = self.proposal(propose, attempts)
         return None if architecture is None else self.task(architecture)
 
     def proposal(
         self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS, *, beside: Collection[str] = ()
     ) -> Architecture | None:
-        """As `draw`, but nothing is asked for yet.
+        """As `draw`, but returns the architecture and does not record it as asked for.
 
         Args:
-            propose: Gives proposals.
-            attempts: How many are looked at.
-            beside: The identities of others that may be asked for as well; it is to be none of them.
+            propose: Makes proposals.
+            attempts: Maximum number of proposals.
+            beside: Deduplication keys that the proposal must not have, of other candidates that may be asked for too.
         """
         for _ in range(attempts):
             architecture = propose()
@@ -220,7 +221,7 @@ class DuplicatePolicy:
         return None
 
     def sample(self) -> Evaluate | None:
-        """A random architecture that is feasible and new as a task, or None if no candidate of the problem is."""
+        """A random architecture that is feasible and new, as a task; None if no candidate of the problem is."""
         for architecture in self.problem.candidates():
             if self.problem.feasible(architecture) and self.new(architecture):
                 return self.task(architecture)

@@ -1,4 +1,4 @@
-"""Units of work and what came of them: frozen data that crosses processes and is what the log records."""
+"""Tasks and their outcomes: frozen data that is sent between processes and recorded in the log."""
 
 import reprlib
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ Action: TypeAlias = Literal["tried again", "failed", "replaced", "given up"]
 Json: TypeAlias = dict[str, Any]
 
 STATE = "state"
-"""The role of an artifact that serves only to continue from; it may be deleted once no later task can name it."""
+"""The role of an artifact that is only used to continue from; it may be deleted once no later task can name it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
-    """A trained network whose answers another one learns from (Hinton et al., 2015, "Distilling the knowledge").
+    """A trained network whose outputs another network learns from (Hinton et al., 2015, "Distilling the knowledge").
 
     Args:
-        architecture: Which network, of the same space.
-        weights: What the measurement of it left under that role.
+        architecture: The architecture of the teacher, of the same space.
+        weights: The artifact with the role ``weights`` that the teacher's measurement left.
     """
 
     architecture: Architecture
@@ -41,12 +41,12 @@ class Evaluate:
     Args:
         id: The task's number, rising in the order of asking.
         seed: All randomness of the work comes from it.
-        architecture: What is measured.
-        fidelity: How thoroughly: epochs.
-        weights: Shared weights to measure with instead of training, for benchmarks that can.
-        replicate: Tells repeated measurements of one architecture apart.
+        architecture: The architecture to measure.
+        fidelity: The fidelity, in epochs.
+        weights: Shared weights to measure with instead of training, for benchmarks that support it.
+        replicate: Distinguishes repeated measurements of one architecture.
         continues: The state that an earlier evaluation of the same architecture at lower fidelity left.
-        teacher: What the network learns from beside the data, for benchmarks that can.
+        teacher: The network to learn from in addition to the data, for benchmarks that support it.
     """
 
     id: int
@@ -66,9 +66,9 @@ class TrainSupernet:
     Args:
         id: The task's number, rising in the order of asking.
         seed: All randomness of the work comes from it.
-        architectures: The paths to train, drawn from uniformly; none stands for every path of the space.
-        epochs: Passes over the training data, beyond those that the weights have behind them.
-        weights: Where training goes on; None starts from fresh weights.
+        architectures: The paths to train, sampled uniformly; empty means every path of the space.
+        epochs: Passes over the training data, in addition to those that `weights` were trained for.
+        weights: The weights to start from; None starts from new weights.
     """
 
     id: int
@@ -83,10 +83,10 @@ Task: TypeAlias = Evaluate | TrainSupernet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What a piece of work cost and where it ran.
+    """The cost of a task's work, and where it ran.
 
     Args:
-        seconds: Wall-clock time of the work itself, on one device; the sum over all devices that shared it.
+        seconds: Wall-clock time of the work itself, on one device; if several devices shared it, the sum over them.
         images: Training images processed.
         device: ``cpu`` or ``cuda``.
         worker: The process that did it, as ``host:pid``.
@@ -105,13 +105,13 @@ class Measurement:
     """An evaluation's metrics, with the split they were measured on.
 
     Args:
-        task: What was asked.
-        metrics: Named figures with the unit in the name; ``accuracy`` is a fraction. The loop adds the costs
-            that are known for free, so that one mapping holds every objective.
+        task: The task.
+        metrics: Values by metric name, with the unit in the name; ``accuracy`` is a fraction. The loop adds the
+            analytic (free) metrics, so that one mapping has every objective.
         split: ``validation`` guides the search; ``test`` only appears in an explicit final measurement.
         artifacts: Handles by role: ``weights``, ``state`` …
-        spent: What it cost.
-        remembered: The id of the task whose measurement answers this one, which then cost nothing.
+        spent: The cost of the work.
+        remembered: For a cache hit, the id of the task whose measurement is the answer; a cache hit costs nothing.
     """
 
     task: Evaluate
@@ -135,9 +135,9 @@ class Trained:
     """Shared weights after training.
 
     Args:
-        task: What was asked.
+        task: The task.
         weights: The trained weights.
-        spent: What it cost.
+        spent: The cost of the work.
     """
 
     task: TrainSupernet
@@ -151,14 +151,14 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A task that gave no result: recorded, reported, and not the end of the search.
+    """A task without a result: it is recorded and reported, and does not end the search.
 
     Args:
-        task: What was asked.
+        task: The task.
         kind: A short name to count by: ``diverged``, ``non-finite``, ``worker died``, or the exception's name.
         message: What happened, in one line.
-        traceback: Where it happened, if an exception tells.
-        spent: What it cost.
+        traceback: The traceback, if there was an exception.
+        spent: The cost of the work.
     """
 
     task: Task
@@ -177,16 +177,16 @@ Outcome: TypeAlias = Measurement | Trained | Failure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
-    """Something that went wrong around the work rather than in it: recorded, reported, and most often overcome.
+    """A problem outside the work of a task, such as a worker failure: recorded, reported, and most often handled.
 
     Args:
         kind: A short name to count by: ``worker died``, ``out of memory``, ``time limit``, ``node lost``.
         message: The cause, as far as it is known, in one line.
-        action: What was done about it: the trial was ``tried again`` or ``failed``, the worker was ``replaced``, or
-            its place was ``given up``.
-        trial: The id of the task that was being worked on, if there was one.
-        worker: The process that was struck, as ``host:pid``; empty if it never came up.
-        seconds: Device time that was lost with it; that of a failed trial is in its outcome.
+        action: The reaction: the trial was ``tried again`` or ``failed``, the worker was ``replaced``, or its slot
+            was ``given up``.
+        trial: The id of the task that was in work, if there was one.
+        worker: The process that failed, as ``host:pid``; empty if it never started.
+        seconds: Lost device time; that of a failed trial is in its outcome instead.
     """
 
     kind: str
@@ -207,7 +207,7 @@ def derive_seed(run_seed: int, task_id: int) -> int:
 
 
 def needed_by(task: Task) -> set[str]:
-    """The digests of the artifacts that a task's work begins with."""
+    """The digests of the artifacts that a task needs at its start."""
     handles = [task.weights]
     if isinstance(task, Evaluate):
         handles += [task.continues, task.teacher.weights if task.teacher is not None else None]
@@ -215,7 +215,7 @@ def needed_by(task: Task) -> set[str]:
 
 
 def encode_task(task: Task) -> Json:
-    """A task as JSON; `decode_task` is the way back."""
+    """Encode a task as JSON; `decode_task` is the inverse."""
     match task:
         case Evaluate():
             body: Json = {
@@ -246,10 +246,10 @@ def encode_task(task: Task) -> Json:
 
 
 def decode_task(body: Json) -> Task:
-    """The task that `encode_task` wrote.
+    """Decode a task from the result of `encode_task`.
 
     Raises:
-        KeyError, TypeError, ValueError: The body is not one of those.
+        KeyError, TypeError, ValueError: The body is not an encoded task.
     """
     if not isinstance(body, dict):
         raise TypeError(f"a task is a JSON object, but this is {type(body).__name__}")
@@ -280,7 +280,7 @@ def decode_task(body: Json) -> Task:
 
 
 def encode_outcome(outcome: Outcome, *, with_task: bool = True) -> Json:
-    """An outcome as JSON; without the task it carries the task's id alone, as the log has it."""
+    """Encode an outcome as JSON; without the task it has only the task's id, as in the log."""
     body: Json = {"task": encode_task(outcome.task)} if with_task else {"id": outcome.id}
     spent = outcome.spent
     body["spent"] = {
@@ -307,10 +307,10 @@ def encode_outcome(outcome: Outcome, *, with_task: bool = True) -> Json:
 
 
 def decode_measurement(body: Json) -> Measurement:
-    """The measurement that `encode_outcome` wrote.
+    """Decode a measurement from the result of `encode_outcome`.
 
     Raises:
-        KeyError, TypeError, ValueError: The body is none.
+        KeyError, TypeError, ValueError: The body is not an encoded measurement.
     """
     outcome = decode_outcome(body)
     if not isinstance(outcome, Measurement):
@@ -319,10 +319,10 @@ def decode_measurement(body: Json) -> Measurement:
 
 
 def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
-    """The outcome that `encode_outcome` wrote; `task` is given where the body has only its id.
+    """Decode an outcome from the result of `encode_outcome`; `task` is needed if the body has only the task's id.
 
     Raises:
-        KeyError, TypeError, ValueError: The body is not one of those.
+        KeyError, TypeError, ValueError: The body is not an encoded outcome.
     """
     if not isinstance(body, dict):
         raise TypeError(f"an outcome is a JSON object, but this is {type(body).__name__}")
@@ -366,15 +366,15 @@ def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
 
 
 def encode_incident(incident: Incident) -> Json:
-    """An incident as JSON; `decode_incident` is the way back."""
+    """Encode an incident as JSON; `decode_incident` is the inverse."""
     return asdict(incident)
 
 
 def decode_incident(body: Json) -> Incident:
-    """The incident that `encode_incident` wrote.
+    """Decode an incident from the result of `encode_incident`.
 
     Raises:
-        KeyError, TypeError, ValueError: The body is not one of those.
+        KeyError, TypeError, ValueError: The body is not an encoded incident.
     """
     action = body["action"]
     if action not in get_args(Action):
@@ -389,7 +389,7 @@ def decode_incident(body: Json) -> Incident:
     )
 
 
-# What JSON holds is what others wrote: each value is seen to be of the type that it goes on as.
+# JSON is untrusted input: the type of each value is checked before it is used.
 
 
 def _typed(body: Any, key: str | int, kind: type, called: str) -> Any:

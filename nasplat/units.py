@@ -1,11 +1,11 @@
-"""Figures as people read them."""
+"""Human-readable values of metrics and durations."""
 
 from nasplat.objective import Goal
 from nasplat.task import Incident
 
 
 def figure(name: str, value: float) -> str:
-    """A metric's value as people read it: fractions in percent, decibels, counts with a unit prefix.
+    """Format a metric's value: fractions in percent, decibels, counts with a unit prefix.
 
     >>> figure("accuracy", 0.91607), figure("params", 73306), figure("macs", 117883520), figure("loss", 0.25)
     ('91.61 %', '73.3 k', '117.9 M', '0.25')
@@ -24,7 +24,7 @@ def figure(name: str, value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them.
+    """Format seconds.
 
     >>> duration(7.25), duration(75), duration(7322)
     ('7.2 s', '1:15 min', '2:02 h')
@@ -36,13 +36,13 @@ def duration(seconds: float) -> str:
 
 
 def shown_metrics(goal: Goal) -> list[str]:
-    """The metrics of a result table: the objectives first, then the sizes."""
+    """The metrics of a result table: the objectives first, then parameters and MACs."""
     metrics = [objective.metric for objective in goal.objectives]
     return metrics + [name for name in ("params", "macs") if name not in metrics]
 
 
 def spelt(incident: Incident) -> str:
-    """An incident in one line.
+    """Format an incident in one line.
 
     >>> spelt(Incident(kind="worker died", message="its process ended", action="tried again", trial=7, worker="a:12"))
     'worker died (trial 7, on a:12), tried again: its process ended'

@@ -1,6 +1,6 @@
 """Predictors, one module each; see `nasplat.predictor`.
 
-`tabular`, `committee` and `proxy_features` are what several share.
+Several predictors share `tabular`, `committee` and `proxy_features`.
 """
 
 from nasplat.registry import PREDICTORS

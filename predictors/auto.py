@@ -1,4 +1,4 @@
-"""The default: several predictors of different kinds, weighted by how well they rank what they have not seen."""
+"""The default: an ensemble of predictors of different kinds, weighted by their out-of-fold ranking."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -20,33 +20,33 @@ PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "graph_network": ("graph_network", {}),
     "gradient_boosting": ("gradient_boosting", {}),
 }
-"""What a part's name stands for, where it is not a predictor with its defaults."""
+"""Predictor and options for names of parts that are not a predictor with its defaults."""
 CHUNK = 4096
-"""How many architectures are scored at once, which bounds the memory."""
+"""Number of architectures that are scored at once, which bounds the memory."""
 FOLDS = 4
 FEWEST = 4
 LEAST_SPREAD = 0.5
-"""The deviation of held-out predictions is taken for at least so much of that of all examples' own."""
+"""Minimum deviation of out-of-fold predictions, as a part of the deviation of the predictions for all examples."""
 ROUNDS = 8
-"""How many votes are given beyond the one that every part has."""
+"""Number of votes given in addition to the one vote of every part."""
 
 
 class Auto(UncertainPredictor):
     """A weighted mean of Gaussian processes, graph networks and boosted trees.
 
-    Each part says what it predicts of every example without having learnt from it: by itself where it can
-    (`out_of_fold`), else in four folds. A part's weight is its number of votes: each has one, and more are given
-    one at a time to whichever part most raises Kendall's tau of the mean on those predictions (ensemble
-    selection, Caruana et al., 2004). The single vote keeps few examples from deciding too much.
+    Each part makes out-of-fold predictions for every example: by its own `out_of_fold` if it has one, else in four
+    folds. A part's weight is its number of votes. Each part has one vote; further votes are given one at a time to the
+    part that most increases Kendall's tau of the mean on those predictions (ensemble selection, Caruana et al., 2004).
+    The one vote of each part limits the effect of the choice on few examples.
 
-    TrainingSet are in the unit of what was learnt from: a line through the held-out predictions, whose residuals also
-    scale the deviation. `cross_validated` is tau of the held-out predictions, with the weights chosen on the very
-    same, which flatters it a little.
+    Scores are in the unit of the fitted scores, by a line through the out-of-fold predictions; its residuals also
+    scale the deviation. `cross_validated` is tau of the out-of-fold predictions. The weights are chosen on the same
+    predictions, so it is slightly too optimistic.
 
     Args:
-        space: Whose architectures are scored.
+        space: The space of the architectures to score.
         parts: Registered predictors, or ``gaussian_process_log``, the process on logarithms.
-        seed: The parts' seed, and what draws the folds.
+        seed: The seed of the parts and of the folds.
     """
 
     name: ClassVar[str] = "auto"
@@ -69,7 +69,7 @@ class Auto(UncertainPredictor):
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
-        architectures = Encodings(self.space, architectures)  # which all parts look at
+        architectures = Encodings(self.space, architectures)  # shared by all parts
         self._members = [self._member(part) for part in self.parts]
         held_out = []
         for part, each in zip(self.parts, self._members, strict=True):
@@ -77,7 +77,7 @@ class Auto(UncertainPredictor):
             left_out = each.out_of_fold()
             held_out.append(self._in_folds(part, architectures, scores) if left_out is None else left_out)
         said = np.stack(held_out)  # [parts, n]
-        # A part whose folds are too small to learn from says the same of all, and then much once it has seen them all.
+        # If the folds are too small for a part, its out-of-fold predictions are constant, but its final ones are not.
         spread = np.array([each.predict(architectures).std() for each in self._members])
         self._centers = said.mean(axis=1)
         self._scales = np.maximum(np.maximum(said.std(axis=1), LEAST_SPREAD * spread), 1e-12)
@@ -88,7 +88,7 @@ class Auto(UncertainPredictor):
         mean = self._weights @ said
         self.cross_validated = kendall_tau(mean, scores)
         slope = max(float(np.cov(mean, scores)[0, 1]), 0.0) / max(float(mean.var(ddof=1)), 1e-12)
-        slope = slope or float(scores.std()) or 1.0  # whatever the examples say, a higher score ranks higher
+        slope = slope or float(scores.std()) or 1.0  # in any case, a higher score ranks higher
         self._line = slope, float(scores.mean() - slope * mean.mean())
         self._stretch = 1.0
         _, deviations = self._mixed(architectures)
@@ -108,7 +108,7 @@ class Auto(UncertainPredictor):
         return slope * np.concatenate(means) + offset
 
     def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
-        """The deviation is that of the parts and between them, stretched to fit the held-out residuals."""
+        """The deviation within and between the parts, scaled to fit the out-of-fold residuals."""
         if not self.weights:
             raise unfitted()
         said = [self._mixed(views) for views in Encodings.of(self.space, architectures).chunks(CHUNK)]
@@ -163,7 +163,7 @@ class Auto(UncertainPredictor):
 
 
 def _votes(said: Floats, scores: Floats) -> Floats:
-    """How many votes each part gets, `[parts]`, for held-out predictions `[parts, n]` in units of their deviation."""
+    """The votes of each part, `[parts]`, from out-of-fold predictions `[parts, n]` in units of their deviation."""
     votes = np.ones(len(said))
     for _ in range(ROUNDS):
         taus = [kendall_tau(said.T @ (votes + one), scores) for one in np.eye(len(said))]

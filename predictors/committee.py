@@ -1,4 +1,4 @@
-"""Predictors inside a predictor: made by name, and saved with it."""
+"""Members of an ensemble: predictors inside a predictor, made by name and saved with it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 def member(name: str, space: SearchSpace, given: Mapping[str, Any]) -> Predictor:
-    """A predictor by its registered name; `seed` is left out for one that has no such option.
+    """Make a predictor by its registered name; `seed` is left out if it has no such option.
 
     Raises:
         InputError: The name or an option is unknown.
@@ -28,21 +28,21 @@ def member(name: str, space: SearchSpace, given: Mapping[str, Any]) -> Predictor
 
 
 def packed(members: Sequence[Predictor]) -> tuple[list[Mapping[str, Any]], dict[str, NDArray[Any]]]:
-    """What all have learnt: their values, and their arrays under names with the member's number before them."""
+    """The fitted states of all members: their values, and their arrays with the member's number before each name."""
     learnt = [each.learnt() for each in members]
     arrays = {f"{i} {name}": array for i, each in enumerate(learnt) for name, array in each.arrays.items()}
     return [each.values for each in learnt], arrays
 
 
 def unpack(members: Sequence[Predictor], values: Sequence[Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
-    """Restore each from its part of what `packed` gave."""
+    """Restore each member from the result of `packed`."""
     for i, (each, own) in enumerate(zip(members, values, strict=True)):
         prefix = f"{i} "
         each.restore(Learnt(own, {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}))
 
 
 def uncertain(predictor: Predictor, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
-    """Scores and deviations; none where the predictor knows of none."""
+    """Scores and deviations; the deviations are 0 if the predictor has none."""
     if isinstance(predictor, UncertainPredictor):
         return predictor.predict_with_deviation(architectures)
     scores = predictor.predict(architectures)
@@ -50,10 +50,10 @@ def uncertain(predictor: Predictor, architectures: Sequence[Architecture]) -> tu
 
 
 def parts_of(space: SearchSpace, architectures: Sequence[Architecture], parts: int, seed: int) -> NDArray[np.intp]:
-    """To which of about equal parts each example belongs, drawn at random: `[n]`.
+    """Divide examples at random into parts of about equal size; the result is the part of each, `[n]`.
 
-    Examples of one canonical key belong together, since who has learnt from one knows the others. Where there are
-    fewer keys than two for each part, examples are taken for different all the same.
+    Duplicates, with one canonical key, are in the same part, since a predictor fitted to one knows the others. If
+    there are fewer than two keys for each part, all examples are treated as different.
     """
     numbers: dict[str, int] = {}
     key = [numbers.setdefault(space.canonical_key(each), len(numbers)) for each in architectures]

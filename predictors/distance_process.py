@@ -1,4 +1,4 @@
-"""A Gaussian process for few examples: it goes by how far networks are apart."""
+"""An isotropic Gaussian process for few examples, on one distance between networks."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,11 +20,11 @@ from nasplat.search_space import SearchSpace
 Floats = NDArray[np.float64]
 
 MEMBERS = 512
-"""How many random members of the space tell how far networks usually are apart."""
+"""Number of random members of the space that give the usual distance between networks."""
 FARTHEST = 5.0
-"""Features beyond so many deviations from the space's mean count as that far."""
+"""Features are clipped at this number of deviations from the space's mean."""
 CHUNK = 4096
-"""How many architectures are scored at once, which bounds the memory and keeps it near the processor."""
+"""Number of architectures scored at once, which bounds the memory and keeps it in the processor's cache."""
 USUAL = np.log([3.0, 2.0, 5e-2])
 SPREAD = np.array([1.0, 0.5, 1.0])
 """Means and deviations of the normal priors of the logarithms of variance, length scale and noise, in units of the
@@ -36,22 +36,23 @@ JITTER = 1e-6
 class DistanceProcess(UncertainPredictor):
     """Isotropic Gaussian process on one distance between networks.
 
-    Networks that are alike score alike; the further from all examples, the less is known.
+    Similar networks get similar scores; the uncertainty grows with the distance from all examples.
 
-    A Gaussian process with a Matérn 5/2 kernel of the distance between descriptions (`nasplat.encodings.features`),
-    whose features are scaled by what is usual in the space, not in the examples: a feature that no example varies
-    still tells how far away a network is. Variance, one length scale and the noise are all that is fitted, to the
-    highest posterior density (Rasmussen and Williams, 2006, ch. 5), so that five examples are enough to begin with
-    and a hundred take milliseconds. With hundreds of examples `gaussian_process` and `auto` rank better.
+    It is a Gaussian process with a Matérn 5/2 kernel of the distance between feature vectors
+    (`nasplat.encodings.features`). Features are scaled by their deviation in the space, not among the examples, so a
+    feature that is constant among the examples still adds to the distance of a network. Only the variance, one length
+    scale and the noise are fitted, to the highest posterior density (Rasmussen and Williams, 2006, ch. 5). So five
+    examples are enough to begin with, and a hundred take milliseconds. With hundreds of examples `gaussian_process`
+    and `auto` rank better.
 
-    TrainingSet are in the unit of the target, not of what was measured.
+    Scores are in the unit of the target, not of the measurements.
 
     Args:
-        space: Whose architectures are scored.
-        headroom: The target is minus the logarithm of the distance to a little above the best, which looks closely at
-            the good ones; so far above, in distances of the best to the median.
-        most: The most examples that are learnt from, the best of them; time grows with their cube.
-        seed: Draws the members that tell what is usual.
+        space: The space of the architectures to score.
+        headroom: The target is minus the logarithm of the distance to a point above the best score, which emphasizes
+            the good ones. This is how far above, in units of the distance of the best to the median.
+        most: Maximum number of examples for the fit; the best are used. Time grows with their cube.
+        seed: The seed of the random members that give the usual distance.
     """
 
     name: ClassVar[str] = "distance_process"
@@ -73,7 +74,7 @@ class DistanceProcess(UncertainPredictor):
             views, scores = views.take(chosen), scores[chosen]
         target = _target(scores, self.headroom)
         spread = float(target.std())
-        self._center, self._unit = float(target.mean()), spread if spread > 1e-9 else 1.0  # equal but for rounding
+        self._center, self._unit = float(target.mean()), spread if spread > 1e-9 else 1.0  # equal up to rounding
         residuals = (target - self._center) / self._unit
         points = self._scaled(views)
         squared = _squared(points, points)
@@ -125,7 +126,7 @@ class DistanceProcess(UncertainPredictor):
 
     @cached_property
     def _usual(self) -> tuple[Floats, Floats]:
-        """Mean and inverse deviation of each feature in the space; 0 for one that is the same in all of it."""
+        """Mean and inverse deviation of each feature in the space; 0 for a constant feature."""
         rng = default_rng(self.seed)
         features = Encodings(self.space, [self.space.sample(rng) for _ in range(MEMBERS)]).features
         mean, deviation = features.mean(axis=0), features.std(axis=0)
@@ -173,7 +174,7 @@ def _squared(a: Floats, b: Floats) -> Floats:
 
 
 def _matern(squared: Floats) -> Floats:
-    """Matérn 5/2 of squared distances in length scales."""
+    """Matérn 5/2 kernel of squared distances in units of the length scale."""
     root = np.sqrt(5 * squared)
     correlation: Floats = root / 3 + 1
     correlation *= root
@@ -183,7 +184,7 @@ def _matern(squared: Floats) -> Floats:
 
 
 def _misfit(log: Floats, squared: Floats, residuals: Floats) -> tuple[float, Floats]:
-    """Minus the log posterior density of the logarithms of variance, length scale and noise, and its gradient."""
+    """The negative log posterior density of the logarithms of variance, length scale and noise, and its gradient."""
     variance, length, noise = np.exp(log)
     root = np.sqrt(5 * squared) / length
     decay = variance * np.exp(-root)
@@ -191,7 +192,7 @@ def _misfit(log: Floats, squared: Floats, residuals: Floats) -> tuple[float, Flo
     factor = cholesky(kernel + (noise + JITTER) * np.eye(len(residuals)), lower=True)
     solved = cho_solve((factor, True), residuals)
     inner = cho_solve((factor, True), np.eye(len(residuals))) - np.outer(solved, solved)
-    by_length = (root**2 + root**3) / 3 * decay  # the derivative of the kernel by the logarithm of the length
+    by_length = (root**2 + root**3) / 3 * decay  # derivative of the kernel by the log length scale
     gradient = np.array([(inner * kernel).sum(), (inner * by_length).sum(), noise * np.trace(inner)]) / 2
     prior = (log - USUAL) / SPREAD
     misfit = 0.5 * residuals @ solved + np.log(np.diagonal(factor)).sum() + 0.5 * (prior**2).sum()

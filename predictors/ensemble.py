@@ -1,4 +1,4 @@
-"""Several predictors of one kind, each of which learns from most of the examples: their spread is the uncertainty."""
+"""An ensemble of predictors of one kind, each fitted to most of the examples; their deviation is the uncertainty."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Self
@@ -16,15 +16,15 @@ from nasplat.search_space import SearchSpace
 class Ensemble(UncertainPredictor):
     """Mean of equal predictors, each with its own seed and part of the examples.
 
-    The deviation is that between members (a delete-a-part jackknife, Efron and Stein, 1981) together with what the
-    members say of theirs. TrainingSet are in the members' unit, which is to be
-    a common one: that of ranks or of what was measured, as all built-in predictors but `renas` have it.
+    The deviation combines the deviation between members (a delete-a-part jackknife, Efron and Stein, 1981) and the
+    members' own deviations. Scores are in the unit of the members, which must be common to all of them: that of ranks
+    or of the measurements, as for all built-in predictors except `renas`.
 
     Args:
-        space: Whose architectures are scored.
-        predictor: The registered name of the members, which have the options that are their defaults.
-        members: How many; each leaves out one in so many examples.
-        seed: Draws the parts; the members' seeds follow it.
+        space: The space of the architectures to score.
+        predictor: The registered name of the members, which have their default options.
+        members: Number of members; each leaves out one in this number of examples.
+        seed: The seed of the parts; the members' seeds follow it.
     """
 
     name: ClassVar[str] = "ensemble"
@@ -60,12 +60,12 @@ class Ensemble(UncertainPredictor):
             raise unfitted()
         said = [uncertain(each, architectures) for each in self._members]
         means, deviations = np.stack([mean for mean, _ in said]), np.stack([deviation for _, deviation in said])
-        # Members share most examples, so that their variance is that of the mean over (members - 1).
+        # Members share most examples, so the variance between them is that of the mean over (members - 1).
         between = (self.members - 1) * means.var(axis=0)
         return means.mean(axis=0), np.sqrt(between + (deviations**2).mean(axis=0))
 
     def out_of_fold(self) -> Floats | None:
-        """Each example as the member says that left it out."""
+        """The prediction for each example by the member that left it out."""
         return self._held_out
 
     def learnt(self) -> Learnt:

@@ -1,4 +1,4 @@
-"""A Gaussian process on what the effective network is like."""
+"""A Gaussian process on features of the pruned graph."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from nasplat.search_space import SearchSpace
 Floats = NDArray[np.float64]
 
 CHUNK = 4096
-"""How many architectures are scored at once, which bounds the memory."""
+"""Number of architectures that are scored at once, which bounds the memory."""
 FARTHEST = 5.0
-"""Beyond so many deviations from the mean of the training set, features count as that far."""
+"""Features are clipped at this number of deviations from the mean of the training set."""
 HEADROOM = 0.5
-"""How far above the best example the logarithm of `log` targets ends, in distances of the best to the median."""
+"""The point above the best example that `log` targets refer to, in units of the distance of the best to the median."""
 STEPS, RATE = 70, 0.12
 PRIOR_SCALE, PRIOR_NOISE = 0.63, 2.0
 """Deviations of the log-normal priors of length scales and of the noise."""
@@ -36,21 +36,21 @@ JITTER = 1e-6
 class GaussianProcess(UncertainPredictor):
     """Gaussian process on features of the pruned graph and Weisfeiler-Lehman counts.
 
-    The kernel is a Matérn 5/2 over `nasplat.encodings.features` with a length scale for each feature, plus a linear one
-    over counts of `nasplat.encodings.weisfeiler_lehman`. Scales, the two weights and the noise maximize the marginal
-    likelihood (Rasmussen and Williams, 2006, ch. 5) under log-normal priors, which keep the many length scales together
-    where examples are few.
+    The kernel is the sum of a Matérn 5/2 kernel on `nasplat.encodings.features`, with a length scale for each feature,
+    and a linear kernel on the counts of `nasplat.encodings.weisfeiler_lehman`. Length scales, the two weights and the
+    noise maximize the marginal likelihood (Rasmussen and Williams, 2006, ch. 5) under log-normal priors, which keep
+    the many length scales close together if there are few examples.
 
-    TrainingSet are in the unit of the target, not of what was measured.
+    Scores are in the unit of the target, not of the measurements.
 
     Args:
-        space: Whose architectures are scored.
-        target: What is regressed on: ``normal`` is the scores' ranks as normal quantiles, which no outlier
-            disturbs; ``log`` is minus the logarithm of the distance to a little above the best, which looks
-            closely at the good ones.
-        tuned_on: The most examples that the kernel is fitted on, drawn at random; all are learnt from.
-        most: The most examples that are learnt from, drawn at random; time grows with their cube.
-        seed: Draws those.
+        space: The space of the architectures to score.
+        target: The regression target: ``normal`` is the scores' ranks as normal quantiles, which is robust to
+            outliers; ``log`` is minus the logarithm of the distance to a little above the best, which emphasizes the
+            good ones.
+        tuned_on: Maximum number of examples for the kernel's parameters, drawn at random; the fit uses all examples.
+        most: Maximum number of examples for the fit, drawn at random; time grows with their cube.
+        seed: The seed of these random draws.
     """
 
     name: ClassVar[str] = "gaussian_process"
@@ -113,7 +113,7 @@ class GaussianProcess(UncertainPredictor):
 
 
 class _Model:
-    """The process with its hyperparameters and the examples it is conditioned on."""
+    """The process with its hyperparameters and the examples that it is conditioned on."""
 
     def __init__(self, **arrays: NDArray[Any]) -> None:
         self.mean, self.scale = arrays["mean"], arrays["scale"]
@@ -131,7 +131,7 @@ class _Model:
         if len(tuning) > tuned_on:
             tuning = np.sort(rng.choice(tuning, tuned_on, replace=False))
         mean, deviation = features.mean(axis=0), features.std(axis=0)
-        # A feature that does not vary among the examples says nothing, and would say anything of what is new.
+        # A feature that is constant in the examples has no information, and would have an arbitrary effect elsewhere.
         scale = np.where(deviation > 1e-9, 1 / np.maximum(deviation, 1e-9), 0.0)
         vocabulary = Vocabulary.of(hashes)
         log_scales, log_weights, log_noise = _tuned(
@@ -182,7 +182,7 @@ class _Model:
         }
 
     def predict(self, features: Floats, hashes: NDArray[np.uint64], deviation: bool) -> tuple[Floats, Floats]:
-        """Mean and, if wanted, deviation: `[n]` each."""
+        """Mean and, if requested, deviation: `[n]` each."""
         points, counts = self._scaled(features), self.vocabulary.counted(hashes)
         smooth, linear = torch.exp(self.log_weights)
         near = smooth * _matern(points, self.points)
@@ -223,7 +223,7 @@ def _log_target(scores: Floats) -> Floats:
 
 
 def _matern(a: Tensor, b: Tensor) -> Tensor:
-    """Matérn 5/2 of scaled points, `[n, m]`."""
+    """Matérn 5/2 kernel of scaled points, `[n, m]`."""
     squared = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(1e-12)
     root = torch.sqrt(5 * squared)
     return (1 + root + root.square() / 3) * torch.exp(-root)
@@ -234,7 +234,7 @@ def _gram(counts: sparse.csr_array) -> Tensor:
 
 
 def _tuned(points: Floats, counts: sparse.csr_array, targets: Floats) -> tuple[Tensor, Tensor, float]:
-    """Log inverse length scales, log weights of the two kernels, and the log of the noise's variance."""
+    """Log inverse length scales, log weights of the two kernels, and the log of the noise variance."""
     x, gram = torch.from_numpy(points), _gram(counts)
     residuals = torch.from_numpy(targets - targets.mean())
     variance = float(residuals.square().mean()) or 1.0

@@ -1,4 +1,4 @@
-"""Gradient boosting: small trees, each grown on what those before it leave unexplained (Friedman, 2001, 2002)."""
+"""Gradient boosting: small trees, each fitted to the residuals of those before it (Friedman, 2001, 2002)."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -17,16 +17,16 @@ class GradientBoosting(TabularPredictor):
     """Gradient-boosted trees of squared error, on scores made normal by rank.
 
     Args:
-        space: Whose architectures are scored.
-        trees: How many are grown.
-        rate: How much of its answer each adds.
-        depth: The most decisions on a way through a tree.
-        leaf: The fewest architectures in a leaf.
-        share: Of the features, which fraction each decision chooses from.
-        sample: Of the architectures, which fraction each tree sees.
-        seed: What samples and decisions are drawn from.
-        proxies: Zero-cost proxies that are features as well, such as ``[nwot, synflow]``; each architecture is then
-            built, and shown noise, once in a process.
+        space: The space of the architectures to score.
+        trees: Number of trees.
+        rate: The learning rate: the factor on the output of each tree.
+        depth: Maximum depth of a tree.
+        leaf: Minimum number of architectures in a leaf.
+        share: The fraction of the features that each split chooses from.
+        sample: The fraction of the architectures that each tree is fitted to.
+        seed: The seed of samples and splits.
+        proxies: Zero-cost proxies to use as further features, such as ``[nwot, synflow]``; each architecture is then
+            built, and run on noise, once in a process.
     """
 
     name: ClassVar[str] = "gradient_boosting"
@@ -68,7 +68,7 @@ class GradientBoosting(TabularPredictor):
             subsample=self.sample,
             init="zero",
             random_state=self.seed,
-        ).fit(features, normal_scores(scores))  # their mean is 0, which boosting may thus start from
+        ).fit(features, normal_scores(scores))  # their mean is 0, so boosting starts from 0
         grown = [tree.tree_ for tree in model.estimators_[:, 0]]
         self._become(Trees.of_sklearn(grown, lambda tree: self.rate * tree.value[:, :, 0]))
 

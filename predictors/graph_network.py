@@ -1,4 +1,4 @@
-"""Graph networks: messages between the operations of a network, learnt from which of two networks was better."""
+"""Graph networks: message passing between the operations of a network, trained on pairs of networks."""
 
 import math
 from collections.abc import Sequence
@@ -25,44 +25,42 @@ if TYPE_CHECKING:
 BATCH = 512
 FEW = 150
 EPOCHS = 300
-"""Of up to one batch; more examples are seen less often, by the cube root of their number."""
+"""Default epochs for up to one batch of examples; with more, they decrease with the cube root of the number."""
 DECAY = 0.01
 HEAD = 64
 CHUNK = 16_384
-"""How many architectures are encoded at once, which bounds the memory."""
+"""Number of architectures that are encoded at once, which bounds the memory."""
 ROWS = 256
-"""How many graphs the networks see at once; they then fit into a cache."""
+"""Number of graphs in one forward pass, so that they fit into a cache."""
 MOST_EDGES = 3
-"""More ways between two nodes count as so many."""
+"""Maximum number of paths between two nodes; larger numbers are clipped."""
 FARTHEST = 4.0
-"""The largest standardized feature of a graph; what lies beyond was never learnt from."""
+"""Standardized features of a graph are clipped at this value; larger ones did not occur in training."""
 LEAST_DEVIATION = 1e-3
 
 
 class GraphNetwork(UncertainPredictor):
     """Ensemble of small graph networks, each trained to order pairs.
 
-    A network sees the operations and costs of nodes, how data flows between them, and the numbers of
-    `nasplat.encodings.features`. The loss is logistic in the difference of two scores, so that only the order of what
-    was measured matters. Each member leaves its own part of the examples out, which tells what the ensemble knows of
-    the unseen. Members are joined after standardizing their scores over all examples, and this is the unit of
-    predictions.
+    The input of a network is the operations and costs of nodes, the data flow between them, and the numbers of
+    `nasplat.encodings.features`. The loss is logistic in the difference of two scores, so only the order of the
+    measurements matters. Each member leaves its own part of the examples out, which gives out-of-fold predictions. The
+    members' scores are standardized over all examples before they are combined; this is the unit of predictions.
 
-    The idea of scoring cells by graph networks is Wen et al.'s (2020, "Neural Predictor") and of passing messages both
-    ways Dudziak et al.'s (2020, "BRP-NAS"), who also learn from pairs; effective graphs, the features of the whole
-    graph and all sizes are the project's own.
+    Scoring cells by graph networks was proposed by Wen et al. (2020, "Neural Predictor"). Passing messages in both
+    directions is from Dudziak et al. (2020, "BRP-NAS"), who also train on pairs. Pruned graphs, the features of the
+    whole graph and all sizes are the project's own.
 
     Args:
-        space: Whose architectures are scored.
-        members: How many networks there are. Each leaves out one in so many examples, a single one nothing. By
-            default 8, and 16 where examples are so few that each of them counts.
-        width: Numbers that a node holds.
-        layers: Rounds of messages.
-        epochs: How often each example is seen; by default, 300 times up to 512 examples, and less often with more:
-            148 times with 4,236.
-        learning_rate: The highest of the one cycle.
-        dropout: Which part of the units each step leaves out.
-        seed: What weights, orders and the parts left out are drawn from.
+        space: The space of the architectures to score.
+        members: Number of networks. Each leaves out one in this number of examples; a single one leaves out none. By
+            default 8, and 16 if there are so few examples that each of them matters.
+        width: Number of hidden values of a node.
+        layers: Number of rounds of message passing.
+        epochs: Number of epochs; by default 300 for up to 512 examples, and fewer with more: 148 with 4,236.
+        learning_rate: The maximum of the one-cycle schedule.
+        dropout: The dropout rate.
+        seed: The seed of weights, orders and the parts left out.
     """
 
     name: ClassVar[str] = "graph_network"
@@ -107,7 +105,7 @@ class GraphNetwork(UncertainPredictor):
         members = self.members or (16 if n <= FEW else 8)
         part = parts_of(self.space, architectures, members, self.seed)
         seen = (part != np.arange(members)[:, None]) | (members == 1)
-        # Ranks instead of scores, which could be equal in single precision.
+        # Ranks instead of scores, because scores could be equal in single precision.
         labels = np.unique(scores, return_inverse=True)[1].astype(np.float32)
         batches = max(1, round(n / BATCH))
         with seeded(self.seed):
@@ -124,7 +122,7 @@ class GraphNetwork(UncertainPredictor):
             )
         self._network = network
         said = self._said(examples)
-        # Who has seen no two examples of which one was better has no opinion.
+        # A member without any pair of different examples gets the gain 0.
         informed = np.array([len(np.unique(labels[row])) > 1 for row in seen])
         self._standard |= {"mean": said.mean(axis=1), "gain": _inverse(said.std(axis=1)) * informed}
         self._held_out = None if members == 1 else self._standardized(said)[part, np.arange(n)]
@@ -186,7 +184,7 @@ class GraphNetwork(UncertainPredictor):
         )
 
     def _encode(self, views: Encodings) -> "GraphBatch":
-        """What the networks see of graphs and their description."""
+        """The input of the networks: graphs and their features."""
         from nasplat.nn.graph_network import GraphBatch, summed_up, wired
 
         graphs = views.graphs
@@ -209,7 +207,7 @@ class GraphNetwork(UncertainPredictor):
         )
 
     def _said(self, batch: "GraphBatch") -> NDArray[np.float64]:
-        """What the members say, in units of their own, `[members, n]`."""
+        """The members' predictions, in their own units, `[members, n]`."""
         import torch
 
         if self._network is None:
@@ -220,13 +218,13 @@ class GraphNetwork(UncertainPredictor):
         return torch.cat([nothing, *said], dim=1).double().numpy()
 
     def _standardized(self, said: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the members say, in units of their deviations over the examples, `[members, n]`."""
+        """The members' predictions, in units of their deviations over the examples, `[members, n]`."""
         scores: NDArray[np.float64] = (said - self._standard["mean"][:, None]) * self._standard["gain"][:, None]
         return scores
 
 
 def _inverse(deviation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / deviation, and 0 for what is constant."""
+    """1 / deviation, and 0 for a deviation of 0."""
     constant = deviation < 1e-9
     inverse: NDArray[np.float64] = ~constant / np.where(constant, 1.0, deviation)
     return inverse

@@ -1,4 +1,4 @@
-"""Gradient boosting as LightGBM does it: histograms, and leaves split where it helps most (Ke et al., 2017)."""
+"""Gradient boosting by LightGBM: histograms and leaf-wise growth, best split first (Ke et al., 2017)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,16 +22,16 @@ class LightGBM(TabularPredictor):
     """LightGBM on scores made normal by rank; needs the extra `lightgbm`.
 
     Args:
-        space: Whose architectures are scored.
-        trees: How many are grown.
-        rate: How much of its answer each adds.
-        leaves: The most leaves of a tree.
-        leaf: The fewest architectures in a leaf.
-        share: Of the features, which fraction each tree sees.
-        sample: Of the architectures, which fraction each tree sees.
-        seed: What samples are drawn from.
-        proxies: Zero-cost proxies that are features as well, such as ``[nwot, synflow]``; each architecture is then
-            built, and shown noise, once in a process.
+        space: The space of the architectures to score.
+        trees: Number of trees.
+        rate: The learning rate: the factor on the output of each tree.
+        leaves: Maximum number of leaves of a tree.
+        leaf: Minimum number of architectures in a leaf.
+        share: The fraction of the features that each tree uses.
+        sample: The fraction of the architectures that each tree is fitted to.
+        seed: The seed of the samples.
+        proxies: Zero-cost proxies to use as further features, such as ``[nwot, synflow]``; each architecture is then
+            built, and run on noise, once in a process.
     """
 
     name: ClassVar[str] = "lightgbm"
@@ -97,7 +97,7 @@ class LightGBM(TabularPredictor):
         self._become(str(learnt.values["model"]))
 
     def _become(self, text: str) -> None:
-        """Predict by the text alone, so that a saved predictor is the one that was fitted."""
+        """Predict from the model text alone, so that a saved predictor equals the fitted one."""
         lightgbm = _lightgbm()
         try:
             self._booster = lightgbm.Booster(model_str=text)
@@ -107,7 +107,7 @@ class LightGBM(TabularPredictor):
 
 
 def _lightgbm() -> Any:
-    """The library, where it is installed."""
+    """Import the library, if it is installed."""
     try:
         import lightgbm
     except ImportError as error:

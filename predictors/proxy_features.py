@@ -1,4 +1,4 @@
-"""Zero-cost proxies as features: what small noise says of untrained networks, computed once for each architecture."""
+"""Zero-cost proxies as features, computed once for each architecture on small noise images."""
 
 import json
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from nasplat.surrogates.zero_cost import Proxies
 
 SIDE, BATCH = 16, 16
-"""The pixels and the number of the examples: tens of milliseconds for most networks."""
+"""The side in pixels and the number of the examples: tens of milliseconds for most networks."""
 REMEMBERED = 1 << 17
-"""So many architectures are remembered in a process."""
+"""Maximum number of cached architectures in a process."""
 DIGITS = 5
-"""Significant digits that are kept, lest the order of sums, which depends on threads, decide at a threshold."""
+"""Significant digits that are kept. The order of sums depends on threads, and must not decide at a threshold."""
 
 
 def proxy_features(
@@ -29,8 +29,8 @@ def proxy_features(
 ) -> NDArray[np.float32]:
     """The zero-cost proxies of each architecture, `[n, names]`.
 
-    They are remembered by code, not by canonical key: the networks of two codes with one key are initialized
-    differently, and what is said of a code must not depend on which came first.
+    They are cached by code, not by canonical key: the networks of two codes with one key are initialized differently,
+    and the proxies of a code must not depend on which code came first.
 
     Raises:
         InputError: A name is unknown.
@@ -41,10 +41,10 @@ def proxy_features(
 
 
 def known_proxies(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, seen to be those of zero-cost proxies, each once.
+    """Validate that the names are those of zero-cost proxies, each once.
 
     Raises:
-        ValueError: They are not, as options are refused.
+        ValueError: They are not; this is the exception for invalid options.
     """
     if not names:
         return names
@@ -59,7 +59,7 @@ def known_proxies(names: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What proxies are of; equal for equal options, whichever object the space is."""
+    """The space and the proxies; equal for equal options, even if the space is another object."""
 
     name: str
     options: str

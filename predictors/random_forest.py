@@ -1,4 +1,4 @@
-"""Random forests: many trees, each on a sample of its own, that vote by their mean (Breiman, 2001)."""
+"""Random forests: the mean of many trees, each fitted to its own sample (Breiman, 2001)."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -16,20 +16,19 @@ from nasplat.surrogates.trees import Evaluate, Trees
 class RandomForest(TabularPredictor, UncertainPredictor):
     """Random forest with a deviation, on scores made normal by rank.
 
-    The deviation has two parts: how far the trees are from each other, and how far scores within a leaf are (Hutter et
-    al., 2014, "Algorithm runtime prediction", sec. 4.3.2). Both are in
-    the unit of normal scores.
+    The deviation has two parts: the deviation between trees, and the deviation of scores within a leaf (Hutter et
+    al., 2014, "Algorithm runtime prediction", sec. 4.3.2). Both are in the unit of normal scores.
 
     Args:
-        space: Whose architectures are scored.
-        trees: How many are grown.
-        leaf: The fewest architectures in a leaf.
-        share: Of the features, which fraction each decision chooses from.
-        extra: Whether each feature's threshold is drawn by lot, on all architectures, instead of the best on a
-            bootstrap sample: extremely randomized trees (Geurts et al., 2006).
-        seed: What samples and decisions are drawn from.
-        proxies: Zero-cost proxies that are features as well, such as ``[nwot, synflow]``; each architecture is then
-            built, and shown noise, once in a process.
+        space: The space of the architectures to score.
+        trees: Number of trees.
+        leaf: Minimum number of architectures in a leaf.
+        share: The fraction of the features that each split chooses from.
+        extra: Whether to use extremely randomized trees (Geurts et al., 2006): each feature's threshold is random, on
+            all architectures, instead of the best on a bootstrap sample.
+        seed: The seed of samples and splits.
+        proxies: Zero-cost proxies to use as further features, such as ``[nwot, synflow]``; each architecture is then
+            built, and run on noise, once in a process.
     """
 
     name: ClassVar[str] = "random_forest"
@@ -80,7 +79,7 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         self._become(Trees.of_arrays(learnt.arrays))
 
     def _moments(self, tree: Any) -> NDArray[np.float64]:
-        """What a tree adds to the mean of the forest and to the mean square, noise in leaves included."""
+        """The values that a tree adds to the forest's mean and to its mean square, including the variance in leaves."""
         mean = tree.value[:, 0, 0]
         return np.stack([mean, mean**2 + tree.impurity], axis=1) / self.trees
 

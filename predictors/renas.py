@@ -1,4 +1,4 @@
-"""ReNAS: a small convolutional network that ranks architectures by pictures of their cells."""
+"""ReNAS: a small convolutional network that ranks architectures by tensors of their cells."""
 
 import math
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ Select: TypeAlias = Literal["last", "best", "validation"]
 
 PREDICTION_BATCH = 512
 HELD_OUT = 5
-"""One of so many examples is held out where the epoch is chosen by them."""
+"""One in this number of examples is held out for validation, if the epoch is chosen on it."""
 
 MEAN, SCALE, NETWORK = "mean", "scale", "network."
 COUNTER = "num_batches_tracked"
-"""What batch norm counts and does not use, as its momentum is fixed."""
+"""The batch counter of batch norm, which is not used because the momentum is fixed."""
 
 
 class ReNAS(Predictor):
@@ -38,30 +38,30 @@ class ReNAS(Predictor):
 
     After Xu et al. (2021), "ReNAS: relativistic evaluation of neural architecture search".
 
-    Every element of `space.tensors` is standardized by the examples, where it varies among them. The network is the
-    paper's (sec. 3.1); it learns to order pairs of architectures rather than to hit their scores (sec. 3.2). The
-    published program has the logistic loss, full batches, 200 epochs, and keeps the best epoch of `select="best"`;
-    the weight and the form of the term for continuity are reconstructions.
+    Every element of `space.tensors` is standardized over the examples, if it varies among them. The network is the
+    paper's (sec. 3.1). It learns to order pairs of architectures, not to predict their scores (sec. 3.2). The
+    published program has the logistic loss, full batches and 200 epochs, and keeps the best epoch as `select="best"`.
+    The weight and the form of the continuity term are reconstructions.
 
     Args:
-        space: What its architectures are members of.
+        space: The space of the architectures to score.
         loss: ``logistic`` or ``hinge`` on pairs, or ``mse``, the paper's baseline, on labels.
-        margin: By how much the better of a pair should lead under the hinge.
-        continuity: The weight of the term that gives architectures with near labels near features; 0 for none.
-        tensor: All maps, or the map of types alone, the paper's other baseline.
-        labels: How the scores are scaled for ``mse``: to mean 0 and deviation 1, or to 0 to 1 as the published
-            program does. For the other losses, only their order matters.
+        margin: The margin of the hinge loss: the required lead of the better one of a pair.
+        continuity: The weight of the term that gives architectures with similar labels similar features; 0 for none.
+        tensor: All maps, or only the map of types, the paper's other baseline.
+        labels: Scaling of the scores for ``mse``: to mean 0 and deviation 1, or to 0 to 1 as in the published
+            program. For the other losses, only their order matters.
         epochs: Passes over the examples.
-        learning_rate: Adam's, at first.
-        schedule: How it goes on: down a cosine to 0, or constant as published.
-        weight_decay: AdamW's.
-        batch_size: The most examples in one step; all pairs of a batch are compared.
-        select: Which epoch's weights are kept: the last, the one with the best Kendall's tau on the examples (the
-            published rule), or on a fifth of them, held out.
-        seed: Draws the initial weights, the batches and what is held out.
+        learning_rate: The initial learning rate of Adam.
+        schedule: The learning-rate schedule: a cosine to 0, or constant as published.
+        weight_decay: The weight decay of AdamW.
+        batch_size: Maximum number of examples in one step; all pairs of a batch are compared.
+        select: The epoch whose weights are kept: the last, the one with the best Kendall's tau on the examples (the
+            published rule), or the one with the best tau on a fifth of them that is held out for validation.
+        seed: The seed of the initial weights, the batches and the validation examples.
 
     Raises:
-        InputError: An option has no meaning.
+        InputError: An option has an invalid value.
     """
 
     name: ClassVar[str] = "renas"
@@ -110,11 +110,11 @@ class ReNAS(Predictor):
         self._network: Network | None = None
 
     def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
-        """Learn from scores `[n]`, more being better; returns itself. What was learnt before is forgotten.
+        """Fit to scores `[n]`, higher being better, and return self. An earlier fit is replaced.
 
         Raises:
-            InputError: There are fewer than two architectures (four, where some are held out), or a score is not a
-                finite number.
+            InputError: There are fewer than two architectures (four, if some are held out for validation), or a score
+                is not a finite number.
         """
         held_out = max(2, len(architectures) // HELD_OUT) if self.select == "validation" else 0
         if len(architectures) < 2 + held_out:
@@ -181,7 +181,7 @@ class ReNAS(Predictor):
                 optimizer.step()
             if self.select != "last":
                 tau = kendalltau(_scores(network.eval(), maps[watched]), labels[watched].numpy()).statistic
-                if tau > best:  # never where all labels or scores are equal, for tau is then undefined
+                if tau > best:  # never if all labels or scores are equal, as tau is then NaN
                     best, kept = tau, {name: tensor.clone() for name, tensor in network.state_dict().items()}
         if self.select != "last":
             network.load_state_dict(kept)
@@ -247,7 +247,7 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 @torch.inference_mode()
 def _scores(network: Network, maps: Tensor) -> NDArray[np.float64]:
-    # This order of the numbers in memory halves the time of the convolutions on a CPU.
+    # This memory layout halves the time of the convolutions on a CPU.
     scores, _ = network(maps.contiguous(memory_format=torch.channels_last))
     found: NDArray[np.float64] = scores.double().numpy()
     return found

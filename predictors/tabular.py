@@ -1,4 +1,4 @@
-"""What predictors share that learn from a table: one row of features for each architecture."""
+"""Base class of predictors that are fitted to a table: one row of features for each architecture."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from nasplat.predictors.proxy_features import known_proxies, proxy_features
 FEWEST = 2
 
 ProxyNames: TypeAlias = Annotated[tuple[str, ...], AfterValidator(known_proxies)]
-"""The option of such predictors that names the zero-cost proxies among their features."""
+"""The option of these predictors that names the zero-cost proxies among their features."""
 
 
 class TabularPredictor(Predictor):
-    """Turns architectures into rows of features, and scores into targets; a subclass learns one from the other.
+    """Turns architectures into rows of features, and scores into targets; a subclass fits the targets.
 
     Attributes:
-        proxies: The names of zero-cost proxies that are features as well.
+        proxies: The names of the zero-cost proxies that are further features.
     """
 
     proxies: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class TabularPredictor(Predictor):
         return self
 
     def table(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
-        """The features of each architecture, as `Encodings.features`, and zero-cost proxies if any: `[n, features]`."""
+        """`Encodings.features` of each architecture, and its zero-cost proxies if any: `[n, features]`."""
         features = Encodings.of(self.space, architectures).features.astype(np.float32)
         if not self.proxies:
             return features
@@ -43,13 +43,13 @@ class TabularPredictor(Predictor):
 
     @abstractmethod
     def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
-        """Learn scores `[n]` from features `[n, features]`."""
+        """Fit scores `[n]` to features `[n, features]`."""
 
 
 def normal_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quantiles of a normal distribution at the ranks of scores, those of ties averaged (Blom, 1958).
+    """The quantiles of a normal distribution at the ranks of scores, with ranks of ties averaged (Blom, 1958).
 
-    What is learnt is then an order, and a collapsed training is merely the last instead of far from all others.
+    So only the order is fitted, and a collapsed training is only the last in order, not far from all others.
     """
     from scipy.stats import norm, rankdata
 
@@ -58,5 +58,5 @@ def normal_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def unfitted() -> InputError:
-    """The error for a predictor that has learnt nothing."""
+    """The error for a predictor that is not fitted."""
     return InputError("this predictor has learnt nothing yet; call fit first")

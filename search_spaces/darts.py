@@ -36,7 +36,7 @@ NODES = (2, 3, 4, 5)
 PAIRS = {node: tuple(combinations(range(node), 2)) for node in NODES}
 OUTER = (False, True)
 LONGEST = 4_000
-"""A genotype's text is refused beyond so many characters, before anything reads it; one has some seven hundred."""
+"""The longest accepted text of a genotype, in characters. Longer texts are refused unread; a genotype has some 700."""
 
 ROLES = {"none": Role.ZERO, "skip_connect": Role.IDENTITY, "max_pool_3x3": Role.POOLING, "avg_pool_3x3": Role.POOLING}
 GRAPH_OPERATIONS = (
@@ -69,17 +69,17 @@ class DARTS(GeneSpace, SupernetSpace):
 
     After Liu et al. (2019), "DARTS", sec. 3.1.
 
-    Inputs 0 and 1 of a cell are the two cells before it, 2 to 5 are its nodes; its output is all four nodes side by
-    side. A code has eleven digits for the normal cell and eleven for the reduction cell. For each node from 3 on the
-    first says which pair of inputs it has, in the order 01, 02, …, 12, …; for every node the next two give the
-    operations on its lower and its higher input: ``0`` none, ``1`` max_pool_3x3, ``2`` avg_pool_3x3,
-    ``3`` skip_connect, ``4`` sep_conv_3x3, ``5`` sep_conv_5x5, ``6`` dil_conv_3x3, ``7`` dil_conv_5x5. That makes
-    180 · 64⁴ cells of each kind. The published networks have 36 channels and 20 cells; the defaults are the outer
-    shape that DARTS searches with.
+    Inputs 0 and 1 of a cell are the outputs of the two previous cells, and inputs 2 to 5 are its nodes. Its output is
+    the concatenation of all four nodes. A code has eleven digits for the normal cell and eleven for the reduction
+    cell. For each node from 3 on, the first digit gives the pair of inputs, in the order 01, 02, …, 12, …. For every
+    node, the next two digits give the operations on its lower and its higher input: ``0`` none, ``1`` max_pool_3x3,
+    ``2`` avg_pool_3x3, ``3`` skip_connect, ``4`` sep_conv_3x3, ``5`` sep_conv_5x5, ``6`` dil_conv_3x3, ``7``
+    dil_conv_5x5. This makes 180 · 64⁴ cells of each kind. The published networks have 36 channels and 20 cells. The
+    defaults are the outer shape of the search in DARTS.
 
     Args:
         channels: The width of a node in the first cells; each of two reductions doubles it.
-        cells: Normal and reduction cells together.
+        cells: The total number of normal and reduction cells.
 
     >>> space = DARTS()
     >>> cell = [["sep_conv_3x3", 0], ["none", 1]] * 3 + [["skip_connect", 4], ["dil_conv_5x5", 2]]
@@ -104,10 +104,10 @@ class DARTS(GeneSpace, SupernetSpace):
         self._shape_costs = lru_cache(maxsize=8)(self._count)
 
     def parse(self, code: str) -> Architecture:
-        """The member that a code or a genotype names.
+        """The architecture of a code or a genotype.
 
         A genotype is ``Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), reduce=[…],
-        reduce_concat=range(2, 6))``, as the published code prints it, or the same as a JSON object.
+        reduce_concat=range(2, 6))``, as printed by the published code, or the same as a JSON object.
         """
         if not code.strip().startswith(("Genotype", "{")):
             return super().parse(code)
@@ -115,32 +115,32 @@ class DARTS(GeneSpace, SupernetSpace):
         return self.member([choice for cell in CELLS for choice in _choices(_nodes(cell, fields))])
 
     def genotype(self, architecture: Architecture) -> dict[str, list[list[str | int]]]:
-        """Both cells as people publish them: for each node two pairs of operation and input, the lower input first."""
+        """Both cells in the published form: for each node two pairs of operation and input, the lower input first."""
         return {
             cell: [[name, source] for edges in nodes for name, source in edges]
             for cell, nodes in self._cells(architecture).items()
         }
 
     def canonical_key(self, architecture: Architecture) -> str:
-        """Equal for codes whose cells are the same graphs but for the numbering of nodes and for what carries nothing.
+        """Equal for codes whose cells are the same graphs up to the numbering of nodes and edges that carry zeros.
 
-        With weights named accordingly, such networks compute the same function. In detail: nodes of a cell may be
-        numbered anew, since the next cells and the classifier mix all four with weights of their own; it does not
-        matter which input ``none`` ignores; a pool or a skip connection of a node that carries nothing is ``none``
-        itself; and a convolution of such a node, which still adds what its batch norms learn to shift by, adds the same
-        whichever of such nodes it is.
+        With weights named accordingly, such networks compute the same function. In detail: the nodes of a cell may be
+        renumbered, since the next cells and the classifier mix all four with their own weights. The input of ``none``
+        does not matter. A pool or a skip connection of a node that is always zero is equal to ``none``. A convolution
+        of such a node still adds the learnt shift of its batch norms; it adds the same for any such node.
 
-        No more is merged. Every node counts, as each is part of the output. Nodes with equal edges are told apart
-        from one node used twice, since their weights differ; and so are, for safety, nodes that compute the same
-        without weights.
+        Nothing else is merged. Every node counts, as each is part of the output. Two nodes with equal edges differ
+        from one node used twice, since their weights differ. For safety, nodes that compute the same function without
+        weights are also kept apart.
         """
         return "|".join(_canonical(nodes) for nodes in self._cells(architecture).values())
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """Both cells side by side, each of eleven nodes: two inputs, two edges for each node of the cell, the output.
+        """Both cells side by side, each with eleven nodes: two inputs, two edges for each node of the cell, the
+        output.
 
-        An edge of a cell is a node here; it leads to the edges out of the node that it ends in, and to the output. A
-        skip connection that halves the sides has weights and is a skip connection still.
+        An edge of a cell is a node of this graph. It leads to the edges out of its end node, and to the output. A skip
+        connection that halves the sides has weights, and still has the type of a skip connection.
         """
         number = {
             (cell, name): 3 + i * len(OPERATIONS) + j
@@ -166,9 +166,9 @@ class DARTS(GeneSpace, SupernetSpace):
         return Graphs(GRAPH_OPERATIONS, types, adjacency, params, macs)
 
     def cost(self, architecture: Architecture, io: IO) -> Cost:
-        """Parameters, MACs and bits by part: stem, what adapts cells' inputs, head, and every edge over all cells.
+        """Parameters, MACs and bits by part: stem, input preprocessing of cells, head, and every edge over all cells.
 
-        Edges that carry nothing are priced as well: the network has them.
+        Edges that carry zeros are costed as well: the network has them.
         """
         fixed, operations = self._shape_costs(io)
         edges = {
@@ -180,13 +180,13 @@ class DARTS(GeneSpace, SupernetSpace):
         return Cost.total(fixed | edges)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
-        """The network that DARTS evaluates: `[B, channels, height, width]` in, `[B, classes]` out."""
+        """The evaluation network of DARTS: `[B, channels, height, width]` to `[B, classes]`."""
         from nasplat.nn.supernet import new_part
 
         return self._assembled(architecture, new_part, io)
 
     def supernet(self, io: IO) -> "Supernet":
-        """Every operation on every edge that a cell may have, once; what is between cells is common to all paths."""
+        """Every operation on every possible edge of a cell, once. The layers between cells are common to all paths."""
         from nasplat.nn.supernet import Supernet
 
         # Neighboring inputs, from the first, the third and the fourth, or the last there are: each edge is among them.
@@ -206,7 +206,7 @@ class DARTS(GeneSpace, SupernetSpace):
         return DARTSNetwork(cells["normal"], cells["reduce"], channels=channels, cells=depth, io=io, part=part)
 
     def _cells(self, architecture: Architecture) -> dict[str, list[list[Edge]]]:
-        """For every node of both cells its two edges, the lower input first."""
+        """The two edges of every node of both cells, the lower input first."""
         choices = iter(self.choices(architecture))
         return {
             cell: [
@@ -217,7 +217,8 @@ class DARTS(GeneSpace, SupernetSpace):
         }
 
     def _count(self, io: IO) -> tuple[dict[str, Cost], dict[tuple[str, bool], dict[str, Cost]]]:
-        """The fixed parts; and each operation over all cells of a kind, on nodes and (True) on the cell's inputs."""
+        """The cost of the fixed parts, and of each operation over all cells of a kind, on nodes and (True) on the
+        cell's inputs."""
         inputs, height, width = io.input_shape
         channels, older, newer = self.channels, 3 * self.channels, 3 * self.channels
         stem = costs.together(costs.conv2d(inputs, newer, 3, height * width), costs.batch_norm(newer))
@@ -226,7 +227,7 @@ class DARTS(GeneSpace, SupernetSpace):
         for position in range(self.cells):
             reduction = position in (self.cells // 3, 2 * self.cells // 3)
             channels *= 1 + reduction
-            # Where the older input is larger, two convolutions of half the width halve it, which costs the same.
+            # If the older input is larger, two convolutions of half the width halve it, at the same cost.
             adapted += [_conv_bn(before, channels, height * width) for before in (older, newer)]
             if reduction:
                 height, width = (height + 1) // 2, (width + 1) // 2
@@ -241,7 +242,7 @@ class DARTS(GeneSpace, SupernetSpace):
 
 
 def _operations(channels: int, pixels: int, *, halving: bool) -> dict[str, Cost]:
-    """Each operation on one edge of one cell, with `pixels` output positions."""
+    """The cost of each operation on one edge of one cell, with `pixels` output positions."""
     free = Cost()
     dilated = {kernel: _separable(channels, kernel, pixels) for kernel in (3, 5)}
     return {
@@ -266,7 +267,7 @@ def _conv_bn(inputs: int, outputs: int, pixels: int) -> Cost:
 
 
 def _choices(nodes: Sequence[Sequence[Edge]]) -> list[int]:
-    """The choices of the genes of one cell; the edges of a node in any order."""
+    """The choices of the genes of one cell. The edges of a node may be in any order."""
     choices = []
     for node, edges in zip(NODES, nodes, strict=True):
         (first, low), (second, high) = sorted(edges, key=lambda edge: edge[1])
@@ -277,7 +278,7 @@ def _choices(nodes: Sequence[Sequence[Edge]]) -> list[int]:
 
 
 def _canonical(nodes: Sequence[Sequence[Edge]]) -> str:
-    """The first in the alphabet of all spellings of a cell, over all ways to number its nodes."""
+    """The lexicographically first text of a cell over all numberings of its nodes."""
     empty: set[int] = set()
     terms: dict[int, list[tuple[str, int | None]]] = {}
     for node, edges in zip(NODES, nodes, strict=True):
@@ -297,10 +298,10 @@ def _canonical(nodes: Sequence[Sequence[Edge]]) -> str:
 
 
 def _read(text: str) -> Mapping[str, Any]:
-    """The fields of a genotype; nothing in it is evaluated."""
+    """The fields of a genotype. Nothing in the text is evaluated."""
     document = text.strip()
     call = re.fullmatch(r"Genotype\((.*)\)", document, re.DOTALL)
-    if call is not None:  # the same as JSON but for the spelling
+    if call is not None:  # the same as JSON, except for the syntax
         body = re.sub(r",\s*(?=[)\]]|$)", "", call[1]).translate(str.maketrans("()'", '[]"'))
         body = re.sub(r"\brange\[(\d+),\s*(\d+)\]", r'"range(\1, \2)"', body)
         document = "{" + re.sub(r"(\w+)\s*=", r'"\1":', body) + "}"
@@ -330,7 +331,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _nodes(cell: str, fields: Mapping[str, Any]) -> list[list[Edge]]:
-    """The nodes of one cell, if they are those of a member."""
+    """The nodes of one cell, checked for validity."""
     concat = fields.get(f"{cell}_concat", list(NODES))
     if concat not in (list(NODES), f"range({NODES[0]}, {NODES[-1] + 1})"):
         raise InputError(
@@ -363,6 +364,6 @@ def _edge(where: str, node: int, edge: Any) -> Edge:
 
 
 def _shown(given: Any) -> str:
-    """What was given, as an error quotes it: not more than a line."""
+    """The given value as quoted in an error: at most one line."""
     text = repr(given)
     return text if len(text) <= 80 else f"{text[:77]}…"

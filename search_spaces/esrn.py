@@ -1,4 +1,4 @@
-"""Residual dense networks that enlarge pictures (Song et al., 2020, "Efficient residual dense block search", AAAI)."""
+"""Residual dense networks for super-resolution (Song et al., 2020, "Efficient residual dense block search", AAAI)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 PARTS = ("type", "depth", "growth", "width")
-"""What the name of a block is made of."""
+"""The components of the name of a block."""
 SWAPPED = 1 / 5, 1 / 2
-"""A crossover swaps so large a part of the slots at least, and less than that: four to nine of twenty, as published."""
+"""A crossover swaps at least the first fraction of the slots and less than the second: 4 to 9 of 20, as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class Preset:
     """The choices of a space and the fixed outer shape of its networks.
 
     Args:
-        slots: Places for blocks, one after another.
-        least: How many of them must hold a block that is active.
+        slots: The number of places for blocks, in sequence.
+        least: The minimum number of slots with an active block.
         depths: The numbers of convolutions that a block may have.
-        growths: The channels that each of them may add.
-        widths: The channels that a block may give, no fewer than it adds with each convolution.
-        features: The channels before and after the blocks.
+        growths: The numbers of channels that each convolution may add.
+        widths: The numbers of output channels of a block, no fewer than its growth.
+        features: The number of channels before and after the blocks.
     """
 
     slots: int
@@ -49,7 +49,7 @@ class Preset:
     def blocks(self) -> tuple[str, ...]:
         """The names of all blocks that a slot may hold.
 
-        A group block of one convolution is a shrink block of one, and left out.
+        A group block with one convolution equals a shrink block with one, and is left out.
         """
         return tuple(
             str(DenseBlock(kind, depth, growth, width))
@@ -58,7 +58,7 @@ class Preset:
         )
 
     def genes(self) -> tuple[Gene, ...]:
-        """For each slot whether it is active, and its block."""
+        """Two genes for each slot: whether it is active, and its block."""
         blocks = self.blocks
         return tuple(
             gene
@@ -70,9 +70,9 @@ class Preset:
 class ResidualDenseSpace(GeneSpace, BlockSpace):
     """Slots in a row, each of which is active or not and holds a residual dense block: shrink, group or contextual.
 
-    The blocks of active slots make the network, in order; those of the others wait until they are activated, and
-    decide nothing. A block is named by type, convolutions, growth and width, as in ``G_8_16_24``. In place of a code,
-    `parse` takes such names with commas between them.
+    The blocks of active slots make the network, in order. The blocks of inactive slots have no effect until the slots
+    are activated. The name of a block has type, convolutions, growth and width, as in ``G_8_16_24``. Instead of a
+    code, `parse` also accepts comma-separated names of blocks.
     """
 
     preset: ClassVar[Preset]
@@ -100,12 +100,13 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         return f"has {active} active slots, but at least {self.preset.least} of {self.preset.slots} are needed"
 
     def active_genes(self, architecture: Architecture) -> Sequence[int]:
-        """Which slots are active, and the blocks of those."""
+        """The genes for the activity of slots, and for the blocks of the active slots."""
         choices = self.choices(architecture)
         return [gene for gene in range(len(choices)) if not gene % 2 or choices[gene - 1]]
 
     def sample(self, rng: Generator) -> Architecture:
-        """A member drawn uniformly: so many active slots as members have, then which, then any blocks."""
+        """An architecture drawn uniformly: first the number of active slots, weighted by the number of members, then
+        the slots, then their blocks."""
         slots, least = self.preset.slots, self.preset.least
         ways = np.array([comb(slots, number) for number in range(least, slots + 1)], dtype=np.float64)
         number = least + int(rng.choice(len(ways), p=ways / ways.sum()))
@@ -118,10 +119,10 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         return self.of([name.strip() for name in code.split(",")]) if "_" in code else super().parse(code)
 
     def of(self, blocks: Sequence[str]) -> Architecture:
-        """The member whose first slots hold the named blocks, all active, and whose others are not.
+        """The architecture whose first slots hold the named blocks and are active, and whose other slots are inactive.
 
         Raises:
-            InputError: A block is none of the space's, or there are too many or too few.
+            InputError: A block is not in the space, or there are too many or too few.
 
         >>> ESRNSmall().of(["S_2_8_8", "C_4_8_16"]).code
         '100115000000000000'
@@ -130,7 +131,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         text = ",".join(blocks)
         for block in blocks:
             if block not in names:
-                DenseBlock.parse(block)  # says so if it is no block at all
+                DenseBlock.parse(block)  # raises its own error for an invalid name
                 raise InputError(
                     f"{self.name} has no block {block!r} of {text!r}; its depths are {self.preset.depths}, growths "
                     f"{self.preset.growths} and widths {self.preset.widths}, and none is narrower than it grows"
@@ -145,9 +146,10 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         return self.member(choices)
 
     def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
-        """The first parent with a segment of slots of the second.
+        """The first parent, with a segment of slots from the second.
 
-        Where that leaves too few active slots, others that either parent has active are activated, in a random order.
+        If too few slots are then active, further slots that are active in either parent are activated, in random
+        order.
         """
         slots, least = self.preset.slots, self.preset.least
         one, other = (np.array(self.choices(parent)).reshape(slots, 2) for parent in (a, b))
@@ -169,9 +171,9 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         return ResidualDenseShape(self.preset.features, tuple(block for _, block in self._active(architecture)))
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """A chain of blocks between shallow features and their fusion, to which each block leads as well.
+        """A chain of blocks between shallow features and fusion. Each block also leads to the fusion.
 
-        The shallow features lead to the tail beside them.
+        The shallow features also lead to the tail.
         """
         names = ["shallow", *self.preset.blocks, "fusion", "tail"]
         operations = (
@@ -209,7 +211,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         return Cost.total(network_costs(self.shape(architecture), io, places))
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
-        """The network: pictures `[B, C, H, W]` of any size in, `[B, C, scale * H, scale * W]` out."""
+        """The network: images `[B, C, H, W]` of any size to `[B, C, scale * H, scale * W]`."""
         from nasplat.nn.residual_dense.network import ResidualDenseNetwork
 
         return ResidualDenseNetwork(self.shape(architecture), io)
@@ -234,7 +236,7 @@ def _place(slot: int) -> str:
 class ESRNLight(ResidualDenseSpace):
     """Super-resolution networks of 315 k to 325 k parameters.
 
-    At least 16 blocks of 90 kinds. The published light model has 324 k parameters.
+    Networks have at least 16 blocks of 90 kinds. The published light model has 324 k parameters.
     """
 
     name: ClassVar[str] = "esrn/light"
@@ -247,7 +249,7 @@ class ESRNLight(ResidualDenseSpace):
 class ESRN1M(ResidualDenseSpace):
     """Super-resolution networks of 1.01 M to 1.02 M parameters.
 
-    The range is published; 48 features and growths to 48 are ours.
+    The range is published. The 48 features and the growths up to 48 are this project's choice.
     """
 
     name: ClassVar[str] = "esrn/1m"
@@ -269,7 +271,7 @@ class ESRNSmall(ResidualDenseSpace):
 class ESRNTiny(ResidualDenseSpace):
     """All 155 super-resolution networks of three slots and five kinds of blocks.
 
-    They are few enough that all of them were trained.
+    All of them were trained, since they are few.
     """
 
     name: ClassVar[str] = "esrn/tiny"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OPERATORS = (PLAIN, *(Operator(ratio, kernel) for ratio in (2, 3, 4) for kernel in (1, 3, 5)))
 BY_NAME = {str(operator): operator for operator in OPERATORS}
 KINDS = ("expansion", "outputs", "depthwise", "squeeze", "expand", "project")
-"""What the genes of a bottleneck decide."""
+"""The kinds of genes of a bottleneck."""
 GENES = len(KINDS)
 LAYERS = ("expand", "depthwise", "squeeze", "project", "shortcut")
 
@@ -45,12 +45,12 @@ NODES = (
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Bottlenecks that work on one size of image.
+    """Bottlenecks with one image size.
 
     Args:
-        width: The channels that they give at width 1.
-        stride: Of the first of them.
-        depths: How many there may be.
+        width: The output channels of the bottlenecks at width 1.
+        stride: The stride of the first bottleneck.
+        depths: The possible numbers of bottlenecks.
     """
 
     width: int
@@ -64,14 +64,14 @@ class Preset:
 
     Args:
         stem: The width of the first convolution, at width 1.
-        stem_stride: Its stride.
-        stages: What follows.
-        head: The width of the last convolution before images are averaged, at width 1.
-        features: The width between that and the classifier, which nothing scales.
-        resolutions: The sides to which images may be resized, as parts of the side they have.
-        widths: What all widths may be multiplied by.
-        expansions: What a bottleneck's middle may be wide, as a multiple of its input.
-        outputs: What a stage's width may be multiplied by for each of its bottlenecks.
+        stem_stride: The stride of the first convolution.
+        stages: The stages after the stem.
+        head: The width of the last convolution before global average pooling, at width 1.
+        features: The width between the pooling and the classifier. It is not scaled.
+        resolutions: The possible image sides after resizing, as fractions of the original side.
+        widths: The possible multipliers of all widths.
+        expansions: The possible widths of a bottleneck's middle, as multiples of its input width.
+        outputs: The possible multipliers of a stage's width for each of its bottlenecks.
         kernels: The sides of depth-wise convolutions.
     """
 
@@ -87,13 +87,13 @@ class Preset:
     kernels: tuple[int, ...]
 
     def genes(self) -> tuple[Gene, ...]:
-        """Resolution and width; then stage by stage the depth, and for each bottleneck six genes."""
+        """Resolution and width; then for each stage the depth, and six genes for each bottleneck."""
         found = [Gene("resolution", _texts(self.resolutions)), Gene("width", _texts(self.widths))]
         for number, stage in enumerate(self.stages, 1):
             found.append(Gene(f"stage {number} depth", _texts(stage.depths)))
             for block in range(max(stage.depths)):
                 place = f"stage {number} block {block}"
-                # A stride needs a filter, or three pixels of four would be left out unseen.
+                # A stride of 2 needs a filter; without one, three of four pixels would be ignored.
                 kernels = self.kernels if stage.stride > 1 and not block else (0, *self.kernels)
                 found += [
                     Gene(f"{place} expansion", _texts(self.expansions)),
@@ -113,15 +113,16 @@ def _texts(values: Sequence[float]) -> tuple[str, ...]:
 class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
     """Stages of bottlenecks whose convolutions are ordinary ones or Ghost modules.
 
-    Genes are the resolution (images are resized in the network), the width of everything, the number of bottlenecks
-    of each stage, and for each bottleneck: the width of its middle as a multiple of its input's; the width it gives
-    as a multiple of its stage's; the side of the depth-wise convolution, or none; squeeze-and-excitation; and the
-    operator of the first and of the second convolution: plain, or Ghost with the ratio s and the kernel d. Widths
-    are rounded to multiples of four as in GhostNet. Genes of bottlenecks beyond a stage's depth decide nothing and do
-    not mutate. Where an input's shape changes, the shortcut has the kernel of the depth-wise convolution, or 3.
+    The genes are the resolution (images are resized in the network), the multiplier of all widths, and the number of
+    bottlenecks of each stage. Each bottleneck has six more: the width of its middle as a multiple of its input width;
+    its output width as a multiple of its stage's; the side of the depth-wise convolution, or none;
+    squeeze-and-excitation; and the operators of the first and of the second convolution: plain, or Ghost with the
+    ratio s and the kernel d. Widths are rounded to multiples of four as in GhostNet. The genes of bottlenecks beyond a
+    stage's depth are inactive and do not mutate. Where the shape of an input changes, the kernel of the shortcut is
+    that of the depth-wise convolution, or 3.
 
     Args:
-        dropout: The part of the last features that training leaves out.
+        dropout: The dropout rate on the last features in training.
     """
 
     preset: ClassVar[Preset]
@@ -135,14 +136,14 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         self.dropout = dropout
 
     def alike(self, **choices: str) -> Architecture:
-        """The member all of whose bottlenecks are alike.
+        """The architecture with identical choices for all bottlenecks.
 
         Args:
-            choices: For every kind of gene, by its last word, the choice; ``depth`` may be more than a stage has, and
-                a ``depthwise`` of none is the smallest kernel where there must be one.
+            choices: The choice for every kind of gene, by the last word of its name. ``depth`` may exceed a stage's
+                maximum. A ``depthwise`` of none means the smallest kernel where a kernel is required.
 
         Raises:
-            InputError: A gene has no such choice.
+            InputError: A gene does not have the choice.
 
         >>> space = GhostSmall()
         >>> space.alike(resolution="1", width="1", depth="1", expansion="2", outputs="1", depthwise="none",
@@ -171,7 +172,8 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         return found
 
     def canonical_key(self, architecture: Architecture) -> str:
-        """Equal where all sizes and operators are: genes that decide nothing, and widths rounded to the same."""
+        """Equal if all sizes and operators are equal. Inactive genes and widths that round to the same value do not
+        matter."""
         shape = self.shape(architecture, self.reference_io)
         resolution = self.choices(architecture)[0]
         blocks = [
@@ -182,9 +184,9 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         return blake2b(repr(whole).encode(), digest_size=16).hexdigest()
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """A chain of layers: the stem, up to five of each bottleneck, head and classifier.
+        """A chain of layers: the stem, up to five layers of each bottleneck, head and classifier.
 
-        The shortcut stands beside a bottleneck's other layers, an identity or a convolution.
+        The shortcut, an identity or a convolution, is parallel to a bottleneck's other layers.
         """
         places = [
             f"stage {number} block {block}"
@@ -227,26 +229,27 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         return Graphs(NODES, types, adjacency, params, macs)
 
     def cost(self, architecture: Architecture, io: IO) -> Cost:
-        """Parameters, MACs and bits by layer: stem, those of each bottleneck, head and classifier."""
+        """Parameters, MACs and bits by layer: stem, the layers of each bottleneck, head and classifier."""
         return Cost.total(network_costs(self.shape(architecture, io), io))
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
-        """The network: square images `[batch, channels, side, side]` in, `[batch, classes]` out."""
+        """The network: square images `[batch, channels, side, side]` to `[batch, classes]`."""
         from nasplat.nn.supernet import new_part
 
         return self._assembled(architecture, new_part, io=io, largest=None)
 
     def supernet(self, io: IO) -> "Supernet":
-        """One network as wide and deep and with kernels as large as any; paths use parts of its layers.
+        """One network with the maximum width, depth and kernels. Paths use parts of its layers.
 
-        An ordinary convolution and Ghost modules in its place share its filters; the ghosts of each ratio have filters
-        of their own, which kernels of all sides share. Bottlenecks begin as identities, as far as shapes permit it.
+        An ordinary convolution and the Ghost modules in its place share its filters. The cheap operations of each
+        ratio have their own filters, which kernels of all sides share. Bottlenecks are initialized as identities,
+        where shapes permit it.
         """
         from nasplat.nn.ghost.supernet import begin_as_identities
         from nasplat.nn.supernet import Supernet
 
         most = {gene.name: gene.choices[-1] for gene in self.genes}
-        # Every ratio once; and outputs now narrow, now wide, so that no shortcut is the identity.
+        # Every ratio once. Outputs alternate between narrow and wide, so no shortcut is the identity.
         covering = [
             self.member(
                 [
@@ -277,13 +280,13 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         return GhostNetwork(self.shape(architecture, io), io, dropout=self.dropout, part=part, largest=largest)
 
     def _shape(self, given: Mapping[str, str], io: IO) -> GhostShape:
-        """The shape for the choices of all genes by name."""
+        """The shape for the choices of all genes, by name."""
         _, side, *others = io.input_shape
         if others != [side]:
             raise ValueError(f"{self.name} takes square images, but got {io.input_shape}")
         preset, width = self.preset, float(given["width"])
         blocks = {}
-        # What a bottleneck gives is rounded before anything is scaled, as are the figures of GhostNet's table.
+        # Output widths of bottlenecks are rounded before scaling, as are the values in GhostNet's table.
         channels = preset.stem
         for number, stage in enumerate(preset.stages, 1):
             for block in range(int(given[f"stage {number} depth"])):
@@ -314,7 +317,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
 
 
 def _place(gene: Gene) -> tuple[int, int, str]:
-    """The stage and the bottleneck that a gene is of, each the first where it is of none, and what it decides."""
+    """The stage and the bottleneck of a gene (the first if it has none), and its kind."""
     *place, kind = gene.name.split()
     numbers = [int(word) for word in place if word.isdigit()]
     stage, block = [*numbers, 1, 0][:2] if len(numbers) != 1 else (numbers[0], 0)
@@ -368,7 +371,7 @@ class GhostImageNet(GhostSpace):
         """GhostNet as published, of width 0.5, 1 or 1.3 (Han et al., 2020, table 1).
 
         Raises:
-            InputError: The space has no such width.
+            InputError: The space does not have the width.
         """
         rest = {"outputs": "1", "expand": "ghost 2 3", "project": "ghost 2 3", "resolution": "1", "width": width}
         choices = []
@@ -389,7 +392,7 @@ GHOSTNET = (
     [("6", "yes", "none"), ("6", "yes", "none")],
     [("6", "yes", "5"), ("6", "no", "none"), ("6", "yes", "none"), ("6", "no", "none"), ("6", "yes", "none")],
 )
-"""The expansion, squeeze-and-excitation and depth-wise convolution of each of GhostNet's bottlenecks, by stage."""
+"""Expansion, squeeze-and-excitation and depth-wise convolution of each of GhostNet's bottlenecks, by stage."""
 
 
 class GhostCIFAR(GhostSpace):

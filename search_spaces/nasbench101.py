@@ -45,17 +45,17 @@ GRAPH_OPERATIONS = (
 )
 INPUT, CONV1X1, CONV3X3, MAXPOOL, OUTPUT = range(len(GRAPH_OPERATIONS))
 MIN_CHANNELS = VERTICES - 2
-"""So many vertices may share the channels of the output among them."""
+"""The largest number of vertices among which the channels of the output may be divided."""
 SAMPLE_ATTEMPTS = 10_000
-"""How many random matrices are looked at for a member; three in four are pruned to one."""
+"""The maximum number of random matrices per sample; three in four are pruned to a valid cell."""
 ATTEMPTS = 100
-"""How often parents are mixed before the child is a copy of the first."""
+"""The number of crossover attempts before the child is a copy of the first parent."""
 FORM = "six lower-case hex digits for the edges, a colon, and one of 3, 1, m for each of up to 5 inner vertices"
 
 _OUT_OF = [sum(bit for pair, bit in BIT.items() if pair[0] == v) for v in range(VERTICES)]
 _INTO = [sum(bit for pair, bit in BIT.items() if pair[1] == v) for v in range(VERTICES)]
 _AMONG = [sum(bit for pair, bit in BIT.items() if pair[1] < n) for n in range(VERTICES + 1)]
-"""The bits that the edges among the first so many vertices have."""
+"""The bits of all edges among the first n vertices."""
 _TYPES = np.full(256, ABSENT, dtype=np.int16)
 _TYPES[list(b"31m")] = CONV3X3, CONV1X1, MAXPOOL
 _DIGITS = np.zeros(256, dtype=np.int64)
@@ -63,7 +63,7 @@ _DIGITS[list(b"0123456789abcdef")] = range(16)
 
 
 class _Cells(NamedTuple):
-    """Cells of one kind in the outer shape: of one stack, with one width of what comes in."""
+    """Cells of one kind in the outer shape: of one stack, with one input width."""
 
     stack: int
     inputs: int
@@ -77,17 +77,18 @@ class NASBench101(SearchSpace):
 
     After Ying et al. (2019), "NAS-Bench-101".
 
-    A code such as ``154859:3m331`` has the edges as a number in hex and a letter for each inner vertex in order: ``3``
-    conv3x3-bn-relu, ``1`` conv1x1-bn-relu, ``m`` maxpool3x3. Bit b of the number is the edge `PAIRS[b]`; vertex 0 is
-    the input, the one after the last letter the output. Every vertex of a member lies on a path from input to output,
-    as it does in the published table: what does not is no part of the network. Members up to isomorphism are 423,624.
+    A code such as ``154859:3m331`` has the edges as a hexadecimal number, and a letter for each inner vertex in order:
+    ``3`` conv3x3-bn-relu, ``1`` conv1x1-bn-relu, ``m`` maxpool3x3. Bit b of the number is the edge `PAIRS[b]`. Vertex
+    0 is the input, and the vertex after the last letter is the output. Every vertex lies on a path from input to
+    output, as in the published table; other vertices would not be part of the network. The space has 423,624
+    architectures up to isomorphism.
 
     The defaults are the published outer shape.
 
     Args:
         channels: The width of the first stack; each later stack doubles it.
-        stacks: How many there are; between them the sides are halved.
-        cells: Cells in each stack.
+        stacks: The number of stacks; the sides are halved between them.
+        cells: The number of cells in each stack.
 
     >>> space = NASBench101()
     >>> space.parse('{"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "maxpool3x3", "output"]}').code
@@ -110,10 +111,11 @@ class NASBench101(SearchSpace):
         self._tables = lru_cache(maxsize=8)(self._count)
 
     def sample(self, rng: Generator) -> Architecture:
-        """What is left after pruning of a random matrix of 7 vertices with random operations, if it is a member.
+        """A random matrix of 7 vertices with random operations, pruned; it is redrawn until the result is a valid
+        cell.
 
-        As the published baselines draw (Ying et al., 2019, sec. 4). It is not quite uniform: a cell is the more
-        likely, the more matrices are pruned to it.
+        This is the sampling of the published baselines (Ying et al., 2019, sec. 4). It is not quite uniform: a cell is
+        more likely if more matrices are pruned to it.
         """
         for _ in range(SAMPLE_ATTEMPTS):
             bits, letters = int(rng.integers(1 << len(PAIRS))), rng.integers(len(OPERATIONS), size=VERTICES - 2)
@@ -123,9 +125,10 @@ class NASBench101(SearchSpace):
         raise RunError(f"none of {SAMPLE_ATTEMPTS:,} random matrices is a cell; the generator is no random one")
 
     def parse(self, code: str) -> Architecture:
-        """The member that a code names, or an official specification as JSON, which is pruned first.
+        """The architecture of a code, or of an official specification as JSON, which is pruned first.
 
-        The latter has the keys ``matrix``, rows of 0 and 1, and ``ops``, ``input`` and ``output`` among them.
+        The specification has the keys ``matrix``, with rows of 0 and 1, and ``ops``, with ``input`` and ``output``
+        included.
         """
         if code.lstrip().startswith("{"):
             return self._member(*read_specification(code))
@@ -147,20 +150,21 @@ class NASBench101(SearchSpace):
         return Architecture(self.name, code)
 
     def official(self, architecture: Architecture) -> str:
-        """The matrix and the operations as NAS-Bench-101's own tools take them, as JSON."""
+        """The matrix and the operations as JSON, in the format of NAS-Bench-101's own tools."""
         edges, letters = cell_of(architecture)
         vertices = range(len(letters) + 2)
         matrix = [[int((i, j) in edges) for j in vertices] for i in vertices]
         return json.dumps({"matrix": matrix, "ops": ["input", *(OPERATIONS[each] for each in letters), "output"]})
 
     def mutate(self, architecture: Architecture, rng: Generator, prior: Prior | None = None) -> Architecture:
-        """A neighbor, each with the same chance: one operation, one edge, or one vertex with its two edges is another.
+        """A neighbor drawn uniformly: one operation, one edge, or one vertex with its two edges is changed.
 
-        The published baselines flip edges and operations of an unpruned matrix. A code has no unused vertices that an
-        edge could bring back, so that steps of this kind alone would only ever shrink a cell; hence the neighbors'.
+        The published baselines flip edges and operations of an unpruned matrix. A code has no unused vertices that a
+        new edge could reconnect. With such steps alone, cells would only ever shrink. Mutation therefore uses the
+        steps of `neighbors`.
 
         Raises:
-            InputError: There is a prior; it weights the choices of genes, and a graph has none.
+            InputError: A prior is given. A prior weights the choices of genes, and a graph has no genes.
         """
         if prior is not None:
             raise InputError("a prior weights the choices of genes, which nasbench101 has none of; mutate without one")
@@ -168,9 +172,11 @@ class NASBench101(SearchSpace):
         return neighbors[int(rng.integers(len(neighbors)))]
 
     def crossover(self, a: Architecture, b: Architecture, rng: Generator) -> Architecture:
-        """Of both, padded to 7 vertices, each edge and operation from either with equal chance, and pruned.
+        """Both parents are padded to 7 vertices. Each edge and operation is from either with equal probability; the
+        result is pruned.
 
-        A vertex that one parent alone has is its own. Where no mixture in `ATTEMPTS` is a member, the child is `a`.
+        A vertex of only one parent keeps that parent's operation. If no child in `ATTEMPTS` attempts is valid, the
+        child is `a`.
         """
         types, adjacency = _padded([a, b])
         for _ in range(ATTEMPTS):
@@ -184,21 +190,23 @@ class NASBench101(SearchSpace):
         return a
 
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
-        """All members that one step leads to, operations first, then edges, then vertices.
+        """All architectures that one step leads to: first changed operations, then edges, then vertices.
 
-        A step puts another operation on a vertex, adds an edge, or takes one away that no vertex needs for its path.
-        Or it divides an edge by a new vertex with any operation, at every place in the order that the edge allows; or,
-        the other way, replaces a vertex with a single edge in and a single one out by one edge that was not there.
+        A step changes the operation of a vertex, adds an edge, or removes an edge that no vertex needs for its path.
+        Or it divides an edge by a new vertex with any operation, at every place in the order that the edge allows. The
+        inverse step replaces a vertex with a single incoming and a single outgoing edge by one edge that did not
+        exist.
         """
         found = (self._member(*cell) for cell in steps(*cell_of(architecture)))
-        return list(dict.fromkeys(found))  # a new vertex before or after one with its operation may be the same cell
+        return list(dict.fromkeys(found))  # two places for a new vertex may give the same cell
 
     def canonical_key(self, architecture: Architecture) -> str:
-        """The official hash, which names the cell in the published table and is the same for isomorphic cells.
+        """The official hash, which identifies the cell in the published table. It is equal for isomorphic cells.
 
-        MD5 of the degrees and the operation of every vertex, refined as many times as there are vertices by the hashes
-        of its neighbors; then of all, sorted (Ying et al., 2019, sec. 2 and its published code). Isomorphic cells may
-        differ a little in price, since the first vertices before the output take what channels remain undivided.
+        It starts from the MD5 of the degrees and the operation of every vertex. These hashes are refined by the hashes
+        of the neighbors, as many times as there are vertices. The result is the MD5 of all hashes, sorted (Ying et
+        al., 2019, sec. 2 and its published code). The costs of isomorphic cells may differ a little, since the first
+        vertices before the output take the remainder of the divided channels.
         """
         edges, letters = cell_of(architecture)
         labels = [-1, *map(list(OPERATIONS).index, letters), -2]
@@ -217,18 +225,18 @@ class NASBench101(SearchSpace):
         return _md5(str(sorted(hashes)))
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
-        """The 21 edges, then for each of 5 inner places the operation, one-hot among conv1x1, conv3x3, maxpool, absent.
+        """The 21 edges, then the operation of each of 5 inner places, one-hot among conv1x1, conv3x3, maxpool, absent.
 
-        Places are those of `graphs`: empty ones stand right before the output.
+        Places are those of `graphs`: empty places are right before the output.
         """
         types, adjacency = _padded([architecture])
         operations = types[0, 1:-1, None] == [CONV1X1, CONV3X3, MAXPOOL, ABSENT]
         return np.concatenate([adjacency[0][np.triu_indices(VERTICES, 1)], operations.ravel()]).astype(np.float64)
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """The cells themselves, in 7 places; those of smaller cells that stay empty are right before the output.
+        """The cells themselves, in 7 places. The empty places of smaller cells are right before the output.
 
-        A vertex costs what its operation costs and the projection of the cell's input into it, if there is one.
+        The cost of a vertex is that of its operation plus that of the projection of the cell's input into it, if any.
         """
         types, adjacency = _padded(architectures)
         params, macs = np.zeros(types.shape, dtype=np.int64), np.zeros(types.shape, dtype=np.int64)
@@ -240,9 +248,9 @@ class NASBench101(SearchSpace):
     def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
         """`[n, 1 + 2 · stacks · cells, 7, 7]`: types, then MACs and parameters of each cell (Xu et al., 2021, "ReNAS").
 
-        19 maps of published networks. Types are 1 input, 2 conv1x1, 3 conv3x3, 4 maxpool, 5 output; MACs are in units
-        of 1e7, parameters of 1e5. Places are those of `graphs`. Types and units are a later implementation's of the
-        tensor, the authors' own being unpublished.
+        Published networks have 19 maps. Types are 1 input, 2 conv1x1, 3 conv3x3, 4 maxpool, 5 output. MACs are in
+        units of 1e7, parameters in units of 1e5. Places are those of `graphs`. Types and units follow a later
+        implementation of the tensor, since the authors' own is unpublished.
         """
         types, adjacency = _padded(architectures)
         maps = np.empty((len(types), 1 + 2 * self.stacks * self.cells, VERTICES), dtype=np.float32)
@@ -271,7 +279,7 @@ class NASBench101(SearchSpace):
         return Cost.total(fixed | vertices)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
-        """The network behind the published table: `[B, channels, height, width]` in, `[B, classes]` out."""
+        """The network of the published table: `[B, channels, height, width]` to `[B, classes]`."""
         from nasplat.nn.nasbench101 import CellNetwork
 
         edges, letters = cell_of(architecture)
@@ -297,7 +305,8 @@ class NASBench101(SearchSpace):
     def _priced(
         self, types: NDArray[np.int16], adjacency: NDArray[np.bool_], io: IO
     ) -> Iterator[tuple[_Cells, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each kind of cell, from the stem on, the parameters and the MACs of every vertex in one, `[n, 7]`."""
+        """For each kind of cell, in the order from the stem: the parameters and the MACs of every vertex in one cell,
+        `[n, 7]`."""
         widths = _widths(adjacency, self._widest)
         fed = adjacency[:, 0].astype(np.intp)
         for cells, prices in self._tables(io)[1]:
@@ -305,10 +314,11 @@ class NASBench101(SearchSpace):
             yield cells, params, macs
 
     def _count(self, io: IO) -> tuple[dict[str, Cost], list[tuple[_Cells, NDArray[np.int64]]]]:
-        """The fixed parts; and for each kind of cell the price of a vertex, `[2, types, fed by the input, width]`.
+        """The cost of the fixed parts; for each kind of cell the cost of a vertex, `[2, types, fed by the input,
+        width]`.
 
-        The first row of prices is in parameters, the second in MACs. Nothing of width 0 costs anything: empty places
-        and the input have it.
+        The first row of costs is in parameters, the second in MACs. The cost at width 0, which empty places and the
+        input have, is 0.
         """
         inputs, height, width = io.input_shape
         parts = {"stem": _conv_bn(inputs, self.channels, 3, height * width)}
@@ -348,11 +358,11 @@ def _padded(architectures: Sequence[Architecture]) -> tuple[NDArray[np.int16], N
 
 
 def _widths(adjacency: NDArray[np.bool_], channels: Sequence[int]) -> NDArray[np.int64]:
-    """The channels of every vertex, `[n, len(channels), 7]`, for each of several widths of the output.
+    """The channels of every vertex, `[n, len(channels), 7]`, for each of several output widths.
 
-    The inner vertices that lead to the output divide its channels among them, and the first ones take what remains, one
-    each. Any other is as wide as the widest that it leads to (Ying et al., 2019, sec. 2). The input, whose width is
-    not the cell's affair, has 0 here, and so have empty places.
+    The inner vertices that lead to the output divide its channels among them; the first vertices take the remainder,
+    one channel each. Any other vertex is as wide as the widest vertex that it leads to (Ying et al., 2019, sec. 2).
+    The input, whose width does not depend on the cell, has 0 here, as do empty places.
     """
     ends = adjacency[:, :LAST, LAST].copy()
     ends[:, 0] = False
@@ -369,7 +379,7 @@ def _widths(adjacency: NDArray[np.bool_], channels: Sequence[int]) -> NDArray[np
 
 
 def _prices(cells: _Cells) -> NDArray[np.int64]:
-    """What a vertex costs in one of these cells, `[2, types, fed by the input, width]`; see `NASBench101._count`."""
+    """The cost of a vertex in one of these cells, `[2, types, fed by the input, width]`; see `NASBench101._count`."""
     prices = np.zeros((2, len(GRAPH_OPERATIONS), 2, cells.channels + 1), dtype=np.int64)
     for vertices in range(1, VERTICES - 1):
         for width in {cells.channels // vertices, -(-cells.channels // vertices)}:

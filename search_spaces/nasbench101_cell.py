@@ -1,4 +1,4 @@
-"""Cells of NAS-Bench-101 as graphs: codes, official specifications, pruning, and what one step leads to."""
+"""Cells of NAS-Bench-101 as graphs: codes, official specifications, pruning, and neighbors."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,13 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 
 VERTICES, EDGES = 7, 9
-"""The most that a cell may have."""
+"""The maximum numbers of vertices and edges of a cell."""
 OPERATIONS = {"3": "conv3x3-bn-relu", "1": "conv1x1-bn-relu", "m": "maxpool3x3"}
-"""The official names by the letters of the code, in the official order, which the hash depends on."""
+"""The official names by the letters of the code, in the official order. The hash depends on the order."""
 PAIRS = tuple(combinations(range(VERTICES), 2))
-"""The edge that each bit of a code stands for, from the lowest bit up."""
+"""The edge of each bit of a code, from the lowest bit up."""
 LAST = VERTICES - 1
-"""The place of the output in every graph; smaller cells leave the places before it empty."""
+"""The place of the output in every graph. Smaller cells leave the places before it empty."""
 
 Edge: TypeAlias = tuple[int, int]
 
@@ -24,7 +24,7 @@ BIT = {pair: 1 << b for b, pair in enumerate(PAIRS)}
 
 
 def edges_of(bits: int) -> list[Edge]:
-    """The edges that the bits of a code stand for, in the order of `PAIRS`."""
+    """The edges of the bits of a code, in the order of `PAIRS`."""
     return [pair for pair, bit in BIT.items() if bits & bit]
 
 
@@ -35,11 +35,11 @@ def cell_of(architecture: Architecture) -> tuple[list[Edge], str]:
 
 
 def pruned(edges: Sequence[Edge], letters: Sequence[str]) -> tuple[list[Edge], list[str]] | None:
-    """What lies on paths from the input to the output, renumbered; None if there is no path.
+    """The vertices and edges on paths from the input to the output, renumbered; None if there is no path.
 
     Args:
         edges: Sorted, each leading to a higher number.
-        letters: Those of the inner vertices.
+        letters: The letters of the inner vertices.
     """
     reached, useful = {0}, {len(letters) + 1}
     for i, j in edges:
@@ -90,7 +90,7 @@ def read_specification(text: str) -> tuple[list[Edge], list[str]]:
     """The pruned cell of an official specification.
 
     Raises:
-        InputError: It is none, or no member.
+        InputError: It is not a specification, or not in the space.
     """
     try:
         specification: Any = json.loads(text)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = tuple((node, source) for node in (1, 2, 3) for source in range(node))
 INPUT, OUTPUT = len(OPERATIONS), len(OPERATIONS) + 1
-"""What follows the operations among the types of a graph."""
+"""The types of the input and the output in a graph, after the operations."""
 GRAPH_OPERATIONS = (
     Operation("none", Role.ZERO),
     Operation("skip_connect", Role.IDENTITY),
@@ -47,7 +47,7 @@ class NASBench201(GeneSpace, SupernetSpace):
 
     Args:
         channels: The width of the first of three stages; each later stage doubles it.
-        cells: Cells in each stage.
+        cells: The number of cells in each stage.
 
     >>> space = NASBench201()
     >>> space.official(space.parse("334312"))
@@ -69,27 +69,27 @@ class NASBench201(GeneSpace, SupernetSpace):
         self._shape_costs = lru_cache(maxsize=8)(self._count)
 
     def parse(self, code: str) -> Architecture:
-        """The member that a code or an official string names."""
+        """The architecture of a code or an official string."""
         return super().parse(_code_of(code) if code.startswith("|") else code)
 
     def official(self, architecture: Architecture) -> str:
-        """The string that NAS-Bench-201's own files and tools use."""
+        """The string in the format of NAS-Bench-201's own files and tools."""
         return "+".join(
             "|" + "|".join(f"{name}~{source}" for source, name in enumerate(operations)) + "|"
             for operations in self._nodes(architecture)
         )
 
     def canonical_key(self, architecture: Architecture) -> str:
-        """Equal for the codes of one of the 6,466 classes that the published table distinguishes.
+        """Equal for codes in the same one of the 6,466 classes of the published table.
 
-        A skip connection stands for the node it copies, an edge out of a node that carries nothing for zero,
-        and the terms of a sum are sorted as text. With equal weights for equal operations, networks of one
-        class compute the same function, except that a convolution on a node that carries nothing still adds
-        what its batch norm learns to shift by: a constant for each channel, which the published rule takes for
-        zero. Trained, they can differ more: two convolutions of one node, summed, share a class with twice one
-        convolution. The converse does not hold either: the rule keeps zeros as terms and merges sums within
-        sums only where the text happens to agree, so it tells some equal networks apart. Its spelling decides
-        which, and is therefore kept.
+        A skip connection is replaced by the node that it copies. An edge out of a node that is always zero is zero.
+        The terms of a sum are sorted as text. With equal weights for equal operations, networks of one class compute
+        the same function, with one exception: a convolution on a node that is always zero still adds the learnt shift
+        of its batch norm. This is a constant for each channel, which the published rule takes for zero. Trained
+        networks of one class can differ more: the sum of two convolutions of one node shares a class with twice one
+        convolution. Equal networks can also be in different classes: the rule keeps zeros as terms, and merges sums
+        within sums only where their texts agree. The text form of the rule determines which networks it separates, so
+        this form is kept.
         """
         nodes = ["0"]
         for operations in self._nodes(architecture):
@@ -105,9 +105,9 @@ class NASBench201(GeneSpace, SupernetSpace):
         return nodes[-1]
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """Eight nodes: the input, the six edges of the cell in the code's order, the output.
+        """Eight nodes: the input, the six edges of the cell in the order of the code, and the output.
 
-        An edge of the cell is a node here, and leads to the edges out of the node that it ends in.
+        An edge of the cell is a node of this graph. It leads to the edges out of its end node.
         """
         _, priced = self._shape_costs(self.reference_io)
         chosen = self._chosen(architectures)
@@ -124,9 +124,10 @@ class NASBench201(GeneSpace, SupernetSpace):
         return Graphs(GRAPH_OPERATIONS, types, np.tile(wiring, (len(chosen), 1, 1)), **costs_)
 
     def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
-        """`[n, 1 + 2 · 3 · cells, 4, 4]`: types, then MACs and parameters of each cell; 31 maps of published networks.
+        """`[n, 1 + 2 · 3 · cells, 4, 4]`: types, then MACs and parameters of each cell. Published networks have 31
+        maps.
 
-        An edge of the cell is an edge here. Types count from 1; MACs are in units of 1e7, parameters of 1e5.
+        An edge of the cell is an edge here. Types count from 1. MACs are in units of 1e7, parameters in units of 1e5.
         """
         kinds = self._operations_by_stage(self.reference_io)
         maps = [np.arange(1.0, len(OPERATIONS) + 1)]
@@ -144,8 +145,8 @@ class NASBench201(GeneSpace, SupernetSpace):
     def cost(self, architecture: Architecture, io: IO) -> Cost:
         """Parameters, MACs and bits by part: stem, reductions, head, and every edge over all cells.
 
-        Also ``table_macs``, as the published table counts. Edges that carry nothing are priced as well: the
-        network has them.
+        Also ``table_macs``, counted as in the published table. Edges that carry zeros are costed as well: the network
+        has them.
         """
         fixed, operations = self._shape_costs(io)
         edges = {
@@ -154,13 +155,13 @@ class NASBench201(GeneSpace, SupernetSpace):
         return Cost.total(fixed | edges)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
-        """The network behind the published table: `[B, channels, height, width]` in, `[B, classes]` out."""
+        """The network of the published table: `[B, channels, height, width]` to `[B, classes]`."""
         from nasplat.nn.cells import CellNetwork
 
         return CellNetwork(self._nodes(architecture), channels=self.channels, cells=self.cells, io=io)
 
     def supernet(self, io: IO) -> "Supernet":
-        """Every operation on every edge of every cell, once; stem, reductions and head are common to all paths."""
+        """Every operation on every edge of every cell, once. Stem, reductions and head are common to all paths."""
         from nasplat.nn.cells import CellNetwork
         from nasplat.nn.supernet import Part, Supernet
 
@@ -172,12 +173,12 @@ class NASBench201(GeneSpace, SupernetSpace):
         return Supernet(assemble, covering=uniform)
 
     def _nodes(self, architecture: Architecture) -> list[list[str]]:
-        """For every node after the input, the operation on the edge from each earlier node."""
+        """The operation on the edge from each earlier node, for every node after the input."""
         chosen = [OPERATIONS[choice] for choice in self.choices(architecture)]
         return [chosen[0:1], chosen[1:3], chosen[3:6]]
 
     def _count(self, io: IO) -> tuple[dict[str, Cost], list[Cost]]:
-        """The fixed parts, and each operation on one edge of every cell."""
+        """The cost of the fixed parts, and of each operation on one edge of every cell."""
         inputs, shapes = io.input_shape[0], self._shapes(io)
         first, (last, pixels) = self.channels, shapes[-1]
         side = round(pixels**0.5)
@@ -193,7 +194,7 @@ class NASBench201(GeneSpace, SupernetSpace):
         parts["head"] = costs.together(
             _batch_norm(last, pixels),
             _relu(last, pixels),
-            _pool(last, 1, (side + 1) ** 2),  # what the published total leaves for it at 8 x 8 pixels
+            _pool(last, 1, (side + 1) ** 2),  # the remainder of the published total at 8 x 8 pixels
             _counted(costs.linear(last, io.outputs)),
         )
         each = self._operations_by_stage(io)
@@ -209,7 +210,7 @@ class NASBench201(GeneSpace, SupernetSpace):
         return shapes
 
     def _operations_by_stage(self, io: IO) -> dict[str, list[Cost]]:
-        """Each operation on one edge of one cell, in each of the three stages."""
+        """The cost of each operation on one edge of one cell, in each of the three stages."""
         shapes = self._shapes(io)
         return {
             "none": [Cost()] * 3,
@@ -261,9 +262,10 @@ def _pool(channels: int, pixels: int, window: int) -> Cost:
 
 
 def _counted(layer: Cost, *, touched: int = 0) -> Cost:
-    """A layer with its share of ``table_macs``, the published column, which counts by a rule of its own.
+    """A layer with its share of ``table_macs``. This published column has its own rule of counting.
 
-    Besides multiply-accumulates it has every element that batch norm (two for each), ReLU (one) and pooling (one for
-    each input of the window) touch. The rule was read off the column, which it reproduces on all 15,625 rows.
+    Besides multiply-accumulates it counts every element processed by batch norm (two each), ReLU (one each) and
+    pooling (one for each input of the window). The rule was derived from the column. It reproduces the column on all
+    15,625 rows.
     """
     return replace(layer, published={"table_macs": layer.macs + touched})

@@ -17,9 +17,9 @@ from nasplat.surrogates.prescreening import Prescreening
 from nasplat.task import Measurement, Outcome, Task, Trained, TrainSupernet, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
-"""How many offspring may be infeasible or known before a fresh architecture takes the place of one."""
+"""Maximum number of infeasible or duplicate offspring before a random architecture replaces a child."""
 TRAININGS = 10
-"""How many trainings in a row may fail before the search ends."""
+"""Maximum number of failed trainings in a row before the search ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Child:
     """An architecture to be measured for the first time.
 
     Args:
-        architecture: What it is.
-        parents: The codes of those it comes from; none for a fresh one.
+        architecture: The architecture.
+        parents: The codes of its parents; empty for a random one.
     """
 
     architecture: Architecture
@@ -40,47 +40,47 @@ class CARS(GenerationalStrategy):
 
     After Yang et al. (2020), "CARS: continuous evolution for efficient neural architecture search", alg. 1.
 
-    The supernet is first trained on paths drawn uniformly, infeasible ones among them. Then, generation by generation,
-    it is trained on the paths of the population; parents and their offspring are measured with its weights as they
-    are; and the population is kept by non-dominated sorting. Nothing is ever trained from scratch. The search ends
-    when the supernet has been trained for the whole of the benchmark's epochs; accuracies under different weights do
-    not compare, so what it found is the front of its last generation.
+    The supernet is first trained on paths drawn uniformly, including infeasible ones. Then each generation has three
+    steps: the supernet is trained on the paths of the population; parents and their offspring are measured with its
+    weights, unchanged; and non-dominated sorting selects the next population. No network is trained from scratch. The
+    search ends when the supernet has been trained for all of the benchmark's epochs. Accuracies under different
+    weights are not comparable, so the result is the front of the last generation.
 
-    Small networks learn faster and would crowd out large ones before these have learned: the small-model trap. A
-    second sorting protects the large. By `speed`, it goes by the size and by how slowly the first objective has
-    improved since the generation before; by `inverse_size`, as the published code has it, by the size and the
-    first objective. "Size" are all objectives after the first; without any there is nothing to protect. Constraints on
-    measured metrics come before either sorting: until some keep them, the least violation decides alone.
+    Small networks learn faster and would displace large ones before these have learned: the small-model trap. A
+    second sorting protects large networks. With `speed`, it sorts by size and by how slowly the first objective has
+    improved since the previous generation. With `inverse_size`, as in the published code, it sorts by size and the
+    first objective. "Size" means all objectives after the first; without any, nothing is protected. Constraints on
+    measured metrics come before either sorting: until some networks satisfy them, only the violation counts.
 
-    Whom a generation consists of is drawn here; which paths its training takes in turn, from that task's seed. A
-    training that fails is tried again with another seed; whose measurement fails leaves the population.
+    The strategy draws the members of a generation; the order of paths in a training depends on that task's seed. A
+    training that fails is repeated with another seed. A network whose measurement fails leaves the population.
 
-    The paper leaves open what the speed of a child is, which has no generation before. `inherited`, it is its parents'
-    mean, or that of the population; `measured`, the child is measured with the previous weights too, while the new
-    ones are trained. Either keeps the range of sizes as well (``performance/small_model_trap.py``), so the default is
-    the one that costs nothing. Which way the second sorting goes is a reading of the paper's text: the authors say
-    that it stands for larger models whose accuracy rises slowly. The paper renews each node of a mutant with a chance
-    of one half; here mutation and crossover are the space's own, gene by gene.
+    The paper does not define the speed of a child, which has no previous generation. With `inherited`, it is the mean
+    of its parents, or of the population. With `measured`, the child is also measured with the previous weights, while
+    the new ones are trained. Both keep the range of sizes equally well (``performance/small_model_trap.py``), so the
+    default is the one without a cost. The direction of the second sorting is an interpretation of the paper's text:
+    the authors say that it is for larger models whose accuracy rises slowly. The paper changes each node of a mutant
+    with a probability of one half; here mutation and crossover are the space's own, gene by gene.
 
-    With `prescreen` more offspring are made than are measured, and a predictor picks those that it expects most of
-    (`nasplat.surrogates.prescreening`). Accuracies under different weights do not compare, so it learns from the
-    newest generation alone: parents and children as they were measured with the same weights. That is not of the
-    paper, and it knows nothing of who is protected.
+    With `prescreen` above 1, more offspring are made than measured, and a predictor selects the best by prediction
+    (`nasplat.surrogates.prescreening`). Accuracies under different weights are not comparable, so the predictor is
+    fitted only to the newest generation: parents and children measured with the same weights. Pre-screening is not
+    part of the paper, and it ignores the protection.
 
     Args:
-        problem: What is searched.
-        population: How many survive a generation, and how many offspring they have.
+        problem: The search problem.
+        population: Number of survivors of a generation, and of their offspring.
         warmup: Epochs on uniform paths; by default a tenth of all, as in the paper.
         interval: Epochs of each generation; by default a fiftieth of all, as in the paper.
         mutation: The part of the offspring that are mutants.
-        crossover: The part that are of two parents; the rest is drawn afresh.
-        protection: Who is protected.
-        child_speed: What the speed of a child is.
-        prescreen: How many offspring are made for one that is measured; 1 measures all of them.
-        predictor: What learns to tell which.
+        crossover: The part of the offspring with two parents; the rest is drawn at random.
+        protection: The criterion of the second sorting.
+        child_speed: How the speed of a child is determined.
+        prescreen: Number of offspring made for each one that is measured; 1 measures all of them.
+        predictor: The predictor for pre-screening.
 
     Attributes:
-        parents: The population, as it was measured last.
+        parents: The population, with its latest measurements.
     """
 
     shares_weights: ClassVar[bool] = True
@@ -136,7 +136,7 @@ class CARS(GenerationalStrategy):
         return self._epochs / self.problem.fidelity
 
     def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
-        """The tasks of half a generation: training, or measuring with what it gave."""
+        """The tasks of half a generation: the training, or the measurements with the trained weights."""
         measured = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
         training = [outcome for outcome in outcomes if isinstance(outcome.task, TrainSupernet)]
         if not outcomes and not self._weights and not self._failed:
@@ -145,20 +145,20 @@ class CARS(GenerationalStrategy):
             self._before |= {m.architecture.code: self._loss(m) for m in measured}
             return self._after_training(training[0])
         if not outcomes:
-            return []  # it has finished
+            return []  # the search is finished
         self._select(measured)
         if self._epochs == self.problem.fidelity:
             return []
         self._before = {m.architecture.code: self._loss(m) for m in self.parents}
         filtering = self._prescreening.fit((m.architecture, m.metrics) for m in measured)
-        self._children = self._promising() if filtering else self._offspring(self.population)
+        self._children = self._prescreened() if filtering else self._offspring(self.population)
         tasks: list[Task] = [self._training()]
         if self.protection == "speed" and self.child_speed == "measured":
             tasks += [self._evaluation(child.architecture) for child in self._children]
         return tasks
 
     def _after_training(self, training: Outcome) -> list[Task]:
-        """Parents, then children, with the new weights; or the training again, with another seed, if it failed."""
+        """Evaluate parents, then children, with the new weights; repeat a failed training with another seed."""
         if not isinstance(training, Trained):
             self._failed += 1
             return [self._training()] if self._failed < TRAININGS else []
@@ -166,7 +166,7 @@ class CARS(GenerationalStrategy):
         self._weights = training.weights
         self._epochs += training.task.epochs
         if not self.parents and not self._children:
-            self._children = self._offspring(self.population)  # the founders
+            self._children = self._offspring(self.population)  # the initial population
         architectures = [*(m.architecture for m in self.parents), *(child.architecture for child in self._children)]
         return [self._evaluation(architecture) for architecture in architectures]
 
@@ -181,13 +181,13 @@ class CARS(GenerationalStrategy):
         return self.problem.evaluate(architecture, fidelity=self._epochs, weights=self._weights)
 
     def _select(self, measured: list[Measurement]) -> None:
-        """Of parents and children, who lives on."""
+        """Select the survivors among parents and children."""
         protected = self._protected(measured)
         self.parents = self._selection.survivors(measured, self.population, self.problem.rng, protected=protected)
         self._children = []
 
     def _protected(self, measured: list[Measurement]) -> list[tuple[float, ...]] | None:
-        """The figures of the second sorting: slow or good, and large."""
+        """The losses of the second sorting: slow or good, and large."""
         if self.protection == "none" or len(self.problem.goal.objectives) == 1:
             return None
         sizes = [tuple(-loss for loss in self.problem.goal.losses(m)[1:]) for m in measured]
@@ -197,7 +197,7 @@ class CARS(GenerationalStrategy):
         return [(speeds[m.architecture.code], *size) for m, size in zip(measured, sizes, strict=True)]
 
     def _measured_speeds(self, measured: list[Measurement]) -> dict[str, float]:
-        """By how much the first objective of each improved in this generation, by code."""
+        """The improvement of each architecture's first objective in this generation, by code."""
         codes = [m.architecture.code for m in measured]
         speeds = {
             code: self._before[code] - self._loss(m)
@@ -215,14 +215,14 @@ class CARS(GenerationalStrategy):
     def _loss(self, measurement: Measurement) -> float:
         return self.problem.goal.losses(measurement)[0]
 
-    def _promising(self) -> list[Child]:
-        """As many as there may be parents: those that are expected to be best of several times as many."""
+    def _prescreened(self) -> list[Child]:
+        """At most a population of children: the best by prediction of several times as many."""
         children = self._offspring(self.population * self.prescreen)
         best = self._prescreening.best([child.architecture for child in children], self.population)
         return [children[i] for i in best]
 
     def _offspring(self, number: int) -> list[Child]:
-        """So many, all different; fewer only where nothing new can be found."""
+        """This number of offspring, all different; fewer only if nothing new can be found."""
         identity, rng = self.problem.deduplication_key, self.problem.rng
         taken = {identity(m.architecture) for m in self.parents}
         children: list[Child] = []
@@ -236,11 +236,11 @@ class CARS(GenerationalStrategy):
                     children.append(child)
                     break
             else:
-                attempts = CHILD_ATTEMPTS  # fresh ones are all known; a mutant may still be new
+                attempts = CHILD_ATTEMPTS  # all random ones are duplicates; a mutant may still be new
         return children
 
     def _child(self, lot: float) -> Child:
-        """A mutant, a crossing or a fresh architecture, as the lot from 0 to 1 has fallen."""
+        """A mutant, a crossover or a random architecture, decided by `lot`, a random number from 0 to 1."""
         space, rng = self.problem.space, self.problem.rng
         if lot >= self.mutation + self.crossover:
             return Child(space.sample(rng))

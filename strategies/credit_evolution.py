@@ -21,11 +21,11 @@ from nasplat.surrogates.prescreening import Prescreening
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 50
-"""How many children may be infeasible or known, each after its repair, before a random immigrant takes the place."""
+"""Maximum number of infeasible or duplicate children, each after its repair, before a random one replaces a child."""
 REDRAWS = 20
-"""How many mutants may be refused because of what they gave up."""
+"""Maximum number of mutants rejected because of the choice that they replaced."""
 REPAIRS = 100
-"""How many further mutations may bring a child within the limits."""
+"""Maximum number of mutations in the repair of a child."""
 
 
 class CreditEvolution(GenerationalStrategy):
@@ -33,43 +33,46 @@ class CreditEvolution(GenerationalStrategy):
 
     After Song et al. (2020), "Efficient residual dense block search for image super-resolution".
 
-    Each generation has mutants of the elites, and children of two parents from elites and last generation, drawn by
-    roulette on the score above the least. The best of elites and children are the next elites.
+    Each generation has mutants of the elites, and children of two parents from the elites and the last generation,
+    drawn by roulette on the score minus the lowest score. The best of elites and children are the next elites.
 
-    How credit is earned was never released, so that both rules are reconstructions. ``regression`` credits a choice
-    with what it is worth in a ridge regression of the scores on the choices of all that was evaluated. ``difference``
-    shares a child's gain over its parent among the genes that changed, as a moving average; of two parents the nearer
-    one counts, and the first generation, which has none, credits a choice with the mean of those that have it less
-    the mean of all. ``none`` mutates uniformly. ``performance/credits.py`` compares them.
+    The credit rule was never released, so both rules are reconstructions. With ``regression``, the credit of a choice
+    is its coefficient in a ridge regression of the scores on the choices of all evaluated architectures. With
+    ``difference``, a child's gain over its parent is shared among the genes that changed, as a moving average. Of two
+    parents the more similar one counts. In the first generation, which has no parents, the credit of a choice is the
+    mean score of the architectures with it minus the mean of all. With ``none``, mutation is uniform.
+    ``performance/credits.py`` compares them.
 
-    The score is the objective. With several it is the number of the non-dominated front among all evaluated so far,
-    the best being 0 and further ones less. Whoever breaks constraints on measured metrics scores below all who keep
-    them, by how far (Deb, 2000, "An efficient constraint handling method for genetic algorithms").
+    The score is the objective. With several objectives, it is the negative index of the non-dominated front among all
+    evaluated architectures: 0 for the best front, lower for later ones. Architectures that violate constraints on
+    measured metrics score below all others, by their violation (Deb, 2000, "An efficient constraint handling method
+    for genetic algorithms").
 
-    A child outside the limits on costs is mutated further, each step kept that leads no further away, so that windows
-    which hardly a random architecture hits can be searched.
+    A child that violates the hard constraints on costs is repaired by further mutations; a step is accepted if it does
+    not increase the violation. So windows of cost that few random architectures fall into can be searched.
 
-    Where it departs from the paper, as far as its code is public: crossover and mutation are the space's own; a mutant
-    always changes something; repairs are bounded.
+    Differences to the paper, as far as its code is public: crossover and mutation are the space's own; a mutant always
+    changes something; the number of repair steps is bounded.
 
-    With `prescreen` more children are made than are measured, and a predictor that has learnt from all measurements
-    picks those that it expects most of (`nasplat.surrogates.prescreening`). That is not of the paper.
+    With `prescreen` above 1, more children are made than measured, and a predictor that is fitted to all measurements
+    selects the best by prediction (`nasplat.surrogates.prescreening`). This is not part of the paper.
 
     Args:
-        problem: What is searched.
-        population: How many there are in a generation; two of every four are children of two parents.
-        elites: How many survive one.
-        mutation_rate: The chance of each gene of a mutant to change; one does in any case.
-        credit: How credit is earned.
-        scope: Whether a choice has a credit of its own in every gene, or one in all genes with equal choices.
-        factorized: Whether the parts of choices have credits, where the space names parts.
-        temperature: How far credits may weigh: the higher, the more uniform, in standard deviations of the credits.
-        floor: What part of the mutations is uniform whatever the credits.
-        decay: By difference, how much of a credit stays when a new share comes.
-        ridge: By regression, for how many evaluations the belief counts that a choice is worth nothing.
-        repeats: What to do with a child that was already asked for.
-        prescreen: How many children are made for one that is measured; 1 measures all of them.
-        predictor: What learns to tell which.
+        problem: The search problem.
+        population: Number of architectures in a generation; two of every four are children of two parents.
+        elites: Number of survivors of a generation.
+        mutation_rate: The probability that a gene of a mutant changes; at least one gene changes.
+        credit: The credit rule.
+        scope: Whether a choice has a separate credit in every gene, or one credit in all genes with equal choices.
+        factorized: Whether the parts of choices have credits, if the space names parts.
+        temperature: Temperature of the mutation probabilities, in standard deviations of the credits; a higher one is
+            more uniform.
+        floor: The part of the mutations that is uniform, independent of the credits.
+        decay: For `credit=difference`, the part of a credit that stays when a new share is added.
+        ridge: Ridge penalty for `credit=regression`, in units of evaluations.
+        repeats: The duplicate policy for children.
+        prescreen: Number of children made for each one that is measured; 1 measures all of them.
+        predictor: The predictor for pre-screening.
     """
 
     former_options: ClassVar[Mapping[str, str]] = {"prefilter": "prescreen"}
@@ -133,20 +136,20 @@ class CreditEvolution(GenerationalStrategy):
         families = self._families(measured, self.population * (self.prescreen if filtering else 1))
         prior = self._prior()
         self._parents = {}
-        tasks: list[Task] = self._promising(families, prior) if filtering else []
+        tasks: list[Task] = self._prescreened(families, prior) if filtering else []
         for i in range(len(tasks), self.population):
             task = self._repeats.draw(partial(self._child, families[i], prior), CHILD_ATTEMPTS) if families else None
             if task is not None:
                 self._parents[task.id] = self._nearest(families[i], task.architecture)
-            else:  # a founder, or an immigrant where every child within reach is known or infeasible
+            else:  # initial population, or a random immigrant if all children found are duplicates or infeasible
                 task = self._repeats.sample()
             if task is None:
                 break
             tasks.append(task)
         return tasks
 
-    def _promising(self, families: Sequence[tuple[Architecture, ...]], prior: Prior) -> list[Task]:
-        """Of one child from each family those that are expected to be best, no two the same; at most a generation."""
+    def _prescreened(self, families: Sequence[tuple[Architecture, ...]], prior: Prior) -> list[Task]:
+        """Make one child for each family, and select the best by prediction, all different; at most a generation."""
         children: dict[str, tuple[Architecture, tuple[Architecture, ...]]] = {}
         for family in families:
             propose = partial(self._child, family, prior)
@@ -163,7 +166,7 @@ class CreditEvolution(GenerationalStrategy):
         return tasks
 
     def _earn(self, measured: Sequence[Measurement]) -> None:
-        """Let the blocks of those just measured earn their credit."""
+        """Update the credits with new measurements."""
         first = not self._evaluated.architectures
         self._evaluated.add(measured)
         if self.credit == "none" or not measured:
@@ -184,7 +187,7 @@ class CreditEvolution(GenerationalStrategy):
         return difference(self._credits, of(parent), of(child), gain, decay=self.decay)
 
     def _survivors(self, pool: Sequence[Measurement]) -> list[Measurement]:
-        """The elites of a pool, no architecture twice; of one measured again the newer measurement counts."""
+        """The elites of a pool, without duplicates; of a repeated measurement the newer one counts."""
         distinct = list({m.architecture.code: m for m in pool}.values())
         goal = self.problem.goal
         if len(goal.objectives) == 1:
@@ -192,7 +195,7 @@ class CreditEvolution(GenerationalStrategy):
         return self._selection.survivors(distinct, self.elites, self.problem.rng)
 
     def _families(self, measured: Sequence[Measurement], number: int) -> list[tuple[Architecture, ...]]:
-        """The parents of so many children, one or two each; none at all before anything is measured."""
+        """The parents of this number of children, one or two each; empty before anything is measured."""
         if not self._elites:
             return []
         elites = [m.architecture for m in self._elites]
@@ -209,7 +212,7 @@ class CreditEvolution(GenerationalStrategy):
         return preference(self._terms.by_choice(self._credits), temperature=self.temperature, floor=self.floor)
 
     def _child(self, parents: tuple[Architecture, ...], prior: Prior) -> Architecture:
-        """A mutant of one parent, or a crossing of two, which is mutated where it would be nothing new."""
+        """A mutant of one parent, or a crossover of two, which is mutated if it would not be new."""
         space, rng = self._space, self.problem.rng
         if len(parents) == 2:
             child, times = space.crossover(*parents, rng), 0
@@ -222,11 +225,11 @@ class CreditEvolution(GenerationalStrategy):
         return self._within_limits(child, prior)
 
     def _mutant(self, architecture: Architecture, prior: Prior) -> Architecture:
-        """Another choice in one gene; the more likely the old one was, the more seldom it gives way.
+        """Another choice in one gene; an old choice with a high probability is replaced less often.
 
-        In the public code a block is drawn anew, and may be the same. A space's mutation always changes something; the
-        same comes of refusing a mutant with the chance of the choice that it gave up. A gene of two choices, such as
-        whether a slot is active, flips, there as here.
+        In the public code a block is drawn again, and may stay the same. A space's mutation always changes something;
+        rejecting a mutant with the probability of the choice that it replaced has the same effect. A gene with two
+        choices, such as whether a slot is active, flips in both.
         """
         space, rng = self._space, self.problem.rng
         old = space.choices(architecture)
@@ -239,11 +242,11 @@ class CreditEvolution(GenerationalStrategy):
         return mutant
 
     def _within_limits(self, child: Architecture, prior: Prior) -> Architecture:
-        """The child, or what mutations that never lead further away make of it."""
+        """Repair the child by mutations that do not increase its violation, if needed."""
         return self.problem.repair(child, lambda architecture: self._mutant(architecture, prior), REPAIRS)
 
     def _nearest(self, parents: Sequence[Architecture], child: Architecture) -> Architecture:
-        """The parent that differs from the child in the fewest genes that count; the first of equally near ones."""
+        """The parent that differs from the child in the fewest active genes; the first one in a tie."""
         terms = self._terms.of(child)
 
         def changed(parent: Architecture) -> int:
@@ -270,14 +273,14 @@ class CreditEvolution(GenerationalStrategy):
 
 
 class Evaluated:
-    """All that was measured so far, and how good each of it is as one figure.
+    """All measured architectures so far, with one score for each.
 
     Args:
-        problem: What is searched.
+        problem: The search problem.
 
     Attributes:
-        architectures: What was measured, in the order told to the search; again only if it was measured again.
-        rows: By code, where the newest measurement of an architecture stands.
+        architectures: The measured architectures in the order told; one occurs again only if it was measured again.
+        rows: The row of the newest measurement of each architecture, by code.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -289,7 +292,7 @@ class Evaluated:
         self._violations: list[float] = []
 
     def add(self, measured: Sequence[Measurement]) -> None:
-        """Note what was measured; an answer from memory to a known code says nothing new."""
+        """Add measurements; a cache hit for an evaluated code adds nothing new."""
         for m in measured:
             if m.remembered is None or m.architecture.code not in self.rows:
                 self.rows[m.architecture.code] = len(self.architectures)
@@ -297,13 +300,13 @@ class Evaluated:
                 self._note({name: m.metrics[name] for name in self.problem.goal.metrics})
 
     def measured(self) -> Iterator[tuple[Architecture, Mapping[str, float]]]:
-        """Everything with the metrics that the goal is about."""
+        """All measured architectures, with the metrics of the goal."""
         return zip(self.architectures, self._metrics, strict=True)
 
     def scores(self) -> NDArray[np.float64]:
-        """One figure for each, more being better, `[n]`: the objective, or the number of the front, negative.
+        """One score for each, higher being better, `[n]`: the objective, or the negative index of the front.
 
-        Those that break constraints come below the last that keeps them, by how far.
+        Architectures that violate constraints come after the last one that satisfies them, by their violation.
         """
         violations = np.array(self._violations, dtype=np.float64)
         kept = violations == 0
@@ -325,7 +328,7 @@ class Evaluated:
         self.architectures = [Architecture(name, code) for code in state["codes"]]
         self.rows = {code: row for row, code in enumerate(state["codes"])}
         self._metrics, self._losses, self._violations = [], [], []
-        names = dict.fromkeys(self.problem.goal.metrics)  # each once, though objective and constraint may share one
+        names = dict.fromkeys(self.problem.goal.metrics)  # each once; an objective and a constraint may share a metric
         for values in state["metrics"]:
             self._note(dict(zip(names, values, strict=True)))
 
@@ -337,7 +340,7 @@ class Evaluated:
 
 
 def fronts(losses: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The number of the non-dominated front that each row of `[n, objectives]` is in, the best being 0."""
+    """The index of the non-dominated front of each row of `[n, objectives]`; the best front is 0."""
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
     numbers = np.empty(len(losses), dtype=np.int64)
@@ -347,9 +350,9 @@ def fronts(losses: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def roulette(scores: NDArray[np.float64], rng: Generator) -> tuple[int, int]:
-    """Two different members, drawn in proportion to their score above the least; a single one twice.
+    """Draw two different members, with probability proportional to the score minus the lowest; a single one twice.
 
-    Where the rest of them is no better than the least, all of it is equally likely.
+    If none of the rest is better than the lowest, all of them have equal probability.
     """
     members = np.arange(len(scores))
     drawn: list[int] = []

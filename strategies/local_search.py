@@ -11,7 +11,7 @@ from nasplat.task import Evaluate, Measurement, Outcome, Task, decode_measuremen
 
 @dataclass
 class _Climb:
-    """One ascent: where it stands, which neighbours are still to try, and which tasks are out."""
+    """One climb: its current architecture, the neighbors still to try, and its outstanding tasks."""
 
     best: Measurement | None = None
     untried: list[str] = field(default_factory=list)
@@ -21,13 +21,12 @@ class _Climb:
 class LocalSearch(Strategy):
     """Tries the neighbors of the best in random order, moves at an improvement.
 
-    When no neighbour improves, it restarts at a random architecture. Codes that were asked for are not asked
-    for again. When every neighbour of a climb is being measured and there are workers to spare, another
-    climb begins, so that nobody waits.
+    When no neighbor improves, it restarts at a random architecture. Each code is asked for at most once. When every
+    neighbor of a climb is in work and workers are idle, another climb begins, so that no worker waits.
 
     Args:
-        problem: What is searched. With several objectives, to improve means to dominate.
-        repeats: What to do with an architecture that was asked for under another code.
+        problem: The search problem. With several objectives, to improve means to dominate.
+        repeats: The duplicate policy for an architecture that was asked for under another code.
     """
 
     def __init__(self, problem: Problem, *, repeats: OnDuplicate = "remember") -> None:

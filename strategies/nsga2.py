@@ -12,7 +12,7 @@ from nasplat.strategy import DuplicatePolicy, GenerationalStrategy, OnDuplicate
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
-"""How many children may be infeasible or known before a random immigrant takes the place of one."""
+"""Maximum number of infeasible or duplicate children before a random immigrant replaces a child."""
 
 
 class NSGA2(GenerationalStrategy):
@@ -20,15 +20,15 @@ class NSGA2(GenerationalStrategy):
 
     After Deb et al. (2002), "A fast and elitist multiobjective genetic algorithm: NSGA-II".
 
-    Sorting, crowding, tournaments and the handling of measured constraints are pymoo's; crossover and mutation
-    are the search space's own, so that every space can be searched.
+    Sorting, crowding, tournaments and the handling of measured constraints are from pymoo. Crossover and mutation
+    are the search space's own, so every space can be searched.
 
     Args:
-        problem: What is searched.
-        population: How many survive a generation, and how many children they have.
-        crossover: The chance that a child has two parents; otherwise it is a mutant of one.
-        mutation: The chance that a child of two parents is mutated as well; a copy of a parent always is.
-        repeats: What to do with a child that was already asked for.
+        problem: The search problem.
+        population: Number of survivors of a generation, and of their children.
+        crossover: The probability that a child has two parents; otherwise it is a mutant of one.
+        mutation: The probability that a child of two parents is mutated as well; a copy of a parent always is.
+        repeats: The duplicate policy for children.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class NSGA2(GenerationalStrategy):
         tasks: list[Task] = []
         for i in range(self.population):
             task = self._repeats.draw(partial(self._child, *pairs[i]), CHILD_ATTEMPTS) if pairs else None
-            if task is None:  # a founder, or an immigrant where every child within reach is known
+            if task is None:  # initial population, or a random immigrant if all children found are duplicates
                 task = self._repeats.sample()
             if task is None:
                 break

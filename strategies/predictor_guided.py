@@ -1,4 +1,4 @@
-"""Search guided by a predictor of what has been measured: few evaluations, each where the most is to be gained."""
+"""Search guided by a predictor fitted to the measurements: few evaluations, chosen by acquisition value."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,68 +21,70 @@ from nasplat.task import Evaluate, Measurement, Outcome, Task
 Floats = NDArray[np.float64]
 
 DRAWN = 1000
-"""Where members cannot be listed, the first ones are chosen from so many random ones."""
+"""Number of random members that the initial design is chosen from, if members cannot be listed."""
 RANKED, PART = 100, 4
-"""By zero-cost proxies so many random members are ranked, and one of so many of them is good enough to begin with."""
+"""Number of random members ranked by zero-cost proxies, and the divisor for how many of them are kept."""
 PROXIES = ("nwot", "synflow", "jacov")
-"""They rank better together than each alone (docs/results.md)."""
+"""The proxies together rank better than each of them alone (docs/results.md)."""
 SIDE, EXAMPLES = 16, 16
-"""The proxies see so many examples of noise, of at most so many pixels, which takes tenths of a second for each."""
+"""Maximum side in pixels, and number, of the noise examples for the proxies; tenths of a second for a network."""
 GENERATION = 50
-"""How many proposals are bred from the best so far at a time."""
+"""Number of proposals in one generation of the inner evolution."""
 FOUNDERS = 20
-"""How many of the best measured, and how many random ones, proposals descend from."""
+"""Number of the best measured architectures, and of random ones, that the inner evolution starts from."""
 CHILD_ATTEMPTS = 20
-"""How often a child that is infeasible or known is bred anew."""
+"""Maximum number of attempts for a child that is infeasible or a duplicate."""
 STEPS_TO_LIMITS = 20
-"""How many mutations may bring a child within the limits."""
+"""Maximum number of mutations in the repair of a child."""
 SHORTLIST = 400
-"""How many are drawn jointly by Thompson sampling: those whose upper bounds few others dominate."""
+"""Number of candidates drawn jointly in Thompson sampling: those whose upper bounds few others dominate."""
 OPTIMISM = 2.0
-"""Those bounds lie so many deviations above the mean."""
+"""The width of these upper bounds, in deviations above the mean."""
 WIDTH, WIDTH_OF_SEVERAL = 1.5, 2.0
-"""The usual width of upper bounds, with one objective and with several."""
+"""The default width of upper bounds, with one objective and with several."""
 LEAST_WORTH = 1e-12
-"""What promises no more than this promises nothing."""
+"""Acquisition values up to this count as zero."""
 FAR = 6.0
-"""Where no upper bound improves on anything, one so many deviations above the mean is looked at."""
+"""Width of the upper bound used if no upper bound improves on the front, in deviations above the mean."""
 MARGIN = 0.1
-"""How far beyond the most expensive one measured the volume begins, as a part of the extent of what was measured."""
+"""Distance of the reference point beyond the most expensive measured one, as a part of the range of measurements."""
 LEAST = 0.03
-"""This part of what was measured lies below the figures that count; a design has hopeless networks among it."""
+"""Quantile of the measurements at the reference point; an initial design contains some very poor networks."""
 
 
 class PredictorGuided(Strategy):
     """Bayesian optimization: a predictor and an acquisition function choose.
 
-    First comes a design: members that stand for the whole space, or are drawn at random. Then, after every `batch` of
-    outcomes, the predictor learns anew, and an acquisition function says what is worth measuring: Bayesian
+    The initial design comes first: members that represent the whole space, or random members. Then, after every
+    `batch` of outcomes, the predictor is fitted again, and an acquisition function selects what to measure: Bayesian
     optimization (Jones et al., 1998) over architectures (White et al., 2021, "BANANAS", study its parts). With
-    `design` random, `acquisition` greedy and `rounds` 1 it is the protocol of predictor papers (Xu et al., 2021,
-    "ReNAS", sec. 4): measure `initial` at random, learn, search on the predictor, measure the `batch` it ranks first.
+    `design` random, `acquisition` greedy and `rounds` 1, it is the protocol of predictor papers (Xu et al., 2021,
+    "ReNAS", sec. 4): measure `initial` random members, fit, search on the predictor, measure the `batch` it ranks
+    first.
 
-    All members are scored where space or benchmark can list them. Elsewhere an evolution proposes: mutants and
-    crossings of the best measured and of random ones are bred on the predictor alone, `proposals` of them.
+    All members are scored if the space or the benchmark can list them. If not, an inner evolution makes `proposals`
+    candidates: mutants and crossovers of the best measured and of random architectures, selected by the predictor
+    alone.
 
-    Several objectives are predicted one by one, costs known exactly; what counts is the volume that a candidate is
-    expected to add to what the front of predictions for the measured dominates. Of noisy objectives predictions count
-    in the same way, not single measurements. Constraints on measured metrics are predicted too. What is being
-    measured is taken to come out as predicted, which leaves less to learn near it, so that batches spread and
-    workers never wait. Nothing is asked for whose canonical key was, unless at another price.
+    With several objectives, each one is predicted separately; costs are exact. The acquisition value is the hypervolume
+    that a candidate is expected to add to the front. The front is that of the predictions for the measured
+    architectures; with noisy objectives, these count instead of single measurements. Constraints on measured metrics
+    are predicted as well. Pending evaluations use the kriging believer: they lower the predicted variance nearby, so
+    batches spread out and workers never wait. Each canonical key is asked for once, unless its cost differs.
 
     Args:
-        problem: What is searched.
-        predictor: The registered predictor that learns.
-        predictor_options: Its options.
-        design: How the first ones are chosen: ``spread``, next to the centers of as many clusters; ``zero_cost``,
-            likewise of those that zero-cost proxies rank first among random ones, which builds networks; or ``random``.
-        initial: How many they are, or as many as are asked for at first, if that is more.
-        acquisition: What a candidate is worth: the ``expected_improvement``; the ``upper_bound`` of what it may be;
-            a draw of what it may be, ``thompson``; or what it is predicted to be, ``greedy``.
-        width: How many deviations above the prediction the upper bound lies; by default 1.5, with several objectives 2.
-        batch: How many outcomes the predictor waits for before it learns anew.
-        rounds: After so many batches the search ends, and each waits for the one before; by default it goes on.
-        proposals: How many candidates evolution breeds whenever the predictor has learnt.
+        problem: The search problem.
+        predictor: The registered name of the predictor.
+        predictor_options: The options of the predictor.
+        design: The initial design: ``spread``, members next to the centers of as many clusters; ``zero_cost``, the same
+            among the random members that zero-cost proxies rank first, which builds networks; or ``random``.
+        initial: The size of the initial design; at least the number of tasks asked for at first.
+        acquisition: The acquisition function: ``expected_improvement``; ``upper_bound``, an upper confidence bound;
+            ``thompson``, a sample from the posterior; or ``greedy``, the predicted mean.
+        width: Width of the upper bound, in deviations above the prediction; by default 1.5, with several objectives 2.
+        batch: Number of outcomes after which the predictor is fitted again.
+        rounds: Number of batches after which the search ends, each waiting for the one before; by default no end.
+        proposals: Number of candidates that the inner evolution makes after each fit.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class PredictorGuided(Strategy):
         self.proposals = proposals
         self._width = (WIDTH if len(problem.goal.objectives) == 1 else WIDTH_OF_SEVERAL) if width is None else width
         self._surrogate = Surrogate(problem, predictor, predictor_options)
-        self._asked: dict[str, Architecture] = {}  # by identity, in the order asked for
+        self._asked: dict[str, Architecture] = {}  # by deduplication key, in the order asked for
         self._pending: dict[int, Architecture] = {}
         self._measured: list[tuple[Architecture, dict[str, float]]] = []
         self._told = 0
@@ -122,7 +124,7 @@ class PredictorGuided(Strategy):
 
     @property
     def progress(self) -> float | None:
-        """The part of the rounds that was asked for; None if there is no end to them."""
+        """The part of the rounds that was asked for; None if their number is unlimited."""
         return None if self.rounds is None else min(1.0, len(self._asked) / self._planned)
 
     @property
@@ -144,11 +146,11 @@ class PredictorGuided(Strategy):
         self._told += 1
         if isinstance(outcome, Measurement):
             metrics = {name: float(outcome.metrics[name]) for name in self.problem.goal.metrics}
-            if all(abs(value) <= LARGEST_SCORE for value in metrics.values()):  # a diverged training teaches nothing
+            if all(abs(value) <= LARGEST_SCORE for value in metrics.values()):  # a diverged training is no example
                 self._measured.append((architecture, metrics))
 
     def _waits(self) -> bool:
-        """With rounds, whether the plan is fulfilled, or what the next round learns from is still being measured."""
+        """With rounds: whether the plan is complete, or evaluations that the next fit needs are pending."""
         asked = len(self._asked)
         if self.rounds is None or asked < self.initial:
             return False
@@ -162,14 +164,14 @@ class PredictorGuided(Strategy):
 
     @cached_property
     def _members(self) -> Candidates | None:
-        """All members, if they can be listed."""
+        """All members, if they can be listed; else None."""
         listed = self.problem.listed()
         return None if listed is None else Candidates(self.problem, listed)
 
     def _designed(self, workers: int) -> Architecture | None:
-        """Another one of the design; random ones where it is exhausted before anything is known.
+        """The next member of the initial design; a random one if the design is exhausted before the first fit.
 
-        The design has a member for everyone who waits for one at the beginning.
+        The design has at least one member for each worker that waits at the beginning.
         """
         if not self._asked and self.design != "random":
             self._design = self._spread(max(self.initial, workers) if self.rounds is None else self.initial)
@@ -178,7 +180,7 @@ class PredictorGuided(Strategy):
         return self._random()
 
     def _spread(self, number: int) -> list[Architecture]:
-        """Members next to the centers of clusters: of all, or of those that zero-cost proxies rank first."""
+        """Members next to the centers of clusters: of all members, or of those that zero-cost proxies rank first."""
         if self.design == "zero_cost":
             members = Candidates(self.problem, self._promising())
         else:
@@ -187,7 +189,7 @@ class PredictorGuided(Strategy):
         return [members.architectures[int(i)] for i in places]
 
     def _random_members(self) -> list[Architecture]:
-        """Different random members, drawn once: `DRAWN`, or what can be found in a narrow window."""
+        """Different random members, drawn once: `DRAWN`, or as many as can be found in a narrow window."""
         if not self._drawn:
             feasible = filter(self.problem.feasible, self.problem.candidates())
             drawn = islice(feasible, DRAWN)
@@ -210,7 +212,7 @@ class PredictorGuided(Strategy):
         return [drawn[int(i)] for i in best]
 
     def _chosen(self) -> Architecture | None:
-        """The candidate that promises most; None if none is new."""
+        """The new candidate with the highest acquisition value; None if no candidate is new."""
         lesson = self._learnt()
         if lesson is None:
             return self._random()
@@ -223,13 +225,13 @@ class PredictorGuided(Strategy):
         return left.architectures[int(np.argmax(worth))]
 
     def _unlearnt(self, lesson: "_Lesson") -> Candidates | None:
-        """What is being measured, or was after the predictor has learnt."""
+        """Evaluations that are pending, or were measured after the last fit."""
         later = [architecture for architecture, _ in self._measured[lesson.measurements :]]
         unlearnt = [*self._pending.values(), *later]
         return Candidates(self.problem, unlearnt) if unlearnt else None
 
     def _random(self) -> Architecture | None:
-        """A random new member, if there is one or one of many draws is new."""
+        """A random new member, from the list or among many draws; None if there is none."""
         if self._members is not None:
             free = self._free(self._members)
             return self._members.architectures[int(self.problem.rng.choice(free))] if len(free) else None
@@ -240,11 +242,11 @@ class PredictorGuided(Strategy):
         return self.problem.deduplication_key(architecture) not in self._asked
 
     def _free(self, candidates: Candidates) -> NDArray[np.intp]:
-        """Where among candidates those stand that were not asked for."""
+        """The indices of the candidates that were not asked for."""
         return np.flatnonzero([identity not in self._asked for identity in candidates.keys])
 
     def _learnt(self) -> "_Lesson | None":
-        """What is known now, or was when the last batch was complete; None while there is too little to learn from."""
+        """The surrogate, fitted now or after the last complete batch; None while there are too few measurements."""
         if self._lesson is None or self._told - self._lesson.told >= self.batch:
             try:
                 self._lesson = self._learn(len(self._measured), self._told)
@@ -266,8 +268,10 @@ class PredictorGuided(Strategy):
         return _Lesson(measurements, told, non_dominated(means[kept]), self._reference(means[kept]), least)
 
     def _reference(self, means: Floats) -> Floats:
-        """From where volume counts, `[objectives]`: costs from a little beyond the most expensive of all, what is
-        measured from near the worst, but for the hopeless: nobody wants those however cheap they are.
+        """The reference point of the hypervolume, `[objectives]`.
+
+        For costs, it lies a little beyond the most expensive measured one. For measured objectives, it lies near the
+        worst measurement, with very poor ones left out: they are of no use at any cost.
         """
         if not len(means):
             return np.zeros(means.shape[1])
@@ -276,18 +280,18 @@ class PredictorGuided(Strategy):
         return np.where(free, least, np.quantile(means, LEAST, axis=0))
 
     def _worth(self, lesson: "_Lesson", candidates: Candidates, pending: Candidates | None = None) -> Floats:
-        """What measuring each candidate promises, `[n]`; those that break constraints come after all others."""
+        """The acquisition value of each candidate, `[n]`; candidates that violate constraints come last."""
         posterior = self._surrogate.posterior(candidates, pending)
-        if not len(lesson.front):  # nothing keeps the constraints yet: what is likeliest to comes first
+        if not len(lesson.front):  # nothing is feasible yet: highest probability of feasibility first
             return posterior.log_feasibility()
         worth = self._promise(lesson, *self._seen(posterior, candidates))
-        if worth.max() <= LEAST_WORTH:  # nothing is likely to improve anything: what may, with more luck
+        if worth.max() <= LEAST_WORTH:  # no value is above zero: use a wider upper bound
             worth = self._promise(lesson, posterior.means + FAR * posterior.deviations, np.zeros_like(posterior.means))
         worth = worth * np.exp(posterior.log_feasibility())
         return worth if worth.any() else posterior.log_feasibility()
 
     def _promise(self, lesson: "_Lesson", means: Floats, deviations: Floats) -> Floats:
-        """How much candidates improve on what is predicted of the measured, `[n]`, none of it negative."""
+        """The improvement of candidates over the predictions for measured architectures, `[n]`, at least 0."""
         if means.shape[1] > 1:
             rng = self.problem.rng
             return expected_hypervolume_improvement(means, deviations, lesson.front, lesson.reference, rng)
@@ -296,7 +300,7 @@ class PredictorGuided(Strategy):
         return np.maximum(means[:, 0] - lesson.least, 0.0)
 
     def _seen(self, posterior: Posterior, candidates: Candidates) -> tuple[Floats, Floats]:
-        """Means and deviations as the acquisition function sees them; a figure that it fixes has no deviation."""
+        """Means and deviations for the acquisition function; a value that it fixes has the deviation 0."""
         certain = np.zeros_like(posterior.deviations)
         match self.acquisition:
             case "expected_improvement":
@@ -309,7 +313,7 @@ class PredictorGuided(Strategy):
                 return posterior.means, certain
 
     def _draw(self, posterior: Posterior, candidates: Candidates) -> Floats:
-        """A joint draw of the most promising, `[n, objectives]`; of the others the least of it, and their costs."""
+        """A joint posterior sample of the best candidates, `[n, objectives]`; others get its minimum and own costs."""
         from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
         bounds = posterior.means + OPTIMISM * posterior.deviations
@@ -324,7 +328,7 @@ class PredictorGuided(Strategy):
         return draws
 
     def _breed(self, lesson: "_Lesson") -> list[Architecture]:
-        """New candidates, generation by generation from those that promise most."""
+        """New candidates, generation by generation, from those with the highest acquisition values."""
         problem = self.problem
         best = np.argsort(-self._worth(lesson, Candidates(problem, [a for a, _ in self._measured])), kind="stable")
         parents = [self._measured[int(i)][0] for i in best[:FOUNDERS]]
@@ -351,7 +355,7 @@ class PredictorGuided(Strategy):
         return list(bred.values())
 
     def _child(self, parents: list[Architecture]) -> Architecture:
-        """A mutant, or half as often a mutated crossing of two, brought towards the limits."""
+        """A mutant, or half as often a mutated crossover of two; it is repaired for the hard constraints."""
         space, rng = self.problem.space, self.problem.rng
         one, other = (parents[int(i)] for i in rng.integers(len(parents), size=2))
         child = space.mutate(space.crossover(one, other, rng) if rng.random() < 1 / 3 else one, rng)
@@ -384,14 +388,14 @@ class PredictorGuided(Strategy):
 
 @dataclass(frozen=True, slots=True)
 class _Lesson:
-    """What the predictor learnt from, and the front to improve on.
+    """The data of a fitted surrogate, and the front to improve on.
 
     Args:
-        measurements: From how many it learnt.
-        told: How many outcomes there were then.
-        front: Predictions for those that keep the constraints and are not dominated, `[m, objectives]`.
-        reference: From where the volume that they dominate counts, `[objectives]`.
-        least: The least that is predicted of the first objective of any of them.
+        measurements: Number of measurements that it was fitted to.
+        told: Number of outcomes at that time.
+        front: Predictions for the measured that satisfy the constraints and are not dominated, `[m, objectives]`.
+        reference: The reference point of the hypervolume, `[objectives]`.
+        least: The lowest prediction of their first objective.
     """
 
     measurements: int

@@ -12,9 +12,9 @@ class RandomSearch(Strategy):
     """Uniform sampling of feasible architectures.
 
     Args:
-        problem: What is searched.
-        repeats: What to do with an architecture that was already asked for; with ``redraw``, the default,
-            sampling is without replacement and ends when nothing new is found.
+        problem: The search problem.
+        repeats: The duplicate policy; with ``redraw``, the default, sampling is without replacement and ends when
+            nothing new is found.
     """
 
     def __init__(self, problem: Problem, *, repeats: OnDuplicate = "redraw") -> None:
@@ -27,7 +27,7 @@ class RandomSearch(Strategy):
         return [task for task in takewhile(bool, drawn) if task]
 
     def tell(self, outcome: Outcome) -> None:
-        pass  # sampling does not learn
+        pass  # random search ignores outcomes
 
     def get_state(self) -> dict[str, Any]:
         return {"asked": self._repeats.get_state()}

@@ -11,7 +11,7 @@ from nasplat.strategy import DuplicatePolicy, OnDuplicate, Strategy
 from nasplat.task import Measurement, Outcome, Task, decode_measurement, encode_outcome
 
 CHILD_ATTEMPTS = 200
-"""How many mutants may be infeasible or known before a random immigrant takes the place of a child."""
+"""Maximum number of infeasible or duplicate mutants before a random immigrant replaces a child."""
 
 
 class RegularizedEvolution(Strategy):
@@ -20,13 +20,13 @@ class RegularizedEvolution(Strategy):
     After Real et al. (2019), "Regularized evolution for image classifier architecture search", alg. 1.
 
     With several objectives the parent is a member of the sample that no other member dominates. The first
-    `population` architectures are drawn at random; work in flight does not hold up the next birth.
+    `population` architectures are drawn at random. The next child does not wait for tasks in flight.
 
     Args:
-        problem: What is searched.
-        population: How many live at once.
-        sample: How many of them, drawn without replacement, compete to be the parent.
-        repeats: What to do with a child that was already asked for.
+        problem: The search problem.
+        population: The size of the population.
+        sample: Number of members, drawn without replacement, that compete to be the parent.
+        repeats: The duplicate policy for children.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RegularizedEvolution(Strategy):
         while len(tasks) < n:
             founding = self._asked < self.population or not self._living
             task = None if founding else self._repeats.draw(self._child, CHILD_ATTEMPTS)
-            if task is None:  # a founder, or an immigrant where every mutant within reach is known
+            if task is None:  # initial population, or a random immigrant if all mutants found are duplicates
                 task = self._repeats.sample()
             if task is None:
                 break
@@ -57,7 +57,7 @@ class RegularizedEvolution(Strategy):
 
     def tell(self, outcome: Outcome) -> None:
         if isinstance(outcome, Measurement):
-            self._living.append(outcome)  # a deque of fixed length: the oldest leaves
+            self._living.append(outcome)  # a deque of fixed length: the oldest is removed
 
     def _child(self) -> Architecture:
         rng, living, goal = self.problem.rng, self._living, self.problem.goal

@@ -1,4 +1,4 @@
-"""Retraining: given networks are trained to the end, as what a search found is before it is shipped."""
+"""Retraining: given networks are trained to the end, for example the results of a search before deployment."""
 
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from nasplat.strategy import Strategy
 from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Teacher
 
 DRAWN = 5
-"""How many members are drawn where none are given."""
+"""Number of members that are drawn if none are given."""
 WEIGHTS = "weights"
-"""The role under which a measurement leaves the network that it trained."""
+"""The role of the artifact with the network that a measurement trained."""
 
 
 @dataclass
 class _Training:
-    """One member trained with one seed, and how far it has come.
+    """One member trained with one seed, and its progress.
 
     Args:
         architecture: The member.
-        seed: Which of the seeds.
-        replicate: What its tasks call that: members whose networks compute the same have different ones.
-        done: The fidelity that is behind it.
-        state: What its next part continues from, until that is asked for.
-        over: Whether no further part is to come.
+        seed: The index of the seed.
+        replicate: The replicate of its tasks; isomorphic members have different ones.
+        done: The fidelity reached so far.
+        state: The state that its next part continues from, until that part is asked for.
+        over: Whether there is no further part.
     """
 
     architecture: Architecture
@@ -43,26 +43,28 @@ class _Training:
 class Retraining(Strategy):
     """Trains given architectures to the end, with several seeds and checkpoints.
 
-    A training is done in parts, each a task that continues from the state of the one before; so what is killed
-    loses one part. The first parts of all trainings come first, in a fixed order, and so their seeds are fixed.
-    Later parts take their randomness from the state, which makes their own seeds, and with them the order of tells
-    and the number of workers, matter to no result. A benchmark that leaves no state on the way is asked for the whole
-    afresh, with a seed that does depend on the order; one part for each training avoids that.
+    A training is done in parts; each part is a task that continues from the state of the one before. So a kill loses
+    at most one part. The first parts of all trainings come first, in a fixed order, so their seeds are fixed. Later
+    parts take their randomness from the state. So the results do not depend on the seeds of these tasks, on the order
+    of tells, or on the number of workers. If a benchmark leaves no state at a checkpoint, the whole training is asked
+    for again, with a seed that does depend on the order; one part for each training avoids that.
 
-    With a teacher, the largest member is trained first, with all seeds, before the others begin; each learns in all
-    of its parts from the one of its own seed (Hinton et al., 2015, "Distilling the knowledge in a neural network").
+    With a teacher, the largest member is trained first, with all seeds, before the others begin. Each of the others
+    learns in all of its parts from the teacher with the same seed (Hinton et al., 2015, "Distilling the knowledge in a
+    neural network").
 
-    A failure ends that training alone. Without a teacher to learn from, the trainings of its seed are left out.
+    A failure ends only that training. If a teacher fails, the trainings with its seed are left out.
 
     Args:
-        problem: Where the members are from; its fidelity is the whole training.
-        members: Their codes; by default five drawn at random, the baseline that picks are compared with.
-        seeds: How often each is trained.
-        checkpoints: In how many parts; no more than the benchmark has fidelities.
-        teacher: Whether the others learn from the largest.
+        problem: The problem that the members belong to; its fidelity is the whole training.
+        members: The codes of the members; by default five drawn at random, the baseline that picks are compared with.
+        seeds: Number of trainings of each member.
+        checkpoints: Number of checkpoints; a kill loses at most the part since the last one. At most the number of the
+            benchmark's fidelities.
+        teacher: Whether the others learn from the largest member.
 
     Raises:
-        InputError: A code names no member, or one that is not feasible.
+        InputError: A code is not a member, or the member is not feasible.
     """
 
     replaces_parts = True
@@ -113,7 +115,7 @@ class Retraining(Strategy):
             self._begin_learning()
 
     def _begin(self, members: list[Architecture]) -> None:
-        """Lay out all trainings, of which none has begun."""
+        """Make the list of all trainings; none has begun."""
         largest = max(members, key=lambda member: self.problem.cost(member).params)
         self._members = [largest, *(member for member in members if member != largest)] if self.teacher else members
         alike: Counter[str] = Counter()
@@ -123,7 +125,7 @@ class Retraining(Strategy):
             first = self.seeds * alike[key]
             alike[key] += 1
             self._trainings += [_Training(member, seed, first + seed) for seed in range(self.seeds)]
-        # By seed, so that a retraining that is cut short has had all members.
+        # Ordered by seed, so that a retraining that stops early has trained all members.
         order = sorted(range(len(self._trainings)), key=lambda number: self._trainings[number].seed)
         self._teaching = self.teacher
         self._teachers: dict[int, Teacher] = {}
@@ -134,7 +136,7 @@ class Retraining(Strategy):
         self._outstanding: dict[int, int] = {}
 
     def _begin_learning(self) -> None:
-        """Let all begin whose teacher has come to its end; only now, so that the order of tells changes no seed."""
+        """Start the trainings whose teachers are complete; not earlier, so that the order of tells changes no seed."""
         self._teaching = False
         for number in self._learners:
             if self._trainings[number].seed in self._teachers:
@@ -146,7 +148,7 @@ class Retraining(Strategy):
         return self.teacher and training.architecture == self._members[0]
 
     def _part(self, number: int) -> Evaluate:
-        """The next part of a training, or the whole of one that cannot be continued."""
+        """The next part of a training, or the whole training if it cannot be continued."""
         training = self._trainings[number]
         state, training.state = training.state, None
         fidelity = next(each for each in self._fidelities if each > training.done)
@@ -187,10 +189,10 @@ class Retraining(Strategy):
 
 
 def _given(problem: Problem, codes: list[str]) -> list[Architecture]:
-    """The members of these codes, each once.
+    """The members with these codes, each once.
 
     Raises:
-        InputError: One is no member, or is not feasible.
+        InputError: A code is not a member, or the member is not feasible.
     """
     members = [problem.space.parse(code) for code in dict.fromkeys(codes)]
     for member in members:
@@ -203,10 +205,10 @@ def _given(problem: Problem, codes: list[str]) -> list[Architecture]:
 
 
 def _drawn(problem: Problem) -> list[Architecture]:
-    """Random feasible members that differ; fewer than `DRAWN` where the candidates hold no more.
+    """Different random feasible members; fewer than `DRAWN` if the candidates have no more.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no feasible member.
     """
     first = problem.sample()
     found = {problem.deduplication_key(first): first}

@@ -1,4 +1,4 @@
-"""Successive halving, with generations and without: many begin cheaply, the better part goes on."""
+"""Successive halving and ASHA: many trials start at low fidelity, and the best continue."""
 
 from bisect import bisect_left, insort
 from collections import deque
@@ -36,18 +36,19 @@ class SuccessiveHalving(GenerationalStrategy):
 
     After Jamieson and Talwalkar (2016), "Non-stochastic best arm identification", alg. 1.
 
-    Any strategy that asks for evaluations proposes who enters a bracket; it learns from the lowest rung, where
-    all are measured alike. A trial goes on from where it was left, if its measurement left a state, on whatever
-    worker is free; else it is measured anew. When one trial of a bracket has reached the top, the next begins.
+    The base strategy, any strategy that asks for evaluations, proposes the trials of a bracket. It learns from the
+    lowest rung, where all trials have the same fidelity. A promoted trial continues from its state on any free worker,
+    if its measurement left a state; else it is measured from the start. When one trial of a bracket has reached the
+    top rung, the next bracket begins.
 
     Args:
-        problem: What is searched; its fidelity is the top rung.
-        around: The strategy that proposes.
-        options: Its options.
-        eta: One in so many goes on, and from rung to rung the fidelity grows by this factor.
+        problem: The search problem; its fidelity is the top rung.
+        around: The base strategy.
+        options: The options of the base strategy.
+        eta: The reduction factor: one in `eta` trials is promoted, and the fidelity grows by `eta` from rung to rung.
         rungs: The fidelities, lowest first; by default at least `eta` times smaller from rung to rung, down to
             the lowest that the benchmark has.
-        entrants: How many enter a bracket; by default so many that one reaches the top.
+        entrants: Number of trials in a bracket; by default as many as are needed for one to reach the top rung.
     """
 
     def __init__(
@@ -75,8 +76,8 @@ class SuccessiveHalving(GenerationalStrategy):
         if self._rung == 0:
             for outcome in outcomes:
                 self._inner.tell(outcome)
-        # What memory answers from this bracket is in the race already, under the code that was measured; what it
-        # answers from an earlier one races once.
+        # A cache hit from this bracket is already among its trials, under the code that was measured. A cache hit
+        # from an earlier bracket counts as one trial.
         seen: set[int | None] = {outcome.id for outcome in outcomes}
         racing: list[Measurement] = []
         for outcome in outcomes:
@@ -107,18 +108,18 @@ class ASHA(Strategy):
 
     After Li et al. (2020), "A system for massively parallel hyperparameter tuning", alg. 2.
 
-    A free worker takes the best trial that is among the first in `eta` of its rung and has not gone on yet,
-    highest rung first; where there is none, a new trial enters the lowest rung. Nobody waits for anybody.
+    A free worker takes the best trial that is in the top 1/`eta` of its rung and is not promoted yet, highest rung
+    first. If there is none, a new trial enters the lowest rung. No worker waits for another.
 
-    Any strategy that asks for evaluations proposes who enters; it learns from the lowest rung, where all are
-    measured alike. A trial goes on from where it was left, if its measurement left a state, on whatever worker
-    is free; else it is measured anew.
+    The base strategy, any strategy that asks for evaluations, proposes the trials. It learns from the lowest rung,
+    where all trials have the same fidelity. A promoted trial continues from its state on any free worker, if its
+    measurement left a state; else it is measured from the start.
 
     Args:
-        problem: What is searched; its fidelity is the top rung.
-        around: The strategy that proposes.
-        options: Its options.
-        eta: One in so many goes on, and from rung to rung the fidelity grows by this factor.
+        problem: The search problem; its fidelity is the top rung.
+        around: The base strategy.
+        options: The options of the base strategy.
+        eta: The reduction factor: one in `eta` trials is promoted, and the fidelity grows by `eta` from rung to rung.
         rungs: The fidelities, lowest first; by default at least `eta` times smaller from rung to rung, down to
             the lowest that the benchmark has.
     """
@@ -140,7 +141,7 @@ class ASHA(Strategy):
         self._fidelities = _fidelities(problem, rungs, eta)
         self._inner = _Inner(problem, around, options, self._fidelities[0])
         self._ladder = [_Rung(problem, eta) for _ in self._fidelities[1:]]
-        self._outstanding: dict[int, int] = {}  # which rung a task belongs to
+        self._outstanding: dict[int, int] = {}  # the rung of each task
 
     def ask(self, n: int) -> list[Task]:
         tasks: list[Task] = []
@@ -156,7 +157,7 @@ class ASHA(Strategy):
         rung = self._outstanding.pop(outcome.id)
         if rung == 0:
             self._inner.tell(outcome)
-        # What memory answers is in the race already, under the code that was measured.
+        # A cache hit is already among the trials, under the code that was measured.
         if rung < len(self._ladder) and isinstance(outcome, Measurement) and outcome.remembered is None:
             self._ladder[rung].add(outcome)
 
@@ -184,11 +185,11 @@ class ASHA(Strategy):
 
 
 class _Rung:
-    """The trials measured at one fidelity, and which of them may go on.
+    """The trials measured at one fidelity, and which of them can be promoted.
 
-    With one objective they are kept sorted, so that neither a measurement nor a promotion looks at all of them.
-    With several, all of them have to be ranked anew; once there are many, that is done each time they have
-    grown by a fiftieth.
+    With one objective the trials are kept sorted, so neither a measurement nor a promotion looks at all of them.
+    With several objectives, all of them must be ranked again; if there are many, this is done each time their number
+    has grown by a fiftieth.
     """
 
     def __init__(self, problem: Problem, eta: int) -> None:
@@ -198,26 +199,26 @@ class _Rung:
         self._selection = RankAndCrowding(problem.goal)
         self._trials: dict[int, Measurement] = {}
         self._gone: set[int] = set()
-        # With one objective: the places of all, and those who have not gone on, both best first.
+        # With one objective: the places of all trials, and the trials that are not promoted, both best first.
         self._placed: list[tuple[float, ...]] = []
         self._waiting: list[tuple[tuple[float, ...], Measurement]] = []
-        # With several: who is due since the last ranking, best first, and when to rank again.
+        # With several: the trials to promote since the last ranking, best first, and when to rank again.
         self._due: deque[Measurement] = deque()
         self._rank_again_at = eta
 
     def add(self, trial: Measurement) -> None:
-        # What it continued from is behind it, and not to be kept for its sake.
+        # The state that it continued from is used up, and must not be kept because of this trial.
         trial = replace(trial, task=replace(trial.task, continues=None))
         self._trials[trial.id] = trial
         if self._ranks:
             self._enter(trial)
 
     def promote(self) -> Measurement | None:
-        """The best trial that is among the first in `eta` and has not gone on, which it now has; None without one."""
+        """Promote the best trial that is in the top 1/`eta` and is not promoted yet; None if there is none."""
         trial = self._next_by_place() if self._ranks else self._next_by_front()
         if trial is not None:
             self._gone.add(trial.id)
-            self._trials[trial.id] = _without_state(trial)  # from now on the state is in the next rung's hands
+            self._trials[trial.id] = _without_state(trial)  # from now on the next rung holds the state
         return trial
 
     def _enter(self, trial: Measurement) -> None:
@@ -265,7 +266,7 @@ class _Rung:
 
 
 class _Inner:
-    """The strategy that proposes, and the tasks of its own that stand behind those that are run."""
+    """The base strategy, and its own tasks for each task that is run."""
 
     def __init__(self, problem: Problem, around: str, options: dict[str, Any] | None, fidelity: int) -> None:
         plugin = STRATEGIES.get(around)
@@ -297,7 +298,7 @@ class _Inner:
         return tasks
 
     def tell(self, outcome: Outcome) -> None:
-        """Let the strategy learn from what came of a proposal."""
+        """Tell the base strategy the outcome of a proposal."""
         inner = self._behind.pop(outcome.id)
         assert isinstance(outcome, Measurement | Failure)
         known = _without_state(outcome) if isinstance(outcome, Measurement) else outcome
@@ -322,7 +323,7 @@ def _fidelities(problem: Problem, rungs: Sequence[int] | None, eta: int) -> list
     """The fidelity of every rung, lowest first.
 
     Raises:
-        InputError: Given rungs do not rise to the problem's fidelity, or the benchmark has not one of them.
+        InputError: Given rungs do not rise to the problem's fidelity, or the benchmark lacks one of them.
     """
     if rungs is None:
         found = [problem.fidelity]
@@ -339,12 +340,12 @@ def _fidelities(problem: Problem, rungs: Sequence[int] | None, eta: int) -> list
 
 
 def _without_state(trial: Measurement) -> Measurement:
-    """The same for those who will not continue it, so that they do not keep its state from being collected."""
+    """The same trial without its state, so that the state can be collected."""
     return replace(trial, artifacts={role: handle for role, handle in trial.artifacts.items() if role != STATE})
 
 
 def _continued(problem: Problem, trial: Measurement, fidelity: int) -> Evaluate:
-    """The same architecture at a higher fidelity, from the state that the trial left, if it left one."""
+    """Evaluate the same architecture at a higher fidelity, from the state of the trial if it left one."""
     return problem.evaluate(
         trial.architecture,
         fidelity=fidelity,

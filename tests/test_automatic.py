@@ -280,7 +280,7 @@ def test_a_resumed_run_does_not_choose_again(
     def tripwire(*arguments: object) -> None:
         raise AssertionError("it chose again")
 
-    monkeypatch.setattr("nasplat.config.choose", tripwire)
+    monkeypatch.setattr("nasplat.search.assembly.choose", tripwire)
     done = command("resume", "run", "--evaluations", "12", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     said = json.loads(done.stdout)

@@ -772,9 +772,62 @@ def test_everything_registered_is_listed(command: CommandLine, tmp_path: Path) -
         for entry in entries:
             assert entry["name"] in text.stdout
             assert entry["summary"] and "BROKEN" not in entry["summary"]
+    assert max(map(len, text.stdout.splitlines())) <= 100
+    lines = text.stdout.splitlines()
+    for registry in registries.values():
+        for plugin in registry:
+            assert any(line.split()[:1] == [plugin.name] for line in lines), f"{plugin.name} has a line of its own"
     options = {entry["name"]: entry["options"] for entry in kinds["strategies"]}
     assert options["regularized_evolution"] == {"population": 50, "sample": 10, "repeats": "remember"}
     assert listing(tmp_path) == {}
+
+
+def test_a_plug_in_is_described_with_its_options(command: CommandLine) -> None:
+    text, said = (
+        command("list", "benchmarks", "classification"),
+        command("list", "benchmarks", "classification", "--json"),
+    )
+    check_done(text)
+    check_done(said)
+    options = {each["name"]: each for each in strict_json(said.stdout)["options"]}
+    assert options["recipe.ema"]["type"] == "float >= 0, < 1" and options["recipe.ema"]["default"] == "0"
+    assert options["recipe.optimizer"]["type"] == "sgd | adam"
+    assert options["data.subset"]["type"] == "int >= 1, or none" and options["data.subset"]["default"] == "none"
+    for name, option in options.items():
+        assert option["meaning"] and name in text.stdout and option["meaning"] in text.stdout
+    auto = command("list", "strategies", "auto")
+    check_done(auto)
+    assert "the search says why" in auto.stdout
+    digits = command("list", "datasets", "digits", "--json")
+    assert strict_json(digits.stdout)["name"] == "digits"
+
+
+def test_what_is_not_there_cannot_be_described(command: CommandLine) -> None:
+    for kind, said in (("strategies", "did you mean 'cars'"), ("datasets", "cifar10")):
+        done = command("list", kind, "carss" if kind == "strategies" else "cifar1")
+        assert done.returncode == 2 and said in done.stderr and done.stdout == ""
+
+
+@pytest.mark.slow
+def test_former_names_of_options_are_the_same_options(command: CommandLine, tmp_path: Path) -> None:
+    search = (
+        "search", "--space", "nasbench201", "--set", "space.channels=1", "--set", "space.cells=1", "--benchmark",
+        "classification", "--set", "benchmark.epochs=1", "--set", "benchmark.subset=40", "--strategy", "random_search",
+        "--objective", "accuracy:max", "--evaluations", "1", "--json",
+    )  # fmt: skip
+    for name, former in (("ema", "benchmark.ema=.5"), ("grouped", "benchmark.recipe.ema=.5")):
+        check_done(command(*search, "--set", former, "--out", name))
+    old, new = (Run(tmp_path / name).config.benchmark for name in ("ema", "grouped"))
+    assert old == new and new.options["recipe"]["ema"] == 0.5
+    last = command(*search, "--set", "benchmark.ema=.5", "--set", "benchmark.recipe.ema=.25", "--out", "last")
+    check_done(last)
+    assert Run(tmp_path / "last").config.benchmark.options["recipe"]["ema"] == 0.25
+    (tmp_path / "both.yaml").write_text(
+        "space: nasbench201\nbenchmark: {name: classification, ema: .5, recipe: {ema: .25}}\nstrategy: random_search\n"
+        "objectives: [accuracy:max]\nbudget: {evaluations: 1}\n"
+    )
+    both = command("search", "both.yaml", "--out", "both")
+    assert both.returncode == 2 and "benchmark.ema is the former name of benchmark.recipe.ema" in both.stderr
 
 
 class Strict(HTMLParser):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import house
 import nasplat
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,3 +125,15 @@ def test_the_version_is_in_the_changelog() -> None:
 def test_warnings_are_errors_in_tests() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert settings["tool"]["pytest"]["ini_options"]["filterwarnings"][0] == "error"
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_rooms_is_of_the_imports_as_they_are() -> None:
+    drawn = (ROOT / "docs" / "rooms.svg").read_text(encoding="utf-8")
+    assert house.picture(ROOT) == drawn, "draw it again: python performance/house.py --svg docs/rooms.svg"
+    assert "imports upwards: 0" in list(house.table(ROOT))
+
+
+def test_no_module_has_more_lines_than_one_idea_needs() -> None:
+    long = {name: len(path.read_text().splitlines()) for name, path in house.modules(ROOT).items()}
+    assert {name: lines for name, lines in long.items() if lines > 450} == {}

@@ -323,7 +323,7 @@ IN_PROCESS = """
 import json, os, signal, sys, time
 from pathlib import Path
 import ray
-from nasplat.executors import ray as module
+from nasplat.executors import attempt, ray as module
 from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
@@ -355,7 +355,7 @@ class Clock:
     def __getattr__(self, name):
         return getattr(time, name)
 
-module.time = clock = Clock()
+module.time = attempt.time = clock = Clock()
 """
 
 

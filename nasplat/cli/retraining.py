@@ -39,8 +39,8 @@ from nasplat.task import Measurement
 
 BINS = "bins:5"
 """What is picked by default where networks have a size."""
-SHARE = "recipe.distillation"
-"""The option of a benchmark that says how much of the loss is the teacher's."""
+SHARE = "distillation"
+"""The option of a benchmark, perhaps in a group, that says how much of the loss is the teacher's."""
 DISTILLATION = 0.5
 """How much of the loss is the teacher's, unless somebody says otherwise."""
 
@@ -176,11 +176,17 @@ def _recipe(path: Path | None) -> dict[str, Any]:
 
 def _share(tree: dict[str, Any]) -> Any:
     """The part of the loss that a teacher is to give, as the tree has it; None if it says nothing."""
-    plugin = BENCHMARKS.get(tree["benchmark"]["name"])
-    value: Any = grouped(plugin, tree["benchmark"])
-    for name in SHARE.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+    name = tree["benchmark"]["name"]
+    value: Any = grouped(BENCHMARKS.get(name), tree["benchmark"])
+    for part in (_share_option(name) or SHARE).split("."):
+        value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _share_option(benchmark: str) -> str | None:
+    """The name of the option for distillation, with its group; None where a benchmark has none."""
+    names = option_names(BENCHMARKS.get(benchmark))
+    return next((name for name in names if name.rpartition(".")[2] == SHARE), None)
 
 
 def _distill(tree: dict[str, Any]) -> None:
@@ -190,12 +196,13 @@ def _distill(tree: dict[str, Any]) -> None:
         InputError: The benchmark cannot distill, or there is nobody to teach.
     """
     name = tree["benchmark"]["name"]
-    if SHARE not in option_names(BENCHMARKS.get(name)):
+    share = _share_option(name)
+    if share is None:
         raise InputError(f"the benchmark {name} has no option {SHARE}, so that nobody learns; leave out --distill")
     if len(tree["strategy"]["members"]) < 2:
         raise InputError("--distill has the largest network teach the others, but only one is picked; pick more")
     if not _share(tree):
-        enter(tree, "benchmark", nested(SHARE, DISTILLATION))
+        enter(tree, "benchmark", nested(share, DISTILLATION))
     merge(tree, "strategy", {"teacher": True})
 
 

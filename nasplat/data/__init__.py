@@ -1,1 +1,1 @@
-"""Where data lies, and data sets by name."""
+"""Data sets by name, and the location of their files."""

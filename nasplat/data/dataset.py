@@ -1,4 +1,4 @@
-"""What a data set is before it is loaded, and where it comes from."""
+"""The description of a data set before it is loaded, and its source."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,18 +19,18 @@ def _not_scaled_alike() -> "Scaling | None":
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A data set that is known before it is loaded.
+    """The description of a data set before it is loaded.
 
     Args:
-        name: What users call it.
+        name: Its name for users.
         io: Image shape and number of classes.
-        load: Reads and splits it; the same split for everybody.
-        summary: One line on what it is.
-        mirrored: Whether a picture seen in a mirror is as good a picture of its class.
-        check: Refuses cheaply what `load` would fail by, above all missing files.
-        classes: The names of the classes by number; none where they have no other.
-        white: The value of the brightest pixel before images are standardised.
-        scaling: How images were standardised that come so; None if that cannot be said.
+        load: Reads and splits it. The split is always the same.
+        summary: One line of description.
+        mirrored: Whether a mirrored image is a valid image of the same class.
+        check: A cheap check for the errors of `load`, above all for missing files.
+        classes: The names of the classes by number; empty if classes have only numbers.
+        white: The value of the brightest pixel before standardization.
+        scaling: The scaling of images that are already standardised; None if it is unknown.
     """
 
     name: str
@@ -46,13 +46,14 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a data set comes from, and how much of it is wanted.
+    """The source of a data set, and how much of it is used.
 
     Args:
-        folder: Holds the files; by default the data folder.
+        folder: The folder with the files; by default the data folder.
         download: Whether missing files may be fetched into the folder.
-        subset: So many training and validation images in all, drawn once for everybody; test stays whole.
-        side: What the pictures of a folder of one's own are resized to.
+        subset: The total number of training and validation images, in a fixed random selection. The test split is not
+            reduced.
+        side: The side to which the images of a user's own folder are resized.
     """
 
     folder: Path | None = None
@@ -62,18 +63,18 @@ class Source:
 
     @property
     def place(self) -> Path:
-        """The folder, given or not."""
+        """The given folder, or the default."""
         return data_folder() if self.folder is None else self.folder.expanduser()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A data set as it is listed; where its files lie is not known yet.
+    """A data set in the list of data sets. The location of its files is not known yet.
 
     Args:
-        name: What users call it.
-        summary: One line on what it is.
-        open: Makes it known, without loading it.
+        name: Its name for users.
+        summary: One line of description.
+        open: Gives the description of the data set, without loading it.
     """
 
     name: str
@@ -81,5 +82,5 @@ class Entry:
     open: Callable[[Source], Dataset]
 
     def known(self, source: Source) -> Dataset:
-        """The data set, not loaded, with what the list says of it."""
+        """The data set, not loaded, with the name and summary of this entry."""
         return replace(self.open(source), summary=self.summary)

@@ -1,4 +1,4 @@
-"""Image data sets by name, split once and for all into training, validation and test."""
+"""Image data sets by name, with fixed splits into training, validation and test."""
 
 from functools import partial
 
@@ -47,14 +47,14 @@ DATASETS: dict[str, Dataset | Entry] = {
 
 
 def dataset(name: str, source: Source | None = None) -> Dataset:
-    """The data set of a name, known but not loaded.
+    """The data set with a name, not loaded.
 
     Args:
         name: One of `DATASETS`.
-        source: Where it comes from; by default the data folder.
+        source: Its source; by default the data folder.
 
     Raises:
-        InputError: The name is unknown (near matches are listed), or the source does not suit it.
+        InputError: The name is unknown (near matches are listed), or the source does not fit the data set.
     """
     if name not in DATASETS:
         raise InputError(unknown("data set", name, DATASETS))

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits, and a harder data set made of them."""
+"""Scikit-learn's handwritten digits, and a harder data set derived from them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +57,11 @@ def digits(source: Source) -> Dataset:
 
 
 DIGITS = 1_078, 359
-"""Of scikit-learn's digits so many are for training, and so many for validation."""
+"""The numbers of scikit-learn's digits for training and for validation."""
 
 
 def _split_digits() -> tuple[NDArray[np.float64], Rows, tuple[Rows, Rows, Rows]]:
-    """Scikit-learn's digits `[1797, 8, 8]` from 0 to 16, their labels, and which are for which split."""
+    """Scikit-learn's digits `[1797, 8, 8]` from 0 to 16, their labels, and the rows of each split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -73,13 +73,14 @@ def _split_digits() -> tuple[NDArray[np.float64], Rows, tuple[Rows, Rows, Rows]]
 
 
 HARD = Distortion(side=16, turn=30, shift=2, scale=0.2, noise=80)
-"""So hard that networks of six convolutions, 2,000 to 100,000 parameters, differ by a dozen points in 8 epochs."""
+"""The distortion. With it, networks of six convolutions and 2,000 to 100,000 parameters differ by a dozen points in 8
+epochs."""
 VARIANTS = 4, 2, 2
-"""How many pictures are made of each digit of the training, validation and test split."""
+"""The number of images made from each digit of the training, validation and test split."""
 
 
 def hard_digits(source: Source) -> Dataset:
-    """The digits as 16 x 16 pixels: turned, shifted, scaled and noisy, several times each."""
+    """The digits as 16 x 16 pixels: rotated, shifted, scaled and with noise, several images of each."""
     training, validation = (count * variants for count, variants in zip(DIGITS, VARIANTS, strict=False))
 
     def load() -> Splits:
@@ -94,7 +95,7 @@ def hard_digits(source: Source) -> Dataset:
             return Pictures(labels[chosen], lambda wanted: pixels[wanted])
 
         first, second, test = (part(*each) for each in zip(splits, VARIANTS, strict=True))
-        # Neither validation nor test is taken from training, hence no part of it is held out.
+        # Validation and test are not taken from training, so no part of training is held out.
         return Parts.of(first, validation=second, test=lambda: test, held_out=0, subset=source.subset).read()
 
     def check() -> None:

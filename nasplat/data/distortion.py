@@ -1,4 +1,4 @@
-"""Small grey pictures made harder: turned, shifted, scaled and noisy, the same for everybody."""
+"""Reproducible distortion of small grey images: rotation, shift, scaling and noise."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Distortion:
-    """How far pictures are from what they were; everything is drawn uniformly but for the noise.
+    """The size of the distortion. Everything except the noise is drawn uniformly.
 
     Args:
-        side: Of the distorted pictures, in pixels.
-        turn: At most so many degrees, either way.
-        shift: At most so many pixels of the distorted picture, either way, along each axis.
-        scale: At most such a part larger or smaller.
-        noise: The standard deviation of normal noise added to each pixel, of 255.
+        side: The side of the distorted images, in pixels.
+        turn: The largest rotation in degrees, in both directions.
+        shift: The largest shift in pixels of the distorted image, in both directions along each axis.
+        scale: The largest relative change of size, up or down.
+        noise: The standard deviation of the normal noise that is added to each pixel, on the scale of 0 to 255.
     """
 
     side: int
@@ -27,15 +27,15 @@ class Distortion:
     noise: float
 
     def __call__(self, pictures: Values, rng: np.random.RandomState) -> NDArray[np.uint8]:
-        """Each picture distorted in its own way, bilinearly interpolated; outside of it all is black.
+        """Distort each image independently, with bilinear interpolation. Pixels outside of the original are black.
 
-        The result is the same for everybody: NumPy's legacy generator alone has a stream that is frozen for good
-        (NEP 19), there is no library's interpolation, and what libraries of mathematics may differ by, some 1e-13
-        in float64, is lost as values are rounded to whole numbers, unless one lies that near to a half.
+        The result is the same on every computer. Only NumPy's legacy generator has a stream that is frozen (NEP 19).
+        No library is used for interpolation. Mathematical libraries may differ by some 1e-13 in float64; rounding to
+        whole numbers removes this, unless a value is that close to a half.
 
         Args:
             pictures: `[n, height, width]`, from 0 to 1.
-            rng: Where chance comes from.
+            rng: The random generator.
 
         Returns:
             `[n, side, side]`.
@@ -43,7 +43,8 @@ class Distortion:
         count, height, width = pictures.shape
         spread = 2 * rng.random_sample((4, count, 1, 1)) - 1
         angle, scale = np.deg2rad(self.turn * spread[0]), 1 + self.scale * spread[1]
-        # Where each pixel comes from: from the middle of the new picture, back through the change, into the old one.
+        # The source of each pixel: from the center of the new image, through the inverse transform, into the old
+        # image.
         steps = np.arange(self.side) - (self.side - 1) / 2
         down, right = steps[:, None] - self.shift * spread[2], steps[None, :] - self.shift * spread[3]
         cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
@@ -55,11 +56,11 @@ class Distortion:
 
 
 def _between(pictures: Values, row: Values, column: Values) -> Values:
-    """The values of pictures `[n, height, width]` at any places `[n, …]`, bilinearly; 0 outside."""
+    """Bilinearly interpolated values of images `[n, height, width]` at any positions `[n, …]`; 0 outside."""
     number = np.arange(len(pictures))[:, None, None]
     top, left = np.floor(row), np.floor(column)
     below, beyond = row - top, column - left
-    # A black margin of one pixel stands for everything outside.
+    # A black margin of one pixel represents everything outside.
     framed = np.pad(pictures, ((0, 0), (1, 1), (1, 1)))
 
     def at(line: Values, place: Values) -> Values:

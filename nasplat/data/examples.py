@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RESIDENT_BYTES = 2 * 2**30
-"""A split of up to so many bytes is kept on the device; a larger one stays on the host and follows batch by batch."""
+"""The largest split, in bytes, that is kept on the device. A larger split stays on the host and is copied by batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What makes uint8 images standardised float32, by the pixels of the training split.
+    """The standardization of uint8 images to float32, by the pixels of the training split.
 
     Args:
-        mean: For each channel `[channels, 1, 1]`, in 0..255.
-        std: Likewise; 1 where all pixels are alike.
+        mean: The mean of each channel `[channels, 1, 1]`, in 0..255.
+        std: The standard deviation, likewise; 1 where all pixels are equal.
     """
 
     mean: "Tensor"
@@ -27,7 +27,7 @@ class Scaling:
 
     @classmethod
     def of(cls, images: "Tensor") -> "Scaling":
-        """The scaling that gives these uint8 images `[n, channels, height, width]` mean 0 and deviation 1."""
+        """The scaling of uint8 images `[n, channels, height, width]` to mean 0 and standard deviation 1."""
         import torch
 
         total = torch.zeros(2, images.shape[1], dtype=torch.float64)
@@ -49,11 +49,12 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Images and their labels, decoded, as small as they are kept.
+    """Decoded images and their labels, in the compact form in which they are stored.
 
     Args:
         images: `[n, channels, height, width]`: standardised float32, or uint8 if there is a scaling.
-        labels: Class numbers `[n]`, int64. Work is done on their device; the images may still be on the host.
+        labels: Class numbers `[n]`, int64. Computation is on the device of the labels; the images may still be on the
+            host.
         scaling: Standardises a batch of images.
     """
 
@@ -62,7 +63,7 @@ class Examples:
     scaling: Scaling | None = None
 
     def to(self, device: "torch.device | str") -> "Examples":
-        """The same for work on a device, which keeps the images if they take no more than `RESIDENT_BYTES`."""
+        """The same examples for a device. The images move there if they take at most `RESIDENT_BYTES`."""
         images = self.images.to(device) if self.images.nbytes <= RESIDENT_BYTES else self.images
         return Examples(images, self.labels.to(device), self.scaling and self.scaling.to(device))
 
@@ -72,15 +73,15 @@ class Examples:
         """Standardised images and labels of some rows, on the device of the labels.
 
         Args:
-            rows: Which; a tensor may be on either device.
-            augment: What is done to the images before they are standardised.
+            rows: The rows; a tensor may be on either device.
+            augment: A function that changes the images before standardization.
         """
         device = self.labels.device
         if isinstance(rows, slice):
             images, labels = self.images[rows], self.labels[rows]
         else:
             images, labels = self.images[rows.to(self.images.device)], self.labels[rows.to(device)]
-        if images.device != device:  # pinned memory lets the copy go on beside the work on the batch before
+        if images.device != device:  # pinned memory lets the copy overlap with computation on the previous batch
             images = images.pin_memory().to(device, non_blocking=True)
         if augment is not None:
             images = augment(images)
@@ -95,9 +96,9 @@ class Splits:
     """Three disjoint parts: training fits weights, validation guides the search, test is measured once.
 
     Args:
-        training: Read already.
-        validation: Likewise.
-        read_test: Reads the test part, which nobody asks for before the final measurement.
+        training: The training part, already read.
+        validation: The validation part, already read.
+        read_test: Reads the test part, which is not used before the final measurement.
     """
 
     training: Examples
@@ -106,7 +107,7 @@ class Splits:
 
     @cached_property
     def test(self) -> Examples:
-        """The test part, read when it is first asked for."""
+        """The test part, read on first use."""
         return self.read_test()
 
     def to(self, device: str) -> "Splits":

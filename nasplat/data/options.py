@@ -1,4 +1,4 @@
-"""The options of a data set that a benchmark takes."""
+"""The data options of a benchmark."""
 
 from typing import Annotated
 
@@ -9,21 +9,22 @@ from nasplat.options import Options
 
 
 class FolderOptions(Options):
-    """Where the files of a data set are.
+    """The location of the files of a data set.
 
     Args:
-        folder: Holds the files of the data set; by default the data folder, `NASPLAT_DATA`.
+        folder: The folder with the files of the data set; by default the data folder, `NASPLAT_DATA`.
     """
 
     folder: Annotated[str | None, AfterValidator(absolute)] = None
 
 
 class ImageOptions(FolderOptions):
-    """Where the files of an image data set are, and of which size its images become.
+    """The location of the files of an image data set, and the size to which images are resized.
 
     Args:
         download: Whether missing files may be downloaded into the folder.
-        side: What the images of `image_folder` are resized to, in pixels; by default the side of the first one.
+        side: The side to which images of `image_folder` are resized, in pixels; by default the side of the first
+            image.
     """
 
     download: bool = False
@@ -31,25 +32,26 @@ class ImageOptions(FolderOptions):
 
 
 class DataOptions(ImageOptions):
-    """Where the files of an image data set are, and how much of it is used.
+    """The location of the files of an image data set, and how much of it is used.
 
     Args:
-        subset: The number of training and validation images in all, drawn once for everybody with every class in its
-            share; the test split stays whole.
+        subset: The total number of training and validation images, in a fixed random selection stratified by class.
+            The test split is not reduced.
     """
 
     subset: Annotated[int, Field(ge=1)] | None = None
 
 
 class SuperResolutionDataOptions(FolderOptions):
-    """Where the images for super-resolution are, and which of them are used.
+    """The location of the images for super-resolution, and which of them are used.
 
     Args:
-        training_images: At most so many of the training images, evenly from the whole set, for a set that is larger
-            than the memory.
-        validation_images: Likewise of the validation images.
-        tests: Further sets that the final measurement is done on, such as ``set5``, whose metrics begin with their
-            names. A data set without test images needs one; the first gives the metrics without a name.
+        training_images: The largest number of training images, chosen evenly from the whole set. Use it for a set that
+            is larger than the memory.
+        validation_images: The largest number of validation images, likewise.
+        tests: Further sets for the final measurement, such as ``set5``. Their metrics begin with the names of the
+            sets. A data set without test images needs at least one; the first set then gives the metrics without a
+            prefix.
     """
 
     training_images: Annotated[int, Field(ge=1)] | None = None

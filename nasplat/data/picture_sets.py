@@ -1,4 +1,4 @@
-"""Sets of pictures by name, split once and for all, whose pictures are read one by one."""
+"""Image sets by name, with fixed splits. Images are read one by one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_PIXELS = 50_000_000
-"""A larger picture is not decoded, whatever its file promises."""
+"""The largest number of pixels of an image. Larger images are not decoded."""
 GREY = ("1", "L", "LA")
-"""Pillow's names of what has one channel beside transparency."""
+"""Pillow's modes with one channel besides transparency."""
 MODES = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's names of what has 8 bits a channel or less."""
+"""Pillow's modes with at most 8 bits a channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture whose pixels are read when needed.
+    """An image whose pixels are read when needed.
 
     Args:
-        name: What errors call it; a path, if it is a file.
-        read: Its pixels as uint8, `[height, width, 3]`, or `[height, width]` of a grey file, which protocols of
-            comparison treat differently.
+        name: Its name in errors; the path, if it is a file.
+        read: Reads its pixels as uint8, `[height, width, 3]`, or `[height, width]` for a grey file, which comparison
+            protocols treat differently.
     """
 
     name: str
@@ -43,10 +43,10 @@ class PictureSet:
     """Three disjoint parts: training fits weights, validation guides the search, test is measured once.
 
     Args:
-        name: What users call it.
-        training: None in a set that is there to test with.
-        validation: Likewise.
-        test: None where the set was published without; other sets are tested on then.
+        name: Its name for users.
+        training: The training images; empty in a set only for testing.
+        validation: The validation images, likewise.
+        test: The test images; empty if the set was published without them. Other sets are then used for testing.
     """
 
     name: str
@@ -57,12 +57,12 @@ class PictureSet:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A set as it is listed; where its files lie is not known yet.
+    """A set in the list of image sets. The location of its files is not known yet.
 
     Args:
-        name: What users call it.
-        summary: One line on what it is.
-        open: Lists its pictures below the first of some folders that has them, without reading any.
+        name: Its name for users.
+        summary: One line of description.
+        open: Lists its images below the first of the given folders that has them, without reading any.
     """
 
     name: str
@@ -74,20 +74,20 @@ class Entry:
 
 
 def picture(path: Path, *, side: int | None = None) -> Picture:
-    """The picture in a file.
+    """The image in a file.
 
     Args:
         path: The file.
-        side: If given, the middle of a larger picture, so many pixels in height and width at most.
+        side: If given, a larger image is center-cropped to at most this height and width, in pixels.
     """
     return Picture(str(path), partial(read_picture, path, side=side))
 
 
 def read_picture(path: Path, *, side: int | None = None) -> Pixels:
-    """The pixels of a file, `[height, width, 3]`, or `[height, width]` of a grey one; transparency is left out.
+    """The pixels of a file, `[height, width, 3]`, or `[height, width]` for a grey file; transparency is dropped.
 
     Raises:
-        InputError: The file is no picture, damaged, too large, or has more than 8 bits a channel.
+        InputError: The file is not an image, is damaged or too large, or has more than 8 bits a channel.
     """
 
     def decode(image: "Image") -> Pixels:
@@ -103,14 +103,14 @@ def read_picture(path: Path, *, side: int | None = None) -> Pixels:
 
 
 def central(pixels: Pixels, side: int) -> Pixels:
-    """The middle of a picture `[height, width, ...]`, at most `side` pixels in height and width."""
+    """The center crop of an image `[height, width, ...]`, at most `side` pixels in height and width."""
     height, width = pixels.shape[:2]
     top, left = max(0, height - side) // 2, max(0, width - side) // 2
     return pixels[top : top + side, left : left + side]
 
 
 def _listed(folder: Path, keep: Callable[[str], bool] = lambda name: True) -> tuple[Picture, ...]:
-    """The pictures in a folder, by name; other files are left alone."""
+    """The images in a folder, sorted by name; other files are ignored."""
     try:
         names = sorted(
             path.name
@@ -133,15 +133,15 @@ PHOTOS: dict[str, tuple[str, ...]] = {
         "hubble_deep_field.jpg",
         "ihc.png",
         "motorcycle_left.png",
-        "motorcycle_right.png",  # the same scene as the left one: both are to be in one part
+        "motorcycle_right.png",  # the same scene as the left image: both must be in one part
         "retina.jpg",
     ),
     "validation": ("chelsea.png", "gravel.png", "page.png"),
     "test": ("coffee.png", "coins.png", "rocket.jpg"),
 }
-"""Which photographs that ship with scikit-image are for what."""
+"""The part of each photograph that ships with scikit-image."""
 PHOTO_SIDE = 512
-"""Of larger photographs the middle is taken, so many pixels in height and width; two are mostly dark around it."""
+"""Larger photographs are center-cropped to this height and width, in pixels; two of them are mostly dark around it."""
 
 
 def _photos(places: Sequence[Path]) -> PictureSet:
@@ -158,15 +158,14 @@ def _photos(places: Sequence[Path]) -> PictureSet:
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """A set of published pictures in folders.
+    """A set of published images in folders.
 
     Args:
-        name: What users call it.
-        training: Folders below a place where training pictures may lie, in the order of preference; none for a set
-            to test with.
-        validation: Likewise.
-        test: Likewise.
-        keep: Which of the pictures there belong to the set, by their names.
+        name: Its name for users.
+        training: Possible folders of training images below a place, in the order of preference; empty for a test set.
+        validation: Possible folders of validation images, likewise.
+        test: Possible folders of test images, likewise.
+        keep: Decides by the name of an image whether it belongs to the set.
     """
 
     name: str
@@ -196,27 +195,27 @@ class _Published:
 
 
 def _below(names: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
-    """Where a part of a set may lie below a place: with or without the folders that others put around it."""
+    """The possible folders of a part of a set below a place: with or without the parent folders of common archives."""
     return tuple(
         f"{around}{name}/{part}".rstrip("/") for around in ("", "images/sr/") for name in names for part in parts
     )
 
 
 def _original(name: str) -> bool:
-    """Whether a file is an original, where enlarged and shrunk ones lie beside it, such as ``img_001_SRF_2_LR.png``."""
+    """Whether a file is an original, and not an upscaled or downscaled version such as ``img_001_SRF_2_LR.png``."""
     stem = Path(name).stem
     return "SRF" not in stem or stem.endswith("HR")
 
 
 def _test_set(folder: str) -> _Published:
-    """A set that networks are compared on, in the layouts in which such sets are handed on."""
+    """A test set for comparing networks, in the layouts in which such sets are distributed."""
     return _Published(folder.lower(), test=_below([folder, folder.lower()], ["HR", "", "image_SRF_2"]), keep=_original)
 
 
 def _bsds500(places: Sequence[Path]) -> PictureSet:
     within = ["BSDS500/data/images", "BSDS500", "BSR/BSDS500/data/images"]
     found = _Published("bsds500", training=_below(within, ["train"]), test=_below(within, ["val"]))(places)
-    # Its validation pictures are those of BSD100: who chose by them would be testing on what guided the choice.
+    # Its validation images are those of BSD100. A search on them would later be tested on the same images.
     held_out = found.training[9::10]
     training = tuple(each for each in found.training if each not in held_out)
     return replace(found, training=training, validation=held_out)
@@ -230,9 +229,9 @@ def _div2k(places: Sequence[Path]) -> PictureSet:
 
 
 FOLDERS = {"training": ("training", "train"), "validation": ("validation", "val"), "test": ("test",)}
-"""What the folders of a set of one's own may be called."""
+"""The possible names of the folders of a user's own set."""
 OF_FIVE = {"validation": 3, "test": 4}
-"""Of five training pictures in the order of their names, these go to a part that has no folder."""
+"""The index, among every five training images sorted by name, of the image for a part without a folder."""
 
 
 def _picture_folder(places: Sequence[Path]) -> PictureSet:
@@ -297,14 +296,14 @@ PICTURE_SETS: dict[str, Entry] = {
 
 
 def picture_set(name: str, *folders: Path) -> PictureSet:
-    """The set of a name; its pictures are listed, not read.
+    """The set with a name. Its images are listed, not read.
 
     Args:
         name: One of `PICTURE_SETS`.
-        folders: Where it is looked for, the first one first; by default in the data folder.
+        folders: The folders to search, in order; by default the data folder.
 
     Raises:
-        InputError: The name is unknown (near matches are listed), or the pictures are missing.
+        InputError: The name is unknown (near matches are listed), or the images are missing.
     """
     if name not in PICTURE_SETS:
         raise InputError(unknown("set of pictures", name, PICTURE_SETS))

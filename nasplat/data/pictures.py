@@ -1,4 +1,4 @@
-"""Reading pictures from the files in which data sets are published; nothing is unpickled."""
+"""Reading of images from the published files of data sets. Nothing is unpickled."""
 
 import gzip
 import io
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 DECODERS = 8
-"""At most so many threads decode files at once."""
+"""The largest number of threads that decode files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures whose labels are known and whose pixels are read when needed.
+    """Images with known labels, whose pixels are read when needed.
 
     Args:
         labels: Class numbers `[n]`, int64.
-        read: The pictures of given rows as uint8 `[rows, channels, height, width]`.
+        read: Reads the images of given rows as uint8 `[rows, channels, height, width]`.
     """
 
     labels: Rows
@@ -43,25 +43,25 @@ class Pictures:
         return len(self.labels)
 
     def take(self, rows: Rows) -> "Pictures":
-        """These rows alone."""
+        """The images of the given rows only."""
         return Pictures(self.labels[rows], lambda inner: self.read(rows[inner]))
 
     def images(self) -> "Tensor":
-        """All of them."""
+        """All images."""
         return self.read(np.arange(len(self)))
 
 
 def find(name: str, places: Sequence[Path], files: Sequence[str], endings: Sequence[str] = ("",)) -> dict[str, Path]:
-    """The files of a data set, all in the first of the places that has them.
+    """The files of a data set, all from the first place that has them.
 
     Args:
-        name: The data set's, for messages.
+        name: The name of the data set, for messages.
         places: Folders, in the order of preference.
         files: The names of the files.
-        endings: What may follow on a name, such as ``.gz``.
+        endings: The possible suffixes of a name, such as ``.gz``.
 
     Raises:
-        FileNotFoundError: No place has all; the message says what was looked for where.
+        FileNotFoundError: No place has all files. The message names the files and places.
     """
     partly = ""
     for place in places:
@@ -82,11 +82,11 @@ def find(name: str, places: Sequence[Path], files: Sequence[str], endings: Seque
     )
 
 
-# idx: MNIST and what is published like it ---------------------------------------------------------------------
+# idx: MNIST and similar data sets -----------------------------------------------------------------------------
 
 
 def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int) -> Pictures:
-    """Grey pictures from a pair of idx files, plain or gzipped, by torchvision's reader.
+    """Grey images from a pair of idx files, plain or gzipped, by torchvision's reader.
 
     Raises:
         InputError: A file is damaged or of another kind.
@@ -113,7 +113,7 @@ def _idx(path: Path, reader: str) -> "Tensor":
     try:
         if path.suffix != ".gz":
             return read(str(path))  # type: ignore[no-any-return]
-        with tempfile.NamedTemporaryFile() as plain:  # torchvision reads files alone
+        with tempfile.NamedTemporaryFile() as plain:  # torchvision reads only files
             plain.write(gzip.decompress(path.read_bytes()))
             plain.flush()
             return read(plain.name)  # type: ignore[no-any-return]
@@ -125,10 +125,10 @@ def _idx(path: Path, reader: str) -> "Tensor":
 
 
 def check_binary(paths: Sequence[Path], *, labels: int, pixels: int, rows: int) -> None:
-    """Refuse files that are not of the size that so many rows have.
+    """Refuse files whose size does not match the number of rows.
 
     Raises:
-        InputError: A file is cut off, or of another kind.
+        InputError: A file is truncated, or of another kind.
     """
     for path in paths:
         size, expected = path.stat().st_size, rows * (labels + pixels)
@@ -137,10 +137,10 @@ def check_binary(paths: Sequence[Path], *, labels: int, pixels: int, rows: int) 
 
 
 def read_binary(paths: Sequence[Path], *, labels: int, shape: tuple[int, int, int], classes: int) -> Pictures:
-    """Pictures from files of rows: label bytes, of which the last counts, then the pixels, channel by channel.
+    """Images from files of rows: label bytes, of which the last is used, then the pixels, channel by channel.
 
     Raises:
-        InputError: A file cannot be read, or holds labels that there are not.
+        InputError: A file cannot be read, or has invalid labels.
     """
     width = labels + int(np.prod(shape))
     try:
@@ -163,10 +163,10 @@ def read_binary(paths: Sequence[Path], *, labels: int, shape: tuple[int, int, in
 
 
 def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: int) -> Pictures:
-    """Pictures from an npz with ``PART_jpeg`` (bytes), ``PART_offset`` (one more than pictures) and ``PART_label``.
+    """Images from an npz with ``PART_jpeg`` (bytes), ``PART_offset`` (one more than images) and ``PART_label``.
 
     Raises:
-        InputError: The file is damaged or lacks an array; later, a picture is damaged.
+        InputError: The file is damaged or lacks an array. When read, an image is damaged.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -198,7 +198,7 @@ def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: i
             try:
                 with Image.open(io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())) as picture:
                     pixels[place] = np.asarray(picture.convert("RGB"))
-            except (OSError, SyntaxError, ValueError) as error:  # a picture of another size is a ValueError
+            except (OSError, SyntaxError, ValueError) as error:  # an image of another size is a ValueError
                 raise InputError(f"{path} is damaged: picture {row} of {part}: {_line(error)}; {REPLACE}") from error
 
         _in_threads(decode, len(rows))
@@ -214,10 +214,10 @@ PARTS = ("train", "val", "test")
 
 
 def part_folders(folder: Path) -> dict[str, Path]:
-    """Which folders hold which of `PARTS`: the folders of these names, or the folder itself as the training part.
+    """The folder of each of `PARTS`: the folders of these names, or the folder itself as the training part.
 
     Raises:
-        InputError: The folder cannot be read, or is laid out in neither way.
+        InputError: The folder cannot be read, or has neither layout.
     """
     names = _folders(folder)
     parts = {part: folder / part for part in PARTS if part in names}
@@ -233,10 +233,10 @@ def part_folders(folder: Path) -> dict[str, Path]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of the class folders in a folder, sorted; hidden ones are no classes.
+    """The sorted names of the class folders in a folder, without hidden folders.
 
     Raises:
-        InputError: There are fewer than two.
+        InputError: There are fewer than two class folders.
     """
     names = _folders(folder)
     if len(names) < 2:
@@ -249,17 +249,17 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes: bool) -> Pictures:
-    """The pictures below a folder of class folders, as torchvision's ImageFolder lists them, to be read as squares.
+    """The images below a folder of class folders, in the order of torchvision's ImageFolder, to be read as squares.
 
     Args:
-        folder: Holds one folder for each class.
+        folder: The folder with one folder for each class.
         classes: The names of the classes; their order gives the labels.
-        side: What pictures are resized to.
-        all_classes: Whether every class must be there.
+        side: The side to which images are resized.
+        all_classes: Whether every class must exist.
 
     Raises:
-        InputError: A folder is of no class, a picture lies in none, or a class has no pictures; later, a picture
-            cannot be read.
+        InputError: A folder is not a class, an image is outside of class folders, or a class has no images. Later,
+            an image cannot be read.
     """
     from torchvision.datasets.folder import make_dataset
 
@@ -307,7 +307,7 @@ def _ends_as_a_picture(name: str) -> bool:
 
 
 def _folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted; hidden ones are left out.
+    """The sorted names of the folders in a folder, without hidden folders.
 
     Raises:
         InputError: The folder cannot be read.
@@ -321,10 +321,10 @@ def _folders(folder: Path) -> list[str]:
 
 
 def side_of_first(folder: Path, classes: Sequence[str]) -> int:
-    """The side of the first picture below a folder of class folders, which is to be square.
+    """The side of the first image below a folder of class folders. The image must be square.
 
     Raises:
-        InputError: There is none, it cannot be read, or it is not square.
+        InputError: There is no image, it cannot be read, or it is not square.
     """
     candidates = (
         path
@@ -344,10 +344,10 @@ def side_of_first(folder: Path, classes: Sequence[str]) -> int:
 
 
 def opened(path: Path, use: Callable[[Any], Any]) -> Any:
-    """What a function makes of an opened picture.
+    """The result of a function on an opened image.
 
     Raises:
-        InputError: The picture cannot be read.
+        InputError: The image cannot be read.
     """
     from PIL import Image
 
@@ -362,13 +362,14 @@ def opened(path: Path, use: Callable[[Any], Any]) -> Any:
 
 
 def download(archives: Mapping[str, str], folder: Path, target: str, *, named: bool) -> None:
-    """Fetch archives by torchvision, checked by their MD5, and unpack them into a folder that appears complete.
+    """Download archives with torchvision, verify their MD5, and unpack them into a folder, which appears only when
+    complete.
 
     Args:
         archives: MD5 sums by address.
-        folder: Where data sets are kept; made if need be.
-        target: The folder in it that the files belong into.
-        named: Whether the archives themselves hold a folder of that name.
+        folder: The folder of data sets; created if necessary.
+        target: The folder in it for the files.
+        named: Whether the archives contain a folder of that name.
 
     Raises:
         InputError: The folder cannot be written, or an address cannot be reached.
@@ -380,15 +381,15 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
     try:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         with (
-            FileLock(folder / f".{target.replace('/', '-')}.lock"),  # all workers need it at the same moment
+            FileLock(folder / f".{target.replace('/', '-')}.lock"),  # all workers may need it at the same time
             tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as draft,
         ):
-            if not (folder / target).is_dir():  # else another worker was first
+            if not (folder / target).is_dir():  # otherwise another worker was first
                 place = Path(draft) if named else Path(draft) / target
                 for address, md5 in archives.items():
                     download_and_extract_archive(address, place, md5=md5, remove_finished=True)
                 (Path(draft) / target).rename(folder / target)
-    except (OSError, RuntimeError) as error:  # an address that does not answer is an OSError
+    except (OSError, RuntimeError) as error:  # an unreachable address is an OSError
         raise InputError(
             f"{address} cannot be downloaded into {folder}: {_line(error)}; where there is no network, "
             f"put the files into {folder / target} by hand"
@@ -396,9 +397,9 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
 
 
 def _in_threads(work: Callable[[int], None], count: int) -> None:
-    """Do the work for 0..count-1; decoders let go of Python's lock."""
+    """Do the work for 0..count-1 in threads. Decoders release Python's global lock."""
 
-    def several(first: int) -> None:  # a future for every picture would cost as much as decoding it
+    def several(first: int) -> None:  # a future for every image would take as long as decoding it
         for place in range(first, min(first + 256, count)):
             work(place)
 

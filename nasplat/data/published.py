@@ -21,19 +21,19 @@ class Published:
     """A data set of published files.
 
     Args:
-        name: What users call it.
+        name: Its name for users.
         io: Image shape and number of classes.
-        files: What must be there.
-        folders: Where they are looked for, below the data folder; the first is where downloads go.
-        read: Gives the training pictures of found files, by name, and what reads those of the test.
-        held_out: One in so many training images is for validation.
-        training: The number of training images before that.
-        endings: What may follow on the names of the files.
+        files: The required files.
+        folders: The folders to search, below the data folder. Downloads go to the first.
+        read: Takes the found files by name; gives the training images and a function that reads the test images.
+        held_out: One of this many training images is for validation.
+        training: The number of training images before this split.
+        endings: The possible suffixes of the names of the files.
         classes: The names of the classes.
-        archives: MD5 sums by address; none if it cannot be downloaded.
-        named: Whether the archives hold the first of the folders.
-        refuse: Looks at found files before they are read.
-        hint: What is said about files that were found instead.
+        archives: MD5 sums by address; empty if it cannot be downloaded.
+        named: Whether the archives contain the first of the folders.
+        refuse: Checks found files before they are read.
+        hint: The text of the message about other files that were found instead.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Published:
     classes: tuple[str, ...] = ()
 
     def open(self, source: Source) -> Dataset:
-        """The data set, not loaded; its files are looked for when it is checked."""
+        """The data set, not loaded. Its files are searched when it is checked."""
 
         def find() -> dict[str, Path]:
             places = [source.place / folder for folder in self.folders]
-            # The folder itself, such as a distribution's; the default data folder has many things in it.
+            # The given folder itself, such as an unpacked archive; the default data folder has other files too.
             return pictures.find(
                 self.name, [*places, *([source.place] if source.folder else [])], self.files, self.endings
             )
@@ -130,7 +130,7 @@ def fashion_mnist(source: Source) -> Dataset:
 
 
 CIFAR_ROWS = {"cifar10": 10_000, "cifar100": 50_000}
-"""Pictures in each file of training pictures; a file of test pictures has 10,000 of them."""
+"""The number of images in each training file; a test file has 10,000."""
 CIFAR_TEST_ROWS = 10_000
 CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
 
@@ -182,7 +182,7 @@ def cifar(source: Source, *, classes: int) -> Dataset:
 
 
 def cifar10_jpeg(source: Source) -> Dataset:
-    """CIFAR-10 after JPEG compression, from one file; figures do not compare with those of CIFAR-10."""
+    """CIFAR-10 after JPEG compression, from one file. Its metrics are not comparable with those of CIFAR-10."""
 
     file = "cifar10_jpeg.npz"
 

@@ -1,4 +1,4 @@
-"""Shrinking pictures, and how well enlarged ones agree with the originals: the protocol of super-resolution."""
+"""Downscaling of images, and comparison of upscaled images with originals: the protocol of super-resolution."""
 
 import math
 from typing import TYPE_CHECKING
@@ -14,47 +14,47 @@ COMPARISON = (
     "the values themselves), rounded to 8 bits; results clamped and rounded to 8 bits in each color before; {scale} "
     "pixels shaved off every side"
 )
-"""How pictures that were made `{scale}` times larger are compared with their originals."""
+"""The comparison of images upscaled by `{scale}` with their originals."""
 PROTOCOL = (
     COMPARISON + "; means over pictures. Originals cropped to multiples of {scale} and shrunk to 1/{scale} by bicubic "
     "with antialiasing, not rounded. gain_db is over bicubic of the shrunk luma"
 )
-"""How `agreement` and `bicubic_agreement` come about, for a `{scale}`; reports repeat it."""
+"""One line on how `agreement` and `bicubic_agreement` are computed for a `{scale}`, repeated in reports."""
 
 WINDOW = 11
 """The side of SSIM's window, in pixels."""
 MOST_DB = 100.0
-"""The PSNR of two equal pictures, whose own would be infinite."""
+"""The PSNR of two equal images, instead of infinity."""
 
 _LUMA = (65.481, 128.553, 24.966)
-"""What red, green and blue add to the luma at their highest; together 219 (ITU-R BT.601)."""
+"""The contributions of red, green and blue at their maxima to the luma; their sum is 219 (ITU-R BT.601)."""
 _BLACK, _RANGE = 16.0, 219.0
 
 
 def whole(picture: "Tensor", scale: int) -> "Tensor":
-    """The picture `[..., height, width]` without the last rows and columns, to multiples of the scale."""
+    """The image `[..., height, width]`, cropped at the end of rows and columns to multiples of the scale."""
     height, width = (side // scale * scale for side in picture.shape[-2:])
     return picture[..., :height, :width]
 
 
 def shrunk(picture: "Tensor", scale: int) -> "Tensor":
-    """A picture `[channels, height, width]` in 1/scale of its height and width, by bicubic with antialiasing.
+    """An image `[channels, height, width]` downscaled to 1/scale of its height and width, bicubic with antialiasing.
 
-    As MATLAB's `imresize` does it, whose small pictures the literature's comparisons are made with: the kernel with
-    a = -0.5, widened by the scale. Values may leave the range of the original by a little.
+    The method is that of MATLAB's `imresize`, which the literature uses for its low-resolution images: the kernel with
+    a = -0.5, widened by the scale. Values may slightly exceed the range of the original.
 
     Args:
         picture: Floating-point or uint8; its sides are multiples of the scale.
-        scale: How many times smaller.
+        scale: The factor of the downscaling.
 
     Returns:
-        float64, on the scale of the original, not rounded.
+        float64, in the value range of the original, not rounded.
     """
     return _resized(picture, (picture.shape[-2] // scale, picture.shape[-1] // scale))
 
 
 def enlarged(picture: "Tensor", scale: int) -> "Tensor":
-    """A picture `[channels, height, width]` of scale times the height and width, by bicubic; float64, not rounded."""
+    """An image `[channels, height, width]` upscaled by `scale`, bicubic; float64, not rounded."""
     return _resized(picture, (picture.shape[-2] * scale, picture.shape[-1] * scale))
 
 
@@ -62,13 +62,13 @@ def _resized(picture: "Tensor", size: tuple[int, int]) -> "Tensor":
     import torch
     from torch.nn import functional
 
-    # Without antialiasing torch's kernel has a = -0.75; with it -0.5, for enlarging as well.
+    # Without antialiasing torch's kernel has a = -0.75; with it -0.5, for upscaling as well.
     batch = functional.interpolate(picture[None].to(torch.float64), size, mode="bicubic", antialias=True)
     return batch[0]
 
 
 def as_tensor(pixels: Pixels) -> "tuple[Tensor, bool]":
-    """A picture `[3, height, width]`, uint8, and whether it was grey.
+    """The image `[3, height, width]`, uint8, and whether it was grey.
 
     Args:
         pixels: `[height, width, 3]`, or `[height, width]` if it is grey.
@@ -81,11 +81,11 @@ def as_tensor(pixels: Pixels) -> "tuple[Tensor, bool]":
 
 
 def luma(picture: "Tensor", *, grey: bool = False) -> "Tensor":
-    """The luma `[height, width]` of a uint8 picture `[3, height, width]`, rounded; float64, from 16 to 235.
+    """The luma `[height, width]` of a uint8 image `[3, height, width]`, rounded; float64, from 16 to 235.
 
     Args:
         picture: Red, green and blue.
-        grey: Whether to give it from 0 to 255, which of grey is the value itself.
+        grey: Whether to return values from 0 to 255; for a grey image this is the value itself.
     """
     import torch
 
@@ -95,16 +95,16 @@ def luma(picture: "Tensor", *, grey: bool = False) -> "Tensor":
 
 
 def agreement(result: "Tensor", original: "Tensor", scale: int, *, grey: bool = False) -> dict[str, float]:
-    """How well an enlarged picture agrees with the original, by the `PROTOCOL`.
+    """Compare an upscaled image with the original, by the `PROTOCOL`.
 
     Args:
         result: `[3, height, width]` floating-point in about 0..1.
         original: `[3, height, width]` uint8.
-        scale: How many pixels are shaved off every side.
-        grey: Whether the original's file has one channel, whose values count then, not the luma.
+        scale: The number of pixels that are cropped from every side.
+        grey: Whether the original's file has one channel. Its values are then compared, not the luma.
 
     Returns:
-        ``psnr_db`` and ``ssim``; not a number where the result is not.
+        ``psnr_db`` and ``ssim``; NaN if the result is NaN.
     """
     import torch
 
@@ -115,11 +115,11 @@ def agreement(result: "Tensor", original: "Tensor", scale: int, *, grey: bool = 
 
 
 def bicubic_agreement(original: "Tensor", scale: int, *, grey: bool = False) -> dict[str, float]:
-    """The same of bicubic enlargement, which by the `PROTOCOL` is done with the luma of the original alone.
+    """The same comparison for bicubic upscaling. By the `PROTOCOL`, this uses only the luma of the original.
 
     Args:
         original: `[3, height, width]` uint8; its sides are multiples of the scale.
-        scale: How many times it is shrunk and enlarged.
+        scale: The factor of the downscaling and the upscaling.
         grey: As for `agreement`.
     """
     plane = luma(original, grey=grey)
@@ -128,13 +128,13 @@ def bicubic_agreement(original: "Tensor", scale: int, *, grey: bool = False) -> 
 
 
 def compared(one: "Tensor", other: "Tensor", shave: int) -> dict[str, float]:
-    """PSNR and SSIM of two planes `[height, width]` in 0..255, without so many pixels at every side.
+    """PSNR and SSIM of two planes `[height, width]` in 0..255, without `shave` pixels at every side.
 
     SSIM is that of Wang et al. (2004), "Image quality assessment: from error visibility to structural similarity",
     sec. III-C, by scikit-image.
 
     Raises:
-        InputError: Less than SSIM's window is left.
+        InputError: The rest is smaller than SSIM's window.
     """
     from skimage.metrics import structural_similarity
 
@@ -147,7 +147,7 @@ def compared(one: "Tensor", other: "Tensor", shave: int) -> dict[str, float]:
     inner = slice(shave, height - shave), slice(shave, width - shave)
     first, second = (plane[inner].cpu().numpy() for plane in (one, other))
     error = float(((first - second) ** 2).mean())
-    similarity = structural_similarity(  # type: ignore[no-untyped-call]  # scikit-image tells no types
+    similarity = structural_similarity(  # type: ignore[no-untyped-call]  # scikit-image has no type information
         first, second, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     psnr_db = 10 * math.log10(255**2 / error) if error else MOST_DB

@@ -1,4 +1,4 @@
-"""Splits drawn once for everybody, with every class in its share."""
+"""Fixed random splits, stratified by class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from nasplat.errors import InputError
 
 
 def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
-    """Rows in two stratified parts, of which the second has `count`; the same for everybody."""
+    """Rows in two stratified parts, of which the second has `count` rows. The result is always the same."""
     from sklearn.model_selection import train_test_split
 
     try:
@@ -23,15 +23,15 @@ def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
 
 
 def drawn(labels: Rows, count: int, what: str) -> Rows:
-    """So many rows, stratified; all if they are as many."""
+    """A stratified selection of `count` rows; all rows if there are exactly that many."""
     return np.arange(len(labels)) if count == len(labels) else part_off(labels, count, what)[1]
 
 
 def shares(subset: int, training: int, validation: int, classes: int) -> tuple[int, int]:
-    """How many images of a subset are for training, and how many for validation.
+    """The numbers of images of a subset for training and for validation.
 
     Raises:
-        InputError: There are not so many, or too few for every class to be in both parts.
+        InputError: There are not enough images, or too few for every class to be in both parts.
     """
     whole = training + validation
     for_training = round(subset * training / whole)
@@ -46,7 +46,7 @@ def shares(subset: int, training: int, validation: int, classes: int) -> tuple[i
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Three disjoint parts whose pixels are not read yet; where the test part has files of its own, nor are those."""
+    """Three disjoint parts whose pixels are not read yet. Separate files of the test part are not opened yet either."""
 
     training: Pictures
     validation: Pictures
@@ -62,7 +62,7 @@ class Parts:
         held_out: int,
         subset: int | None,
     ) -> "Parts":
-        """Take what is missing from training: a fifth for the test, then one in `out_of_fold` for validation."""
+        """Take missing parts from training: a fifth for the test, then one in `held_out` for validation."""
         if test is None:
             rest, rows = part_off(training.labels, len(training) // 5, "a test split")
             training, test = training.take(rest), partial(training.take, rows)
@@ -78,7 +78,7 @@ class Parts:
         return cls(training, validation, test)
 
     def read(self) -> Splits:
-        """The parts in memory, scaled by the pixels of the training part."""
+        """The parts in memory, standardised by the pixels of the training part."""
         import torch
 
         images = self.training.images()

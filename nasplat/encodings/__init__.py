@@ -1,1 +1,1 @@
-"""What predictors see of architectures."""
+"""Encodings of architectures for predictors."""

@@ -1,4 +1,4 @@
-"""What predictors see of architectures, computed once however many of them look."""
+"""Encodings of architectures, computed once and shared by all predictors."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -17,9 +17,9 @@ from nasplat.search_space import SearchSpace
 
 
 class Encodings(Sequence[Architecture]):
-    """Architectures with their graphs, descriptions and expressions, each computed when it is first asked for.
+    """Architectures with their graphs, features and Weisfeiler-Lehman hashes, each computed at its first use.
 
-    It goes wherever a sequence of architectures goes; a predictor that is handed one uses what another has computed.
+    It can be used as a sequence of architectures. Predictors that are given the same object share its results.
 
     Args:
         space: Their search space.
@@ -34,7 +34,7 @@ class Encodings(Sequence[Architecture]):
 
     @classmethod
     def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> "Encodings":
-        """The given one, if it is one, or a new one."""
+        """The argument itself if it is an `Encodings`, or a new one."""
         if isinstance(architectures, Encodings) and architectures.space is space:
             return architectures
         return cls(space, architectures)
@@ -51,10 +51,10 @@ class Encodings(Sequence[Architecture]):
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
-        """The description, `[n, features]`; with the space's own features where it says little of operations.
+        """The description, `[n, features]`; with the space's own features if it has little information on operations.
 
-        A space that says no more of an operation than its name adds its own; elsewhere these would only distract,
-        since different codes of one network differ in them.
+        The space's own features are added if the space gives only the names of operations. Otherwise they would add
+        noise, since they differ between codes of one network.
         """
         if all(operation.role is not Role.OTHER for operation in self.graphs.operations):
             return self.description
@@ -68,14 +68,14 @@ class Encodings(Sequence[Architecture]):
         return hashed(PrunedGraphs.of(self.graphs))
 
     def take(self, chosen: NDArray[np.intp]) -> "Encodings":
-        """Those at the given places `[m]`, with whatever has been computed already."""
+        """The architectures at the given indices `[m]`, with what has been computed already."""
         taken = Encodings(self.space, [self.architectures[int(i)] for i in chosen])
         for name in self.COMPUTED & vars(self).keys():
             vars(taken)[name] = vars(self)[name][chosen]
         return taken
 
     def chunks(self, size: int) -> Iterator["Encodings"]:
-        """Slices of at most so many; itself, if it is no larger."""
+        """Slices of at most `size`; the object itself, if it is not larger."""
         if len(self) <= size:
             yield self
             return

@@ -1,7 +1,7 @@
-"""Numbers that describe what a network does, whatever space it is of: what predictors learn from.
+"""Features of a network for predictors, the same for every space.
 
-They are taken from the effective graph, so that codes of one function get one description: how much of what there
-is, how deep and how wide, what lies on the ways from input to output, and how signals spread at initialization.
+They are computed from the pruned graph, so isomorphic codes get the same features: the amounts of operations, depth
+and width, the operations on the paths from input to output, and signal propagation at initialization.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 CHUNK = 16_384
-"""How many graphs are described at once, which bounds the memory."""
+"""Number of graphs that are processed at once, which bounds the memory."""
 FAR = 1e6
-"""Longer than any way."""
+"""Longer than any path."""
 ANGLES = (0.0, 0.5, 0.9)
-"""Cosines between two inputs, whose images at the output are followed."""
+"""Cosines between two inputs, whose values at the output are computed."""
 POOLED = 0.7
-"""By how much pooling is taken to shrink a signal; averages of neighbors, which agree in part, shrink by less than
-their number says."""
+"""Assumed factor by which pooling shrinks a signal; neighbors are correlated, so their average shrinks less than for
+independent values."""
 
 
 def describe(graphs: Graphs) -> Floats:
-    """What `names` lists, for each graph: `[n, features]`, finite; unscaled, as trees like it."""
+    """The features listed by `names`, for each graph: `[n, features]`, finite and unscaled, as suits trees."""
     chunks = [
         np.stack([values for _, values in _all(PrunedGraphs.of(graphs[start : start + CHUNK]))], axis=1)
         for start in range(0, len(graphs), CHUNK)
@@ -36,7 +36,7 @@ def describe(graphs: Graphs) -> Floats:
 
 
 def names(graphs: Graphs) -> list[str]:
-    """What the columns of `describe` are called; the same for all graphs of a space."""
+    """The names of the columns of `describe`; the same for all graphs of a space."""
     return [name for name, _ in _all(PrunedGraphs.of(graphs[:1]))]
 
 
@@ -49,7 +49,7 @@ def _all(effective: PrunedGraphs) -> Iterator[tuple[str, Floats]]:
 
 
 class _Parts:
-    """What features are computed from; all masks are `[n, nodes]`, and of live nodes alone."""
+    """The data that features are computed from; all masks are `[n, nodes]` and cover only live nodes."""
 
     def __init__(self, effective: PrunedGraphs) -> None:
         graphs = effective.graphs
@@ -61,18 +61,18 @@ class _Parts:
         self.convolution, self.pooling = (roles(graphs, role) & live for role in (Role.CONVOLUTION, Role.POOLING))
         self.wide, self.narrow = self.convolution & (kernels > 1), self.convolution & (kernels == 1)
         self.inner = live & ~self.start & ~self.end
-        self.reach = (kernels - 1) / 2 * self.inner  # how far a node sees beyond its own pixel
+        self.reach = (kernels - 1) / 2 * self.inner  # how far a node's window reaches beyond its own pixel
         self.ways = effective.edges.astype(np.float64)
         self.joined = effective.edges > 0
         self.params, self.macs = graphs.params * live, graphs.macs * live
         self.share = self.ways / np.maximum(self.ways.sum(axis=1, keepdims=True), 1)
 
     def kinds(self) -> dict[str, Bools]:
-        """The operations that features tell apart in every space."""
+        """The operations that features distinguish in every space."""
         return {"wide convolution": self.wide, "narrow convolution": self.narrow, "pooling": self.pooling}
 
     def extreme(self, length: Floats, *, longest: bool) -> Floats:
-        """The longest or shortest way from an input to an output by the given length of nodes; -1 without any."""
+        """The longest or shortest path from an input to an output by the given length of nodes; -1 without a path."""
         best, none = (np.maximum, -FAR) if longest else (np.minimum, FAR)
         far = np.where(self.start, 0.0, none)
         for j in range(self.nodes):
@@ -85,8 +85,8 @@ class _Parts:
     def mean_product(self, factor: Floats) -> Floats:
         """The mean, over random walks from the outputs back to an input, of the product of the nodes' factors.
 
-        A walk takes each way into a node with equal chance. The mean of x to the power of a count is what
-        generating functions are: its derivatives at 1 give the count's mean and variance.
+        A walk takes each edge into a node with equal probability. The mean of x to the power of a count is its
+        generating function: the derivatives at 1 give the count's mean and variance.
         """
         mean = self.start.astype(np.float64)
         for j in range(self.nodes):
@@ -96,13 +96,13 @@ class _Parts:
         return met
 
     def between(self, sources: Bools, targets: Bools) -> Floats:
-        """How many nodes of the first kind feed nodes of the second, as pairs."""
+        """Number of pairs in which a node of the first kind feeds a node of the second."""
         pairs: Floats = (self.joined & sources[:, :, None] & targets[:, None, :]).sum(axis=(1, 2)).astype(np.float64)
         return pairs
 
 
 def _amounts(parts: _Parts) -> Iterator[tuple[str, Floats]]:
-    """How much there is of what."""
+    """The amounts of operations and costs."""
     graphs = parts.graphs
     for number, operation in enumerate(graphs.operations):
         if operation.role not in (Role.ZERO, Role.IDENTITY, Role.INPUT, Role.OUTPUT):
@@ -120,7 +120,7 @@ def _amounts(parts: _Parts) -> Iterator[tuple[str, Floats]]:
 
 
 def _lengths(parts: _Parts) -> Iterator[tuple[str, Floats]]:
-    """The longest and the shortest way from input to output, by several measures."""
+    """The longest and the shortest path from input to output, by several measures."""
     measures = {
         "nodes": parts.inner.astype(np.float64),
         "convolutions": parts.convolution.astype(np.float64),
@@ -134,7 +134,7 @@ def _lengths(parts: _Parts) -> Iterator[tuple[str, Floats]]:
 
 
 def _ways(parts: _Parts) -> Iterator[tuple[str, Floats]]:
-    """How many ways lead from input to output, and what lies on one on average."""
+    """The number of paths from input to output, and the average contents of a path."""
     counted = {
         "convolutions": parts.convolution,
         "wide convolutions": parts.wide,
@@ -160,7 +160,7 @@ def _ways(parts: _Parts) -> Iterator[tuple[str, Floats]]:
 
 
 def _ends(parts: _Parts) -> Iterator[tuple[str, Floats]]:
-    """What feeds what."""
+    """Which kinds of nodes feed which."""
     everything = np.ones_like(parts.live)
     yield "nodes fed by an input", parts.between(parts.start, everything)
     yield "nodes that feed an output", parts.between(everything, parts.end)
@@ -175,7 +175,7 @@ def _ends(parts: _Parts) -> Iterator[tuple[str, Floats]]:
 
 
 def _walks(parts: _Parts) -> Iterator[tuple[str, Floats]]:
-    """What random walks from the output back to the input meet."""
+    """The nodes on random walks from the output back to the input."""
     one, step = np.ones((parts.n, parts.nodes)), 1e-3
     for kind, mask in {"convolution": parts.convolution, **parts.kinds()}.items():
         yield f"chance of no {kind}", parts.mean_product(np.where(mask, 0.0, 1.0))
@@ -190,7 +190,7 @@ def _walks(parts: _Parts) -> Iterator[tuple[str, Floats]]:
 
 
 def _places(parts: _Parts) -> Iterator[tuple[str, Floats]]:
-    """How many convolutions lie at most before a node and behind it, on average over the nodes of a kind."""
+    """The maximum number of convolutions before a node and after it, averaged over the nodes of a kind."""
     before, behind = np.zeros((parts.n, parts.nodes)), np.zeros((parts.n, parts.nodes))
     for j in range(parts.nodes):
         deepest = np.where(parts.joined[:, :, j], before, 0.0).max(axis=1)
@@ -206,12 +206,12 @@ def _places(parts: _Parts) -> Iterator[tuple[str, Floats]]:
 
 
 def _signals(parts: _Parts) -> Iterator[tuple[str, Floats]]:
-    """What becomes of the angle between two inputs, in a wide network with random weights.
+    """How the angle between two inputs changes, in a wide network with random weights.
 
     Mean-field theory of signal propagation (Poole et al., 2016; the ReLU's kernel is Cho and Saul's, 2009), applied to
-    cells: convolutions, with ReLU and batch norm around them, give unit variance and a correlation by the kernel,
-    independent of all others; nodes that add up keep the covariances of what they add, which tells two ways that
-    carry the same from two that do not. Pixels are not followed, so pooling merely shrinks.
+    cells. A convolution, with its ReLU and batch norm, gives unit variance and a correlation by the kernel, and its
+    output is independent of all other nodes. A sum keeps the covariances of its inputs, which distinguishes two paths
+    with the same signal from two with different signals. Pixels are not modelled, so pooling only shrinks.
     """
     within = np.zeros((parts.n, parts.nodes, parts.nodes))  # covariance of two nodes for one input
     across = [np.zeros_like(within) for _ in ANGLES]  # and for two inputs

@@ -1,4 +1,4 @@
-"""What of a graph has an effect, and numbers that describe it: zeros dropped, skip connections contracted."""
+"""The pruned graph: zeros and dead edges are dropped, and skip connections are contracted."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from nasplat.graph import ABSENT, Graphs, Role
 
 @dataclass(frozen=True, slots=True)
 class PrunedGraphs:
-    """The nodes of graphs that data flows through, and how often each feeds each.
+    """The live nodes of graphs, and the number of connections between each pair of them.
 
     Args:
-        graphs: The graphs as they were.
-        live: Whether a node lies on a way from an input to an output and is more than a skip connection, `[n, nodes]`.
-        edges: How many ways lead from a live node to another over skip connections alone, `[n, nodes, nodes]`.
+        graphs: The original graphs.
+        live: Whether a node is on a path from an input to an output and is not a skip connection, `[n, nodes]`.
+        edges: Number of paths from one live node to another over skip connections only, `[n, nodes, nodes]`.
     """
 
     graphs: Graphs
@@ -24,13 +24,13 @@ class PrunedGraphs:
 
     @classmethod
     def of(cls, graphs: Graphs) -> "PrunedGraphs":
-        """Drop what carries nothing, contract skip connections, drop what leads nowhere."""
+        """Drop zeros, contract skip connections, and drop nodes that are on no path from input to output."""
         present = graphs.types != ABSENT
         zero, skip, start, end = (roles(graphs, role) for role in (Role.ZERO, Role.IDENTITY, Role.INPUT, Role.OUTPUT))
         flows = present & ~zero
         edges = (graphs.adjacency & flows[:, :, None] & flows[:, None, :]).astype(np.int64)
         nodes = edges.shape[1]
-        for k in np.flatnonzero(skip.any(axis=0)):  # in the order of data, so that chains of skips are contracted
+        for k in np.flatnonzero(skip.any(axis=0)):  # in topological order, so that chains of skips are contracted
             through = np.where(skip[:, k, None], edges[:, :, k], 0)
             edges += through[:, :, None] * edges[:, k, None, :]
             edges[skip[:, k], :, k] = 0
@@ -46,6 +46,6 @@ class PrunedGraphs:
 
 
 def roles(graphs: Graphs, role: Role) -> NDArray[np.bool_]:
-    """Which places hold a node of a role, `[n, nodes]`."""
+    """Whether each position has a node of the role, `[n, nodes]`."""
     wanted = [operation.role is role for operation in graphs.operations]
     return np.array([*wanted, False])[graphs.types]  # the last stands for `ABSENT`

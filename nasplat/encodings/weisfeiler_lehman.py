@@ -1,4 +1,4 @@
-"""What the nodes of a network compute, as hashes that can be counted: the sub-expressions of effective graphs."""
+"""Weisfeiler-Lehman features: countable hashes of the sub-expressions of pruned graphs."""
 
 from typing import Self
 
@@ -11,17 +11,18 @@ from nasplat.encodings.pruned_graph import PrunedGraphs
 Hashes = NDArray[np.uint64]
 
 NOTHING = np.uint64(0)
-"""The hash at places without a live node."""
+"""The hash at positions without a live node."""
 DEPTHS = (1, 2)
 """How far around a node the bounded expressions look back, in nodes."""
 
 
 def hashed(effective: PrunedGraphs) -> Hashes:
-    """For every live node four hashes, `[n, nodes, 4]`; equal where the expressions are.
+    """Four hashes for every live node, `[n, nodes, 4]`; equal expressions have equal hashes.
 
-    The first is of all that the node computes from the inputs on; the second of all that becomes of its output; the
-    others of its operation with those up to one and two nodes before it (as in Weisfeiler and Lehman's labels). An
-    expression does not depend on how nodes are numbered. Different ones share a hash with chance 2^-64 only.
+    The first is of the whole expression that the node computes from the inputs. The second is of all later uses of its
+    output. The others are of its operation with those up to one and two nodes before it (as in Weisfeiler and Lehman's
+    labels). An expression does not depend on the numbering of nodes. Different expressions share a hash only with
+    probability 2^-64.
     """
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
         own = _mixed((effective.graphs.types.astype(np.int64) + 3).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
@@ -40,10 +41,10 @@ def hashed(effective: PrunedGraphs) -> Hashes:
 
 
 class Vocabulary:
-    """The expressions that a training set has.
+    """The vocabulary: the expressions in a training set.
 
     Args:
-        known: For each of the four hashes, the sorted known ones.
+        known: For each of the four hashes, the sorted vocabulary.
     """
 
     def __init__(self, known: list[Hashes]) -> None:
@@ -51,13 +52,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, hashes: Hashes) -> Self:
-        """Those of a training set; there is always one, since nothing is among them."""
+        """The vocabulary of a training set; never empty, since it includes the hash of positions without a node."""
         return cls([np.unique(np.append(each, NOTHING)) for each in np.moveaxis(hashes, 2, 0)])
 
     def counted(self, hashes: Hashes) -> sparse.csr_array:
-        """How often each known expression occurs, `[n, expressions]`, each row divided by the root of 1 + its square.
+        """The count of each expression of the vocabulary, `[n, expressions]`, each row divided by √(1 + its square).
 
-        Cells with many nodes thus weigh little more than those with few.
+        So cells with many nodes have only slightly more weight than cells with few.
         """
         blocks = []
         for known, each in zip(self.known, np.moveaxis(hashes, 2, 0), strict=True):
@@ -71,7 +72,7 @@ class Vocabulary:
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Values spread over all 64 bits; each step can be undone, so that none are thrown together."""
+    """Mix values over all 64 bits; each step is invertible, so different values stay different."""
     values = values.copy()
     for factor in (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)):
         values ^= values >> np.uint64(33)

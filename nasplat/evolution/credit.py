@@ -1,8 +1,8 @@
-"""Credit of building blocks: what each choice of a gene was worth so far, and which ones a mutation then prefers.
+"""Credit of building blocks: the estimated effect of each choice of a gene, and mutation probabilities from it.
 
-Song et al. (2020, "Efficient residual dense block search for image super-resolution", AAAI) let credits that are
-earned while models are evaluated weigh which block a mutation puts in. Their rule was never released. The two here
-are reconstructions, which ``performance/credits.py`` compares with no credit at all.
+In Song et al. (2020, "Efficient residual dense block search for image super-resolution", AAAI), the credits from
+evaluated models are the weights by which a mutation selects a block. Their rule was never released. The two rules here
+are reconstructions; ``performance/credits.py`` compares them with mutation without credit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,18 @@ ROUNDING = 1e-9
 
 
 class Terms:
-    """What there is to be credited in a space: the choices of its genes, or the parts of choices.
+    """The terms that get credit in a space: the choices of its genes, or the parts of choices.
 
-    A gene that decides nothing in an architecture has no term in it. The credit of a choice is the sum of its terms'.
+    An inactive gene has no term in an architecture. The credit of a choice is the sum of the credits of its terms.
 
     Args:
-        space: Whose genes.
-        scope: By ``position``, a choice is another term in every gene; ``global``, genes with equal choices share
-            their terms.
-        factorized: Whether a choice that is made of parts has a term for each part, rather than one.
+        space: The search space.
+        scope: With ``position``, a choice has a separate term in every gene; with ``global``, genes with equal choices
+            share their terms.
+        factorized: Whether a choice with parts has a term for each part, instead of one term.
 
     Attributes:
-        number: How many terms there are.
+        number: Number of terms.
         of: The terms of an architecture, gene by gene.
     """
 
@@ -50,7 +50,7 @@ class Terms:
         self.of = lru_cache(maxsize=65536)(self._of)
 
     def counts(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-        """How often each term stands in each of the architectures, `[n, number]`."""
+        """The count of each term in each architecture, `[n, number]`."""
         places = [
             row * self.number + term
             for row, architecture in enumerate(architectures)
@@ -61,7 +61,7 @@ class Terms:
         return np.bincount(places, minlength=size).reshape(-1, self.number).astype(np.float64)
 
     def by_choice(self, credits: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """The credits of the choices of every gene, each `[choices]`, from those of the terms, `[number]`."""
+        """The credits of the choices of every gene, each `[choices]`, from the credits of the terms, `[number]`."""
         return [credits[np.array(rows)].sum(axis=1) for rows in self._table]
 
     def _names(self, place: int, choice: str) -> Iterator[tuple[object, ...]]:
@@ -82,28 +82,28 @@ class Terms:
 
 
 def regression(counts: NDArray[np.float64], scores: NDArray[np.float64], *, ridge: float = 1.0) -> NDArray[np.float64]:
-    """Credit by regression: what one more of a term is worth in all that was evaluated, `[terms]`.
+    """Credit by regression: the coefficient of each term over all evaluated architectures, `[terms]`.
 
-    Ridge regression of the scores on the counts, both around their means. What no architecture has, or all have, gets
-    nothing.
+    Ridge regression of the scores on the counts, both centered. A term that no architecture has, or all have, gets the
+    credit 0.
 
     Args:
         counts: How often each term stands in each architecture, `[n, terms]`.
         scores: Theirs, more being better, `[n]`.
-        ridge: For how many evaluations the belief counts that a term is worth nothing.
+        ridge: Ridge penalty, in units of evaluations.
     """
     x, y = counts - counts.mean(axis=0), scores - scores.mean()
     n, terms = x.shape
     worth: NDArray[np.float64]
     if terms <= n:
         worth = np.linalg.solve(x.T @ x + ridge * np.eye(terms), x.T @ y)
-    else:  # the same, by the smaller of the two systems
+    else:  # the same solution, from the smaller linear system
         worth = x.T @ np.linalg.solve(x @ x.T + ridge * np.eye(n), y)
     return worth
 
 
 def founding(counts: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Credit before there are parents: the mean score of those with a term less that of all, `[terms]`.
+    """Credit of the initial population: the mean score of architectures with a term minus the mean of all, `[terms]`.
 
     Args:
         counts: How often each term stands in each architecture, `[n, terms]`.
@@ -122,16 +122,17 @@ def difference(
     *,
     decay: float = 0.9,
 ) -> NDArray[np.float64]:
-    """Credit by difference: what a child has gained over its parent is shared by the genes in which they differ.
+    """Credit by difference: a child's gain over its parent is shared among the genes in which they differ.
 
-    What came has gained it, what went has lost it; of several parts of one gene, those that changed share alike.
+    A term that was added gets its share, and a term that was removed loses it. If several parts of one gene changed,
+    they get equal shares.
 
     Args:
-        credits: Those so far, moving averages, `[terms]`.
+        credits: The credits so far, moving averages, `[terms]`.
         parent: The terms of the parent, gene by gene.
-        child: Those of the child.
-        gain: The child's score less the parent's.
-        decay: How much of a credit stays where a share is added.
+        child: The terms of the child, gene by gene.
+        gain: The child's score minus the parent's.
+        decay: The part of a credit that stays when a share is added.
 
     Returns:
         The new credits; the old ones are left as they were.
@@ -148,15 +149,15 @@ def difference(
 
 
 def preference(credits: Sequence[NDArray[np.float64]], *, temperature: float = 0.5, floor: float = 0.3) -> Prior:
-    """How likely a mutation of a gene is to put in each choice: more so, the more credit it has.
+    """The probability of each choice in a mutation of its gene; it grows with the credit of the choice.
 
-    The chance is proportional to `exp(credit / T)`, with `T` the temperature times the standard deviation of the
-    credits of the gene's choices, so that the unit of the score does not matter. Equal credits give equal chances.
+    It is proportional to `exp(credit / T)`, with `T` the temperature times the standard deviation of the credits of
+    the gene's choices, so that the unit of the score does not matter. Equal credits give equal probabilities.
 
     Args:
-        credits: Of the choices of every gene, each `[choices]`.
-        temperature: The higher, the nearer to equal chances.
-        floor: What part of a mutation is drawn uniformly whatever the credits.
+        credits: The credits of the choices of every gene, each `[choices]`.
+        temperature: A higher temperature is closer to equal probabilities.
+        floor: The part of the probability that is uniform, independent of the credits.
     """
     rounding = ROUNDING * max(float(np.abs(credit).max()) for credit in credits)
     chances = []

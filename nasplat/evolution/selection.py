@@ -19,8 +19,8 @@ _CONSTRAINED = SimpleNamespace(has_constraints=lambda: True)
 class RankAndCrowding:
     """Who survives and who mates in NSGA-II (Deb et al., 2002, "A fast and elitist multiobjective genetic algorithm").
 
-    Non-dominated fronts are kept in order; of the front that does not fit whole, those stay that have most room
-    around them. Members that violate a constraint come after all that keep them, the least violation first.
+    Non-dominated fronts survive in order. Of the front that does not fit completely, the members with the largest
+    crowding distance survive. Members that violate a constraint come after all others, the least violation first.
 
     Args:
         goal: Objectives and the constraints that act in selection.
@@ -38,7 +38,7 @@ class RankAndCrowding:
     def pairs(
         self, parents: Sequence[Measurement], number: int, rng: Generator
     ) -> list[tuple[Measurement, Measurement]]:
-        """So many pairs, each member the winner of a tournament of two: by domination, then by crowding."""
+        """Pairs of parents; each parent is the winner of a tournament of two, by domination, then by crowding."""
         from pymoo.algorithms.moo.nsga2 import binary_tournament
         from pymoo.operators.selection.tournament import TournamentSelection
         from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
@@ -60,12 +60,12 @@ class RankAndCrowding:
 def by_rank_and_crowding(
     losses: NDArray[np.float64], violations: NDArray[np.float64], number: int, rng: Generator
 ) -> list[int]:
-    """The rows that survive, at most `number`, by front; those that violate anything last, the least violation first.
+    """The rows that survive, at most `number`, by front; rows with a violation come last, the least violation first.
 
     Args:
-        losses: Less is better, `[n, objectives]`; at least one row.
-        violations: How far each breaks the constraints, `[n]`; 0 where it keeps them.
-        number: How many survive.
+        losses: The losses, lower being better, `[n, objectives]`; at least one row.
+        violations: The constraint violation of each row, `[n]`; 0 if it satisfies the constraints.
+        number: Number of survivors.
         rng: Breaks ties in crowding.
     """
     from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
@@ -82,12 +82,12 @@ def _population(losses: NDArray[np.float64], violations: NDArray[np.float64]) ->
 
 
 class ProtectedSorting:
-    """Who survives where some are protected: two non-dominated sortings, merged front by front.
+    """Survival with protection: two non-dominated sortings, merged front by front.
 
-    The first sorting is by the objectives. The second is by figures under which those come first that the objectives
-    alone would drop too early (Yang et al., 2020, "CARS: Continuous evolution for efficient neural architecture
-    search", sec. 3.3, pNSGA-III). Stage by stage, the r-th fronts of both are kept; of the stage that does not fit
-    whole, those stay that have most room around them. There the paper names reference points, its code draws by lot.
+    The first sorting is by the objectives. The second is by losses that favor members which the objectives alone would
+    drop too early (Yang et al., 2020, "CARS: Continuous evolution for efficient neural architecture search", sec. 3.3,
+    pNSGA-III). Stage by stage, the r-th fronts of both survive. Of the stage that does not fit completely, the members
+    with the largest crowding distance survive; here the paper names reference points, and its code draws at random.
 
     Args:
         goal: Objectives and the constraints that act in selection.
@@ -107,11 +107,11 @@ class ProtectedSorting:
         """At most `number` of a pool; those that violate constraints come last, the least violation first.
 
         Args:
-            pool: Who may survive.
-            number: How many of them do.
+            pool: The candidates for survival.
+            number: Number of survivors.
             rng: Breaks ties.
-            protected: For each of the pool the figures of the second sorting, less being better; None for a single
-                sorting.
+            protected: For each member of the pool the losses of the second sorting, lower being better; None for a
+                single sorting.
         """
         violations = [self.goal.violation(m) for m in pool]
         sound = [i for i, violation in enumerate(violations) if not violation]
@@ -129,7 +129,7 @@ class ProtectedSorting:
 def _by_stages(
     losses: NDArray[np.float64], sortings: Sequence[NDArray[np.float64]], number: int, rng: Generator
 ) -> list[int]:
-    """The rows that are kept, each sorting `[n, figures]` giving fronts of its own."""
+    """The rows that survive; each sorting `[n, losses]` has its own fronts."""
     from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 

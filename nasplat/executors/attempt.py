@@ -12,7 +12,7 @@ from nasplat.task import Failure, Outcome, Task
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A worker slot: the actor, the worker's name once it is up, and since when it works or is idle."""
+    """A worker slot: the actor, the worker's name once it is up, and the time since which it works or is idle."""
 
     actor: Any  # an actor's methods are made at run time, which types cannot follow
     worker: str = ""
@@ -26,10 +26,10 @@ class Slot:
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """One attempt at a task: the slots of the workers that share it, rank 0 first, and what each has told of it.
+    """One attempt at a task: the slots of the workers that share it, rank 0 first, and the outcome from each.
 
-    A task that is not shared has one slot. Where it is, the success of rank 0 is that of all; otherwise the failure
-    of a worker counts before what any of them tells, and the cause before its effects.
+    A task that is not shared has one slot. In a shared task, the success of rank 0 is the success of the attempt.
+    Without it, a worker failure takes precedence over the outcomes that workers report, and a cause over its effects.
     """
 
     task: Task
@@ -46,7 +46,7 @@ class Attempt:
 
     @property
     def decided(self) -> bool:
-        """Whether what the others may still tell can hardly change anything."""
+        """Whether the outcomes that are still missing can hardly change the result."""
         return self.slots[0] in self.told or any(isinstance(said, Failure | RayError) for said in self.told.values())
 
     @property
@@ -54,11 +54,11 @@ class Attempt:
         return not isinstance(self.told.get(self.slots[0], None), Failure | RayError | None)
 
     def worker_failures(self) -> list[tuple[Slot, RayError]]:
-        """Which workers failed, and by what error, in the order in which it became known."""
+        """The failed workers and their errors, in the order in which they became known."""
         return [(slot, said) for slot, said in self.told.items() if isinstance(said, RayError)]
 
     def seconds(self) -> float:
-        """Device time of all who share it."""
+        """Device time of all workers that share the task."""
         said = [self.told.get(slot) for slot in self.slots]
         elapsed = time.monotonic() - self.since
         return sum(elapsed if told is None or isinstance(told, RayError) else told.spent.seconds for told in said)
@@ -66,7 +66,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class WorkerFailures:
-    """How often workers died, and nodes were lost, under one task."""
+    """Number of workers that died, and of nodes that were lost, under one task."""
 
     deaths: int = 0
     losses: int = 0

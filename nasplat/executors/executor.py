@@ -23,16 +23,16 @@ ARTIFACT_LOST = "artifact lost"
 
 
 class Executor(ABC):
-    """Runs tasks; a context manager that ends what it started and nothing else.
+    """Runs tasks; a context manager that ends only what it started.
 
-    The loop keeps about `capacity` tasks submitted; more of them queue. Every submitted task has exactly one
-    outcome, a `Failure` where the work or its worker failed.
+    The loop keeps about `capacity` tasks submitted; further tasks queue. Every submitted task has exactly one
+    outcome, which is a `Failure` if the work or its worker failed.
     """
 
     @property
     @abstractmethod
     def capacity(self) -> int:
-        """How many tasks are worked on at once."""
+        """Number of tasks that run at once."""
 
     @abstractmethod
     def submit(self, task: Task) -> None:
@@ -40,19 +40,19 @@ class Executor(ABC):
 
     @abstractmethod
     def wait(self, timeout: float) -> list[Outcome]:
-        """The outcomes that have come in, in their order; empty if none came within `timeout` seconds.
+        """The new outcomes, in the order of their arrival; empty if none arrived within `timeout` seconds.
 
         Raises:
             RunError: No task can be run any more.
         """
 
     def incidents(self) -> list[Incident]:
-        """What went wrong around the work since the last call; an executor without workers that can fail has none."""
+        """The incidents since the last call; an executor without workers that can fail has none."""
         return []
 
     @abstractmethod
     def close(self) -> None:
-        """End what this executor started; tasks in flight are given up."""
+        """End what this executor started; tasks in flight are abandoned."""
 
     def __enter__(self) -> Self:
         return self
@@ -66,14 +66,14 @@ class Executor(ABC):
 def perform(
     task: Task, benchmark: Benchmark, *, device: str, artifacts: Artifacts, group: "ProcessGroup | None" = None
 ) -> Outcome:
-    """Do a task's work; whatever exception ends it becomes a `Failure` with its traceback.
+    """Do a task's work; an exception that ends it becomes a `Failure` with its traceback.
 
     Args:
-        task: The work.
-        benchmark: What does it; prepared.
+        task: The task.
+        benchmark: The benchmark, prepared.
         device: A torch device.
-        artifacts: Where the benchmark keeps and finds weights.
-        group: The processes that share the work of a training; None for one that works alone.
+        artifacts: The store that weights are read from and written to.
+        group: The process group that shares a training; None to work alone.
     """
     started, clock = time.time(), time.perf_counter()
     try:
@@ -93,7 +93,7 @@ def perform(
 
 
 def _kind(error: BaseException) -> str:
-    """A failure's short name; memory runs out under a name of its own in every library."""
+    """A failure's short name; every library has its own exception for out of memory."""
     if isinstance(error, TrialFailed):
         return error.kind
     if isinstance(error, ArtifactError):
@@ -103,7 +103,7 @@ def _kind(error: BaseException) -> str:
 
 
 def _sound(outcome: Outcome, task: Task) -> Outcome:
-    """An outcome of the very task, with plain numbers, whatever kind of numbers the benchmark computes with."""
+    """Check that the outcome is of this task, and convert the benchmark's numbers to plain Python numbers."""
     if not isinstance(outcome, Measurement | Trained | Failure):
         raise TypeError(f"a benchmark is to return a Measurement or Trained, but returned {outcome!r}")
     images = replace(outcome.spent, images=int(outcome.spent.images))
@@ -127,7 +127,7 @@ def _dispatch(
 
 
 def cuda_is_available() -> bool:
-    """Whether torch sees a CUDA device; torch is only loaded where there is a driver that could serve one."""
+    """Whether torch finds a CUDA device; torch is only imported if there is a driver."""
     if os.name == "posix" and not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         return False
     import torch

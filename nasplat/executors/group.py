@@ -1,4 +1,4 @@
-"""Process groups: how workers that train one supernet together find one another."""
+"""Process groups: the rendezvous of workers that train one supernet together."""
 
 import sys
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 GROUP_SECONDS = 600.0
-"""How long a member waits for the others, to find them and in each operation, before it fails."""
+"""Timeout of a rank for the rendezvous and for each collective operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which share of the work a member does.
+    """The rank of a worker in a process group.
 
     Args:
-        rank: The member's number; the first is 0, and its outcome is that of the group.
-        size: How many members there are.
-        backend: What torch calls the way in which they exchange tensors.
+        rank: The rank; the outcome of rank 0 is that of the group.
+        size: Number of ranks.
+        backend: The torch backend for communication.
     """
 
     rank: int
@@ -30,11 +30,11 @@ class Share:
 
 
 class Meeting:
-    """Where the members of one group find one another; served by the first member's process for as long as it is held.
+    """The rendezvous of one process group; the process of rank 0 serves it as long as this object exists.
 
     Args:
-        host: The name under which other nodes reach the first member's.
-        port: Where it is served; 0 to serve it here, on a port that is free.
+        host: The host name of rank 0 for other nodes.
+        port: The port of an existing rendezvous; 0 to serve a new one here, on a free port.
     """
 
     def __init__(self, host: str, port: int = 0) -> None:
@@ -46,15 +46,15 @@ class Meeting:
 
     @classmethod
     def at(cls, address: str) -> Self:
-        """What another process serves there."""
+        """Connect to the rendezvous that another process serves."""
         host, _, port = address.rpartition(":")
         return cls(host, int(port))
 
     @contextmanager
     def joined(self, share: Share) -> Iterator["ProcessGroup"]:
-        """Be a member for as long as the `with` lasts; the process is left as it was, whatever happens.
+        """Join the group inside the `with` block; the process is restored afterwards in any case.
 
-        Other members that wait for this one when it leaves come free with an error.
+        Other ranks that wait for this one when it leaves get an error.
         """
         import torch.distributed as dist
 
@@ -75,7 +75,7 @@ class Meeting:
                 dist.destroy_process_group()
 
     def fail(self) -> bool:
-        """Tell of a failure before leaving; whether it is the group's first, which may be the cause of all others."""
+        """Report a failure before leaving; return whether it is the group's first, which may cause all others."""
         try:
             return bool(self._store.add("failures", 1) == 1)
         except RuntimeError:  # whoever served has failed before

@@ -9,11 +9,11 @@ from nasplat.task import Outcome, Task
 
 
 class InlineExecutor(Executor):
-    """Runs each task where it is waited for; a search repeats exactly.
+    """Runs each task inside `wait`; a search repeats exactly.
 
     Args:
-        benchmark: What measures; it is prepared here.
-        artifacts: Where the benchmark keeps weights.
+        benchmark: The benchmark; it is prepared here.
+        artifacts: The artifact store for weights.
         device: A torch device.
     """
 

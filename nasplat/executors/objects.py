@@ -1,4 +1,4 @@
-"""Artifacts in Ray's object store, which caches what lies in the run's artifact store."""
+"""Artifacts in Ray's object store, as a cache of the run's artifact store."""
 
 from collections import OrderedDict
 from typing import Any
@@ -10,16 +10,16 @@ from nasplat.artifact import Artifacts, Handle
 from nasplat.task import Task, needed_by
 
 KEPT = 4
-"""How many artifacts stay in the object store at least for as long as no others are asked for."""
+"""Number of most recently used artifacts that stay in the object store."""
 
 
 class Objects:
-    """Puts an artifact into the object store once, for all the tasks that refer to it.
+    """Puts an artifact into the object store once, for all tasks that refer to it.
 
-    What a task in flight refers to is kept by Ray itself, so that only the artifacts asked for last are held here.
+    Ray itself keeps the artifacts of tasks in flight, so only the most recently used artifacts are held here.
 
     Args:
-        artifacts: Where artifacts are read, for the first time and whenever the object store has lost one.
+        artifacts: The store to read artifacts from, the first time and whenever the object store has lost one.
     """
 
     def __init__(self, artifacts: Artifacts) -> None:
@@ -30,7 +30,7 @@ class Objects:
         """The references to what a task names, by digest; as arguments they arrive as arrays of bytes, uncopied.
 
         Raises:
-            ArtifactError: One is not in the object store, and cannot be read again.
+            ArtifactError: An artifact is not in the object store, and cannot be read again.
         """
         references = {digest: self._reference(digest) for digest in needed_by(task)}
         while len(self._references) > KEPT:
@@ -38,12 +38,12 @@ class Objects:
         return references
 
     def forget(self, task: Task) -> None:
-        """Put what the task names into the object store afresh when it is asked for again."""
+        """Drop the references to the task's artifacts, so that the next use puts them into the object store again."""
         for digest in needed_by(task):
             self._references.pop(digest, None)
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop all references."""
         self._references.clear()
 
     def _reference(self, digest: str) -> Any:

@@ -33,33 +33,33 @@ from nasplat.task import (
 )
 
 START_SECONDS = 180.0
-"""How long a search without any worker waits for a process to come up, as when the only node is being replaced."""
+"""How long a search without any worker waits for one to start, for example while the only node is replaced."""
 DEATHS_PER_WORKER = 3
-"""How many trials in a row, for each worker, may kill every worker they touch before the run ends."""
+"""Maximum number of trials in a row, for each worker, that kill every worker they run on, before the run ends."""
 FAILED_STARTS = 5
-"""How many rounds of starts in a row may fail before a place is given up."""
+"""Maximum number of failed starts in a row before a worker slot is given up."""
 FIRST_PAUSE = 1.0
-"""Seconds until a start that failed is repeated; doubled each time that fails as well."""
+"""Seconds until a failed start is repeated; doubled after each further failure."""
 NAP_SECONDS = 0.1
-"""How long the driver sleeps where there is nothing that could wake it."""
+"""How long the driver sleeps if there is no event to wait for."""
 IDLE_SECONDS = 1.0
-"""A worker that was idle for longer is asked whether it lives before it is given a task."""
+"""A worker that was idle for longer is probed before it is given a task."""
 NODE_LOSSES = 10
-"""How many nodes may be lost under one trial before it is taken for the cause."""
+"""Maximum number of nodes lost under one trial before the trial counts as the cause."""
 GATHER_SECONDS = 60.0
-"""How long a training waits, while nobody works, for processes to come up, before fewer workers share it."""
+"""How long a training waits for workers to start, while no worker is busy, before fewer workers share it."""
 GRACE_SECONDS = 30.0
-"""How long the others of a group may go on when one has failed, or the first has done its part."""
+"""How long the other ranks of a group may continue after one has failed, or after rank 0 is done."""
 
 NODE_LOST = "node lost"
 OBJECT_LOST = "object lost"
 
 
 class RayExecutor(Executor):
-    """Tasks on Ray actors, one at a time on each; the loop asks for no more than there are workers.
+    """Runs tasks on Ray actors, one at a time on each; the loop asks for no more tasks than there are workers.
 
-    An artifact that many tasks refer to travels once, through Ray's object store. The training of a supernet is
-    divided among as many workers as the benchmark says, or all; it waits for them at the head of the queue.
+    An artifact that many tasks refer to is sent once, through Ray's object store. The training of a supernet is
+    divided among as many workers as the benchmark allows, or all; it waits for them at the head of the queue.
 
     A Ray that runs in this process already, or the cluster at `address`, is used and left running; otherwise
     one is started on this machine and shut down again.
@@ -73,16 +73,16 @@ class RayExecutor(Executor):
 
     Args:
         workload: Which benchmark on which space.
-        artifacts: The run's artifacts: what tasks refer to is put in the workers' reach, what comes back is kept.
-        workers: How many actors.
+        artifacts: The run's artifact store: artifacts of tasks are sent to workers, and returned ones are stored.
+        workers: Number of actors.
         cpus_per_worker: Logical CPUs that each reserves; also its number of threads.
         gpus_per_worker: GPUs that each reserves, as a fraction where several share one.
         address: An existing cluster (``auto``, ``host:port``), or None.
-        retries: How often a task is tried again after its worker died or ran out of memory.
-        trial_seconds: How long one try of a task may take; None for as long as it likes.
+        retries: Number of further attempts of a task after its worker died or ran out of memory.
+        trial_seconds: Maximum time of one attempt of a task; None for no limit.
 
     Raises:
-        InputError: The cluster cannot be reached, or has not the CPUs or GPUs that the workers need.
+        InputError: The cluster cannot be reached, or lacks the CPUs or GPUs that the workers need.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class RayExecutor(Executor):
         self._idle: deque[Slot] = deque()
         self._starting: dict[Any, Slot] = {}
         self._waiting: deque[Task] = deque()
-        self._lost: list[Outcome] = []
+        self._failed_before_start: list[Outcome] = []
         self._worker_failures: dict[int, WorkerFailures] = {}
         self._incidents: list[Incident] = []
         self._deaths_in_a_row = 0
@@ -140,7 +140,7 @@ class RayExecutor(Executor):
 
     def wait(self, timeout: float) -> list[Outcome]:
         self._fill_places()
-        outcomes, self._lost = self._lost, []
+        outcomes, self._failed_before_start = self._failed_before_start, []
         pending = [*self._busy, *self._starting]
         if pending and not outcomes:
             done, _ = ray.wait(pending, num_returns=1, timeout=self._until_overdue(timeout), fetch_local=True)
@@ -282,7 +282,7 @@ class RayExecutor(Executor):
                 given = self._objects.named_by(task)
             except ArtifactError as error:
                 self._idle.extendleft(reversed(slots))
-                self._lost.append(Failure(task=task, kind=ARTIFACT_LOST, message=str(error)))
+                self._failed_before_start.append(Failure(task=task, kind=ARTIFACT_LOST, message=str(error)))
                 continue
             self._begin(task, slots, given)
 
@@ -368,7 +368,7 @@ class RayExecutor(Executor):
         assert not isinstance(outcome, RayError)
         outcome = replace(outcome, spent=replace(outcome.spent, seconds=attempt.seconds()))
         if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:  # told by a worker that lives on
-            return self._after_death(slot, attempt, outcome, lives=True)
+            return self._retry_or_fail(slot, attempt, outcome, lives=True)
         for data in attempt.artifacts.values():
             self._artifacts.put(data)
         return outcome
@@ -387,9 +387,9 @@ class RayExecutor(Executor):
         elif isinstance(error, OutOfMemoryError):
             kind = OUT_OF_MEMORY
         failure = self._failure(slot, attempt, kind, reason_of(error), trace=str(error))
-        return self._after_death(slot, attempt, failure, lives=lives)
+        return self._retry_or_fail(slot, attempt, failure, lives=lives)
 
-    def _after_death(self, slot: Slot, attempt: Attempt, failure: Failure, *, lives: bool = False) -> Outcome | None:
+    def _retry_or_fail(self, slot: Slot, attempt: Attempt, failure: Failure, *, lives: bool = False) -> Outcome | None:
         """Try a task again that may itself be the cause, or let it fail alone."""
         failures = self._worker_failures.setdefault(failure.id, WorkerFailures())
         failures.deaths += 1

@@ -1,4 +1,4 @@
-"""A Ray cluster: joining it, what it has, and what its errors mean."""
+"""A Ray cluster: connecting to it, its resources, and the meaning of its errors."""
 
 import logging
 import math
@@ -50,10 +50,10 @@ def connect(address: str | None, *, cpus: float) -> bool:
 
 
 def _probe(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself would try for minutes.
+    """Fail at once if no process listens at the address; Ray itself would try for minutes.
 
     Raises:
-        OSError: Nobody listens at ``HOST:PORT``; other forms of addresses are left to Ray.
+        OSError: No process listens at ``HOST:PORT``; other forms of addresses are left to Ray.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
@@ -72,7 +72,7 @@ def require(**wanted: float) -> None:
 
 
 def why_no_worker(options: Mapping[str, float]) -> str:
-    """What keeps workers from coming up, as far as the cluster tells."""
+    """Why workers do not start, as far as the cluster reports it."""
     if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
         return "for no node of the cluster is left; start it again"
     return (

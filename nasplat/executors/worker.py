@@ -1,4 +1,4 @@
-"""What the Ray executor runs on other processes."""
+"""The Ray actor that runs in worker processes."""
 
 import os
 import socket
@@ -17,10 +17,10 @@ from nasplat.task import Failure, Json, decode_task, encode_outcome
 
 
 class Worker:
-    """What runs on a Ray actor: a prepared benchmark, made from names and options alone.
+    """A Ray actor with a prepared benchmark, made from names and options alone.
 
     Args:
-        workload: Which benchmark on which space.
+        workload: The benchmark and the space.
         device: A torch device.
     """
 
@@ -31,11 +31,11 @@ class Worker:
         self._served: Meeting | None = None
 
     def name(self) -> str:
-        """Which process this is, as ``host:pid``; the sign that it is up."""
+        """The process, as ``host:pid``; the answer shows that it is up."""
         return f"{socket.gethostname()}:{os.getpid()}"
 
     def ready(self) -> int:
-        """Among how many workers a training can be divided, once the benchmark is prepared, which may take its time."""
+        """Prepare the benchmark, which may take long; return the number of workers that can share a training."""
         if self._benchmark is None:
             benchmark = self._workload.make()
             benchmark.prepare()
@@ -43,25 +43,25 @@ class Worker:
         return self._benchmark.members if isinstance(self._benchmark, SupernetBenchmark) else 1
 
     def serve(self) -> str:
-        """Where the members of a new group meet, of which this worker is the first."""
+        """Serve the rendezvous of a new group with this worker as rank 0; return its address."""
         self._served = Meeting(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         return self._served.address
 
     def perform(
         self, task: Json, share: Share | None, address: str, digests: Sequence[str], *given: Any
     ) -> tuple[Json, dict[str, bytes], bool]:
-        """Do a task, or a share in it.
+        """Run a task, or this worker's rank of it.
 
         Args:
             task: The task.
-            share: Which member of the group that shares the task this worker is; None if it works alone.
-            address: Where the group meets, if there is one.
-            digests: The artifacts that the task refers to.
-            given: Their bytes, as arrays.
+            share: The rank of this worker in the group that shares the task; None if it works alone.
+            address: The address of the rendezvous, if there is a group.
+            digests: The digests of the artifacts that the task refers to.
+            given: The bytes of these artifacts, as arrays.
 
         Returns:
-            The outcome; the artifacts that came of it, if they count; and whether it is a failure of this worker
-            rather than the effect of another member's.
+            The outcome; the artifacts of the task, if they are to be kept; and whether it is a failure of this worker
+            and not the effect of another rank's failure.
         """
         assert self._benchmark is not None, "no task is sent before the worker is ready"
         parcel = MemoryArtifacts({digest: memoryview(array) for digest, array in zip(digests, given, strict=True)})

@@ -1,1 +1,1 @@
-"""Export: an architecture with its weights as files that other tools read, verified against torch."""
+"""Export of an architecture with its weights to files for other tools, verified against torch."""

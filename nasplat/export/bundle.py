@@ -1,4 +1,4 @@
-"""An exported network: a folder with the architecture, its weights, and forms of it that were run."""
+"""An exported network: a folder with the architecture, its weights, and verified formats of it."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -54,22 +54,22 @@ def export(
     """Write the network of a measurement into a new folder, complete or not at all.
 
     Args:
-        run: The run that the measurement belongs to.
-        measurement: Which network; its weights are the ones that were measured.
-        folder: Must not exist.
-        untrained: Whether fresh weights will do, where the measurement left none.
-        test: Whether to measure on the test split, which nothing before has touched.
-        formats: What is written beside the weights.
-        features: Whether the ONNX model gives the input of the last linear layer too.
-        latency: Whether to measure how long the ONNX model takes on this machine.
+        run: The run of the measurement.
+        measurement: The measurement of the network. The exported weights are the measured ones.
+        folder: The new folder; it must not exist.
+        untrained: Whether new weights are accepted if the measurement left none.
+        test: Whether to measure on the test split, which was not used before.
+        formats: The formats that are written besides the weights.
+        features: Whether the ONNX model also outputs the input of the last linear layer.
+        latency: Whether to measure the latency of the ONNX model on this machine.
 
     Returns:
-        What ``architecture.json`` holds.
+        The contents of ``architecture.json``.
 
     Raises:
         InputError: The folder exists, there are no weights, or there are no features.
-        RunError: The outputs of what was exported differ from torch's by more than is allowed, or the source cannot be
-            written.
+        RunError: The outputs of an exported format differ from torch's by more than the tolerance, or the source
+            cannot be written.
     """
     if is_taken(folder):
         raise InputError(f"{folder} exists; choose another --out")
@@ -117,7 +117,7 @@ def export(
 def _description(
     run: Run, measurement: Measurement, benchmark: Benchmark, architecture: Architecture, *, untrained: bool
 ) -> dict[str, Any]:
-    """What the network is, what is known of it, and where it comes from."""
+    """The description of the network, its metrics, and its origin."""
     config, io = run.config, benchmark.io
     cost = benchmark.space.cost(architecture, io).metrics()
     known = {name: value for name, value in measurement.metrics.items() if name not in (*cost, *benchmark.metrics)}
@@ -129,7 +129,7 @@ def _description(
         "outputs": io.outputs,
         **({} if io.scale is None else {"scale": io.scale}),
         "cost": cost,
-        "known": known,  # beforehand, such as what a table of latency predicts
+        "known": known,  # without measuring, such as the prediction of a latency table
         "trained": not untrained,
         "run": {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": measurement.task.fidelity},
         "versions": run.environment["versions"],
@@ -148,7 +148,7 @@ def _description(
 def _write(
     draft: Path, network: "nn.Module", io: IO, formats: Collection[Format], *, features: bool, heading: list[str]
 ) -> None:
-    """Write the network in all forms that are wanted."""
+    """Write the network in all requested formats."""
     enlarges = io.scale is not None
     if Format.ONNX in formats:
         more = {"features": True} if features else {}
@@ -160,13 +160,13 @@ def _write(
 
 
 def _share(check: Mapping[str, Any]) -> float:
-    """How much of the allowed difference there is."""
+    """The difference as a fraction of the tolerance."""
     share: float = check["largest_difference"] / check["allowed"]
     return share
 
 
 def _real_inputs(benchmark: Benchmark) -> "tuple[Tensor | None, str]":
-    """Inputs of the benchmark's data, or why there are none."""
+    """Inputs from the benchmark's data, or the reason why there are none."""
     try:
         inputs = benchmark.inputs(REAL)
     except (InputError, OSError) as error:
@@ -175,10 +175,10 @@ def _real_inputs(benchmark: Benchmark) -> "tuple[Tensor | None, str]":
 
 
 def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], formats: Collection[Format]) -> None:
-    """Say how pictures become inputs, where that is known, and write what does so."""
+    """Describe the preprocessing of images, if it is known, and write the script for it."""
     try:
         preprocessing = benchmark.preprocessing()
-    except (InputError, OSError):  # which was said of the inputs already
+    except (InputError, OSError):  # already reported for the inputs
         return
     if preprocessing is None:
         return
@@ -189,14 +189,14 @@ def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], for
 
 
 def measured_latency(path: Path, io: IO) -> dict[str, Any]:
-    """How long an ONNX model takes for one example on this machine, and what machine that is."""
+    """The latency of an ONNX model for one example on this machine, and the description of the machine."""
     from nasplat.latency.measuring import onnx_latency
 
     return {**asdict(onnx_latency(path.read_bytes(), io.input_shape, batch=1, threads=1)), "hardware": processor()}
 
 
 def _found(run: Run, measurement: Measurement) -> dict[str, Any]:
-    """How the run found its networks: what was chosen, and no more."""
+    """The settings of the search: only the chosen options."""
     config = run.config
     found: dict[str, Any] = {
         "space": _chosen(SEARCH_SPACES, config.space),
@@ -226,19 +226,19 @@ def _origin(found: Mapping[str, Any]) -> str:
 
 
 def _chosen(registry: Registry[Any], plugin: PluginConfig) -> dict[str, Any]:
-    """A plug-in's name and the options that are not its defaults; of files only their names."""
+    """A plug-in's name and its non-default options; for files only their names."""
     given = plugin.options
     try:
         found = registry.get(plugin.name)
         given = grouped(found, given)
         usual = complete("", found, {})
-    except InputError:  # it is gone, or has options without defaults
+    except InputError:  # the plug-in is missing, or has options without defaults
         usual = {}
     return {"name": plugin.name, **_changed(given, usual)}
 
 
 def _changed(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not as usual, those in groups one by one; of files only their names."""
+    """The options that differ from the defaults, with groups expanded; for files only their names."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, Mapping) and isinstance(usual.get(name), Mapping):
@@ -250,7 +250,7 @@ def _changed(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, An
 
 
 def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What the source says of itself."""
+    """The docstring of the source."""
     cost, name = description["cost"], description["space"]["name"]
     shape = " x ".join(map(str, description["input_shape"]))
     if "scale" in description:
@@ -273,7 +273,7 @@ def verify(network: "nn.Module", io: IO, path: Path) -> Verification:
 
 
 def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
-    """The measured network's weights as safetensors, or fresh ones if those will do."""
+    """The measured network's weights as safetensors, or new ones if these are accepted."""
     if untrained:
         from nasplat.training.seeding import seeded
 
@@ -307,7 +307,7 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
 
 
 def _continued(run: Run, measurement: Measurement) -> Measurement | None:
-    """The last part of the training of which a measurement was one, where the search has deleted its weights."""
+    """The last measurement of the same training, if the search has deleted the weights of the given measurement."""
     if not STRATEGIES.get(run.config.strategy.name).replaces_parts:
         return None
     if run.artifacts.path(measurement.artifacts["weights"]).exists():
@@ -323,7 +323,7 @@ def _continued(run: Run, measurement: Measurement) -> Measurement | None:
 
 
 def _superseded(run: Run, measurement: Measurement) -> bool:
-    """Whether a measurement was made with shared weights that the search has deleted, as it may."""
+    """Whether a measurement was made with shared weights that the search has since deleted, which is allowed."""
     weights = measurement.task.weights
     if weights is None or run.artifacts.path(weights).exists():
         return False

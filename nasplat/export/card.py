@@ -1,4 +1,4 @@
-"""The model card: what an exported network is, how good, how it was found, and how it is used."""
+"""The model card of an exported network: its description, metrics, search and usage."""
 
 import re
 from collections.abc import Mapping
@@ -8,11 +8,12 @@ from typing import Any
 from nasplat.units import figure
 
 _ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&$]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
-"""What Markdown acts on: signs of its own, formulas between dollars, and addresses, which need no sign to be links."""
+"""Active characters of Markdown: its own signs, formulas between dollars, and addresses, which become links without
+signs."""
 
 
 def escaped(value: object) -> str:
-    """Text that Markdown shows as it is, in one line."""
+    """Text escaped for Markdown, in one line."""
     return _ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
 
 
@@ -20,8 +21,9 @@ def card(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """The text of an export's ``README.md``.
 
     Args:
-        document: What ``architecture.json`` holds.
-        found: How it was found: ``strategy``, ``objectives``, ``budget``, ``benchmark``, and perhaps ``source``.
+        document: The contents of ``architecture.json``.
+        found: The settings of the search: ``strategy``, ``objectives``, ``budget``, ``benchmark``, and optionally
+            ``source``.
     """
     space = document["space"]["name"]
     sections = [
@@ -91,7 +93,7 @@ def _search(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def _options(values: Mapping[str, Any]) -> str:
-    """A plug-in by its name, then its options; or values by their names."""
+    """A plug-in's name and options, or values by their names."""
     shown = [f"{name} {_spelt(value)}" for name, value in values.items() if value is not None and name != "name"]
     return ", ".join([*([str(values["name"])] if "name" in values else []), *shown])
 

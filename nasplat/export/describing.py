@@ -1,4 +1,4 @@
-"""The modules of a network as they are written, those together that are written alike but for numbers."""
+"""The modules of a network as source code. Modules whose code differs only in numbers share a definition."""
 
 import inspect
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from nasplat.export.tracing import Trace, torchs_class
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList
 LARGEST_BUFFER = 64
-"""A buffer that the weights do not hold is written down if it has at most so many numbers."""
+"""The largest size of a buffer outside of the weights that is written into the source, in numbers."""
 _ROLES = {
     "in_channels": "inputs", "in_features": "inputs", "out_channels": "outputs", "out_features": "outputs",
     "num_features": "channels", "num_channels": "channels", "normalized_shape": "channels", "kernel_size": "kernel",
@@ -36,7 +36,7 @@ class Described:
         self._visit("", network)
 
     def definitions(self) -> list[Definition]:
-        """All of them; a sequence that there is only one of stands where it is used."""
+        """All definitions. A sequence with a single use is written where it is used."""
         single = {
             path: member.attributes[""]
             for each in self._definitions.values()
@@ -70,7 +70,7 @@ class Described:
         self._definitions.setdefault(key, Definition(name, doc)).members[path] = member
 
     def _shape(self, code: Code) -> str:
-        """Code that is the same for modules that are written alike but for numbers."""
+        """Code that is equal for modules whose code differs only in numbers."""
         known = list(self._definitions)
 
         def change(part: Code) -> Code | None:
@@ -165,7 +165,7 @@ def _leaf(path: str, module: nn.Module, known: type[nn.Module]) -> Code:
     """The call that makes a module of torch.
 
     Raises:
-        RunError: What it was made with is not to be seen from it.
+        RunError: Its constructor arguments cannot be determined.
     """
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
     for simple in (True, False):

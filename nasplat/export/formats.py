@@ -1,4 +1,4 @@
-"""The forms that a network is exported in: what is written of each, and how it is run to be compared with torch."""
+"""The formats of an exported network: how each is written, and how it is run for comparison with torch."""
 
 from dataclasses import asdict
 from enum import Enum
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Format(Enum):
-    """A form of a network, by the name that the command line gives it; the value is its file."""
+    """A format of a network, by its name on the command line. The value is its file."""
 
     ONNX = "model.onnx"
     PT2 = "model.pt2"
@@ -35,12 +35,12 @@ class Format(Enum):
 
     @property
     def title(self) -> str:
-        """What errors call it."""
+        """Its name in errors."""
         return {"ONNX": "the ONNX model", "PT2": "the torch.export program", "SOURCE": "the source"}[self.name]
 
 
 def write_source(network: "nn.Module", io: IO, path: Path, heading: "Sequence[str]") -> None:
-    """Write a network as a file that needs torch alone."""
+    """Write a network as a Python file that needs only torch."""
     from nasplat.export.source import source
     from nasplat.storage.files import write_atomically
 
@@ -50,24 +50,24 @@ def write_source(network: "nn.Module", io: IO, path: Path, heading: "Sequence[st
 def verified(
     form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool = False
 ) -> dict[str, Any]:
-    """How far a form is from torch: on random and on real inputs, a source in float64 as well.
+    """The differences of a format from torch, on random and on real inputs; for a source in float64 as well.
 
     Args:
-        form: Which form it is.
+        form: The format.
         network: In evaluation mode.
-        io: What it takes and gives.
+        io: The input and output shapes of the network.
         path: The file.
         real: Real inputs, if there are any.
-        features: Whether an ONNX model gives features, which are compared too.
+        features: Whether an ONNX model outputs features, which are compared too.
 
     Raises:
-        RunError: It cannot be run, or a difference is larger than is allowed.
+        RunError: The format cannot be run, or a difference exceeds the tolerance.
     """
     try:
         found = _compared(form, network, io, path, real, features=features)
     except RunError:
         raise
-    except Exception as error:  # whatever runs it, and the text of a source, may fail in any way
+    except Exception as error:  # the runtime and the text of a source may raise any error
         raise RunError(
             f"{form.title} fails when it is run: {type(error).__name__}: {' '.join(str(error).split())}; nothing was "
             "exported; choose another --format"
@@ -78,7 +78,7 @@ def verified(
 def _compared(
     form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool
 ) -> dict[str, Verification | None]:
-    """All that is compared of a form, by the inputs."""
+    """All comparisons of a format, by the kind of inputs."""
     from nasplat.nn.onnx import with_features
 
     run, inputs = _runner(form, path), random_inputs(io)
@@ -105,10 +105,10 @@ def _runner(form: Format, path: Path) -> "Runner":
 
 
 def _checked(form: Format, kind: str, check: Verification | None) -> dict[str, Any] | None:
-    """A verification as it is recorded.
+    """A verification in its recorded form.
 
     Raises:
-        RunError: The difference is larger than is allowed.
+        RunError: The difference exceeds the tolerance.
     """
     if check is None:
         return None

@@ -1,4 +1,4 @@
-"""An exported folder, opened again: the network with its weights, and what the folder says of it."""
+"""Loading of an exported folder: the network with its weights, and its description."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class _Space(BaseModel):
 
 
 class _Description(BaseModel):
-    """What `load` needs of ``architecture.json``."""
+    """The fields of ``architecture.json`` that `load` needs."""
 
     format: int
     space: _Space
@@ -41,12 +41,12 @@ class _Description(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported network, and what it is.
+    """An exported network and its description.
 
     Args:
-        network: With its weights, in evaluation mode, on the CPU.
-        architecture: Whose network it is.
-        io: What it takes and gives.
+        network: The network with its weights, in evaluation mode, on the CPU.
+        architecture: The architecture of the network.
+        io: Its input and output shapes.
     """
 
     network: "nn.Module"
@@ -64,7 +64,7 @@ def load(folder: Path | str) -> "nn.Module":
 
 
 def opened(folder: Path | str) -> Exported:
-    """The network of an exported folder as `load` gives it, and what the folder says of it.
+    """The network of an exported folder, as from `load`, and its description.
 
     Raises:
         InputError: A file is missing or damaged, or belongs to another version.
@@ -101,7 +101,7 @@ def opened(folder: Path | str) -> Exported:
         network.load_state_dict(weights)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is missing or damaged: {error}") from error
-    # torch refuses weights of another shape, and sizes beyond its own, in one of these ways
+    # torch raises one of these for weights of another shape, and for sizes beyond its limits
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
     return Exported(network.eval(), architecture, io)
@@ -115,6 +115,6 @@ def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:
 
 
 def _check_size(needed: int, given: int) -> None:
-    """Refuse, before it is built, a network that no memory may hold."""
+    """Refuse a network that cannot fit into memory, before it is built."""
     if needed > given:
         raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file {given:,} numbers")

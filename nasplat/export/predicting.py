@@ -1,4 +1,4 @@
-"""`predict.py`: a small script beside an exported network that runs it on pictures."""
+"""`predict.py`: a small script for running an exported network on images."""
 
 from nasplat.benchmark import Preprocessing
 from nasplat.export.code import quoted
@@ -109,11 +109,11 @@ if __name__ == "__main__":
 
 
 def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | None:
-    """The text of `predict.py`; None for inputs that are no pictures.
+    """The text of `predict.py`; None for inputs that are not images.
 
     Args:
-        preprocessing: How a picture becomes an input.
-        scale: How many times larger the network makes pictures; None if it classifies them.
+        preprocessing: The preprocessing of an image.
+        scale: The upscaling factor of the network; None if it classifies images.
     """
     if preprocessing.channels not in (1, 3):
         return None

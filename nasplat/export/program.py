@@ -1,4 +1,4 @@
-"""Networks as programs of `torch.export`, which torch runs without their source."""
+"""Networks as `torch.export` programs, which torch runs without their source."""
 
 import json
 import zipfile
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 LEAST = 3
-"""The pixels a side of the smallest picture that a program enlarges; at half its size it still has two."""
+"""The smallest side, in pixels, of an image that a program upscales. At half the size, two pixels remain."""
 
 
 def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False) -> None:
@@ -22,12 +22,12 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
 
     Args:
         network: In evaluation mode, on the CPU.
-        input_shape: The shape of one example that it takes.
+        input_shape: The shape of one input example.
         path: The file to write.
-        enlarges: Whether it makes pictures larger; then it takes any height and width from `LEAST`.
+        enlarges: Whether it upscales images. It then accepts any height and width from `LEAST` on.
 
     Raises:
-        RunError: The file would hold pickled objects.
+        RunError: The file would contain pickled objects.
     """
     import torch
 
@@ -39,12 +39,12 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
         network,
         (torch.zeros(2, *input_shape),),
         dynamic_shapes=(free,),
-        # What torch cannot prove of odd sides becomes a check in the program, instead of being refused now.
+        # Conditions on odd sides that torch cannot prove become checks in the program instead of errors now.
         prefer_deferred_runtime_asserts_over_guards=enlarges,
     )
     if enlarges:
         _drop_checks(program)
-    # Example inputs are the one thing that torch would pickle.
+    # Torch would pickle only the example inputs.
     program.example_inputs = None
     torch.export.save(program, path)
     if is_pickled(path):
@@ -55,9 +55,10 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
 
 
 def _drop_checks(program: "ExportedProgram") -> None:
-    """Take out the checks of sizes, which hold for the example's alone: they tell how tensors lie in memory.
+    """Remove the checks of sizes. They hold only for the example's sizes, since they state the memory layout of
+    tensors.
 
-    What comes out for other sizes is compared with torch after every export.
+    The outputs for other sizes are compared with torch after every export.
     """
     import torch
 
@@ -69,7 +70,7 @@ def _drop_checks(program: "ExportedProgram") -> None:
 
 
 def is_pickled(path: Path) -> bool:
-    """Whether a program holds pickles, which `torch.export.load` would run."""
+    """Whether a program contains pickles, which `torch.export.load` would execute."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if "/sample_inputs/" in name and archive.getinfo(name).file_size:
@@ -82,10 +83,10 @@ def is_pickled(path: Path) -> bool:
 
 
 def read_program(path: Path) -> "GraphModule":
-    """The network of a program that holds no pickles.
+    """The network of a program without pickles.
 
     Raises:
-        RunError: It does.
+        RunError: The program contains pickles.
     """
     import torch
 

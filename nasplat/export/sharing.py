@@ -1,7 +1,7 @@
-"""Which modules of a network share one class or function of its source, and what their parameters are.
+"""The sharing of classes and functions by modules in the source of a network, and their parameters.
 
-Modules are alike if they are written alike but for numbers. Where these differ from one to another, the number becomes
-a parameter; places whose numbers are the same in every module share one, named by what it is there.
+Modules share a definition if their code differs only in numbers. A number that differs between modules becomes a
+parameter. Places with the same numbers in every module share one parameter, named by its role.
 """
 
 from collections import Counter
@@ -33,17 +33,17 @@ from nasplat.export.describing import Described
 from nasplat.export.tracing import Graph, Trace
 
 MULTIPLES = 8
-"""A parameter is written as another one's multiple up to so many times."""
+"""The largest factor with which a parameter is written as a multiple of another one."""
 _Key: TypeAlias = tuple[str, tuple[int | float, ...]]
 _BY_NAME = "kernel", "stride", "padding", "dilation", "groups", "scale"
-"""Parameters that calls give by name."""
+"""Parameters that calls pass by name."""
 
 
 def written(network: nn.Module, trace: Trace) -> list[Written]:
     """The definitions of a network's source, each after those that it needs; the last is of the network itself.
 
     Raises:
-        RunError: A module cannot be written down.
+        RunError: A module cannot be written as source.
     """
     described = Described(network, trace)
     found = described.definitions()
@@ -54,7 +54,7 @@ def written(network: nn.Module, trace: Trace) -> list[Written]:
 
 
 def _give_names(found: list[Definition]) -> None:
-    """Tell apart what has one name, by letters."""
+    """Distinguish definitions with the same name by letters."""
     counts = Counter(each.name for each in found)
     taken = {*counts, *RESERVED}
     for each in found:
@@ -71,9 +71,9 @@ class _Place:
 
     Args:
         family: Only places of one family share a parameter.
-        role: What the number is.
-        attribute: The attribute that it is in, or none.
-        numbers: What it is in each module.
+        role: The role of the number.
+        attribute: The attribute that contains it, or none.
+        numbers: Its value in each module.
     """
 
     family: str
@@ -171,7 +171,7 @@ def _rank(name: str, numbers: tuple[int | float, ...]) -> int:
 
 
 def default_of(name: str, numbers: Sequence[int | float]) -> str | None:
-    """What a parameter is where a call does not say."""
+    """The default value of a parameter."""
     return "1" if name.rpartition("_")[2] in ("stride", "dilation", "groups") and 1 in numbers else None
 
 
@@ -241,7 +241,7 @@ def _parameter_names(places: list[_Place], taken: Set[str], attributes: Collecti
 
 
 def _wanted(places: list[_Place]) -> str:
-    """What a number is, by all the places where it stands."""
+    """The role of a number, from all its places."""
     roles = [place.role.rpartition("_")[2] for place in places]
     if (roles[0] == "outputs" and "inputs" in roles) or (roles[:2] == ["inputs", "outputs"] and (
         places[0].attribute == places[1].attribute

@@ -1,4 +1,4 @@
-"""What a network makes of a picture beside what bicubic makes of it, and how both agree with the original."""
+"""Comparison of a network's upscaled image with bicubic upscaling, and of both with the original."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Box: TypeAlias = tuple[int, int, int, int]
-"""Left, top, right and bottom, in pixels; the last two are outside."""
+"""Left, top, right and bottom, in pixels; right and bottom are exclusive."""
 Part: TypeAlias = "Callable[[Box], Image]"
 Plane: TypeAlias = "Callable[[Box], Tensor]"
 """A part of a luma `[height, width]`."""
 Figures: TypeAlias = Mapping[str, Mapping[str, float]]
-"""``psnr_db`` and ``ssim`` by what is compared with the original: ``bicubic`` and ``network``."""
+"""``psnr_db`` and ``ssim`` of each image compared with the original: ``bicubic`` and ``network``."""
 
 SHOWN = 800
-"""Of larger pictures the middle is shown, so many pixels in height and width."""
+"""Larger images are center-cropped to this height and width, in pixels."""
 ROWS = 256
-"""How many rows are compared at once."""
+"""The number of rows that are compared at once."""
 MARGIN = 4
-"""How many pixels around a part decide what bicubic makes of it, and some."""
+"""The margin, in pixels, of a part that affects its bicubic upscaling, plus a reserve."""
 GAP, LINE = 8, 20
-"""Around the pictures, and for what is written above them, in pixels."""
+"""The gap around the images and the height of a line of text above them, in pixels."""
 
 
 def check_original(small: "Image", original: "Image", scale: int) -> None:
-    """Refuse an original that an enlarged picture cannot be compared with.
+    """Refuse an original that cannot be compared with the upscaled image.
 
     Args:
-        small: What is to be enlarged.
-        original: What it is to look like then.
-        scale: How many times it is to be enlarged.
+        small: The image to upscale.
+        original: The high-resolution original.
+        scale: The upscaling factor.
 
     Raises:
-        InputError: The original has not the size of the enlarged picture, or is too small for SSIM.
+        InputError: The original does not have the size of the upscaled image, or is too small for SSIM.
     """
     width, height = (scale * side for side in small.size)
     if original.size != (width, height):
@@ -58,12 +58,12 @@ def check_original(small: "Image", original: "Image", scale: int) -> None:
 
 
 def bicubic(small: "Image", scale: int, box: Box) -> "Image":
-    """A part of what bicubic makes of a picture, each color enlarged and rounded for itself.
+    """A part of the bicubic upscaling of an image. Each color is upscaled and rounded separately.
 
     Args:
         small: ``L`` or ``RGB``.
-        scale: How many times larger.
-        box: The part, in pixels of the enlarged picture.
+        scale: The upscaling factor.
+        box: The part, in pixels of the upscaled image.
     """
     from PIL import Image
 
@@ -76,23 +76,23 @@ def bicubic(small: "Image", scale: int, box: Box) -> "Image":
 
 
 def protocol(scale: int) -> str:
-    """How `figures` come about, in a line."""
+    """One line on how `figures` are computed."""
     return (
         f"{COMPARISON.format(scale=scale)}. Bicubic enlarges the colors of the given picture, each rounded for itself"
     )
 
 
 def figures(small: "Image", network: "Image", original: "Image", scale: int) -> Figures:
-    """PSNR and SSIM of bicubic and of a network's picture against the original, as `protocol` says.
+    """PSNR and SSIM of bicubic upscaling and of a network's image against the original, by `protocol`.
 
-    It is the protocol of super-resolution, but that bicubic enlarges the colors of the given picture, rather than the
-    luma of one that was not rounded.
+    It is the super-resolution protocol with one difference: bicubic upscales the colors of the given image, instead of
+    the luma of an image that was not rounded.
 
     Args:
-        small: What was enlarged; `check_original` holds.
-        network: What a network made of it; transparency is left out.
-        original: What it is to look like; if it is grey, values are compared and not the luma.
-        scale: How many times it was enlarged; so many pixels are shaved off every side.
+        small: The low-resolution image; it passes `check_original`.
+        network: The image upscaled by a network; transparency is dropped.
+        original: The original. If it is grey, values are compared instead of the luma.
+        scale: The upscaling factor, and the number of pixels that are cropped from every side.
     """
     grey = original.mode == "L"
     wanted = partial(_luma, original.crop, grey=grey)
@@ -108,12 +108,12 @@ def _luma(part: Part, box: Box, *, grey: bool) -> "Tensor":
 
 
 def _compared(one: Plane, other: Plane, size: tuple[int, int], shave: int) -> dict[str, float]:
-    """What `compared` says of whole planes, of a few rows at a time."""
+    """The result of `compared` for whole planes, computed from a few rows at a time."""
     (width, height), rim = size, WINDOW // 2
     error = similarity = 0.0
     bottom = height - shave
     for top in range(shave, bottom - 2 * rim, ROWS):
-        # SSIM is of the pixels around which a window lies inside, so that parts are to overlap by what it reaches.
+        # SSIM is computed for pixels whose window is inside, so parts must overlap by the reach of the window.
         end = min(top + ROWS + 2 * rim, bottom)
         box = (shave, top, width - shave, end)
         first, second = one(box), other(box)
@@ -128,14 +128,14 @@ def _compared(one: Plane, other: Plane, size: tuple[int, int], shave: int) -> di
 def side_by_side(
     small: "Image", network: "Image", original: "Image | None", scale: int, found: Figures | None
 ) -> "Image":
-    """Bicubic, network and original beside each other, each with its name above it, and its figures if there are any.
+    """Bicubic, network and original side by side, each with its name above it, and its metrics if there are any.
 
     Args:
-        small: What was enlarged.
-        network: What a network made of it; transparency is left out.
-        original: What it is to look like, if that is known.
-        scale: How many times it was enlarged.
-        found: What `figures` gives; of whole pictures, though of large ones only the middle is shown.
+        small: The low-resolution image.
+        network: The image upscaled by a network; transparency is dropped.
+        original: The original, if it is known.
+        scale: The upscaling factor.
+        found: The result of `figures` for whole images, even if only the center of large images is shown.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,4 +1,4 @@
-"""Stand-alone source: a network as one readable Python file that needs torch alone and loads the exported weights."""
+"""Stand-alone source: a network as one readable Python file that needs only torch and loads the exported weights."""
 
 import textwrap
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 def source(network: "nn.Module", io: "IO", heading: Sequence[str]) -> str:
     """A network as the text of a Python file with the same modules under the same names.
 
-    The file has the classes of the network's modules with what they do for this network alone, and a function `load`.
-    Modules that nothing reaches and that have no weights are left out.
+    The file has the classes of the network's modules, specialized for this network, and a function `load`. Unused
+    modules without weights are left out.
 
     Args:
-        network: In evaluation mode; of any modules whose forward does not depend on values.
-        io: What it takes and gives.
+        network: In evaluation mode, with any modules whose forward does not depend on values.
+        io: The input and output shapes of the network.
         heading: The paragraphs of the file's docstring.
 
     Raises:
-        RunError: A module cannot be written down; the message names it, and why.
+        RunError: A module cannot be written as source. The message names the module and the reason.
     """
     enlarges = io.scale is not None
     shape = (io.input_shape[0], *SIDES) if enlarges else io.input_shape
@@ -40,7 +40,7 @@ def source(network: "nn.Module", io: "IO", heading: Sequence[str]) -> str:
 
 
 def _imports(body: Sequence[str]) -> list[str]:
-    """What the file needs, and no more."""
+    """Only the imports that the file needs."""
     text = "\n".join(body)
     ordered = ["from collections import OrderedDict", ""] if "OrderedDict(" in text else []
     whole = ["import torch"] if "torch." in text else []
@@ -126,7 +126,7 @@ def _load(name: str) -> list[str]:
 
 
 def _signature(name: str, parameters: Sequence[str], result: str, *, indent: int) -> list[str]:
-    """The line that begins a function, in parts if it is long."""
+    """The signature of a function, divided into several lines if it is long."""
     margin = " " * indent
     line = f"{margin}def {name}({', '.join(parameters)}) -> {result}:"
     together = f"{margin}    {', '.join(parameters)}"
@@ -137,7 +137,7 @@ def _signature(name: str, parameters: Sequence[str], result: str, *, indent: int
 
 
 def _docstring(paragraphs: Sequence[str], *, indent: int) -> list[str]:
-    """Paragraphs as a docstring whose lines fit; what would end it early is spelt otherwise."""
+    """Paragraphs as a docstring with wrapped lines. Text that would end it early is escaped."""
     margin = " " * indent
     texts = [each.replace("\\", "\\\\").replace('"""', "'''").rstrip('"') for each in paragraphs if each.strip()]
     if len(texts) == 1 and len(texts[0]) + indent + 3 <= WIDTH:

@@ -1,8 +1,8 @@
-"""What the modules of a network do, as straight-line code: one graph of steps for each module that is not torch's own.
+"""The modules of a network as straight-line code: one graph of steps for each module that is not torch's own.
 
-A module's `forward` is run with values that know their shape alone and take down what is done with them. Modules within
-it are steps; what they do themselves is another graph. The number of examples in a batch stays free; the other sizes
-are those of the network's input, or free as well for networks that take pictures of any size.
+A module's `forward` is run with symbolic values that have only a shape and record the operations on them. Inner
+modules are steps; their own operations are another graph. The batch size stays free. The other sizes are those of the
+network's input, or also free for networks that accept images of any size.
 """
 
 import copy
@@ -34,14 +34,14 @@ from nasplat.export.watching import (
 
 @dataclass
 class Graph:
-    """What a module does when it is called.
+    """The operations of a module's call.
 
     Args:
-        inputs: The names of what comes in; their values are the first steps.
-        lists: Which of them are lists of tensors.
-        steps: Code by step, in order; None for what comes in.
+        inputs: The names of the inputs; their values are the first steps.
+        lists: The inputs that are lists of tensors.
+        steps: The code of each step, in order; None for inputs.
         effects: The steps that change a tensor in place.
-        result: The code of what goes out.
+        result: The code of the output.
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Graph:
     result: Code = NOTHING
 
     def add(self, code: Code | None, *, effect: bool = False) -> Value:
-        """Take down a step."""
+        """Record a step."""
         self.steps.append(code)
         if effect:
             self.effects.add(len(self.steps) - 1)
@@ -60,10 +60,10 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What became known of a network by running it.
+    """The result of running a network with symbolic values.
 
     Args:
-        graphs: Of its own modules, by their paths; those that are never called have none.
+        graphs: The graphs of its own modules, by their paths; modules that are never called have none.
         reached: The paths of the modules that a forward names.
     """
 
@@ -72,15 +72,15 @@ class Trace:
 
 
 def traced(network: nn.Module, input_shape: Sequence[int], *, free_sides: bool) -> Trace:
-    """Run a network once and take down what each of its own modules does.
+    """Run a network once and record the operations of each of its own modules.
 
     Args:
         network: In evaluation mode; it is not changed.
         input_shape: The shape of one example.
-        free_sides: Whether sides are free, as of networks that enlarge pictures.
+        free_sides: Whether sides are free, as in super-resolution networks.
 
     Raises:
-        RunError: A module does what straight-line code cannot say.
+        RunError: A module cannot be expressed as straight-line code.
     """
     twin = copy.deepcopy(network).to("meta")
     tracer = _Tracer(twin, free_sides=free_sides)
@@ -90,7 +90,7 @@ def traced(network: nn.Module, input_shape: Sequence[int], *, free_sides: bool) 
 
 
 class _Tracer:
-    """Runs a network once and takes down what each of its own modules does."""
+    """Runs a network once and records the operations of each of its own modules."""
 
     def __init__(self, network: nn.Module, *, free_sides: bool) -> None:
         self.free_sides = free_sides
@@ -101,7 +101,7 @@ class _Tracer:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While it lasts, calls of the network's modules and what is asked of them are taken down."""
+        """Inside this context, calls of the network's modules and accesses to their attributes are recorded."""
         called, asked = nn.Module.__call__, nn.Module.__getattr__
 
         def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +122,7 @@ class _Tracer:
             nn.Module.__call__, nn.Module.__getattr__ = called, asked  # type: ignore[method-assign]
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a module gives for plain values; if it is none of torch's, its graph is taken down."""
+        """The output of a module for plain values. The graph is recorded unless the module is torch's own."""
         path, before = self._paths[id(module)], self._current
         try:
             if module._forward_hooks or module._forward_pre_hooks:
@@ -155,7 +155,7 @@ class _Tracer:
     def function(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str = ""
     ) -> Any:
-        """What a function of torch gives, taken down as a step; an operator is told by its name."""
+        """The result of a function of torch, recorded as a step. Operators are identified by name."""
         if function is torch.cat and len(args[0]) == 1:
             return args[0][0]
         name = name or getattr(function, "__name__", "")
@@ -167,7 +167,7 @@ class _Tracer:
         return self.step(value, code, effect=overwrites)
 
     def step(self, value: Any, code: Code, *, effect: bool = False) -> Any:
-        """A value that a step of the current module has given."""
+        """The value of a step of the current module."""
         if not any(isinstance(each, Tensor) for each in flattened(value)):
             raise Unwritable("takes a plain value out of a tensor")
         assert self._current is not None
@@ -190,7 +190,7 @@ class _Tracer:
         return self.step(value, call(self._reached(module), *given), effect=self._overwrites(module))
 
     def _overwrites(self, module: nn.Module) -> bool:
-        """Whether a module may change what comes in."""
+        """Whether a module may change its input in place."""
         if isinstance(module, nn.Sequential):
             return any(map(self._overwrites, list(module)[:1]))
         if torchs_class(module) is not None:
@@ -198,7 +198,7 @@ class _Tracer:
         return bool(self.graphs[self._paths[id(module)]].effects)
 
     def _reached(self, module: nn.Module) -> Code:
-        """How the current module reaches a module."""
+        """The code with which the current module accesses a module."""
         assert self._current is not None
         here, there = (self._paths[id(each)] for each in (self._current[0], module))
         if module is self._current[0]:
@@ -243,7 +243,7 @@ class _Tracer:
 
 
 def _member(owner: nn.Module, code: Code, name: str) -> Code:
-    """How a module's child or tensor is reached from the module."""
+    """The code with which a module accesses its child or tensor."""
     known = torchs_class(owner)
     if known is nn.ModuleDict:
         return index(code, Atom(quoted(name)))
@@ -255,7 +255,8 @@ def _member(owner: nn.Module, code: Code, name: str) -> Code:
 
 
 def torchs_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class of torch that does what a module does: its own, or one whose forward it has not changed."""
+    """The class of torch with the module's behavior: its own class, or a base class whose forward it does not
+    override."""
     for known in type(module).__mro__[:-1]:
         if known is not nn.Module and getattr(nn, known.__name__, None) is known:
             return known if type(module).forward is known.forward else None

@@ -1,4 +1,4 @@
-"""Enlarging a picture file by an exported network, in memory that does not grow with the picture's height."""
+"""Upscaling of an image file with an exported network. Memory does not grow with the image's height."""
 
 import errno
 import stat
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from nasplat.nn.residual_dense.streaming import Box
 
 MOST_PIXELS = 400_000_000
-"""An enlarged picture has no more; four bytes are held of each. Files may promise any size in a few bytes."""
+"""The largest number of pixels of an upscaled image, with four bytes each. Small files may declare any size."""
 LUMA = 0.299, 0.587, 0.114
-"""What red, green and blue add to grey (ITU-R BT.601)."""
+"""The weights of red, green and blue in grey (ITU-R BT.601)."""
 WHOLE = 512 * 512
-"""A network that cannot be run in strips is given no picture of more pixels."""
+"""The largest number of pixels of an image for a network that cannot run in strips."""
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError, TypeError,
     AttributeError, RuntimeError, MemoryError,
 )  # fmt: skip
-"""What Pillow raises on damaged files."""
+"""The errors of Pillow for damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture as a file shows it.
+    """An image from a file.
 
     Args:
         path: The file.
-        colors: Pillow's ``RGB`` or ``L``, turned as the file says that it is to be seen.
+        colors: Pillow's ``RGB`` or ``L``, in the orientation stated by the file.
         alpha: Its opacity, ``L``, if it has any transparency.
         profile: The ICC profile of the colors, if the file has one that still applies.
-        several: Whether the file holds more pictures, of which this is the first.
+        several: Whether the file has further images; this is the first.
     """
 
     path: Path
@@ -56,22 +56,22 @@ class Source:
 
 
 def read_source(path: Path, scale: int = 1) -> Source:
-    """Read a picture that is to be enlarged.
+    """Read an image for upscaling.
 
     Args:
-        path: A file in any format that Pillow reads; 8 bits a channel.
-        scale: How many times; what comes out is to have no more than `MOST_PIXELS`.
+        path: A file in any format that Pillow reads, with 8 bits a channel.
+        scale: The upscaling factor. The result must have at most `MOST_PIXELS`.
 
     Raises:
-        InputError: The file is no picture, damaged, of another kind, or too large.
+        InputError: The file is not an image, is damaged, of another kind, or too large.
     """
     from PIL import Image, ImageOps
 
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe might be read for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe might never end
             raise OSError(errno.EINVAL, "it is no file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, for which there is a limit here, and of broken side notes
+            warnings.simplefilter("ignore")  # warnings of sizes, which are limited here, and of broken metadata
             with Image.open(path) as image:
                 _check(path, image, scale)
                 several = bool(getattr(image, "is_animated", False))
@@ -93,10 +93,10 @@ def read_source(path: Path, scale: int = 1) -> Source:
 
 
 def _check(path: Path, image: "Image", scale: int) -> None:
-    """Refuse what is not to be decoded.
+    """Refuse images that must not be decoded.
 
     Raises:
-        InputError: The picture is too large, or has more than 8 bits a channel.
+        InputError: The image is too large, or has more than 8 bits a channel.
     """
     width, height = image.size
     if width * height * scale**2 > MOST_PIXELS:
@@ -118,18 +118,18 @@ def upscaled(
     memory: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> "Image":
-    """The enlarged picture, as `source` is: grey or in color, with its opacity enlarged by bicubic.
+    """The upscaled image, grey or in color as `source`, with bicubic upscaling of its opacity.
 
     Args:
-        exported: A network that enlarges; it is moved to the device.
-        source: What comes in; values of 0 to 255 become 0 to 1 and are rounded on the way back.
+        exported: A super-resolution network; it is moved to the device.
+        source: The image. Values of 0 to 255 are scaled to 0 to 1, and rounded after scaling back.
         device: ``cpu`` or ``cuda``.
-        memory: The limit, in bytes, of what grows with the picture, but for itself and the enlarged one.
-        progress: Told now and then which part is done, from 0 to 1.
+        memory: The limit, in bytes, for memory that grows with the image, except the image and the result.
+        progress: Receives now and then the completed fraction, from 0 to 1.
 
     Raises:
-        InputError: The network does not fit the picture, or needs more memory.
-        RunError: The network gives what are no numbers.
+        InputError: The network does not fit the image, or needs more memory.
+        RunError: The network's output contains NaN.
     """
     import torch
     from PIL import Image
@@ -152,10 +152,10 @@ def upscaled(
 
 
 def check_scale(exported: Exported, folder: Path) -> int:
-    """How many times larger a network makes pictures.
+    """The upscaling factor of a network.
 
     Raises:
-        InputError: It makes none larger, or none of the kind that files hold.
+        InputError: The network does not upscale images, or not images of the kind in files.
     """
     io = exported.io
     if io.scale is None:
@@ -172,7 +172,7 @@ def check_scale(exported: Exported, folder: Path) -> int:
 
 
 def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[Box, Tensor]]":
-    """The enlarged colors in parts: the place of each, and its values `[channels, height, width]`."""
+    """The upscaled colors in parts: the position of each, and its values `[channels, height, width]`."""
     from nasplat.nn.residual_dense.network import ResidualDenseNetwork
     from nasplat.nn.residual_dense.streaming import Strips
 
@@ -192,7 +192,7 @@ def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[
 
 
 def _values(colors: "Image", channels: int, box: "Box") -> "Tensor":
-    """A part of a picture as networks take it: `[channels, height, width]` in 0..1; grey as equal colors."""
+    """A part of an image as input for networks: `[channels, height, width]` in 0..1; grey as equal colors."""
     import torch
 
     pixels = torch.from_numpy(np.array(colors.crop(box), ndmin=3))
@@ -201,7 +201,7 @@ def _values(colors: "Image", channels: int, box: "Box") -> "Tensor":
 
 
 def _image(pixels: "Tensor", mode: str) -> "Image":
-    """Values `[channels, height, width]` as a picture; where it is to be grey, the luma of colors.
+    """Values `[channels, height, width]` as an image; for a grey image, the luma of colors.
 
     Raises:
         RunError: They are no numbers.

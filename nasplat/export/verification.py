@@ -1,4 +1,4 @@
-"""What was exported, run beside torch on the same inputs."""
+"""Comparison of exported formats with torch on the same inputs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     Runner: TypeAlias = Callable[[Tensor], Tensor]
 
 TOLERANCE = 1e-4
-"""What float32 may differ by, for outputs up to 1; for larger ones in proportion."""
+"""The tolerance for float32, for outputs up to 1; for larger outputs in proportion."""
 TOLERANCE_DOUBLE = 1e-9
-"""What float64 may differ by."""
+"""The tolerance for float64."""
 BATCHES = 1, 5
 REAL = 16
-"""So many real inputs are tried, in batches of those sizes and one of the rest."""
+"""The number of real inputs for the comparison, in batches of those sizes and one of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How far what was exported is from torch on the same inputs.
+    """The difference between an exported format and torch on the same inputs.
 
     Args:
         largest_difference: The largest absolute difference of any output.
         allowed: 1e-4 · max(1, largest absolute output); for float64 1e-9 of that.
-        batches: The batch sizes that were tried.
-        dtype: What was computed in.
+        batches: The batch sizes of the comparison.
+        dtype: The data type of the computation.
     """
 
     largest_difference: float
@@ -43,16 +43,16 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is allowed; that of what is no number is not."""
+        """Whether the difference is within the tolerance. NaN is not."""
         return self.largest_difference <= self.allowed
 
 
 def compared(network: Runner, run: Runner, inputs: Sequence[Tensor]) -> Verification:
-    """Run a network and what was exported of it.
+    """Compare a network with an exported format of it.
 
     Args:
-        network: In evaluation mode, or what else is to be given.
-        run: What was exported.
+        network: In evaluation mode, or another reference function.
+        run: The exported format.
         inputs: Batches, all of one type.
     """
     import torch
@@ -70,7 +70,8 @@ def compared(network: Runner, run: Runner, inputs: Sequence[Tensor]) -> Verifica
 
 
 def random_inputs(io: IO, *, batches: Sequence[int] = BATCHES, seed: int = 0) -> list[Tensor]:
-    """Random inputs of some batch sizes; pictures of odd sides, and others than exporters saw, where any will do."""
+    """Random inputs of some batch sizes. If any size is accepted: images of odd sides, and of sizes other than the
+    exporter's."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -92,11 +93,11 @@ def real_batches(inputs: Tensor) -> list[Tensor]:
 
 
 def verify_source(network: nn.Module, path: Path, inputs: Sequence[Tensor]) -> Verification:
-    """Compare a network's source, which is run here, with torch in float64.
+    """Compare a network's source, which is executed here, with torch in float64.
 
     Args:
         network: In evaluation mode; it is not changed.
-        path: The source; the weights lie beside it.
+        path: The source, with the weights in the same folder.
         inputs: Batches.
     """
     own, other = copy.deepcopy(network).double(), source_network(path).double()
@@ -104,7 +105,7 @@ def verify_source(network: nn.Module, path: Path, inputs: Sequence[Tensor]) -> V
 
 
 def source_network(path: Path) -> nn.Module:
-    """The network of a source that lies beside its weights."""
+    """The network of a source file with its weights in the same folder."""
     names: dict[str, object] = {"__file__": str(path), "__name__": "network"}
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
     load = names["load"]
@@ -114,7 +115,7 @@ def source_network(path: Path) -> nn.Module:
 
 
 def onnx_runner(path: Path) -> Runner:
-    """What runs an ONNX file with onnxruntime; of several outputs the first."""
+    """A function that runs an ONNX file with onnxruntime and returns the first output."""
     import onnxruntime
     import torch
 
@@ -127,7 +128,7 @@ def onnx_runner(path: Path) -> Runner:
 
 
 def features_runner(path: Path) -> Runner:
-    """What gives the features of an ONNX file that has them."""
+    """A function that returns the features of an ONNX file that has them."""
     import onnxruntime
     import torch
 

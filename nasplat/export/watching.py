@@ -1,4 +1,4 @@
-"""Values that know their shape alone and report what is done with them, and the code that says it."""
+"""Symbolic values that have only a shape and record the operations on them, and the code of these operations."""
 
 import builtins
 import inspect
@@ -25,11 +25,11 @@ _NAMESPACES = ((functional, "functional"), (torch, "torch"), (torch.linalg, "tor
 
 
 class Unwritable(Exception):
-    """What a module does cannot be written as straight-line code."""
+    """The operations of a module cannot be written as straight-line code."""
 
 
 class Size(int):
-    """A size that depends on the input: an integer that takes down what is computed of it."""
+    """A size that depends on the input: an integer that records the computations on it."""
 
     code: Code
 
@@ -57,7 +57,7 @@ class Size(int):
 
 
 class Flag(int):
-    """The flag that tells a module whether it is trained, which it is not here."""
+    """The training flag of a module, which is false here."""
 
 
 def _size_operator(name: str, operator: str, *, swapped: bool) -> Callable[[Size, int], "Size"]:
@@ -76,26 +76,26 @@ for _name in ("add", "sub", "mul", "floordiv", "mod"):
 
 
 class Recorder(Protocol):
-    """Takes down what is done with watched values."""
+    """Records the operations on watched values."""
 
     free_sides: bool
 
     def function(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str = ""
     ) -> Any:
-        """What a function of torch gives, taken down as a step; an operator is told by its name."""
+        """The result of a function of torch, recorded as a step. Operators are identified by name."""
 
     def step(self, value: Any, code: Code, *, effect: bool = False) -> Any:
-        """A value that a step of the current module has given."""
+        """The value of a step of the current module."""
 
 
 class Watched:
-    """A tensor that takes down what is done with it.
+    """A tensor that records the operations on it.
 
     Args:
-        value: On the device ``meta``: a shape alone.
-        code: What it is called, or how it is made.
-        tracer: Who takes it down.
+        value: A tensor on the device ``meta``, which has only a shape.
+        code: Its name, or the code that makes it.
+        tracer: The recorder of the operations.
     """
 
     def __init__(self, value: Tensor, code: Code, tracer: "Recorder") -> None:
@@ -194,7 +194,7 @@ def flattened(tree: Tree) -> Iterator[object]:
 
 
 def takes_all(item: object, size: int | None) -> bool:
-    """Whether a slice leaves an axis as it is, whatever its size where that is free, which None stands for."""
+    """Whether a slice keeps a whole axis. A size of None is free; the slice must then keep the axis at any size."""
     if not isinstance(item, slice) or any(isinstance(each, Size) for each in (item.start, item.stop, item.step)):
         return False
     return item.start in (None, 0) and item.step in (None, 1) and (item.stop is None or item.stop == size)
@@ -206,7 +206,7 @@ def is_watched(tree: Tree) -> bool:
 
 
 def plain(tree: Tree) -> Any:
-    """The same without anybody watching; sizes stay what they are for modules, which may take them as inputs."""
+    """The same tree without recording. Sizes are kept, since modules may take them as inputs."""
     match tree:
         case Watched():
             return tree._value

@@ -1,1 +1,1 @@
-"""How long networks take: measured, and predicted from tables."""
+"""Latency of networks: measured, or predicted from tables."""

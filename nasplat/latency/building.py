@@ -1,4 +1,4 @@
-"""Measuring a table of latency: which blocks, in what order, and how far its predictions can be trusted."""
+"""Measurement of a latency table: the choice and order of blocks, and the accuracy of its predictions."""
 
 import json
 import platform
@@ -27,29 +27,30 @@ if TYPE_CHECKING:
     from torch import nn
 
 SURVEYED = 2000
-"""Random members whose blocks are looked at, to learn which kinds and widths there are."""
+"""The number of random architectures whose blocks are collected, to find the kinds and widths of the space."""
 VISIT_MS = 30.0
-"""A visit times as many passes as take so long,"""
+"""The target duration of a visit, in milliseconds."""
 FEWEST, MOST = 3, 20
-"""but no fewer and no more than so many."""
+"""The minimum and maximum numbers of passes in a visit."""
 NETWORK_VISITS = 3
-"""How often a round comes by a whole network, which slow phases of the machine strike more easily than a block."""
+"""Visits of each whole network in a round. Slow phases of the machine affect a network more easily than a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a table is measured.
+    """The settings for measuring a table.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        engine: What runs blocks and networks.
-        threads: Threads of the engine on the CPU.
-        batch: Images in each pass.
-        points: Of each kind of block, how many widths are measured at most.
-        rounds: How often everything is visited; at least 2.
-        calibration: Random members measured whole for the two figures that blocks alone cannot give; at least 2.
-        checked: Other random members, for the report of how far predictions are off.
-        seed: Of all random choices.
+        engine: The engine that runs blocks and networks.
+        threads: The number of threads of the engine on the CPU.
+        batch: The number of images in each pass.
+        points: The largest number of widths that are measured for each kind of block.
+        rounds: The number of rounds, each of which visits everything; at least 2.
+        calibration: The number of random architectures that are measured whole, to fit the two coefficients that
+            blocks alone cannot give; at least 2.
+        checked: The number of other random architectures, for the reported prediction error.
+        seed: The seed of all random choices.
     """
 
     device: str = "cpu"
@@ -65,11 +66,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How well figures agree with what was measured of the same networks.
+    """The agreement of predicted with measured latencies of the same networks.
 
     Args:
         spearman: The rank correlation; None where one side is constant.
-        median_relative_error: The median of |figure / measured - 1|.
+        median_relative_error: The median of |predicted / measured - 1|.
     """
 
     spearman: float | None
@@ -77,7 +78,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, figures: Sequence[float], measured: Sequence[float]) -> "Accuracy":
-        """Compare figures with measurements, one for one."""
+        """Compare predictions with measurements, pair by pair."""
         from scipy.stats import spearmanr
 
         off = np.abs(np.array(figures) / np.array(measured) - 1)
@@ -87,16 +88,16 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What came of measuring.
+    """The result of building a table.
 
     Args:
         path: The table.
-        blocks: How many blocks it has.
-        kinds: Of how many kinds.
-        networks: How many networks `predicted` and `repeated` are about; none of them had a part in the table.
-        seconds: What measuring took since the build was begun, or last taken up again.
-        predicted: What the table says, against the measured latency.
-        repeated: A second measurement of the same networks, against the first.
+        blocks: The number of blocks in the table.
+        kinds: The number of kinds of blocks.
+        networks: The number of networks for `predicted` and `repeated`. None of them was used for the table.
+        seconds: The measuring time in seconds since the build was started or last resumed.
+        predicted: The accuracy of the table's predictions against the measured latency.
+        repeated: The accuracy of A second measurement of the same networks, against the first.
     """
 
     path: Path
@@ -116,27 +117,27 @@ def build_table(
     *,
     progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> Built:
-    """Measure blocks and networks of a space, and write the table; meaningful while nothing else uses the device.
+    """Measure blocks and networks of a space, and write the table. Nothing else may use the device meanwhile.
 
-    Of every kind of block that random members have, widths are measured that lie far apart, the largest and smallest
-    among them. Everything is visited once in every round, in a random order, so that a slow phase of the machine
-    strikes all alike; the least of all visits counts. A network takes a + b times the sum of its blocks, where a and b
-    are fitted robustly (Theil-Sen) on some networks. Others, whose blocks were not looked at but for kinds that nobody
-    else has, are for the report: the least of every other visit is compared with the prediction, and with the least
-    of the visits between.
+    For every kind of block in random architectures, widths far apart are measured, with the largest and smallest among
+    them. Everything is visited once in every round, in a random order, so a slow phase of the machine affects all
+    items alike. The minimum over all visits counts. The latency of a network is a + b times the sum of its blocks.
+    Here a and b are fitted robustly (Theil-Sen) on some networks. Other networks are for the report. Their blocks are
+    not used for the choice of blocks, except for kinds that occur nowhere else. The minimum of every other visit is
+    compared with the prediction, and with the minimum of the remaining visits.
 
-    What is measured is noted in a file beside the table; the same call goes on from there after an interruption.
+    Measurements are saved in a file beside the table. After an interruption, the same call resumes from this file.
 
     Args:
-        space: Whose networks.
-        io: What the data asks of them.
-        plan: How.
+        space: The search space of the networks.
+        io: The input and output shapes of the data.
+        plan: The settings of the measurement.
         path: The table to write.
-        progress: Told after every visit how many there were, of how many.
+        progress: Receives after every visit the number of finished visits and the total.
 
     Raises:
         InputError: The space has no blocks, the file exists or cannot be written, the engine cannot run on the device,
-            or an unfinished build with another plan lies there.
+            or an unfinished build with another plan exists there.
         StorageError: The disk is full.
     """
     if not isinstance(space, BlockSpace):
@@ -189,11 +190,11 @@ def build_table(
 
 
 def spread_out(points: Sequence[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
-    """Some of the points, far from one another: each is the one farthest from those before it, the largest first.
+    """A farthest-point selection: the largest point first, then each time the point farthest from the selected ones.
 
     Args:
-        points: Different ones, of one length; each axis counts by its whole range.
-        most: How many at most.
+        points: Distinct points of one length. Each axis is scaled by its range.
+        most: The maximum number of selected points.
     """
     at = np.array(sorted(points), dtype=np.float64)
     at /= np.where(np.ptp(at, axis=0) > 0, np.ptp(at, axis=0), 1.0)
@@ -216,7 +217,7 @@ def _check(plan: Plan) -> None:
 
 
 def _chosen(space: BlockSpace, io: IO, plan: Plan) -> tuple[list[Architecture], list[Architecture], list[Block]]:
-    """The members to calibrate with, those to check with, and the blocks to measure."""
+    """The architectures for calibration, those for checking, and the blocks to measure."""
     rng = default_rng([plan.seed, 0])
     wanted = plan.calibration + plan.checked
     members = _different(space, rng, wanted)
@@ -246,14 +247,14 @@ def _different(space: SearchSpace, rng: Generator, wanted: int) -> list[Architec
 
 
 def _line(table: BlockTable, measured: Sequence[tuple[Architecture, float]]) -> tuple[float, float]:
-    """a and b of measured = a + b times the sum of blocks; networks measured in a slow phase do not move it much."""
+    """a and b of measured = a + b times the sum of blocks. The fit is robust to networks measured in a slow phase."""
     from scipy.stats import theilslopes
 
     sums = [table.latency_ms(architecture) for architecture, _ in measured]
     if len(set(sums)) < 2:
         return 0.0, 1.0
     found = theilslopes([whole for _, whole in measured], sums)
-    if found.slope <= 0:  # by which more blocks would take less time: noise, or too few networks
+    if found.slope <= 0:  # more blocks would take less time: noise, or too few networks
         return 0.0, float(np.median([whole / alone for (_, whole), alone in zip(measured, sums, strict=True)]))
     return float(found.intercept), float(found.slope)
 
@@ -266,7 +267,7 @@ def _visited(
     path: Path,
     progress: Callable[[int, int], None],
 ) -> NDArray[np.float64]:
-    """The least milliseconds of every visit, `[rounds, items]`."""
+    """The minimum milliseconds of every visit, `[rounds, items]`."""
     found = np.full((plan.rounds, len(items)), np.nan)
     notes = _Notes(_partial(path), {**_request(space, io, plan), "items": len(items)})
     with notes, tempfile.TemporaryDirectory() as folder:
@@ -286,7 +287,7 @@ def _visited(
 
 
 class _Stopwatch:
-    """Times blocks and networks; what is exported to ONNX, which takes a second each, is kept in a folder."""
+    """Times blocks and networks. ONNX exports, which take a second each, are cached in a folder."""
 
     def __init__(self, space: BlockSpace, io: IO, plan: Plan, folder: Path) -> None:
         self.space = space
@@ -296,7 +297,7 @@ class _Stopwatch:
         self._exported: dict[Block | Architecture, Path] = {}
 
     def least(self, item: Block | Architecture) -> float:
-        """The least milliseconds that a pass takes on this visit."""
+        """The minimum milliseconds of a pass in this visit."""
         plan = self.plan
         shape = item.input_shape if isinstance(item, Block) else self.io.input_shape
         if plan.engine == "onnxruntime":
@@ -312,7 +313,7 @@ class _Stopwatch:
     def _network(self, item: Block | Architecture) -> "nn.Module":
         from nasplat.training.seeding import seeded
 
-        with seeded(0):  # any weights take as long
+        with seeded(0):  # weights do not affect latency
             return item.make() if isinstance(item, Block) else self.space.build(item, self.io)
 
 
@@ -323,7 +324,7 @@ def _least(timed: Passes) -> float:
 
 
 class _Notes:
-    """What was measured so far, a line each, for a build to go on from; the first line says of what it is."""
+    """The measurements so far, one line each, from which a build resumes. The first line identifies the build."""
 
     def __init__(self, path: Path, heading: dict[str, Any]) -> None:
         self.path = path
@@ -332,7 +333,7 @@ class _Notes:
 
     def __enter__(self) -> "_Notes":
         try:
-            # A line may have been torn when the last build ended; it must not run into the next one.
+            # The last build may have left an incomplete line; the next line must not be appended to it.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, "".join(f"{line}\n" for line in (self._heading, *map(json.dumps, self.before))))
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
@@ -344,7 +345,7 @@ class _Notes:
         self._file.close()
 
     def add(self, round_: int, item: int, value: float) -> None:
-        """Note one visit."""
+        """Save one visit."""
         try:
             self._file.write(json.dumps([round_, item, value]) + "\n")
         except OSError as error:
@@ -353,7 +354,7 @@ class _Notes:
     def _read(self) -> Iterator[tuple[int, int, float]]:
         try:
             heading, *lines = self.path.read_text(encoding="utf-8").split("\n")
-        except (FileNotFoundError, NotADirectoryError):  # the latter is told when it is to be written
+        except (FileNotFoundError, NotADirectoryError):  # the latter is reported on writing
             return
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path} cannot be read: {error}; delete it to begin anew") from error
@@ -363,18 +364,18 @@ class _Notes:
                 "command that began it, or delete the file to begin anew"
             )
         for line in lines:
-            with suppress(ValueError, TypeError, OverflowError):  # the last one may be torn
+            with suppress(ValueError, TypeError, OverflowError):  # the last line may be incomplete
                 round_, item, value = json.loads(line)
                 yield int(round_), int(item), float(value)
 
 
 def _partial(path: Path) -> Path:
-    """Where an unfinished build keeps what it has measured."""
+    """The file with the measurements of an unfinished build."""
     return path.with_name(path.name + ".partial")
 
 
 def _request(space: SearchSpace, io: IO, plan: Plan) -> dict[str, Any]:
-    """What is measured, how, and on what."""
+    """The identification of a build: what is measured, how, and on which hardware."""
     versions = {name: version(name) for name in ("nasplat", "torch", "onnxruntime")}
     return {
         **described(space, io),
@@ -384,7 +385,7 @@ def _request(space: SearchSpace, io: IO, plan: Plan) -> dict[str, Any]:
 
 
 def _processor(device: str) -> str:
-    """What does the computing, by name."""
+    """The name of the processor."""
     if device == "cuda":
         import torch
 

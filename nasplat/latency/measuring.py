@@ -1,4 +1,4 @@
-"""How long a network takes for a batch, measured here and now."""
+"""Measurement of the latency of a network for a batch."""
 
 import logging
 import tempfile
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Engine: TypeAlias = Literal["torch", "onnxruntime"]
-"""What runs a network."""
+"""The engine that runs a network."""
 Passes: TypeAlias = Callable[[int], list[float]]
-"""Runs so many forward passes, and gives the milliseconds that each took."""
+"""Runs a number of forward passes, and returns the milliseconds of each."""
 
 SECONDS = 0.5
-"""A measurement goes on for at least so long, after warming up."""
+"""The minimum duration of a measurement in seconds, after the warm-up."""
 BLOCKS = 5
-"""And takes at least so many timed blocks, for a spread to be seen."""
+"""The minimum number of timed blocks, so the interquartile range can be computed."""
 WARM_UP = 3
-"""Passes that are not timed, where torch's timer does not see to it."""
+"""The number of untimed warm-up passes, where torch's timer does not do the warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The time of one forward pass in evaluation mode, without gradients; inputs lie on the device already.
+    """The time of one forward pass in evaluation mode, without gradients. Inputs are already on the device.
 
     Args:
         median_ms: The median of the timed blocks, milliseconds for each pass.
         iqr_ms: Their interquartile range.
-        runs: Passes that were timed.
-        batch: Images in each pass.
-        threads: Threads of the engine on the CPU.
+        runs: The number of timed passes.
+        batch: The number of images in each pass.
+        threads: The number of threads of the engine on the CPU.
         device: ``cpu`` or ``cuda``.
-        engine: What ran the network.
+        engine: The engine that ran the network.
     """
 
     median_ms: float
@@ -56,16 +56,16 @@ class Latency:
 def measure_latency(
     model: "nn.Module", io: IO, *, batch: int, threads: int, device: str, engine: Engine = "torch"
 ) -> Latency:
-    """Measure a network with random images; meaningful while nothing else uses the device.
+    """Measure a network with random images. Nothing else may use the device meanwhile.
 
-    On the CPU, torch's own timer warms up and chooses how many passes to time at once. Everything else is timed
-    pass by pass. The model is left on the device in the mode that it came in.
+    On the CPU, torch's own timer warms up and chooses the number of passes in a timed block. Everything else is timed
+    pass by pass. The model stays on the device, and its training or evaluation mode is restored.
 
     Args:
-        model: With any weights; they do not matter for time.
-        io: What it takes.
-        batch: Images in each pass.
-        threads: Threads of the engine on the CPU.
+        model: The network. Its weights do not affect latency.
+        io: The input shape.
+        batch: The number of images in each pass.
+        threads: The number of threads of the engine on the CPU.
         device: ``cpu`` or ``cuda``.
         engine: ``torch``, or ``onnxruntime`` for the network as it is exported.
 
@@ -84,10 +84,10 @@ def onnx_latency(network: bytes, input_shape: tuple[int, ...], *, batch: int, th
     """Measure an ONNX file on the CPU as `measure_latency` measures a network.
 
     Args:
-        network: What the file holds.
+        network: The contents of the file.
         input_shape: The shape of one example.
-        batch: Examples in each pass.
-        threads: Threads of onnxruntime.
+        batch: The number of examples in each pass.
+        threads: The number of threads of onnxruntime.
     """
     times = _timed(onnx_passes(network, batch=batch, threads=threads, device="cpu", input_shape=input_shape))
     lower, _, upper = quantiles(times, n=4, method="inclusive")
@@ -95,7 +95,7 @@ def onnx_latency(network: bytes, input_shape: tuple[int, ...], *, batch: int, th
 
 
 def _timed(timed: Passes) -> list[float]:
-    """The milliseconds of as many passes as a measurement takes, after some that warm up."""
+    """The milliseconds of the passes of a measurement, after the warm-up."""
     times: list[float] = []
     timed(WARM_UP)
     ends = time.perf_counter() + SECONDS
@@ -108,17 +108,18 @@ def _timed(timed: Passes) -> list[float]:
 def passes(
     model: "nn.Module", input_shape: tuple[int, ...], *, batch: int, threads: int, device: str, engine: Engine = "torch"
 ) -> Iterator[Passes]:
-    """What times forward passes one by one while the block lasts; each begins when the one before has ended.
+    """A function that times forward passes one by one inside this context. Each pass begins after the previous one
+    ended.
 
-    The model is left on the device in the mode that it came in, and torch with as many threads as it had.
+    The model stays on the device. Its training or evaluation mode and torch's number of threads are restored.
 
     Args:
-        model: With any weights.
-        input_shape: The shape of one example that it takes.
-        batch: Examples in each pass, random ones.
-        threads: Threads of the engine on the CPU.
+        model: The network, with any weights.
+        input_shape: The shape of one input example.
+        batch: The number of random examples in each pass.
+        threads: The number of threads of the engine on the CPU.
         device: ``cpu`` or ``cuda``.
-        engine: What runs it.
+        engine: The engine that runs the model.
 
     Raises:
         InputError: onnxruntime is not built for the device.
@@ -151,12 +152,12 @@ def exported(model: "nn.Module", input_shape: tuple[int, ...]) -> bytes:
 def onnx_passes(
     network: bytes, *, batch: int, threads: int, device: str, input_shape: tuple[int, ...] | None = None
 ) -> Passes:
-    """What times forward passes of an ONNX file in onnxruntime; in and outputs stay on the device.
+    """A function that times forward passes of an ONNX file in onnxruntime. Inputs and outputs stay on the device.
 
     Args:
-        network: What the file holds.
-        batch: Examples in each pass, random ones.
-        threads: Threads of the engine on the CPU.
+        network: The contents of the file.
+        batch: The number of random examples in each pass.
+        threads: The number of threads of the engine on the CPU.
         device: ``cpu`` or ``cuda``.
         input_shape: The shape of one example, if the file leaves it open.
 
@@ -169,7 +170,7 @@ def onnx_passes(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; it remarks on shapes that it folds
+    options.log_severity_level = 3  # errors only; onnxruntime warns of folded shapes
     session = onnxruntime.InferenceSession(network, options, providers=[_provider(device)])
     (taken,) = session.get_inputs()
     examples = _examples(batch, input_shape or tuple(taken.shape[1:])).numpy()
@@ -191,7 +192,7 @@ def check_onnxruntime(device: str) -> None:
     """Refuse a device that onnxruntime is not built for.
 
     Raises:
-        InputError: It is not.
+        InputError: onnxruntime is not built for the device.
     """
     import onnxruntime
 
@@ -215,7 +216,7 @@ def _torch_passes(model: "nn.Module", examples: "Tensor") -> Passes:
         return (time.perf_counter_ns() - began) / 1e6
 
     def on_cuda() -> float:
-        # Events are stamped by the device itself; an idle device stamps the first one as soon as it is recorded.
+        # The device itself timestamps events. An idle device timestamps the first event as soon as it is recorded.
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         began.record()
@@ -239,7 +240,7 @@ def _by_torchs_timer(model: "nn.Module", io: IO, *, batch: int, threads: int) ->
 
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # on being imported it remarks on compilers, which this does not need
+    logger.setLevel(logging.ERROR)  # its import warns of compilers, which are not needed here
     try:
         from torch.utils.benchmark import Measurement, Timer
     finally:

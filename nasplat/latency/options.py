@@ -1,4 +1,4 @@
-"""The options of latency that a benchmark takes."""
+"""The latency options of a benchmark."""
 
 from typing import Annotated, Literal
 
@@ -9,25 +9,25 @@ from nasplat.options import Options
 
 
 class LatencyTableOptions(Options):
-    """Where latency is told from.
+    """The table from which latency is read.
 
     Args:
-        table: A file that tells latency, as `nasplat benchmark build latency` makes them; ``latency_ms`` is then known
-            without measuring, and only what the table tells of is feasible.
+        table: A latency table, as made by `nasplat benchmark build latency`. ``latency_ms`` is then known without
+            measuring, and only architectures that the table covers are feasible.
     """
 
     table: Annotated[str | None, AfterValidator(absolute)] = None
 
 
 class LatencyOptions(LatencyTableOptions):
-    """Whether latency is measured, or told by a table.
+    """Whether latency is measured or read from a table.
 
     Args:
-        batch: If not 0, latency is measured too, with so many images in each pass; the benchmark then has the device
-            to itself, and its measurements have ``latency_ms`` (median) and ``latency_iqr_ms`` (range of the middle
-            half).
-        threads: Threads of the engine while latency is measured.
-        engine: What runs networks while latency is measured: torch, or onnxruntime as they are exported.
+        batch: If not 0, latency is measured too, with this number of images in each pass. The benchmark then has
+            exclusive use of the device. Its measurements have ``latency_ms`` (median) and ``latency_iqr_ms``
+            (interquartile range).
+        threads: The number of threads of the engine for latency measurements.
+        engine: The engine for latency measurements: torch, or onnxruntime with the exported networks.
     """
 
     batch: Annotated[int, Field(ge=0)] = 0

@@ -1,4 +1,4 @@
-"""Tables of latency: files that tell how long networks take on some device, by their blocks or one by one."""
+"""Latency tables: files with the latency of networks on a device, by block or by whole network."""
 
 import csv
 import hashlib
@@ -30,21 +30,21 @@ FORMAT = 1
 BLOCK_COLUMNS = ("kind", "widths", "latency_ms", "spread_ms")
 NETWORK_COLUMNS = ("architecture", "latency_ms")
 DIGEST = "digest"
-"""The comment that damage is found by; who changes a table on purpose takes it out."""
+"""The name of the comment with the checksum. Remove this comment when you edit a table on purpose."""
 TRIED = 100
-"""Random members whose blocks a table must know."""
+"""The number of random architectures whose blocks a table must contain."""
 LEAST_MS, MOST_MS, MOST_WIDTH = 1e-6, 1e9, 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was measured of one block.
+    """The measurement of one block.
 
     Args:
-        kind: As `Block` has it.
-        widths: Likewise.
-        latency_ms: The least that it took.
-        spread_ms: How far apart the least of every round lie.
+        kind: The kind, as in `Block`.
+        widths: The widths, as in `Block`.
+        latency_ms: The minimum latency.
+        spread_ms: The range of the minima of the rounds.
     """
 
     kind: str
@@ -54,19 +54,19 @@ class Row:
 
 
 class LatencyTable(ABC):
-    """How long the networks of a space take, in milliseconds."""
+    """The latency of the networks of a space, in milliseconds."""
 
     @abstractmethod
     def latency_ms(self, architecture: Architecture) -> float:
         """The latency of an architecture's network.
 
         Raises:
-            InputError: The table does not tell.
+            InputError: The table does not have the latency.
         """
 
     @property
     def listed(self) -> list[Architecture] | None:
-        """All that the table tells of, if it is of whole networks."""
+        """All architectures in the table, if it is a table of whole networks."""
         return None
 
     def __contains__(self, architecture: Architecture) -> bool:
@@ -78,7 +78,7 @@ class LatencyTable(ABC):
 
 
 class NetworkTable(LatencyTable):
-    """Latencies of whole networks, looked up.
+    """A table of the latencies of whole networks.
 
     Args:
         path: The file, as errors name it.
@@ -100,15 +100,15 @@ class NetworkTable(LatencyTable):
 
 
 class BlockTable(LatencyTable):
-    """Latencies of blocks, interpolated over their widths and added up: a + b times the sum.
+    """A table of the latencies of blocks, interpolated over their widths and summed: a + b times the sum.
 
     Args:
         path: The file, as errors name it.
-        rows: What was measured.
-        space: Whose networks.
-        io: What the data asks of them.
-        offset_ms: a, what every network takes besides.
-        scale: b, what a block takes in company beside what it takes alone.
+        rows: The measurements.
+        space: The search space of the networks.
+        io: The input and output shapes of the data.
+        offset_ms: a, the constant overhead of every network.
+        scale: b, the ratio of a block's latency in a network to its latency alone.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class BlockTable(LatencyTable):
         self.offset_ms = offset_ms
         self.scale = scale
         self._surfaces = surfaces(rows)
-        self._block_ms = cache(self._interpolated)  # a space has few blocks, and its networks share them
+        self._block_ms = cache(self._interpolated)  # a space has few blocks, which its networks share
         self._latency_ms = lru_cache(maxsize=4096)(self._predicted)
 
     def latency_ms(self, architecture: Architecture) -> float:
@@ -128,7 +128,7 @@ class BlockTable(LatencyTable):
 
     def _predicted(self, architecture: Architecture) -> float:
         alone = [self._block_ms(block.kind, block.widths) for block in self.space.blocks(architecture, self.io)]
-        # No network is quicker than the slowest of its blocks, whatever a line through larger ones says.
+        # No network is faster than its slowest block, even if the line fitted on larger networks predicts it.
         return max(self.offset_ms + self.scale * sum(alone), *alone)
 
     def _interpolated(self, kind: str, widths: tuple[int, ...]) -> float:
@@ -144,16 +144,16 @@ class BlockTable(LatencyTable):
 
 
 class Surface:
-    """Latency over the widths of a block, exact where it was measured.
+    """Latency as a function of the widths of a block, exact at the measured points.
 
-    What a convolution takes is about linear in the channels that come in and in those that go out, for they are read,
-    multiplied and written. Such a product of lines is fitted, and what is left of the measurements is interpolated by
-    radial basis functions, the distance itself. So points may lie anywhere, on a grid or not; beyond them the product
-    of lines goes on.
+    The latency of a convolution is about linear in the input channels and in the output channels, since these are
+    read, multiplied and written. A multilinear function is fitted. The residuals are interpolated by radial basis
+    functions; the kernel is the distance. So points may lie anywhere, on a grid or not. The multilinear function
+    extrapolates beyond the points.
 
     Args:
-        widths: Where it was measured, `[n, axes]`; no two are equal.
-        values: What was measured there, `[n]`.
+        widths: The measured points, `[n, axes]`; no two are equal.
+        values: The measured latencies, `[n]`.
     """
 
     def __init__(self, widths: NDArray[np.float64], values: NDArray[np.float64]) -> None:
@@ -164,7 +164,7 @@ class Surface:
         basis = np.array([self._products(point) for point in self._points])
         self._trend = np.linalg.lstsq(basis, values, rcond=None)[0]
         n = len(values)
-        # The weights sum to 0, so that what they stand for fades beyond the points instead of growing.
+        # The weights sum to 0, so the interpolated residual fades beyond the points instead of growing.
         system = np.ones((n + 1, n + 1))
         system[:n, :n] = np.linalg.norm(self._points[:, None] - self._points, axis=2)
         system[n, n] = 0.0
@@ -182,10 +182,10 @@ class Surface:
 
 
 def surfaces(rows: Iterable[Row]) -> dict[str, Surface]:
-    """The latency of every kind of block over its widths.
+    """The latency of every kind of block as a function of its widths.
 
     Raises:
-        ValueError: A kind has points of different lengths, or one twice.
+        ValueError: A kind has points of different lengths, or the same point twice.
     """
     points: dict[str, dict[tuple[int, ...], float]] = defaultdict(dict)
     for row in rows:
@@ -202,15 +202,15 @@ def surfaces(rows: Iterable[Row]) -> dict[str, Surface]:
 
 
 def write_table(path: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> None:
-    """Write a table of blocks, complete or not at all.
+    """Write a table of blocks atomically.
 
     Args:
         path: The file.
-        facts: What is said about it, by name; JSON values, each becomes a comment line.
-        rows: One for each block.
+        facts: The metadata of the table, JSON values by name. Each becomes a comment line.
+        rows: One row for each block.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The table cannot be written.
     """
     text = streams.StringIO()
     for name, value in {"format": FORMAT, **facts}.items():
@@ -224,9 +224,9 @@ def write_table(path: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> No
 
 
 class LatencyKnown(Benchmark):
-    """A benchmark that may be given a table of latency, by an option of that name.
+    """A benchmark that may be given a latency table by an option.
 
-    ``latency_ms`` is then known without measuring, and only what the table tells of is feasible.
+    ``latency_ms`` is then known without measuring, and only architectures that the table covers are feasible.
     """
 
     latency_table: str | None
@@ -236,7 +236,7 @@ class LatencyKnown(Benchmark):
         return None if self.latency_table is None else read_table(Path(self.latency_table), self.space, self.io)
 
     def check_table(self) -> None:
-        """Read the table for the first time, which refuses what is none for the space; for `check`.
+        """Read the table for the first time, and refuse it if it does not fit the space; for `check`.
 
         Raises:
             InputError: See `read_table`.
@@ -257,15 +257,15 @@ class LatencyKnown(Benchmark):
 def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
     """Read a table for the networks of a space.
 
-    A CSV file has either the columns ``kind``, ``widths`` (with blanks between them) and ``latency_ms``, one row for
-    each block; or ``architecture`` (a code) and ``latency_ms``, one for each network. It may have others, and
-    comments before them, ``# name: JSON``. Of these count ``space`` and ``io``, which are to be those given;
-    ``calibration``, with ``a_ms`` and ``b``, which are 0 and 1 without it; ``format``, which is 1; and ``digest``,
-    which damage is found by.
+    A CSV file has either the columns ``kind``, ``widths`` (separated by blanks) and ``latency_ms``, one row for each
+    block; or ``architecture`` (a code) and ``latency_ms``, one row for each network. It may have other columns, and
+    comments before them, ``# name: JSON``. These comments are used: ``space`` and ``io``, which must equal the given
+    ones; ``calibration``, with ``a_ms`` and ``b``, by default 0 and 1; ``format``, which is 1; and ``digest``, the
+    checksum for detecting damage.
 
     Raises:
-        InputError: The file cannot be read, is damaged, is of another space or other data, or lacks blocks that
-            networks of the space have.
+        InputError: The file cannot be read, is damaged, is for another space or other data, or lacks blocks of the
+            space's networks.
     """
     try:
         content = read_file(path).decode("utf-8-sig")
@@ -304,7 +304,7 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
 
 
 def described(space: SearchSpace, io: IO) -> dict[str, Any]:
-    """The space and the data that a table is of, as its comments have them."""
+    """The space and the data of a table, as in its comments."""
     untimed = space.untimed if isinstance(space, BlockSpace) else frozenset()
     options = {name: getattr(space, name) for name in options_model(type(space)).model_fields if name not in untimed}
     facts = {
@@ -317,17 +317,17 @@ def described(space: SearchSpace, io: IO) -> dict[str, Any]:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What the comments of a table say.
+    """The metadata in the comments of a table.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is damaged.
+        ValueError: The file is damaged.
     """
     return _parsed(read_file(path).decode())[0]
 
 
 def _parsed(content: str) -> tuple[dict[str, Any], list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """What the comments say, the columns, and the rows with the numbers of their lines."""
+    """The metadata of the comments, the columns, and the rows with their line numbers."""
     lines = content.splitlines(keepends=True)
     facts: dict[str, Any] = {}
     count = 0
@@ -337,7 +337,7 @@ def _parsed(content: str) -> tuple[dict[str, Any], list[str], Iterator[tuple[int
         try:
             facts[name.strip()] = json.loads(value)
         except (ValueError, RecursionError):
-            continue  # a remark of somebody's
+            continue  # a free comment
         if name.strip() == DIGEST and facts[DIGEST] != _digest("".join(lines[count:])):
             raise ValueError(f"it is not what was written (who changed it on purpose deletes the line # {DIGEST})")
     reader = csv.DictReader(lines[count:], strict=True)
@@ -357,7 +357,7 @@ def _digest(content: str) -> str:
 
 
 def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: IO) -> None:
-    """Refuse what says that it is of something else."""
+    """Refuse a table whose comments name another space or other data."""
     if facts.get("format", FORMAT) != FORMAT:
         raise InputError(f"{path} has format {shortly(facts['format'])}, but this version reads format {FORMAT}")
     for name, ours in described(space, io).items():
@@ -370,7 +370,7 @@ def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: 
 
 
 def _command(space: SearchSpace, io: IO) -> str:
-    """What builds the table that a search needs, in words if nothing does."""
+    """The command that builds the table for a search, or an explanation if there is none."""
     if not isinstance(space, BlockSpace):
         return f"figures measured elsewhere: a CSV file with the columns {' and '.join(NETWORK_COLUMNS)}"
     channels, side, other = io.input_shape

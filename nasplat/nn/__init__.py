@@ -1,1 +1,1 @@
-"""Layers, the networks made of them, and their costs; shared by search spaces and transforms."""
+"""Layers, networks and their costs, shared by search spaces and transforms."""

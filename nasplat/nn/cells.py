@@ -1,4 +1,4 @@
-"""The NAS-Bench-201 network: a stem, three stages of one repeated cell, residual reductions between them.
+"""The NAS-Bench-201 network: a stem, and three stages of one repeated cell with residual reductions between them.
 
 Dong and Yang, 2020, "NAS-Bench-201: Extending the scope of reproducible neural architecture search", sec. 2.1
 and appendix; layer order and padding as in the networks behind the published table, whose parameter counts
@@ -16,7 +16,7 @@ from nasplat.nn.supernet import Part, new_part
 
 
 class Zero(nn.Module):
-    """The operation ``none``: its output is zero whatever comes in."""
+    """The operation ``none``: its output is zero for every input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
@@ -32,7 +32,7 @@ def relu_conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
 
 
 def operation(name: str, channels: int) -> nn.Module:
-    """One edge of a cell by its published name; the shape `[B, channels, H, W]` stays."""
+    """One edge of a cell by its published name. The shape `[B, channels, H, W]` does not change."""
     match name:
         case "none":
             return Zero()
@@ -48,13 +48,13 @@ def operation(name: str, channels: int) -> nn.Module:
 
 
 class Cell(nn.Module):
-    """A directed acyclic graph in which every node sums what its incoming edges give.
+    """A directed acyclic graph in which every node sums the outputs of its incoming edges.
 
     Args:
         nodes: For every node after the input, the operation on the edge from each earlier node, in order.
         channels: The width of all nodes.
-        place: What the cell's parts are called by.
-        part: Where they come from.
+        place: The prefix of the names of the cell's parts.
+        part: Provides the parts.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Cell(nn.Module):
 
     @property
     def branches(self) -> list[nn.Module]:
-        """The operations that training may leave out: those that do not only pass on."""
+        """The drop-path branches: the operations other than identities."""
         edges = (edge for node in self.nodes for edge in node.children())
         return [edge for edge in edges if not isinstance(edge, nn.Identity | Zero)]
 
@@ -88,7 +88,7 @@ class Reduction(nn.Module):
     """A residual block that halves the sides and doubles the width.
 
     Args:
-        channels: The width that comes in; `[B, channels, H, W]` becomes `[B, 2·channels, ⌈H/2⌉, ⌈W/2⌉]`.
+        channels: The input width; `[B, channels, H, W]` becomes `[B, 2·channels, ⌈H/2⌉, ⌈W/2⌉]`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -113,9 +113,9 @@ class CellNetwork(nn.Module):
     Args:
         nodes: The cell, as `Cell` takes it.
         channels: The width of the first stage; each later stage doubles it.
-        cells: Cells in each stage.
+        cells: The number of cells in each stage.
         io: Image shape and number of classes.
-        part: Where all that has weights comes from; by default it is new.
+        part: Provides all parts with weights; by default they are new.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class CellNetwork(nn.Module):
 
     @property
     def tap(self) -> nn.Module:
-        """Where an auxiliary head belongs: the second reduction."""
+        """The position of the auxiliary head: the second reduction."""
         return self.stages[2 * len(self.stages) // 3]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The cost of layers, by formula; no network is built.
+"""The cost of layers, by formula. No network is built.
 
-Only layers with weights cost anything. Where a publication counts by a rule of its own, its space adds that figure.
+Only layers with weights have a cost. If a publication has its own rule of counting, its space adds that metric.
 """
 
 from nasplat.cost import Cost
@@ -9,7 +9,7 @@ FLOAT_BITS = 32
 
 
 def conv2d(inputs: int, outputs: int, kernel: int, pixels: int, *, groups: int = 1, bias: bool = False) -> Cost:
-    """A convolution with a square kernel and `pixels` output positions; depth-wise with as many groups as inputs."""
+    """A convolution with a square kernel and `pixels` output positions; depth-wise if `groups` equals `inputs`."""
     return _weighted(outputs * (inputs // groups) * kernel**2, outputs * bias, positions=pixels)
 
 
@@ -24,7 +24,7 @@ def batch_norm(channels: int) -> Cost:
 
 
 def together(*layers: Cost) -> Cost:
-    """The layers as one part; what stays inside a part is not told apart."""
+    """The total cost of the layers as one part."""
     return Cost.total({str(i): layer for i, layer in enumerate(layers)}).scaled(1)
 
 

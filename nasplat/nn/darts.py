@@ -1,11 +1,11 @@
-"""The DARTS network: a stem, one repeated cell, another that halves the image at two places, and a linear classifier.
+"""The DARTS network: a stem, a repeated normal cell, a reduction cell at two places, and a linear classifier.
 
-Liu et al., 2019, "DARTS: Differentiable architecture search", sec. 2.1 and 3.1: the evaluation network, with
-`channels` 36 and `cells` 20 the published one, whose parameter counts it reproduces. Training aids (auxiliary head,
-drop-path) are not part of it; it says only where they act.
+Liu et al., 2019, "DARTS: Differentiable architecture search", sec. 2.1 and 3.1: the evaluation network. With
+`channels` 36 and `cells` 20 it is the published network, and reproduces its parameter counts. Training aids (auxiliary
+head, drop-path) are not part of it; it only defines where they act.
 
-One network serves for searching and for evaluating, so that what is measured is what is exported. That is the one
-deviation from the published search network, whose batch norm learns no scale and shift, and also follows its pools.
+The same network is used for search and for evaluation, so the measured network is the exported one. This is the only
+deviation from the published search network, in which batch norm has no learnt scale and shift, and also follows pools.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from nasplat.nn.cells import relu_conv_bn
 from nasplat.nn.supernet import Part, new_part
 
 Nodes: TypeAlias = Sequence[Sequence[tuple[str, int]]]
-"""For every node of a cell its edges: an operation, and the input it acts on.
+"""The edges of every node of a cell: an operation, and the input it acts on.
 
 Inputs 0 and 1 are the outputs of the cell before last and of the last one; 2 and up are the nodes, in order.
 """
 
 
 class Zero(nn.Module):
-    """The operation ``none``: zeros, whatever comes in; `[B, C, H, W]` to `[B, C, ⌈H/stride⌉, ⌈W/stride⌉]`."""
+    """The operation ``none``: zeros for every input; `[B, C, H, W]` to `[B, C, ⌈H/stride⌉, ⌈W/stride⌉]`."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class Zero(nn.Module):
 
 
 class FactorizedReduction(nn.Module):
-    """Halves the sides: every second pixel through one convolution, and the pixels diagonally between through another.
+    """Halves the sides: one convolution for every second pixel, and another for the pixels diagonally between.
 
-    Sides may be odd; the last of the pixels between then lie outside of the image and are zero.
+    Sides may be odd. The last of the pixels between are then outside of the image and are zero.
 
     Args:
-        inputs: The width that comes in.
-        outputs: An even width; `[B, inputs, H, W]` becomes `[B, outputs, ⌈H/2⌉, ⌈W/2⌉]`.
+        inputs: The input width.
+        outputs: The output width, even; `[B, inputs, H, W]` becomes `[B, outputs, ⌈H/2⌉, ⌈W/2⌉]`.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -87,16 +87,17 @@ def operation(name: str, channels: int, stride: int) -> nn.Module:
 
 
 class Cell(nn.Module):
-    """A directed acyclic graph in which every node sums two of what comes before it; all nodes together are its output.
+    """A directed acyclic graph in which every node sums two earlier ones. Its output is the concatenation of all
+    nodes.
 
     Args:
         nodes: The graph.
-        channels: The width of each node; the output is as wide as all of them.
+        channels: The width of each node. The output width is the sum over all nodes.
         inputs: The widths of the two previous cells.
-        after_reduction: Whether the older of them is twice as large as the newer.
-        reduction: Whether this cell halves the sides, by what acts on its inputs.
-        place: What the cell's parts are called by.
-        part: Where they come from.
+        after_reduction: Whether the sides of the older of the two are twice those of the newer.
+        reduction: Whether this cell halves the sides, in the operations on its inputs.
+        place: The prefix of the names of the cell's parts.
+        part: Provides the parts.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Cell(nn.Module):
 
     @property
     def branches(self) -> list[nn.Module]:
-        """The operations that training may leave out: those that do not only pass on."""
+        """The drop-path branches: the operations other than identities."""
         edges = (edge for node in self.nodes for edge in node.children())
         return [edge for edge in edges if not isinstance(edge, nn.Identity | Zero)]
 
@@ -142,15 +143,15 @@ class Cell(nn.Module):
 
 
 class DARTSNetwork(nn.Module):
-    """Stem, cells, global average pooling and a linear classifier; at one and two thirds of the depth stand reductions.
+    """Stem, cells, global average pooling and a linear classifier. Reductions are at one and two thirds of the depth.
 
     Args:
-        normal: The cell that keeps the image's size.
-        reduce: The cell that halves its sides; there the width doubles.
+        normal: The cell that keeps the image size.
+        reduce: The cell that halves the sides and doubles the width.
         channels: The width of the first cell's nodes.
-        cells: How many there are, reductions among them.
+        cells: The number of cells, including reductions.
         io: Image shape and number of classes.
-        part: Where all that has weights comes from; by default it is new.
+        part: Provides all parts with weights; by default they are new.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class DARTSNetwork(nn.Module):
 
     @property
     def tap(self) -> nn.Module:
-        """Where an auxiliary head belongs: the second cell that halves the image, as published."""
+        """The position of the auxiliary head: the second reduction cell, as published."""
         return self.cells[2 * len(self.cells) // 3]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -205,7 +206,7 @@ def _pointwise(inputs: int, outputs: int) -> nn.Module:
 
 
 def _separable(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
-    """ReLU, a convolution of each channel by itself, a mixture of the channels at each pixel, batch norm."""
+    """ReLU, depth-wise convolution, pointwise convolution, batch norm."""
     padding = dilation * (kernel // 2)
     return [
         nn.ReLU(),

@@ -1,4 +1,4 @@
-"""Networks that score graphs: messages along edges and against them, for several members at once."""
+"""Graph networks that predict scores: messages in both directions of edges, for all ensemble members at once."""
 
 import math
 from dataclasses import dataclass
@@ -8,21 +8,22 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, relu_, softplus
 
 CLIP = 1.0
-"""The longest gradient of a member."""
+"""The largest gradient norm of an ensemble member."""
 FEWEST_STEPS = 6
-"""Torch divides by zero where warming up is a single step."""
+"""The minimum number of steps. Torch divides by zero if the warm-up is a single step."""
 WARMING = 0.2
-"""Which part of the training the learning rate rises for."""
+"""The fraction of the training in which the learning rate rises."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphBatch:
-    """What a network sees of graphs.
+    """The input of a network: a batch of graphs.
 
     Args:
-        nodes: Features of each node, zeros where there is none, `[n, nodes, features]`.
-        ways: What reaches a node from itself, along edges and against edges, `[n, nodes, 3 nodes]`; see `wired`.
-        sums: What the graph is summed up by: weights of nodes, for three sums, `[n, 3, nodes]`; see `summed_up`.
+        nodes: Features of each node, zeros for absent nodes, `[n, nodes, features]`.
+        ways: Weights of the messages to a node from itself, along edges and against edges, `[n, nodes, 3 nodes]`; see
+            `wired`.
+        sums: Weights of nodes in three sums over the graph, `[n, 3, nodes]`; see `summed_up`.
         whole: Features of each graph, `[n, whole]`.
     """
 
@@ -43,8 +44,8 @@ def wired(edges: Tensor) -> Tensor:
     """The weights `[n, nodes, 3 nodes]` of what reaches each node, of edges `[n, nodes, nodes]` that lead from row to
     column.
 
-    Columns 3 j, 3 j + 1 and 3 j + 2 belong to node j: what it says to itself, to those it leads to, and to those that
-    lead to it.
+    Columns 3 j, 3 j + 1 and 3 j + 2 belong to node j: its messages to itself, to its successors, and to its
+    predecessors.
     """
     n, nodes, _ = edges.shape
     itself = torch.eye(nodes).expand(n, nodes, nodes)
@@ -52,22 +53,22 @@ def wired(edges: Tensor) -> Tensor:
 
 
 def summed_up(live: Tensor, ends: Tensor) -> Tensor:
-    """The weights `[n, 3, nodes]` of nodes in the sum of the outputs, the mean and the sum of all.
+    """The weights `[n, 3, nodes]` of nodes in the sum of outputs, the mean of all nodes and the sum of all nodes.
 
     Args:
-        live: 1 for a node that counts and 0 for others, `[n, nodes]`.
+        live: 1 for a node of the graph and 0 for others, `[n, nodes]`.
         ends: 1 for an output and 0 for others, `[n, nodes]`.
     """
     return torch.stack([ends, live / live.sum(dim=1, keepdim=True).clamp_min(1), live / 4], dim=1)
 
 
 def dropped(x: Tensor, rate: float) -> Tensor:
-    """Dropout that is the same for all members of `[members, ...]`, since drawing takes longer than multiplying."""
+    """Dropout with the same mask for all members of `[members, ...]`, since drawing takes longer than multiplying."""
     return x * ((torch.rand(x.shape[1:]) >= rate) / (1 - rate))
 
 
 def uniform(members: int, inputs: int, outputs: int) -> Tensor:
-    """Weights to start from, `[members, inputs, outputs]`."""
+    """Initial weights, `[members, inputs, outputs]`."""
     return (2 * torch.rand(members, inputs, outputs) - 1) * math.sqrt(2 / inputs)
 
 
@@ -87,7 +88,7 @@ class Linears(nn.Module):
 
 
 class Messages(nn.Module):
-    """One round: h + dropout(relu(norm(h A + sum over edges in of h B + sum over edges out of h C))).."""
+    """One round of messages: h + dropout(relu(norm(h A + sum over edges in of h B + sum over edges out of h C))).."""
 
     def __init__(self, members: int, width: int, rate: float) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class Messages(nn.Module):
         self.rate = rate
 
     def forward(self, h: Tensor, ways: Tensor) -> Tensor:
-        """From nodes `[members, n, nodes, width]` to the same."""
+        """Nodes `[members, n, nodes, width]` to the same shape."""
         members, n, nodes, width = h.shape
         said = torch.bmm(h.reshape(members, -1, width), self.words).reshape(members, n, 3 * nodes, width)
         heard = layer_norm(torch.matmul(ways, said), (width,))
@@ -106,19 +107,19 @@ class Messages(nn.Module):
 
 
 class GraphNetworks(nn.Module):
-    """An ensemble of directed-graph networks, which share nothing but the time they take.
+    """An ensemble of directed-graph networks, computed together without shared weights.
 
     Nodes exchange messages for some rounds. A perceptron then sees the outputs, the mean and the sum of all nodes, and
     the features of the whole graph. All members are computed at once, by batched products.
 
     Args:
-        members: How many there are.
-        features: Of a node.
-        whole: Features of a graph.
-        width: Numbers that a node holds.
-        layers: Rounds of messages.
-        head: Units in both hidden layers of the perceptron.
-        rate: Of dropout.
+        members: The number of ensemble members.
+        features: The number of features of a node.
+        whole: The number of features of a graph.
+        width: The width of a node's hidden state.
+        layers: The number of rounds of messages.
+        head: The number of units in both hidden layers of the perceptron.
+        rate: The dropout rate.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class GraphNetworks(nn.Module):
         self.rounds = nn.ModuleList(Messages(members, width, rate) for _ in range(layers))
         self.first = Linears(members, 3 * width + whole, head)
         self.second = Linears(members, head, head)
-        self.score = Linears(members, head, 1, gain=0.1)  # so that training starts from no opinion
+        self.score = Linears(members, head, 1, gain=0.1)  # small initial weights, so initial scores are nearly equal
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Scores of each member, `[members, n]`."""
@@ -150,7 +151,7 @@ class GraphNetworks(nn.Module):
 
 
 def masked_pairwise(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """How wrongly each member orders what its mask lets it see, `[members]`.
+    """The pairwise ranking loss of each member on the examples of its mask, `[members]`.
 
     It is the mean of log(1 + exp(worse's score - better's score)) over the pairs whose labels differ (Burges et al.,
     2005, "RankNet"); without such pairs, 0.
@@ -158,7 +159,7 @@ def masked_pairwise(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     Args:
         scores: `[members, n]`.
         labels: `[n]`; the higher the better.
-        mask: 1 for what a member sees and 0 for the rest, `[members, n]`.
+        mask: 1 for the examples of a member and 0 for the others, `[members, n]`.
     """
     counts = (labels[:, None] > labels[None, :]) * mask[:, :, None] * mask[:, None, :]
     penalty = softplus(scores[:, None, :] - scores[:, :, None])
@@ -176,18 +177,18 @@ def train(
     learning_rate: float,
     decay: float,
 ) -> None:
-    """Teach every member the order of what its mask lets it see; what it does not see has no effect on it.
+    """Train every member on the order of the examples of its mask. Other examples have no effect on it.
 
-    Orders and dropout are drawn from torch's generator.
+    The order of examples and dropout are drawn from torch's generator.
 
     Args:
-        network: What is taught; afterwards it is in evaluation mode.
+        network: The network to train. It is in evaluation mode afterwards.
         graphs: The examples.
         labels: `[n]`; the higher the better.
-        mask: 1 for what a member sees and 0 for the rest, `[members, n]`.
-        epochs: How often each example is seen.
-        batches: Steps in an epoch.
-        learning_rate: The highest of the one cycle (Smith & Topin, 2019).
+        mask: 1 for the examples of a member and 0 for the others, `[members, n]`.
+        epochs: The number of passes over the examples.
+        batches: The number of steps in an epoch.
+        learning_rate: The highest learning rate of the one cycle (Smith & Topin, 2019).
         decay: The decoupled weight decay of AdamW.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=decay)
@@ -207,7 +208,7 @@ def train(
 
 
 def _clip(network: GraphNetworks) -> None:
-    """Shorten the gradient of each member on its own, lest members learn from what others see."""
+    """Clip the gradient of each member separately, so members are not affected by the examples of others."""
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     length = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0).sqrt()
     factor = (CLIP / (length + 1e-6)).clamp_max(1.0)

@@ -1,9 +1,9 @@
 """The NAS-Bench-101 network: a stem, stacks of one repeated cell with max pooling between them, a linear classifier.
 
-Ying et al., 2019, "NAS-Bench-101: Towards reproducible neural architecture search", sec. 2; how a cell adds, cuts and
-projects is that of the networks behind the published table, whose parameter counts this network reproduces. Batch norm
-and initial weights are torch's defaults instead: the published running statistics, which move by 0.003 a step, would
-not arrive anywhere in a short training.
+Ying et al., 2019, "NAS-Bench-101: Towards reproducible neural architecture search", sec. 2; the addition, truncation
+and projection in a cell follow the networks of the published table, whose parameter counts this network reproduces.
+Batch norm and initial weights are torch's defaults instead: the published running statistics move by 0.003 a step, and
+would not converge in a short training.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,7 +22,7 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 def operation(name: str, channels: int) -> nn.Module:
-    """An inner vertex by the name of its operation; the shape `[B, channels, H, W]` stays."""
+    """An inner vertex by the name of its operation. The shape `[B, channels, H, W]` does not change."""
     match name:
         case "conv1x1-bn-relu":
             return conv_bn_relu(channels, channels, 1)
@@ -36,13 +36,13 @@ def operation(name: str, channels: int) -> nn.Module:
 class Cell(nn.Module):
     """A directed acyclic graph of operations.
 
-    An inner vertex takes the sum of what comes in; of a wider vertex it takes the first channels, of the cell's input a
-    projection. The output is the concatenation of what leads to it, plus a projection of the cell's input where that
-    leads to it as well.
+    The input of an inner vertex is the sum of its predecessors: the first channels of a wider vertex, and a projection
+    of the cell's input. The output is the concatenation of its predecessors, plus a projection of the cell's input if
+    that is a predecessor too.
 
     Args:
         edges: Pairs of vertices, each from a lower to a higher number; 0 is the input.
-        operations: Those of the inner vertices, in order; the vertex after them is the output.
+        operations: The operations of the inner vertices, in order. The vertex after them is the output.
         widths: The channels of every inner vertex and of the output.
         inputs: The channels of the input.
     """
@@ -63,10 +63,10 @@ class Cell(nn.Module):
 
     @property
     def branches(self) -> list[nn.Module]:
-        """What training may leave out: all that gives terms of sums alone.
+        """The drop-path branches: modules whose outputs are only used as terms of sums.
 
-        Those are the projections that are added to other terms, and the vertices that lead to sums of several terms
-        only. A vertex that leads to the output is side by side with others there, which is no sum.
+        These are the projections that are added to other terms, and the vertices that only lead to sums of several
+        terms. A vertex that leads to the output is concatenated there, not summed.
         """
         beside = [bool(sources) for sources in self.sources]
         several = [len(sources) + (str(v) in self.projections) > 1 for v, sources in enumerate(self.sources, 1)]
@@ -96,10 +96,10 @@ class CellNetwork(nn.Module):
     """Stem, stacks of cells with halved sides between them, global average pooling, and a linear classifier.
 
     Args:
-        edges: The cell's, as `Cell` takes them.
-        operations: Likewise.
-        widths: For every stack, the widths that its cells have; the last of them is what the stack gives.
-        cells: Cells in each stack.
+        edges: The edges of the cell, as in `Cell`.
+        operations: The operations of the cell, as in `Cell`.
+        widths: The widths of the cells of every stack; the last one is the output width of the stack.
+        cells: The number of cells in each stack.
         channels: The width of the stem.
         io: Image shape and number of classes.
     """
@@ -128,7 +128,8 @@ class CellNetwork(nn.Module):
 
     @property
     def tap(self) -> nn.Module:
-        """Where an auxiliary head belongs: two thirds into the depth; of three stacks, where the last begins."""
+        """The position of the auxiliary head: at two thirds of the depth; with three stacks, at the beginning of the
+        last."""
         return self.body[2 * len(self.body) // 3]
 
     def forward(self, images: Tensor) -> Tensor:

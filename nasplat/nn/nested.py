@@ -1,8 +1,8 @@
-"""Small layers inside of large ones: the leading channels, and the middle of the kernel.
+"""Small layers as parts of large ones: the leading channels, and the middle of the kernel.
 
 Cai et al., 2020, "Once-for-all: Train one network and specialize it for efficient deployment", sec. 3.2 and 3.3:
-elastic width and kernel size. A small kernel is the middle of the large one as it is; the matrices by which
-once-for-all networks transform it, and their sorting of channels between phases of training, are left out.
+elastic width and kernel size. A small kernel is the unchanged middle of the large one. Once-for-all networks also
+transform kernels by matrices, and sort channels between phases of training. Both are left out here.
 """
 
 import copy
@@ -15,17 +15,17 @@ from torch.nn import functional
 
 
 def nested(whole: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` makes, with weights that are parts of those of `whole`.
+    """The module of `make`, with weights that are parts of the weights of `whole`.
 
-    Its parameters are those of `whole`; its state dict has the parts alone, under the names and in the shapes of what
-    `make` makes; and a deep copy of it is an ordinary module with copies of the parts.
+    Its parameters are those of `whole`. Its state dict has only the parts, under the names and in the shapes of the
+    module of `make`. A deep copy of it is an ordinary module with copies of the parts.
 
     Args:
-        whole: Has the same structure, of convolutions, batch norms and linear layers at least as large.
-        make: Makes the small one; it is not given any memory.
+        whole: A module of the same structure, with convolutions, batch norms and linear layers at least as large.
+        make: Makes the small module, for which no memory is allocated.
 
     Raises:
-        TypeError: There is a layer of another kind with weights in it.
+        TypeError: A layer of another kind has weights.
     """
     with torch.device("meta"):
         small = make()
@@ -44,7 +44,7 @@ def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
 
 
 Cuts: TypeAlias = Mapping[str, tuple[slice, ...]]
-"""The part of each tensor: leading channels, and the middle of further axes."""
+"""The part of each tensor: leading channels, and the middle of the other axes."""
 
 
 def _tensors(layer: nn.Module) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def _cuts(whole: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Cuts | None:
-    """Which parts of a layer's tensors a smaller one has; None if all of them."""
+    """The parts of a layer's tensors in a smaller layer; None if it has all of them."""
     if all(tensor.shape == whole[name].shape for name, tensor in small.items()):
         return None
     return {
@@ -70,8 +70,8 @@ class _Nested(nn.Module):
     """A layer whose tensors are parts of those of a larger one.
 
     Args:
-        whole: The larger one.
-        small: A layer of the right size; nothing is read from its tensors.
+        whole: The larger layer.
+        small: A layer of the right size. Its tensors are not read.
         cuts: The parts.
     """
 
@@ -79,7 +79,7 @@ class _Nested(nn.Module):
         super().__init__()
         for name, parameter in whole.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
-        # Not registered, or all would be there twice. Buffers are looked up there, since moving them replaces them.
+        # Not registered, to avoid duplicates. Buffers are looked up in `whole`, since moving a module replaces them.
         self._layers = (whole, small)
         self._cuts = cuts
 
@@ -89,14 +89,14 @@ class _Nested(nn.Module):
         return self._layers[0]
 
     def part(self, name: str) -> Tensor | None:
-        """The part of a tensor that is this layer's; None where it has none, such as a bias."""
+        """This layer's part of a tensor; None if there is no such tensor, such as a bias."""
         if name not in self._cuts:
             return None
         tensor: Tensor | None = getattr(self.whole, name)
         return tensor if tensor is None or not tensor.dim() else tensor[self._cuts[name]]
 
     def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """The parts, as the small layer names them."""
+        """The parts, under the names of the small layer."""
         destination = {} if destination is None else destination
         for name in self._cuts:
             part = self.part(name)
@@ -105,13 +105,13 @@ class _Nested(nn.Module):
         return destination
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        """A layer of its own, no larger than it needs to be, unless the larger one is copied along."""
+        """An independent layer of the small size, unless the larger layer is copied too."""
         whole, small = self._layers
-        if id(whole) in memo:  # all of it is being copied, and copies share what the originals share
+        if id(whole) in memo:  # the whole module is being copied, and copies share parts as the originals do
             return type(self)(memo[id(whole)], small, self._cuts).train(self.training)
         kept = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         layer = copy.copy(small)
-        # Assigned rather than loaded: what was made without memory has nowhere to load to.
+        # Assigned instead of loaded: the small layer has no memory to load into.
         layer._parameters, layer._buffers = dict(small._parameters), dict(small._buffers)
         layer.load_state_dict(kept, assign=True)
         for name, parameter in layer.named_parameters():
@@ -132,7 +132,7 @@ class NestedConv2d(_Nested):
 
 
 class NestedBatchNorm2d(_Nested):
-    """A part of a batch norm; running statistics are parts as well."""
+    """A part of a batch norm. Running statistics are parts as well."""
 
     def forward(self, x: Tensor) -> Tensor:
         whole, small = self._layers

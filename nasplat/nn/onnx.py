@@ -1,4 +1,4 @@
-"""Networks as ONNX files, as exports ship them and onnxruntime times them."""
+"""Networks as ONNX files, for exports and for latency measurements with onnxruntime."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ FEATURES = "features"
 """The name of the output that is the input of the last linear layer."""
 
 SIDES = 12, 16
-"""The picture that a network which takes any is looked at with."""
+"""The height and width of the example image for networks that accept any size."""
 
 
 def write_onnx(
@@ -23,13 +23,13 @@ def write_onnx(
 
     Args:
         network: In evaluation mode, on the CPU.
-        input_shape: The shape of one example that it takes.
+        input_shape: The shape of one input example.
         path: The file to write.
-        enlarges: Whether it makes pictures larger; then it takes any height and width, and gives ``enlarged``.
-        features: Whether it also gives ``features``, the input of its last linear layer, `[batch, n]`.
+        enlarges: Whether it upscales images. It then accepts any height and width, and its output is ``enlarged``.
+        features: Whether it also outputs ``features``, the input of its last linear layer, `[batch, n]`.
 
     Raises:
-        InputError: Features are asked for, but there is no such layer.
+        InputError: Features are requested, but there is no such layer.
     """
     import torch
 
@@ -45,7 +45,7 @@ def write_onnx(
 
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it reports on optional packages and on steps that succeeded
+    exporter.setLevel(logging.ERROR)  # it logs messages on optional packages and on successful steps
     try:
         program = torch.onnx.export(
             network,
@@ -65,20 +65,20 @@ def write_onnx(
 
 
 def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Module":
-    """A network that also gives what comes into its last linear layer.
+    """A network that also outputs the input of its last linear layer.
 
     Args:
-        network: In evaluation mode; it is used as it is.
-        input_shape: The shape of one example that it takes.
+        network: In evaluation mode; it is not copied.
+        input_shape: The shape of one input example.
 
     Raises:
-        InputError: It has no linear layer, or the last one takes no vectors.
+        InputError: It has no linear layer, or the input of the last one is not a vector.
     """
     import torch
     from torch import nn
 
     def taken(images: "Tensor", layers: "list[nn.Linear]") -> "tuple[Tensor, list[tuple[nn.Linear, Tensor]]]":
-        """The network's output, and what came into each of some layers, in the order in which they ran."""
+        """The network's output, and the inputs of the given layers, in the order of execution."""
         seen: list[tuple[nn.Linear, Tensor]] = []
         hooks = [
             layer.register_forward_pre_hook(lambda layer, given: seen.append((layer, given[0]))) for layer in layers

@@ -1,7 +1,7 @@
-"""The plain networks that Ghost modules were published in, and their Ghost versions (Han et al., 2020, sec. 4.1, 4.2).
+"""The networks in which Ghost modules were published, and their Ghost versions (Han et al., 2020, sec. 4.1, 4.2).
 
-The paper names VGG-16 and ResNet-56 for CIFAR-10 without their layers; what stands here is what its sizes need.
-`performance/ghost_counts.py` has them beside the published ones.
+The paper names VGG-16 and ResNet-56 for CIFAR-10 without their layers. The layers here reproduce the paper's sizes.
+`performance/ghost_counts.py` compares the sizes with the published ones.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,14 @@ from nasplat.nn.ghost.shapes import GHOST, Operator
 from nasplat.nn.ghost.supernet import conv_bn
 
 VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-"""Width and number of convolutions between two poolings."""
+"""Width and number of convolutions between poolings."""
 
 
 def vgg16(classes: int = 10) -> nn.Sequential:
     """VGG-16 for CIFAR: `[batch, 3, 32, 32]` to `[batch, classes]`, with batch norm and a head 512-512-classes.
 
-    Simonyan and Zisserman, 2015, configuration D; the two layers of 4,096 shrink to the one that published sizes need.
+    Simonyan and Zisserman, 2015, configuration D; the two layers of 4,096 are replaced by one layer, as the published
+    sizes require.
     """
 
     def layers() -> Iterator[nn.Module]:
@@ -37,19 +38,19 @@ def vgg16(classes: int = 10) -> nn.Sequential:
 
 
 def ghost_vgg16(operator: Operator = GHOST, classes: int = 10) -> nn.Module:
-    """Ghost-VGG-16 for CIFAR: all thirteen convolutions of `vgg16` are Ghost modules, also the first."""
+    """Ghost-VGG-16 for CIFAR: all thirteen convolutions of `vgg16`, including the first, are Ghost modules."""
     return ghostify(vgg16(classes), operator, stem=True)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions around which the input goes, halved and filled up with zero channels where it must be.
+    """Two 3 x 3 convolutions and a shortcut, which is subsampled and padded with zero channels where necessary.
 
     `[B, inputs, H, W]` becomes `[B, outputs, ⌈H/stride⌉, ⌈W/stride⌉]` (He et al., 2016, sec. 4.2, shortcut A).
 
     Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out, at least as many.
-        stride: Of the first convolution.
+        inputs: The input channels.
+        outputs: The output channels, at least as many.
+        stride: The stride of the first convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -77,14 +78,14 @@ def resnet56(classes: int = 10) -> nn.Sequential:
 
 
 def ghost_resnet56(operator: Operator = GHOST, classes: int = 10) -> nn.Module:
-    """Ghost-ResNet-56 for CIFAR: all convolutions of `resnet56` but the first are Ghost modules."""
+    """Ghost-ResNet-56 for CIFAR: all convolutions of `resnet56` except the first are Ghost modules."""
     return ghostify(resnet56(classes), operator)
 
 
 def ghost_resnet50(operator: Operator = GHOST, classes: int = 1000) -> nn.Module:
-    """Ghost-ResNet-50: torchvision's network, all of whose convolutions but the first are Ghost modules.
+    """Ghost-ResNet-50: torchvision's network with Ghost modules for all convolutions except the first.
 
-    Those of shortcuts are too, as in the authors' published code; the classifier is ordinary.
+    Convolutions of shortcuts are replaced too, as in the authors' published code. The classifier is ordinary.
     """
     from torchvision.models import resnet50
 

@@ -1,9 +1,9 @@
-"""Running networks of convolutions strip by strip, so that memory does not grow with the height of a picture.
+"""Convolutional networks applied strip by strip, so that memory does not grow with the height of an image.
 
-Tiles with margins do much of the work several times where a network reaches far: a margin is to be as wide as the
-whole network reaches. Here rows stream through instead, as lines do through the filters of a scanner. Every layer is
-a stage that makes each of its rows once, from a few rows of the stages before it, which are forgotten when no stage
-needs them any more. The work is that of the whole picture, and so is the result.
+Tiles with margins repeat much work if the receptive field of a network is large: the margin must be as wide as the
+receptive field of the whole network. Here rows stream through the network instead. Every layer is a stage that
+computes each of its rows once, from a few rows of its source stages. Rows are freed when no stage needs them any more.
+The work and the result are those of the whole image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,36 +20,36 @@ from torch.nn import functional
 from nasplat.errors import InputError
 
 ROWS = 32, 16, 8, 4, 2
-"""How many rows of the picture go through at once: as many as there is memory for. A processor is as fast with 8, but
-fewer and larger steps are what other devices are good at."""
+"""The possible numbers of rows of the image in a step: the largest that fits into memory is used. A CPU is as fast
+with 8, but other devices are faster with fewer and larger steps."""
 WORKING = 4
-"""So many times what a stage takes and gives is counted for its run: joined inputs, and what convolutions rearrange."""
+"""Factor on the inputs and outputs of a stage for working memory: concatenated inputs and buffers of convolutions."""
 MIB = 2**20
 
 Rows = TypeVar("Rows", int, NDArray[np.int64])
 Read = Callable[[int, int], Tensor]
-"""Rows of the picture, from the first to before the last, as `[channels, rows, width]`."""
+"""Gives rows of the image, from the first to the last (exclusive), as `[channels, rows, width]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A layer that makes rows from rows.
+    """A layer that computes rows from rows.
 
-    To make the rows from `a` to before `b` it takes of all its sources the rows from `a // up * down - halo` to before
-    `ceil(b / up) * down + halo`; rows above and below the picture are zeros.
+    For the rows from `a` to `b` (exclusive) it needs from all its sources the rows from `a // up * down - halo` to
+    `ceil(b / up) * down + halo` (exclusive). Rows above and below the image are zeros.
 
     Args:
-        run: Takes these rows of each source, `[1, channels, rows, width]`, and gives its own; rows and columns too
-            many at the end are cut off.
-        sources: The numbers of the stages that it takes rows of.
-        channels: Of its rows.
-        height: How many rows there are in all.
-        width: Their length.
-        halo: How many rows it looks up and down.
-        up: How many rows it makes of one.
-        down: How many rows it takes for one.
-        early: Whether it makes rows as soon as its sources, which are pixels for its own, have them, so that these
-            can be forgotten; else it waits until they are needed.
+        run: Computes its rows from these rows of each source, `[1, channels, rows, width]`. Surplus rows and columns
+            at the end are cropped.
+        sources: The numbers of the source stages.
+        channels: The channels of its rows.
+        height: The total number of rows.
+        width: The length of rows.
+        halo: The number of additional source rows above and below.
+        up: The number of rows it makes from one.
+        down: The number of source rows for one row.
+        early: Whether it computes rows as soon as its sources have them, so that these can be freed; else it waits
+            until its rows are needed. Its sources must correspond to it pixel by pixel.
     """
 
     run: Callable[..., Tensor]
@@ -63,21 +63,21 @@ class Stage:
     early: bool = False
 
     def first(self, row: Rows) -> Rows:
-        """The first row of its sources that it needs for a row; below zero above the picture."""
+        """The first row of its sources that it needs for a row; negative above the image."""
         return row // self.up * self.down - self.halo
 
     def last(self, row: Rows) -> Rows:
-        """The row of its sources before which those end that it needs for the rows before this one."""
+        """The end (exclusive) of the source rows that it needs for the rows before this one."""
         return -(-row // self.up) * self.down + self.halo
 
 
 class Stages:
-    """The stages of a network, each after those that it takes rows of. The first is the picture.
+    """The stages of a network, each after its sources. The first stage is the image.
 
     Args:
-        channels: Of the picture.
-        height: Of the picture, in pixels.
-        width: Likewise.
+        channels: The channels of the image.
+        height: The height of the image, in pixels.
+        width: The width of the image, in pixels.
     """
 
     def __init__(self, channels: int, height: int, width: int) -> None:
@@ -95,7 +95,7 @@ class Stages:
         early: bool = False,
         like: int | None = None,
     ) -> int:
-        """Add a stage; its height and width follow from its first source's, or are those of the stage `like`.
+        """Add a stage. Its height and width follow from its first source, or are those of the stage `like`.
 
         Returns:
             The number of the stage.
@@ -109,12 +109,12 @@ class Stages:
 
 
 class Ring:
-    """The latest rows of a stage, in a ring.
+    """The latest rows of a stage, in a ring buffer.
 
     Args:
-        stage: Whose rows.
-        capacity: How many there is room for.
-        like: A tensor of the data type and device that rows are kept in.
+        stage: The stage of the rows.
+        capacity: The number of rows that fit.
+        like: A tensor with the data type and device of the rows.
     """
 
     def __init__(self, stage: Stage, capacity: int, like: Tensor) -> None:
@@ -122,16 +122,16 @@ class Ring:
         self._end = 0
 
     def put(self, rows: Tensor) -> None:
-        """Take in the next rows `[channels, rows, width]`, in the place of the oldest."""
+        """Store the next rows `[channels, rows, width]` in place of the oldest."""
         end = self._end + rows.shape[1]
         self._rows[:, self._places(self._end, end)] = rows
         self._end = end
 
     def get(self, first: int, last: int) -> Tensor:
-        """A copy of the rows from the first to before the last.
+        """A copy of the rows from the first to the last (exclusive).
 
         Raises:
-            IndexError: They are not there yet, or not any more.
+            IndexError: The rows are not stored yet, or not any more.
         """
         if not self._end - self._rows.shape[1] <= first <= last <= self._end:
             raise IndexError(f"rows {first} to {last} of {self._rows.shape[1]} before {self._end} are not held")
@@ -143,17 +143,17 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When which rows are made, and how many are held meanwhile.
+    """The schedule for computing rows, and the number of rows held.
 
     Args:
-        stages: In order; the last one's rows are the result.
-        ends: `[steps + 1, stages]`: how many rows each stage has made before each step, and in the end.
+        stages: The stages in order. The rows of the last one are the result.
+        ends: `[steps + 1, stages]`: the number of rows that each stage has computed before each step, and at the end.
     """
 
     stages: tuple[Stage, ...]
     ends: NDArray[np.int64]
     capacities: tuple[int, ...] = field(init=False)
-    """How many rows of each stage are held at most; of the picture and of the result none."""
+    """The largest number of rows held for each stage; 0 for the image and for the result."""
 
     def __post_init__(self) -> None:
         oldest = self.ends[1:].copy()
@@ -168,10 +168,11 @@ class Plan:
 
     @classmethod
     def of(cls, stages: Sequence[Stage], rows: int) -> Self:
-        """The plan by which so many rows of the picture go through at once, and few are made before they must."""
+        """The plan with `rows` rows of the image in each step. Few rows are computed before they are needed."""
         picture, result = stages[0], stages[-1]
         rate = result.height // picture.height
-        # So far the picture is read ahead of the result; that far above it begin the steps, or the first would be huge.
+        # The image is read this far ahead of the result. Steps begin this far above it; otherwise the first step would
+        # be huge.
         ahead = int(_ends(stages, np.array([rows * rate]))[0, 0])
         bottoms = np.arange(rows - (ahead - 1) // rows * rows, picture.height + rows, rows) * rate
         heights = [stage.height for stage in stages]
@@ -183,15 +184,15 @@ class Plan:
 
     @classmethod
     def within(cls, stages: Sequence[Stage], memory: int, like: Tensor) -> Self:
-        """The plan by which as many rows go through at once as there is memory for.
+        """The plan with as many rows in each step as fit into memory.
 
         Args:
-            stages: As they are.
-            memory: The limit, in bytes, of all that grows with the picture's width.
-            like: A tensor of the data type that is computed with.
+            stages: The stages of the network.
+            memory: The limit, in bytes, for all memory that grows with the image's width.
+            like: A tensor with the data type of the computation.
 
         Raises:
-            InputError: A few rows take more.
+            InputError: A few rows need more memory.
         """
         needed = 0
         for rows in ROWS:
@@ -207,23 +208,23 @@ class Plan:
 
     @property
     def values(self) -> int:
-        """How many numbers are in memory at once, at most; the picture and the result are not among them."""
+        """The largest count of numbers in memory at once, without the image and the result."""
         held = [stage.channels * rows * stage.width for stage, rows in zip(self.stages, self.capacities, strict=True)]
         made = np.diff(self.ends, axis=0).max(axis=0).tolist()
         return sum(held) + WORKING * max(map(self._touched, self.stages, made))
 
     def _touched(self, stage: Stage, rows: int) -> int:
-        """How many numbers a stage takes and gives to make so many rows."""
+        """The count of input and output numbers of a stage for the given number of rows."""
         taken = stage.last(rows) - stage.first(0)
         sources = (self.stages[source] for source in stage.sources)
         return taken * sum(each.channels * each.width for each in sources) + rows * stage.channels * stage.width
 
     def run(self, read: Read, like: Tensor) -> Iterator[Tensor]:
-        """The result in strips, from the top on.
+        """The result in strips, from the top down.
 
         Args:
-            read: Gives the picture's rows; some are asked for several times.
-            like: A tensor of the data type and device that is computed with.
+            read: Gives the image's rows. Some rows are requested several times.
+            like: A tensor with the data type and device of the computation.
 
         Yields:
             `[channels, rows, width]`.
@@ -247,12 +248,12 @@ class Plan:
 
 
 def _ends(stages: Sequence[Stage], bottoms: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Before which row the rows end, `[bottoms, stages]`, that each stage is to have made for some of the result.
+    """The ends (exclusive), `[bottoms, stages]`, of the rows of each stage that parts of the result need.
 
     Args:
-        stages: In order.
-        bottoms: Before which row those of the result end; these may lie above or below the picture, as may what is
-            returned.
+        stages: The stages in order.
+        bottoms: The ends (exclusive) of the rows of the result. They may be above or below the image, as may the
+            returned values.
     """
     ends = np.full((len(bottoms), len(stages)), np.iinfo(np.int64).min // 4)
     ends[:, -1] = bottoms
@@ -265,7 +266,7 @@ def _ends(stages: Sequence[Stage], bottoms: NDArray[np.int64]) -> NDArray[np.int
 
 
 def _rows(stage: Stage, begin: int, end: int, read: Read, source: Stage) -> Tensor:
-    """What a stage takes of a source to make some rows: `[1, channels, rows, width]`, with zeros for what is not."""
+    """The source rows of a stage for some of its rows: `[1, channels, rows, width]`, zeros outside of the source."""
     first, last = stage.first(begin), stage.last(end)
     rows = read(max(first, 0), min(last, source.height))[None]
     above, below = (max(0, -first), max(0, last - source.height)) if stage.halo else (0, 0)

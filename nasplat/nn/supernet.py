@@ -1,4 +1,4 @@
-"""One set of weights for all architectures of a space, of which only the chosen path ever runs."""
+"""One set of weights for all architectures of a space. Only the selected path is executed."""
 
 import copy
 from collections import OrderedDict
@@ -14,52 +14,52 @@ from nasplat.architecture import Architecture
 from nasplat.nn.nested import NestedBatchNorm2d, nested
 
 PATHS = 64
-"""How many paths are remembered, put together as they are; a population is drawn from again and again."""
+"""The number of assembled paths in the cache. A population is sampled repeatedly."""
 
 SIZES = 4096
-"""How many sizes of parts are remembered likewise."""
+"""The number of sizes of parts in the cache."""
 
 
 class Part(Protocol):
-    """Gives the module that stands at a named place: a new one, or the one that all paths through it share."""
+    """Provides the module for a name: a new module, or the one that paths share."""
 
     def __call__(
         self, name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /
     ) -> nn.Module:
-        """The module called `name`, which `make` makes where there is none yet; a `partial` is quickest.
+        """The module called `name`, made by `make` if there is none yet. A `partial` for `make` is fastest.
 
-        Where paths want it in different sizes, `largest` makes the one that holds them all, and each path uses the
-        part of it that is as large as what `make` makes (see `nasplat.nn.nested`).
+        If paths need different sizes, `largest` makes a module that contains all of them. Each path uses the part of
+        the size of the module of `make` (see `nasplat.nn.nested`).
         """
 
 
 def new_part(name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /) -> nn.Module:
-    """Every part is new: what assembles a path out of shared parts then builds a network of its own."""
+    """Make every part new. The function that assembles paths from shared parts then builds an independent network."""
     return make()
 
 
 class Assemble(Protocol):
-    """Puts the network of an architecture together from parts, all that have weights asked for by name."""
+    """Assembles the network of an architecture from parts. All parts with weights are requested by name."""
 
     def __call__(self, architecture: Architecture, part: Part, /) -> nn.Module:
-        """The network: images `[batch, *input_shape]` in, `[batch, outputs]` out."""
+        """The network: images `[batch, *input_shape]` to `[batch, outputs]`."""
 
 
 class Supernet(nn.Module):
-    """The weights of every architecture of a space, shared wherever architectures have a part in common.
+    """The weights of all architectures of a space, shared where architectures have a part in common.
 
-    A path is the very network that the space builds, put together from shared parts instead of new ones. So what
-    is trained and measured here is what is extracted and exported, and a step costs what it costs there: no
-    operation runs that the architecture does not have. Architectures of different widths share the leading channels
-    of one layer, those with different kernels its middle, as in once-for-all networks.
+    A path is the network that the space builds, but assembled from shared parts instead of new ones. So the trained
+    and measured network is the extracted and exported one, and a step has the same cost: only the operations of the
+    architecture are executed. Architectures of different widths share the leading channels of one layer, and those
+    with different kernels share its middle, as in once-for-all networks.
 
-    Batch norm's running statistics are shared as well, and fit no path in particular; a path is to run on batch
-    statistics, or to be extracted and recalibrated.
+    Batch norm's running statistics are shared as well, so they do not fit any particular path. A path must use batch
+    statistics, or be extracted and recalibrated.
 
     Args:
-        assemble: What the space builds its networks with.
-        covering: Architectures that have every part of the space between them; their order and torch's global
-            generator decide the first weights.
+        assemble: The function with which the space builds its networks.
+        covering: Architectures that together have every part of the space. Their order and torch's global generator
+            determine the initial weights.
     """
 
     def __init__(self, assemble: Assemble, covering: Iterable[Architecture]) -> None:
@@ -77,9 +77,9 @@ class Supernet(nn.Module):
         return logits
 
     def path(self, architecture: Architecture) -> nn.Module:
-        """The architecture's network, made of the shared parts: to train and run, not to keep.
+        """The architecture's network of shared parts, for training and inference. Do not keep it.
 
-        It is in training mode exactly if the supernet is.
+        It is in the same mode, training or evaluation, as the supernet.
         """
         modules = self._paths.pop(architecture, None)
         if modules is None:
@@ -88,12 +88,12 @@ class Supernet(nn.Module):
                 self._paths.popitem(last=False)
         self._paths[architecture] = modules
         network = modules[0]
-        if any(module.training is not self.training for module in modules):  # another path may have left parts so
+        if any(module.training is not self.training for module in modules):  # another path may have changed it
             network.train(self.training)
         return network
 
     def extract(self, architecture: Architecture) -> nn.Module:
-        """The architecture's network with a copy of its weights, independent of the supernet from now on."""
+        """The architecture's network with a copy of its weights, independent of the supernet."""
         return copy.deepcopy(self.path(architecture))
 
     def _added(
@@ -121,18 +121,18 @@ class Supernet(nn.Module):
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Make batch norm's running statistics the mean over some batches `[batch, *input_shape]`; leaves it evaluating.
+    """Set batch norm's running statistics to the mean over batches `[batch, *input_shape]`, and set evaluation mode.
 
-    Every batch counts alike, whatever its size.
+    Every batch has equal weight, whatever its size.
 
-    Shared statistics follow whichever paths ran last and mislead every one of them (Yu and Huang, 2019, "Universally
+    Shared statistics depend on the paths that ran last and are wrong for every path (Yu and Huang, 2019, "Universally
     slimmable networks and improved training techniques", sec. 3.3, recompute them for each network as here).
     """
     norms = _batch_norms(network)
     momenta = [norm.momentum for norm in norms]
     forget_statistics(network)
     for norm in norms:
-        norm.momentum = None  # which stands for the mean of all batches
+        norm.momentum = None  # None means the mean of all batches
     network.train()
     for images in batches:
         network(images)
@@ -142,14 +142,14 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def use_batch_statistics(network: nn.Module) -> None:
-    """Make batch norm use the statistics of each batch, evaluating too; its running statistics are taken away."""
+    """Make batch norm use the statistics of each batch, also in evaluation. Its running statistics are removed."""
     for norm in _batch_norms(network):
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
 
 
 def forget_statistics(network: nn.Module) -> None:
-    """Make batch norm's running statistics those of a new network."""
+    """Reset batch norm's running statistics to those of a new network."""
     for norm in _batch_norms(network):
         norm.reset_running_stats()
 

@@ -1,4 +1,4 @@
-"""Learning curves of predictors as one picture."""
+"""Learning curves of predictors as one figure."""
 
 import io
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ MARKERS = "osD^vP*Xh"
 
 
 def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: int) -> bytes:
-    """Kendall's tau and the regret of the best few over the number of architectures learnt from, as SVG.
+    """Kendall's tau and the regret of the top architectures over the training-set size, as SVG.
 
     Lines are means over splits, bands their 95 % intervals. The same trials give the same bytes.
 
     Args:
-        trials: What was found; failures are left out.
-        title: What stands above.
-        metric: What scores are, with its unit.
-        top: How many regret is about.
+        trials: The results; failures are left out.
+        title: The title of the figure.
+        metric: The metric of the scores, with its unit.
+        top: The number of top architectures for the regret.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: in
     left, right = drawing.subplots(1, 2)
     names = list(dict.fromkeys(trial.predictor for trial in trials))
     sizes = sorted({trial.size for trial in trials})
-    # What ranks best at the largest size comes first in the legend, as it does in the picture.
+    # The predictor that ranks best at the largest size comes first in the legend, as in the figure.
     curves = {name: _curve([t for t in trials if t.predictor == name], "tau") for name in names}
     ranked = sorted(names, key=lambda name: max(((s, i.mean) for s, i in curves[name].items()), default=(0, 0.0)))[::-1]
     for axes, figure in ((left, "tau"), (right, "regret")):
@@ -44,7 +44,7 @@ def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: in
     left.set_ylabel("Kendall's τ on all others (more is better)", color=INK)
     right.set_ylabel(f"regret of the best {top}, {metric} (less is better)", color=INK)
     regrets = [i.mean for name in names for i in _curve([t for t in trials if t.predictor == name], "regret").values()]
-    # Of few splits bands may reach far beyond what is ever lost.
+    # With few splits, bands may extend far beyond the largest regret.
     right.set_ylim(0, min(right.get_ylim()[1], 2.5 * max(regrets, default=0)) or None)
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
     drawing.legend(
@@ -62,7 +62,7 @@ def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: in
 
 
 def _curve(trials: Sequence[Trial], figure: str) -> dict[int, Interval]:
-    """The interval of a figure by training-set size."""
+    """The interval of a metric by training-set size."""
     values: dict[int, list[float]] = {}
     for trial in trials:
         if trial.all is not None:
@@ -71,7 +71,7 @@ def _curve(trials: Sequence[Trial], figure: str) -> dict[int, Interval]:
 
 
 def _draw(axes: "Axes", curve: dict[int, Interval], color: str, marker: str, label: str, number: int, of: int) -> None:
-    """A line with its band, or, of a single size, a point with its bar beside those of others."""
+    """A line with its band; for a single size, a point with its error bar beside the others."""
     if not curve:
         return
     sizes, means = list(curve), [interval.mean for interval in curve.values()]

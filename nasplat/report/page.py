@@ -1,4 +1,4 @@
-"""One HTML file about a run, with nothing loaded from elsewhere."""
+"""A self-contained HTML report of a run."""
 
 import io
 import math
@@ -98,10 +98,10 @@ def render(run: Run, history: History) -> str:
 
 
 def _progress(history: History, goal: Goal) -> Markup:
-    """Every measurement's first objective over the evaluations, and the best so far that keeps the constraints.
+    """Every measurement's first objective over the evaluations, and the best feasible one so far.
 
-    What was measured after fewer epochs is not what comes of it: where more epochs are reached, as in each generation
-    of shared weights, the best begins anew.
+    Measurements at fewer epochs are not comparable with those at more. When more epochs are reached, as in each
+    generation of shared weights, the best value is reset.
     """
     objective = goal.objectives[0]
     evaluations = [outcome for outcome in history.outcomes if isinstance(outcome.task, Evaluate)]
@@ -140,19 +140,19 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     across, up = points(measured)
     _dots(axes, across, up, np.array([m.task.fidelity for m in measured]), "measured")
     members = sorted(front, key=lambda m: m.metrics[other.metric])
-    if len(goal.objectives) == 2:  # between its members a front promises no more than the cheaper one gives
+    if len(goal.objectives) == 2:  # between its members, a front is no better than the cheaper member
         axes.step(*points(members), where="post", color=LINE, linewidth=1.2)
     axes.plot(*points(members), "o", color=LINE, markersize=5, label="front")
     _focus(axes, up, first)
     if min(across) > 0 and max(across) > 20 * min(across):
         axes.set_xscale("log")
-    # Where the better corner is not; matplotlib's own search for room takes a second on many points.
+    # The worse corner. Matplotlib's own search for a location takes a second with many points.
     axes.legend(frameon=False, fontsize=9, loc=WORSE_CORNER[first.maximize, other.maximize])
     return _svg(figure_, f"front of {first.metric} and {other.metric}")
 
 
 def _searched_and_retrained(comparison: Comparison) -> Markup:
-    """What the search had measured of a member across, what retraining gave up, with the deviation over seeds."""
+    """Values in the search on the x-axis, values after retraining on the y-axis, with the deviation over seeds."""
     assert comparison.searched is not None
     drawing, axes = _axes(f"searched {_label(comparison.searched)}", f"retrained {_label(comparison.objective)}")
     for member in comparison.members:
@@ -176,7 +176,7 @@ def _tested(history: History, goal: Goal) -> list[tuple[int, str, str]]:
 def _dots(
     axes: "Axes", across: NDArray[Any], up: NDArray[np.float64], fidelities: NDArray[np.int_], label: str
 ) -> None:
-    """A dot for each measurement; those after fewer epochs than the most, with which nothing is compared, are faint."""
+    """A dot for each measurement. Measurements below the maximum number of epochs are not compared, and are faint."""
     most = fidelities.max()
     fewer = fidelities < most
     if fewer.any():
@@ -189,7 +189,7 @@ def _dots(
 
 
 def _focus(axes: "Axes", values: Sequence[float] | NDArray[np.float64], objective: Objective) -> None:
-    """Give the axis to the better nineteen in twenty, and say how many lie beyond: one collapse hides all else."""
+    """Limit the axis to the better 95 % and state how many lie beyond. Otherwise one outlier would hide the rest."""
     best, worst = (max(values), min(values)) if objective.maximize else (min(values), max(values))
     edge = float(np.quantile(values, 0.05 if objective.maximize else 0.95))
     if abs(worst - best) < 3 * abs(edge - best) or edge == best:
@@ -226,5 +226,5 @@ def _svg(drawing: "Figure", title: str) -> Markup:
     with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
         drawing.savefig(text, format="svg", metadata=metadata, dpi=150)
     svg = text.getvalue()
-    # The drawing is ours and holds no text of others but metric names, which matplotlib escapes.
+    # The drawing contains no external text except metric names, which matplotlib escapes.
     return Markup(svg[svg.index("<svg") :])

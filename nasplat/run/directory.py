@@ -1,4 +1,4 @@
-"""The run directory: made complete or not at all, written by one process, read by any."""
+"""The run directory: created completely or not at all, written by one process, read by any."""
 
 import json
 import os
@@ -61,14 +61,14 @@ class Run:
     def create(
         cls, folder: Path, config: SearchConfig, *, protocol: str = "", choice: str = "", source: Source | None = None
     ) -> Self:
-        """A new run directory with an empty log; it appears complete or not at all.
+        """Create a run directory with an empty log, completely or not at all.
 
         Args:
             folder: Must not exist.
             config: Resolved.
-            protocol: The benchmark's, which may change with the code and is kept as it was.
-            choice: Why it is this strategy, where that was left open.
-            source: Where the members of a retraining come from.
+            protocol: The benchmark's protocol; it is recorded because it may change with the code.
+            choice: The reasons for the strategy, if the configuration left it open.
+            source: The origin of the members of a retraining.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -125,12 +125,12 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        """How the metrics were computed, in a line; empty where there is nothing to say, or it cannot be read."""
+        """One line on how the metrics were computed; empty if there is none, or it cannot be read."""
         return self._noted("protocol")
 
     @property
     def choice(self) -> str:
-        """Why it is this strategy, in a line; empty where somebody named it, or it cannot be read."""
+        """One line with the reasons for the strategy; empty if the configuration named it, or it cannot be read."""
         return self._noted("choice")
 
     @cached_property
@@ -285,7 +285,7 @@ class Run:
         return False
 
     def history(self) -> History:
-        """What the log has by now."""
+        """The current content of the log."""
         return History(self)
 
 

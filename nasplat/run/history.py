@@ -1,4 +1,4 @@
-"""What the log of a run tells: outcomes, the front, and the measurements that a person picks."""
+"""The history of a run from its log: outcomes, the front, and the measurements that a person picks."""
 
 import gc
 import re
@@ -24,7 +24,7 @@ MOST_BINS = 1_000
 
 
 class History:
-    """What a run's log tells, read once.
+    """The content of a run's log, read once.
 
     Args:
         run: The run.
@@ -33,8 +33,8 @@ class History:
         outcomes: All outcomes in the order they were told.
         elapsed: Seconds of searching before each outcome.
         asked: All tasks by id.
-        incidents: What went wrong around the work, in order.
-        tested: The final measurements by trial; nothing else is of test data, but for searches on a table of it.
+        incidents: The incidents, in order.
+        tested: The final measurements by trial; only these use test data, except in searches on a table of test data.
         ended: Why the search ended (``budget`` or ``strategy``), or None while it has not.
     """
 
@@ -63,7 +63,7 @@ class History:
 
     @cached_property
     def spending(self) -> Spending:
-        """What was spent so far."""
+        """The budget spent so far."""
         spending = Spending(
             evaluations=sum(isinstance(task, Evaluate) for task in self.asked.values()),
             seconds=self.elapsed[-1] if self.elapsed else 0.0,
@@ -87,7 +87,7 @@ class History:
 
     @cached_property
     def measured(self) -> list[Measurement]:
-        """The measurements without those that memory answered."""
+        """The measurements without cache hits."""
         return [measurement for measurement in self.measurements if measurement.remembered is None]
 
     @cached_property
@@ -102,22 +102,22 @@ class History:
 
     @cached_property
     def ranked(self) -> list[Measurement]:
-        """The measurements without those that memory answered, the best first."""
+        """The measurements without cache hits, the best first."""
         return self.run.config.goal.ranked(self.measured)
 
     @cached_property
     def fidelities(self) -> list[int]:
-        """At how many epochs anything was measured, rising; fronts are of the highest."""
+        """All fidelities that were measured, in epochs, rising; fronts are of the highest."""
         return sorted({measurement.task.fidelity for measurement in self.measured})
 
     @cached_property
     def complete(self) -> list[Measurement]:
-        """What was measured at the most epochs, by trial, without what memory answered."""
+        """The measurements at the most epochs, by trial, without cache hits."""
         return sorted((m for m in self.measured if m.task.fidelity == self.fidelities[-1]), key=lambda m: m.id)
 
     @cached_property
     def front(self) -> list[Measurement]:
-        """The measurements that no other dominates, by the first objective."""
+        """The non-dominated measurements, sorted by the first objective."""
         return self.run.config.goal.front(self.measurements)
 
     def picks(self, which: str) -> list[Measurement]:
@@ -147,7 +147,7 @@ class History:
         """One measurement: ``best`` by the first objective, the front's ``knee``, or a trial's number.
 
         Raises:
-            InputError: There is no such trial, or nothing was measured yet.
+            InputError: There is no such trial, or there are no measurements yet.
         """
         if which not in ("best", "knee") and not which.isdecimal():
             raise InputError(

@@ -1,4 +1,4 @@
-"""What lies where in a run directory."""
+"""The names of the files in a run directory."""
 
 CONFIG = "config.yaml"
 """The resolved configuration."""

@@ -1,4 +1,4 @@
-"""What the events of a log say, checked one by one against those before."""
+"""Validation of a log: each event is checked against the events before it."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def describe(error: Exception) -> str:
 
 
 class LogValidator:
-    """Takes events in order and refuses the first that cannot follow those before.
+    """Takes events in order, and refuses the first that cannot follow the events before it.
 
     Args:
         finite: Metrics that every measurement has, and has a finite number for.

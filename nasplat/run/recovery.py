@@ -1,4 +1,4 @@
-"""What can be saved of a run whose files are damaged, and a new run made of it.
+"""Recovery of a run with damaged files: what can be read is saved as a new run.
 
 The damaged files are only read: the log is copied first, and SQLite sees the copy alone.
 """

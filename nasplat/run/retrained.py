@@ -1,4 +1,4 @@
-"""What retraining made of its members, beside what the search had said of them."""
+"""The results of a retraining, compared with the metrics from the search."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ LEAST_RANKED = 3
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One figure of several trainings of one network.
+    """One metric of several trainings of one network.
 
     Args:
         values: One for each seed, by replicate; at least one.

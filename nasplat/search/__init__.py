@@ -1,1 +1,1 @@
-"""The loop of a search, from its parts to its end."""
+"""The search loop: assembly of its parts, budget, cache, and replay."""

@@ -1,4 +1,4 @@
-"""The accounts of a search: what was asked for, what came of it, and what it cost."""
+"""The accounts of a search: its tasks, their outcomes, and their cost."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained
 
 
 class Accounts:
-    """Kept alike while a search runs and while its log is replayed.
+    """The accounts of a search, updated in the same way while it runs and while its log is replayed.
 
     Args:
-        goal: Says which measurement is better.
+        goal: Decides which measurement is better.
 
     Attributes:
-        spending: What was spent so far.
+        spending: The budget spent so far.
         best: The measurement with the best first objective so far.
-        outcomes: The number of outcomes by what they are: ``measured``, ``remembered``, ``trained``, ``failed``.
-        outstanding: The tasks that were asked for and not answered, by id.
+        outcomes: The number of outcomes by kind: ``measured``, ``remembered`` (cache hits), ``trained``, ``failed``.
+        outstanding: The tasks without an outcome yet, by id.
     """
 
     def __init__(self, goal: Goal) -> None:

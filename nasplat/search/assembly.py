@@ -21,12 +21,12 @@ class Assembly:
 
     Args:
         config: The resolved configuration.
-        workload: What workers are told.
-        benchmark: The benchmark as the driver has it; not prepared.
-        problem: What the strategy was given.
-        strategy: Fresh.
+        workload: The benchmark and space, in the form that is sent to workers.
+        benchmark: The driver's benchmark; it is not prepared.
+        problem: The strategy's problem.
+        strategy: The strategy, in its initial state.
         budget: When to stop.
-        choice: Why it is this strategy, where the configuration left that open.
+        choice: The automatic choice of the strategy with its reasons, if the configuration left the strategy open.
     """
 
     config: SearchConfig
@@ -39,10 +39,10 @@ class Assembly:
 
     @classmethod
     def of(cls, config: SearchConfig) -> Self:
-        """Make the parts, and choose the strategy if that is left open; nothing is created on disk.
+        """Make the parts, and choose the strategy if the configuration leaves it open; nothing is created on disk.
 
         Raises:
-            InputError: Whatever can be seen to be wrong before the search begins.
+            InputError: An error that can be detected before the search begins.
         """
         config = config.resolved()
         budget = Budget(**config.budget.model_dump())
@@ -94,7 +94,7 @@ class Assembly:
 
 
 def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
-    """Refuse to share a device between measurements that need it to themselves."""
+    """Refuse to share a device between measurements that need exclusive use of it."""
     if not benchmark.alone or config.executor.name == "inline":
         return
     needs = f"the benchmark {config.benchmark.name} measures latency or the like, which needs the device to itself"
@@ -107,7 +107,7 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
 
 
 def _check_supernet(config: SearchConfig) -> None:
-    """Refuse a strategy that shares weights where nothing trains them, before anything else can be missed."""
+    """Refuse a weight-sharing strategy if the benchmark cannot train a supernet; this check comes first."""
     if config.strategy.name == AUTO:
         return  # it sees what there is
     trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)

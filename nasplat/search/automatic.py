@@ -1,8 +1,8 @@
-"""What `--strategy auto` stands for: a strategy chosen by what space, benchmark, goal and budget offer.
+"""`--strategy auto`: a strategy chosen by the space, the benchmark, the goal and the budget.
 
-The first row that fits is taken. "Evaluations" are those of the budget; of a table that has only seconds they are
-`LOOKUPS` times as many. Where neither is known, as with seconds for networks that are trained, they count as few.
-"Enough" are those of the whole plan of CARS; "many" are more than `MOST_LEARNT`.
+The first row that fits is taken. "Evaluations" are those of the budget. If a table has only a budget of seconds, they
+are `LOOKUPS` times the seconds. If neither is known, as with seconds for networks that are trained, they count as few.
+"Enough" means enough for the whole plan of CARS; "many" means more than `MOST_LEARNT`.
 
 | space and benchmark                   | objectives | budget                                  | strategy              |
 |---------------------------------------|------------|-----------------------------------------|-----------------------|
@@ -13,9 +13,10 @@ The first row that fits is taken. "Evaluations" are those of the budget; of a ta
 | networks are trained, perhaps briefly | one        | images, device-seconds, or only seconds | asha                  |
 | any                                   | any        | any other                               | predictor_guided      |
 
-Why so. Shared weights cost one training where others cost one for each network. What can be measured whole needs no
-guess. A predictor makes the most of few evaluations, but the time in which it learns grows with the cube of what it
-learns from. Networks that are stopped early save images and seconds; an evaluation counts as one however short it is.
+Reasons. Shared weights cost one training; other strategies cost one training for each network. If all members can be
+measured, no prediction is needed. A predictor makes the best use of few evaluations, but its fitting time grows with
+the cube of the number of examples. Early stopping saves images and seconds, but not evaluations: a short evaluation
+counts as one.
 """
 
 import math
@@ -32,13 +33,13 @@ from nasplat.search.budget import Budget
 from nasplat.search_space import LISTED, SupernetSpace
 
 MOST_LEARNT = 2_000
-"""Of more evaluations a predictor would learn for too long."""
+"""Maximum number of evaluations for a predictor; with more, fitting would take too long."""
 LOOKUPS = 500
-"""Evaluations in a second that a table answers anywhere, on Ray too; a run counts one for each."""
+"""Evaluations per second that a table answers on every executor, Ray included; each counts as one in a run."""
 POPULATION = 32
-"""How many survive a generation of CARS at most; its schedule has the proportions of the paper."""
+"""Maximum population of CARS; its schedule has the proportions of the paper."""
 WORTH_LISTING = 10
-"""Members are compared with one another, which takes time, where they are at most so many times the evaluations."""
+"""Members are compared for duplicates, which takes time, if there are at most this many times the evaluations."""
 ETA = 3
 """The factor between the rungs of ASHA."""
 
@@ -49,8 +50,8 @@ class Choice:
 
     Args:
         strategy: Its registered name.
-        options: Those that the choice rests on; all others are left at their defaults.
-        reasons: What spoke for it, for people.
+        options: The options that the choice depends on; all others keep their defaults.
+        reasons: The reasons for the choice, for people.
     """
 
     strategy: str
@@ -62,13 +63,13 @@ class Choice:
 
 
 def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
-    """The strategy for a search that names none.
+    """Choose the strategy for a search that names none.
 
-    It depends on the arguments alone, and leaves the problem's generator as it is.
+    The choice depends only on the arguments, and does not use the problem's generator.
 
     Args:
-        benchmark: What measures; it need not be prepared.
-        problem: What the strategy will be given.
+        benchmark: The benchmark; it need not be prepared.
+        problem: The strategy's problem.
         budget: When the search is to stop.
     """
     said = (_objectives(problem), *_limits(budget))
@@ -95,10 +96,11 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
 
 
 def _plan(epochs: int, evaluations: int | None) -> dict[str, int] | None:
-    """Options with which CARS comes to its end; None where there are too few epochs or evaluations for it.
+    """Options with which CARS completes its plan; None if there are too few epochs or evaluations for it.
 
-    It evaluates founders, then parents and offspring in every generation. Where evaluations are many, but too few for
-    the usual population, that is made smaller: so many networks are not to be trained one by one.
+    CARS evaluates the initial population, then parents and offspring in every generation. If there are many
+    evaluations, but too few for the usual population, the population is made smaller: so many networks should not be
+    trained one by one.
     """
     warmup, interval = max(1, round(epochs / 10)), max(1, round(epochs / 50))
     generations = math.ceil((epochs - warmup) / interval)
@@ -121,7 +123,7 @@ def _trains_supernet(benchmark: Benchmark, problem: Problem) -> bool:
 
 
 def _evaluations(benchmark: Benchmark, budget: Budget) -> int | None:
-    """How many a search may have; None where that depends on how long networks are trained."""
+    """The number of evaluations in the budget; None if it depends on how long networks are trained."""
     known = [] if budget.evaluations is None else [budget.evaluations]
     if isinstance(benchmark, TableBenchmark) and budget.seconds is not None:
         known.append(int(LOOKUPS * budget.seconds))
@@ -129,14 +131,14 @@ def _evaluations(benchmark: Benchmark, budget: Budget) -> int | None:
 
 
 def _different(members: Sequence[Architecture], problem: Problem, evaluations: int) -> int:
-    """How many members there are, or, where that could decide anything, those that are feasible and differ."""
+    """The number of members; or, if it could change the choice, the number of feasible members without duplicates."""
     if not evaluations < len(members) <= min(WORTH_LISTING * evaluations, LISTED):
         return len(members)
     return len(problem.listed() or members)
 
 
 def _stops_early(benchmark: Benchmark, problem: Problem, budget: Budget) -> bool:
-    """Whether trainings can be cut short, and the budget is of what that saves, for a single objective."""
+    """Whether there is one objective, trainings can be stopped early, and that saves budget."""
     if isinstance(benchmark, TableBenchmark) or len(problem.goal.objectives) > 1:
         return False
     if problem.fidelities[-1] < ETA * problem.fidelities[0]:

@@ -1,4 +1,4 @@
-"""How much a whole search may spend."""
+"""The budget of a whole search."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ class Budget:
     """Limits; the search ends at the first that is reached, after the work in flight.
 
     Args:
-        evaluations: Evaluations asked for; those answered from memory and failed ones count.
-        seconds: Wall-clock seconds of searching, over all sessions of a resumed run.
+        evaluations: Evaluations asked for; cache hits and failures count.
+        seconds: Wall-clock seconds of searching, summed over all sessions of a resumed run.
         images: Training images processed.
         device_seconds: Seconds of work, summed over devices.
 
@@ -32,7 +32,7 @@ class Budget:
 
     @property
     def ends(self) -> bool:
-        """Whether every search reaches it sooner or later."""
+        """Whether every search reaches the budget at some time."""
         return self.evaluations is not None or self.seconds is not None
 
     def limits(self) -> dict[str, float]:
@@ -48,7 +48,7 @@ class Budget:
 
 @dataclass(slots=True)
 class Spending:
-    """What a search has spent so far, in the terms of `Budget`."""
+    """The budget that a search has spent so far, in the units of `Budget`."""
 
     evaluations: int = 0
     seconds: float = 0.0
@@ -56,12 +56,12 @@ class Spending:
     device_seconds: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
-        """Count the work behind an outcome; evaluations count when they are asked for."""
+        """Add the work of an outcome; evaluations are counted when they are asked for."""
         self.images += outcome.spent.images
         self.device_seconds += outcome.spent.seconds
 
     def fraction(self, budget: Budget) -> float:
-        """The part of the budget that is spent, 1 when a limit is reached."""
+        """The spent part of the budget; 1 when a limit is reached."""
         spent = {
             "evaluations": self.evaluations,
             "seconds": self.seconds,

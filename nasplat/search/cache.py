@@ -1,4 +1,4 @@
-"""The results of a search by the work that they are of, so that no work is done twice."""
+"""The cache of a search: results by work, so that no work is done twice."""
 
 from typing import TypeAlias
 
@@ -10,13 +10,13 @@ Work: TypeAlias = tuple[str, int, int]
 
 
 class Cache:
-    """What was measured, and which tasks wait for work that is being done.
+    """The measurements so far, and the tasks that wait for equal work in flight.
 
-    Two evaluations are the same work if canonical key, fidelity and replicate agree and neither builds on weights of
-    others.
+    Two evaluations are the same work if canonical key, fidelity and replicate agree and neither uses the weights of
+    other tasks.
 
     Args:
-        problem: Says which architectures are equal.
+        problem: Decides which architectures are duplicates.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -25,15 +25,15 @@ class Cache:
         self._waiting: dict[Work, list[Evaluate]] = {}
 
     def work(self, task: Task) -> Work | None:
-        """What makes two evaluations the same work; None for work that is never the same."""
+        """The cache key of a task; None for a task that is never the same work as another."""
         if not isinstance(task, Evaluate) or needed_by(task):
             return None
         return self.problem.key(task.architecture), task.fidelity, task.replicate
 
     def hit(self, task: Task) -> Measurement | None:
-        """The measurement that answers a task, if its work has been done.
+        """The measurement that answers a task, on a cache hit; else None.
 
-        The answer repeats metrics, not the network: weights and costs stay with the code they belong to.
+        The answer repeats the metrics, not the network: weights and costs belong to the code that was measured.
         """
         work = self.work(task)
         if work is None or work not in self._measured or not isinstance(task, Evaluate):
@@ -42,7 +42,7 @@ class Cache:
         return Measurement(task=task, metrics=found.metrics, split=found.split, remembered=found.id)
 
     def waits(self, task: Task) -> bool:
-        """Whether equal work is in flight, and the task waits for it; if not, its own is in flight from now on."""
+        """Whether the task waits for equal work in flight; if not, its own work is in flight from now on."""
         work = self.work(task)
         if work is None or not isinstance(task, Evaluate):
             return False
@@ -53,12 +53,12 @@ class Cache:
         return False
 
     def release(self, task: Task) -> list[Evaluate]:
-        """The tasks that waited for the work of a task, which has ended."""
+        """The tasks that waited for the work of a task that has ended."""
         work = self.work(task)
         return [] if work is None else self._waiting.pop(work, [])
 
     def add(self, measurement: Measurement) -> None:
-        """Enter a measurement; the first of each work stands."""
+        """Add a measurement; the first one for each key is kept."""
         work = self.work(measurement.task)
         if work is not None:
             self._measured.setdefault(work, measurement)

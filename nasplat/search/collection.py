@@ -1,4 +1,4 @@
-"""Collection of artifacts: what no task can refer to any more is deleted while the search goes on."""
+"""Garbage collection of artifacts: those that no task can refer to any more are deleted during the search."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,24 +8,25 @@ from nasplat.strategy import Strategy, named_digests
 from nasplat.task import STATE, Measurement, Outcome, Task, Trained, needed_by
 
 COLLECT_BYTES = 256 * 2**20
-"""How much must have come to the artifacts before it is worth looking which of them are still needed."""
+"""Minimum number of bytes of new artifacts before a collection."""
 COLLECT_GROWTH = 0.5
-"""Past that, it must be this part of what was needed the last time."""
+"""The new bytes must also be at least this part of the bytes that the last collection kept."""
 
 
 class Collector:
-    """Knows which artifacts may still be needed, and deletes the others.
+    """Tracks which artifacts may still be needed, and deletes the others.
 
-    Kept are what measurements left but the states that only a further task could use, and every artifact that the
-    strategy's state or a task in flight names. A strategy knows what it was told, and whatever of that it can still
-    use is in its state; so what neither names is out of its reach for good. Of shared weights there are kept the
-    newest, those named so, and those behind the measurements of the highest fidelity, which fronts are made of; what
-    measurements with shared weights left is kept as long as these are. Where a strategy `replaces_parts`, what a
-    measurement left goes when another has continued it.
+    Two kinds of artifacts are kept. The first are the artifacts of measurements, without the states that only a later
+    task could use. The second are the artifacts that the strategy's state or a task in flight names. A strategy's
+    state contains everything that it can still use of its outcomes, so an artifact that neither names can never be
+    used again. Of shared weights, these are kept: the newest, those that are named in this way, and those used by the
+    measurements of the highest fidelity, which form the front. The artifacts of measurements with shared weights are
+    kept as long as these weights are. If a strategy sets `replaces_parts`, the artifacts of a measurement are deleted
+    when another measurement has continued it.
 
     Args:
-        artifacts: Where the executor keeps artifacts; None if nothing is to be deleted.
-        strategy: Whose state names artifacts.
+        artifacts: The executor's artifact store; None if nothing is to be deleted.
+        strategy: The strategy whose state names artifacts.
     """
 
     def __init__(self, artifacts: ArtifactStore | None, strategy: Strategy) -> None:
@@ -37,7 +38,7 @@ class Collector:
         self._newest_supernet = ""
 
     def add(self, outcome: Outcome) -> None:
-        """Note what an outcome left."""
+        """Record the artifacts of an outcome."""
         if isinstance(outcome, Trained):
             self._newest_supernet = outcome.weights.digest
         elif isinstance(outcome, Measurement) and outcome.remembered is None:
@@ -47,12 +48,12 @@ class Collector:
                 self._shared.append((outcome.task.weights.digest, outcome))
 
     def collect(self, outstanding: Iterable[Task], sync: Callable[[], None], *, at_least: int) -> None:
-        """Delete the artifacts that no later task can name, if enough have come in to make it worth while.
+        """Delete the artifacts that no later task can name, if there are enough new artifacts.
 
         Args:
-            outstanding: The tasks that are asked for and not answered.
-            sync: Makes the log safe: what a power cut could take back might need again what is deleted.
-            at_least: The bytes that must have come in.
+            outstanding: The tasks without an outcome yet.
+            sync: Writes the log to disk first: a power cut could undo events, and then need the deleted artifacts.
+            at_least: Minimum number of new bytes.
         """
         store = self.artifacts
         if store is None or store.added < at_least or (at_least and store.added < COLLECT_GROWTH * store.kept):
@@ -68,7 +69,7 @@ class Collector:
         store.collect(wanted)
 
     def _keep(self, measurement: Measurement) -> None:
-        """Keep what a measurement left for good; of parts that continue one another only the last, if that is said."""
+        """Keep the lasting artifacts of a measurement; with `replaces_parts`, only those of the last part."""
         if not self.strategy.replaces_parts:
             self._left |= _lasting(measurement)
             return
@@ -78,9 +79,9 @@ class Collector:
         parts |= _lasting(measurement)
 
     def _left_with_shared(self, named: set[str]) -> set[str]:
-        """The shared weights behind the highest fidelity, and what was left with them or with `named` ones.
+        """The shared weights of the highest fidelity, and the artifacts of measurements with these or `named` weights.
 
-        What was left with others is forgotten.
+        Artifacts of measurements with other shared weights are no longer tracked.
         """
         highest = max((m.task.fidelity for _, m in self._shared), default=0)
         weights = named | {digest for digest, m in self._shared if m.task.fidelity == highest}
@@ -89,5 +90,5 @@ class Collector:
 
 
 def _lasting(measurement: Measurement) -> set[str]:
-    """The digests of what a measurement left for good, be it as long as shared weights last."""
+    """The digests of a measurement's lasting artifacts; with shared weights, they last as long as these."""
     return {handle.digest for role, handle in measurement.artifacts.items() if role != STATE}

@@ -32,41 +32,41 @@ from nasplat.task import (
 )
 
 SNAPSHOT_EVENTS = 2_000
-"""How many events may have to be replayed at least before another snapshot is worth its while."""
+"""Minimum number of events between snapshots."""
 SNAPSHOT_GROWTH = 0.5
-"""Past that, snapshots come each time the log has grown by this part, so that their cost stays in proportion."""
+"""Beyond that, a snapshot is taken each time the log has grown by this part, so that their cost is proportional."""
 WAIT_SECONDS = 0.5
 PARKED = 4
-"""How many times the workers' number may be outstanding, tasks that wait for the same work included."""
+"""Maximum number of outstanding tasks for each worker, including tasks that wait for equal work."""
 
 
 class Watcher(Protocol):
-    """Is shown the search as it goes."""
+    """Gets notified of the search's progress."""
 
     def watch(self, search: "Search", outcome: Outcome | None) -> None:
-        """Called after every outcome was told, and every half second with None."""
+        """Called after every outcome that was told, and every half second with None."""
 
 
 class Search:
-    """One search: a strategy, an executor, and the log that lets it go on where it was killed.
+    """One search: a strategy, an executor, and the log from which a killed search resumes.
 
     Every ask and every outcome is logged before it takes effect. A new `Search` on a log that already has
-    events replays them: it restores the newest snapshot, repeats what follows, checks that the strategy asks
-    for the same, and submits again what was asked for and never answered.
+    events replays them: it restores the newest snapshot, repeats the events after it, checks that the strategy asks
+    for the same tasks, and submits again the tasks without an outcome.
 
     Args:
-        problem: What the strategy was given.
-        strategy: Proposes tasks; fresh, made with `problem`.
-        executor: Runs them.
+        problem: The strategy's problem.
+        strategy: Proposes tasks; made with `problem`, in its initial state.
+        executor: Runs the tasks.
         log: The run's log.
         budget: When to stop asking.
-        watcher: Is shown the progress.
-        artifacts: Where the executor keeps artifacts, to be cleared of what nothing can refer to any more; see
+        watcher: Gets notified of the progress.
+        artifacts: The executor's artifact store, from which unreachable artifacts are deleted; see
             `nasplat.search.collection`.
 
     Attributes:
-        accounts: What was asked for, what came of it, and what it cost.
-        incidents: What went wrong around the work since this search was made.
+        accounts: The tasks, their outcomes, and their cost.
+        incidents: The incidents since this search was made.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Search:
 
     @property
     def spending(self) -> Spending:
-        """What was spent so far."""
+        """The budget spent so far."""
         return self.accounts.spending
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """The number of outcomes by what they are: ``measured``, ``remembered``, ``trained``, ``failed``."""
+        """The number of outcomes by kind: ``measured``, ``remembered`` (cache hits), ``trained``, ``failed``."""
         return self.accounts.outcomes
 
     @property
@@ -112,20 +112,20 @@ class Search:
 
     @property
     def running(self) -> int:
-        """How many tasks are being worked on."""
+        """Number of tasks in work."""
         return len(self._submitted)
 
     @property
     def fraction(self) -> float:
-        """The part of the budget that is spent, or of the strategy's own plan that is carried out if that is more."""
+        """The spent part of the budget, or the completed part of the strategy's own plan, whichever is larger."""
         return max(self.spending.fraction(self.budget), self.strategy.progress or 0.0)
 
     def run(self) -> None:
-        """Search until the budget is spent or the strategy is finished, and the work in flight has come in.
+        """Search until the budget is spent or the strategy is finished, and no work is in flight.
 
         Raises:
             StrategyError: The strategy broke its contract.
-            RunError: The log cannot be written, or no worker can be had any more.
+            RunError: The log cannot be written, or no worker is available any more.
         """
         self.replay()
         self.collect()
@@ -138,7 +138,7 @@ class Search:
             self._route(task)
         while True:
             while self._ask():
-                pass  # what the cache answered has left room for more
+                pass  # cache hits leave room for more tasks
             if not self._submitted:
                 break
             try:
@@ -151,19 +151,19 @@ class Search:
             self.collect(at_least=collection.COLLECT_BYTES)
             if not outcomes:
                 self._notify(None)
-                self.log.sync()  # while events come in, the log sees to it itself
+                self.log.sync()  # while events come in, the log syncs itself
         self.collect()
         self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
         self.log.sync()
 
     def replay(self) -> None:
-        """Bring strategy, cache and accounts to where the log ends; `run` begins by it."""
+        """Bring strategy, cache and accounts to the end of the log; `run` does this first."""
         done = replay(self.log, self.strategy, self.problem, self.accounts, self._enter)
         self._seconds_before, self._snapshot_at, self._may_ask = done.seconds, done.snapshot, done.may_ask
         self._clock = time.monotonic()
 
     def collect(self, *, at_least: int = 0) -> None:
-        """Delete the artifacts that no later task can name, if so many bytes have come in."""
+        """Delete the artifacts that no later task can name, if there are at least this many new bytes."""
         self._collector.collect(self.accounts.outstanding.values(), self.log.sync, at_least=at_least)
 
     def _note_incidents(self) -> None:
@@ -181,7 +181,7 @@ class Search:
         return self.spending.fraction(self.budget) >= 1.0
 
     def _ask(self) -> bool:
-        """Ask for as many tasks as there is room for; whether there were any."""
+        """Ask for as many tasks as there is room for; return whether there were any."""
         capacity = self.executor.capacity
         room = min(capacity - len(self._submitted), PARKED * capacity - len(self.accounts.outstanding))
         if self.budget.evaluations is not None:
@@ -192,7 +192,7 @@ class Search:
         self._check(tasks, room)
         self.log.append("ask", {"n": room, "tasks": [encode_task(task) for task in tasks]}, elapsed=self._elapsed())
         self.accounts.ask(tasks)
-        self._may_ask = bool(tasks)  # after an empty answer only an outcome can change the strategy's mind
+        self._may_ask = bool(tasks)  # after an empty answer, new tasks need a new outcome
         for task in tasks:
             self._route(task)
         return bool(tasks)
@@ -207,7 +207,7 @@ class Search:
                 raise StrategyError(f"{name} proposed {task.architecture}, which is not feasible under {limits}")
 
     def _route(self, task: Task) -> None:
-        """Answer a task from the cache, let it wait for the same work in flight, or submit it."""
+        """Answer a task from the cache, let it wait for equal work in flight, or submit it."""
         answer = self._cache.hit(task)
         if answer is not None:
             self._settle(answer)
@@ -216,7 +216,7 @@ class Search:
             self.executor.submit(task)
 
     def _settle(self, outcome: Outcome) -> None:
-        """Log an outcome and tell it, then see to the tasks that waited for it."""
+        """Log an outcome and tell it, then handle the tasks that waited for it."""
         outcome = self._completed(outcome)
         self.log.append("outcome", encode_outcome(outcome, with_task=False), elapsed=self._elapsed())
         self.accounts.tell(outcome)
@@ -229,13 +229,13 @@ class Search:
             self._route(task)
 
     def _enter(self, outcome: Outcome) -> None:
-        """Enter an outcome into the cache, and what it left into the collection; now or in replay."""
+        """Add an outcome to the cache, and its artifacts to the collector; also used in replay."""
         if isinstance(outcome, Measurement) and outcome.remembered is None:
             self._cache.add(outcome)
         self._collector.add(outcome)
 
     def _completed(self, outcome: Outcome) -> Outcome:
-        """A measurement with the costs known for free, or a failure if an objective is not finite."""
+        """Add the analytic (free) metrics to a measurement; it becomes a failure if an objective is not finite."""
         if not isinstance(outcome, Measurement):
             return outcome
         metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}

@@ -1,4 +1,4 @@
-"""Replay of a log: strategy and accounts are brought to where a search was interrupted."""
+"""Replay of a log: restores strategy and accounts as they were when the search was interrupted."""
 
 import math
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from nasplat.strategy import Strategy
 from nasplat.task import Json, Measurement, Outcome, decode_incident, decode_outcome, decode_task, encode_task
 
 COSTED_AGAIN = 5
-"""The costs of so many logged measurements are computed again, to see that they are what they were."""
+"""Number of logged measurements whose costs are computed again, to check that they are unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Where a log ends.
+    """The end of a log.
 
     Args:
-        seconds: Seconds of searching before its last event.
-        snapshot: The event of its newest snapshot; 0 without one.
+        seconds: Seconds of searching before the last event.
+        snapshot: The event number of the newest snapshot; 0 without one.
         may_ask: Whether the strategy may have tasks: its last answer was not empty, or outcomes came after it.
     """
 
@@ -33,18 +33,18 @@ class Replayed:
 def replay(
     log: EventLog, strategy: Strategy, problem: Problem, accounts: Accounts, entered: Callable[[Outcome], None]
 ) -> Replayed:
-    """Restore the newest snapshot of the strategy and repeat what the log has after it.
+    """Restore the newest snapshot of the strategy, and repeat the events after it.
 
     Args:
         log: The run's log.
-        strategy: Fresh.
-        problem: What it was given.
-        accounts: Empty; all events are entered.
-        entered: Is told every outcome of the log, in order.
+        strategy: The strategy, in its initial state.
+        problem: The strategy's problem.
+        accounts: Empty accounts; all events are added to them.
+        entered: Called with every outcome of the log, in order.
 
     Raises:
         StrategyError: The strategy asks for other tasks than the log has.
-        RunError: Costs are no longer what they were.
+        RunError: Costs have changed.
     """
     snapshot = log.snapshot()
     strategy_lives, seconds, may_ask = snapshot is None, 0.0, True
@@ -85,9 +85,9 @@ def _ask_again(strategy: Strategy, event: Event, logged: list[Json]) -> None:
 
 
 def _check_costs(problem: Problem, outcome: Outcome) -> None:
-    """Refuse to go on where what is known beforehand has changed, as by another table of latency.
+    """Refuse to continue if analytic metrics have changed, for example by another latency table.
 
-    The first few measurements tell: whatever costs are computed from is read as a whole.
+    Checking the first few measurements is enough, since the source of costs is read as a whole.
     """
     if not isinstance(outcome, Measurement):
         return

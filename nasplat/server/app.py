@@ -1,4 +1,4 @@
-"""The routes: predicting, ranking, what is served, and whether it answers."""
+"""The routes: prediction, ranking, description of the served predictor, and health."""
 
 import asyncio
 import math
@@ -25,11 +25,11 @@ from nasplat.surrogates.predictor_store import Predicted, StoredPredictor
 from nasplat.surrogates.training_set import LONGEST, member
 
 BATCH = 1024
-"""The architectures that a request may have, unless said otherwise."""
+"""The default limit of architectures in a request."""
 WAITING = 32
-"""How many of the largest requests may wait."""
+"""The number of largest requests that may wait."""
 BODY_SECONDS = 30.0
-"""How long a body may take to come."""
+"""The time limit for receiving a body, in seconds."""
 NOT_FINITE = "the predictor gave no finite score"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>NASPlat</title>
 <h1>A predictor of NASPlat</h1>
@@ -53,8 +53,8 @@ def make_app(
 
     Args:
         saved: What is served.
-        batch: The architectures that a request may have; also those that are predicted in one call.
-        token: What requests must bear, but for ``/healthz``; None for no token.
+        batch: The limit of architectures in a request and in one call of the predictor.
+        token: The token of all requests except ``/healthz``; None for no token.
         hosts: The names that a Host header may have; None for any.
     """
     space, batcher = saved.space, Batcher(saved.predictor, largest=batch, waiting=WAITING * batch)
@@ -79,7 +79,7 @@ def make_app(
     )
 
     async def scored(body: Any) -> list[tuple[str, Predicted | None, str | None]]:
-        """For every text what it names, its prediction, and why it has none."""
+        """For every text: the architecture, its prediction, and the error if there is none."""
         read: list[Architecture | InputError] = [_read(saved, text) for text in body.architectures]
         try:
             found = iter(await batcher.predict([each for each in read if isinstance(each, Architecture)]))
@@ -199,10 +199,10 @@ def _excerpt(text: str) -> str:
 
 
 async def _body(request: Request, model: type[BaseModel], most: int) -> BaseModel:
-    """The request's body, read no further than it may go, and checked.
+    """The request's body, read up to the size limit and validated.
 
     Raises:
-        _Refused: It is too large or too slow, or is not what is asked for.
+        _Refused: The body is too large, too slow or invalid.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -233,13 +233,13 @@ async def _body(request: Request, model: type[BaseModel], most: int) -> BaseMode
 
 
 def _said(place: tuple[int | str, ...], message: str, given: Any) -> str:
-    """One sentence for what a body has wrong."""
+    """One sentence on an error in a body."""
     named = ".".join(shortly(part)[1:-1] if isinstance(part, str) else str(part) for part in place) or "the body"
     return f"{named}: {message[:1].lower()}{message[1:]}, but got {shortly(given)}"
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    """Whatever ends a request, in the one shape."""
+    """The response for an error that ends a request, in the common format."""
     if isinstance(error, _Refused):
         return error.response
     if not isinstance(error, HTTPException):
@@ -275,7 +275,7 @@ def _described_body(body: type[BaseModel]) -> dict[str, Any]:
 
 
 def _describe_token(app: FastAPI) -> None:
-    """Say in the documentation that a token is wanted."""
+    """Document that a token is required."""
     document = app.openapi()  # kept by the application
     document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path, operations in document["paths"].items():

@@ -1,4 +1,4 @@
-"""One thread that predicts, for all who wait: what has queued while it was busy is predicted in one call."""
+"""One thread for all predictions. Requests that queue while it is busy are predicted in one call."""
 
 import asyncio
 import os
@@ -14,14 +14,14 @@ from nasplat.surrogates.predictor_store import Predicted, scored
 
 
 class OverfullError(NasplatError):
-    """More is waiting than may wait."""
+    """The queue is full."""
 
 
 class Batcher:
-    """Predicts in a thread of its own, so that the event loop stays free; used from one event loop.
+    """Predicts in its own thread, so the event loop is not blocked. It must be used from one event loop.
 
     Args:
-        predictor: What predicts.
+        predictor: The predictor.
         largest: The largest number of architectures in one call.
         waiting: The largest number that may wait for one.
     """
@@ -39,7 +39,7 @@ class Batcher:
         """As `nasplat.surrogates.predictor_store.scored`.
 
         Raises:
-            OverfullError: Too much is waiting already.
+            OverfullError: The queue is full.
         """
         if not architectures:
             return []
@@ -57,7 +57,7 @@ class Batcher:
         self._thread.shutdown(cancel_futures=True)
 
     async def _drain(self) -> None:
-        """Predict until nothing waits."""
+        """Predict until the queue is empty."""
         loop = asyncio.get_running_loop()
         try:
             while self._queue:
@@ -66,7 +66,7 @@ class Batcher:
                 results = await loop.run_in_executor(self._thread, self._predict, parts)
                 self._waiting -= sum(map(len, parts))
                 for (_, future), result in zip(group, results, strict=True):
-                    if future.done():  # nobody waits for it any more
+                    if future.done():  # the request was cancelled
                         continue
                     if isinstance(result, Exception):
                         future.set_exception(result)
@@ -76,7 +76,7 @@ class Batcher:
             self._work = None
 
     def _next(self) -> list[tuple[Sequence[Architecture], "asyncio.Future[list[Predicted]]"]]:
-        """Those who have waited longest, as many as go into one call."""
+        """The oldest requests in the queue that fit into one call."""
         group = [self._queue.popleft()]
         size = len(group[0][0])
         while self._queue and size + len(self._queue[0][0]) <= self._largest:
@@ -85,17 +85,18 @@ class Batcher:
         return group
 
     def _predict(self, parts: list[Sequence[Architecture]]) -> list[list[Predicted] | Exception]:
-        """Predictions for each part; where they fail together each is tried alone, so that one harms no other."""
+        """Predictions for each part. If the joint call fails, each part is tried alone, so one part cannot make others
+        fail."""
         try:
             together = scored(self._predictor, [each for part in parts for each in part])
-        except Exception as error:  # noqa: BLE001  whoever asked is told
+        except Exception as error:  # noqa: BLE001  returned to the requester
             return [error] if len(parts) == 1 else [self._predict([part])[0] for part in parts]
         ends = accumulate(map(len, parts))
         return [together[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
 
 
 def _leave_a_core_to_the_event_loop() -> None:
-    """Threads of torch are set for each thread that uses it; whoever sets OMP_NUM_THREADS has decided already."""
+    """Torch's number of threads is set for each calling thread. OMP_NUM_THREADS, if set, takes precedence."""
     if "OMP_NUM_THREADS" not in os.environ:
         import torch
 

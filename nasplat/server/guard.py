@@ -1,4 +1,4 @@
-"""Who may ask, before anything else is looked at: the Host header and the token."""
+"""Access control before any other processing: the Host header and the token."""
 
 import ipaddress
 import json
@@ -15,7 +15,7 @@ OPEN = "/healthz"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own, which no other reaches.
+    """Whether an address is a loopback address, which no other computer can reach.
 
     >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -27,7 +27,7 @@ def is_loopback(host: str) -> bool:
 
 
 def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A response in JSON, which no browser takes for anything else."""
+    """A response in JSON, which browsers do not interpret as another type."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for sign, spelt in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(sign, spelt)
@@ -36,20 +36,20 @@ def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = N
 
 
 def refusal(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The one shape of all errors: ``{"error": {"code": …, "message": …}}``."""
+    """The common format of all errors: ``{"error": {"code": …, "message": …}}``."""
     return as_json({"error": {"code": code, "message": message}}, status, headers)
 
 
 class Guard:
-    """Lets through who names a host that is served and knows the token.
+    """Passes requests with an allowed Host header and the right token.
 
-    A page of somebody else's, open in a browser on this machine, can reach a loopback address under a name of its
-    own; the Host header tells. Elsewhere the token keeps it out.
+    A foreign web page in a browser on this machine can reach a loopback address under its own host name. The Host
+    header reveals this. For other addresses, the token keeps such pages out.
 
     Args:
-        app: What is guarded.
+        app: The guarded application.
         hosts: The names that a Host header may have, without port; None for any.
-        token: What an Authorization header must bear; None for no token.
+        token: The required token of the Authorization header; None for no token.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: frozenset[str] | None, token: str | None) -> None:

@@ -1,1 +1,1 @@
-"""What is kept on disk: files, states, the event log, artifacts."""
+"""Storage on disk: files, states, the event log, artifacts."""

@@ -10,7 +10,7 @@ from nasplat.storage.files import read_file, write_atomically
 
 
 class ArtifactStore(Artifacts):
-    """A folder of artifacts: ``ab/cdef….safetensors`` holds what hashes to ``abcdef…``.
+    """A folder of artifacts: ``ab/cdef….safetensors`` has the content with the hash ``abcdef…``.
 
     Args:
         folder: Created with the first artifact.
@@ -60,9 +60,10 @@ class ArtifactStore(Artifacts):
         return data
 
     def collect(self, wanted: Set[str]) -> None:
-        """Delete what no wanted digest names, files that a killed writer left half-written among it.
+        """Delete all files that no wanted digest names, including incomplete files of a killed writer.
 
-        For the run's writer alone, while nobody is putting anything. What cannot be deleted stays for next time.
+        Only the run's writer may call it, and not during a `put`. A file that cannot be deleted stays until the next
+        collection.
         """
         self.added = self.kept = 0
         for path in self.folder.glob("*/*"):

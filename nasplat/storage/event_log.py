@@ -30,7 +30,7 @@ _NO_PLACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
 
 
 def recovering(run: Path) -> str:
-    """The way on for a run that is damaged."""
+    """The remedy for a damaged run, for messages."""
     return f"`nasplat recover {shlex.quote(str(run))} --out NEW` saves what can be read"
 
 
@@ -42,7 +42,7 @@ class Event:
         seq: Its number, from 1.
         kind: ``ask``, ``outcome``, ``session`` …
         elapsed: Seconds of searching before it, over all sessions of the run.
-        body: What it says.
+        body: The content.
     """
 
     seq: int
@@ -155,7 +155,7 @@ class EventLog:
         return self.last
 
     def sync(self) -> None:
-        """Bring everything appended to the disk; costs nothing when it is there already."""
+        """Write all appended events to the disk; without new events it does nothing."""
         if self._unsynced:
             try:
                 _, frames, moved = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -182,7 +182,7 @@ class EventLog:
             raise self._damaged(error) from error
 
     def save_snapshot(self, state: dict[str, Any]) -> None:
-        """Keep a state as it is after the last event; older snapshots go."""
+        """Save the state after the last event; older snapshots are deleted."""
         body, arrays = pack(state)
         try:
             with self._connection:

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all."""
+"""Files and folders that are created completely or not at all."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def is_taken(path: Path) -> bool:
 
 
 def refusal(path: Path, action: str, error: OSError) -> NasplatError:
-    """The error for a place that refuses what is to be written: a disk without room is nobody's wrong input.
+    """The error for a path that cannot be written; a full disk is no wrong input, so it is a `StorageError`.
 
     Args:
         path: What the user asked for.
@@ -38,10 +38,10 @@ def refusal(path: Path, action: str, error: OSError) -> NasplatError:
 
 
 def read_file(path: Path) -> bytes:
-    """What a file holds; a device or a pipe, which might be read for ever, is refused.
+    """Read a file; a device or a pipe, which might never end, is refused.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is no file", str(path))
@@ -50,7 +50,7 @@ def read_file(path: Path) -> bytes:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when the block ends, and is gone if the block fails."""
+    """A file to write; it gets its name when the block ends, and is deleted if the block fails."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:

@@ -1,1 +1,1 @@
-"""Learning from few measurements: models of the objectives, and what they are asked for."""
+"""Surrogates: models of the objectives fitted to few measurements, and their uses."""

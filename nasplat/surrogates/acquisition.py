@@ -1,6 +1,6 @@
-"""What measuring an architecture promises, given what is predicted of it: acquisition functions.
+"""Acquisition functions: the value of measuring an architecture, given its predictions.
 
-Throughout, figures are gains: more is better, and predictions are normal distributions with a mean and a deviation.
+All values are gains: higher is better. Predictions are normal distributions with a mean and a deviation.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEAST = 1e-12
-"""Deviations below this count as it."""
+"""Minimum deviation; smaller deviations are raised to it."""
 SAMPLES = 128
-"""How many draws stand for the predictions of three or more objectives."""
+"""Number of samples of the predictions, with three or more objectives."""
 SHORTLIST = 64
-"""How many architectures the volume is sampled for; the others lie below them by the optimistic front."""
+"""Number of architectures whose hypervolume is sampled; the others rank below them, by the front of upper bounds."""
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
-    """By how much each is expected to exceed `best`, `[n]` (Jones et al., 1998, "Efficient global optimization")."""
+    """The expected improvement over `best`, `[n]` (Jones et al., 1998, "Efficient global optimization")."""
     from scipy.special import ndtr
 
     deviation = np.maximum(deviation, LEAST)
@@ -28,33 +28,33 @@ def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats
 
 
 def upper_bound(mean: Floats, deviation: Floats, width: float) -> Floats:
-    """What each may reach with luck, `[n]` (Srinivas et al., 2010, "Gaussian process optimization in the bandit
+    """The upper confidence bound, `[n]` (Srinivas et al., 2010, "Gaussian process optimization in the bandit
     setting").
 
     Args:
         mean: `[n]`.
         deviation: `[n]`.
-        width: How many deviations above the mean.
+        width: Number of deviations above the mean.
     """
     return mean + width * deviation
 
 
 def drawn(mean: Floats, covariance: Floats, rng: Generator) -> Floats:
-    """One joint draw of what all may be, `[n]`: Thompson sampling takes its best (Thompson, 1933).
+    """A joint sample from the posterior, `[n]`: Thompson sampling takes its best (Thompson, 1933).
 
     Args:
         mean: `[n]`.
         covariance: `[n, n]`, symmetric.
-        rng: Draws.
+        rng: Draws the sample.
     """
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    scale = np.sqrt(np.maximum(values, 0.0))  # rounding makes the smallest negative
+    scale = np.sqrt(np.maximum(values, 0.0))  # rounding can make the smallest negative
     draw: Floats = mean + vectors @ (scale * rng.standard_normal(len(mean)))
     return draw
 
 
 def non_dominated(points: Floats) -> Floats:
-    """Those of `[n, objectives]` that no other exceeds, each once, by the first objective."""
+    """The non-dominated points of `[n, objectives]`, each once, sorted by the first objective."""
     if not len(points):
         return points
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
@@ -67,18 +67,18 @@ def non_dominated(points: Floats) -> Floats:
 def expected_hypervolume_improvement(
     means: Floats, deviations: Floats, front: Floats, reference: Floats, rng: Generator
 ) -> Floats:
-    """How much each is expected to add to the volume that a front dominates above a reference point, `[n]`.
+    """The expected increase of the hypervolume that a front dominates above a reference point, `[n]`.
 
-    Of two objectives the integral is exact (Emmerich et al., 2011, "Hypervolume-based expected improvement"), strip
-    by strip. Of more, the volume is computed for `SAMPLES` draws of each on a shortlist, by upper bounds; what is not
-    on it is worth next to nothing, the less the later its front.
+    With two objectives the integral is exact (Emmerich et al., 2011, "Hypervolume-based expected improvement"), strip
+    by strip. With more, the hypervolume is computed for `SAMPLES` samples of each candidate on a shortlist, selected by
+    upper bounds. A candidate that is not on it has a value close to zero, lower for later fronts.
 
     Args:
-        means: `[n, objectives]`, independent normal distributions; a deviation of 0 is a figure known exactly.
+        means: `[n, objectives]`, independent normal distributions; a deviation of 0 means an exact value.
         deviations: `[n, objectives]`.
-        front: The points to improve on, `[m, objectives]`; dominated ones among them count for nothing.
-        reference: The point from which volume counts, `[objectives]`.
-        rng: Draws the samples, of three or more objectives.
+        front: The points to improve on, `[m, objectives]`; dominated points have no effect.
+        reference: The reference point of the hypervolume, `[objectives]`.
+        rng: Draws the samples, with three or more objectives.
     """
     above = front[(front > reference).all(axis=1)] if len(front) else front.reshape(0, len(reference))
     kept = non_dominated(above)
@@ -88,11 +88,11 @@ def expected_hypervolume_improvement(
 
 
 def _two_objectives(means: Floats, deviations: Floats, front: Floats, reference: Floats) -> Floats:
-    """Between two neighbors of the front, what exceeds the lower one's second figure is new volume.
+    """Between two neighbors of the front, the new volume lies above the second coordinate of the lower one.
 
-    A point (x, y) adds, on the strip of first figures between `edges[i]` and `edges[i + 1]`, the part of the strip
-    below x times what y exceeds `floors[i]` by. Both factors are of independent figures, so their expectations
-    multiply: each is a difference of expected improvements.
+    On the strip of first coordinates between `edges[i]` and `edges[i + 1]`, a point (x, y) adds the part of the strip
+    below x, times the excess of y over `floors[i]`. The two factors are independent, so their expectations multiply.
+    Each is a difference of expected improvements.
     """
     edges = np.concatenate([[reference[0]], front[:, 0], [np.inf]])
     floors = np.concatenate([front[:, 1], [reference[1]]])

@@ -1,4 +1,4 @@
-"""Members far apart from one another that stand for a space: what to measure before anything is known."""
+"""Initial design: members far apart from one another that represent a space, measured before the first fit."""
 
 import warnings
 
@@ -12,14 +12,14 @@ Floats = NDArray[np.float64]
 
 
 def medoids(members: Encodings, number: int, rng: Generator) -> NDArray[np.intp]:
-    """Places of different members, each next to the center of one of so many clusters: `[number]`.
+    """Indices of different members, each next to the center of one of `number` clusters: `[number]`.
 
     Distances are between `Encodings.features`, each scaled by its deviation among the members; clusters are of k-means
     with spread-out seeds (Arthur and Vassilvitskii, 2007, "k-means++"). The order is random.
 
     Args:
-        members: At least `number` of them.
-        number: How many.
+        members: At least `number` members.
+        number: Number of clusters.
         rng: Seeds the clusters.
     """
     from sklearn.cluster import KMeans
@@ -29,7 +29,7 @@ def medoids(members: Encodings, number: int, rng: Generator) -> NDArray[np.intp]
     points = members.features * np.where(scale > 1e-9, 1 / np.maximum(scale, 1e-9), 0.0)
     clusters = KMeans(number, n_init=1, random_state=int(rng.integers(2**31)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # raised for fewer distinct points than clusters
         centers = clusters.fit(points).cluster_centers_
     chosen: list[int] = []
     for center in rng.permutation(centers):

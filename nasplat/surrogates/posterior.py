@@ -1,4 +1,4 @@
-"""What is known, or expected, of everything a goal is about: what strategies that learn look at."""
+"""The surrogate of a goal: exact or predicted values of every metric in objectives and constraints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from nasplat.registry import PREDICTORS
 Floats = NDArray[np.float64]
 
 LEAST = 1e-12
-"""Deviations below this count as it."""
+"""Minimum deviation; smaller deviations are raised to it."""
 FEWEST = 2
-"""From fewer measurements nothing is learnt."""
+"""Minimum number of measurements for a fit."""
 
 
 class Candidates:
-    """Architectures that are looked at again and again, with what never changes about them.
+    """Architectures that are scored repeatedly, with their constant properties cached.
 
     Args:
-        problem: Whose costs count.
+        problem: The problem that defines the costs.
         architectures: The architectures.
     """
 
@@ -42,12 +42,12 @@ class Candidates:
 
     @cached_property
     def keys(self) -> list[str]:
-        """As `Problem.deduplication_key`, `[n]`."""
+        """The `Problem.deduplication_key` of each, `[n]`."""
         return [self.problem.deduplication_key(architecture) for architecture in self.architectures]
 
     @cached_property
     def free_gains(self) -> Floats:
-        """Gains of objectives that are costs, `[n, objectives]`; zeros for those that must be measured."""
+        """Gains of analytic (free) objectives, `[n, objectives]`; zeros for objectives that must be measured."""
         gains = np.zeros((len(self), len(self.problem.goal.objectives)))
         free = [(i, o) for i, o in enumerate(self.problem.goal.objectives) if o.metric in self.problem.free_metrics]
         if free:
@@ -57,7 +57,7 @@ class Candidates:
         return gains
 
     def take(self, chosen: NDArray[np.intp]) -> "Candidates":
-        """Those at the given places `[m]`, with whatever has been computed already."""
+        """The candidates at the given indices `[m]`, with what has been computed already."""
         taken = Candidates(self.problem, [self.architectures[int(i)] for i in chosen])
         taken.encodings = self.encodings.take(chosen)
         if "free_gains" in vars(self):
@@ -67,14 +67,14 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What is expected of candidates; more is better throughout.
+    """Predictions for candidates; higher is always better.
 
     Args:
-        means: Of each objective, in the unit of its predictor or, of a cost, its own, `[n, objectives]`.
-        deviations: Likewise; 0 where a figure is known.
-        margins: Of each measured constraint, how far its metric keeps clear of the bound, `[n, constraints]`, in the
-            unit of its predictor.
-        margin_deviations: Likewise.
+        means: The mean of each objective, `[n, objectives]`, in the unit of its predictor; a cost has its own unit.
+        deviations: The deviation of each objective, `[n, objectives]`; 0 for exact values.
+        margins: The constraint margin of each measured constraint, `[n, constraints]`: the distance of its metric from
+            the bound, in the unit of its predictor.
+        margin_deviations: The deviation of each constraint margin, `[n, constraints]`.
     """
 
     means: Floats
@@ -83,12 +83,12 @@ class Posterior:
     margin_deviations: Floats
 
     def feasibility(self) -> Floats:
-        """The chance that every measured constraint is kept, `[n]`; 1 without any."""
+        """Probability of feasibility: that every measured constraint is satisfied, `[n]`; 1 without constraints."""
         chance: Floats = np.exp(self.log_feasibility())
         return chance
 
     def log_feasibility(self) -> Floats:
-        """Its logarithm, which tells the hopeless from the more so."""
+        """Logarithm of the probability of feasibility; it still differs where the probability is close to 0."""
         from scipy.special import log_ndtr
 
         logs: Floats = log_ndtr(self.margins / np.maximum(self.margin_deviations, LEAST)).sum(axis=1)
@@ -96,17 +96,17 @@ class Posterior:
 
 
 class Surrogate:
-    """A predictor for every metric that must be measured, and the exact figures of those that need not.
+    """A predictor for every metric that must be measured, and the exact values of analytic (free) metrics.
 
-    Predictors give scores of no particular unit. What is measured is therefore looked at through them as well: a
-    front that is to be improved on is that of the predictions for what was measured, which also keeps single lucky
-    measurements from counting for more than they are; and the bound of a constraint is put where predictions best
-    tell those that keep it from those that break it.
+    The scores of predictors have no fixed unit. So measured architectures are represented by their predictions, too.
+    The front to improve on is the front of the predictions for the measured architectures; this also limits the effect
+    of single lucky measurements. The bound of a constraint is placed where predictions best separate architectures
+    that satisfy it from those that violate it.
 
     Args:
-        problem: What is searched.
-        predictor: The registered name of what learns.
-        options: Its options.
+        problem: The search problem.
+        predictor: The registered name of the predictor.
+        options: The options of the predictor.
 
     Raises:
         InputError: The name or an option is unknown.
@@ -123,7 +123,7 @@ class Surrogate:
         self._thresholds: dict[str, float] = {}
 
     def fit(self, measured: Candidates, metrics: Sequence[Mapping[str, float]]) -> None:
-        """Learn from measurements, at least `FEWEST`; what was learnt before is forgotten."""
+        """Fit to measurements, at least `FEWEST`; an earlier fit is replaced."""
         for objective in self.problem.goal.objectives:
             if _name(objective) in self._learnt:
                 scores = np.array([-objective.loss(each) for each in metrics], dtype=np.float64)
@@ -136,12 +136,13 @@ class Surrogate:
             self._thresholds[_name(constraint)] = _threshold(predictor.predict(measured.encodings), kept)
 
     def posterior(self, candidates: Candidates, pending: Candidates | None = None) -> Posterior:
-        """What is expected of candidates.
+        """The posterior of candidates.
 
         Args:
-            candidates: Whom to look at.
-            pending: What is being measured. Outcomes as predicted would change no mean, but leave less to be unsure
-                of (Ginsbourger et al., 2010, "Kriging is well-suited to parallelize optimization": the believer).
+            candidates: The candidates.
+            pending: The architectures in work. They use the kriging believer (Ginsbourger et al., 2010, "Kriging is
+                well-suited to parallelize optimization"): outcomes equal to the predictions change no mean, but lower
+                the variance.
         """
         goal, n = self.problem.goal, len(candidates)
         means, deviations = candidates.free_gains.copy(), np.zeros((n, len(goal.objectives)))
@@ -155,7 +156,7 @@ class Surrogate:
         return Posterior(means, deviations, margins, unsure)
 
     def covariance(self, candidates: Candidates) -> list[Floats | None]:
-        """For each objective how far candidates vary together, `[n, n]`; None for one that is known exactly."""
+        """For each objective the covariance of the candidates, `[n, n]`; None for an exact (analytic) objective."""
         found: list[Floats | None] = []
         for objective in self.problem.goal.objectives:
             predictor, views = self._learnt.get(_name(objective)), candidates.encodings
@@ -182,9 +183,9 @@ def _name(wanted: Objective | Constraint) -> str:
 
 
 def _threshold(predicted: Floats, kept: NDArray[np.bool_]) -> float:
-    """Where to cut predictions so that the fewest keep a bound but lie below, or break it but lie above."""
+    """The threshold of predictions with the fewest errors: bound kept but below it, or violated but above it."""
     order = np.argsort(predicted, kind="stable")
-    wrong = np.concatenate([[0], np.cumsum(np.where(kept[order], 1, -1))])  # kept ones below less broken ones below
+    wrong = np.concatenate([[0], np.cumsum(np.where(kept[order], 1, -1))])  # kept below minus violated below
     cut = int(np.argmin(wrong))
     values = predicted[order]
     span = max(float(values[-1] - values[0]), 1e-9)

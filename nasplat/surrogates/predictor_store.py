@@ -1,6 +1,6 @@
-"""Predictors by name and in folders: made, opened, and asked.
+"""Predictor I/O: make predictors by name, open saved ones, and predict.
 
-To learn from a run, keep what was learnt, and use it in another program::
+Fit a predictor to a run, save it, and use it in another program::
 
     scores = read_training_set([Path("runs/first")])
     predictor = make_predictor("auto", scores.space).fit(scores.architectures, scores.scores)
@@ -25,14 +25,14 @@ from nasplat.search_space import SearchSpace
 
 @dataclass(frozen=True, slots=True)
 class StoredPredictor:
-    """A predictor as it was saved.
+    """A saved predictor.
 
     Args:
-        predictor: Ready to predict.
-        space: Whose architectures it knows.
-        about: What else its document says, such as what it has learnt from.
-        versions: Of the packages that it was saved with, by name.
-        digest: The SHA-256 of its document, which tells it from all others.
+        predictor: The predictor, fitted.
+        space: The space of the architectures that it scores.
+        about: Further values in its document, such as the source of its training set.
+        versions: The versions of the packages that it was saved with, by name.
+        digest: The SHA-256 of its document, which identifies it.
     """
 
     predictor: Predictor
@@ -44,11 +44,11 @@ class StoredPredictor:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What a predictor says of one architecture.
+    """The prediction for one architecture.
 
     Args:
-        score: The more the better.
-        deviation: Its standard deviation, where the predictor knows it.
+        score: The score; higher is better.
+        deviation: Its standard deviation, if the predictor has one.
     """
 
     score: float
@@ -56,7 +56,7 @@ class Predicted:
 
 
 def scored(predictor: Predictor, architectures: Sequence[Architecture]) -> list[Predicted]:
-    """Scores in the order of the architectures, with deviations where the predictor knows them."""
+    """Scores in the order of the architectures, with deviations if the predictor has them."""
     if not architectures:
         return []
     if isinstance(predictor, UncertainPredictor):
@@ -66,10 +66,10 @@ def scored(predictor: Predictor, architectures: Sequence[Architecture]) -> list[
 
 
 def open_predictor(folder: Path) -> StoredPredictor:
-    """The predictor that a folder holds, whichever it is.
+    """Open the predictor in a folder, of any kind.
 
     Raises:
-        InputError: The folder is missing or damaged, or names a predictor, a space or an option that is not there.
+        InputError: The folder is missing or damaged, or names a predictor, a space or an option that does not exist.
     """
     document = read_document(folder)
     try:
@@ -83,29 +83,29 @@ def open_predictor(folder: Path) -> StoredPredictor:
 
 
 def make_space(name: str, options: dict[str, Any] | None = None) -> SearchSpace:
-    """The search space of a name.
+    """Make a search space by name.
 
     Args:
         name: The registered name.
         options: Arguments of the constructor, the defaults for what is left out.
 
     Raises:
-        InputError: There is no such space, or an option is unknown, of the wrong type, or refused.
+        InputError: There is no such space, or an option is unknown, of the wrong type, or invalid.
     """
     space = SEARCH_SPACES.get(name)
     return space(**complete("space", space, options or {}))
 
 
 def make_predictor(name: str, space: SearchSpace, options: dict[str, Any] | None = None) -> Predictor:
-    """A fresh predictor of a name.
+    """Make an unfitted predictor by name.
 
     Args:
         name: The registered name.
-        space: Whose architectures it is to know.
+        space: The space of the architectures to score.
         options: Arguments of the constructor, the defaults for what is left out.
 
     Raises:
-        InputError: There is no such predictor, or an option is unknown, of the wrong type, or refused.
+        InputError: There is no such predictor, or an option is unknown, of the wrong type, or invalid.
     """
     predictor = PREDICTORS.get(name)
     return predictor(space, **complete("predictor", predictor, options or {}))

@@ -1,4 +1,4 @@
-"""More offspring than are measured, and of them those that a predictor expects most of."""
+"""Surrogate-assisted pre-screening: more offspring than are measured, selected by a predictor."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,22 +11,22 @@ from nasplat.problem import Problem
 from nasplat.surrogates.posterior import FEWEST, Candidates, Surrogate
 
 EVEN = 0.5
-"""Whoever keeps the measured constraints with less than this chance comes after all others."""
+"""Offspring with a lower probability of feasibility come after all others."""
 
 
 class Prescreening:
-    """Keeps the offspring that are expected to be best, of `factor` times as many as are measured.
+    """Selects the best offspring by prediction, out of `factor` times as many as are measured.
 
-    With one objective these have the best predicted score; with several they are kept by non-dominated sorting and
-    crowding of what is predicted, costs being exact. Those that probably break constraints on measured metrics come
-    last, the most hopeless at the very end.
+    With one objective, it selects the best predicted scores. With several, it selects by non-dominated sorting and
+    crowding of the predictions; costs are exact. Offspring that probably violate constraints on measured metrics come
+    last, the lowest probability of feasibility at the end.
 
-    Nothing needs to be kept between generations: the same measurements teach the same.
+    It has no state between generations: the same measurements give the same fit.
 
     Args:
-        problem: What is searched.
-        predictor: The registered name of what learns, once for every metric that is measured.
-        factor: How many offspring are drawn for one that is measured; 1 filters nothing.
+        problem: The search problem.
+        predictor: The registered name of the predictor; one is fitted for every measured metric.
+        factor: Number of offspring drawn for each one that is measured; 1 turns pre-screening off.
 
     Raises:
         InputError: The predictor is unknown.
@@ -38,10 +38,10 @@ class Prescreening:
         self._surrogate = Surrogate(problem, predictor, {})
 
     def fit(self, measured: Iterable[tuple[Architecture, Mapping[str, float]]]) -> bool:
-        """Learn from architectures and metrics, those of the goal; whether there is anything to filter by.
+        """Fit to architectures and the metrics of the goal; return whether offspring can be screened.
 
-        There is not, and all goes on as without a filter, where the factor is 1, or where too little was measured for
-        the predictor. What has no finite figures teaches nothing.
+        They cannot if the factor is 1, or if there are too few measurements for the predictor; the search then
+        continues without pre-screening. Architectures without finite metrics are ignored.
         """
         if self.factor == 1:
             return False
@@ -51,12 +51,12 @@ class Prescreening:
             return False
         try:
             self._surrogate.fit(Candidates(self.problem, [a for a, _ in sound]), [metrics for _, metrics in sound])
-        except InputError:  # too few for this predictor
+        except InputError:  # too few examples for this predictor
             return False
         return True
 
     def best(self, offspring: Sequence[Architecture], number: int) -> list[int]:
-        """The places of at most `number` offspring, the most promising front first; to be called after `learn`."""
+        """The indices of at most `number` offspring, the best predicted front first; call `fit` before."""
         if not offspring:
             return []
         posterior = self._surrogate.posterior(Candidates(self.problem, offspring))

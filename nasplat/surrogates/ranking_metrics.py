@@ -1,4 +1,4 @@
-"""How well a predictor ranks: figures of one ranking, intervals over several, cross-validation, learning curves."""
+"""Ranking quality of predictors: metrics of a ranking, confidence intervals, cross-validation, learning curves."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,16 +15,16 @@ from nasplat.predictor import Predictor
 from nasplat.search_space import SearchSpace
 
 TrainingSet: TypeAlias = NDArray[np.float64]
-"""One figure for each architecture, `[n]`, more being better."""
+"""One score for each architecture, `[n]`; higher is better."""
 
 Make: TypeAlias = Callable[[], Predictor]
-"""Makes a fresh predictor, which has learnt nothing."""
+"""Makes an unfitted predictor."""
 
 
 def kendall_tau(predicted: TrainingSet, truth: TrainingSet) -> float:
-    """Kendall's tau-b: the share of the pairs ranked rightly less that ranked wrongly, ties accounted for.
+    """Kendall's tau-b: the share of pairs ranked correctly minus the share ranked wrongly, corrected for ties.
 
-    In -1..1; 0 where either side is constant, since it then ranks nothing. Takes O(n log n) time.
+    In -1..1; 0 if either side is constant, since it then ranks nothing. Takes O(n log n) time.
 
     Raises:
         InputError: There are fewer than two, or the lengths differ.
@@ -38,7 +38,7 @@ def kendall_tau(predicted: TrainingSet, truth: TrainingSet) -> float:
 
 
 def spearman_rho(predicted: TrainingSet, truth: TrainingSet) -> float:
-    """Spearman's rho: the correlation of the ranks, those of ties averaged; 0 where either side is constant.
+    """Spearman's rho: the correlation of the ranks, with the ranks of ties averaged; 0 if either side is constant.
 
     Raises:
         InputError: There are fewer than two, or the lengths differ.
@@ -52,10 +52,10 @@ def spearman_rho(predicted: TrainingSet, truth: TrainingSet) -> float:
 
 
 def precision_at(top: int, predicted: TrainingSet, truth: TrainingSet) -> float:
-    """The share of the predicted best `top` that are among the true best `top`; of fewer, all count.
+    """The share of the predicted best `top` that are among the true best `top`; if there are fewer, all count.
 
-    Whatever is as good as the last of the true best is one of them. Equal predictions count in the order given, which
-    should therefore tell nothing.
+    An architecture as good as the last of the true best is one of them. Equal predictions are taken in the given order,
+    so that order should carry no information.
 
     Raises:
         InputError: There are fewer than two, or the lengths differ.
@@ -66,9 +66,9 @@ def precision_at(top: int, predicted: TrainingSet, truth: TrainingSet) -> float:
 
 
 def regret_at(top: int, predicted: TrainingSet, truth: TrainingSet) -> float:
-    """What is lost by measuring the predicted best `top` alone: the best true score less the best of theirs.
+    """The regret of measuring only the predicted best `top`: the best true score minus the best of theirs.
 
-    In the unit of the scores; 0 if the best is among them. Ties are taken as in `precision_at`.
+    In the unit of the scores; 0 if the best is among them. Ties are handled as in `precision_at`.
 
     Raises:
         InputError: There are fewer than two, or the lengths differ.
@@ -78,13 +78,13 @@ def regret_at(top: int, predicted: TrainingSet, truth: TrainingSet) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The figures of one ranking.
+    """The metrics of one ranking.
 
     Args:
         tau: `kendall_tau`.
         spearman: `spearman_rho`.
-        precision: `precision_at` the best few.
-        regret: `regret_at` the best few, in the unit of the scores.
+        precision: `precision_at` for the best few.
+        regret: `regret_at` for the best few, in the unit of the scores.
     """
 
     tau: float
@@ -104,11 +104,11 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and how far the true one may be from it.
+    """A mean with its confidence interval.
 
     Args:
         mean: The mean.
-        half: Half the width of the 95 % interval; not a number for a single value.
+        half: Half the width of the 95 % interval; NaN for a single value.
     """
 
     mean: float
@@ -119,7 +119,7 @@ class Interval:
         """Student's t interval for the mean of independent values.
 
         Raises:
-            InputError: There are none.
+            InputError: There are no values.
         """
         from scipy.stats import t
 
@@ -134,14 +134,14 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldScores:
-    """What cross-validation found.
+    """The results of a cross-validation.
 
     Args:
         taus: `kendall_tau` on each fold, `[folds]`.
-        predicted: What was predicted for every architecture by the predictor that had not seen it, `[n]`. Only figures
-            of one fold are comparable where predictors are not in the unit of the scores.
-        fold: Which fold each architecture was in, `[n]`.
-        seconds: What fitting and predicting took.
+        predicted: The out-of-fold predictions, `[n]`. If predictions are not in the unit of the scores, they are
+            comparable only within one fold.
+        fold: The fold of each architecture, `[n]`.
+        seconds: The time of fitting and predicting.
     """
 
     taus: TrainingSet
@@ -151,7 +151,7 @@ class FoldScores:
 
     @property
     def tau(self) -> Interval:
-        """Over the folds; they share training data, so that the interval is narrower than it should be."""
+        """The interval over the folds; folds share training data, so the interval is narrower than it should be."""
         return Interval.of(self.taus)
 
 
@@ -163,18 +163,18 @@ def cross_validated(
     rng: Generator,
     progress: Callable[[], object] = lambda: None,
 ) -> FoldScores:
-    """Fit on all but one of several equal parts and rank that one, each in turn.
+    """Cross-validation: fit on all but one of several equal folds, rank that fold, and repeat for each fold.
 
     Args:
         make: Makes the predictor.
-        architectures: What was measured.
-        scores: How well they did, `[n]`.
-        folds: How many parts; each has at least two members.
-        rng: Draws the parts.
-        progress: Told after each fold.
+        architectures: The measured architectures.
+        scores: Their scores, `[n]`.
+        folds: Number of folds; each has at least two members.
+        rng: Draws the folds.
+        progress: Called after each fold.
 
     Raises:
-        InputError: There are too few for so many folds, or too few to learn from.
+        InputError: There are too few architectures for the number of folds, or too few to fit.
     """
     n = len(architectures)
     if folds < 2 or n < 2 * folds:
@@ -196,14 +196,14 @@ def cross_validated(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Which architectures are learnt from and which are ranked, by position.
+    """A split into training and test architectures, by index.
 
     Args:
-        size: How many are learnt from.
-        number: Which of the splits of this size it is, from 0.
-        training: Those learnt from.
-        test: Those ranked, in random order.
-        twin: For each of `test` whether one that is learnt from has the same canonical key.
+        size: The size of the training set.
+        number: The number of the split among those of this size, from 0.
+        training: The indices of the training set.
+        test: The indices of the test set, in random order.
+        twin: For each of `test` whether it has a duplicate, with the same canonical key, in the training set.
     """
 
     size: int
@@ -222,21 +222,21 @@ def splits(
     seed: int,
     test: int | None = None,
 ) -> Iterator[Split]:
-    """Training sets drawn uniformly, and the rest to be ranked.
+    """Training sets drawn uniformly, with the rest as test sets.
 
-    A split depends on the seed, its size and its number alone, so that all predictors see the same and more splits
-    change none of the earlier.
+    A split depends only on the seed, its size and its number. So all predictors get the same splits, and adding splits
+    does not change earlier ones.
 
     Args:
         space: The space of the architectures.
-        architectures: What was measured.
+        architectures: The measured architectures.
         sizes: Sizes of training sets.
-        number: How many splits of each size.
-        seed: What they are drawn from.
-        test: How many of the rest are ranked; None for all.
+        number: Number of splits of each size.
+        seed: The seed of the splits.
+        test: The size of the test set; None for all the rest.
 
     Raises:
-        InputError: A size leaves fewer than two to rank, or something is not positive.
+        InputError: A size leaves fewer than two architectures for the test, or an argument is not positive.
     """
     n = len(architectures)
     if number < 1 or (test is not None and test < 2):
@@ -246,7 +246,7 @@ def splits(
             raise InputError(
                 f"a training set leaves at least 2 of the {n} architectures to rank, but has {size}; give other sizes"
             )
-    keys: dict[int, str] = {}  # those of large spaces take long
+    keys: dict[int, str] = {}  # computing keys is slow in large spaces
 
     def key(i: int) -> str:
         if i not in keys:
@@ -267,16 +267,16 @@ class Trial:
     """One predictor on one split.
 
     Args:
-        predictor: Its name.
-        size: How many it learnt from.
+        predictor: The name of the predictor.
+        size: The size of the training set.
         split: The number of the split.
-        ranked: How many it ranked.
-        twins: How many of them share a canonical key with one it learnt from.
-        all: How it ranked all of them; None if it failed.
-        fresh: How it ranked those without a twin; None if there are fewer than two, or it failed.
-        fit_seconds: What fitting took.
-        predict_seconds: What predicting all took.
-        problem: Why it failed; empty if it did not.
+        ranked: The size of the test set.
+        twins: Number of test architectures with a duplicate, of the same canonical key, in the training set.
+        all: The ranking of the whole test set; None if the predictor failed.
+        fresh: The ranking without the duplicates; None if there are fewer than two, or the predictor failed.
+        fit_seconds: The time of fitting.
+        predict_seconds: The time of predicting the whole test set.
+        problem: Why the predictor failed; empty if it did not.
     """
 
     predictor: str
@@ -300,17 +300,18 @@ def evaluate(
     top: int = 10,
     done: Collection[tuple[str, int, int]] = (),
 ) -> Iterator[Trial]:
-    """Learning curves: fit every predictor on every split and see how it ranks what it has not seen.
+    """Learning curves: fit every predictor on every split, and evaluate its ranking of the test set.
 
-    A predictor that refuses to learn from so many, or breaks on them, is a trial with a problem, not the end.
+    If a predictor rejects a training set or raises an error, the trial records the problem and the evaluation
+    continues.
 
     Args:
-        makes: Predictors by name; each is made afresh for each split.
-        architectures: What was measured.
-        scores: How well they did, `[n]`.
-        drawn: What `splits` gives.
-        top: The size of the short list that precision and regret are about.
-        done: Name, size and split of what is left out, since it is known.
+        makes: Functions that make predictors, by name; each split gets a new predictor.
+        architectures: The measured architectures.
+        scores: Their scores, `[n]`.
+        drawn: The result of `splits`.
+        top: The size of the short list for precision and regret.
+        done: Name, size and split of the trials to skip, because their results exist.
     """
     for split in drawn:
         training, test = ([architectures[i] for i in part.tolist()] for part in (split.training, split.test))
@@ -354,7 +355,7 @@ def _constant(values: TrainingSet) -> bool:
 
 
 def _best(top: int, predicted: TrainingSet, truth: TrainingSet) -> NDArray[np.intp]:
-    """The positions of the predicted best, at most all."""
+    """The indices of the predicted best, at most all."""
     _check(predicted, truth)
     if top < 1:
         raise InputError(f"the best are at least 1, but got {top}")

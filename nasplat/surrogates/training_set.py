@@ -1,4 +1,4 @@
-"""Architectures with scores to learn from, of runs and of CSV and JSON files."""
+"""Training sets for predictors: architectures with scores, from runs and from CSV and JSON files."""
 
 import csv
 import gzip
@@ -28,26 +28,26 @@ from nasplat.storage.files import read_file
 from nasplat.surrogates.predictor_store import make_space
 
 CODES = ("architecture", "code", "arch_str")
-"""The names of the column that tells the architecture; the first that is there counts."""
+"""The possible names of the architecture column; the first one that exists is used."""
 KINDS = (".csv", ".csv.gz", ".json")
-"""How the names of files with columns end."""
+"""File name extensions of files with columns."""
 LONGEST = 2000
-"""The characters that a code or a genotype may have; the longest that spaces read have some 600."""
+"""Maximum number of characters of a code or a genotype; the longest that spaces read have about 600."""
 LARGEST = 100_000_000
-"""The bytes that a file may have, unpacked; a million architectures take a tenth of it."""
+"""Maximum size of an uncompressed file in bytes; a million architectures take a tenth of it."""
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Architectures of one space with what they are worth.
+    """Architectures of one space with scores.
 
     Args:
         space: The space.
-        architectures: Each once.
-        scores: What each is worth, the more the better, `[n]`.
-        description: Where they come from, in values that JSON has: `sources`, the names of files and runs; `metric`,
-            such as ``accuracy`` or ``loss:min``, of which scores are the negated values; and `merged`, the number of
-            rows that repeated an architecture and went into the mean of its scores.
+        architectures: The architectures, each once.
+        scores: The score of each, higher being better, `[n]`.
+        description: The origin, as JSON values: `sources`, the names of files and runs; `metric`, such as ``accuracy``
+            or ``loss:min`` (scores are then the negated values); and `merged`, the number of rows that repeated an
+            architecture and were averaged into its score.
     """
 
     space: SearchSpace
@@ -72,23 +72,23 @@ class TrainingSet:
 def read_training_set(
     sources: Sequence[Path], *, space: SearchSpace | None = None, metric: str | None = None, floor: int = 1
 ) -> TrainingSet:
-    """Read what was measured; what several sources tell is put together.
+    """Read a training set from several sources and merge them.
 
-    A run gives its trials at the highest fidelity, without those that memory answered, and its first objective unless
-    `metric` names another. A CSV file (``.csv`` or ``.csv.gz``) has a header, and a JSON file (``.json``) a list of
-    objects or one object of architectures and their scores. An architecture stands in the column `architecture`,
-    `code` or `arch_str`, as a code or as whatever else its space reads, alone or as ``space:code``. Of the other
-    columns, `metric` names the one with the scores; it may be left out where one alone is numeric, or one is called
-    ``accuracy``. An architecture that comes more than once has the mean of its scores.
+    From a run, it reads the trials at the highest fidelity, without cache hits, and the first objective unless
+    `metric` names another. A CSV file (``.csv`` or ``.csv.gz``) has a header. A JSON file (``.json``) has a list of
+    objects, or one object of architectures and their scores. The column of architectures is `architecture`, `code` or
+    `arch_str`; a value is a code or another form that the space reads, alone or as ``space:code``. `metric` names the
+    column of scores; it can be left out if only one column is numeric, or one is called ``accuracy``. An architecture
+    that occurs more than once gets the mean of its scores.
 
     Args:
         sources: Run directories and files.
-        space: What codes are read by; needed unless runs tell it, or every architecture is ``space:code``.
-        metric: A column or an objective. More of it is better, unless ``:min`` is appended or a run minimizes it.
-        floor: The smallest number of architectures that is of use.
+        space: The space of the codes; required unless a source is a run, or every architecture is ``space:code``.
+        metric: A column or an objective. Higher is better, unless ``:min`` is appended or a run minimizes it.
+        floor: Minimum number of architectures.
 
     Raises:
-        InputError: A source cannot be read, tells nothing, or breaks a rule; the message says which and where.
+        InputError: A source cannot be read, is empty, or breaks a rule; the message says which source and where.
         RunError: A run is damaged.
     """
     if not sources:
@@ -104,10 +104,10 @@ def read_training_set(
 
 
 def member(space: SearchSpace, text: str) -> Architecture:
-    """The architecture that somebody names, as a code or as whatever else the space reads, or as ``space:code``.
+    """Parse the name of an architecture: a code, another form that the space reads, or ``space:code``.
 
     Raises:
-        InputError: It is no member of the space; whatever was given, the message is short.
+        InputError: It is not a member of the space; the message is short for any input.
     """
     if len(text) > LONGEST:
         raise InputError(f"an architecture is named by at most {LONGEST} characters, but got {len(text)}")
@@ -125,9 +125,10 @@ def member(space: SearchSpace, text: str) -> Architecture:
 
 
 def read_names(path: Path) -> list[tuple[str, str]]:
-    """The architectures that a file names, unread, each with its place in the file.
+    """Read the names of the architectures in a file, not parsed, each with its position in the file.
 
-    A ``.csv``, ``.csv.gz`` or ``.json`` file has a column of them as in `read_training_set`; any other has one a line.
+    A ``.csv``, ``.csv.gz`` or ``.json`` file has a column of them as in `read_training_set`; any other file has one
+    name per line.
 
     Raises:
         InputError: The file cannot be read, or has no such column.
@@ -141,7 +142,7 @@ def read_names(path: Path) -> list[tuple[str, str]]:
 
 
 def _metric(text: str | None) -> tuple[str, bool | None] | None:
-    """The name, and whether more is better if the text says so."""
+    """The name, and whether higher is better if the text says so."""
     if text is None:
         return None
     if text.endswith((":min", ":max")):
@@ -150,7 +151,7 @@ def _metric(text: str | None) -> tuple[str, bool | None] | None:
 
 
 class _Reading:
-    """What was read so far."""
+    """The data read so far."""
 
     def __init__(self, space: SearchSpace | None, wanted: tuple[str, bool | None] | None) -> None:
         self.space = space
@@ -159,7 +160,7 @@ class _Reading:
         self.found: dict[Architecture, list[float]] = {}
 
     def run(self, folder: Path) -> None:
-        """Take in the measured trials of a run."""
+        """Read the measured trials of a run."""
         run = Run(folder)
         config = run.config
         self._agree(make_space(config.space.name, config.space.options), folder)
@@ -178,7 +179,7 @@ class _Reading:
                 self._add(measurement.architecture.code, measurement.metrics[name], place)
 
     def file(self, path: Path) -> None:
-        """Take in the rows of a CSV or JSON file."""
+        """Read the rows of a CSV or JSON file."""
         columns, rows = _rows(path)
         code = _code_column(path, columns)
         name, maximize = self.wanted or (_score_column(path, columns, rows, code), None)
@@ -192,7 +193,7 @@ class _Reading:
             self._add(row[code], row[column], place)
 
     def scores(self, sources: Sequence[Path], floor: int) -> TrainingSet:
-        """All of it."""
+        """The training set of all data."""
         named = ", ".join(map(str, sources))
         if self.space is None or len(self.found) < floor:
             raise InputError(f"{named}: at least {max(floor, 1)} architectures are needed, but got {len(self.found)}")
@@ -206,7 +207,7 @@ class _Reading:
         return TrainingSet(self.space, tuple(self.found), means, description)
 
     def _agree(self, space: SearchSpace, place: Path | str) -> None:
-        """Make a space the one of all that is read."""
+        """Set the space, or check that it is the same as before."""
         if self.space is None:
             self.space = space
         if (space.name, options_of(space)) != (self.space.name, options_of(self.space)):
@@ -215,7 +216,7 @@ class _Reading:
             )
 
     def _measure(self, objective: Objective, place: Path) -> None:
-        """Make an objective the one of all that is read."""
+        """Set the objective, or check that it is the same as before."""
         if self.objective is None:
             self.objective = objective
         if objective != self.objective:
@@ -225,7 +226,7 @@ class _Reading:
             )
 
     def _add(self, text: str, score: Any, place: str) -> None:
-        """Take in one score."""
+        """Add one score."""
         if self.space is None:
             name, colon, _ = text.partition(":")
             if not colon or name not in SEARCH_SPACES.names():
@@ -244,7 +245,7 @@ class _Reading:
 
 
 def _number(value: Any) -> float | None:
-    """The number that a cell is, if it is one."""
+    """The number in a cell; None if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
         return None
     try:
@@ -265,7 +266,7 @@ def _code_column(path: Path, columns: Sequence[str]) -> str:
 
 
 def _score_column(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, dict[str, Any]]], code: str) -> str:
-    """The column of scores, where nobody has named it."""
+    """The column of scores, if `metric` does not name it."""
     others = [name for name in columns if name != code]
     numeric = [name for name in others if rows and all(_number(row[name]) is not None for _, row in rows)]
     if "accuracy" in others:
@@ -278,7 +279,7 @@ def _score_column(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, 
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
-    """The columns of a file, and its rows with the place that messages give."""
+    """The columns of a file, and its rows, each with its position for messages."""
     if not path.name.endswith(KINDS):
         missing = "" if os.path.lexists(path) else ", and does not exist"
         raise InputError(f"a source is a run directory or a .csv, .csv.gz or .json file, but {path} is none{missing}")
@@ -292,7 +293,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
 
 
 def _text(path: Path) -> str:
-    """What a file holds, unpacked and decoded."""
+    """The text of a file, decompressed and decoded."""
     try:
         data = read_file(path)
         if path.name.endswith(".gz"):
@@ -330,7 +331,7 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[st
 
 
 def _json_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
-    """A list of objects; or one object of codes and scores, of which the score's column has no name."""
+    """A list of objects; or one object of codes and scores, where the column of scores has no name."""
     tree = json.loads(text, object_pairs_hook=_Pairs)
     match tree:
         case _Pairs():
@@ -344,7 +345,7 @@ def _json_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[s
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object as JSON has it, what it repeats included."""
+    """A JSON object as pairs, including repeated keys."""
 
 
 def _object_rows(path: Path, entries: list[Any]) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:

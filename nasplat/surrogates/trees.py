@@ -1,4 +1,4 @@
-"""Regression trees as arrays: taken from scikit-learn, stored without pickle, evaluated by onnxruntime."""
+"""Regression trees as arrays: converted from scikit-learn, stored without pickle, evaluated by onnxruntime."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAF = -1
-"""The feature of a node that asks nothing, and the child of one that has none."""
+"""The feature index of a leaf, and the child index of a leaf."""
 ROWS = 8192
-"""How many rows one thread evaluates at a time."""
+"""Number of rows that one thread evaluates at a time."""
 THREADS = 8
-"""The most threads that evaluate."""
+"""Maximum number of threads."""
 
 Evaluate: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """From features `[n, features]` to outputs `[n, outputs]`."""
@@ -25,15 +25,15 @@ class Trees:
     """An ensemble of regression trees, whose outputs are summed.
 
     At a node with a feature, a row goes left if its feature is at most the threshold, else right. The nodes of a tree
-    follow each other, the root first and every node before its children.
+    are contiguous, with the root first and every node before its children.
 
     Args:
-        feature: Which feature is asked for, or `LEAF`, `[nodes]`.
-        threshold: What it is compared with, `[nodes]`.
-        left: The node to the left, counted from the tree's root, `[nodes]`.
-        right: The node to the right, `[nodes]`.
-        value: What a leaf adds to the outputs, `[nodes, outputs]`.
-        starts: Where each tree's root is, `[trees]`.
+        feature: The index of the feature to compare, or `LEAF`, `[nodes]`.
+        threshold: The threshold of the comparison, `[nodes]`.
+        left: The index of the left child, counted from the tree's root, `[nodes]`.
+        right: The index of the right child, counted from the tree's root, `[nodes]`.
+        value: The value that a leaf adds to the outputs, `[nodes, outputs]`.
+        starts: The index of each tree's root, `[trees]`.
     """
 
     feature: NDArray[np.int32]
@@ -45,14 +45,15 @@ class Trees:
 
     @classmethod
     def of_sklearn(cls, trees: Sequence[Any], value: Callable[[Any], NDArray[np.float64]]) -> "Trees":
-        """The trees of an ensemble of scikit-learn's, which decide as they did.
+        """Convert the trees of a scikit-learn ensemble; every decision stays the same.
 
-        scikit-learn compares features in single precision with thresholds in double. Thresholds are therefore rounded
-        down: between a number and the next one below in single precision there is no feature to be told apart.
+        scikit-learn compares features in single precision with thresholds in double precision. Thresholds are rounded
+        down to single precision. This changes no decision, since no feature in single precision lies between a
+        threshold and its rounded value.
 
         Args:
-            trees: What the attribute ``tree_`` of each estimator is.
-            value: What the nodes of a tree add, `[nodes, outputs]`.
+            trees: The attribute ``tree_`` of each estimator.
+            value: Returns the values that the nodes of a tree add, `[nodes, outputs]`.
         """
         counts = [tree.node_count for tree in trees]
         feature = np.concatenate([np.where(tree.children_left == LEAF, LEAF, tree.feature) for tree in trees])
@@ -71,26 +72,26 @@ class Trees:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Trees":
-        """The trees of a file.
+        """Make the trees from the arrays of a file.
 
         Raises:
             KeyError: An array is missing.
-            ValueError: The arrays are no trees.
+            ValueError: The arrays are not valid trees.
         """
         trees = cls(**{name: arrays[name] for name in cls.__slots__})
         trees._check()
         return trees
 
     def evaluator(self, base: Sequence[float]) -> Evaluate:
-        """A function that evaluates the trees, the same for a row alone and among others.
+        """A function that evaluates the trees; the result of a row does not depend on other rows.
 
         Args:
-            base: What is added to each output.
+            base: The constant that is added to each output.
         """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # with more, sums are taken in an order that depends on the number of rows
+        options.intra_op_num_threads = 1  # with more, the order of sums depends on the number of rows
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(self._onnx(), options, providers=["CPUExecutionProvider"])
         shift = np.array(base, dtype=np.float64)
@@ -109,7 +110,7 @@ class Trees:
         return evaluate
 
     def _onnx(self) -> bytes:
-        """The trees as an ONNX model, in the operator that onnxruntime evaluates trees with."""
+        """The trees as an ONNX model, with the tree-ensemble operator of onnxruntime."""
         from onnx import TensorProto, helper
 
         trees = np.repeat(np.arange(len(self.starts)), self._sizes())
@@ -150,7 +151,7 @@ class Trees:
         return np.diff(np.append(self.starts, len(self.feature)))
 
     def _check(self) -> None:
-        """Refuse what would lead nowhere, or round in a circle."""
+        """Check that children exist and that there are no cycles."""
         n = len(self.feature)
         shapes = {self.feature.shape, self.threshold.shape, self.left.shape, self.right.shape, self.value.shape[:1]}
         if shapes != {(n,)} or self.value.ndim != 2 or n == 0:
@@ -167,6 +168,6 @@ class Trees:
 
 
 def rounded_down(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest number in single precision that is not greater, for each."""
+    """For each number the largest single-precision number that is not greater."""
     single = numbers.astype(np.float32)
     return np.where(single > numbers, np.nextafter(single, np.float32(-np.inf)), single)

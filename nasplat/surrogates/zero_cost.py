@@ -1,7 +1,7 @@
-"""Zero-cost proxies: figures of an untrained network that say something of how good it will be when trained.
+"""Zero-cost proxies: metrics of an untrained network that are informative about its accuracy after training.
 
-One pass of one batch serves them all (Abdelfattah et al., 2021, "Zero-cost proxies for lightweight NAS"). Of every
-proxy more is better.
+All proxies share one pass of one batch (Abdelfattah et al., 2021, "Zero-cost proxies for lightweight NAS"). For every
+proxy, higher is better.
 """
 
 import math
@@ -28,28 +28,29 @@ from nasplat.training.seeding import seeded
 PROXIES = ("synflow", "nwot", "jacov", "snip", "grad_norm", "params", "macs")
 """The names of all proxies."""
 COSTS = ("params", "macs")
-"""Those that take no network."""
+"""The proxies that need no network."""
 
 RELUS = frozenset(
-    (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu, functional.relu_)  # all ways to call it
+    (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu, functional.relu_)  # all ways to call a ReLU
 )
 LEAST, MOST = math.log(sys.float_info.min), math.log(sys.float_info.max)
-"""Between these lies the logarithm of whatever float64 can hold."""
+"""The range of the logarithm of float64 numbers."""
 EPSILON = 1e-5
-"""What Mellor et al. add to eigenvalues."""
+"""The constant that Mellor et al. add to eigenvalues."""
 
 
 class Probe:
-    """A network and a batch, and what passes through the one with the other leave; each is done when first asked for.
+    """A network, a batch, and the results of passes of the batch through the network, each computed at its first use.
 
-    The network is a copy, so that the given one stays as it is. Batch norm uses the statistics of the batch, as
-    those of an untrained network say nothing; dropout is off.
+    The network is copied, so the given one does not change. Batch norm uses the statistics of the batch, because the
+    running statistics of an untrained network carry no information; dropout is off.
 
     Args:
-        network: Untrained; `[batch, …]` in, `[batch, outputs]` or pictures `[batch, outputs, height, width]` out.
+        network: An untrained network: input `[batch, …]`, output `[batch, outputs]` or images
+            `[batch, outputs, height, width]`.
         images: The batch; at least 2 examples.
-        targets: Class numbers `[batch]`, or pictures like the outputs.
-        patterns: Whether `nwot` will be asked for, which looks on during the pass.
+        targets: Class numbers `[batch]`, or images of the shape of the outputs.
+        patterns: Whether `nwot` will be computed, which records ReLU patterns during the pass.
     """
 
     def __init__(self, network: nn.Module, images: Tensor, targets: Tensor, *, patterns: bool = True) -> None:
@@ -63,12 +64,12 @@ class Probe:
 
     @cached_property
     def weights(self) -> list[Tensor]:
-        """The weights of convolutions and linear layers, without biases and what belongs to batch norm."""
+        """The weights of convolutions and linear layers, without biases and batch-norm parameters."""
         return _weights(self.network)
 
     @cached_property
     def outputs(self) -> Tensor:
-        """What the network says of the batch."""
+        """The outputs of the network for the batch."""
         if self._patterns is None:
             given: Tensor = self.network(self.images)
             return given
@@ -78,7 +79,10 @@ class Probe:
 
     @cached_property
     def agreement(self) -> Tensor:
-        """In how many ReLUs each two examples are both let through or both not, float64 `[batch, batch]`."""
+        """For each pair of examples, the number of ReLUs that are active for both or inactive for both.
+
+        A float64 matrix `[batch, batch]`.
+        """
         if self._patterns is None:
             raise ValueError("this probe was made without patterns")
         _ = self.outputs
@@ -86,25 +90,25 @@ class Probe:
 
     @cached_property
     def jacobian(self) -> Tensor:
-        """The gradient of the sum of all outputs by each example, `[batch, values]`."""
+        """The gradient of the sum of all outputs with respect to each example, `[batch, values]`."""
         (gradient,) = _gradients(self.outputs.sum(), [self.images])
         return gradient.flatten(1)
 
     @cached_property
     def gradients(self) -> list[Tensor]:
-        """The gradients of the loss by `weights`: of the cross-entropy, or of pictures the mean absolute difference."""
+        """The gradients of the loss with respect to `weights`: cross-entropy, or the mean absolute error of images."""
         pictures = self.targets.is_floating_point()
         loss = (functional.l1_loss if pictures else functional.cross_entropy)(self.outputs, self.targets)
         return _gradients(loss, self.weights)
 
 
 def synflow(probe: Probe) -> float:
-    """The logarithm of how much all weights contribute to all that flows through the network: log Σ |w · ∂R/∂w|.
+    """The logarithm of the synaptic flow of all weights: log Σ |w · ∂R/∂w|.
 
-    R is the sum of the outputs for an input of ones, all parameters made absolute and batch norm taken out (Tanaka et
-    al., 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow", sec. 6; the score as
-    adapted by Abdelfattah et al., 2021, sec. 3.1.2). In float64; the logarithm is taken since the sum has a hundred
-    digits for deep networks. It is -708 where nothing flows, and at most 709.
+    R is the sum of the outputs for an input of ones, with the absolute values of all parameters and without batch norm
+    (Tanaka et al., 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow", sec. 6;
+    the score as adapted by Abdelfattah et al., 2021, sec. 3.1.2). It is computed in float64; the logarithm is used
+    because the sum has a hundred digits for deep networks. It is -708 if the flow is zero, and at most 709.
     """
     network = deepcopy(probe.network).double()
     for name, module in list(network.named_modules()):
@@ -124,11 +128,11 @@ def synflow(probe: Probe) -> float:
 
 
 def nwot(probe: Probe) -> float:
-    """How well the patterns of active ReLUs tell examples apart: the logarithm of the determinant of their kernel.
+    """How well the patterns of active ReLUs separate examples: the logarithm of the determinant of their kernel.
 
     An entry of the kernel is the number of ReLUs that agree on two examples (Mellor et al., 2021, "Neural architecture
-    search without training", third version, sec. 3). Unlike there, one is added on the diagonal: a thousand times
-    less than what usually stands there, it makes the score of networks finite that take examples for the same. It is 0
+    search without training", third version, sec. 3). Unlike there, one is added on the diagonal, a thousand times
+    less than its usual values. So the score is finite also for networks that do not distinguish some examples. It is 0
     without any ReLU.
     """
     kernel = probe.agreement + torch.eye(len(probe.images), dtype=torch.float64, device=probe.agreement.device)
@@ -136,11 +140,11 @@ def nwot(probe: Probe) -> float:
 
 
 def jacov(probe: Probe) -> float:
-    """How little the gradients by different examples are correlated: -Σ (log(v + k) + 1 / (v + k)), k = 1e-5.
+    """How weakly the gradients of different examples are correlated: -Σ (log(v + k) + 1 / (v + k)), k = 1e-5.
 
-    v are the eigenvalues of the matrix of correlations of the rows of the Jacobian (Mellor et al., 2020, "Neural
+    v are the eigenvalues of the correlation matrix of the rows of the Jacobian (Mellor et al., 2020, "Neural
     architecture search without training", first version, sec. 3). Gradients that are the same for all
-    examples, or zero, count as fully correlated, the worst there is.
+    examples, or zero, count as fully correlated, the worst case.
     """
     correlations = torch.corrcoef(probe.jacobian.double()).nan_to_num(nan=1.0)
     values = torch.linalg.eigvalsh(correlations).clamp(min=0) + EPSILON
@@ -148,7 +152,7 @@ def jacov(probe: Probe) -> float:
 
 
 def snip(probe: Probe) -> float:
-    """How much the loss depends on the presence of the weights: Σ |w · ∂L/∂w|.
+    """The sensitivity of the loss to the presence of the weights: Σ |w · ∂L/∂w|.
 
     Lee et al., 2019, "SNIP: Single-shot network pruning based on connection sensitivity", sec. 4.1; summed over all
     weights as by Abdelfattah et al., 2021, sec. 3.1.2.
@@ -168,28 +172,28 @@ MEASURED: dict[str, Callable[[Probe], float]] = {
     "snip": snip,
     "grad_norm": grad_norm,
 }
-"""The proxies that take a network."""
+"""The proxies that need a network."""
 
 
 class Proxies:
     """Zero-cost proxies of the architectures of a space.
 
-    The same batch and the same seeds of initialization serve all architectures, so that they compare. The result for an
-    architecture does not depend on what was asked before.
+    All architectures use the same batch and the same seeds of initialization, so their proxies are comparable. The
+    result for an architecture does not depend on earlier calls.
 
     Args:
-        space: Whose networks are built.
-        io: What data ask of them.
-        names: Which proxies, of `PROXIES`; only what they take is computed.
-        batch: Examples of noise, where no images are given.
-        initializations: Over so many fresh networks each proxy is averaged.
-        seed: What noise, random labels and initial weights are drawn from.
-        images: Pictures `[n, *io.input_shape]`; by default standard normal noise.
-        labels: Class numbers `[n]`, or pictures `[n, *io.output_shape]`; by default random ones.
+        space: The space whose networks are built.
+        io: The input and output shapes of the networks.
+        names: The proxies to compute, from `PROXIES`; only the passes that they need are run.
+        batch: Number of noise examples, if no images are given.
+        initializations: Number of newly initialized networks that each proxy is averaged over.
+        seed: The seed of noise, random labels and initial weights.
+        images: Images `[n, *io.input_shape]`; by default standard normal noise.
+        labels: Class numbers `[n]`, or images `[n, *io.output_shape]`; by default random ones.
 
     Raises:
-        InputError: A name is unknown, the space's networks are for other data, there are fewer than 2 examples, or not
-            one label for each.
+        InputError: A name is unknown, the space's networks are for other data, there are fewer than 2 examples, or
+            there is not one label for each example.
     """
 
     def __init__(
@@ -224,7 +228,7 @@ class Proxies:
         self.labels = labels
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
-        """The figure of each proxy by its name."""
+        """The value of each proxy, by name."""
         measured = [name for name in self.names if name in MEASURED]
         sums = dict.fromkeys(measured, 0.0)
         for number in range(self.initializations if measured else 0):
@@ -234,7 +238,7 @@ class Proxies:
         return {name: sums[name] if name in sums else float(costs[name]) for name in self.names}
 
     def _once(self, architecture: Architecture, names: Sequence[str], seed: int) -> dict[str, float]:
-        """The proxies of one fresh network."""
+        """The proxies of one newly initialized network."""
         with seeded(seed):
             network = self.space.build(architecture, self.io).to(self.images.device)
         probe = Probe(network, self.images, self.labels, patterns="nwot" in names)
@@ -242,10 +246,10 @@ class Proxies:
 
 
 def known(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of proxies, seen to be such.
+    """Validate the names of proxies.
 
     Raises:
-        InputError: One is unknown, or is there twice.
+        InputError: A name is unknown, or occurs twice.
     """
     names = tuple(names)
     for name in names:
@@ -257,7 +261,7 @@ def known(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def noise(io: IO, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Standard normal examples `[count, *io.input_shape]` and random class numbers, or pictures like the outputs."""
+    """Standard normal examples `[count, *io.input_shape]`, with random class numbers or images of the output shape."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, *io.input_shape, generator=generator)
     if io.scale is None:
@@ -266,13 +270,13 @@ def noise(io: IO, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def reduced(io: IO, side: int) -> IO:
-    """The same with pictures of `side` pixels, or less where they have less; proxies of them take less time."""
+    """The same shapes with images of at most `side` pixels a side, which makes proxies faster."""
     channels, height, width = io.input_shape
     return replace(io, input_shape=(channels, min(side, height), min(side, width)))
 
 
 class _Patterns(TorchFunctionMode):
-    """Counts, wherever within a ReLU is applied, in how many places each two examples agree on being let through."""
+    """Counts, for each pair of examples, the activations of all ReLUs within that are active or inactive for both."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -285,7 +289,7 @@ class _Patterns(TorchFunctionMode):
         if func in RELUS:
             active = (result.detach() > 0).flatten(1).float()
             counts = active.sum(1)
-            # Both active, and both not: all that are left when those are taken away where one is active.
+            # Both active, plus both inactive; the latter are all activations minus those where one is active.
             self.agreement += 2 * (active @ active.T) - counts[:, None] - counts + active.shape[1]
         return result
 
@@ -295,7 +299,7 @@ def _weights(network: nn.Module) -> list[Tensor]:
 
 
 def _gradients(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """The gradients of a value by what went in, zero for what it does not depend on."""
+    """The gradients of a value with respect to its inputs; zero for inputs that it does not depend on."""
     if not inputs or not value.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     found = grad(value, inputs, retain_graph=True, allow_unused=True)

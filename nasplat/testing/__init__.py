@@ -1,14 +1,14 @@
-"""Contract checks that any plug-in author can run.
+"""Contract checks for authors of plug-ins.
 
-Each list holds small functions, each named by the law that it checks and raising `AssertionError` where a
-plug-in breaks it. Sweep them over a plug-in with pytest::
+Each list holds small functions. Each function is named after the rule that it checks, and raises `AssertionError` if a
+plug-in breaks the rule. Apply them to a plug-in with pytest::
 
     @pytest.mark.parametrize("check", nasplat.testing.STRATEGY_CHECKS, ids=lambda check: check.__name__)
     def test_contract(check):
         check(MyStrategy)
 
-A check of what a plug-in need not have, such as a supernet, raises `unittest.SkipTest` with the reason, which test
-runners count as skipped.
+A check of an optional feature that the plug-in lacks, such as a supernet, raises `unittest.SkipTest` with the reason.
+Test runners count it as skipped.
 """
 
 from nasplat.testing.benchmarks import BENCHMARK_CHECKS, SUPERNET_CHECKS

@@ -1,4 +1,4 @@
-"""The contract of a benchmark as checks; each takes a function that makes it, cheap enough to measure with."""
+"""The contract of a benchmark as checks. Each takes a function that makes a benchmark with cheap measurements."""
 
 import math
 from collections.abc import Callable
@@ -34,13 +34,13 @@ def measures_what_it_declares(make: MakeBenchmark) -> None:
 
 
 def carries_the_task(make: MakeBenchmark) -> None:
-    """A measurement carries the task that was asked, unchanged."""
+    """A measurement has its task, unchanged."""
     benchmark, task, _ = _prepared(make)
     assert _measure(benchmark, task).task == task, "the measurement is of another task"
 
 
 def same_task_same_measurement(make: MakeBenchmark) -> None:
-    """The seed is in the task: two instances give the same figures and the same weights."""
+    """The seed is in the task: two instances give the same metrics and the same weights."""
     outcomes = []
     for _ in range(2):
         benchmark, task, _ = _prepared(make)
@@ -51,7 +51,7 @@ def same_task_same_measurement(make: MakeBenchmark) -> None:
 
 
 def earlier_tasks_leave_no_trace(make: MakeBenchmark) -> None:
-    """What was measured before changes nothing."""
+    """Earlier measurements do not affect later ones."""
     benchmark, task, problem = _prepared(make)
     first = _measure(benchmark, task)
     _measure(benchmark, problem.evaluate(problem.sample()))
@@ -65,14 +65,14 @@ def global_generators_are_left_alone(make: MakeBenchmark) -> None:
     parcel = MemoryArtifacts()
     with global_generators_untouched():
         measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
-        with suppress(InputError):  # nothing that could be tested
+        with suppress(InputError):  # there is nothing to test
             benchmark.final(measurement, device="cpu", artifacts=parcel)
 
 
 def final_is_on_the_test_split(make: MakeBenchmark) -> None:
     """The final measurement is of the same task, on the test split, with the declared metrics.
 
-    A benchmark whose measurements leave nothing that could be tested refuses.
+    A benchmark whose measurements leave nothing to test raises an error.
     """
     benchmark, task, _ = _prepared(make)
     parcel = MemoryArtifacts()
@@ -89,7 +89,7 @@ def final_is_on_the_test_split(make: MakeBenchmark) -> None:
 def weights_belong_to_the_network(make: MakeBenchmark) -> None:
     """Weights that a measurement names are kept, as safetensors, and load into the network it measured.
 
-    They are had without preparing anything.
+    They are available without `prepare`.
     """
     from nasplat.training.seeding import seeded
 
@@ -128,7 +128,7 @@ def preparing_again_is_harmless(make: MakeBenchmark) -> None:
 
 
 def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
-    """Going on from the state of a lower fidelity gives what an uninterrupted measurement gives, on any worker.
+    """Resuming from the state of a lower fidelity gives the result of an uninterrupted measurement, on any worker.
 
     Benchmarks that have no lower fidelity, or leave no ``state`` there, have nothing to continue.
     """
@@ -137,7 +137,7 @@ def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
     parts: list[Measurement] = []
     for fidelity in sorted({1, (benchmark.fidelity + 1) // 2, benchmark.fidelity}):
         continues = parts[-1].artifacts[STATE] if parts else None
-        # Only the first seed counts, and a worker knows nothing but what travels with the task.
+        # Only the first seed counts, and a worker has only the data of the task.
         part = replace(task, fidelity=fidelity, continues=continues, seed=task.seed + len(parts))
         worker, parcel = _prepared(make)[0], MemoryArtifacts(store.added)
         try:
@@ -169,7 +169,7 @@ def same_training_same_weights(make: MakeSupernetBenchmark) -> None:
 
 
 def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
-    """Training on gives other weights, and their fidelity is the number of all epochs behind them."""
+    """Further training changes the weights. Their fidelity is the total number of completed epochs."""
     benchmark, task, problem = _prepared(make)
     parcel = MemoryArtifacts()
     first = _trained(benchmark, problem, parcel)
@@ -187,7 +187,7 @@ def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
 
 
 def shared_weights_are_measured_as_they_are(make: MakeSupernetBenchmark) -> None:
-    """Measuring with shared weights repeats, whatever was measured in between, and processes no training images."""
+    """Measurements with shared weights are reproducible after any others, and process no training images."""
     benchmark, task, problem = _prepared(make)
     parcel = MemoryArtifacts()
     weights = _trained(benchmark, problem, parcel).weights
@@ -200,9 +200,10 @@ def shared_weights_are_measured_as_they_are(make: MakeSupernetBenchmark) -> None
 
 
 def what_shared_weights_measured_can_be_had(make: MakeSupernetBenchmark) -> None:
-    """The network that was measured is given by an instance that is not prepared, and can be tested.
+    """An instance that is not prepared gives the measured network, which can be tested.
 
-    It has the shared weights and whatever the measurement left, and goes into what the space builds.
+    The network has the shared weights and the tensors left by the measurement. These load into the network built by
+    the space.
     """
     from nasplat.training.seeding import seeded
 
@@ -218,7 +219,7 @@ def what_shared_weights_measured_can_be_had(make: MakeSupernetBenchmark) -> None
 
 
 def what_it_knows_is_known_of_all(make: MakeBenchmark) -> None:
-    """What is known without measuring has the same names for all that is feasible, and finite values that stay."""
+    """Free metrics have the same names for all feasible architectures, and constant finite values."""
     benchmark, _, problem = _prepared(make)
     other = _prepared(make)[0]
     names = set(benchmark.known(problem.sample()))
@@ -257,7 +258,7 @@ SUPERNET_CHECKS: tuple[Callable[[MakeSupernetBenchmark], None], ...] = (
     shared_weights_are_measured_as_they_are,
     what_shared_weights_measured_can_be_had,
 )
-"""What a `SupernetBenchmark` is held to beyond the others; its whole training is to have two epochs at least."""
+"""Additional checks of a `SupernetBenchmark`. Its whole training must have at least two epochs."""
 
 
 def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
@@ -285,7 +286,7 @@ def _measure(benchmark: Benchmark, task: Evaluate) -> Measurement:
 def _trained(
     benchmark: SupernetBenchmark, problem: Problem, parcel: MemoryArtifacts, *, weights: Handle | None = None
 ) -> Trained:
-    """An epoch on two paths; the same ones and the same seed each time."""
+    """An epoch on two paths, with the same paths and the same seed each time."""
     paths = tuple(benchmark.space.sample(default_rng(i)) for i in range(2))
     task = replace(problem.train_supernet(paths, epochs=1, weights=weights), seed=1)
     return benchmark.train(task, device="cpu", artifacts=parcel)

@@ -1,4 +1,4 @@
-"""What the checks of several kinds share."""
+"""Helpers for the checks of several kinds of plug-ins."""
 
 import inspect
 import random
@@ -25,10 +25,10 @@ def global_generators_untouched() -> Iterator[None]:
 
 
 def does_not_apply(reason: str) -> NoReturn:
-    """Leave a check that asks for what a plug-in need not have; test runners count it as skipped, not as passed.
+    """Skip a check of an optional feature. Test runners count it as skipped, not as passed.
 
     Args:
-        reason: What the plug-in lacks.
+        reason: The feature that the plug-in lacks.
 
     Raises:
         SkipTest: Always.
@@ -41,7 +41,7 @@ def check_configuration(plugin: Any, *, given: int) -> None:
 
     Args:
         plugin: An instance.
-        given: How many positional arguments the kind's contract passes.
+        given: The number of positional arguments in the contract of this kind of plug-in.
     """
     for name in options_model(type(plugin)).model_fields:
         assert hasattr(plugin, name), f"the option {name!r} of {type(plugin).__name__} is not stored as .{name}"

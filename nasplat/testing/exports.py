@@ -1,4 +1,4 @@
-"""Exported folders without a run: what `nasplat.export.bundle.load` reads of one."""
+"""Exported folders without a run, with the files that `nasplat.export.bundle.load` reads."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ def write_export(folder: Path, architecture: Architecture, io: IO, network: "nn.
     """Write a network's description and its weights; there is no ONNX model.
 
     Args:
-        folder: Must not exist.
-        architecture: Of a space that is known by name, and made without options.
-        io: What the network takes and gives.
-        network: Whose weights are written.
+        folder: The new folder; it must not exist.
+        architecture: An architecture of a registered space without options.
+        io: The input and output shapes of the network.
+        network: The network of the weights.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""The contract of a predictor as checks; each takes a function that makes it for a space."""
+"""The contract of a predictor as checks. Each takes a function that makes a predictor for a space."""
 
 import tempfile
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def fit_returns_itself(make: MakePredictor) -> None:
 
 
 def unfitted_is_refused(make: MakePredictor) -> None:
-    """Predicting before learning is an `InputError`."""
+    """Prediction before fitting is an `InputError`."""
     architectures, _ = _examples()
     try:
         make(ToySpace()).predict(architectures)
@@ -48,7 +48,7 @@ def one_finite_score_each(make: MakePredictor) -> None:
 
 
 def held_out_is_one_finite_score_each(make: MakePredictor) -> None:
-    """What is held out is None before learning, and afterwards None or one finite score for each example."""
+    """Out-of-fold predictions are None before fitting, and afterwards None or one finite score for each example."""
     predictor = make(ToySpace())
     assert predictor.out_of_fold() is None, "a predictor that has learnt nothing held something out"
     architectures, scores = _examples()
@@ -68,7 +68,7 @@ def scores_do_not_depend_on_company(make: MakePredictor) -> None:
 
 
 def learns_to_rank(make: MakePredictor) -> None:
-    """It ranks most pairs of what it has learnt from as they were, and most of what it has not seen."""
+    """It ranks most pairs of training examples correctly, and most pairs of unseen examples."""
     architectures, scores = _examples(100)
     fresh, truth = _examples(60, seed=1)
     predictor = make(ToySpace()).fit(architectures, scores)
@@ -77,7 +77,7 @@ def learns_to_rank(make: MakePredictor) -> None:
 
 
 def same_data_same_predictions(make: MakePredictor) -> None:
-    """Two predictors that learnt the same predict the same, without touching global generators."""
+    """Two predictors fitted to the same data predict the same, without changing global generators."""
     architectures, scores = _examples()
     with global_generators_untouched():
         first, second = (make(ToySpace()).fit(architectures, scores).predict(architectures) for _ in range(2))
@@ -125,7 +125,7 @@ def _refused(predictor: Predictor, folder: Path, what: str) -> None:
 
 
 def strangers_are_not_restored(make: MakePredictor) -> None:
-    """What another predictor has learnt, an array lacking or of another shape, is an error and no predictor."""
+    """A fitted state of another predictor, with a missing array or an array of another shape, raises an error."""
     architectures, scores = _examples()
     predictor = make(ToySpace()).fit(architectures, scores)
     learnt = predictor.learnt()
@@ -145,7 +145,7 @@ def strangers_are_not_restored(make: MakePredictor) -> None:
 
 
 def _saved_as(predictor: Predictor, learnt: Learnt, folder: Path) -> None:
-    """Save a predictor as if it had learnt something else."""
+    """Save a predictor with another fitted state."""
     with patch.object(predictor, "learnt", lambda: learnt):
         predictor.save(folder)
 
@@ -177,7 +177,7 @@ def _examples(count: int = 60, seed: int = 0) -> tuple[list[Architecture], NDArr
 
 
 def _pairs_right(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-    """The share of the pairs with different truth that are ranked rightly."""
+    """The fraction of pairs with different true values that are ranked correctly."""
     ahead = np.sign(truth[:, None] - truth[None, :])
     right = np.sign(predicted[:, None] - predicted[None, :]) == ahead
     return float(right[ahead != 0].mean())

@@ -1,4 +1,4 @@
-"""Runs from beginning to end, and what one has in common with another of the same search."""
+"""Complete runs, and their event traces for comparing runs of the same search."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,10 @@ Told: TypeAlias = tuple[int, list[Task]] | Outcome
 
 
 def searched(folder: Path, config: SearchConfig) -> Assembly:
-    """Search in this process, in a new run directory or on in one that was interrupted.
+    """Search in this process, in a new run directory or in an interrupted one, which is resumed.
 
     Returns:
-        The parts of the search; the strategy is as the search has left it.
+        The parts of the search. The strategy has its state at the end of the search.
     """
     assembly = Assembly.of(config)
     run = Run(folder) if folder.exists() else Run.create(folder, assembly.config, protocol=assembly.benchmark.protocol)
@@ -31,7 +31,7 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
 
 
 def event_trace(folder: Path) -> list[Told]:
-    """Every ask, as its size and tasks, and every outcome, in the order of the log, without what the work took.
+    """Every ask, as its size and tasks, and every outcome, in the order of the log, without durations.
 
     Raises:
         RunError: There is no log, or it is damaged.

@@ -1,4 +1,4 @@
-"""The contract of a search space as checks; each takes a space and an `IO` that it can build for."""
+"""The contract of a search space as checks. Each takes a space and an `IO` that it can build for."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ NEIGHBORS = 60
 
 
 def samples_are_members(space: SearchSpace, io: IO) -> None:
-    """Whatever is sampled carries the space's name and parses to itself."""
+    """Every sample has the space's name, and its code parses to the same architecture."""
     for architecture in _samples(space):
         assert architecture.space == space.name, f"{architecture} does not carry the space's name {space.name!r}"
         _assert_member(space, architecture)
@@ -196,7 +196,7 @@ def networks_fit_their_io(space: SearchSpace, io: IO) -> None:
 
 
 def other_data_is_refused(space: SearchSpace, io: IO) -> None:
-    """A space takes the data that it is for, and refuses to classify where it enlarges, or the other way round."""
+    """A space accepts its kind of data. A super-resolution space refuses classification, and the other way round."""
     space.check_io(io)
     other = replace(io, scale=2 if io.scale is None else None)
     try:

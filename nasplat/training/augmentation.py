@@ -1,4 +1,4 @@
-"""Augmentation of batches as torchvision transforms: every image is changed by itself, all at once."""
+"""Augmentation of batches as torchvision transforms. Each image is changed independently, in one batched operation."""
 
 from typing import Any
 
@@ -11,9 +11,10 @@ from nasplat.data.examples import Examples
 
 
 class RandomCropEach(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
-    """What `v2.RandomCrop(side, padding)` does to one image, done to each image of a batch with its own place.
+    """`v2.RandomCrop(side, padding)` for a batch, with an independent position for each image.
 
-    torchvision's cuts a whole batch at one place; image by image it takes longer than a small network does.
+    torchvision's transform crops a whole batch at one position. Applied image by image, it takes longer than a small
+    network.
     Draws from torch's global CPU generator, on every device.
 
     Args:
@@ -27,7 +28,7 @@ class RandomCropEach(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         self.fill = fill
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The place of each crop `[batch]`: its first row and its first column."""
+        """The position of each crop `[batch]`: its first row and its first column."""
         count = len(flat_inputs[0])
         top, left = torch.randint(2 * self.padding + 1, (2, count))
         return {"top": top, "left": left}
@@ -49,7 +50,7 @@ class RandomCropEach(v2.Transform):  # type: ignore[misc]  # torchvision has no 
 
 
 class RandomHorizontalFlipEach(v2.Transform):  # type: ignore[misc]  # as above
-    """What `v2.RandomHorizontalFlip()` does to one image, done to each image of a batch by its own chance of 1/2.
+    """`v2.RandomHorizontalFlip()` for a batch: each image is flipped independently with probability 1/2.
 
     Draws from torch's global CPU generator, on every device.
     """
@@ -65,14 +66,14 @@ class RandomHorizontalFlipEach(v2.Transform):  # type: ignore[misc]  # as above
 
 
 class CutoutEach(v2.Transform):  # type: ignore[misc]  # as above
-    """A square of each image of a batch is covered (DeVries and Taylor, 2017, "Cutout").
+    """Covers a square of each image of a batch (DeVries and Taylor, 2017, "Cutout").
 
-    Its center is anywhere in the image, so that what lies outside of the image covers nothing. Draws from torch's
+    The center is anywhere in the image, so a part of the square may lie outside of the image. Draws from torch's
     global CPU generator, on every device.
 
     Args:
-        side: Of the square, in pixels; an even one reaches further up and left of its center.
-        fill: What covers: a value of the images' type, or one for each channel `[channels, 1, 1]`.
+        side: The side of the square, in pixels. An even square reaches further up and left of its center.
+        fill: The value in the square, of the images' type, or one value for each channel `[channels, 1, 1]`.
     """
 
     def __init__(self, side: int, fill: Tensor) -> None:
@@ -86,7 +87,7 @@ class CutoutEach(v2.Transform):  # type: ignore[misc]  # as above
         return {"row": torch.randint(height, (count,)), "column": torch.randint(width, (count,))}
 
     def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        """Images `[batch, channels, height, width]`, each with a square of it covered."""
+        """Images `[batch, channels, height, width]`, each with a covered square."""
 
         def covered(centers: Tensor, size: int) -> Tensor:
             first = centers.to(inpt.device)[:, None] - self.side // 2
@@ -99,7 +100,7 @@ class CutoutEach(v2.Transform):  # type: ignore[misc]  # as above
 
 
 def mean(examples: Examples) -> Tensor:
-    """The mean of the images as they are kept, `[channels, 1, 1]`: of uint8 rounded, of standardized ones 0."""
+    """The mean of the images as stored, `[channels, 1, 1]`: rounded for uint8, 0 for standardized images."""
     if examples.scaling is None:
         return torch.zeros(examples.images.shape[1], 1, 1, device=examples.images.device)
     return examples.scaling.mean.round().to(examples.images.dtype)
@@ -109,9 +110,9 @@ def augmentation(images: Tensor, *, mirrored: bool) -> v2.Compose:
     """The usual augmentation of small images: a random crop after padding by an eighth of a side, and flips.
 
     Args:
-        images: The training images `[n, channels, height, width]`, as they are kept. Padding is as dark as the
-            darkest of float images, and 0 for uint8.
-        mirrored: Whether pictures may be flipped.
+        images: The training images `[n, channels, height, width]`, as stored. The padding value is the minimum of
+            float images, and 0 for uint8.
+        mirrored: Whether images may be flipped.
     """
     fill = images.min().item() if images.is_floating_point() else 0
     crop = RandomCropEach(max(1, min(images.shape[2:]) // 8), fill)

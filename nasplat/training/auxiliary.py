@@ -1,4 +1,4 @@
-"""An auxiliary classifier at about two thirds of a network's depth, which shortens the way of its gradients."""
+"""An auxiliary classifier at about two thirds of a network's depth. It shortens the path of gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 from nasplat.errors import TrialFailed
 
 SIDE = 2
-"""The height and width that features are averaged to."""
+"""The height and width of the features after average pooling."""
 
 
 @runtime_checkable
 class Tapped(Protocol):
-    """A network that says where an auxiliary classifier belongs."""
+    """A network that defines the position of an auxiliary head."""
 
     @property
     def tap(self) -> nn.Module:
-        """The module whose output `[batch, channels, height, width]` feeds it."""
+        """The module whose output `[batch, channels, height, width]` is the input of the auxiliary head."""
 
 
 class Auxiliary:
     """A second classifier beside a network in training (Szegedy et al., 2015, "Going deeper with convolutions").
 
-    It is no part of the network, and takes the features by a hook.
+    It is not part of the network. It reads the features with a hook.
 
     Args:
-        network: What is trained, new.
-        shape: Of an image: channels, height and width.
-        device: Where the network is.
+        network: The new network that is trained.
+        shape: The shape of an image: channels, height and width.
+        device: The device of the network.
 
     Raises:
-        TrialFailed: The network does not say where the classifier belongs.
+        TrialFailed: The network does not define a position of the auxiliary head.
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...], device: torch.device) -> None:
@@ -45,7 +45,7 @@ class Auxiliary:
             )
         self._tap = network.tap
         self._features: list[Tensor] = []
-        # What comes out for one image tells all sizes; evaluating, so that nothing is drawn or changed by it.
+        # The output for one image gives all sizes. Evaluation mode draws no random numbers and changes nothing.
         training = network.training
         network.eval()
         with torch.no_grad(), self.watching():
@@ -56,7 +56,7 @@ class Auxiliary:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """The network's features are kept within, until `logits` takes them."""
+        """Inside this context, the network's features are kept until `logits` reads them."""
 
         def keep(tap: nn.Module, given: tuple[Tensor, ...], features: Tensor) -> None:
             self._features[:] = [features]
@@ -69,15 +69,15 @@ class Auxiliary:
             self._features.clear()
 
     def logits(self) -> Tensor:
-        """What the head makes of the features of the last batch: `[batch, classes]`."""
+        """The logits of the head for the features of the last batch: `[batch, classes]`."""
         found: Tensor = self.head(self._features.pop())
         return found
 
 
 def head(channels: int, sides: list[int], outputs: int) -> nn.Sequential:
-    """The head that DARTS has for CIFAR (Liu et al., 2019): `[B, channels, *sides]` to `[B, outputs]`.
+    """The auxiliary head of DARTS for CIFAR (Liu et al., 2019): `[B, channels, *sides]` to `[B, outputs]`.
 
-    There features have 8 x 8 pixels, which are averaged over windows of 5 x 5 to 2 x 2. For other sides this is a
+    In DARTS, features have 8 x 8 pixels, and windows of 5 x 5 are averaged to 2 x 2. For other sides this is a
     generalization: equal parts of the image are averaged to 2 x 2.
     """
     pool = nn.AvgPool2d(5, stride=3) if sides == [8, 8] else nn.AdaptiveAvgPool2d(SIDE)

@@ -7,14 +7,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
-    """A copy of a network that follows it slowly: after each step, average = d · average + (1 - d) · network.
+    """A moving average of a network: after each step, average = d · average + (1 - d) · network.
 
-    d is the decay, but in step t, from 0, no more than (1 + t) / (10 + t), so that a short training does not keep the
-    weights that it began with. Batch norm's statistics are averaged as weights are; what counts is copied.
+    d is the decay, but in step t (from 0) at most (1 + t) / (10 + t), so a short training does not keep its initial
+    weights. Batch norm's statistics are averaged as weights are. Counters are copied.
 
     Args:
-        network: What is followed, on its device; it keeps its tensors from now on.
-        decay: The largest part of the average that a step keeps, 0 <= decay < 1.
+        network: The network to average, on its device. Its tensors must not be replaced afterwards.
+        decay: The largest weight of the old average in a step, 0 <= decay < 1.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -25,7 +25,7 @@ class Average:
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def update(self, step: int) -> None:
-        """Take in what the network has become by a step of training, the first of which is 0."""
+        """Update the average after a step of training; the first step is 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         mine, theirs = _columns(self._averaged)
         get_ema_multi_avg_fn(decay)(mine, theirs, step)  # type: ignore[no-untyped-call]

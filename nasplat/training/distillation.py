@@ -1,4 +1,4 @@
-"""Distillation: a network learns from the answers of a trained one beside the labels."""
+"""Distillation: a network learns from the outputs of a trained network and from the labels."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """How much is learnt from whom (Hinton et al., 2015, "Distilling the knowledge in a neural network", sec. 2).
+    """A teacher and its loss weight (Hinton et al., 2015, "Distilling the knowledge in a neural network", sec. 2).
 
     Args:
-        teacher: The trained network, on the device of the training; it is only asked.
-        weight: The part of the loss that is the teacher's, 0..1.
-        temperature: What logits are divided by, so that more than the likeliest class counts.
+        teacher: The trained network, on the device of the training. It is not changed.
+        weight: The weight of the teacher's loss, 0..1.
+        temperature: The divisor of logits. A higher value gives more weight to the less likely classes.
     """
 
     teacher: nn.Module
@@ -25,12 +25,12 @@ class Distillation:
         self.teacher.requires_grad_(False).eval()
 
     def loss(self, images: Tensor, logits: Tensor, labels_loss: Tensor) -> Tensor:
-        """The loss by labels with the teacher's part in it, of no dimension.
+        """The loss on labels combined with the teacher's loss, a scalar.
 
         Args:
-            images: `[batch, ...]`; the teacher is shown what the network was.
-            logits: What the network made of them, `[batch, classes]`.
-            labels_loss: The mean loss by the labels.
+            images: `[batch, ...]`; the teacher receives the same input as the network.
+            logits: The output of the network for the images, `[batch, classes]`.
+            labels_loss: The mean loss on the labels.
         """
         with torch.no_grad():
             wanted = self.teacher(images)
@@ -38,9 +38,9 @@ class Distillation:
 
 
 def divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """T² · KL(softmax(wanted / T) || softmax(logits / T)), the mean over a batch `[batch, classes]`, of no dimension.
+    """T² · KL(softmax(wanted / T) || softmax(logits / T)), the mean over a batch `[batch, classes]`, a scalar.
 
-    T² keeps the gradient as large as that of the labels' loss, whatever the temperature.
+    The factor T² keeps the gradient as large as that of the loss on labels, at any temperature.
     """
     given, target = (functional.log_softmax(each / temperature, dim=1) for each in (logits, wanted))
     return temperature**2 * functional.kl_div(given, target, reduction="batchmean", log_target=True)

@@ -1,4 +1,4 @@
-"""Drop-path: terms of a network's sums are left out at random while it is trained."""
+"""Drop-path: terms of a network's sums are dropped at random in training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,30 +11,31 @@ from nasplat.errors import TrialFailed
 
 @runtime_checkable
 class Branched(Protocol):
-    """A module that adds up what others give, and says which of them are such terms."""
+    """A module that sums the outputs of other modules and lists these drop-path branches."""
 
     @property
     def branches(self) -> Sequence[nn.Module]:
-        """Modules whose outputs `[batch, ...]` are terms of sums and nothing else; those that only pass on are not."""
+        """Modules whose outputs `[batch, ...]` are only used as terms of sums. Identities are not included."""
 
 
 class DropPath:
-    """Leaves each term of a sum out for some images (Larsson et al., 2017, "FractalNet").
+    """Drops each term of a sum for some images (Larsson et al., 2017, "FractalNet").
 
-    Every term has a chance of its own for every image; those that stay are scaled up by 1 / (1 - p), so that the
-    expectation of the sum does not change. p rises linearly over the training, from 0 to the highest (Zoph et al.,
-    2018, "Learning transferable architectures": ScheduledDropPath). All terms of a sum may be left out at
-    once, as in DARTS (Liu et al., 2019), and identities never are.
+    Every term is dropped independently for every image. The remaining terms are scaled by 1 / (1 - p), so the
+    expectation of the sum does not change. p rises linearly over the training, from 0 to the highest value (Zoph et
+    al., 2018, "Learning transferable architectures": ScheduledDropPath). All terms of a sum may be dropped at once, as
+    in DARTS (Liu et al., 2019). Identities are never dropped.
 
-    It acts by hooks, so that the network is as it was before and after. Draws from torch's global generator of the
-    network's device.
+    Drop-path uses hooks, which are removed afterwards, so the network itself is not changed. It draws from torch's
+    global generator of the network's device.
 
     Args:
-        network: What is trained; a member of a space that happens to have nothing to leave out is trained as it is.
+        network: The network that is trained. If it supports drop-path but has no branches to drop, it is trained as it
+            is.
         highest: p at the end of the training, 0 <= highest < 1.
 
     Raises:
-        TrialFailed: No module of the network says which terms may be left out.
+        TrialFailed: No module of the network lists its drop-path branches.
     """
 
     def __init__(self, network: nn.Module, highest: float) -> None:
@@ -50,10 +51,10 @@ class DropPath:
 
     @contextmanager
     def acting(self, progress: Callable[[], float]) -> Iterator[None]:
-        """Terms are left out within.
+        """Drop-path is active inside this context.
 
         Args:
-            progress: How much of the training is done, from 0 to 1; asked in every step.
+            progress: Gives the completed fraction of the training, from 0 to 1; called in every step.
         """
 
         def drop(branch: nn.Module, given: tuple[Tensor, ...], term: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class DropPath:
 
 
 def dropped(term: Tensor, probability: float) -> Tensor:
-    """A term `[batch, ...]` that is zero for about so large a part of the images, and scaled up for the others."""
+    """A term `[batch, ...]`, set to zero for each image with the given probability, and scaled up otherwise."""
     kept = 1 - probability
     chance = term.new_empty([len(term), *[1] * (term.ndim - 1)]).bernoulli_(kept)
     return term * chance.div_(kept)

@@ -1,4 +1,4 @@
-"""Training a network in steps that can be put down and taken up; training a classifier, and measuring it."""
+"""Training of a network that can be checkpointed and resumed; training and evaluation of a classifier."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -32,13 +32,13 @@ _KEPT: dict[Optimizer, dict[str, str]] = {
     "sgd": {"momentum_buffer": "momentum."},
     "adam": {"step": "step.", "exp_avg": "momentum.", "exp_avg_sq": "square."},
 }
-"""What optimizers keep for each parameter, and what it is called in a state."""
+"""The tensors that optimizers keep for each parameter, and their names in a state."""
 
 COSINE_END = 1 / 25
-"""The last learning rate of a cosine schedule as a part of the first: .025 becomes .001, as for DARTS and CARS."""
+"""The last learning rate of a cosine schedule as a fraction of the first: .025 becomes .001, as in DARTS and CARS."""
 
 HALVINGS = 8 / 15, 12 / 15, 13.5 / 15, 14.5 / 15
-"""When a halving schedule halves the learning rate, in parts of the training: as for ESRN (Song et al., 2020)."""
+"""When a halving schedule halves the learning rate, in fractions of the training: as in ESRN (Song et al., 2020)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,18 @@ class Recipe:
     """How a network is trained.
 
     Args:
-        batch_size: Images in each step; an incomplete last batch is left out.
-        learning_rate: The highest.
-        momentum: Of SGD, Nesterov's.
+        batch_size: The number of images in each step. An incomplete last batch is dropped.
+        learning_rate: The highest learning rate.
+        momentum: The Nesterov momentum of SGD.
         weight_decay: L2 penalty on all parameters.
         bfloat16: Whether forward passes and losses of training are computed in mixed precision.
-        schedule: How the learning rate goes over the whole training: up and down again, down a cosine, or down by
-            halves.
-        gradient_norm: The largest norm of a step's gradient, which is scaled down to it; 0 for no limit.
-        optimizer: SGD, or Adam with the usual moments (.9, .999).
-        ema: The decay of the exponential moving average that is kept in place of the weights; 0 for none.
-        label_smoothing: The part of each label that is spread over all classes; of classifiers.
-        drop_path: The highest probability of drop-path; of classifiers.
-        auxiliary: The weight of the auxiliary head's loss, 0 for no such head; of classifiers.
+        schedule: The schedule of the learning rate over the whole training: one cycle up and down, cosine, or halving.
+        gradient_norm: The largest norm of a step's gradient. Larger gradients are scaled down to it; 0 for no limit.
+        optimizer: SGD, or Adam with the usual betas (.9, .999).
+        ema: The decay of the exponential moving average, which is kept instead of the weights; 0 for none.
+        label_smoothing: The fraction of each label that is distributed over all classes. For classifiers.
+        drop_path: The highest probability of drop-path. For classifiers.
+        auxiliary: The weight of the auxiliary head's loss; 0 for no auxiliary head. For classifiers.
     """
 
     batch_size: int
@@ -76,20 +75,20 @@ class Recipe:
 
 
 class Training(ABC):
-    """A network in training: run for some epochs, put down, and taken up again exactly.
+    """A network in training. It can be trained for some epochs, checkpointed, and resumed exactly.
 
-    To be made and used within `seeded`, whose generators are part of its state. A subclass says what the batches
-    are, and what the loss is.
+    It must be created and used within `seeded`, whose generators are part of its state. A subclass defines the batches
+    and the loss.
 
     Args:
         model: Trained in place.
-        recipe: How.
-        device: Where the model is and work is done.
-        epochs: Of the whole training, which the learning rate's schedule spans.
-        steps: In each epoch.
-        batch: Images in each step.
-        seed: Of the generator that batches may draw from beside torch's global ones.
-        beside: What is trained along with the model and is no part of it, on the device.
+        recipe: The recipe of the training.
+        device: The device of the model and of the computation.
+        epochs: The epochs of the whole training, which the learning rate's schedule spans.
+        steps: The number of steps in each epoch.
+        batch: The number of images in each step.
+        seed: The seed of a generator that batches may use besides torch's global ones.
+        beside: A module that is trained together with the model but is not part of it, on the device.
     """
 
     def __init__(
@@ -122,31 +121,31 @@ class Training(ABC):
 
     @property
     def network(self) -> nn.Module:
-        """What training has made so far, to be measured and kept: the model, or its moving average."""
+        """The current network, to be measured and kept: the model or its moving average."""
         return self.model if self._average is None else self._average.network
 
     @property
     def progress(self) -> float:
-        """How much of the whole training is done, from 0 to 1."""
+        """The completed fraction of the whole training, from 0 to 1."""
         return self.step / (self.epochs * self._steps)
 
     def aids(self) -> AbstractContextManager[None]:
-        """What acts on the model while steps are taken, and never else."""
+        """A context that acts on the model during training steps only."""
         return nullcontext()
 
     @abstractmethod
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch's batches, one for each step: what goes in, and what is to come out or belongs to it."""
+        """The batches of an epoch, one for each step: the inputs, and their targets or labels."""
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of a batch, of no dimension."""
+        """The mean loss of a batch, a scalar."""
 
     def until(self, epoch: int) -> int:
-        """Train until so many epochs of the whole are done.
+        """Train until the given number of epochs of the whole training is complete.
 
         Returns:
-            The number of images processed, those of earlier calls and of the state not counted.
+            The number of images processed, without those of earlier calls and of the restored state.
 
         Raises:
             TrialFailed: The loss of an epoch is not finite.
@@ -158,7 +157,7 @@ class Training(ABC):
                 total = torch.zeros((), device=self.device)
                 for images, targets in self.batches():
                     total += self._take(images, targets)
-                # Looked at once an epoch, since every look makes a GPU wait.
+                # Checked once an epoch, since every check makes a GPU wait.
                 if not torch.isfinite(total):
                     raise TrialFailed(
                         "diverged",
@@ -168,7 +167,7 @@ class Training(ABC):
         return (self.done - begun) * self._steps * self._batch
 
     def _take(self, images: Tensor, targets: Tensor) -> Tensor:
-        """A step; the loss before it."""
+        """Make a step. Returns the loss before the step."""
         self._optimizer.zero_grad()
         loss = self.backward(images, targets)
         if self._recipe.gradient_norm:
@@ -181,13 +180,13 @@ class Training(ABC):
         return loss
 
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Leave the gradients of a batch's mean loss in the parameters; the loss, of no dimension."""
+        """Store the gradients of a batch's mean loss in the parameters. Returns the loss, a scalar."""
         loss = self.loss(self.model, images, targets)
         torch.autograd.backward(loss)
         return loss.detach()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs to go on as if there had been no break."""
+        """The state for `restore`, which continues as if there had been no interruption."""
         moments = {
             prefix + name: kept
             for name, parameter in self._parameters.items()
@@ -211,7 +210,7 @@ class Training(ABC):
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the training that left the state, generators included.
+        """Resume the training of the state, generators included.
 
         Raises:
             TrialFailed: The state is of another network, of another plan, or of a training with other aids.
@@ -227,7 +226,7 @@ class Training(ABC):
             torch.cuda.set_rng_state(state[_CUDA], self.device)
 
     def go_on_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the training that left the state, with randomness of its own from here on.
+        """Resume the training of the state, but with new randomness from here on.
 
         Raises:
             TrialFailed: The state is of another network, of another plan, or of a training with other aids.
@@ -271,7 +270,7 @@ class Training(ABC):
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
-        """All that has weights, by the prefix that they have in a state."""
+        """The modules with weights, by their prefix in a state."""
         average = None if self._average is None else self._average.network
         found = {MODEL: self.model, BESIDE: self._beside, AVERAGE: average}
         return {prefix: module for prefix, module in found.items() if module is not None}
@@ -286,15 +285,15 @@ class ClassifierTraining(Training):
 
     Args:
         model: Trained in place; on the device of the examples' labels.
-        examples: What it learns from.
-        recipe: How.
+        examples: The training examples.
+        recipe: The recipe of the training.
         epochs: Passes over the examples in the whole training.
-        seed: Shuffles.
+        seed: The seed of the shuffling.
         augment: Changes the images of a batch; may draw from torch's global generators.
-        distillation: Whom it learns from beside the labels, and how.
+        distillation: The teacher besides the labels, and its weight.
 
     Raises:
-        TrialFailed: The recipe has an aid that the model is not made for.
+        TrialFailed: The recipe has an aid that the model does not support.
     """
 
     def __init__(
@@ -360,7 +359,7 @@ def _with(there: bool) -> str:
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
-        # Fused, since a step over hundreds of small tensors one by one takes as long as a small network's gradients.
+        # Fused: separate steps over hundreds of small tensors take as long as the gradients of a small network.
         return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
         parameters,
@@ -372,7 +371,7 @@ def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
 
 
 def _like(parameter: nn.Parameter, kept: Tensor) -> Tensor:
-    """A copy of what an optimizer kept, laid out as the parameter is; the number of steps has no dimension."""
+    """A copy of an optimizer's tensor in the memory layout of the parameter. The number of steps is a scalar."""
     if not kept.ndim:
         return kept.to(parameter.device, copy=True)
     return torch.empty_like(parameter, requires_grad=False).copy_(kept)
@@ -389,7 +388,7 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> t
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without it."""
+    """The tensors whose names begin with the prefix, under names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -397,7 +396,7 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def evaluate(model: nn.Module, examples: Examples) -> dict[str, float]:
     """Accuracy (a fraction) and mean cross-entropy (nats) of a classifier, with its running statistics.
 
-    In float32, however it was trained, since that is how it is stored and exported.
+    Computed in float32, at any training precision, since the network is stored and exported in float32.
     """
     model.eval()
     correct, loss = 0.0, 0.0
@@ -410,5 +409,5 @@ def evaluate(model: nn.Module, examples: Examples) -> dict[str, float]:
 
 
 def bfloat16_suits(device: str) -> bool:
-    """Whether a device computes in bfloat16 natively and gains by it: CUDA devices since 2020."""
+    """Whether a device computes in bfloat16 natively and faster: CUDA devices since 2020."""
     return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)

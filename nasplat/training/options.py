@@ -1,4 +1,4 @@
-"""The options of a training that a benchmark takes: the recipe, and what concerns shared weights."""
+"""The training options of a benchmark: the recipe, and the options of shared weights."""
 
 from typing import Annotated, Literal
 
@@ -11,26 +11,26 @@ class RecipeOptions(Options):
     """How a classifier is trained.
 
     Args:
-        batch_size: Images in each step.
-        learning_rate: The highest.
-        optimizer: SGD, or Adam with the usual moments (.9, .999).
-        momentum: Of SGD.
+        batch_size: The number of images in each step.
+        learning_rate: The highest learning rate.
+        optimizer: SGD, or Adam with the usual betas (.9, .999).
+        momentum: The momentum of SGD.
         weight_decay: L2 penalty on all parameters.
         schedule: `one_cycle` raises the learning rate and lowers it again; `cosine` lowers it to 1/25.
-        gradient_norm: The largest norm of a step's gradient, which is scaled down to it; 0 for no limit.
-        augment: Whether training images are cropped at random after padding by an eighth of their side and, unless
-            they are of digits, flipped.
-        cutout: The side, in pixels, of the square that is covered in each training image, augmented or not, with the
-            mean of them all; 0 for none.
-        drop_path: The highest probability that a term of a sum in the network is left out for an image, which rises
-            linearly over the training; 0 for none.
-        auxiliary: The weight of the loss of an auxiliary head at two thirds of the depth, which is trained along and
-            not kept; 0 for none.
-        ema: The decay of the moving average of weights and statistics that is measured and kept in their place; 0
+        gradient_norm: The largest norm of a step's gradient. Larger gradients are scaled down to it; 0 for no limit.
+        augment: Whether training images are randomly cropped after padding by an eighth of their side and, unless they
+            show digits, flipped.
+        cutout: The side, in pixels, of the square that is covered with the mean of all training images. It applies to
+            each training image, with or without `augment`; 0 for none.
+        drop_path: The highest probability of dropping a term of a sum in the network for an image. The probability
+            rises linearly over the training; 0 for none.
+        auxiliary: The weight of the loss of an auxiliary head at two thirds of the depth. The head is trained with the
+            network and not kept; 0 for none.
+        ema: The decay of the moving average of weights and statistics, which is measured and kept instead of them; 0
             for none. In step t, from 0, it is no more than (1 + t) / (10 + t).
-        label_smoothing: The part of each label that is spread over all classes while training.
-        distillation: The part of the loss that the teacher of a task gives, where it names one; with 0 no task may.
-        temperature: What logits are divided by where they are compared with the teacher's.
+        label_smoothing: The fraction of each label that is distributed over all classes in training.
+        distillation: The weight of the teacher's loss for tasks with a teacher. With 0, no task may have a teacher.
+        temperature: The divisor of logits in the comparison with the teacher's.
         precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
             Metrics are always computed in float32.
     """
@@ -57,15 +57,16 @@ class SuperResolutionRecipeOptions(Options):
     """How a super-resolution network is trained: by Adam, on patches.
 
     Args:
-        steps: Batches in each epoch.
-        batch_size: Patches in each step.
-        patch: The side of a small patch, in pixels; its large one has `scale` times as many.
-        learning_rate: The highest.
+        steps: The number of batches in each epoch.
+        batch_size: The number of patches in each step.
+        patch: The side of a low-resolution patch, in pixels; the high-resolution patch is `scale` times as large.
+        learning_rate: The highest learning rate.
         schedule: `one_cycle` raises the learning rate and lowers it again, `cosine` lowers it to 1/25, `halving` halves
             it four times.
-        ema: The decay of the moving average of weights that is measured and kept in their place; 0 for none. In step
+        ema: The decay of the moving average of weights, which is measured and kept instead of them; 0 for none. In
+            step
             t, from 0, it is no more than (1 + t) / (10 + t).
-        augment: Whether patches are turned by quarters and mirrored at random.
+        augment: Whether patches are randomly rotated by multiples of 90 degrees and mirrored.
         precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
             Metrics are always computed in float32.
     """
@@ -84,11 +85,12 @@ class SharedWeightsOptions(Options):
     """How the weights of a supernet are trained and used.
 
     Args:
-        paths: Of a supernet's given paths, how many are trained on each batch, with the mean of their gradients; so
-            many workers can share its training. Without given paths, as in a warm-up, one is.
-        statistics: What batch norm uses with shared weights: the mean over training images, computed for each
-            network, or the statistics of each batch that is measured, which no network to be exported has.
-        calibration: Training images for the former.
+        paths: The number of a supernet's given paths that are trained on each batch, with the mean of their gradients.
+            At most this many workers can share the training. Without given paths, as in a warm-up, one path is trained
+            on each batch.
+        statistics: The statistics of batch norm with shared weights: the mean over training images, computed for each
+            network, or the statistics of each measured batch, which an exported network cannot have.
+        calibration: The number of training images for the mean.
     """
 
     paths: Annotated[int, Field(ge=1)] = 1

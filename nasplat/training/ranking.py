@@ -1,4 +1,4 @@
-"""Losses that teach an order rather than values: all pairs of a batch that differ in their labels."""
+"""Ranking losses, which train an order instead of values, over all pairs of a batch with different labels."""
 
 from typing import Literal, TypeAlias
 
@@ -11,21 +11,21 @@ from nasplat.errors import InputError
 RankingLoss: TypeAlias = Literal["logistic", "hinge"]
 
 LARGEST_BATCH = 1024
-"""Pairs grow with the square of the batch; half a million of them still fit anywhere."""
+"""The number of pairs grows with the square of the batch. Half a million pairs fit into the memory of any device."""
 
 
 def pairwise(scores: Tensor, labels: Tensor, *, loss: RankingLoss = "logistic", margin: float = 1.0) -> Tensor:
-    """How wrongly scores order a batch: the mean of phi(better's score - worse's score) over pairs, a scalar.
+    """The pairwise ranking loss of a batch: the mean of phi(better's score - worse's score) over pairs, a scalar.
 
     phi(z) is log(1 + exp(-z)) ("logistic") or max(0, margin - z) ("hinge") (Xu et al., 2021, "ReNAS", sec. 3.2).
-    Each pair counts once, and pairs with equal labels do not count; where all are equal, the loss is 0. Only the
-    order of the labels matters.
+    Each pair counts once. Pairs with equal labels do not count; if all labels are equal, the loss is 0. Only the order
+    of the labels matters.
 
     Args:
-        scores: What a network gives, `[n]`; the higher the better.
-        labels: What was measured, `[n]`; the higher the better.
-        loss: Which phi.
-        margin: By how much the better should lead under the hinge, in units of the scores.
+        scores: The scores of a network, `[n]`; the higher the better.
+        labels: The measured values, `[n]`; the higher the better.
+        loss: The function phi.
+        margin: The margin of the hinge loss, in units of the scores.
 
     Raises:
         InputError: The shapes differ, the batch has more than 1,024 members, or the loss is unknown.
@@ -38,21 +38,21 @@ def pairwise(scores: Tensor, labels: Tensor, *, loss: RankingLoss = "logistic", 
 def continuity(
     features: Tensor, labels: Tensor, *, rng: Generator, loss: RankingLoss = "logistic", margin: float = 1.0
 ) -> Tensor:
-    """How wrongly the distances of features order the differences of labels: near in one, near in the other.
+    """A ranking loss between distances of features and differences of labels: near labels should have near features.
 
-    All distances between two members of the batch are ranked as `pairwise` ranks scores, by the absolute differences
-    of their labels. As there are n^4 / 8 comparisons of two distances, each distance is compared with one other,
-    drawn anew in each call.
+    All distances between two examples of the batch are ranked as `pairwise` ranks scores, by the absolute differences
+    of their labels. There are n^4 / 8 comparisons of two distances. Therefore each distance is compared with one
+    other, drawn anew in each call.
 
-    This is a reconstruction: ReNAS (Xu et al., 2021, sec. 3.2) has a term for continuity beside its ranking loss,
-    whose published code is silent on it.
+    This is a reconstruction: ReNAS (Xu et al., 2021, sec. 3.2) has a term for continuity besides its ranking loss, but
+    the published code does not contain it.
 
     Args:
         features: Representations, `[n, features]`.
-        labels: What was measured, `[n]`.
+        labels: The measured values, `[n]`.
         rng: Draws the comparisons; on the CPU.
-        loss: Which phi, as for `pairwise`.
-        margin: By how much the larger distance should lead under the hinge.
+        loss: The function phi, as for `pairwise`.
+        margin: The margin of the larger distance in the hinge loss.
 
     Raises:
         InputError: The shapes differ, the batch has more than 1,024 members, or the loss is unknown.

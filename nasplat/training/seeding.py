@@ -1,4 +1,4 @@
-"""Randomness inside torch from one seed, without a trace in its global generators."""
+"""Seeded randomness in torch. The global generators are restored afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
-    """Everything that torch draws within comes from the seed; afterwards its generators are as before.
+    """Torch draws from the seed inside this context. Its generators are restored afterwards.
 
-    Layers initialise themselves and dropout draws from torch's global generators, which take no other. They
-    are therefore lent out, not touched.
+    The initialization of layers and dropout can only use torch's global generators. The context therefore seeds these
+    generators, and restores them at its end.
     """
     if device == "cpu":
         with torch.random.fork_rng(devices=[]):

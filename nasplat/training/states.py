@@ -1,4 +1,4 @@
-"""States of trainings as artifacts: whose they are, and going on from them."""
+"""States of trainings as artifacts: the network that they belong to, and how trainings resume from them."""
 
 from collections.abc import Mapping
 
@@ -12,20 +12,20 @@ from nasplat.task import Evaluate
 from nasplat.training.fit import Training
 
 ARCHITECTURE = "architecture"
-"""What a state calls the network that it is of, since networks of one shape may differ."""
+"""The key of the network's name in a state. Different networks may have the same shapes."""
 
 
 def named(state: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
-    """The state with the name of its network in it."""
+    """The state with the name of its network added."""
     return {**state, ARCHITECTURE: torch.tensor(list(network.encode()), dtype=torch.uint8)}
 
 
 def named_state(handle: Handle, wanted: str, artifacts: Artifacts) -> dict[str, Tensor]:
-    """The state to go on from, without the name; it is to be of the wanted network.
+    """The state to resume from, without the name. It must belong to the wanted network.
 
     Raises:
-        TrialFailed: It is no state, or of another network.
-        ArtifactError: It is gone, or damaged.
+        TrialFailed: The artifact is not a state, or belongs to another network.
+        ArtifactError: The artifact is missing or damaged.
     """
     try:
         state = artifacts.get_tensors(handle)
@@ -40,13 +40,13 @@ def named_state(handle: Handle, wanted: str, artifacts: Artifacts) -> dict[str, 
 
 
 def train_for(task: Evaluate, training: Training, artifacts: Artifacts) -> int:
-    """Train until the task's fidelity, from the state that it continues from, if there is one.
+    """Train to the task's fidelity. If the task continues from a state, the training resumes from it.
 
     Returns:
         The number of images processed for the task.
 
     Raises:
-        TrialFailed: The state does not fit, or is past the fidelity; or training diverged.
+        TrialFailed: The state does not match, or is beyond the fidelity, or training diverged.
     """
     if task.continues is not None:
         training.restore(named_state(task.continues, str(task.architecture), artifacts))

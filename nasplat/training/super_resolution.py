@@ -1,4 +1,4 @@
-"""Training networks that enlarge pictures, on small patches with their large ones; and measuring such networks."""
+"""Training of super-resolution networks on pairs of low- and high-resolution patches, and their evaluation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from nasplat.errors import InputError
 from nasplat.training.fit import Recipe, Training
 
 SYMMETRIES = 8
-"""Of a square: four turns, and the same in a mirror."""
+"""The number of symmetries of a square: four rotations, each with and without a reflection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture, and what is left of it when it is shrunk whole.
+    """A high-resolution image, and its downscaled version.
 
     Args:
-        name: What errors call it.
+        name: Its name in errors.
         small: `[3, height, width]`, float32 in about 0..1, not rounded.
         large: `[3, scale * height, scale * width]`, uint8.
-        grey: Whether its file is.
+        grey: Whether its file is grey.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Pair:
 
     @classmethod
     def of(cls, picture: Picture, scale: int, *, side: int | None = None) -> "Pair":
-        """Read a picture, crop it to multiples of the scale and shrink it.
+        """Read an image, crop it to multiples of the scale and downscale it.
 
         Args:
-            picture: What is read.
-            scale: How many times it is shrunk.
-            side: If given, only the middle of a larger picture is taken, so many pixels in height and width.
+            picture: The image to read.
+            scale: The factor of the downscaling.
+            side: If given, a larger image is center-cropped to this height and width, in pixels.
 
         Raises:
-            InputError: It cannot be read, or has fewer pixels a side than the scale.
+            InputError: The image cannot be read, or a side has fewer pixels than the scale.
         """
         pixels = picture.read() if side is None else central(picture.read(), side)
         original, grey = as_tensor(pixels)
@@ -53,30 +53,30 @@ class Pair:
 
 
 def symmetric(picture: Tensor, number: int) -> Tensor:
-    """A picture `[..., height, width]` turned by some quarters, and seen in a mirror or not.
+    """An image `[..., height, width]`, rotated by a multiple of 90 degrees and optionally mirrored.
 
     Args:
         picture: Not changed.
-        number: Which of the `SYMMETRIES`.
+        number: The number of the symmetry, less than `SYMMETRIES`.
     """
     turned = torch.rot90(picture, number % 4, (-2, -1))
     return turned.flip(-1) if number >= 4 else turned
 
 
 class Patches:
-    """Patches of small pictures with what they were shrunk from, cut at random.
+    """Randomly cropped low-resolution patches with their high-resolution originals.
 
-    Pictures are shrunk whole, so that a patch has around it what a whole picture has. They stay on the host, since
-    a set of large ones takes more memory than a device may have; patches follow batch by batch.
+    Whole images are downscaled before cropping, so the borders of patches have no artifacts. Images stay on the host,
+    since a set of large images may exceed the memory of a device. Patches are moved to the device batch by batch.
 
     Args:
-        pairs: What they are cut from; a picture serves as often as any other, however large it is.
-        scale: How many times larger a patch's large one is.
-        side: Of a small patch, in pixels.
-        augment: Whether patches are turned and mirrored at random.
+        pairs: The images. Each has the same probability, whatever its size.
+        scale: The ratio of the sides of a high-resolution and a low-resolution patch.
+        side: The side of a low-resolution patch, in pixels.
+        augment: Whether patches are randomly rotated and mirrored.
 
     Raises:
-        InputError: A small picture is smaller than a patch.
+        InputError: A low-resolution image is smaller than a patch.
     """
 
     def __init__(self, pairs: Sequence[Pair], *, scale: int, side: int, augment: bool) -> None:
@@ -93,13 +93,13 @@ class Patches:
                 )
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Patches `[count, 3, side, side]` and their large ones, both float32 in about 0..1, on the CPU."""
+        """Low-resolution patches `[count, 3, side, side]` and their originals, float32 in about 0..1, on the CPU."""
         rows = torch.rand(count, 4, dtype=torch.float64, generator=generator).tolist()
         small, large = (torch.stack(patches) for patches in zip(*(self._cut(*row) for row in rows), strict=True))
         return small, large.to(torch.float32) / 255
 
     def _cut(self, which: float, down: float, right: float, turn: float) -> tuple[Tensor, Tensor]:
-        """One patch; where and how is given by numbers from 0 to 1."""
+        """One patch. Numbers from 0 to 1 give the image, the position and the symmetry."""
         pair = self.pairs[int(which * len(self.pairs))]
         height, width = pair.small.shape[1:]
         top, left = int(down * (height - self.side + 1)), int(right * (width - self.side + 1))
@@ -112,16 +112,16 @@ class Patches:
 
 
 class SuperResolutionTraining(Training):
-    """A network that enlarges pictures, in training with the mean absolute difference on random patches.
+    """A super-resolution network in training, with the mean absolute difference on random patches as its loss.
 
     Args:
         model: Trained in place; on the device.
-        patches: What it learns from.
-        recipe: How; an epoch's batches have `recipe.batch_size` patches.
-        device: Where the model is.
-        epochs: Of the whole training.
-        steps: In each epoch.
-        seed: Draws the patches.
+        patches: The training patches.
+        recipe: The recipe of the training. Batches have `recipe.batch_size` patches.
+        device: The device of the model.
+        epochs: The epochs of the whole training.
+        steps: The number of steps in each epoch.
+        seed: The seed for drawing the patches.
     """
 
     def __init__(
@@ -151,16 +151,16 @@ class SuperResolutionTraining(Training):
 
 @torch.no_grad()
 def evaluate(network: nn.Module, pairs: Iterable[Pair], scale: int, device: str) -> dict[str, float]:
-    """What a network makes of small pictures, one at a time, compared with the originals by the protocol.
+    """Compare a network's upscaled images with the originals, one image at a time, by the protocol.
 
-    In float32, however it was trained, since that is how it is stored and exported.
+    Computed in float32, at any training precision, since the network is stored and exported in float32.
 
     Returns:
-        ``psnr_db``, ``ssim`` and ``gain_db`` (over bicubic), means over the pictures; not a number where what the
-        network gives is not.
+        ``psnr_db``, ``ssim`` and ``gain_db`` (over bicubic), means over the images; NaN if the network's output is
+        NaN.
 
     Raises:
-        InputError: A picture is too small to be compared.
+        InputError: An image is too small for the comparison.
     """
     network.eval()
     figures = [_figures(network, pair, scale, device) for pair in pairs]

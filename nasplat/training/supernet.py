@@ -1,4 +1,4 @@
-"""Training shared weights along sampled paths, alone or with others, and measuring single paths with them."""
+"""Training of shared weights on sampled paths, in one process or several, and preparation of single paths."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -16,27 +16,27 @@ from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, R
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
 
 CALIBRATION_BATCH = 256
-"""At most so many images in each batch that statistics are computed of."""
+"""The largest number of images in each batch for computing statistics."""
 
 
 class SupernetTraining(ClassifierTraining):
-    """Shared weights in training; each step takes the mean gradient of a few paths on one batch.
+    """Shared weights in training. Each step uses the mean gradient of a few paths on one batch.
 
-    Only layers on these paths change, and only their momentum: dW = (1/N_b) Σ dW_j ∘ C_j (Yang et al., 2020,
+    Only the layers on these paths, and their momentum, change: dW = (1/N_b) Σ dW_j ∘ C_j (Yang et al., 2020,
     "CARS: Continuous evolution for efficient neural architecture search", sec. 3.2). Where paths use parts of a larger
-    layer, gradients are of these parts, but momentum and weight decay move all of the layer.
+    layer, only these parts have gradients, but momentum and weight decay change the whole layer.
 
-    A group divides the paths of each batch among its members. All see the same batches and end with the same
-    weights, those that one member would end with but for the rounding of sums.
+    A process group divides the paths of each batch among its ranks. All ranks use the same batches and end with the
+    same weights. These equal the weights of a single process up to the rounding of sums.
 
     Args:
         supernet: Trained in place.
-        examples: What it learns from.
-        recipe: How.
-        draw: A path for a seed.
-        paths: How many are drawn for each batch: N_b.
+        examples: The training examples.
+        recipe: The recipe of the training.
+        draw: Gives a path for a seed.
+        paths: The number of paths drawn for each batch: N_b.
         epochs: Passes over the examples in the whole training, which the learning rate's schedule spans.
-        seed: Shuffles, and seeds the draws.
+        seed: The seed of the shuffling and of the draws.
         augment: As for `ClassifierTraining`.
         group: The processes that share the work.
     """
@@ -63,16 +63,16 @@ class SupernetTraining(ClassifierTraining):
         self._member, self._members = (0, 1) if group is None else (group.rank(), group.size())
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `go_on_from` needs: weights, momentum, learning rate and epochs.
+        """The state for `go_on_from`: weights, momentum, learning rate and epochs.
 
-        Not in it are generators, since each task brings a seed, and running statistics, which say only what paths ran
-        here last.
+        Generators are not included, since each task has its own seed. Running statistics are not included either,
+        since they only reflect the last paths in this process.
         """
         forget_statistics(self.model)
         return {name: kept for name, kept in super().state().items() if not name.startswith(GENERATOR)}
 
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Leave the mean gradient over the batch's paths in the parameters that lie on any of them."""
+        """Store the mean gradient over the batch's paths in the parameters of these paths."""
         seeds = torch.randint(2**62, (self._paths,), generator=self._generator).tolist()
         drawn = [self.model.path(self._draw(seed)) for seed in seeds]
         total = torch.zeros((), device=self.device)
@@ -86,10 +86,11 @@ class SupernetTraining(ClassifierTraining):
 
 
 def _add_up(drawn: list[nn.Module], total: Tensor, group: ProcessGroup) -> None:
-    """Sum gradients and loss over the group, in one message, for the parameters on any path that was drawn."""
+    """Sum gradients and loss over the group, in one message, for the parameters on any drawn path."""
     parameters = list(dict.fromkeys(parameter for path in drawn for parameter in path.parameters()))
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    # What leads nowhere has no gradient, and is neither moved nor decayed: nobody may turn that into a zero.
+    # Parameters without a path to the output have no gradient, so they are neither updated nor decayed. Keep None, not
+    # zero.
     reached = torch.tensor([p.grad is not None for p in parameters], dtype=total.dtype, device=total.device)
     message = torch.cat([*(gradient.flatten() for gradient in gradients), reached, total.reshape(1)])
     group.allreduce([message]).wait()
@@ -100,33 +101,33 @@ def _add_up(drawn: list[nn.Module], total: Tensor, group: ProcessGroup) -> None:
 
 
 def epochs_behind(state: Mapping[str, Tensor]) -> int:
-    """How many epochs of training are behind a state of `SupernetTraining`."""
+    """The number of completed epochs in a state of `SupernetTraining`."""
     return int(state[EPOCHS])
 
 
 def load(supernet: Supernet, state: Mapping[str, Tensor]) -> None:
-    """Give a supernet the weights of a state of `SupernetTraining`.
+    """Load the weights of a state of `SupernetTraining` into a supernet.
 
     Raises:
-        RuntimeError: They are of another supernet.
+        RuntimeError: The weights belong to another supernet.
     """
     supernet.load_state_dict(below(MODEL, state))
 
 
-def settle(network: nn.Module, statistics: Statistics, examples: Examples, images: int) -> None:
-    """Make an extracted path ready to be measured: see to the batch-norm statistics it runs with.
+def recalibrate_path(network: nn.Module, statistics: Statistics, examples: Examples, images: int) -> None:
+    """Prepare the batch-norm statistics of an extracted path for its measurement.
 
     Args:
-        network: Has a copy of the shared weights.
-        statistics: The mean over the first training images, or those of each batch that is measured.
+        network: The network with a copy of the shared weights.
+        statistics: The mean over the first training images, or the statistics of each measured batch.
         examples: The training examples.
-        images: How many of them serve.
+        images: The number of training examples to use.
     """
     if statistics == "batch":
         use_batch_statistics(network)
         return
     last = min(images, len(examples))
-    # All batches count alike, so none may be much smaller than the others.
+    # All batches have equal weight, so none may be much smaller than the others.
     number = -(-last // CALIBRATION_BATCH)
     edges = [last * i // number for i in range(number + 1)]
     recalibrate(network, (examples.batch(slice(*edge))[0] for edge in pairwise(edges)))

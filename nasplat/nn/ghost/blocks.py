@@ -1,4 +1,4 @@
-"""The pieces of a Ghost network, of which a table of latencies is made."""
+"""The blocks of a Ghost network, for latency tables."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from nasplat.search_space import Block
 
 
 def network_blocks(shape: GhostShape, io: IO) -> list[Block]:
-    """Stem with what resizes, the layers of each bottleneck, head with what averages, and classifier, in order."""
+    """The blocks in order: stem with resizing, the layers of each bottleneck, head with pooling, and classifier."""
     first, *sides = shape.sides()
     pixels = io.input_shape[1]
     kind = f"stem stride {shape.stem_stride} at {shape.side}" + f" from {pixels}" * (pixels != shape.side)
@@ -27,7 +27,7 @@ def network_blocks(shape: GhostShape, io: IO) -> list[Block]:
 
 
 def _layers(block: Bottleneck, before: int, after: int) -> list[Block]:
-    """The layers of a bottleneck, which makes images of `after` pixels of those of `before`."""
+    """The layers of a bottleneck with `before` input pixels and `after` output pixels."""
     inputs, expanded, outputs, stride = block.inputs, block.expanded, block.outputs, block.stride
     found = [
         Block(

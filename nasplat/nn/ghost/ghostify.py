@@ -1,9 +1,10 @@
-"""Ghost modules in place of a network's convolutions (Han et al., 2020, "GhostNet", sec. 3.1 and 4.1).
+"""Replaces a network's convolutions with Ghost modules (Han et al., 2020, "GhostNet", sec. 3.1 and 4.1).
 
-A network has batch norm and activations of its own behind its convolutions. So the Ghost module that stands in for one
-has neither, as in the authors' published Ghost-ResNet: convolution, ghosts of its maps, and nothing else. Each map then
-has one batch norm, the network's; the recounted sizes of Ghost-ResNet-50 and -56 are those. GhostNet's own modules
-(`nasplat.nn.ghost.supernet`) have batch norm inside, and no other follows.
+A network has its own batch norm and activations after its convolutions. So the Ghost module that replaces a
+convolution has neither, as in the authors' published Ghost-ResNet: it has a convolution, the ghosts of its maps, and
+nothing else. Each map then has one batch norm, the network's. The recounted sizes of Ghost-ResNet-50 and -56 are for
+this form. GhostNet's own modules (`nasplat.nn.ghost.supernet`) have batch norm inside, and no further batch norm
+follows them.
 """
 
 import copy
@@ -21,16 +22,16 @@ Where = Callable[[str, nn.Conv2d], bool]
 
 
 class GhostConv2d(nn.Module):
-    """A Ghost module that can stand in for a convolution: linear, and with output of the same shape.
+    """A Ghost module that can replace a convolution: it is linear, and its output has the same shape.
 
-    The first ⌈n/ratio⌉ of the n maps are those of an ordinary convolution, with the stride, padding, dilation and
-    padding mode of the one that it stands in for. The others are made of those, each by a small convolution of one
-    map, with the same padding mode: torch cannot reflect an image that is not larger than half the small kernel. Every
-    map has a bias exactly if it had one. Weights are fresh, of the same type and on the same device.
+    The first ⌈n/ratio⌉ of the n maps are from an ordinary convolution, with the stride, padding, dilation and padding
+    mode of the replaced one. Each of the other maps is made from one of these by a small convolution, with the same
+    padding mode. Torch cannot reflect an image that is not larger than half the small kernel. Maps have a bias if
+    and only if the replaced convolution had one. Weights are new, of the same type and on the same device.
 
     Args:
-        convolution: What it stands in for; of one group.
-        operator: How many ghosts, and by what kernel.
+        convolution: The convolution to replace, with one group.
+        operator: The ratio of ghosts and their kernel.
     """
 
     def __init__(self, convolution: nn.Conv2d, operator: Operator = GHOST) -> None:
@@ -68,15 +69,15 @@ def ghostify(
 ) -> nn.Module:
     """A copy of a network with a Ghost module in place of each convolution that is `eligible`.
 
-    A convolution that the network has in several places becomes one Ghost module in all of them. Everything else keeps
-    its weights; those of Ghost modules are fresh, drawn from torch's global generator as layers do.
+    A convolution that the network shares in several places becomes one Ghost module in all of them. All other layers
+    keep their weights. Weights of Ghost modules are new, drawn from torch's global generator as in other layers.
 
     Args:
-        module: Any network, or a convolution; it stays as it is.
-        operator: How many ghosts, and by what kernel.
+        module: Any network, or a convolution. It is not changed.
+        operator: The ratio of ghosts and their kernel.
         stem: Whether the first convolution is replaced too.
-        classifier: Whether the last layer is, where it is a 1 x 1 convolution; a linear one stays as it is.
-        where: Given a convolution's name and the convolution, whether to replace it; by default every one.
+        classifier: Whether the last layer is replaced, if it is a 1 x 1 convolution. A linear layer is not changed.
+        where: Decides from a convolution's name and the convolution whether it is replaced; by default all are.
 
     Raises:
         InputError: No convolution is eligible, or the operator makes no ghosts.
@@ -108,18 +109,19 @@ def ghostify(
 def eligible(
     module: nn.Module, *, stem: bool = False, classifier: bool = False, where: Where | None = None
 ) -> list[str]:
-    """The names of the convolutions that `ghostify` replaces, in order; one in several places has its first name.
+    """The names of the convolutions that `ghostify` replaces, in order. A shared convolution has its first name.
 
-    Eligible is an ordinary `nn.Conv2d` of one group: nothing depth-wise, grouped or transposed, no subclass, which may
-    compute something else, and none with hooks, which may change its weights. A single map has no ghosts, so there
-    must be several. Ghost modules stay as they are. The first convolution and the last layer are those that the
-    network registers so, which is how it runs them but in odd networks; `where` and `stem=True` say it for those.
+    An ordinary `nn.Conv2d` with one group is eligible. Not eligible are depth-wise, grouped and transposed
+    convolutions, subclasses, which may compute something else, and convolutions with hooks, which may change the
+    weights. A single map has no ghosts, so there must be several. Ghost modules are not changed. The first convolution
+    and the last layer are determined by the order of registration, which is the order of execution except in unusual
+    networks. For those use `where` and `stem=True`.
 
     Args:
         module: Any network, or a convolution.
-        stem: Whether the first convolution may be.
-        classifier: Whether the last layer may be, where it is a 1 x 1 convolution.
-        where: Given a convolution's name and the convolution, whether it may be; by default every one.
+        stem: Whether the first convolution is eligible.
+        classifier: Whether the last layer is eligible, if it is a 1 x 1 convolution.
+        where: Decides from a convolution's name and the convolution whether it is eligible; by default all are.
     """
     layers = [layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None]
     convolutions = {layer: name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}

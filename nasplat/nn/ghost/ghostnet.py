@@ -1,7 +1,7 @@
 """GhostNet (Han et al., 2020, "GhostNet: More features from cheap operations", CVPR, table 1) and its weights in timm.
 
-The layers and their order are those of the authors' published code, which differs from the paper's table in one place:
-after averaging there is no batch norm.
+The layers and their order follow the authors' published code. It differs from the paper's table in one place: there is
+no batch norm after the pooling.
 """
 
 from collections.abc import Mapping
@@ -40,11 +40,11 @@ STAGES = (
 STEM, HEAD, FEATURES = 16, 960, 1280
 
 TIMM = {0.5: "ghostnet_050", 1.0: "ghostnet_100", 1.3: "ghostnet_130"}
-"""The widths that timm has, and what it calls them."""
+"""The widths in timm, and their names there."""
 
 
 def ghostnet_shape(width: float = 1.0, side: int = 224) -> GhostShape:
-    """GhostNet's shape: all widths but the last are multiplied by `width` and rounded to a multiple of four."""
+    """GhostNet's shape: all widths except the last are multiplied by `width` and rounded to a multiple of four."""
 
     def scaled(channels: int) -> int:
         return make_divisible(channels * width)
@@ -66,15 +66,15 @@ def ghostnet_shape(width: float = 1.0, side: int = 224) -> GhostShape:
 
 
 def ghostnet(width: float = 1.0, *, classes: int = 1000, dropout: float = 0.2, channels: int = 3) -> GhostNetwork:
-    """GhostNet: `[batch, channels, H, W]`, meant for 224 x 224 but of any size, to `[batch, classes]`.
+    """GhostNet: `[batch, channels, H, W]` to `[batch, classes]`; designed for 224 x 224, but any size works.
 
     The published widths are 0.5, 1.0 and 1.3.
 
     Args:
-        width: What the widths of the table are multiplied by.
-        classes: How many classes there are.
-        dropout: The part of the features before the classifier that training leaves out.
-        channels: Of the images.
+        width: The multiplier of the widths in the table.
+        classes: The number of classes.
+        dropout: The dropout rate on the features before the classifier in training.
+        channels: The number of image channels.
 
     Raises:
         InputError: The width is not positive.
@@ -86,16 +86,16 @@ def ghostnet(width: float = 1.0, *, classes: int = 1000, dropout: float = 0.2, c
 
 
 def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of timm's `ghostnet_050`, `_100` or `_130` under the names that `ghostnet` gives them.
+    """The weights of timm's `ghostnet_050`, `_100` or `_130`, renamed for `ghostnet`.
 
     Args:
-        state_dict: For any number of classes and of image channels.
+        state_dict: The weights, for any number of classes and of image channels.
 
     Returns:
         The same tensors, for `load_state_dict` of a `ghostnet` of the same width, classes and channels.
 
     Raises:
-        InputError: It is another network's: names are missing or unknown, or shapes differ.
+        InputError: The weights are from another network: names are missing or unknown, or shapes differ.
     """
     hint = f"only whole state dicts of timm's {', '.join(TIMM.values())} can be taken over"
     with torch.device("meta"):
@@ -149,7 +149,7 @@ _INSIDE = {
 
 
 def _timm_name(name: str) -> str:
-    """What timm calls a tensor of `ghostnet`."""
+    """The name in timm of a tensor of `ghostnet`."""
     if name.startswith("blocks."):
         _, number, inner = name.split(".", 2)
         return f"blocks.{_PLACES[int(number)]}.{_renamed(inner, _INSIDE)}"

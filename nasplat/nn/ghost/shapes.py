@@ -1,6 +1,6 @@
-"""The shapes of Ghost networks, and what they cost by formula; no network is built.
+"""The shapes of Ghost networks, and their costs by formula. No network is built.
 
-The rules are those of GhostNet's published code (Han et al., 2020, "GhostNet: More features from cheap operations").
+The rules follow GhostNet's published code (Han et al., 2020, "GhostNet: More features from cheap operations").
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ from nasplat.nn import costs
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """How a convolution's maps are made.
+    """The operator that makes a convolution's maps.
 
     Args:
-        ratio: Of so many maps one is made by the convolution and the others, its ghosts, are made of that one: s in
-            the paper. 1 is an ordinary convolution.
-        kernel: The side of the depth-wise convolution that makes ghosts: d in the paper. Odd, for ghosts to have
-            the size of what they are made of.
+        ratio: The ratio of all maps to the maps of the primary convolution: s in the paper. The other maps, the
+            ghosts, are made from these. 1 is an ordinary convolution.
+        kernel: The side of the depth-wise convolution that makes ghosts: d in the paper. It is odd, so ghosts keep the
+            size of their input.
 
     Raises:
         InputError: The ratio is not positive, or the kernel is not both positive and odd.
@@ -49,15 +49,15 @@ class Bottleneck:
     """The shape of a bottleneck.
 
     Args:
-        inputs: Channels that come in.
-        expanded: Channels in the middle.
-        outputs: Channels that go out.
-        kernel: The side of the depth-wise convolution in the middle; 0 for none, which only stride 1 permits.
-        stride: Its stride, and the shortcut's.
+        inputs: The input channels.
+        expanded: The channels in the middle.
+        outputs: The output channels.
+        kernel: The side of the depth-wise convolution in the middle; 0 for none, which requires stride 1.
+        stride: The stride of this convolution and of the shortcut.
         squeeze: Whether there is squeeze-and-excitation.
         expand: The operator of the first convolution.
         project: The operator of the second.
-        shortcut_kernel: The side of the shortcut's depth-wise convolution, where there is one.
+        shortcut_kernel: The side of the shortcut's depth-wise convolution, if there is one.
     """
 
     inputs: int
@@ -81,12 +81,12 @@ class GhostShape:
     """The shape of a network of bottlenecks.
 
     Args:
-        side: What images are resized to, in pixels.
+        side: The side to which images are resized, in pixels.
         stem: The width of the first convolution.
-        stem_stride: Its stride.
-        blocks: The bottlenecks in order, each by the name of its place.
-        head: The width of the last convolution before images are averaged.
-        features: The width between that and the classifier.
+        stem_stride: The stride of the first convolution.
+        blocks: The bottlenecks in order, by the name of their place.
+        head: The width of the last convolution before global average pooling.
+        features: The width between the pooling and the classifier.
     """
 
     side: int
@@ -97,7 +97,7 @@ class GhostShape:
     features: int
 
     def sides(self) -> Iterator[int]:
-        """The side of the image that each bottleneck is given, and of what the last one gives."""
+        """The input side of each bottleneck, and the output side of the last one."""
         side = -(-self.side // self.stem_stride)
         yield side
         for block in self.blocks.values():
@@ -106,16 +106,16 @@ class GhostShape:
 
 
 def make_divisible(channels: float, divisor: int = 4) -> int:
-    """The nearest multiple of the divisor, at least one; the next one up where that would take more than a tenth off.
+    """The nearest multiple of the divisor, at least the divisor; the next larger one if the reduction exceeds a tenth.
 
-    The rule that MobileNetV2 and its successors round scaled widths by.
+    MobileNetV2 and its successors round scaled widths by this rule.
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def squeezed(channels: int) -> int:
-    """The width inside of squeeze-and-excitation: a quarter, divisible by four."""
+    """The inner width of squeeze-and-excitation: a quarter, divisible by four."""
     return make_divisible(channels * 0.25)
 
 
@@ -127,7 +127,7 @@ def conv_bn_cost(inputs: int, outputs: int, kernel: int, pixels: int, groups: in
 def ghost_cost(inputs: int, outputs: int, operator: Operator, pixels: int, kernel: int = 1) -> Cost:
     """A Ghost module: n·c·k²/s and (s-1)·n·d²/s multiply-accumulates for each output position (sec. 3.1), n rounded up.
 
-    Where s does not divide the number of maps, some ghosts are made and left out.
+    If s does not divide the number of maps, some ghosts are computed and dropped.
     """
     intrinsic = -(-outputs // operator.ratio)
     primary = conv_bn_cost(inputs, intrinsic, kernel, pixels)
@@ -146,7 +146,7 @@ def squeeze_cost(channels: int) -> Cost:
 
 
 def bottleneck_costs(shape: Bottleneck, side: int) -> dict[str, Cost]:
-    """The layers of a bottleneck that is given images of `side` pixels, by name, in order."""
+    """The costs of the layers of a bottleneck with input side `side` in pixels, by name, in order."""
     before, after = side**2, (-(-side // shape.stride)) ** 2
     parts = {"expand": ghost_cost(shape.inputs, shape.expanded, shape.expand, before)}
     if shape.kernel:
@@ -161,7 +161,8 @@ def bottleneck_costs(shape: Bottleneck, side: int) -> dict[str, Cost]:
 
 
 def network_costs(shape: GhostShape, io: IO) -> dict[str, Cost]:
-    """The layers of a network by name, in order: stem, those of each bottleneck under its place, head, classifier."""
+    """The costs of a network's layers by name, in order: stem, the layers of each bottleneck under its place, head,
+    classifier."""
     sides = list(shape.sides())
     parts = {"stem": conv_bn_cost(io.input_shape[0], shape.stem, 3, sides[0] ** 2)}
     outputs = shape.stem

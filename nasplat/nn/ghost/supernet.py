@@ -18,7 +18,7 @@ from nasplat.nn.supernet import Part, new_part
 def conv_bn(
     inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, relu: bool = False
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm, ReLU if wanted; `[B, inputs, H, W]` to `[B, outputs, ⌈H/s⌉, ⌈W/s⌉]`."""
+    """Convolution without bias, batch norm, optional ReLU; `[B, inputs, H, W]` to `[B, outputs, ⌈H/s⌉, ⌈W/s⌉]`."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -28,11 +28,11 @@ def conv_bn(
 
 @dataclass(frozen=True, slots=True)
 class Widest:
-    """The most that any path of a supernet wants of a Ghost module.
+    """The maximum sizes of a Ghost module over all paths of a supernet.
 
     Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out.
+        inputs: The input channels.
+        outputs: The output channels.
         cheap_kernel: The side of the depth-wise convolution.
     """
 
@@ -42,22 +42,22 @@ class Widest:
 
 
 class GhostModule(nn.Module):
-    """Maps by a convolution, and further maps, their ghosts, each by a small convolution of one of them (sec. 3.1).
+    """Maps from a convolution, and further maps, the ghosts, each from one of them by a small convolution (sec. 3.1).
 
     `[B, inputs, H, W]` becomes `[B, outputs, ⌈H/stride⌉, ⌈W/stride⌉]`: first ⌈outputs/ratio⌉ maps of the primary
-    convolution, then their ghosts, as many as are wanted. The cheap operation has stride 1 always. Batch norm, and
-    ReLU if wanted, follow on both.
+    convolution, then as many ghosts as needed. The cheap operation always has stride 1. Batch norm and an optional
+    ReLU follow both.
 
     Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out; any number.
-        operator: How many ghosts, and by what kernel; `PLAIN` makes none.
+        inputs: The input channels.
+        outputs: The output channels; any number.
+        operator: The ratio of ghosts and their kernel; `PLAIN` has no ghosts.
         kernel: The side of the primary convolution.
-        stride: Its stride.
+        stride: The stride of the primary convolution.
         relu: Whether there are ReLUs.
-        place: What its parts are called by.
-        part: Where they come from.
-        widest: What they must hold where others share them.
+        place: The prefix of the names of its parts.
+        part: Provides the parts.
+        widest: The maximum sizes of the parts, if paths share them.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ def _ghosts(channels: int, ratio: int, kernel: int, *, relu: bool) -> nn.Module:
 
 
 class SqueezeExcite(nn.Module):
-    """Weights channels by what all of the image says of them (Hu et al., 2018); the gate is a hard sigmoid.
+    """Weights channels by their averages over the whole image (Hu et al., 2018); the gate is a hard sigmoid.
 
     Args:
-        channels: `[B, channels, H, W]` keeps its shape.
+        channels: The number of channels; the shape `[B, channels, H, W]` does not change.
     """
 
     def __init__(self, channels: int) -> None:
@@ -122,18 +122,18 @@ class SqueezeExcite(nn.Module):
 
 
 class GhostBottleneck(nn.Module):
-    """Expand by a Ghost module, filter, weight channels, project by another; and add the shortcut (sec. 3.2).
+    """Expand with a Ghost module, filter, weight channels, project with a Ghost module; add the shortcut (sec. 3.2).
 
-    `[B, inputs, H, W]` becomes `[B, outputs, ⌈H/stride⌉, ⌈W/stride⌉]`. There is a ReLU after the first Ghost module
-    alone. The shortcut is the identity where shapes permit it, else a depth-wise and a pointwise convolution. In the
-    paper's bottlenecks there is a depth-wise convolution only where the stride is 2; with one everywhere and plain
-    operators this is the inverted residual of MobileNetV2, but for the latter's missing shortcuts and ReLUs.
+    `[B, inputs, H, W]` becomes `[B, outputs, ⌈H/stride⌉, ⌈W/stride⌉]`. Only the first Ghost module has a ReLU. The
+    shortcut is the identity if shapes permit it, else a depth-wise and a pointwise convolution. The paper's
+    bottlenecks have a depth-wise convolution only for stride 2. With a depth-wise convolution everywhere and plain
+    operators, this is the inverted residual of MobileNetV2, except that MobileNetV2 lacks some shortcuts and ReLUs.
 
     Args:
         shape: Its shape.
-        place: What its parts are called by.
-        part: Where they come from.
-        largest: A shape at least as large in every respect, where others share them.
+        place: The prefix of the names of its parts.
+        part: Provides the parts.
+        largest: A shape at least as large in every size, if paths share the parts.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class GhostBottleneck(nn.Module):
 
     @property
     def branches(self) -> list[nn.Module]:
-        """What training may leave out: the last module, where what it gives is added to an identity."""
+        """The drop-path branches: the last module, if its output is added to an identity."""
         return [self.project] if self.shortcut is None else []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,27 +189,26 @@ class GhostBottleneck(nn.Module):
 
 
 def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution of each channel by itself, and batch norm."""
+    """A depth-wise convolution and batch norm."""
     return conv_bn(channels, channels, kernel, stride, groups=channels)
 
 
 def shortcut(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
-    """What stands for the identity where a bottleneck changes its input's shape."""
+    """The shortcut of a bottleneck that changes its input's shape."""
     return nn.Sequential(depthwise(inputs, kernel, stride), conv_bn(inputs, outputs))
 
 
 class GhostNetwork(nn.Module):
-    """A stem, bottlenecks, and a head that averages over the image before its last two layers (sec. 3.3).
+    """A stem, bottlenecks, and a head with global average pooling before its last two layers (sec. 3.3).
 
-    Images `[batch, *io.input_shape]` in, of any size if they are resized or not; `[batch, io.outputs]` out.
+    Images `[batch, *io.input_shape]` to `[batch, io.outputs]`. Any image size works, with or without resizing.
 
     Args:
         shape: Its shape.
         io: The images' channels, the number of classes, and the side that needs no resizing.
-        dropout: The part of the features that training leaves out.
-        part: Where all that has weights comes from; by default it is new.
-        largest: A shape at least as large in every respect, with a bottleneck in every place, where others share
-            them.
+        dropout: The dropout rate on the features in training.
+        part: Provides all parts with weights; by default they are new.
+        largest: A shape at least as large in every size, with a bottleneck in every place, if paths share the parts.
     """
 
     def __init__(
@@ -254,7 +253,7 @@ class GhostNetwork(nn.Module):
 
     @property
     def tap(self) -> nn.Module:
-        """Where an auxiliary head belongs: the bottleneck at two thirds of the depth."""
+        """The position of the auxiliary head: the bottleneck at two thirds of the depth."""
         return self.blocks[2 * len(self.blocks) // 3]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -270,15 +269,15 @@ def _last(shape: GhostShape) -> int:
 
 @torch.no_grad()
 def begin_as_identities(parts: nn.ModuleDict) -> None:
-    """Make bottlenecks that paths share begin as their shortcuts, and shortcuts as the identity they stand for.
+    """Initialize shared bottlenecks as their shortcuts, and shortcuts as the identity.
 
     The scale of the batch norm that ends a bottleneck's body becomes zero (Goyal et al., 2017, "Accurate, large
-    minibatch SGD", sec. 5.1); a shortcut's filters pass on the middle pixel, and its first channels are those that
-    come in. So all paths of a fresh supernet compute nearly the same. Paths that differ in everything have nothing to
-    learn together otherwise: trained on ones drawn uniformly, `ghost/small` stays at chance for epochs.
+    minibatch SGD", sec. 5.1); a shortcut's filters copy the middle pixel, and its first channels are the input
+    channels. So all paths of a new supernet compute nearly the same function. Otherwise very different paths have
+    little to learn together: trained on uniformly drawn paths, `ghost/small` stays at chance level for epochs.
 
     Args:
-        parts: Of a supernet, under the names that `GhostBottleneck` gives them.
+        parts: The parts of a supernet, under the names of `GhostBottleneck`.
     """
     for name, part in parts.items():
         match part, name.split():

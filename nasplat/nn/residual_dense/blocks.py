@@ -1,4 +1,4 @@
-"""A residual dense network as the pieces that it runs one after another, for tables of latency."""
+"""The sequential blocks of a residual dense network, for latency tables."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ def network_blocks(shape: ResidualDenseShape, io: IO) -> list[Block]:
     """Shallow features, each residual dense block, fusion and tail.
 
     Raises:
-        ValueError: There is no scale, or none of 2, 3 and 4.
+        ValueError: There is no scale, or it is not 2, 3 or 4.
     """
     channels, height, width = io.input_shape
     features, at = shape.features, f"at {height}x{width}"
@@ -30,7 +30,7 @@ def network_blocks(shape: ResidualDenseShape, io: IO) -> list[Block]:
 
 
 def _kind(block: DenseBlock, inputs: int) -> str:
-    """What is alike but for widths: the type, its depth, and which projections there are."""
+    """The kind of a block, without widths: its type, its depth, and its projections."""
     projections = len(block.projections(inputs))
     around = ("plain", "projected")[inputs != block.growth] + " aside" * (projections == 1 + (inputs != block.growth))
     return f"{block.kind} {block.depth} {around}"

@@ -1,8 +1,8 @@
 """Residual dense networks for super-resolution, and their three kinds of blocks.
 
-Song et al., 2020, "Efficient residual dense block search for image super-resolution", AAAI, sec. 3; details as in the
-public code of that group. No layer has a bias and nothing is normalized, so that twice as bright a picture gives twice
-as bright a result.
+Song et al., 2020, "Efficient residual dense block search for image super-resolution", AAAI, sec. 3; details follow the
+public code of that group. No layer has a bias and nothing is normalized, so an image twice as bright gives a result
+twice as bright.
 """
 
 import torch
@@ -13,14 +13,14 @@ from nasplat.nn.residual_dense.shapes import RECURSIONS, DenseBlock, ResidualDen
 
 
 class Projected(nn.Module):
-    """A block's body between what fits it to its input, and the shortcut around it.
+    """The body of a block with its projections, and the shortcut around it.
 
-    The shortcut is the identity where the block gives as many channels as come in; else the input after its first
-    projection, where that has as many; else a 1x1 convolution.
+    The shortcut is the identity if the block has as many output channels as input channels. Else it is the input after
+    the first projection, if that has as many channels. Else it is a 1x1 convolution.
 
     Args:
         shape: The block.
-        inputs: The channels that come in; `[B, inputs, H, W]` becomes `[B, shape.outputs, H, W]`.
+        inputs: The input channels; `[B, inputs, H, W]` becomes `[B, shape.outputs, H, W]`.
     """
 
     def __init__(self, shape: DenseBlock, inputs: int) -> None:
@@ -40,7 +40,7 @@ class Projected(nn.Module):
 
 
 class Shrink(nn.Module):
-    """Before every convolution but the first, all that is gathered is shrunk to the growth by a 1x1 convolution.
+    """Before every convolution except the first, a 1x1 convolution reduces all gathered channels to the growth.
 
     Args:
         shape: The block; `[B, growth, H, W]` becomes `[B, outputs, H, W]`.
@@ -60,7 +60,7 @@ class Shrink(nn.Module):
         return out
 
     def gathered(self, x: Tensor) -> Tensor:
-        """What comes in and what every convolution adds, side by side: `[B, (depth + 1) * growth, H, W]`."""
+        """The input and the outputs of all convolutions, concatenated: `[B, (depth + 1) * growth, H, W]`."""
         dense = [x]
         for number, convolution in enumerate(self.convolutions):
             if number:
@@ -77,8 +77,8 @@ class Shrink(nn.Module):
 class Contextual(Shrink):
     """A shrink block at half the height and width, with each 3x3 convolution applied three times.
 
-    Averages of 2 by 2 pixels come in; at an odd edge, of those there are. What is gathered is laid out at full size
-    again, a quarter as many channels, and an edge too many is cut off.
+    The input is averaged over 2 by 2 pixels; at an odd edge, over the existing pixels. The gathered channels are
+    rearranged to the full size, with a quarter as many channels (pixel shuffle). A surplus edge is cropped.
     """
 
     recursions = RECURSIONS
@@ -94,7 +94,7 @@ class Contextual(Shrink):
 
 
 class Group(nn.Module):
-    """Every convolution takes all that is gathered, shuffled and in up to four groups.
+    """The input of every convolution is all gathered channels, shuffled and in up to four groups.
 
     Args:
         shape: The block; `[B, growth, H, W]` becomes `[B, outputs, H, W]`.
@@ -110,7 +110,7 @@ class Group(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for number, convolution in enumerate(self.convolutions):
-            # As many groups as were gathered, so that every group of the convolution has some of each.
+            # As many groups as gathered parts, so every group of the convolution has channels of each part.
             shuffled = nn.functional.channel_shuffle(x, number + 1) if number else x
             x = torch.cat([x, torch.relu(convolution(shuffled))], 1)
         out: Tensor = self.last(x)
@@ -121,17 +121,17 @@ BODIES = {"S": Shrink, "G": Group, "C": Contextual}
 
 
 class ResidualDenseNetwork(nn.Module):
-    """Shallow features, blocks whose outputs are all fused, a shortcut around them, and a tail that enlarges.
+    """Shallow features, blocks whose outputs are all fused, a shortcut around them, and an upscaling tail.
 
-    Pictures `[B, channels, H, W]` of any size in, `[B, outputs, scale * H, scale * W]` out. A new network interpolates
-    (see `begin_as_interpolation`).
+    Images `[B, channels, H, W]` of any size to `[B, outputs, scale * H, scale * W]`. A new network interpolates (see
+    `begin_as_interpolation`).
 
     Args:
-        shape: All sizes but those that the pictures decide.
-        io: Their channels, and the scale.
+        shape: All sizes that do not depend on the images.
+        io: The channels of the images, and the scale.
 
     Raises:
-        ValueError: There is no scale, or none of 2, 3 and 4.
+        ValueError: There is no scale, or it is not 2, 3 or 4.
     """
 
     def __init__(self, shape: ResidualDenseShape, io: IO) -> None:
@@ -158,17 +158,17 @@ class ResidualDenseNetwork(nn.Module):
 
 
 def shallow(shape: ResidualDenseShape, io: IO) -> nn.Sequential:
-    """Pictures to features, and those to deeper ones."""
+    """The layers from images to shallow features."""
     return nn.Sequential(_conv(io.input_shape[0], shape.features, 3), _conv(shape.features, shape.features, 3))
 
 
 def fusion(shape: ResidualDenseShape) -> nn.Sequential:
-    """All blocks' outputs, side by side, to the network's features."""
+    """The layers from all blocks' concatenated outputs to the network's features."""
     return nn.Sequential(_conv(shape.fused, shape.features, 1), _conv(shape.features, shape.features, 3))
 
 
 def tail(shape: ResidualDenseShape, io: IO) -> nn.Sequential:
-    """Features to the enlarged picture."""
+    """The layers from features to the upscaled image."""
     layers: list[nn.Module] = []
     last = shape.features
     for inputs, outputs, scale in shape.tail(io.scale or 0):
@@ -179,12 +179,12 @@ def tail(shape: ResidualDenseShape, io: IO) -> nn.Sequential:
 
 @torch.no_grad()
 def begin_as_interpolation(network: ResidualDenseNetwork) -> None:
-    """Set first weights by which the network interpolates linearly, so that training goes on from there.
+    """Set initial weights with which the network interpolates linearly, as the start of training.
 
-    The first features are the picture itself, which the shortcut passes by the blocks, whose fusion adds nothing yet;
-    each stage of the tail interpolates those features, and the last convolution takes them as they are, and a tenth of
-    what it would take of the others. All else keeps the weights that torch gives. The paper begins with weights that
-    mean nothing, which takes it some thousand steps longer to come as far as this.
+    The first features are the image itself. The shortcut passes them around the blocks, and the fusion of the blocks
+    adds zero. Each stage of the tail interpolates these features. The last convolution copies them, and has a tenth of
+    torch's initial weights for the other features. All other weights keep torch's initialization. The paper starts
+    from uninformative weights, and needs some thousand steps more to reach the same quality.
     """
     first, fused, *stages, last = (
         layer
@@ -205,14 +205,14 @@ def begin_as_interpolation(network: ResidualDenseNetwork) -> None:
 
 
 def _passed(outputs: int, inputs: int) -> Tensor:
-    """The filters `[outputs, inputs, 3, 3]` that pass each channel on as it is."""
+    """The filters `[outputs, inputs, 3, 3]` that copy each channel."""
     filters = torch.zeros(outputs, inputs, 3, 3)
     filters[:, :, 1, 1] = torch.eye(outputs, inputs)
     return filters
 
 
 def _linear(scale: int) -> Tensor:
-    """The filters `[scale ** 2, 3, 3]` for the pixels that a pixel becomes, by bilinear interpolation."""
+    """The filters `[scale ** 2, 3, 3]` of bilinear interpolation, one for each output pixel of an input pixel."""
     places = (torch.arange(scale) + 0.5) / scale - 0.5
     weights = (1 - (places[:, None] - torch.arange(-1, 2)).abs()).clamp(min=0)
     return torch.einsum("iy,jx->ijyx", weights, weights).reshape(scale**2, 3, 3)

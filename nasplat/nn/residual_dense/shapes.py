@@ -1,8 +1,8 @@
 """The sizes and costs of residual dense networks for super-resolution, by formula.
 
-Song et al., 2020, "Efficient residual dense block search for image super-resolution" (ESRN), AAAI; blocks and the
-network around them as in the public code of that group, with two differences: every projection is counted, which that
-code forgets from the second block on, and the tail has the right width for each scale.
+Song et al., 2020, "Efficient residual dense block search for image super-resolution" (ESRN), AAAI; blocks and network
+follow the public code of that group, with two differences: every projection is counted, which that code omits from the
+second block on, and the tail has the correct width for each scale.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ Kind: TypeAlias = Literal["S", "G", "C"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 RECURSIONS = 3
-"""How often a contextual block applies each of its 3x3 convolutions."""
+"""The number of times that a contextual block applies each of its 3x3 convolutions."""
 MOST_GROUPS = 4
 SCALES = 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
 class DenseBlock:
-    """A residual dense block, whatever comes before it.
+    """A residual dense block, independent of its input channels.
 
     Args:
-        kind: S shrinks what it has gathered before every convolution, G convolves it in groups, C works at half the
+        kind: S reduces the gathered channels before every convolution, G convolves them in groups, C works at half the
             height and width and applies each convolution several times.
-        depth: How many 3x3 convolutions there are.
-        growth: The channels that each of them adds; a multiple of 4.
-        outputs: The channels that the block gives.
+        depth: The number of 3x3 convolutions.
+        growth: The channels that each convolution adds; a multiple of 4.
+        outputs: The output channels.
     """
 
     kind: Kind
@@ -70,22 +70,22 @@ class DenseBlock:
 
     @property
     def dense(self) -> int:
-        """The channels that are gathered in the end: what came in and what every convolution added."""
+        """The gathered channels at the end: the input and the outputs of all convolutions."""
         return (self.depth + 1) * self.growth
 
     @property
     def reach(self) -> int:
-        """How many pixels away an input pixel may lie that an output pixel depends on."""
-        # Half as high and wide, a pixel stands for two by two, of which the output is any.
+        """The radius of the receptive field in pixels."""
+        # At half the height and width, a pixel represents two by two pixels, and the output may be any of these.
         return 2 * RECURSIONS * self.depth + 1 if self.kind == "C" else self.depth
 
     def groups(self, layer: int) -> int:
-        """Into how many groups a group block divides the channels before its convolution number `layer`, from 0."""
+        """The number of channel groups of a group block in convolution number `layer`, from 0."""
         return int(min(MOST_GROUPS, 1 << ((layer + 1).bit_length() - 1)))
 
     @lru_cache(maxsize=4096)  # noqa: B019  blocks are few, and compared by value
     def cost(self, inputs: int, height: int, width: int) -> Cost:
-        """What the block costs on a map `[inputs, height, width]`, projections included."""
+        """The cost of the block on a map `[inputs, height, width]`, including projections."""
         pixels = inside = height * width
         if self.kind == "C":
             inside = -(-height // 2) * -(-width // 2)
@@ -105,7 +105,8 @@ class DenseBlock:
         return together(*(conv2d(*pair, 1, pixels) for pair in self.projections(inputs)), *layers, last)
 
     def projections(self, inputs: int) -> list[tuple[int, int]]:
-        """Channels before and after each 1x1 convolution that fits what comes in to the growth or to the outputs."""
+        """The input and output channels of each 1x1 convolution that projects the input to the growth or to the
+        outputs."""
         found = [] if inputs == self.growth else [(inputs, self.growth)]
         if self.outputs not in (inputs, self.growth):
             found.append((inputs, self.outputs))
@@ -117,7 +118,7 @@ class ResidualDenseShape:
     """All sizes of a network.
 
     Args:
-        features: The channels of shallow features and of what the blocks' outputs are fused to; a multiple of 4.
+        features: The channels of the shallow features and of the fusion; a multiple of 4.
         blocks: At least one, in order.
     """
 
@@ -126,7 +127,7 @@ class ResidualDenseShape:
 
     @property
     def inputs(self) -> list[int]:
-        """The channels that come into each block."""
+        """The input channels of each block."""
         return [self.features, *(block.outputs for block in self.blocks[:-1])]
 
     @property
@@ -135,10 +136,10 @@ class ResidualDenseShape:
         return sum(block.outputs for block in self.blocks)
 
     def tail(self, scale: int) -> list[tuple[int, int, int]]:
-        """Channels before and after the convolution of each stage that enlarges, and by how much it does.
+        """The input and output channels of the convolution of each upscaling stage, and the factor of the stage.
 
-        For 2 and 3 one stage leaves 3/4 of the features, for 4 there are two of 2, which leave them all. The public
-        code gives 3/4 for 3 too, but too few channels to come to it.
+        For scales 2 and 3 there is one stage, which keeps 3/4 of the features. For scale 4 there are two stages of 2,
+        which keep all of them. The public code also states 3/4 for scale 3, but has too few channels for it.
         """
         if scale == 4:
             return [(self.features, 4 * self.features, 2)] * 2
@@ -146,7 +147,7 @@ class ResidualDenseShape:
 
     @property
     def reach(self) -> int:
-        """How many pixels of the small picture away one may lie that an output pixel depends on, the tail left out."""
+        """The radius of the receptive field, in pixels of the low-resolution image, without the tail."""
         return 2 + sum(block.reach for block in self.blocks) + 1
 
 
@@ -154,7 +155,7 @@ def network_costs(shape: ResidualDenseShape, io: IO, names: Sequence[str]) -> di
     """The cost of each part: ``shallow``, the blocks by their names, ``fusion`` and ``tail``.
 
     Raises:
-        ValueError: There is no scale, or none of 2, 3 and 4.
+        ValueError: There is no scale, or it is not 2, 3 or 4.
     """
     check_scale(io)
     channels, height, width = io.input_shape
@@ -172,10 +173,10 @@ def network_costs(shape: ResidualDenseShape, io: IO, names: Sequence[str]) -> di
 
 
 def check_scale(io: IO) -> None:
-    """Refuse what the tails cannot do.
+    """Refuse scales that the tails do not support.
 
     Raises:
-        ValueError: There is no scale, or none of 2, 3 and 4.
+        ValueError: There is no scale, or it is not 2, 3 or 4.
     """
     if io.scale not in SCALES:
         raise ValueError(f"residual dense networks enlarge pictures 2, 3 or 4 times, but the scale is {io.scale}")

@@ -1,4 +1,4 @@
-"""Residual dense networks run strip by strip over large pictures."""
+"""Residual dense networks applied strip by strip to large images."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from nasplat.nn.residual_dense.network import Contextual, Group, Projected, Resi
 from nasplat.nn.streaming import Plan, Stages
 
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom, in pixels; the last two are outside."""
+"""Left, top, right and bottom, in pixels; right and bottom are exclusive."""
 Crop = Callable[[Box], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """How a network is run over a picture of a size.
+    """The application of a network to an image of a given size.
 
-    Rows go through where the picture is high, columns where it is wide, so that they are short.
+    Strips consist of rows for a high image and of columns for a wide image, so that rows or columns are short.
 
     Args:
-        network: Not changed.
-        plan: Its stages, for a picture seen in the mirror of its diagonal where columns go through.
-        mirrored: Whether they do.
+        network: The network; it is not changed.
+        plan: The plan of its stages, for the transposed image if strips consist of columns.
+        mirrored: Whether strips consist of columns.
     """
 
     network: ResidualDenseNetwork
@@ -34,16 +34,17 @@ class Strips:
 
     @classmethod
     def of(cls, network: ResidualDenseNetwork, height: int, width: int, memory: int) -> "Strips":
-        """The widest strips that a limit of memory allows.
+        """The widest strips within a limit of memory.
 
         Args:
-            network: In any mode; on the device that is to compute.
-            height: Of the picture, in pixels.
-            width: Likewise.
-            memory: The limit, in bytes, of all that grows with the picture, but for itself and what becomes of it.
+            network: In any mode, on the device of the computation.
+            height: The height of the image, in pixels.
+            width: The width of the image, in pixels.
+            memory: The limit, in bytes, for all memory that grows with the image, except the image itself and the
+                result.
 
         Raises:
-            InputError: The narrowest strips take more.
+            InputError: The narrowest strips need more memory.
         """
         mirrored = width > height
         sides = (width, height) if mirrored else (height, width)
@@ -52,13 +53,13 @@ class Strips:
 
     @torch.no_grad()
     def run(self, crop: Crop) -> Iterator[tuple[Box, Tensor]]:
-        """The strips of the enlarged picture, one after another, with their places in it.
+        """The strips of the upscaled image, in sequence, with their positions.
 
         Args:
-            crop: Gives the picture's pixels in a box, as the network takes them: `[channels, height, width]`.
+            crop: Gives the image's pixels in a box, as input of the network: `[channels, height, width]`.
 
         Yields:
-            The place of each strip and its pixels, `[outputs, height, width]`.
+            The position of each strip and its pixels, `[outputs, height, width]`.
         """
         width, like = self.plan.stages[0].width, _weight(self.network)
 
@@ -81,10 +82,10 @@ class Translation:
     """The stages of a network.
 
     Args:
-        network: Not changed; its weights are shared, or mirrored copies.
-        height: How many rows go through.
-        width: Their length, in pixels.
-        mirrored: Whether they are the picture's columns.
+        network: The network; it is not changed. Its weights are shared, or transposed copies.
+        height: The number of rows.
+        width: The length of rows, in pixels.
+        mirrored: Whether the rows are the image's columns.
     """
 
     def __init__(self, network: ResidualDenseNetwork, height: int, width: int, *, mirrored: bool) -> None:
@@ -93,7 +94,7 @@ class Translation:
         self.stages = Stages(first.in_channels, height, width)
         x = self._fused(network, self._conv(second, [self._conv(first, [0])]))
         x = self._conv(_convolutions(network.fusion)[1], [x])
-        # The first features are made a second time: they are little work, but much memory until the blocks are done.
+        # The first features are computed twice: they need little work, but much memory until the blocks are done.
         x = self.stages.add(torch.add, (self._conv(first, [0]), x), first.out_channels)
         *stages, last = _convolutions(network.tail)
         for layer, (*_, scale) in zip(stages, network.shape.tail(network.scale), strict=True):
@@ -103,7 +104,8 @@ class Translation:
     def _fused(self, network: ResidualDenseNetwork, x: int) -> int:
         """All blocks, and the first layer of their fusion.
 
-        Each block's share is added when the block is done. Held is their sum, rather than what all blocks gave.
+        The contribution of each block is added when the block is done. Only the sum is held, not the outputs of all
+        blocks.
         """
         weight = _convolutions(network.fusion)[0].weight
         fused, begin = -1, 0
@@ -128,7 +130,7 @@ class Translation:
         return self.stages.add(torch.add, (direct, body), shape.outputs)
 
     def _dense(self, block: Projected, x: int) -> list[int]:
-        """What a shrink or contextual block gathers, the latter at half the size."""
+        """The gathered stages of a shrink block, or of a contextual block at half the size."""
         body, growth = block.body, block.shape.growth
         assert isinstance(body, Shrink)
         shrinks = _convolutions(body.shrinks)
@@ -144,14 +146,14 @@ class Translation:
         return dense
 
     def _group(self, body: Group, x: int) -> list[int]:
-        """What a group block gathers."""
+        """The gathered stages of a group block."""
         dense = [x]
         for convolution in _convolutions(body.convolutions):
             dense.append(self._conv(convolution, dense, active=True))
         return dense
 
     def _laid_out(self, block: Projected, dense: list[int], projected: int) -> int:
-        """What a block's body gives, of all that it has gathered."""
+        """The output of a block's body, from all its gathered stages."""
         assert isinstance(block.body, Group | Shrink)
         (last,) = _convolutions([block.body.last])
         if not isinstance(block.body, Contextual):
@@ -167,26 +169,26 @@ class Translation:
         return self.stages.add(partial(_point, layer.weight), sources, layer.out_channels)
 
     def _conv(self, layer: nn.Conv2d, sources: Sequence[int], *, active: bool = False, up: int = 1) -> int:
-        """A 3x3 convolution of what its sources give, shuffled if it has several, and what is done with each pixel.
+        """A 3x3 convolution of its sources, shuffled if there are several, and the operations on each pixel.
 
         Args:
             layer: The convolution.
             sources: The numbers of the stages.
-            active: Whether what is negative becomes zero.
-            up: How many times larger what it gives is laid out.
+            active: Whether a ReLU follows.
+            up: The upscaling factor of the pixel shuffle of its output.
         """
         weight = layer.weight.mT.contiguous() if self._mirrored else layer.weight
 
         def run(*rows: Tensor) -> Tensor:
             x = functional.channel_shuffle(torch.cat(rows, 1), len(rows)) if len(rows) > 1 else rows[0]
-            # Above and below are rows of the picture, or zeros; it ends only at the sides.
+            # Rows above and below are given, from the image or zeros; only the sides need padding.
             x = functional.conv2d(x, weight, padding=(0, 1), groups=layer.groups)
             return self._larger(x.relu_() if active else x, up)
 
         return self.stages.add(run, sources, layer.out_channels // up**2, halo=1, up=up)
 
     def _larger(self, x: Tensor, up: int) -> Tensor:
-        """Channels laid out as pixels; those of a mirrored picture are to be mirrored."""
+        """Pixel shuffle of channels; for a transposed image, the result is transposed accordingly."""
         if up == 1:
             return x
         return functional.pixel_shuffle(x.mT, up).mT if self._mirrored else functional.pixel_shuffle(x, up)
@@ -206,5 +208,5 @@ def _convolutions(layers: Iterable[nn.Module]) -> list[nn.Conv2d]:
 
 
 def _weight(network: ResidualDenseNetwork) -> Tensor:
-    """Of the data type and the device that are computed with."""
+    """A tensor with the data type and the device of the computation."""
     return next(network.parameters())

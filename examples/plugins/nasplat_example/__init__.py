@@ -1,0 +1,1 @@
+"""The minimal plug-in of each kind, one module each."""
