@@ -71,7 +71,7 @@ def complete(section: str, plugin: type, given: dict[str, Any]) -> dict[str, Any
     return _validated(section, plugin, given).model_dump(mode="json")
 
 
-def construct(section: str, plugin: type[T], *arguments: Any, **options: Any) -> T:
+def construct(section: str, plugin: type[T], /, *arguments: Any, **options: Any) -> T:
     """Make a plug-in with options in the form of a configuration; groups of options are mappings.
 
     Args:
@@ -108,7 +108,9 @@ def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[s
     found = {name: value for name, value in given.items() if name not in former}
     for name in former.keys() & given.keys():
         group, grouping, part = former[name].partition(".")
-        if (part in (given.get(group) or {})) if grouping else group in given:
+        beside = given.get(group, {})
+        # What is no mapping cannot be added to.
+        if part in beside if grouping and isinstance(beside, Mapping) else group in given:
             place = f"{section}." * bool(section)
             raise InputError(
                 f"{place}{name} is the former name of {place}{former[name]}, but both are given; leave one out"
@@ -126,11 +128,19 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two trees of options, name by name; values of the second override those of the first."""
+    """Merge two trees of options, name by name; values of the second override those of the first.
+
+    Raises:
+        InputError: A value of the first stands where the second has a mapping.
+    """
     found = dict(first)
     for name, value in second.items():
         now = found.get(name)
-        found[name] = merged(now, value) if isinstance(now, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(value, Mapping) and now is not None:
+            if not isinstance(now, Mapping):
+                raise InputError(f"{name} is a group of options, a mapping, but got {shortly(now)}; leave that out")
+            value = merged(now, value)
+        found[name] = value
     return found
 
 

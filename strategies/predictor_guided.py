@@ -182,7 +182,7 @@ class PredictorGuided(Strategy):
     def _spread(self, number: int) -> list[Architecture]:
         """Members next to the centers of clusters: of all members, or of those that zero-cost proxies rank first."""
         if self.design == "zero_cost":
-            members = Candidates(self.problem, self._promising())
+            members = Candidates(self.problem, self._best_by_proxies())
         else:
             members = self._members or Candidates(self.problem, self._random_members())
         places = medoids(members.encodings, min(number, len(members)), self.problem.rng)
@@ -198,7 +198,7 @@ class PredictorGuided(Strategy):
             )
         return self._drawn
 
-    def _promising(self) -> list[Architecture]:
+    def _best_by_proxies(self) -> list[Architecture]:
         """The part of random members with the best mean rank by zero-cost proxies."""
         from scipy.stats import rankdata
 

@@ -828,6 +828,10 @@ def test_former_names_of_options_are_the_same_options(command: CommandLine, tmp_
     )
     both = command("search", "both.yaml", "--out", "both")
     assert both.returncode == 2 and "benchmark.ema is the former name of benchmark.recipe.ema" in both.stderr
+    for wrong in ("5", "fast"):
+        done = command(*search, "--set", f"benchmark.recipe={wrong}", "--set", "benchmark.ema=.5", "--out", "wrong")
+        assert done.returncode == 2 and "group of options" in done.stderr and "Traceback" not in done.stderr
+        assert not (tmp_path / "wrong").exists()
 
 
 class Strict(HTMLParser):

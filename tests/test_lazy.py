@@ -4,8 +4,10 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import typer
@@ -70,6 +72,12 @@ def test_the_help_says_of_each_command_what_the_command_says_itself() -> None:
         found = getattr(import_module(f"nasplat.cli.{module}"), attribute)
         said = found.info.help if isinstance(found, typer.Typer) else inspect.getdoc(found)
         assert " ".join((said or "").partition("\n\n")[0].split()) == known.summary, name
+
+
+@pytest.mark.parametrize("name", ["predictor", "benchmark", "list"])
+def test_no_command_offers_to_edit_the_shell(name: str, command: Callable[..., CompletedProcess[str]]) -> None:
+    done = command(name, "--help")
+    assert done.returncode == 0 and "completion" not in done.stdout
 
 
 def test_every_option_of_every_plug_in_is_explained() -> None:

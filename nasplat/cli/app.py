@@ -43,8 +43,7 @@ COMMANDS = {
     "runs": LazyCommand("inspecting:runs", "List the runs below a folder."),
     "retrain": LazyCommand(
         "retraining:retrain",
-        "Train what a search found to the end, into a run of its own, and compare: by the search's options and a "
-        "recipe.",
+        "Train networks that a search found to the end, in a new run, and compare them with the search.",
     ),
     "test": LazyCommand(
         "testing:test",
@@ -58,7 +57,7 @@ COMMANDS = {
     ),
     "upscale": LazyCommand(
         "upscaling:upscale",
-        "Enlarge a picture by an exported network, strip by strip; the result equals the untiled one up to rounding.",
+        "Upscale an image with an exported network, strip by strip; the result equals the untiled one up to rounding.",
     ),
     "recover": LazyCommand(
         "recovering:recover",

@@ -26,9 +26,11 @@ INTERRUPTED = 130
 USUAL = Plan()
 
 app = typer.Typer(
-    help="Look at the tables of benchmarks, make them of official files, or measure them.", no_args_is_help=True
+    help="Look at the tables of benchmarks, make them of official files, or measure them.",
+    no_args_is_help=True,
+    add_completion=False,
 )
-build = typer.Typer(help="Measure tables on this machine.", no_args_is_help=True)
+build = typer.Typer(help="Measure tables on this machine.", no_args_is_help=True, add_completion=False)
 app.add_typer(build, name="build")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

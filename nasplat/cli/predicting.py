@@ -37,7 +37,9 @@ WRONG_INPUT = 2
 DRAWS = 50
 """How often a sample is drawn for each that is asked for, since it may be one that there is already."""
 
-app = typer.Typer(help="Predict how good architectures are, from measured ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Predict how good architectures are, from measured ones.", no_args_is_help=True, add_completion=False
+)
 app.command("evaluate")(evaluating.evaluate)
 
 Folder = Annotated[

@@ -42,7 +42,7 @@ BINS = "bins:5"
 SHARE = "distillation"
 """The option of a benchmark, perhaps in a group, that says how much of the loss is the teacher's."""
 DISTILLATION = 0.5
-"""How much of the loss is the teacher's, unless somebody says otherwise."""
+"""The default part of the loss that the teacher gives."""
 
 
 def retrain(
@@ -59,12 +59,14 @@ def retrain(
         Path | None, typer.Option(help="A YAML file of options of the benchmark.", show_default=False)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of each training; as --set benchmark.epochs.", show_default=False)
+        int | None, typer.Option(min=1, help="Epochs of each training; as --set benchmark.epochs.", show_default=False)
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 1,
-    checkpoints: Annotated[int, typer.Option(min=1, help="In how many parts, of which a kill costs one.")] = 10,
+    checkpoints: Annotated[
+        int, typer.Option(min=1, help="Number of checkpoints; a kill loses at most the part since the last one.")
+    ] = 10,
     distill: Annotated[
-        bool, typer.Option("--distill", help="The largest network is trained first, the others learn from it.")
+        bool, typer.Option("--distill", help="Train the largest network first; it teaches the others.")
     ] = False,
     benchmark: Annotated[
         str | None, typer.Option(help="What trains, if not the search's own.", show_default=False)
@@ -88,7 +90,7 @@ def retrain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train what a search found to the end, into a run of its own, and compare: by the search's options and a recipe.
+    """Train networks that a search found to the end, in a new run, and compare them with the search.
 
     The new run is resumed, shown, tested and exported like any other.
     """
@@ -193,7 +195,7 @@ def _distill(tree: dict[str, Any]) -> None:
     """Have the largest member teach the others.
 
     Raises:
-        InputError: The benchmark cannot distill, or there is nobody to teach.
+        InputError: The benchmark cannot distill, or there is no other network to teach.
     """
     name = tree["benchmark"]["name"]
     share = _share_option(name)

@@ -1,4 +1,4 @@
-"""`nasplat upscale`: a picture enlarged by an exported network."""
+"""`nasplat upscale`: an image upscaled by an exported network."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ MIB = 2**20
 
 def upscale(
     model: Annotated[
-        Path, typer.Argument(help="An exported network that enlarges pictures, a folder.", show_default=False)
+        Path, typer.Argument(help="The folder of an exported super-resolution network.", show_default=False)
     ],
     picture: Annotated[Path, typer.Argument(help="The picture, a file.", show_default=False)],
     out_file: Annotated[
@@ -56,7 +56,7 @@ def upscale(
     ] = 1024,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Enlarge a picture by an exported network, strip by strip; the result equals the untiled one up to rounding.
+    """Upscale an image with an exported network, strip by strip; the result equals the untiled one up to rounding.
 
     Grey pictures stay grey, transparency is enlarged by bicubic, and values are rounded to 8 bits.
     """

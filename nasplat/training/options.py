@@ -64,8 +64,7 @@ class SuperResolutionRecipeOptions(Options):
         schedule: `one_cycle` raises the learning rate and lowers it again, `cosine` lowers it to 1/25, `halving` halves
             it four times.
         ema: The decay of the moving average of weights, which is measured and kept instead of them; 0 for none. In
-            step
-            t, from 0, it is no more than (1 + t) / (10 + t).
+            step t, from 0, it is no more than (1 + t) / (10 + t).
         augment: Whether patches are randomly rotated by multiples of 90 degrees and mirrored.
         precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
             Metrics are always computed in float32.
