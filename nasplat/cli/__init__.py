@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run a command and exit; Ctrl-C while the command is still being loaded is no traceback either."""
+    """Run a command and exit. Ctrl-C prints no traceback, also while the command is being loaded."""
     try:
         from nasplat.cli.app import main as run
     except KeyboardInterrupt:

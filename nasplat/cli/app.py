@@ -1,7 +1,7 @@
-"""The command line's entry: commands, exit codes, and the one place where errors become messages.
+"""The entry point of the command line: commands, exit codes, and the conversion of errors to messages.
 
-A command is imported when it is called, and not before: most of them need torch, or what else takes seconds to load.
-`nasplat --help` and a wrong word need none of them.
+A command is imported only when it is called. Most commands need torch or other packages that take seconds to load.
+`nasplat --help` and an unknown command import no command.
 """
 
 import importlib
@@ -17,18 +17,18 @@ import nasplat
 from nasplat.cli.console import err, printable
 from nasplat.errors import InputError, NasplatError
 
-# The root of what typer says about the words of a command; where it lives has changed from version to version.
+# The base class of typer's errors about command-line arguments. Its module differs between versions of typer.
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 class LazyCommand(NamedTuple):
-    """A command that is yet to be imported.
+    """A command that is imported when it is called.
 
     Args:
         target: ``module:attribute``, below `nasplat.cli`: the command's function, or a `typer.Typer` with commands.
-        summary: What `nasplat --help` says of it, the first sentence of its own help.
+        summary: The text in `nasplat --help`, which is the first sentence of the command's own help.
     """
 
     target: str
@@ -77,24 +77,24 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """The commands of `COMMANDS`, of which only the one that is called is imported."""
+    """The commands of `COMMANDS`. Only the called command is imported."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command as the help shows it: its name and what it is for."""
+        """A command for the help: its name and its summary."""
         known = COMMANDS.get(cmd_name)
         return None if known is None else TyperCommand(cmd_name, help=known.summary)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is called, itself."""
+        """The imported command that is called."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load(str(name)), rest
 
 
 def load(name: str) -> Any:
-    """The command of a name, imported: an object of click's."""
+    """Import the command with this name. It is a click object."""
     module, _, attribute = COMMANDS[name].target.partition(":")
     found = getattr(importlib.import_module(f"nasplat.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
@@ -135,7 +135,7 @@ def _root(
 def main() -> None:
     """Run a command and exit: 0 done, 1 failed while running, 2 wrong input, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that is no text, or a terminal that knows few letters, is no reason to break off.
+        # A character that the terminal cannot encode must not stop the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
@@ -148,7 +148,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted")
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         sys.stderr.close()
         code = FAILED
     sys.exit(code if isinstance(code, int) else DONE)

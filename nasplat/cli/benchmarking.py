@@ -1,4 +1,4 @@
-"""`nasplat benchmark import`, `info` and `build`: the tables that benchmarks look figures up in."""
+"""`nasplat benchmark import`, `info` and `build`: the tables of tabular benchmarks and of latencies."""
 
 import re
 import shlex
@@ -241,7 +241,7 @@ def _table_benchmark(name: str) -> type[TableBenchmark]:
 
 
 def _table_benchmarks() -> dict[str, type[TableBenchmark]]:
-    """The benchmarks with tables; a broken plug-in of somebody else's does not hide them."""
+    """The benchmarks with tables. A broken third-party plug-in does not hide them."""
     found = {}
     for plugin in BENCHMARKS:
         try:
@@ -300,7 +300,7 @@ def _absent(benchmark: type[TableBenchmark], files: list[TableFile]) -> list[str
 
 
 def _described(file: TableFile) -> dict[str, Any]:
-    """A table as JSON for machines."""
+    """A table as JSON values."""
     return {
         "table": str(file.path),
         "rows": file.rows,

@@ -12,12 +12,12 @@ from rich.table import Table
 
 out = Console(soft_wrap=True, highlight=False)
 PROSE = {"what it is", "meaning"}
-"""The columns whose text is wrapped to the terminal; figures and names are left whole."""
+"""The columns whose text is wrapped to the terminal. Numbers and names are not wrapped."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def printable(text: str) -> str:
-    """Foreign text as a terminal may see it: what would steer the terminal is spelt out."""
+    """Untrusted text in a safe form for a terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -27,7 +27,7 @@ def print_json(value: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for figures that JSON has no word for."""
+    """The value with null for numbers that JSON cannot represent."""
     match value:
         case float() if not math.isfinite(value):
             return None
@@ -39,7 +39,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table, as wide as its content unless prose in it can be wrapped to the terminal."""
+    """Print a table. It is as wide as its content, unless it has text columns that can be wrapped to the terminal."""
     if title:
         out.print(escape(title), style="italic")
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -1,4 +1,4 @@
-"""`nasplat predictor evaluate`: how predictors rank what they have not seen, side by side."""
+"""`nasplat predictor evaluate`: compare how well predictors rank unseen architectures."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ from nasplat.task import Evaluate
 SETTINGS, TRIALS = "settings.json", "trials.jsonl"
 USUAL_SIZES = (20, 50, 100, 200, 500, 1000)
 MOST = 1_000_000
-"""The members of a space that is gone through whole."""
+"""Maximum number of members of a space that is enumerated completely."""
 FIGURES = ("tau", "spearman", "precision", "regret")
 
 
@@ -121,7 +121,7 @@ def evaluate(
         "top": top,
     }
     drawn = splits(scores.space, scores.architectures, sizes=wanted, number=number, seed=seed, test=test)
-    drawn = itertools.chain([next(drawn)], drawn)  # what cannot be drawn is refused before anything is created
+    drawn = itertools.chain([next(drawn)], drawn)  # an invalid split raises here, before files exist
     record = Record.open(folder, settings)
     whole = len(names) * len(wanted) * number
     interrupted = False
@@ -163,11 +163,11 @@ def evaluate(
 
 @dataclass
 class Record:
-    """Trials as they come in: a file of one JSON line each, which is gone on with.
+    """A record of completed trials: a file with one JSON line for each trial. An existing record is continued.
 
     Args:
-        folder: Where it lies; None to keep nothing.
-        trials: What is known, in the order it came.
+        folder: The folder of the record; None to write no files.
+        trials: The completed trials, in order of completion.
     """
 
     folder: Path | None
@@ -175,10 +175,10 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path | None, settings: Mapping[str, Any]) -> "Record":
-        """Begin a record, or go on with the one that lies there.
+        """Begin a record, or continue the existing one.
 
         Raises:
-            InputError: The record there is of other settings or damaged, or the folder cannot be written.
+            InputError: The existing record has other settings or is damaged, or the folder cannot be written.
         """
         if folder is None:
             return cls(None, [])
@@ -197,7 +197,7 @@ class Record:
                     "give the same settings to go on, or choose another --out"
                 )
             lines = read_file(folder / TRIALS).splitlines(keepends=True) if (folder / TRIALS).exists() else []
-            if lines and not lines[-1].endswith(b"\n"):  # it was being written when the process was killed
+            if lines and not lines[-1].endswith(b"\n"):  # the process was killed while it wrote this line
                 write_atomically(folder / TRIALS, b"".join(lines := lines[:-1]))
             trials = [_trial(json_.loads(line)) for line in lines]
         except InputError:
@@ -206,16 +206,16 @@ class Record:
             raise refusal(folder, "used", error) from error
         except (ValueError, TypeError, LookupError) as error:
             raise InputError(f"{folder} holds a damaged evaluation: {error}; choose another --out") from error
-        # What failed is tried again: it may have lacked a package.
+        # Failed trials are repeated: a package may have been missing.
         return cls(folder, [trial for trial in trials if not trial.problem])
 
     @property
     def done(self) -> set[tuple[str, int, int]]:
-        """Name, size and split of every trial that is known."""
+        """Name, size and split of every completed trial."""
         return {(trial.predictor, trial.size, trial.split) for trial in self.trials}
 
     def add(self, trial: Trial) -> None:
-        """Take in a trial, and write it down at once."""
+        """Add a trial, and write it to the file at once."""
         self.trials.append(trial)
         if self.folder is None:
             return
@@ -250,7 +250,7 @@ class Record:
 
 
 def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """For each size and predictor the mean of every figure over splits, and half its 95 % interval; best tau first."""
+    """Mean of every metric over splits, and half its 95 % interval, for each size and predictor; best tau first."""
     groups: dict[tuple[int, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.size, trial.predictor), []).append(trial)
@@ -271,7 +271,7 @@ def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 
 def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title: str, top: int) -> None:
-    """One table for all that was ranked, and one without twins where there are any."""
+    """Print one table for all ranked architectures, and one without duplicates if there are any."""
     out.print(f"[bold]{escape(printable(title))}[/]\n")
     columns = ["learnt from", "predictor", "splits", "tau", "spearman", f"precision@{top}", f"regret@{top}"]
     titles = {"all": "All others, mean ± half the 95 % interval over splits"}
@@ -311,7 +311,7 @@ def _spelt(interval: Mapping[str, float]) -> str:
 def _scores(
     sources: Sequence[Path], benchmark: str | None, space: str | None, metric: str | None, given: Mapping[str, Any]
 ) -> TrainingSet:
-    """What predictors are to learn from and to rank."""
+    """The architectures with scores for training and ranking."""
     if (benchmark is None) == (not sources):
         raise InputError("scores come from sources or from a --benchmark, one of the two")
     if benchmark is None:
@@ -335,7 +335,7 @@ def _scores(
         task = Evaluate(id=number, seed=0, architecture=architecture, fidelity=measuring.fidelity)
         try:
             measurement = measuring.measure(task, device="cpu", artifacts=nowhere)
-        except TrialFailed:  # the table has no value of it
+        except TrialFailed:  # the table has no value for this architecture
             continue
         members.append(architecture)
         values.append(measurement.metrics[name])
@@ -351,10 +351,12 @@ def _scores(
 
 
 def _offered(benchmark: Benchmark) -> Iterable[Architecture]:
-    """All that a benchmark's table holds: its own list, or what it takes of a space small enough to be gone through.
+    """The enumerable members of a benchmark's table.
+
+    They are the benchmark's own list, or the feasible members of a space that is small enough to enumerate.
 
     Raises:
-        InputError: It trains instead, or cannot say what it holds.
+        InputError: The benchmark has no table, or its members cannot be enumerated.
     """
     if not isinstance(benchmark, TableBenchmark):
         raise InputError("only a benchmark with a table is evaluated on whole; give sources, such as a run")
@@ -376,7 +378,7 @@ def options_of_benchmark(benchmark: Any) -> dict[str, Any]:
 
 
 def _named(scores: TrainingSet) -> str:
-    """Where scores come from, in a few words."""
+    """A short description of the source of the scores."""
     described = scores.description
     options = described.get("options") or {}
     parts = [", ".join(described.get("sources", [])), str(described.get("metric") or "score")]
@@ -430,7 +432,7 @@ def _trial(row: dict[str, Any]) -> Trial:
 
 
 def _plain(value: Any) -> Any:
-    """The value with null for what is not a number."""
+    """The value with null for NaN."""
     match value:
         case float() if value != value:
             return None

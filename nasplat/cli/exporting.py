@@ -16,9 +16,9 @@ from nasplat.task import Measurement
 from nasplat.units import figure
 
 ONE_BY_ONE = {"onnxruntime": "model.onnx", "torch.export": "model.pt2", "source": "network.py"}
-"""What runs a network, by the file that it runs."""
+"""The runtimes of an exported network, each with the file that it runs."""
 FORMS = {**{form.name.lower(): [form] for form in Format}, "all": list(Format)}
-"""What is written of a network beside its weights."""
+"""The export formats that are written in addition to the weights."""
 
 
 def export(

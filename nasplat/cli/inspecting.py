@@ -119,7 +119,7 @@ def show(
 
 
 def _latencies(history: History, batch: int, threads: int) -> "dict[int, Latency]":
-    """The latency of every member of the front, measured on this machine; the run is not changed by it."""
+    """The latency of every member of the front, measured on this machine. The run is not changed."""
     from nasplat.latency.measuring import measure_latency
     from nasplat.training.seeding import seeded
 
@@ -210,7 +210,7 @@ def report(
 
 
 def _summary_of(folder: Path) -> dict[str, Any]:
-    """A run in a few figures; a damaged one says so instead of hiding the others."""
+    """A summary of a run. The summary of a damaged run holds its error, so that the other runs are still listed."""
     try:
         return _summary(Run(folder).history())
     except NasplatError as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C and polite requests to terminate."""
+"""Handling of Ctrl-C (SIGINT) and SIGTERM."""
 
 import signal
 from types import FrameType, TracebackType
@@ -6,11 +6,11 @@ from typing import Any, Self
 
 
 class Interruption:
-    """Holds SIGINT and SIGTERM back until there is something that can be interrupted cleanly.
+    """Delays SIGINT and SIGTERM until the work can be interrupted cleanly.
 
-    Libraries that are starting up may swallow an exception or break on it. So a first signal is only noted
-    until `arm` is called, which raises it then; a second one is raised at once. Armed, every signal is raised
-    where it strikes. SIGTERM is treated like Ctrl-C: the run stays resumable and says how.
+    A library that is starting up may swallow an exception or break on it. So the first signal is only recorded, and
+    `arm` raises it later. A second signal is raised at once. After `arm`, every signal is raised when it arrives.
+    SIGTERM is treated like Ctrl-C: the run stays resumable, and a message says how to resume it.
     """
 
     def __init__(self) -> None:
@@ -31,19 +31,19 @@ class Interruption:
             signal.signal(each, handler)
 
     def check(self) -> None:
-        """Raise a signal that was noted.
+        """Raise the recorded signal, if there is one.
 
         Raises:
-            KeyboardInterrupt: There was one.
+            KeyboardInterrupt: A signal was recorded.
         """
         if self._noted:
             raise KeyboardInterrupt
 
     def arm(self) -> None:
-        """From here on signals are raised where they strike, whatever handlers a library has put in place.
+        """From now on, raise each signal when it arrives. This replaces signal handlers that a library has installed.
 
         Raises:
-            KeyboardInterrupt: There was one already.
+            KeyboardInterrupt: A signal was already recorded.
         """
         for each in self._before:
             signal.signal(each, self._strike)
@@ -51,7 +51,7 @@ class Interruption:
         self.check()
 
     def disarm(self) -> None:
-        """From here on signals are ignored: what is being cleaned up is not to be left half-way."""
+        """From now on, ignore signals, so that the cleanup is completed."""
         self._closing = True
 
     def _strike(self, signum: int, frame: FrameType | None) -> None:

@@ -79,8 +79,8 @@ def _rows(kind: Kind) -> list[tuple[str, str, str]]:
 def _summary(registry: Registry[Any], plugin: Plugin) -> str:
     """The first line of a plug-in's docstring.
 
-    That of a built-in is read from its source, since importing all of them takes seconds. Those of third parties are
-    imported, which also shows whether they can be.
+    For a built-in plug-in it is read from the source, since importing all of them takes seconds. A third-party plug-in
+    is imported, which also shows whether the import works.
     """
     if plugin.origin == "built-in":
         module, _, attribute = plugin.target.partition(":")

@@ -1,4 +1,4 @@
-"""What commands print of runs and measurements, for people and as JSON."""
+"""Output of runs and measurements, as tables and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,11 @@ def print_measurements(
     *,
     epochs: bool = False,
 ) -> None:
-    """One row for each measurement, with its `epochs` where they differ too; final ones say the first objective."""
+    """Print one row per measurement.
+
+    The table has a column of epochs if `epochs` is true or the measurements differ in epochs. Final measurements add a
+    column with the first objective on test data.
+    """
     metrics = shown_metrics(goal)
     first = metrics[0]
     epochs = epochs or len({m.task.fidelity for m in measurements}) > 1
@@ -58,7 +62,7 @@ def print_front(
     final: Mapping[int, Measurement] | None = None,
     latency: "Mapping[int, Latency] | None" = None,
 ) -> None:
-    """The front of a run, whole; with latencies, what they were measured on."""
+    """Print the whole front of a run. With latencies, also print the hardware of their measurement."""
     goal = history.run.config.goal
     compared, title = history.measured, f"Front: {len(history.front)} of {len(history.measured)} measured"
     if len(history.fidelities) > 1:

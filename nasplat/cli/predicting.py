@@ -1,4 +1,4 @@
-"""`nasplat predictor fit`, `predict` and `rank`: predictors that learn from what was measured."""
+"""`nasplat predictor fit`, `predict` and `rank`: predictors that are fitted to measured architectures."""
 
 import sys
 import time
@@ -35,7 +35,7 @@ from nasplat.units import duration
 
 WRONG_INPUT = 2
 DRAWS = 50
-"""How often a sample is drawn for each that is asked for, since it may be one that there is already."""
+"""Maximum number of draws per requested sample, since a draw may be a duplicate."""
 
 app = typer.Typer(
     help="Predict how good architectures are, from measured ones.", no_args_is_help=True, add_completion=False
@@ -206,10 +206,10 @@ def rank(
 
 
 def assigned(assignments: Iterable[str] | None, sections: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What several ``--set SECTION.OPTION=VALUE`` say, by section.
+    """The options from several ``--set SECTION.OPTION=VALUE``, by section.
 
     Raises:
-        InputError: One has another form, or names another section.
+        InputError: An assignment has another form, or names another section.
     """
     found: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for assignment in assignments or ():
@@ -228,7 +228,7 @@ def assigned(assignments: Iterable[str] | None, sections: Sequence[str]) -> dict
 
 
 def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | None:
-    """The space that is named on the command line, if one is.
+    """The space named on the command line, or None.
 
     Raises:
         InputError: There is no such space, or there are options without a space.
@@ -239,7 +239,7 @@ def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | Non
 
 
 def _cross_validated(predictor: str, options: dict[str, Any], scores: TrainingSet, folds: int) -> dict[str, Any]:
-    """Kendall's tau between predictions and scores of each part, by what was learnt from the others."""
+    """Cross-validation: Kendall's tau between out-of-fold predictions and scores, for each fold."""
     make = partial(make_predictor, predictor, scores.space, options)
     with Progress(
         TextColumn("cross-validating"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -266,7 +266,7 @@ def _spelt(tau: dict[str, Any]) -> str:
 
 
 def _named(architectures: Sequence[str] | None, files: Sequence[Path] | None) -> list[tuple[str, str]]:
-    """What is named anywhere, each with the place that messages give."""
+    """All architectures from the arguments and files, each with its place for messages."""
     named: list[tuple[str, str]] = []
     for text in architectures or ():
         named += _standard_input() if text == "-" else [("", text)]
@@ -284,7 +284,7 @@ def _standard_input() -> list[tuple[str, str]]:
 
 
 def _read(space: SearchSpace, named: Sequence[tuple[str, str]]) -> list[Architecture | InputError]:
-    """What each names, or why it names nothing."""
+    """The architecture of each code, or the error if the code is invalid."""
     read: list[Architecture | InputError] = []
     for _, text in named:
         try:
@@ -301,7 +301,7 @@ def _predicted(saved: StoredPredictor, read: Sequence[Architecture | InputError]
 
 
 def _sampled(space: SearchSpace, number: int, seed: int) -> list[Architecture]:
-    """Different members of a space, or as many as were met."""
+    """`number` different members of a space, or fewer if the draws give no more."""
     rng = default_rng(seed)
     found: dict[Architecture, None] = {}
     for _ in range(DRAWS * number):
@@ -327,7 +327,7 @@ def _cells(predicted: Predicted) -> list[str]:
 
 
 def _finish(named: Sequence[tuple[str, str]], read: Sequence[Architecture | InputError]) -> None:
-    """Say what could not be read; what could has its answer already."""
+    """Report the codes that could not be read. Results of the others are already printed."""
     wrong = [(place, item) for (place, _), item in zip(named, read, strict=True) if isinstance(item, InputError)]
     for place, error in wrong:
         err.print(f"[bold red]error:[/] {escape(printable(f'{place}: {error}' if place else str(error)))}")

@@ -14,7 +14,7 @@ from nasplat.units import duration, figure, spelt
 
 
 class SearchProgress:
-    """Shows a search on a terminal; elsewhere it only tells what goes wrong around the trials.
+    """Shows the progress of a search on a terminal. Without a terminal, it prints only incidents.
 
     Args:
         console: Where to show it.
@@ -40,7 +40,7 @@ class SearchProgress:
         self._bar.stop()
 
     def watch(self, search: Search, outcome: Outcome | None) -> None:
-        """Take in what happened; the terminal itself is redrawn a few times a second."""
+        """Update the display. The terminal is redrawn only a few times a second."""
         for incident in search.incidents[self._incidents :]:
             self._console.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
         self._incidents = len(search.incidents)

@@ -135,10 +135,10 @@ def retrain(
 
 
 def _picked(history: History, picks: list[str] | None) -> dict[str, Measurement]:
-    """What is to be retrained, by code; what is picked twice is one.
+    """The measurements of the networks to retrain, by code. A network that is picked twice occurs once.
 
     Raises:
-        InputError: A pick is none, or there is nothing to pick.
+        InputError: A pick is invalid, or there is nothing to pick.
     """
     default = BINS if len(history.run.config.goal.objectives) > 1 else "best"
     members: dict[str, Measurement] = {}
@@ -149,10 +149,11 @@ def _picked(history: History, picks: list[str] | None) -> dict[str, Measurement]
 
 
 def _check_trains(history: History, benchmark: str | None) -> None:
-    """Refuse to retrain by what does not train, such as a table.
+    """Check that the benchmark of the retraining trains networks. A table, for example, does not.
 
     Raises:
-        InputError: Neither does the named benchmark; or that of the search, of which no measurement left weights.
+        InputError: The named benchmark trains no networks. Or no benchmark is named, and that of the search trains
+            none or left no weights.
     """
     config = history.run.config
     left = any("weights" in m.artifacts or m.task.weights is not None for m in history.measurements)
@@ -168,7 +169,7 @@ def _recipe(path: Path | None) -> dict[str, Any]:
     """The options of the benchmark that a recipe gives.
 
     Raises:
-        InputError: It cannot be read, is no mapping, or names a benchmark.
+        InputError: The recipe cannot be read, is not a mapping, or names a benchmark.
     """
     options = load_recipe(path) if path else {}
     if "name" in options:
@@ -177,7 +178,7 @@ def _recipe(path: Path | None) -> dict[str, Any]:
 
 
 def _share(tree: dict[str, Any]) -> Any:
-    """The part of the loss that a teacher is to give, as the tree has it; None if it says nothing."""
+    """The weight of the distillation loss in the configuration tree; None if it is not set."""
     name = tree["benchmark"]["name"]
     value: Any = grouped(BENCHMARKS.get(name), tree["benchmark"])
     for part in (_share_option(name) or SHARE).split("."):
@@ -219,13 +220,13 @@ def _teach(tree: dict[str, Any]) -> None:
 
 
 def _lifted_limits(config: SearchConfig) -> list[str]:
-    """The constraints by which a search went beyond limits of its space; all others have done their work."""
+    """The constraints that replaced hard constraints of the space. A retraining needs no other constraints."""
     limits = {side_of(limit) for limit in SEARCH_SPACES.get(config.space.name).limits}
     return [constraint for constraint in config.constraints if side_of(constraint) in limits]
 
 
 def _measured(tree: dict[str, Any], code: str) -> list[str]:
-    """The search's objectives that the benchmark measures or the costs tell; says which are dropped.
+    """The search's objectives that the benchmark measures or that are free metrics. Prints the dropped objectives.
 
     Raises:
         InputError: The benchmark measures none of them.
@@ -253,7 +254,7 @@ def _measured(tree: dict[str, Any], code: str) -> list[str]:
 
 
 def _free_metrics(benchmark: Benchmark, member: Architecture) -> set[str]:
-    """What is known of a member without measuring."""
+    """The names of the free metrics of a member, which need no measurement."""
     known = benchmark.known(member) if benchmark.feasible(member) else {}
     return {*benchmark.space.cost(member, benchmark.io).metrics(), *known}
 

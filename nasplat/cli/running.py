@@ -31,17 +31,17 @@ from nasplat.units import duration
 
 
 def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, source: Source | None = None) -> None:
-    """Run the search of a directory to its end, and say what came of it.
+    """Run the search of a directory to its end, and print its result.
 
     Args:
         assembly: The parts of the search.
         folder: The run directory.
-        create: Whether it is to be made, complete or not at all.
-        json: Whether to say it in JSON.
-        source: Where the members of a retraining come from; for a directory to be made.
+        create: Whether to create the run directory. It is created completely or not at all.
+        json: Whether to print the result as JSON.
+        source: The source of the members of a retraining; only for a new run directory.
 
     Raises:
-        InputError: Something is there already, or another process is writing the run.
+        InputError: The directory exists already, or another process is writing the run.
         RunError: The search cannot go on, or every trial failed.
     """
     config = assembly.config
@@ -51,7 +51,7 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
-        # Workers come up first: what is wrong with them is found before anything is created.
+        # Workers start first, so that their errors occur before any file is created.
         store = ArtifactStore(folder / ARTIFACTS)
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
@@ -102,7 +102,7 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
 
 
 def _print_result(loop: Search, history: History, comparison: Comparison | None) -> None:
-    """What came of a search, in words."""
+    """Print the result of a search as text."""
     if comparison is None:
         print_front(history)
     else:
@@ -156,10 +156,10 @@ def _executor(assembly: Assembly, artifacts: Artifacts) -> Iterator[Executor]:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Refuse a place for a new run that is taken.
+    """Check that the folder of a new run does not exist yet.
 
     Raises:
-        InputError: Something is there, be it a run.
+        InputError: The path exists, as a run or as anything else.
     """
     if is_taken(folder):
         go_on = f", or continue it with `nasplat resume {folder}`" if is_taken(folder / LOG) else ""

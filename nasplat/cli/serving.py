@@ -18,7 +18,7 @@ from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor
 TOKEN = "NASPLAT_TOKEN"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONNECTIONS = 1000
-"""How many may be open at once; what each may send is bounded."""
+"""Maximum number of open connections. The size of each request is limited too."""
 
 
 def serve(
@@ -96,8 +96,8 @@ def _serve(
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=5,
     )
-    # The server ends cleanly on either signal and then raises it again; both are an interruption.
-    # Python leaves Ctrl-C alone where it was started with it ignored, as shells start what they run beside them.
+    # The server stops cleanly on SIGINT or SIGTERM and then raises the signal again. Both are interruptions.
+    # Shells start background jobs with SIGINT ignored, and Python then installs no handler for it.
     before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         uvicorn.Server(config).run(sockets=[listening])
@@ -110,7 +110,7 @@ def _serve(
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket that is bound already, so that a port that is taken is told before anything else is."""
+    """A bound socket, so that a port in use is reported before any other message."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=512)

@@ -41,10 +41,10 @@ REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BEN
 
 
 def choose(tree: dict[str, Any], section: str, name: str) -> None:
-    """Name a plug-in; options that a file gave stay only if it named the same one."""
+    """Set the plug-in of a section. Options from a file are kept only if the file names the same plug-in."""
     now = tree.get(section)
     if section == "executor" and name == "inline":
-        now = None  # whatever a file said of workers is of no use any more
+        now = None  # a file's options for workers no longer apply
     if isinstance(now, dict) and (now.get("name") == name or section == "executor"):
         tree[section] = {**now, "name": name}
     else:
@@ -52,12 +52,12 @@ def choose(tree: dict[str, Any], section: str, name: str) -> None:
 
 
 def merge(tree: dict[str, Any], section: str, flags: Mapping[str, Any]) -> None:
-    """Enter the flags that were given into a section; None stands for one that was not."""
+    """Enter the given flags into a section. None means that a flag was not given."""
     enter(tree, section, {key: value for key, value in flags.items() if value is not None})
 
 
 def enter(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
-    """Enter values into a section, None like any other."""
+    """Enter values into a section. None is a value like any other."""
     if values:
         tree[section] = merged(_section(tree, section), _grouped(tree, section, values))
 
@@ -66,7 +66,7 @@ def assign(tree: dict[str, Any], assignment: str) -> None:
     """Carry out one ``--set section.option=value``, or ``section.group.option=value``.
 
     Raises:
-        InputError: It has another form, or names no section.
+        InputError: The assignment has another form, or names no section.
     """
     path, equals, text = assignment.partition("=")
     section, dot, option = path.partition(".")
@@ -82,7 +82,7 @@ def assign(tree: dict[str, Any], assignment: str) -> None:
     except ValueError:
         value = text
     changed = _grouped(tree, section, nested(option, value))
-    if option in changed:  # a mapping stands for itself, not for a change of another one
+    if option in changed:  # a mapping replaces the old value and is not merged with it
         tree[section] = {**_section(tree, section), option: value}
     else:
         tree[section] = merged(_section(tree, section), changed)
@@ -98,7 +98,7 @@ def _grouped(tree: Mapping[str, Any], section: str, values: Mapping[str, Any]) -
 
 
 def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """A section of the configuration, to add to; a bare name stands for the plug-in without options."""
+    """A section of the configuration as a mapping. A bare name means the plug-in without options."""
     now = tree.get(section, {})
     if isinstance(now, str):
         return {"name": now}

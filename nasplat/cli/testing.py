@@ -58,7 +58,7 @@ def test(
 
 
 def _warn_of_parts(history: History, picked: list[Measurement]) -> None:
-    """Say which networks have had fewer epochs than others of the run; who compares them lets test data choose."""
+    """Warn of networks with fewer epochs than others of the run. Comparing them would be a selection on test data."""
     short = [m for m in picked if m.task.fidelity < history.fidelities[-1]]
     if short and history.run.config.strategy.name != RETRAINING:
         trials = ", ".join(f"trial {m.id} ({m.task.fidelity})" for m in short)

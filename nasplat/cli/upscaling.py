@@ -120,7 +120,7 @@ def _check_places(paths: list[Path]) -> None:
     """Refuse places that cannot be written to before any work is done.
 
     Raises:
-        InputError: A name ends otherwise than in .png, exists, or is given twice.
+        InputError: A name does not end in .png, exists, or is given twice.
     """
     for path in paths:
         if path.suffix.lower() != ".png":
@@ -141,10 +141,10 @@ def _write(images: "Mapping[Path, Image]", profile: bytes | None, close: Callabl
     Args:
         images: By the names of the files.
         profile: The ICC profile of their colors, if they have one.
-        close: Called when all is written but the names: from there on nothing may interrupt.
+        close: Called when the contents are written and only the names are missing. Afterwards nothing may interrupt.
 
     Raises:
-        InputError: A place is taken by now or cannot be written.
+        InputError: A path exists by now or cannot be written.
         StorageError: The disk is full.
     """
     path = Path()
@@ -164,7 +164,7 @@ def _write(images: "Mapping[Path, Image]", profile: bytes | None, close: Callabl
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """Torch with so many threads, if a number is given."""
+    """Set the number of torch threads, if `number` is given."""
     import torch
 
     before = torch.get_num_threads()

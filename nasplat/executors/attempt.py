@@ -34,11 +34,11 @@ class Attempt:
 
     task: Task
     slots: list[Slot]
-    until: float  # when those that are still at it are killed
+    until: float  # when workers that still run the task are killed
     since: float = field(default_factory=time.monotonic)
     told: dict[Slot, Outcome | RayError] = field(default_factory=dict)
     artifacts: Mapping[str, bytes] = field(default_factory=dict)
-    culprit: Slot | None = None  # who failed first
+    culprit: Slot | None = None  # the worker that failed first
 
     @property
     def complete(self) -> bool:

@@ -78,5 +78,5 @@ class Meeting:
         """Report a failure before leaving; return whether it is the group's first, which may cause all others."""
         try:
             return bool(self._store.add("failures", 1) == 1)
-        except RuntimeError:  # whoever served has failed before
+        except RuntimeError:  # rank 0, which serves the rendezvous, failed before
             return False

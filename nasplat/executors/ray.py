@@ -56,28 +56,27 @@ OBJECT_LOST = "object lost"
 
 
 class RayExecutor(Executor):
-    """Runs tasks on Ray actors, one at a time on each; the loop asks for no more tasks than there are workers.
+    """Runs tasks on Ray actors. Each actor runs one task at a time; the loop asks for at most one task per worker.
 
-    An artifact that many tasks refer to is sent once, through Ray's object store. The training of a supernet is
-    divided among as many workers as the benchmark allows, or all; it waits for them at the head of the queue.
+    An artifact is sent once through Ray's object store, even if many tasks refer to it. Several workers share the
+    training of a supernet: as many as the benchmark allows, or all. It waits for them at the head of the queue.
 
-    A Ray that runs in this process already, or the cluster at `address`, is used and left running; otherwise
-    one is started on this machine and shut down again.
+    If Ray already runs in this process, or at `address`, that Ray is used and left running. Otherwise Ray is started
+    on this machine and shut down at the end.
 
-    A worker failure concerns one task. A worker that dies is replaced, and its task is tried again, with the same
-    seed, up to `retries` times; then the task fails alone. So does a task whose worker reports that memory ran out,
-    and lives on. The loss of a node is not counted against the task. A task that takes longer than `trial_seconds`
-    fails at once, for it would again, and its process is killed. The failure of one of several workers that share a
-    task ends the attempt for all. A worker that cannot be started again and again loses its slot; without any slot
-    left the run ends. Each of these is an incident.
+    A worker failure affects one task. A dead worker is replaced. Its task is tried again with the same seed, up to
+    `retries` times; then only this task fails. The same holds if a live worker reports that memory ran out. The loss
+    of a node does not count as a try. A task that takes longer than `trial_seconds` fails without a retry, and its
+    process is killed. If several workers share a task, the failure of one ends the attempt of all. A worker slot is
+    given up after repeated failed starts. The run ends if no slot is left. Each of these events is an incident.
 
     Args:
-        workload: Which benchmark on which space.
+        workload: The benchmark and the search space.
         artifacts: The run's artifact store: artifacts of tasks are sent to workers, and returned ones are stored.
         workers: Number of actors.
-        cpus_per_worker: Logical CPUs that each reserves; also its number of threads.
-        gpus_per_worker: GPUs that each reserves, as a fraction where several share one.
-        address: An existing cluster (``auto``, ``host:port``), or None.
+        cpus_per_worker: Logical CPUs that each actor reserves; also its number of threads.
+        gpus_per_worker: GPUs that each actor reserves; a fraction if several actors share one GPU.
+        address: The address of an existing cluster (``auto``, ``host:port``), or None.
         retries: Number of further attempts of a task after its worker died or ran out of memory.
         trial_seconds: Maximum time of one attempt of a task; None for no limit.
 
@@ -102,13 +101,13 @@ class RayExecutor(Executor):
         self._objects = Objects(artifacts)
         self._options: dict[str, Any] = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
         self._device = "cuda" if gpus_per_worker else "cpu"
-        # Members that share a device cannot use NCCL; between devices of their own nothing is faster.
+        # Ranks that share a device cannot use NCCL. NCCL is the fastest backend if each rank has its own device.
         self._backend = "cpu:gloo,cuda:nccl" if gpus_per_worker >= 1 else "gloo"
         self._places = workers
-        self._members = 1  # until a worker has said among how many a training can be divided
+        self._members = 1  # until a worker reports how many workers can share a training
         self._retries = retries
         self._trial_seconds = trial_seconds
-        self._busy: dict[Any, tuple[Slot, Attempt]] = {}  # by the reference to what the slot will tell
+        self._busy: dict[Any, tuple[Slot, Attempt]] = {}  # by the reference to the outcome
         self._idle: deque[Slot] = deque()
         self._starting: dict[Any, Slot] = {}
         self._waiting: deque[Task] = deque()
@@ -145,7 +144,7 @@ class RayExecutor(Executor):
         if pending and not outcomes:
             done, _ = ray.wait(pending, num_returns=1, timeout=self._until_overdue(timeout), fetch_local=True)
             outcomes += self._take(done)
-        elif not outcomes and self._places:  # nothing can be started yet, or a training waits for what never comes
+        elif not outcomes and self._places:  # a pause before the next start, or a training waits for workers
             patience = NAP_SECONDS if self._gathering_since is not None else 0.0
             time.sleep(min(timeout, max(patience, self._start_not_before - time.monotonic())))
         outcomes += self._end_overdue()
@@ -156,7 +155,7 @@ class RayExecutor(Executor):
             self._nobody_since = None
         elif self._nobody_since is None:
             self._nobody_since = time.monotonic()
-        elif not outcomes:  # what has come in is handed over before anything is given up
+        elif not outcomes:  # new outcomes are returned before the run is given up
             self._give_up(time.monotonic() - self._nobody_since)
         return outcomes
 
@@ -170,14 +169,14 @@ class RayExecutor(Executor):
             forgotten.clear()
         self._objects.clear()
         for slot in slots:
-            with suppress(RayError, RuntimeError, ValueError):  # a cluster that is gone has no workers left to end
+            with suppress(RayError, RuntimeError, ValueError):  # a lost cluster has no workers to end
                 ray.kill(slot.actor)
         if self._started_ray:
             self._started_ray = False
             ray.shutdown()
 
     def _fill_places(self) -> None:
-        """Start a worker for every place that has none, unless that has just failed."""
+        """Start a worker for every empty slot, except in the pause after a failed start or after too many deaths."""
         if time.monotonic() < self._start_not_before or self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
             return
         while len(self._idle) + len(self._busy) + len(self._starting) < self._places:
@@ -191,7 +190,7 @@ class RayExecutor(Executor):
                 raise RunError(f"a worker could not be started: {self._last_death}")
 
     def _take(self, done: list[Any]) -> list[Outcome]:
-        """What has come in: workers that are up, and outcomes but of those tasks that are tried again."""
+        """Process the answers of workers; return the outcomes, except those of tasks that are tried again."""
         outcomes = []
         for reference in done:
             if reference in self._starting:
@@ -201,7 +200,7 @@ class RayExecutor(Executor):
         return outcomes
 
     def _take_in(self, reference: Any) -> None:
-        """A worker is up, or is prepared, or lives as it was asked; or it does not."""
+        """Process the answer of a worker without a task: it started, prepared or answered a probe, or it failed."""
         slot = self._starting.pop(reference)
         try:
             answer = ray.get(reference)
@@ -220,7 +219,7 @@ class RayExecutor(Executor):
         self._rest(slot)
 
     def _after_failed_start(self, slot: Slot, error: RayError) -> None:
-        """Pause before the next start, longer from time to time, and give the place up in the end."""
+        """Pause before the next start, longer after each failure; give up the worker slot after too many failures."""
         reason = reason_of(error)
         if slot.prepared:  # it died while it was idle
             self._note_death(slot, error)
@@ -258,12 +257,12 @@ class RayExecutor(Executor):
         )
 
     def _note_death(self, slot: Slot, error: RayError) -> None:
-        """A worker died, for which no trial is to answer."""
+        """Record the death of a worker that no trial caused."""
         kind = NODE_LOST if is_node_lost(error) else "worker died"
         self._note(kind, reason_of(error), "replaced", worker=slot.worker)
 
     def _give_up(self, seconds: float) -> None:
-        """Give up where there has been no worker for so long, or none can be expected any more."""
+        """End the run if no worker can be started, or if there was no worker for `seconds` and that is too long."""
         if not self._starting and not self._places:
             raise RunError(f"no worker can be started, the last failed so: {self._last_death}")
         if not self._starting and self._deaths_in_a_row > DEATHS_PER_WORKER * self._places:
@@ -275,7 +274,7 @@ class RayExecutor(Executor):
             raise RunError(f"no worker came up within {START_SECONDS:.0f} s, {why_no_worker(self._options)}")
 
     def _dispatch(self) -> None:
-        """Give what waits to who is idle, in order: what needs several workers is not overtaken."""
+        """Give waiting tasks to idle workers, in order: no task overtakes a task that needs several workers."""
         while self._waiting and (slots := self._slots_for(self._waiting[0])):
             task = self._waiting.popleft()
             try:
@@ -287,14 +286,14 @@ class RayExecutor(Executor):
             self._begin(task, slots, given)
 
     def _slots_for(self, task: Task) -> list[Slot]:
-        """Idle workers that live, as many as are to share the task; none as long as it has to wait for them."""
+        """The slots of the idle workers that will share the task; empty while the task waits for workers."""
         divided = isinstance(task, TrainSupernet) and task.architectures
         wanted = min(self._members, self._places) if divided else 1
         slots: list[Slot] = []
         while self._idle and len(slots) < max(1, wanted):
             slot = self._idle.popleft()
             if slot.seconds() > IDLE_SECONDS:
-                # It may have died meanwhile, for which the task is not to answer.
+                # The worker may have died while it was idle; this death must not count against the task.
                 slot.since = time.monotonic()
                 self._starting[slot.actor.ready.remote()] = slot
             else:
@@ -306,9 +305,9 @@ class RayExecutor(Executor):
         return []
 
     def _waited_in_vain(self) -> bool:
-        """Whether those whom a training still waits for have not come up for so long that it begins without them."""
+        """Whether a training has waited so long for workers to start that it begins without them."""
         if self._busy or any(slot.worker and not slot.prepared for slot in self._starting.values()):
-            self._gathering_since = None  # they will come in time
+            self._gathering_since = None  # these workers will be free in time
             return False
         if self._gathering_since is None:
             self._gathering_since = time.monotonic()
@@ -318,7 +317,7 @@ class RayExecutor(Executor):
     def _begin(self, task: Task, slots: list[Slot], given: Mapping[str, Any]) -> None:
         now, size, body = time.monotonic(), len(slots), encode_task(task)
         attempt = Attempt(task, slots, until=now + (math.inf if self._trial_seconds is None else self._trial_seconds))
-        # Its result is an argument of the others, so that each begins when the first can be found.
+        # The address is an argument for every rank, so each rank begins after rank 0 serves the rendezvous.
         address = slots[0].actor.serve.remote() if size > 1 else ""
         for rank, slot in enumerate(slots):
             slot.since = now
@@ -331,11 +330,11 @@ class RayExecutor(Executor):
         self._idle.append(slot)
 
     def _collect(self, reference: Any) -> Outcome | None:
-        """What came of a task; None if others who share it have yet to tell, or it is tried again."""
+        """Record a worker's answer; return the outcome of its task, or None if the task is not done or is retried."""
         slot, attempt = self._busy.pop(reference)
         try:
             body, artifacts, its_own = ray.get(reference)
-        except RayTaskError as error:  # raised inside a worker that lives on
+        except RayTaskError as error:  # raised in a worker that is still alive
             lost = isinstance(error, ObjectLostError)
             failure = self._failure(slot, attempt, type(error).__name__, reason_of(error), trace=str(error))
             attempt.told[slot] = error if lost else failure
@@ -356,7 +355,7 @@ class RayExecutor(Executor):
         return None
 
     def _settle(self, attempt: Attempt) -> Outcome | None:
-        """What came of a task when all have told, or never will; None if it is tried again."""
+        """The outcome of a task after the last rank has answered or was killed; None if the task is tried again."""
         for slot, error in attempt.worker_failures():
             if not attempt.succeeded:
                 return self._after_worker_failure(slot, attempt, error)
@@ -367,14 +366,14 @@ class RayExecutor(Executor):
         outcome = attempt.told[slot]
         assert not isinstance(outcome, RayError)
         outcome = replace(outcome, spent=replace(outcome.spent, seconds=attempt.seconds()))
-        if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:  # told by a worker that lives on
+        if isinstance(outcome, Failure) and outcome.kind == OUT_OF_MEMORY:  # reported by a live worker
             return self._retry_or_fail(slot, attempt, outcome, lives=True)
         for data in attempt.artifacts.values():
             self._artifacts.put(data)
         return outcome
 
     def _after_worker_failure(self, slot: Slot, attempt: Attempt, error: RayError) -> Outcome | None:
-        """Decide on a task one of whose workers is gone, or what it was to work with."""
+        """Decide whether to retry a task that lost a worker or an artifact in the object store."""
         kind, lives = "worker died", isinstance(error, RayTaskError)
         if lives or is_node_lost(error):
             kind = OBJECT_LOST if lives else NODE_LOST
@@ -390,7 +389,7 @@ class RayExecutor(Executor):
         return self._retry_or_fail(slot, attempt, failure, lives=lives)
 
     def _retry_or_fail(self, slot: Slot, attempt: Attempt, failure: Failure, *, lives: bool = False) -> Outcome | None:
-        """Try a task again that may itself be the cause, or let it fail alone."""
+        """Retry a task that may itself be the cause of the failure; after the last retry only this task fails."""
         failures = self._worker_failures.setdefault(failure.id, WorkerFailures())
         failures.deaths += 1
         if failures.deaths <= self._retries and failure.kind not in (NODE_LOST, OBJECT_LOST):
@@ -408,17 +407,17 @@ class RayExecutor(Executor):
         self._waiting.append(task)
 
     def _until_overdue(self, timeout: float) -> float:
-        """The timeout, or less if a task's time is up before."""
+        """Seconds to wait: the timeout, or less if a task reaches its time limit earlier."""
         soonest = min((attempt.until for _, attempt in self._busy.values()), default=math.inf)
         return min(timeout, max(0.0, soonest - time.monotonic()))
 
     def _end_overdue(self) -> list[Outcome]:
-        """Kill the processes of tasks whose time is up."""
+        """Kill the processes of tasks that exceed their time limit; return the outcomes."""
         now = time.monotonic()
         overdue = [reference for reference, (_, attempt) in self._busy.items() if attempt.until < now]
         if not overdue:
             return []
-        # What has ended in time is not to suffer from a driver that looks late.
+        # A task that ended in time must not fail because the driver checks late.
         done, _ = ray.wait(overdue, num_returns=len(overdue), timeout=0, fetch_local=False)
         outcomes = self._take(done)
         for attempt in dict.fromkeys(attempt for _, attempt in self._busy.values() if attempt.until < now):
@@ -428,7 +427,7 @@ class RayExecutor(Executor):
         return outcomes
 
     def _end(self, attempt: Attempt) -> Outcome | None:
-        """Kill those that still work on a task; what comes of it then."""
+        """Kill the workers that still run a task; return its outcome, or None if it is tried again."""
         late = {reference: slot for reference, (slot, other) in self._busy.items() if other is attempt}
         for reference, slot in late.items():
             del self._busy[reference]

@@ -17,14 +17,14 @@ REWORDED = {
     "Worker unexpectedly exits with a connection error code 2. End of file.": "its process ended without a word",
     "The actor": "the worker",
 }
-"""What Ray says of a death, and what it comes down to."""
+"""Ray's messages about a dead worker, and the shorter text for each."""
 
 PROBE_SECONDS = 10.0
-"""How long a cluster's address may take to answer."""
+"""Seconds that a connection to a cluster's address may take."""
 
 
 def connect(address: str | None, *, cpus: float) -> bool:
-    """Make Ray available; returns whether it was started or joined here, to be left again."""
+    """Start Ray or connect to a cluster; return whether this call did so, and the caller must shut Ray down."""
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -32,8 +32,8 @@ def connect(address: str | None, *, cpus: float) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            # Workers share this machine as the user says, even with more of them than there are cores.
-            # A cluster that happens to run on it already is left alone unless its address is given.
+            # The user decides how many workers share this machine, even if there are more workers than cores.
+            # A cluster that already runs on this machine is not used unless its address is given.
             logical = max(os.cpu_count() or 1, math.ceil(cpus))
             ray.init(address="local", num_cpus=logical, include_dashboard=False, **quiet)
         else:
@@ -52,8 +52,10 @@ def connect(address: str | None, *, cpus: float) -> bool:
 def _probe(address: str) -> None:
     """Fail at once if no process listens at the address; Ray itself would try for minutes.
 
+    Only addresses of the form ``HOST:PORT`` are checked; Ray checks the others.
+
     Raises:
-        OSError: No process listens at ``HOST:PORT``; other forms of addresses are left to Ray.
+        OSError: No process listens at ``HOST:PORT``.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
@@ -61,7 +63,7 @@ def _probe(address: str) -> None:
 
 
 def require(**wanted: float) -> None:
-    """Refuse to wait for resources that the whole cluster does not have."""
+    """Raise an `InputError` if the whole cluster has fewer resources than the workers need."""
     present: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for resource, amount in wanted.items():
         if amount > present.get(resource, 0.0) + 1e-9:
@@ -72,7 +74,7 @@ def require(**wanted: float) -> None:
 
 
 def why_no_worker(options: Mapping[str, float]) -> str:
-    """Why workers do not start, as far as the cluster reports it."""
+    """The reason why workers do not start, as far as the cluster reports it."""
     if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
         return "for no node of the cluster is left; start it again"
     return (
@@ -82,17 +84,20 @@ def why_no_worker(options: Mapping[str, float]) -> str:
 
 
 def is_node_lost(error: RayError) -> bool:
-    """Whether a whole node is gone rather than one worker.
+    """Whether a whole node is lost, and not only one worker.
 
-    A node that lives reports the death of its workers. So a worker that merely cannot be reached any more, or
-    a result that no node has any more, means that nobody is left to report.
+    A live node reports the death of its workers. If a worker is unreachable without such a report, or no node has a
+    result any more, then the node itself is lost.
     """
     gone = isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError)
     return gone or (not isinstance(error, RayTaskError) and "its node has died" in str(error))
 
 
 def reason_of(error: RayError) -> str:
-    """What a worker died of, in one line; an error in its own code stands at the end, Ray's verdict further up."""
+    """The cause of a worker failure, in one line.
+
+    An error in the worker's own code is in the last line of Ray's message; Ray's own cause is in an earlier line.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

@@ -8,8 +8,8 @@ from typing import Any
 from nasplat.units import figure
 
 _ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&$]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
-"""Active characters of Markdown: its own signs, formulas between dollars, and addresses, which become links without
-signs."""
+"""Characters with a meaning in Markdown: its markup, dollar signs, which enclose formulas, and parts of web addresses,
+which become links even without markup."""
 
 
 def escaped(value: object) -> str:
@@ -93,7 +93,7 @@ def _search(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def _options(values: Mapping[str, Any]) -> str:
-    """A plug-in's name and options, or values by their names."""
+    """The name and the options of a plug-in as text, or named values as text."""
     shown = [f"{name} {_spelt(value)}" for name, value in values.items() if value is not None and name != "name"]
     return ", ".join([*([str(values["name"])] if "name" in values else []), *shown])
 

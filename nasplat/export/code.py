@@ -1,4 +1,4 @@
-"""Python expressions as small trees: how networks are written down, and laid out as `ruff format` leaves them."""
+"""Python expressions as small trees. The code of a network is written with them, in the layout of `ruff format`."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 WIDTH = 88
-"""Columns of a line."""
+"""The largest length of a line, in columns."""
 USED_IN_FORWARD = {"self", "nn", "torch", "functional", "Tensor", "getattr", "float"}
-"""Names that stand for something else in a forward."""
+"""Names that already have a meaning in a `forward`."""
 RESERVED = {*USED_IN_FORWARD, *dir(builtins), "OrderedDict", "Path", "load_file", "load", "path", "network"}
-"""And anywhere in a source."""
+"""Names that already have a meaning anywhere in a source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """A piece of code that is written as it is, such as a name."""
+    """A piece of code that is written without changes, such as a name."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number; where modules of one class have different ones, it becomes a parameter.
+    """A number. It becomes a parameter if it differs between the modules of one class.
 
     Args:
         value: The number.
-        role: What it is in the call that it stands in, such as ``kernel``; empty if that has no name.
+        role: The role of the number in its call, such as ``kernel``; empty if the role has no name.
     """
 
     value: int | float
@@ -39,14 +39,14 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The result of a step of a `nasplat.export.tracing.Graph`, by its number."""
+    """The result of a step of a `nasplat.export.tracing.Graph`, by the number of the step."""
 
     step: int
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A module that has a class or a function of its own in the file, by the path to it."""
+    """A module that is made by a class or a function of the source, by the path of the module in the network."""
 
     path: str
 
@@ -69,13 +69,14 @@ Kind: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An expression made of others.
+    """An expression that contains other expressions.
 
     Args:
-        kind: What it is; of a call the first part is what is called, of an index what is taken a part of.
-        parts: The expressions in it.
-        text: Of a keyword or an attribute its name, of a binary or unary operation its operator.
-        default: The code of a keyword's value with which it can be left out.
+        kind: The kind of expression.
+        parts: The inner expressions. The first part of a call is the function; the first part of an index is the
+            indexed value.
+        text: The name of a keyword or an attribute, or the operator of a binary or unary operation.
+        default: For a keyword, the code of its default value. A keyword with this value can be left out.
     """
 
     kind: Kind
@@ -87,7 +88,7 @@ class Node:
 Code: TypeAlias = Atom | Number | Value | Part | Node
 
 NOTHING = Atom("")
-"""What stands where a slice has no limit."""
+"""Empty code, for example for a missing limit of a slice."""
 
 _BROKEN = "call", "list", "comprehension", "tuple", "dict"
 _ATOMIC, _UNARY, _POWER = 9, 7, 8
@@ -95,17 +96,17 @@ _BINARY = {"|": 1, "^": 2, "&": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%":
 
 
 def call(function: Code | str, *arguments: Code) -> Node:
-    """A call of a function, or of what a name stands for."""
+    """A call of a function, which is given as code or by its name."""
     return Node("call", (Atom(function) if isinstance(function, str) else function, *arguments))
 
 
 def keyword(name: str, value: Code, default: str | None = None) -> Node:
-    """An argument by name; left out where it is written as the default is."""
+    """An argument by name. It is left out if its code equals the code of the default."""
     return Node("keyword", (value,), name, default)
 
 
 def index(value: Code, *items: Code) -> Node:
-    """A part of a value."""
+    """A part of a value, in square brackets."""
     return Node("index", (value, *items))
 
 
@@ -115,7 +116,12 @@ def binary(operator: str, left: Code, right: Code) -> Node:
 
 
 def changed(code: Code, change: Callable[[Code], Code | None]) -> Code:
-    """The same tree with some parts exchanged, from left to right; None leaves a part and looks into it."""
+    """The same tree with some parts replaced, from left to right.
+
+    Args:
+        code: The tree.
+        change: Gives the replacement of a part. None keeps the part, and its inner parts are visited.
+    """
     other = change(code)
     if other is not None:
         return other
@@ -125,7 +131,7 @@ def changed(code: Code, change: Callable[[Code], Code | None]) -> Code:
 
 
 def leaves(code: Code) -> Iterator[Code]:
-    """What a tree is made of in the end, from left to right."""
+    """The leaves of a tree, from left to right."""
     if isinstance(code, Node):
         for part in code.parts:
             yield from leaves(part)
@@ -134,25 +140,25 @@ def leaves(code: Code) -> Iterator[Code]:
 
 
 def quoted(text: str) -> str:
-    """A string as Python reads it, in ASCII; in double quotes unless others need fewer escapes."""
+    """A string as a Python literal in ASCII. It has double quotes, unless single quotes need fewer escapes."""
     quote = "'" if text.count('"') > text.count("'") else '"'
     escaped = (f"\\{each}" if each == quote else each if each in "'\"" else ascii(each)[1:-1] for each in text)
     return f"{quote}{''.join(escaped)}{quote}"
 
 
 def is_name(text: str) -> bool:
-    """Whether a class can have an attribute that is written so; two underlines would make it another."""
+    """Whether a class can have an attribute with this name. Python changes names that begin with two underscores."""
     spelt_so = text.isidentifier() and unicodedata.is_normalized("NFKC", text)
     return spelt_so and not python.iskeyword(text) and (not text.startswith("__") or text.endswith("__"))
 
 
 def attribute(value: Code, name: str) -> Node:
-    """An attribute of a value, whatever it is called."""
+    """An attribute of a value. If its name is no Python name, `getattr` is called."""
     return Node("attribute", (value,), name) if is_name(name) else call("getattr", value, Atom(quoted(name)))
 
 
 def number(value: int | float) -> str:
-    """A number as Python reads it."""
+    """A number as Python code."""
     return repr(value) if value - value == 0 else f'float("{value}")'
 
 
@@ -161,7 +167,7 @@ def flat(code: Code, *, omit: bool = True) -> str:
 
     Args:
         code: The expression.
-        omit: Whether arguments that are the default are left out.
+        omit: Whether arguments that equal their default are left out.
     """
     match code:
         case Atom(text):
@@ -193,13 +199,16 @@ def flat(code: Code, *, omit: bool = True) -> str:
 
 
 def laid_out(prefix: str, code: Code, suffix: str = "", *, indent: int) -> list[str]:
-    """An expression as lines: one if it fits, else what is in its brackets on a line below, else part by part.
+    """An expression as lines.
+
+    The expression is one line if it fits. Otherwise the contents of its brackets are one line below. If they do not
+    fit either, each part has its own line.
 
     Args:
-        prefix: What stands before it, such as ``x = ``.
-        code: Only calls, lists, tuples and dictionaries are broken.
-        suffix: What stands after it.
-        indent: Spaces at the beginning of its lines.
+        prefix: The text before the expression, such as ``x = ``.
+        code: The expression. Only calls, lists, comprehensions, tuples and dictionaries are broken into lines.
+        suffix: The text after the expression.
+        indent: The number of spaces at the beginning of the lines.
     """
     margin = " " * indent
     line = f"{margin}{prefix}{flat(code)}{suffix}"
@@ -226,7 +235,8 @@ def laid_out(prefix: str, code: Code, suffix: str = "", *, indent: int) -> list[
 
 
 def _brackets(node: Node, *, omit: bool = True) -> tuple[str, list[Code], str]:
-    """What opens, what is inside without arguments that can be left out, and what closes."""
+    """The opening text, the parts inside the brackets, and the closing text. With `omit`, default arguments are left
+    out."""
     match node.kind:
         case "call":
             return f"{_operand(node.parts[0], _ATOMIC, omit)}(", _given(node.parts[1:], omit=omit), ")"
@@ -261,7 +271,7 @@ def _is_simple(code: Code) -> bool:
 
 
 def _slice(limits: list[str], *, simple: bool) -> str:
-    """The limits of a slice, with spaces around the colons where they are more than names and numbers."""
+    """The text of a slice. Its colons have spaces around them, unless all limits are simple names and numbers."""
     begin, end, step = limits
     if simple:
         return f"{begin}:{end}" + (f":{step}" if step else "")

@@ -1,4 +1,4 @@
-"""A class or a function of the source that is written, and the modules that it stands for."""
+"""A class or a function of the written source, and the modules that it makes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,18 +9,19 @@ from nasplat.export.tracing import Graph
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A module as it is written.
+    """A module as code.
 
     Args:
-        attributes: What it is made of, by name; a sequence that a function makes is one, without a name.
-        graph: What it does; None for sequences, and for modules that are never called.
+        attributes: The code of the module's attributes, by name. A sequence made by a function is a single attribute
+            with an empty name.
+        graph: The operations of the module's call; None for sequences, and for modules that are never called.
     """
 
     attributes: dict[str, Code]
     graph: Graph | None
 
     def codes(self) -> Iterator[tuple[str, Code]]:
-        """All of its code, each with the attribute that it is of; that of the forward has none."""
+        """All code of the module, each with the name of its attribute. The name is empty for code of the forward."""
         yield from self.attributes.items()
         if self.graph is not None:
             yield from (("", code) for code in (*self.graph.steps, self.graph.result) if code is not None)
@@ -31,10 +32,10 @@ class Definition:
     """A class or a function of the source.
 
     Args:
-        name: What it is called.
-        doc: Its first sentence.
-        members: The modules that it stands for, by their paths.
-        parameters: The numbers of each of them, in order, by the name of the parameter.
+        name: The name of the class or function.
+        doc: The first paragraph of its docstring.
+        members: The modules that it makes, by their paths.
+        parameters: The value for each module, in the order of `members`, by the name of the parameter.
     """
 
     name: str
@@ -44,12 +45,12 @@ class Definition:
 
     @property
     def is_function(self) -> bool:
-        """Whether it returns a sequence of torch's modules, rather than being a class."""
+        """Whether it is a function that returns a sequence of torch's modules, not a class."""
         return "" in self.first.attributes
 
     @property
     def first(self) -> Member:
-        """The module that the others are like."""
+        """The first module. The code of the other modules differs from its code only in numbers."""
         return next(iter(self.members.values()))
 
 
@@ -58,10 +59,10 @@ class Written:
     """A definition whose code has parameters where its modules differ.
 
     Args:
-        definition: What it is called, and its parameters.
-        attributes: What is made in its ``__init__``, or returned by a function.
-        graph: Its forward.
-        fields: The parameters that the forward needs.
+        definition: The definition, with its name and its parameters.
+        attributes: The code of the attributes that ``__init__`` makes, or of the sequence that a function returns.
+        graph: The operations of the forward; None if there is no forward.
+        fields: The names of the parameters that the forward needs.
     """
 
     definition: Definition

@@ -13,7 +13,7 @@ from nasplat.export.tracing import Trace, torchs_class
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList
 LARGEST_BUFFER = 64
-"""The largest size of a buffer outside of the weights that is written into the source, in numbers."""
+"""The largest size, in numbers, of a buffer that the source contains because the weights do not."""
 _ROLES = {
     "in_channels": "inputs", "in_features": "inputs", "out_channels": "outputs", "out_features": "outputs",
     "num_features": "channels", "num_channels": "channels", "normalized_shape": "channels", "kernel_size": "kernel",
@@ -27,7 +27,7 @@ _WORDS = {"pool": "pooling", "conv": "convolution", "norm": "batch norm", "relu"
 
 
 class Described:
-    """A network's modules as they are written, those together that are alike; those inside others come first."""
+    """The modules of a network as code. Similar modules share a definition. Definitions of inner modules come first."""
 
     def __init__(self, network: nn.Module, trace: Trace) -> None:
         self._trace = trace
@@ -36,7 +36,7 @@ class Described:
         self._visit("", network)
 
     def definitions(self) -> list[Definition]:
-        """All definitions. A sequence with a single use is written where it is used."""
+        """All definitions. A sequence with a single use has no definition; its code is inlined."""
         single = {
             path: member.attributes[""]
             for each in self._definitions.values()
@@ -70,7 +70,7 @@ class Described:
         self._definitions.setdefault(key, Definition(name, doc)).members[path] = member
 
     def _shape(self, code: Code) -> str:
-        """Code that is equal for modules whose code differs only in numbers."""
+        """The code without its numbers. It is equal for modules whose code differs only in numbers."""
         known = list(self._definitions)
 
         def change(part: Code) -> Code | None:
@@ -98,7 +98,7 @@ class Described:
         return any(each == path or each.startswith(f"{path}.") for each in self._trace.reached)
 
     def _made(self, path: str, module: nn.Module) -> Code:
-        """What makes a module, in the `__init__` of the one above it."""
+        """The code that makes a module, in the `__init__` of its parent module."""
         known = torchs_class(module)
         if known is None:
             self._visit(path, module)
@@ -139,7 +139,7 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _empty(tensor: Tensor) -> Code:
-    """A tensor of the same shape, which the weights fill."""
+    """The code of an empty tensor of the same shape and type. Loading the weights fills it."""
     return call("torch.empty", *_sizes(tensor), keyword("dtype", Atom(str(tensor.dtype)), "torch.float32"))
 
 
@@ -148,7 +148,11 @@ def _sizes(tensor: Tensor) -> list[Code]:
 
 
 def _constant(tensor: Tensor, path: str, module: nn.Module) -> Code:
-    """A tensor with its values."""
+    """The code of a tensor with its values.
+
+    Raises:
+        RunError: The tensor has more than `LARGEST_BUFFER` numbers.
+    """
     if tensor.numel() > LARGEST_BUFFER:
         raise _unwritable(path, module, f"has a buffer of {tensor.numel()} numbers that its weights do not hold")
 
@@ -165,7 +169,7 @@ def _leaf(path: str, module: nn.Module, known: type[nn.Module]) -> Code:
     """The call that makes a module of torch.
 
     Raises:
-        RunError: Its constructor arguments cannot be determined.
+        RunError: The constructor arguments of the module cannot be determined.
     """
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
     for simple in (True, False):
@@ -183,7 +187,14 @@ def _makes(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     shown: str,
 ) -> bool:
-    """Whether a class of torch, with these arguments, makes a module with weights of these shapes that looks so."""
+    """Whether a class of torch makes the same module with these arguments.
+
+    Args:
+        name: The name of the class.
+        given: The name and the value of each argument.
+        shapes: The name and the shape of each weight that the module must have.
+        shown: The text that `extra_repr` of the module must return.
+    """
     known: type[nn.Module] = getattr(nn, name)
     on_meta = {"device": "meta"} if "device" in inspect.signature(known.__init__).parameters else {}
     try:
@@ -195,12 +206,14 @@ def _makes(
 
 
 def _arguments(module: nn.Module, known: type[nn.Module], *, simple: bool) -> dict[str, tuple[object, object]] | None:
-    """The value and the default of every argument that a module of torch was made with.
+    """The value and the default of every constructor argument of a module of torch.
+
+    The result is None if the module lacks an attribute with the name of an argument.
 
     Args:
-        module: It has them as attributes.
-        known: Its class.
-        simple: Whether equal numbers for height and width are given as one.
+        module: The module, which has the arguments as attributes.
+        known: The class of the module.
+        simple: Whether equal numbers for height and width are given as one number.
     """
     given: dict[str, tuple[object, object]] = {}
     for name, parameter in list(inspect.signature(known.__init__).parameters.items())[1:]:
@@ -210,7 +223,7 @@ def _arguments(module: nn.Module, known: type[nn.Module], *, simple: bool) -> di
             return None
         value = getattr(module, name)
         if isinstance(parameter.default, bool) and not isinstance(value, bool):
-            value = value is not None  # such as a bias, which is there or not
+            value = value is not None  # for example a bias, which is a tensor or None
         if simple and isinstance(value, tuple) and len(set(value)) == 1:
             value = value[0]
         given[name] = value, parameter.default

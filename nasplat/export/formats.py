@@ -1,4 +1,4 @@
-"""The formats of an exported network: how each is written, and how it is run for comparison with torch."""
+"""The formats of an exported network, and how each is compared with torch."""
 
 from dataclasses import asdict
 from enum import Enum
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Format(Enum):
-    """A format of a network, by its name on the command line. The value is its file."""
+    """A format of a network, by its name on the command line. The value is the name of its file."""
 
     ONNX = "model.onnx"
     PT2 = "model.pt2"
@@ -35,7 +35,7 @@ class Format(Enum):
 
     @property
     def title(self) -> str:
-        """Its name in errors."""
+        """The name of the format in error messages."""
         return {"ONNX": "the ONNX model", "PT2": "the torch.export program", "SOURCE": "the source"}[self.name]
 
 
@@ -50,15 +50,15 @@ def write_source(network: "nn.Module", io: IO, path: Path, heading: "Sequence[st
 def verified(
     form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool = False
 ) -> dict[str, Any]:
-    """The differences of a format from torch, on random and on real inputs; for a source in float64 as well.
+    """The differences of a format from torch, on random and on real inputs. A source is also compared in float64.
 
     Args:
         form: The format.
-        network: In evaluation mode.
+        network: The network in evaluation mode.
         io: The input and output shapes of the network.
         path: The file.
         real: Real inputs, if there are any.
-        features: Whether an ONNX model outputs features, which are compared too.
+        features: Whether an ONNX model also outputs features. They are then compared too.
 
     Raises:
         RunError: The format cannot be run, or a difference exceeds the tolerance.
@@ -78,7 +78,7 @@ def verified(
 def _compared(
     form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool
 ) -> dict[str, Verification | None]:
-    """All comparisons of a format, by the kind of inputs."""
+    """All comparisons of a format with torch, by the kind of inputs."""
     from nasplat.nn.onnx import with_features
 
     run, inputs = _runner(form, path), random_inputs(io)

@@ -1,4 +1,4 @@
-"""A graph of steps as the lines of a `forward`: short expressions are put where they are used, others get names."""
+"""A graph of steps as the lines of a `forward`. Short expressions are inlined; other expressions get names."""
 
 import keyword as python
 from collections import Counter
@@ -8,11 +8,12 @@ from nasplat.export.code import USED_IN_FORWARD, Atom, Code, Node, Value, change
 
 INDENT = 8
 LONGEST = 88 - INDENT
-"""A line that is longer is divided."""
+"""The largest length of a line, in characters without the indent. A longer line is divided."""
 DEEPEST = 3
-"""And one in which more calls stand in one another."""
+"""The largest number of nested calls in a line. A line with more nested calls is divided."""
 LONG_ENOUGH = 0.7
-"""Of parts of about the same length, the one that is computed first gets a line first."""
+"""A part counts as long if it has at least this fraction of the longest part's length. The long part that is computed
+first gets its own line first."""
 _LONG_NAME = "a_long_name = "
 _NAMES = {
     "cat": "joined", "stack": "stacked", "pad": "padded", "channel_shuffle": "shuffled", "pixel_shuffle": "shuffled",
@@ -20,25 +21,25 @@ _NAMES = {
     "interpolate": "resized", "flatten": "flat",
 }  # fmt: skip
 _ACTIVATIONS = {"relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "gelu", "silu", "tanh", "softmax", "dropout"}
-"""What they give is called by what comes in."""
+"""Functions whose output is named after their input."""
 
 
 def forward_lines(
     inputs: Sequence[str], steps: Sequence[Code | None], effects: frozenset[int], result: Code
 ) -> list[str]:
-    """The body of a `forward`, below its signature.
+    """The lines of a `forward` below its signature.
 
     Args:
-        inputs: The names of what comes in, in the order of the steps without code.
-        steps: The code of each step.
-        effects: The steps that change a tensor in place; then nothing is put elsewhere.
-        result: What is returned.
+        inputs: The names of the inputs, in the order of the steps without code.
+        steps: The code of each step; None for inputs.
+        effects: The steps that change a tensor in place. If there are any, all steps keep their order.
+        result: The code of the returned value.
     """
     return _Body(inputs, steps, effects, result).lines
 
 
 class _Body:
-    """Writes the lines; a step waits until it is known where its code is to stand."""
+    """Writes the lines. A step that can be inlined waits until its value is used."""
 
     def __init__(
         self, inputs: Sequence[str], steps: Sequence[Code | None], effects: frozenset[int], result: Code
@@ -63,7 +64,7 @@ class _Body:
         self.lines += laid_out("return ", self._expanded(result), indent=INDENT)
 
     def _write(self, step: int) -> None:
-        """Write a line that gives the step's value a name."""
+        """Write a line that gives a name to the step's value. A value without uses gets no name."""
         code = self._steps[step]
         assert code is not None
         if not self._uses[step]:
@@ -82,7 +83,7 @@ class _Body:
         self.lines += laid_out(f"{self._names[step]} = ", code, indent=INDENT)
 
     def _divide(self, code: Code, prefix: str) -> None:
-        """Write down, before their use, the largest parts of the code that fit in a line, until the rest does."""
+        """Write the largest parts of the code that fit in a line, each as its own line, until the rest fits too."""
         for _ in self._steps:
             held = self._held(code)
             if not held or self._fits(code, prefix):
@@ -98,7 +99,7 @@ class _Body:
         return len(prefix) + len(flat(line)) <= LONGEST and _depth(line) <= DEEPEST
 
     def _held(self, code: Code) -> list[int]:
-        """The largest waiting steps in the code that fit in a line of their own."""
+        """The largest waiting steps in the code that each fit in a line."""
         found: list[int] = []
         for step in _values(code):
             if step in self._waiting:
@@ -125,7 +126,7 @@ class _Body:
         role = role if role.isidentifier() else "x"
         if role not in taken and role in freed:
             return role
-        if len(freed) == 1 and len(set(_values(code))) == 1:  # a value that goes on its way
+        if len(freed) == 1 and len(set(_values(code))) == 1:  # the only input, which is not used again
             if freed[0] in self._inputs and "x" not in taken:
                 return "x"
             if freed[0] == "x" or "self" not in flat(code):
@@ -136,7 +137,7 @@ class _Body:
 
 
 def _uses(steps: Sequence[Code | None], effects: frozenset[int], result: Code) -> Counter[int]:
-    """How often each step's value is used by what is used itself."""
+    """The number of uses of each step's value. Uses in steps that are never used themselves do not count."""
     uses = Counter(_values(result))
     for step in reversed(range(len(steps))):
         code = steps[step]
@@ -154,14 +155,14 @@ def _comes_first(step: int, code: Code | None) -> bool:
 
 
 def _depth(code: Code) -> int:
-    """How deep calls stand in one another."""
+    """The number of nested calls."""
     if not isinstance(code, Node):
         return 0
     return (code.kind == "call") + max((_depth(part) for part in code.parts), default=0)
 
 
 def _role(code: Code) -> str:
-    """A name for a value, by the module or the function that gives it."""
+    """A name for a value, from the module or the function that computes it."""
     match code:
         case Node(kind="call", parts=(function, *_)):
             if (module := _module(function)) is not None:
@@ -176,7 +177,7 @@ def _role(code: Code) -> str:
 
 
 def _module(function: Code) -> str | None:
-    """What a module is called by: ``self.nodes[1][0]`` gives ``node_1``."""
+    """A name from the path of a module: ``self.nodes[1][0]`` gives ``node_1``. None for other functions."""
     path = flat(function)
     if not path.startswith("self."):
         return None

@@ -1,4 +1,4 @@
-"""Networks as `torch.export` programs, which torch runs without their source."""
+"""Networks as `torch.export` programs. Torch runs a program without the source of the network."""
 
 import json
 import zipfile
@@ -18,13 +18,13 @@ LEAST = 3
 
 
 def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False) -> None:
-    """Export with a free batch size.
+    """Write a network as a program with a free batch size.
 
     Args:
-        network: In evaluation mode, on the CPU.
+        network: The network in evaluation mode, on the CPU.
         input_shape: The shape of one input example.
         path: The file to write.
-        enlarges: Whether it upscales images. It then accepts any height and width from `LEAST` on.
+        enlarges: Whether the network upscales images. The program then accepts any height and width from `LEAST` on.
 
     Raises:
         RunError: The file would contain pickled objects.
@@ -39,7 +39,7 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
         network,
         (torch.zeros(2, *input_shape),),
         dynamic_shapes=(free,),
-        # Conditions on odd sides that torch cannot prove become checks in the program instead of errors now.
+        # Torch cannot prove some conditions on odd sides. They become checks in the program instead of errors now.
         prefer_deferred_runtime_asserts_over_guards=enlarges,
     )
     if enlarges:
@@ -55,10 +55,10 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
 
 
 def _drop_checks(program: "ExportedProgram") -> None:
-    """Remove the checks of sizes. They hold only for the example's sizes, since they state the memory layout of
-    tensors.
+    """Remove the checks of sizes.
 
-    The outputs for other sizes are compared with torch after every export.
+    The checks state the memory layout of tensors, so they hold only for the example's sizes. The outputs for other
+    sizes are compared with torch after every export.
     """
     import torch
 

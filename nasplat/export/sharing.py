@@ -1,7 +1,7 @@
-"""The sharing of classes and functions by modules in the source of a network, and their parameters.
+"""The classes and functions that modules share in the source of a network, and the parameters of these definitions.
 
 Modules share a definition if their code differs only in numbers. A number that differs between modules becomes a
-parameter. Places with the same numbers in every module share one parameter, named by its role.
+parameter. Places with the same numbers in every module share one parameter. The parameter is named by its role.
 """
 
 from collections import Counter
@@ -40,7 +40,7 @@ _BY_NAME = "kernel", "stride", "padding", "dilation", "groups", "scale"
 
 
 def written(network: nn.Module, trace: Trace) -> list[Written]:
-    """The definitions of a network's source, each after those that it needs; the last is of the network itself.
+    """The definitions of a network's source. Each comes after the definitions that it needs; the network is last.
 
     Raises:
         RunError: A module cannot be written as source.
@@ -54,7 +54,7 @@ def written(network: nn.Module, trace: Trace) -> list[Written]:
 
 
 def _give_names(found: list[Definition]) -> None:
-    """Distinguish definitions with the same name by letters."""
+    """Distinguish definitions with the same name by letters. Reserved names get a letter too."""
     counts = Counter(each.name for each in found)
     taken = {*counts, *RESERVED}
     for each in found:
@@ -67,13 +67,13 @@ def _give_names(found: list[Definition]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A place in the code of a definition where a number stands.
+    """A place of a number in the code of a definition.
 
     Args:
-        family: Only places of one family share a parameter.
+        family: The family of the role. Only places of one family share a parameter.
         role: The role of the number.
-        attribute: The attribute that contains it, or none.
-        numbers: Its value in each module.
+        attribute: The attribute that contains the place; empty in a forward.
+        numbers: The number in each module.
     """
 
     family: str
@@ -83,14 +83,14 @@ class _Place:
 
     @property
     def key(self) -> "_Key":
-        """What places that share a parameter have in common."""
+        """The key of the parameter. Places with the same key share one parameter."""
         return self.family, self.numbers
 
 
 def _generalized(
     definition: Definition, owners: Mapping[str, tuple[Definition, int]], definitions: Set[str]
 ) -> Written:
-    """Put parameters where the modules of a definition differ; those that are in them have theirs already."""
+    """Put parameters where the modules of a definition differ. Inner definitions must already have parameters."""
     places = _places(definition, owners)
     names = _parameter_names(places, definitions, () if definition.is_function else definition.first.attributes)
     fields: list[str] = []
@@ -130,10 +130,10 @@ def _generalized(
 
 
 def _derived(names: "Mapping[_Key, str]", bases: "Mapping[_Key, str]") -> "dict[_Key, Code]":
-    """Formulas for parameters that others tell: half a kernel as padding, a multiple of channels.
+    """Formulas for parameters that follow from others: half a kernel as padding, or a multiple of channels.
 
     Args:
-        names: The parameters that need not be given.
+        names: The parameters that a formula may replace.
         bases: All parameters.
     """
     found: dict[_Key, Code] = {}
@@ -153,7 +153,7 @@ def _derived(names: "Mapping[_Key, str]", bases: "Mapping[_Key, str]") -> "dict[
 
 
 def _repeated(code: Code) -> Code:
-    """The same with a comprehension for lists of modules that are made alike."""
+    """The same code with a comprehension for each list of at least three equal calls."""
 
     def change(part: Code) -> Code | None:
         if isinstance(part, Node) and part.kind == "list" and len(part.parts) >= 3 and len(set(part.parts)) == 1:
@@ -166,12 +166,12 @@ def _repeated(code: Code) -> Code:
 
 
 def _rank(name: str, numbers: tuple[int | float, ...]) -> int:
-    """Parameters that calls give by name come last, and those with a default after them."""
+    """The rank of a parameter: 0 if passed by position, 1 if passed by name, 2 if it also has a default."""
     return _is_by_name(name) + (default_of(name, numbers) is not None)
 
 
 def default_of(name: str, numbers: Sequence[int | float]) -> str | None:
-    """The default value of a parameter."""
+    """The code of a parameter's default value; None if it has no default."""
     return "1" if name.rpartition("_")[2] in ("stride", "dilation", "groups") and 1 in numbers else None
 
 
@@ -190,7 +190,7 @@ def _differs(place: _Place) -> bool:
 
 
 def _places(definition: Definition, owners: Mapping[str, tuple[Definition, int]]) -> list[_Place]:
-    """All places of a definition's code where a number stands, in order."""
+    """All places of numbers in the code of a definition, in order."""
     columns: list[list[tuple[str, str, int | float]]] = []
     for member in definition.members.values():
         column: list[tuple[str, str, int | float]] = []
@@ -214,12 +214,13 @@ def _family(role: str) -> str:
 
 
 def _parameter_names(places: list[_Place], taken: Set[str], attributes: Collection[str]) -> dict[_Key, str]:
-    """A name for each family and numbers that differ between modules.
+    """A parameter name for each key whose numbers differ between modules.
 
     Args:
         places: All places of a definition.
-        taken: Names that stand for something else.
-        attributes: What a class has already; the parameters that its forward needs become attributes too.
+        taken: Names that already have another meaning.
+        attributes: The attributes of a class. The parameters that the forward needs become attributes too, so they need
+            other names.
     """
     owned = {*attributes, *dir(nn.Module)}
     roles: dict[_Key, list[_Place]] = {}
@@ -241,7 +242,7 @@ def _parameter_names(places: list[_Place], taken: Set[str], attributes: Collecti
 
 
 def _wanted(places: list[_Place]) -> str:
-    """The role of a number, from all its places."""
+    """The preferred name of a parameter, from the roles of all its places."""
     roles = [place.role.rpartition("_")[2] for place in places]
     if (roles[0] == "outputs" and "inputs" in roles) or (roles[:2] == ["inputs", "outputs"] and (
         places[0].attribute == places[1].attribute

@@ -20,14 +20,15 @@ Part: TypeAlias = "Callable[[Box], Image]"
 Plane: TypeAlias = "Callable[[Box], Tensor]"
 """A part of a luma `[height, width]`."""
 Figures: TypeAlias = Mapping[str, Mapping[str, float]]
-"""``psnr_db`` and ``ssim`` of each image compared with the original: ``bicubic`` and ``network``."""
+"""The metrics ``psnr_db`` and ``ssim`` against the original, for the images ``bicubic`` and ``network``."""
 
 SHOWN = 800
 """Larger images are center-cropped to this height and width, in pixels."""
 ROWS = 256
 """The number of rows that are compared at once."""
 MARGIN = 4
-"""The margin, in pixels, of a part that affects its bicubic upscaling, plus a reserve."""
+"""The width of the margin around a part, in pixels of the small image. Its pixels affect the bicubic upscaling of the
+part. The width includes a reserve."""
 GAP, LINE = 8, 20
 """The gap around the images and the height of a line of text above them, in pixels."""
 
@@ -76,7 +77,7 @@ def bicubic(small: "Image", scale: int, box: Box) -> "Image":
 
 
 def protocol(scale: int) -> str:
-    """One line on how `figures` are computed."""
+    """One line on how `figures` computes the metrics."""
     return (
         f"{COMPARISON.format(scale=scale)}. Bicubic enlarges the colors of the given picture, each rounded for itself"
     )
@@ -85,13 +86,13 @@ def protocol(scale: int) -> str:
 def figures(small: "Image", network: "Image", original: "Image", scale: int) -> Figures:
     """PSNR and SSIM of bicubic upscaling and of a network's image against the original, by `protocol`.
 
-    It is the super-resolution protocol with one difference: bicubic upscales the colors of the given image, instead of
-    the luma of an image that was not rounded.
+    The protocol is that of super-resolution, with one difference. Bicubic upscales the colors of the given image. The
+    super-resolution protocol upscales the luma of an image that was not rounded.
 
     Args:
-        small: The low-resolution image; it passes `check_original`.
+        small: The low-resolution image. `check_original` must accept it.
         network: The image upscaled by a network; transparency is dropped.
-        original: The original. If it is grey, values are compared instead of the luma.
+        original: The original. If it is grey, grey values are compared instead of the luma.
         scale: The upscaling factor, and the number of pixels that are cropped from every side.
     """
     grey = original.mode == "L"
@@ -113,7 +114,7 @@ def _compared(one: Plane, other: Plane, size: tuple[int, int], shave: int) -> di
     error = similarity = 0.0
     bottom = height - shave
     for top in range(shave, bottom - 2 * rim, ROWS):
-        # SSIM is computed for pixels whose window is inside, so parts must overlap by the reach of the window.
+        # SSIM is computed only for pixels whose window is inside the part. So parts overlap by the reach of the window.
         end = min(top + ROWS + 2 * rim, bottom)
         box = (shave, top, width - shave, end)
         first, second = one(box), other(box)
@@ -128,14 +129,14 @@ def _compared(one: Plane, other: Plane, size: tuple[int, int], shave: int) -> di
 def side_by_side(
     small: "Image", network: "Image", original: "Image | None", scale: int, found: Figures | None
 ) -> "Image":
-    """Bicubic, network and original side by side, each with its name above it, and its metrics if there are any.
+    """An image that shows bicubic, network and original side by side. Names and known metrics are above each.
 
     Args:
         small: The low-resolution image.
         network: The image upscaled by a network; transparency is dropped.
         original: The original, if it is known.
         scale: The upscaling factor.
-        found: The result of `figures` for whole images, even if only the center of large images is shown.
+        found: The result of `figures`, if it is known. It is for whole images, even if only their center is shown.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,8 +1,8 @@
-"""The modules of a network as straight-line code: one graph of steps for each module that is not torch's own.
+"""The modules of a network as straight-line code. Each module whose class is not torch's own has a graph of steps.
 
-A module's `forward` is run with symbolic values that have only a shape and record the operations on them. Inner
-modules are steps; their own operations are another graph. The batch size stays free. The other sizes are those of the
-network's input, or also free for networks that accept images of any size.
+A module's `forward` is run with symbolic values. They have only a shape and record the operations on them. The call of
+an inner module is one step; the operations of the inner module are another graph. The batch size stays free. The other
+sizes are those of the network's input. For networks that accept images of any size, height and width stay free too.
 """
 
 import copy
@@ -37,8 +37,8 @@ class Graph:
     """The operations of a module's call.
 
     Args:
-        inputs: The names of the inputs; their values are the first steps.
-        lists: The inputs that are lists of tensors.
+        inputs: The names of the inputs. The values of the inputs are the first steps.
+        lists: The names of the inputs that are lists of tensors.
         steps: The code of each step, in order; None for inputs.
         effects: The steps that change a tensor in place.
         result: The code of the output.
@@ -51,7 +51,7 @@ class Graph:
     result: Code = NOTHING
 
     def add(self, code: Code | None, *, effect: bool = False) -> Value:
-        """Record a step."""
+        """Record a step, and return its value."""
         self.steps.append(code)
         if effect:
             self.effects.add(len(self.steps) - 1)
@@ -63,8 +63,8 @@ class Trace:
     """The result of running a network with symbolic values.
 
     Args:
-        graphs: The graphs of its own modules, by their paths; modules that are never called have none.
-        reached: The paths of the modules that a forward names.
+        graphs: The graphs of the network's own modules, by their paths. Modules that are never called have no graph.
+        reached: The paths of the modules that some `forward` accesses.
     """
 
     graphs: dict[str, Graph]
@@ -75,9 +75,9 @@ def traced(network: nn.Module, input_shape: Sequence[int], *, free_sides: bool) 
     """Run a network once and record the operations of each of its own modules.
 
     Args:
-        network: In evaluation mode; it is not changed.
+        network: A network in evaluation mode. It is not changed.
         input_shape: The shape of one example.
-        free_sides: Whether sides are free, as in super-resolution networks.
+        free_sides: Whether height and width are free, as in super-resolution networks.
 
     Raises:
         RunError: A module cannot be expressed as straight-line code.
@@ -142,7 +142,7 @@ class _Tracer:
             return plain(result)
         except RunError:
             raise
-        except Exception as error:  # whatever the module does with values that are none
+        except Exception as error:  # a module may raise any error for symbolic values
             why = str(error) if isinstance(error, Unwritable) else f"fails: {type(error).__name__}: {error}"
             raise RunError(
                 f"the module {path or 'at the root'} ({type(module).__name__}) cannot be written as stand-alone "
@@ -167,18 +167,18 @@ class _Tracer:
         return self.step(value, code, effect=overwrites)
 
     def step(self, value: Any, code: Code, *, effect: bool = False) -> Any:
-        """The value of a step of the current module."""
+        """The watched value of a new step of the current module."""
         if not any(isinstance(each, Tensor) for each in flattened(value)):
             raise Unwritable("takes a plain value out of a tensor")
         assert self._current is not None
         return self._watched(value, self._current[1].add(code, effect=effect))
 
     def _within(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A module called by the current one."""
+        """The output of a module that the current module calls, recorded as a step."""
         if type(module) is nn.Identity:
             return args[0]
         if id(module) not in self._paths:
-            if torchs_class(module) is nn.Sequential:  # a slice of one; its modules are known
+            if torchs_class(module) is nn.Sequential:  # a slice of a sequence, whose modules have paths
                 return module.forward(*args, **kwargs)
             raise Unwritable(f"calls a {type(module).__name__} that is not among its modules")
         value = self.run(module, plain(args), plain(kwargs))
@@ -255,8 +255,10 @@ def _member(owner: nn.Module, code: Code, name: str) -> Code:
 
 
 def torchs_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class of torch with the module's behavior: its own class, or a base class whose forward it does not
-    override."""
+    """The class of torch with the module's behavior; None if there is no such class.
+
+    It is the module's own class, or a base class whose forward the module does not override.
+    """
     for known in type(module).__mro__[:-1]:
         if known is not nn.Module and getattr(nn, known.__name__, None) is known:
             return known if type(module).forward is known.forward else None

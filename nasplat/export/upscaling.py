@@ -33,7 +33,7 @@ BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError, TypeError,
     AttributeError, RuntimeError, MemoryError,
 )  # fmt: skip
-"""The errors of Pillow for damaged files."""
+"""The errors that Pillow raises for damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Source:
 
     Args:
         path: The file.
-        colors: Pillow's ``RGB`` or ``L``, in the orientation stated by the file.
-        alpha: Its opacity, ``L``, if it has any transparency.
+        colors: The colors, in Pillow's mode ``RGB`` or ``L``, in the orientation stated by the file.
+        alpha: The opacity, in mode ``L``, if the image has any transparency.
         profile: The ICC profile of the colors, if the file has one that still applies.
-        several: Whether the file has further images; this is the first.
+        several: Whether the file has further images. This is the first image.
     """
 
     path: Path
@@ -63,7 +63,7 @@ def read_source(path: Path, scale: int = 1) -> Source:
         scale: The upscaling factor. The result must have at most `MOST_PIXELS`.
 
     Raises:
-        InputError: The file is not an image, is damaged, of another kind, or too large.
+        InputError: The file is not an image, is damaged, is too large, or has more than 8 bits a channel.
     """
     from PIL import Image, ImageOps
 
@@ -118,18 +118,18 @@ def upscaled(
     memory: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> "Image":
-    """The upscaled image, grey or in color as `source`, with bicubic upscaling of its opacity.
+    """The upscaled image, grey or in color as `source`. The opacity is upscaled bicubically.
 
     Args:
-        exported: A super-resolution network; it is moved to the device.
+        exported: A super-resolution network. It is moved to the device.
         source: The image. Values of 0 to 255 are scaled to 0 to 1, and rounded after scaling back.
         device: ``cpu`` or ``cuda``.
-        memory: The limit, in bytes, for memory that grows with the image, except the image and the result.
-        progress: Receives now and then the completed fraction, from 0 to 1.
+        memory: The limit, in bytes, for memory that grows with the image. The image and the result do not count.
+        progress: A function that is called after each part with the completed fraction, from 0 to 1.
 
     Raises:
         InputError: The network does not fit the image, or needs more memory.
-        RunError: The network's output contains NaN.
+        RunError: The network's output contains NaN or infinite values.
     """
     import torch
     from PIL import Image
@@ -155,7 +155,7 @@ def check_scale(exported: Exported, folder: Path) -> int:
     """The upscaling factor of a network.
 
     Raises:
-        InputError: The network does not upscale images, or not images of the kind in files.
+        InputError: The network does not upscale images, or its images are neither grey nor in three colors.
     """
     io = exported.io
     if io.scale is None:
@@ -172,7 +172,7 @@ def check_scale(exported: Exported, folder: Path) -> int:
 
 
 def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[Box, Tensor]]":
-    """The upscaled colors in parts: the position of each, and its values `[channels, height, width]`."""
+    """The upscaled colors in parts. Each part has its position and its values `[channels, height, width]`."""
     from nasplat.nn.residual_dense.network import ResidualDenseNetwork
     from nasplat.nn.residual_dense.streaming import Strips
 
@@ -192,7 +192,7 @@ def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[
 
 
 def _values(colors: "Image", channels: int, box: "Box") -> "Tensor":
-    """A part of an image as input for networks: `[channels, height, width]` in 0..1; grey as equal colors."""
+    """A part of an image as network input `[channels, height, width]` in 0..1. Grey values fill all channels."""
     import torch
 
     pixels = torch.from_numpy(np.array(colors.crop(box), ndmin=3))
@@ -201,10 +201,10 @@ def _values(colors: "Image", channels: int, box: "Box") -> "Tensor":
 
 
 def _image(pixels: "Tensor", mode: str) -> "Image":
-    """Values `[channels, height, width]` as an image; for a grey image, the luma of colors.
+    """Values `[channels, height, width]` as an image. For a grey image, colors are converted to their luma.
 
     Raises:
-        RunError: They are no numbers.
+        RunError: The values contain NaN or infinite values.
     """
     import torch
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Symbolic values that have only a shape and record the operations on them, and the code of these operations."""
+"""Symbolic values and the code of the operations on them. A symbolic value has only a shape and records operations."""
 
 import builtins
 import inspect
@@ -12,7 +12,7 @@ from torch.nn import functional
 from nasplat.export.code import NOTHING, Atom, Code, Node, Number, binary, call, flat, index, keyword, quoted
 
 Tree: TypeAlias = object
-"""Values, and lists, tuples and dictionaries of them, as Python passes them around."""
+"""A value, or a nested list, tuple or dictionary of values."""
 
 _OPERATORS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
@@ -29,7 +29,7 @@ class Unwritable(Exception):
 
 
 class Size(int):
-    """A size that depends on the input: an integer that records the computations on it."""
+    """A size that depends on the input. It is an integer that records the computations on it."""
 
     code: Code
 
@@ -57,7 +57,7 @@ class Size(int):
 
 
 class Flag(int):
-    """The training flag of a module, which is false here."""
+    """The training flag of a module. It is always false here."""
 
 
 def _size_operator(name: str, operator: str, *, swapped: bool) -> Callable[[Size, int], "Size"]:
@@ -86,7 +86,7 @@ class Recorder(Protocol):
         """The result of a function of torch, recorded as a step. Operators are identified by name."""
 
     def step(self, value: Any, code: Code, *, effect: bool = False) -> Any:
-        """The value of a step of the current module."""
+        """The watched value of a new step of the current module."""
 
 
 class Watched:
@@ -94,7 +94,7 @@ class Watched:
 
     Args:
         value: A tensor on the device ``meta``, which has only a shape.
-        code: Its name, or the code that makes it.
+        code: The name of the tensor, or the code that computes it.
         tracer: The recorder of the operations.
     """
 
@@ -227,7 +227,7 @@ def as_code(value: Tree) -> Code:
     """A value as code.
 
     Raises:
-        Unwritable: There is no code for it.
+        Unwritable: There is no code for the value.
     """
     match value:
         case Watched():
@@ -260,10 +260,10 @@ def as_code(value: Tree) -> Code:
 
 
 def call_of(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Code:
-    """A call of one of torch's functions or methods as code.
+    """A call of a function or method of torch as code.
 
     Raises:
-        Unwritable: It is none of them.
+        Unwritable: The function is not a published function or method of torch.
     """
     given = [as_code(each) for each in args]
     bare = name.strip("_")
@@ -288,10 +288,10 @@ def call_of(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwar
 
 
 def _telling(function: Callable[..., Any], name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name without those that are the default anyway, which torch's own functions pass on."""
+    """The keyword arguments that differ from their default. Functions of torch also pass on default values."""
     try:
         known = inspect.signature(getattr(functional, f"_{name}", function)).parameters
-    except (TypeError, ValueError):  # built in
+    except (TypeError, ValueError):  # a built-in function without a signature
         return kwargs
     return {
         key: value

@@ -32,16 +32,16 @@ from nasplat.storage.files import is_taken, new_folder, read_file, write_atomica
 from nasplat.task import Measurement, Spent, encode_outcome
 
 RETRAINING = "retraining"
-"""The strategy of the runs that train again what others found."""
+"""The name of the strategy that retrains members of an earlier search."""
 LOCK_SECONDS = 1.0
-"""How long to wait for the lock, which readers take for an instant to see whether somebody writes."""
+"""Seconds to wait for the lock. A reader holds it for an instant to check whether a process is writing."""
 
 
 class Run:
     """A run's directory.
 
-    ``config.yaml`` is the resolved configuration, ``environment.json`` where it was made, ``events.sqlite``
-    the event log, ``artifacts/`` the weights by content; reports and exports come beside them.
+    ``config.yaml`` is the resolved configuration. ``environment.json`` is the software environment. ``events.sqlite``
+    is the event log. ``artifacts/`` has the weights, named by content. Reports and exports are in the same directory.
 
     Args:
         folder: An existing run directory.
@@ -51,7 +51,7 @@ class Run:
     """
 
     def __init__(self, folder: Path) -> None:
-        # The plain functions take a name that cannot be for one that is not there.
+        # The functions of os.path treat an impossible name as a missing file.
         if not os.path.isfile(folder / LOG) or not os.path.isfile(folder / CONFIG):  # noqa: PTH113
             what = "is not a run directory" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
             raise InputError(f"{folder} {what}; `nasplat runs` lists those below ./runs")
@@ -135,10 +135,10 @@ class Run:
 
     @cached_property
     def source(self) -> Source | None:
-        """Where the members of a retraining come from; None where it was told their codes alone, and in a search.
+        """The origin of the members of a retraining; None in a search, or if the retraining was given codes only.
 
         Raises:
-            RunError: What was recorded of it is missing or damaged.
+            RunError: The record of the origin is missing or damaged.
         """
         recorded = self.environment.get("source") if self.config.strategy.name == RETRAINING else None
         if recorded is None:
@@ -158,7 +158,7 @@ class Run:
 
     @property
     def _space(self) -> SearchSpace | None:
-        """The search space; None where its plug-in is gone, without which a run can still be looked at."""
+        """The search space; None if its plug-in is missing. The run can be read without the plug-in."""
         config = self.config.space
         try:
             make = SEARCH_SPACES.get(config.name)
@@ -173,7 +173,7 @@ class Run:
             return ""
 
     def keep(self, config: SearchConfig) -> None:
-        """Make a configuration the run's own, as when it is resumed with a larger budget; for the writer alone.
+        """Replace the run's configuration, for example to resume it with a larger budget; only for the run's writer.
 
         Raises:
             StorageError: It cannot be written, as when the disk is full.
@@ -192,22 +192,22 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What was recorded when the run was made."""
+        """The environment that was recorded when the run was created."""
         return read_environment(self.folder)
 
     def final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
-        """A measurement's network on the test split, as `finals` gives it."""
+        """The final measurement of one network on the test split; see `finals`."""
         return self.finals([measurement], benchmark)[measurement.id]
 
     def finals(self, measurements: Sequence[Measurement], benchmark: Benchmark) -> dict[int, Measurement]:
-        """The measurements' networks on the test split by trial: each measured once, and recorded in the log.
+        """The final measurements on the test split, by trial. Each network is measured once and recorded in the log.
 
-        What was measured before is not measured again. When that was stands in `spent.started`.
+        Networks that were measured before are not measured again. The time of a measurement is in `spent.started`.
 
         Raises:
-            InputError: Something is yet to be measured, and another process is writing this run; or nothing was left
-                that could be tested; or it is a part of a retraining, whose length is not for test data to choose.
-            RunError: It cannot be measured: the log names no member of the space, or its weights do not fit.
+            InputError: A network must be measured while another process is writing this run; or its weights were not
+                kept; or its retraining is not complete, since test data must not choose the number of epochs.
+            RunError: A network cannot be measured: its code is not in the space, or its weights do not fit.
         """
         tested = self.history().tested
         if self.config.strategy.name == RETRAINING:
@@ -221,19 +221,19 @@ class Run:
                     )
         if any(measurement.id not in tested for measurement in measurements):
             with self.writing() as log:
-                history = self.history()  # which may have gone on until now
+                history = self.history()  # read again: it may have new events
                 tested = history.tested
                 for measurement in measurements:
                     if measurement.id not in tested:
                         final = self._final(measurement, benchmark)
                         body = encode_outcome(final, with_task=False)
                         log.append("test", body, elapsed=history.spending.seconds)
-                        log.sync()  # test data is looked at once, be the next member killed
+                        log.sync()  # test data is used once, even if a later measurement is killed
                         tested[measurement.id] = final
         return {measurement.id: tested[measurement.id] for measurement in measurements}
 
     def _final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
-        """The final measurement itself, with what it cost."""
+        """Measure one network on the test split, and record the cost of the measurement."""
         self.member(measurement, benchmark)
         device = "cuda" if cuda_is_available() else "cpu"
         started, clock = time.time(), time.perf_counter()
@@ -256,10 +256,10 @@ class Run:
         return replace(final, metrics=metrics, spent=spent)
 
     def member(self, measurement: Measurement, benchmark: Benchmark) -> Architecture:
-        """A measurement's architecture, seen to be a member of the space before anything is built from it.
+        """The architecture of a measurement, after a check that it is a member of the search space.
 
         Raises:
-            RunError: It is none.
+            RunError: The architecture is not a member.
         """
         try:
             return benchmark.space.parse(measurement.architecture.code)
@@ -279,7 +279,7 @@ class Run:
             probe.acquire(blocking=False)
         except filelock.Timeout:
             return True
-        except OSError:  # no lock that anybody could hold, such as a folder of that name
+        except OSError:  # not a lock that a process can hold, such as a folder of that name
             return False
         probe.release()
         return False
@@ -296,10 +296,10 @@ def next_free(parent: Path, stem: str) -> Path:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """What was recorded of a run when it was made.
+    """Read the environment that was recorded when a run was created.
 
     Raises:
-        RunError: It is missing or damaged.
+        RunError: The record is missing or damaged.
     """
     path = folder / ENVIRONMENT
     try:

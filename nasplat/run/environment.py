@@ -1,4 +1,4 @@
-"""Where and with what a run was made, so that it can be made again."""
+"""The software environment of a run, recorded so that the run can be reproduced."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ PACKAGES = ("nasplat", "numpy", "torch", "torchvision", "ray", "pymoo", "scikit-
 
 
 def environment() -> dict[str, Any]:
-    """Versions, platform, command line, and the git revision of the working directory and of the code."""
+    """The package versions, the platform, the command line, and the git revisions of code and working directory."""
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -28,7 +28,7 @@ def _version(package: str) -> str | None:
 
 
 def _revision_of_code() -> str | None:
-    """The commit of this code, where it is a checkout and not installed inside of somebody else's."""
+    """The commit of this code. None if git does not track it, for example if it is installed in another checkout."""
     here = Path(__file__).resolve()
     try:
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
@@ -38,7 +38,7 @@ def _revision_of_code() -> str | None:
 
 
 def _revision(folder: Path) -> str | None:
-    """The commit checked out in a folder, with ``+changes`` where the work tree differs; None outside of git."""
+    """The commit checked out in a folder, with ``+changes`` if tracked files were changed; None outside of git."""
     try:
         head = _git(folder, "rev-parse", "HEAD")
         return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nasplat.run.directory import Run
 
 MOST_BINS = 1_000
-"""More ranges of sizes than anybody wants networks."""
+"""Maximum M of ``bins:M``."""
 
 
 class History:
@@ -121,13 +121,13 @@ class History:
         return self.run.config.goal.front(self.measurements)
 
     def picks(self, which: str) -> list[Measurement]:
-        """What `pick` gives, or several.
+        """One measurement, as in `pick`, or several.
 
-        ``front`` gives the front, ``bins:M`` some members of it from the smallest to the largest, ``all`` every
-        measurement at the most epochs, in the order of asking.
+        ``front`` gives the front. ``bins:M`` gives some members of the front, from the smallest to the largest.
+        ``all`` gives every measurement at the highest fidelity, sorted by trial.
 
         Raises:
-            InputError: As in `pick`; or there is no second objective for ``bins:M``, and so no size.
+            InputError: As in `pick`; or ``bins:M`` has no second objective to use as the size.
         """
         if which == "front":
             return self._pickable
@@ -154,7 +154,7 @@ class History:
                 f"--pick is best, knee or a trial's number, or for several bins:M, front or all, but got {which!r}"
             )
         if which.isdecimal():
-            number = which.lstrip("0") or "0"  # compared as text, since Python reads no number of any length
+            number = which.lstrip("0") or "0"  # compared as text, since Python limits the length of numbers
             for outcome in self.outcomes:
                 if str(outcome.id) == number:
                     if isinstance(outcome, Measurement):
@@ -165,10 +165,10 @@ class History:
 
     @property
     def _pickable(self) -> list[Measurement]:
-        """The front, which must have members.
+        """The front, which must not be empty.
 
         Raises:
-            InputError: It has none.
+            InputError: The front is empty.
         """
         self._check_measured()
         if not self.front:
@@ -177,10 +177,10 @@ class History:
         return self.front
 
     def _check_measured(self) -> None:
-        """Refuse to pick where nothing was measured.
+        """Check that there is a measurement to pick.
 
         Raises:
-            InputError: Nothing was, and why not.
+            InputError: There is no measurement; the message gives the reason.
         """
         if self.measured:
             return
@@ -198,7 +198,7 @@ def names_several(pick: str) -> bool:
 
 @contextmanager
 def _garbage_left_alone() -> Iterator[None]:
-    """No garbage collection within: where everything that is made is kept, looking for garbage takes a third longer."""
+    """Disable garbage collection in the block: all new objects are kept, so it only makes the block a third slower."""
     enabled = gc.isenabled()
     gc.disable()
     try:

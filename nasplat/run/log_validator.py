@@ -7,11 +7,11 @@ from nasplat.storage.event_log import Event
 from nasplat.task import Incident, Json, Measurement, Outcome, Task, decode_incident, decode_outcome, decode_task
 
 MALFORMED = (KeyError, TypeError, ValueError)
-"""What an event that is not what it should be raises."""
+"""The exceptions that a malformed event raises."""
 
 
 def describe(error: Exception) -> str:
-    """What is wrong with an event, to follow its number."""
+    """Describe the error in an event; in messages, the text follows the event number."""
     return f"lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
@@ -27,7 +27,7 @@ class LogValidator:
         asked: All tasks by id.
         outcomes: All outcomes in the order they were told.
         elapsed: Seconds of searching before each outcome.
-        incidents: What went wrong around the work, in order.
+        incidents: The incidents, in order.
         tested: The final measurements by trial.
         ended: Why the search ended, or None while it has not.
     """
@@ -47,10 +47,10 @@ class LogValidator:
         self._newest = -1
 
     def take(self, event: Event) -> None:
-        """Enter the next event; one that is refused changes nothing.
+        """Add the next event; a refused event changes nothing.
 
         Raises:
-            KeyError, TypeError, ValueError: It cannot follow.
+            KeyError, TypeError, ValueError: The event cannot follow the events before it.
         """
         if event.seq != self.seq + 1:
             raise ValueError(f"is missing; the next one is {event.seq}")

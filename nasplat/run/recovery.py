@@ -42,24 +42,24 @@ from nasplat.task import (
 from nasplat.units import shown_metrics
 
 BEYOND = "beyond-the-gap.jsonl"
-"""Where a recovered run keeps the outcomes that its log could not take up: one JSON object a line."""
+"""The file of a recovered run with the outcomes that do not fit into its log: one JSON object per line."""
 NOTE = "recovered.json"
-"""What a recovered run says of where it comes from and what it lacks."""
+"""The file of a recovered run with its origin and the list of lost parts."""
 
 
 @dataclass
 class Salvage:
-    """What can be read of a damaged run.
+    """The readable parts of a damaged run.
 
     Args:
-        folder: The run.
-        config: Its configuration.
-        events: All events that could be read, by number, each in every reading that was found.
-        whole: Whether SQLite itself finds the log without fault.
-        artifacts: The artifacts whose content is what their name says, by digest.
-        spoilt: The files among the artifacts that are something else.
-        environment: What was recorded when the run was made, or None where that cannot be read.
-        problem: What SQLite says of the log, where it finds fault.
+        folder: The run directory.
+        config: The configuration of the run.
+        events: All readings of each event that could be read, by event number.
+        whole: Whether SQLite finds no damage in the log.
+        artifacts: The artifacts whose content matches their digest, by digest.
+        spoilt: The other files in the artifact folder.
+        environment: The environment that was recorded when the run was created; None if it cannot be read.
+        problem: The description of the damage in the log; empty if there is none.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class Salvage:
     environment: dict[str, Any] | None = None
     problem: str = ""
     gap: str | None = field(default=None, init=False)
-    """Why the log cannot go on after `prefix`; None where it is read to its end."""
+    """The reason why the log ends after `prefix`; None if the log was read to its end."""
 
     def __post_init__(self) -> None:
         self._wanted_by_strategy: set[str] = set()
@@ -91,10 +91,10 @@ class Salvage:
 
     @cached_property
     def missing_artifacts(self) -> dict[str, list[int]]:
-        """What the networks of the saved outcomes need and nobody has, with their trials.
+        """The digests of missing artifacts that networks of the saved outcomes need, with the trials of the networks.
 
-        Where weights were shared, only the networks of the highest fidelity are to be had: the search deletes others,
-        as it does those of parts that others continued, if the strategy replaces them.
+        With shared weights, only networks of the highest fidelity count, since the search deletes the other artifacts.
+        It also deletes the artifacts of continued parts of a training, if the strategy replaces parts.
         """
         measured = [outcome for outcome in self.validator.outcomes if isinstance(outcome, Measurement)]
         highest = max((m.task.fidelity for m in measured if m.task.weights is not None), default=0)
@@ -120,9 +120,9 @@ class Salvage:
 
     @cached_property
     def states_gone(self) -> list[str]:
-        """What tasks may still want to continue from and nobody has any more: it was collected beyond the gap.
+        """The digests of missing training states that tasks may still continue from.
 
-        Shared weights are among it, since training goes on from them.
+        The search deleted them after the gap. Shared weights are included, since training continues from them.
         """
         open_ = set(self.validator.asked) - {outcome.id for outcome in self.validator.outcomes}
         wanted = self._wanted_by_strategy.union(*(needed_by(self.validator.asked[number]) for number in open_))
@@ -135,9 +135,9 @@ class Salvage:
 
     @cached_property
     def beyond(self) -> list[dict[str, Any]]:
-        """The outcomes that were read but have no place in the log, with their tasks where those are known.
+        """The outcomes after the gap, with their tasks if the tasks are known.
 
-        Final measurements are among them.
+        They were read, but do not fit into the log. Final measurements are included.
         """
         tasks: dict[int, Task] = {}
         outcomes: dict[tuple[str, int], dict[str, Any]] = {}
@@ -191,7 +191,7 @@ class Salvage:
         }
 
     def save(self, folder: Path) -> None:
-        """Make a run of what can be saved, complete or not at all; the strategy is replayed when it goes on.
+        """Save the readable parts as a new run, completely or not at all. Resuming this run replays the strategy.
 
         Raises:
             InputError: The place is taken or cannot be written.
@@ -219,7 +219,7 @@ class Salvage:
             write_atomically(draft / NOTE, json.dumps(self.summary(), indent=2) + "\n")
 
     def _longest_prefix(self) -> tuple[list[Event], LogValidator]:
-        """The events from the first on that follow one another, and that the strategy asks for again."""
+        """The longest valid sequence of events from the first one, in which a replay of the strategy asks the same."""
         goal = self.config.goal
         validator = LogValidator(finite=goal.metrics, shown=shown_metrics(goal))
         prefix: list[Event] = []
@@ -253,9 +253,9 @@ class Salvage:
 
 
 class _Replay:
-    """The search's strategy, led through the log as resuming leads it, to see that it asks for the same.
+    """Replays the strategy on the log, as resuming does, and checks that it asks for the same tasks.
 
-    Where the strategy cannot be made, as without the benchmark's data, nothing is compared.
+    If the strategy cannot be created, for example without the benchmark's data, nothing is compared.
     """
 
     def __init__(self, config: SearchConfig) -> None:
@@ -287,7 +287,7 @@ class _Replay:
 
     def wanted(self) -> set[str]:
         """The digests of all artifacts that the strategy may still refer to."""
-        # An ask that was refused may have handed a state over to a task that nobody knows of.
+        # A refused ask may refer to a state in a task that is not in the log.
         wanted = {task[key] for task in self._answer for key in ("continues", "weights") if task.get(key)}
         try:
             return wanted if self._strategy is None else wanted | named_digests(self._strategy)
@@ -298,7 +298,7 @@ class _Replay:
         """Tell the strategy an outcome that was taken.
 
         Raises:
-            ValueError: It cannot make anything of it.
+            ValueError: The strategy cannot process the outcome.
         """
         if event.kind == "ask":
             self._answer = []  # the tasks are known from here on
@@ -310,16 +310,16 @@ class _Replay:
 
 
 def salvage(folder: Path, config: Path | None = None) -> Salvage:
-    """Read what can be read of a run; nothing in it is changed.
+    """Read all readable parts of a run; the run itself is not changed.
 
     Args:
         folder: The run directory.
-        config: A configuration to take in the place of the run's own, where that is lost.
+        config: A configuration to use instead of the run's own, if that is lost.
 
     Raises:
-        InputError: There is no such directory, or a process is writing it.
-        RunError: There is no configuration, without which no run can go on.
-        StorageError: There is no room for a copy of the log.
+        InputError: The directory does not exist or is not a run, or a process is writing it.
+        RunError: There is no configuration; without it no run can continue.
+        StorageError: The log cannot be copied, for example if the disk is full.
     """
     log = folder / LOG
     side = folder / f"{LOG}-wal"
@@ -371,12 +371,12 @@ def _config(folder: Path, given: Path | None) -> SearchConfig:
 
 
 def _way(measurement: Measurement, state: Handle | None) -> tuple[Architecture, int, Handle | None]:
-    """Which training it is a part of, and a state on the way."""
+    """A key for the training that the measurement belongs to, and a state of this training."""
     return measurement.architecture, measurement.task.replicate, state
 
 
 def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The whole artifacts by digest, and the files that are none."""
+    """The undamaged artifacts by digest, and all other files."""
     whole, spoilt = {}, []
     for path in sorted(folder.glob("[!.]*/[!.]*")):
         digest = path.parent.name + path.stem

@@ -16,7 +16,7 @@ from nasplat.task import Evaluate
 from nasplat.units import figure
 
 LEAST_RANKED = 3
-"""Of fewer members an order says nothing."""
+"""Minimum number of members for a rank correlation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class Retrained:
 
     Args:
         architecture: The member.
-        origin: What the search had measured of it; None where the run was told its code alone.
-        params: How many parameters it has; None before anything was measured.
-        searched: The search's first objective, as measured then.
-        retrained: The first objective over all seeds that are done; None where none is.
-        tested: The same on test data; None unless every seed that is done was tested.
-        begun: With how many seeds it was begun.
-        teaches: Whether the others learn from it.
-        missing: Why it was not trained to the end with every seed; empty where it was.
+        origin: The search's measurement of the member; None if the run was given its code only.
+        params: Number of parameters; None before the first measurement.
+        searched: The value of the search's first objective, as measured in the search.
+        retrained: The first objective over all completed seeds; None if no seed is complete.
+        tested: The same on test data; None unless every completed seed was tested.
+        begun: Number of seeds whose training was begun.
+        teaches: Whether the member is the teacher of the others.
+        missing: The reason why not every seed was trained to the end; empty if every seed was.
     """
 
     architecture: Architecture
@@ -71,11 +71,11 @@ class Comparison:
     """All members of a retraining.
 
     Args:
-        objective: The first of the retraining.
-        searched: The first of the search; None where that is not known.
-        epochs: After how many the members are compared: the most that any had; 0 before anything was measured.
-        seeds: With how many each is to be trained.
-        members: As they were picked, or in the order in which they were begun.
+        objective: The first objective of the retraining.
+        searched: The first objective of the search; None if it is not known.
+        epochs: Number of epochs at which members are compared: the maximum measured; 0 before any measurement.
+        seeds: Number of seeds for each member.
+        members: The members, in the order in which they were picked or begun.
     """
 
     objective: Objective
@@ -86,10 +86,10 @@ class Comparison:
 
     @classmethod
     def of(cls, history: History) -> Self | None:
-        """The members of a run; None if it is no retraining, or nobody knows yet which they are.
+        """The comparison for a run; None if the run is not a retraining, or its members are not known yet.
 
         Raises:
-            RunError: What was recorded of the search is damaged.
+            RunError: The record of the search is damaged.
         """
         if history.run.config.strategy.name != RETRAINING:
             return None
@@ -143,7 +143,10 @@ class Comparison:
 
     @cached_property
     def spearman(self) -> float | None:
-        """Spearman's rank correlation of searched and retrained, better with better; None of fewer than three."""
+        """Spearman's rank correlation of searched and retrained values; None for fewer than three members.
+
+        Both rankings are from best to worst, so 1 means the same order.
+        """
         from scipy.stats import spearmanr
 
         ranked = self._ranked
@@ -151,7 +154,7 @@ class Comparison:
 
     @cached_property
     def kendall(self) -> float | None:
-        """Kendall's tau-b of the same."""
+        """Kendall's tau-b of the same values."""
         from scipy.stats import kendalltau
 
         ranked = self._ranked
@@ -159,7 +162,7 @@ class Comparison:
 
     @property
     def _ranked(self) -> tuple[Sequence[float], Sequence[float]] | None:
-        """Both sides, less being better; None where they have no order."""
+        """Searched and retrained values, where lower is better; None if they cannot be ranked."""
         if self.searched is None or len(self.paired) < LEAST_RANKED:
             return None
         before = [-value if self.searched.maximize else value for value, _ in self.paired]

@@ -1,4 +1,4 @@
-"""Where the members of a retraining come from, as its run directory keeps it."""
+"""The origin of the members of a retraining, as recorded in its run directory."""
 
 from typing import Annotated
 
@@ -15,12 +15,12 @@ class _Recorded(BaseModel):
 
 
 class Origin(_Recorded):
-    """What the search measured of a member.
+    """The measurement of a member in the search.
 
     Args:
-        trial: Its trial in the search.
-        metrics: What was measured there, costs included.
-        fidelity: After how many epochs.
+        trial: The number of the trial in the search.
+        metrics: The metrics of that trial, costs included.
+        fidelity: The fidelity of that trial, in epochs.
     """
 
     trial: Count
@@ -29,17 +29,17 @@ class Origin(_Recorded):
 
 
 class Source(_Recorded):
-    """A search, and what was picked from it.
+    """A search, and the members that were picked from it.
 
     Args:
-        run: Its directory, as it was given.
-        strategy: Its strategy by name, with all options.
-        space: Its search space, likewise.
-        benchmark: Its benchmark, likewise.
-        objectives: What it wanted, as ``accuracy:max``; the first is what retrained values are compared with.
-        evaluations: How many it had made.
-        seed: All its randomness came from it.
-        members: What was measured of what was picked, by code.
+        run: The directory of the search, as the user gave it.
+        strategy: The name of its strategy, with all options.
+        space: The name of its search space, with all options.
+        benchmark: The name of its benchmark, with all options.
+        objectives: Its objectives, as ``accuracy:max``. Retrained values are compared with the first one.
+        evaluations: The number of evaluations in the search.
+        seed: The random seed of the search.
+        members: The search's measurement of each picked member, by code.
     """
 
     run: str

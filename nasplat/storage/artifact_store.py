@@ -26,7 +26,7 @@ class ArtifactStore(Artifacts):
         self.kept = 0
 
     def path(self, handle: Handle) -> Path:
-        """Where the artifact lies, or would lie."""
+        """The path of the artifact's file, which may not exist."""
         return self.folder / handle.digest[:2] / f"{handle.digest[2:]}.safetensors"
 
     def put(self, data: bytes) -> Handle:

@@ -1,10 +1,9 @@
-"""The events of a damaged log: what SQLite cannot reach any more is found in the bytes themselves, page by page.
+"""Recovery of the events of a damaged log: events that SQLite cannot reach are searched in the raw bytes of the pages.
 
-An event is one row of a table, and rows of that table have a look of their own
-(https://www.sqlite.org/fileformat2.html, sec. 1.6 and 2.1): the length of the record, the row's number, and a header
-that says how long each column is. The length must agree with the header, and the body must be JSON, so that chance
-finds nothing. A log only grows: an older copy of an event, in the side file or in a page since split, says what a newer
-one says.
+An event is one row of a table. Its record has a known format (https://www.sqlite.org/fileformat2.html, sec. 1.6 and
+2.1): the length of the record, the row number, and a header with the length of each column. The length must agree with
+the header, and the body must be JSON. These checks exclude chance matches. A log only grows, so all copies of an event
+are equal: older copies are in the side file (the write-ahead log) or in pages that were split later.
 """
 
 import re
@@ -21,12 +20,12 @@ WAL_HEADER, FRAME_HEADER, LEAF_OVERHEAD = 32, 24, 35
 PAGE_SIZES = {2**power for power in range(9, 17)}
 USUAL_PAGE_SIZE = 4096
 SMALLEST_EVENT = 16
-"""Bytes: a number that a file has no room to count up to is damage."""
+"""Minimum size of an event in bytes. An event number above file size / minimum size is damage."""
 MOST_CANDIDATES = 4
-"""How many different readings of one event are kept; only damage makes more than one."""
+"""Maximum number of different readings that are kept for one event; an event without damage has one reading."""
 
-# A record's header: its length, NULL in the place of the row's number, and the types of kind, elapsed and body.
-# A text of n bytes has the type 2 n + 13; seconds are a float (7), or an integer where they are whole.
+# The header of a record: its length, NULL in place of the row number, and the types of kind, elapsed and body.
+# A text of n bytes has type 2 n + 13. Seconds are a float (type 7), or an integer if they are whole.
 _RECORD = re.compile(
     rb"([\x05-\x08])\x00(\x13|\x15|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session|test)",
     re.DOTALL,
@@ -35,12 +34,14 @@ _SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}
 
 
 def read_events(copy: Path) -> tuple[dict[int, list[Event]], str]:
-    """All events of the copy of a log, by number, each in every reading that was found; and what is wrong with it.
+    """Read all events from the copy of a log.
+
+    Returns the readings of each event by its number, and a description of the damage, empty if there is none.
 
     Args:
-        copy: SQLite may write it.
+        copy: The copy; SQLite may write to it.
     """
-    # SQLite moves the side file into the log, as far as it believes it; the bytes are taken before.
+    # SQLite moves the valid part of the side file into the log, so the bytes are read before.
     main = copy.read_bytes() if copy.exists() else b""
     side_path = copy.with_name(f"{copy.name}-wal")
     side = side_path.read_bytes() if side_path.exists() else b""
@@ -48,7 +49,7 @@ def read_events(copy: Path) -> tuple[dict[int, list[Event]], str]:
     largest = (len(main) + len(side)) // SMALLEST_EVENT
 
     def enter(found: Iterable[Event]) -> int:
-        """How many events were not there before."""
+        """Add the events, and return the number of new ones."""
         before = len(events)
         for event in found:
             readings = events.setdefault(event.seq, []) if 0 < event.seq <= largest else [event]
@@ -66,7 +67,7 @@ def read_events(copy: Path) -> tuple[dict[int, list[Event]], str]:
 
 
 def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
-    """The events that SQLite reaches from either end of the table, and what is wrong."""
+    """Read the events that SQLite reaches from either end of the table; also return a description of the damage."""
     events: dict[int, Event] = {}
     problem = ""
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
@@ -81,7 +82,7 @@ def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
                 problem = " ".join(str(check).removeprefix("*** in database main ***").split())
         except sqlite3.Error as error:
             problem = str(error)
-        connection.text_factory = bytes  # one text that is none does not end the reading
+        connection.text_factory = bytes  # so that one invalid text does not end the reading
         for order in ("ASC", "DESC"):
             try:
                 for seq, kind, elapsed, body in connection.execute(
@@ -94,7 +95,7 @@ def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
                     except (AttributeError, ValueError) as error:
                         problem = problem or str(error)
                 else:
-                    break  # to the end without fault
+                    break  # the whole table was read without an error
             except sqlite3.Error as error:
                 problem = problem or str(error)
     if not problem:
@@ -107,7 +108,7 @@ def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
 
 
 def _carve(main: bytes, side: bytes, *, scan_main: bool) -> Iterator[Event]:
-    """The events whose records are found in the bytes of the file and of its side file."""
+    """Search the bytes of the side file, and of the log itself if `scan_main`, for records of events."""
     sizes = [size for size in (_page_size(main, 16, 2), _page_size(side, 8, 4), USUAL_PAGE_SIZE) if size]
     for size in dict.fromkeys(sizes):
         readings = _pages(main, side, size)
@@ -125,7 +126,10 @@ def _page_size(blob: bytes, offset: int, length: int) -> int:
 
 
 def _pages(main: bytes, side: bytes, size: int) -> list[dict[int, bytes]]:
-    """What every page holds, by number, in the order of trust: newest first, then the file alone, then all there is."""
+    """Three versions of the pages by number, the most reliable first.
+
+    They are: the file with the current frames of the side file, the file alone, and the file with all frames.
+    """
     base = {i // size + 1: main[i : i + size] for i in range(0, len(main), size)}
     every, current = dict(base), dict(base)
     salts = side[16:24]
@@ -139,7 +143,7 @@ def _pages(main: bytes, side: bytes, size: int) -> list[dict[int, bytes]]:
 
 
 def _record(blob: bytes, match: re.Match[bytes], size: int, readings: list[dict[int, bytes]]) -> Event | None:
-    """The event whose record begins where the header was found; None if it is none after all."""
+    """Decode the record whose header was matched; None if the bytes are not an event."""
     header, kind_type, elapsed_type, body_varint, kind = match.groups()
     body_type = _varint(body_varint)
     if header[0] != 4 + len(body_varint) or kind_type[0] != 2 * len(kind) + 13 or body_type < 13 or body_type % 2 == 0:
@@ -180,7 +184,7 @@ def _event(payload: bytes, at: int, elapsed_type: int, seq: int, kind: bytes) ->
 
 
 def _varint(digits: bytes) -> int:
-    """A number in SQLite's way: seven bits in each byte, the first bit set in all but the last."""
+    """Decode an SQLite varint: seven bits per byte, and the high bit is set in all bytes but the last."""
     value = 0
     for digit in digits:
         value = value << 7 | digit & 0x7F
@@ -195,7 +199,7 @@ def _as_varint(value: int) -> bytes:
 
 
 def _number_before(blob: bytes, start: int, total: int) -> int | None:
-    """The row's number, which stands between the length of the record and the record."""
+    """The row number, which is stored between the length of the record and the record; None if it does not fit."""
     length = _as_varint(total)
     for width in range(1, 6):
         digits = blob[start - width : start] if start >= width else b""
@@ -207,7 +211,7 @@ def _number_before(blob: bytes, start: int, total: int) -> int | None:
 
 
 def _local(total: int, size: int) -> int:
-    """How much of a record of `total` bytes is in the page itself; the rest is in a chain of further pages."""
+    """Number of bytes of a record of `total` bytes in the page itself; the rest is in a chain of overflow pages."""
     if total <= size - LEAF_OVERHEAD:
         return total
     least = (size - 12) * 32 // 255 - 23
@@ -216,7 +220,7 @@ def _local(total: int, size: int) -> int:
 
 
 def _chain(pages: Mapping[int, bytes], first: int, length: int, size: int) -> bytes:
-    """The rest of a record, from the chain of pages that begins with `first`; short where the chain breaks."""
+    """The rest of a record, from the chain of overflow pages that begins with `first`; shorter if the chain breaks."""
     parts: list[bytes] = []
     for _ in range(-(-length // (size - 4))):
         page = pages.get(first)

@@ -26,7 +26,7 @@ CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, arrays BLOB
 """
 
 _NO_PLACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-"""What SQLite says of a place that cannot be written, whatever is in the file."""
+"""SQLite's error codes for a place that cannot be written; they do not depend on the content of the file."""
 
 
 def recovering(run: Path) -> str:
@@ -102,12 +102,12 @@ class EventLog:
         if write:
             mode = "mode=rw"
         elif os.path.isfile(side) and side.stat().st_size:  # noqa: PTH113
-            # Somebody writes, or was killed. A reader that could write would, as the last one out, move into
-            # the file what it takes the side file for, and throw that away: a damaged one is not to be lost so.
+            # A writer is active, or was killed. The last reader with write access would move the valid part of the
+            # side file into the log and delete the side file. So a damaged side file would be lost.
             mode = "mode=ro"
         else:
-            # A reader makes side files, and takes them away if it is the last one out. Where there is no room
-            # for them nobody writes, so that the file can be taken for immutable.
+            # A reader creates side files, and the last reader deletes them. If the folder is not writable, no
+            # process writes the log, so the file can be opened as immutable.
             mode = "mode=rw" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
         with ExitStack() as undo:
             try:
@@ -231,10 +231,10 @@ def _sync_file(path: Path) -> None:
 
 
 def event_of(seq: Any, kind: Any, elapsed: Any, body: Any) -> Event:
-    """The event that a row of the file holds.
+    """Decode the event in a row of the table.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: The row is not an event.
     """
     try:
         said = json.loads(body)
@@ -246,7 +246,7 @@ def event_of(seq: Any, kind: Any, elapsed: Any, body: Any) -> Event:
 
 
 def has_schema(connection: sqlite3.Connection) -> bool:
-    """Whether a file has the tables of a log and nothing else: a view or a trigger would run what others wrote."""
+    """Whether a file has only the tables of a log; a view or a trigger could run foreign SQL code."""
     with closing(sqlite3.connect(":memory:")) as model:
         model.executescript(_SCHEMA)
         listing = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
@@ -254,7 +254,7 @@ def has_schema(connection: sqlite3.Connection) -> bool:
 
 
 def _refusal(path: Path, error: sqlite3.Error, *, write: bool) -> RunError:
-    """The error for a log that cannot be opened: the place is at fault, or the file."""
+    """The error for a log that cannot be opened; the cause is either the place or the file."""
     if write and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NO_PLACE:
         return StorageError(f"the event log {path} cannot be written: {error}")
     return RunError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")

@@ -17,7 +17,7 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 
 
 def is_taken(path: Path) -> bool:
-    """Whether something is there already, be it a link to nowhere; a name that cannot be is not taken."""
+    """Whether the path exists; a broken link counts as existing, and an impossible name does not."""
     return os.path.lexists(path)
 
 
@@ -75,14 +75,16 @@ def appearing_folder(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         for each in missing:
-            with suppress(OSError):  # it was never made, or somebody else's file lies there by now
+            with suppress(OSError):  # it was not created, or another process put a file there
                 each.rmdir()
         raise
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft to fill, which gets the folder's name when the block ends and is gone, parents included, if it fails.
+    """Create a draft folder to fill; it gets its final name when the block ends.
+
+    If the block fails, the draft is deleted, together with the parent folders that were created for it.
 
     Raises:
         InputError: The place is taken or cannot be written.

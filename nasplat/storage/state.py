@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 
 
 def pack(state: Mapping[str, Any]) -> tuple[str, bytes]:
-    """The state as JSON text and the arrays in it.
+    """Serialize the state: JSON text, and its arrays as safetensors bytes.
 
     Raises:
         TypeError: A leaf is neither JSON nor an array.
@@ -21,10 +21,10 @@ def pack(state: Mapping[str, Any]) -> tuple[str, bytes]:
 
 
 def unpack(text: str, arrays: bytes) -> dict[str, Any]:
-    """The state that `pack` was given; tuples come back as lists.
+    """Restore the state that was given to `pack`; tuples become lists.
 
     Raises:
-        ValueError: The text or the bytes are not what `pack` gave.
+        ValueError: The text or the bytes are not output of `pack`.
     """
     try:
         state = _with_arrays(json.loads(text), load(arrays))
@@ -36,7 +36,7 @@ def unpack(text: str, arrays: bytes) -> dict[str, Any]:
 
 
 def _without_arrays(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    """The value with every array replaced by its name among `arrays`."""
+    """Move every array of the value to `arrays`, and put its name in its place."""
     match value:
         case np.ndarray():
             name = str(len(arrays))

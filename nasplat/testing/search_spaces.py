@@ -75,7 +75,7 @@ def mutants_are_other_members(space: SearchSpace, io: IO) -> None:
 
 
 def crossover_stays_between_its_parents(space: SearchSpace, io: IO) -> None:
-    """A child is a member; of two equal parents it is their equal."""
+    """A child is a member of the space. If both parents are equal, the child equals them."""
     rng = default_rng(3)
     members = _samples(space)
     for a, b in pairwise(members):
@@ -85,7 +85,7 @@ def crossover_stays_between_its_parents(space: SearchSpace, io: IO) -> None:
 
 
 def neighbors_are_mutual(space: SearchSpace, io: IO) -> None:
-    """Neighbours are distinct other members, and each has the first as its neighbour."""
+    """Neighbours are distinct other members. The relation is symmetric: each neighbour has the member as neighbour."""
     for architecture in _samples(space)[:5]:
         neighbors = space.neighbors(architecture)
         assert neighbors and len(set(neighbors)) == len(neighbors), f"neighbours of {architecture} repeat or lack"
@@ -97,7 +97,7 @@ def neighbors_are_mutual(space: SearchSpace, io: IO) -> None:
 
 
 def canonical_keys_are_stable_text(space: SearchSpace, io: IO) -> None:
-    """A canonical key is text that depends on the code alone, and does not throw everything together."""
+    """A canonical key is text that depends only on the code. Not all members share one key."""
     members = _samples(space)
     keys = [space.canonical_key(a) for a in members]
     assert all(isinstance(key, str) and key for key in keys), "a canonical key is not text"
@@ -106,7 +106,7 @@ def canonical_keys_are_stable_text(space: SearchSpace, io: IO) -> None:
 
 
 def features_have_one_shape(space: SearchSpace, io: IO) -> None:
-    """Features are finite, of one shape, fixed for a member and different between members."""
+    """Features are finite and have one shape. They are constant for a member and differ between members."""
     members = list(dict.fromkeys(_samples(space)))
     features = [np.asarray(space.features(a)) for a in members]
     assert len({f.shape for f in features}) == 1, "features differ in shape"
@@ -207,7 +207,7 @@ def other_data_is_refused(space: SearchSpace, io: IO) -> None:
 
 
 def same_weights_same_outputs(space: SearchSpace, io: IO) -> None:
-    """Two networks of one code agree once they share a state dict: nothing else is decided when building."""
+    """Two networks of one code with the same state dict give the same outputs. Building decides nothing else."""
     import torch
 
     from nasplat.training.seeding import seeded
@@ -224,7 +224,7 @@ def same_weights_same_outputs(space: SearchSpace, io: IO) -> None:
 
 
 def supernet_paths_are_what_is_built(space: SearchSpace, io: IO) -> None:
-    """A supernet's path and what `build` gives have the same state dict, and with the same weights the same outputs."""
+    """A supernet's path has the state dict of the network from `build`. With equal weights, the outputs are equal."""
     if not isinstance(space, SupernetSpace):
         does_not_apply(f"{space.name} has no supernet")
     import torch
@@ -250,7 +250,7 @@ def supernet_paths_are_what_is_built(space: SearchSpace, io: IO) -> None:
 
 
 def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
-    """Each path is made of the supernet's parameters, always the same ones, and neighbors have some in common."""
+    """Each path uses parameters of the supernet, always the same ones. Neighbours share some parameters."""
     if not isinstance(space, SupernetSpace):
         does_not_apply(f"{space.name} has no supernet")
     from nasplat.training.seeding import seeded
@@ -268,7 +268,7 @@ def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
 
 
 def supernet_extracts_copies(space: SearchSpace, io: IO) -> None:
-    """What is extracted has the weights of its path, and shares none of them."""
+    """An extracted network has copies of the weights of its path. It shares no weights with the supernet."""
     if not isinstance(space, SupernetSpace):
         does_not_apply(f"{space.name} has no supernet")
     import torch
@@ -297,7 +297,7 @@ def supernet_has_no_dead_weight(space: SearchSpace, io: IO) -> None:
         supernet = space.supernet(io)
     unused = _parameters(supernet)
     samples = _samples(space)
-    # Samples have nearly all between them; their neighbors, of whom there are many, have the rare rest.
+    # The samples use nearly all parameters. Their many neighbours use the rare ones.
     for members in (samples, *(_some_neighbors(space, architecture) for architecture in samples)):
         for member in members:
             unused -= _parameters(supernet.path(member))
@@ -308,9 +308,9 @@ def supernet_has_no_dead_weight(space: SearchSpace, io: IO) -> None:
 
 
 def blocks_are_what_is_built(space: SearchSpace, io: IO) -> None:
-    """Blocks together have the parameters of the network, take what they say, and kind and widths tell which they are.
+    """The blocks together have the parameters of the network, in a fixed order.
 
-    They come in a fixed order.
+    Each block accepts an input of its `input_shape`. The kind and the widths identify a block.
     """
     if not isinstance(space, BlockSpace):
         does_not_apply(f"{space.name} names no blocks")
@@ -386,16 +386,16 @@ def _samples(space: SearchSpace) -> list[Architecture]:
 
 
 def _some_neighbors(space: SearchSpace, architecture: Architecture) -> list[Architecture]:
-    """At most `NEIGHBORS`, spread over all of them."""
+    """At most `NEIGHBORS` neighbours, at regular steps in the list of all neighbours."""
     neighbors = space.neighbors(architecture)
     return neighbors[:: -(-len(neighbors) // NEIGHBORS)]
 
 
 def _shapes(network: "nn.Module") -> list[tuple[int, ...]]:
-    """Those of its parameters, sorted."""
+    """The sorted shapes of the network's parameters."""
     return sorted(tuple(parameter.shape) for parameter in network.parameters())
 
 
 def _parameters(network: "nn.Module") -> set[int]:
-    """The identities of its parameters."""
+    """The object ids of the network's parameters."""
     return {id(parameter) for parameter in network.parameters()}

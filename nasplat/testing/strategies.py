@@ -1,6 +1,6 @@
-"""The contract of a strategy as checks; each takes a function that makes the strategy for a problem.
+"""The contract of a strategy as checks. Each takes a function that makes the strategy for a problem.
 
-They run on `ToySpace` with an accuracy by formula, so that a check takes milliseconds.
+The checks use `ToySpace` and compute the accuracy by a formula, so that a check takes milliseconds.
 """
 
 import os
@@ -37,13 +37,13 @@ from nasplat.testing.toy import ToyBenchmark, ToySpace, toy_accuracy
 
 MakeStrategy: TypeAlias = Callable[[Problem], Strategy]
 TRIALS = int(os.environ.get("NASPLAT_CONTRACT_TRIALS", "150"))
-"""Evaluations in one check; more for a strategy whose later phases begin late."""
+"""Number of evaluations in one check. Increase it for a strategy whose later phases begin late."""
 PLAN_TASKS = 5_000
-"""Within how many tasks a strategy with a plan is to end, where the whole training has nine epochs."""
+"""Maximum number of tasks until a strategy with a plan must end. The whole training has nine epochs."""
 
 
 class _PatientSpace(ToySpace):
-    """`ToySpace` that draws so often and no more, so that a strategy which never gives up is found out."""
+    """`ToySpace` with at most `patience` draws. It detects a strategy that draws in an endless loop."""
 
     patience = 200_000
 
@@ -61,7 +61,7 @@ class _PatientSpace(ToySpace):
 
 
 def toy_problem(seed: int = 0, *, constraints: Iterable[str] = (), space: ToySpace | None = None) -> Problem:
-    """A problem on `ToySpace`: accurate and small."""
+    """A problem on `ToySpace` with two objectives: high accuracy and few parameters."""
     benchmark = ToyBenchmark(space or ToySpace())
     goal = Goal(
         (Objective("accuracy", True), Objective("params", False)), tuple(Constraint.parse(text) for text in constraints)
@@ -70,7 +70,7 @@ def toy_problem(seed: int = 0, *, constraints: Iterable[str] = (), space: ToySpa
 
 
 def answer(problem: Problem, task: Task) -> Outcome:
-    """What a benchmark and the loop would say to a task."""
+    """The outcome that a benchmark and the search loop would give for a task."""
     if not isinstance(task, Evaluate):
         return Trained(task=task, weights=Handle.of(repr(task).encode()))
     metrics = {"accuracy": toy_accuracy(task.architecture), **problem.cost(task.architecture).metrics()}
@@ -87,9 +87,10 @@ def drive(
     answering: Callable[[Problem, Task], Outcome] = answer,
     order: Callable[[list[Task]], list[Task]] = lambda tasks: tasks,
 ) -> list[Task]:
-    """Ask for up to `batch` tasks, tell them all in the given order, and so on; all tasks that were asked for.
+    """Repeat: ask for up to `batch` tasks, then tell all their outcomes in the given order.
 
-    It ends after so many `trials`, or `TRIALS`.
+    The loop ends after `trials` tasks, by default `TRIALS`, or when the strategy asks for no task. It returns all
+    tasks that the strategy asked for.
     """
     tasks: list[Task] = []
     while len(tasks) < (TRIALS if trials is None else trials):
@@ -103,7 +104,7 @@ def drive(
 
 
 def proposes_at_all(make: MakeStrategy) -> None:
-    """The first request for one task gives one."""
+    """The first `ask(1)` returns one task."""
     assert len(make(toy_problem()).ask(1)) == 1, "ask(1) of a fresh strategy is empty"
 
 
@@ -139,7 +140,7 @@ def global_generators_are_left_alone(make: MakeStrategy) -> None:
 
 
 def proposals_are_feasible_members(make: MakeStrategy) -> None:
-    """Only members that keep the constraints on free costs are proposed."""
+    """The strategy proposes only members of the space that meet the constraints on free metrics."""
     space, rng = ToySpace(), default_rng(0)
     probe = toy_problem()
     bound = median(probe.cost(space.sample(rng)).params for _ in range(101))
@@ -151,7 +152,7 @@ def proposals_are_feasible_members(make: MakeStrategy) -> None:
 
 
 def narrow_constraints_do_not_hang_it(make: MakeStrategy) -> None:
-    """With a handful of feasible members it repeats itself or finishes, and never hangs."""
+    """With few feasible members, the strategy repeats proposals or finishes. It never hangs."""
     probe = toy_problem()
     params = sorted(probe.cost(ToySpace().sample(default_rng(i))).params for i in range(200))
     problem = toy_problem(constraints=[f"params<={params[1]}"], space=_PatientSpace())
@@ -159,7 +160,7 @@ def narrow_constraints_do_not_hang_it(make: MakeStrategy) -> None:
 
 
 def failures_do_not_stop_it(make: MakeStrategy) -> None:
-    """Failed trials are told like others; it goes on, even when all fail, unless that is the end of its plan."""
+    """The strategy continues after failed trials, even if all fail, unless its plan ends. Failures are told too."""
     for fails in (lambda task: task.id % 3 == 1, lambda task: True):
 
         def answering(problem: Problem, task: Task, fails: Callable[[Task], bool] = fails) -> Outcome:
@@ -187,14 +188,14 @@ def late_and_shuffled_outcomes_are_fine(make: MakeStrategy) -> None:
 
 
 def state_goes_on_exactly(make: MakeStrategy) -> None:
-    """A strategy restored from `state`, with work in flight, asks for the same as the one that went on."""
+    """A strategy restored from `state` asks for the same tasks as the original, also with pending evaluations."""
     for told_before in (0, 3, TRIALS // 2):
         strategy = make(toy_problem(seed=3))
         drive(strategy, trials=told_before)
         in_flight = strategy.ask(3)
         state = unpack(*pack(strategy.state()))
         restored = make(toy_problem(seed=3))
-        restored.problem.rng.random(7)  # whatever a fresh strategy has drawn must not matter
+        restored.problem.rng.random(7)  # earlier draws of a new strategy must have no effect
         restored.restore(state)
         futures = []
         for each in (strategy, restored):
@@ -205,7 +206,7 @@ def state_goes_on_exactly(make: MakeStrategy) -> None:
 
 
 def state_is_a_copy(make: MakeStrategy) -> None:
-    """A state that was taken does not change when the strategy goes on."""
+    """A returned state does not change when the strategy continues."""
     strategy = make(toy_problem())
     drive(strategy, trials=5)
     state = strategy.state()
@@ -215,7 +216,7 @@ def state_is_a_copy(make: MakeStrategy) -> None:
 
 
 def handles_stand_in_its_state(make: MakeStrategy) -> None:
-    """Every handle that a task names stood in the state before it was asked for; others may be deleted."""
+    """Every handle of a task is in the state before the `ask` for that task. Other artifacts may be deleted."""
     strategy = make(toy_problem())
     for _ in range(TRIALS):
         known = pack(strategy.state())[0]
@@ -230,7 +231,7 @@ def handles_stand_in_its_state(make: MakeStrategy) -> None:
 
 
 def finished_is_finished(make: MakeStrategy) -> None:
-    """An empty answer with nothing in flight is the end: the next one is empty too."""
+    """If `ask` returns no task and no evaluation is pending, the search has ended: the next `ask` is empty too."""
     strategy = make(toy_problem(constraints=["params<=61"]))  # a single member
     if len(drive(strategy, trials=100)) >= 100:
         does_not_apply(f"{type(strategy).__name__} measures a single member for ever, so that it never finishes")
@@ -238,7 +239,7 @@ def finished_is_finished(make: MakeStrategy) -> None:
 
 
 def a_plan_is_carried_out(make: MakeStrategy) -> None:
-    """A strategy that tells of its progress ends by itself, its progress having risen from 0 to 1."""
+    """A strategy that reports progress ends by itself. Its progress starts at 0, never falls, and ends at 1."""
     strategy = make(toy_problem())
     if strategy.progress is None:
         does_not_apply(f"{type(strategy).__name__} has no plan that it could carry out")

@@ -69,7 +69,7 @@ class ToySpace(GeneSpace, SupernetSpace, BlockSpace):
 
 
 class ToyBenchmark(Benchmark):
-    """An accuracy by formula: wide early layers help, and neighbouring layers like to be alike."""
+    """An accuracy by formula: wide early layers increase it, and so do neighbouring layers of similar width."""
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
@@ -92,7 +92,7 @@ class ToyBenchmark(Benchmark):
 
 
 def toy_accuracy(architecture: Architecture) -> float:
-    """A figure in 0..1, for codes of any space: symbols count by place, and steps between them cost."""
+    """An accuracy in 0..1, for codes of any space. Symbols are weighted by place; steps between them reduce it."""
     values = [int(symbol, 36) for symbol in architecture.code]
     gain = sum(value / (place + 2) for place, value in enumerate(values))
     steps = sum(abs(a - b) for a, b in pairwise(values))
