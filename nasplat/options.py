@@ -106,7 +106,7 @@ def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[s
     """
     former: Mapping[str, str] = getattr(plugin, "former_options", {})
     found = {name: value for name, value in given.items() if name not in former}
-    for name in former.keys() & given.keys():
+    for name in sorted(former.keys() & given.keys()):
         group, grouping, part = former[name].partition(".")
         beside = given.get(group, {})
         # What is no mapping cannot be added to.

@@ -644,6 +644,7 @@ def test_a_misspelt_command_is_no_traceback_in_a_real_process(nasplat: CommandLi
     done = nasplat("serch")
     assert (done.returncode, done.stdout) == (2, "")
     assert "serch" in done.stderr and "Traceback" not in done.stderr
+    assert "Did you mean" in done.stderr and "search" in done.stderr
     assert listing(tmp_path) == {}
 
 

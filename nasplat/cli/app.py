@@ -77,15 +77,11 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """The commands of `COMMANDS`. Only the called command is imported."""
+    """The commands of `COMMANDS`: their names and summaries, and the command itself only once it is called."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command for the help: its name and its summary."""
-        known = COMMANDS.get(cmd_name)
-        return None if known is None else TyperCommand(cmd_name, help=known.summary)
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = {name: TyperCommand(name, help=known.summary) for name, known in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The imported command that is called."""

@@ -33,7 +33,11 @@ TrialSeconds: TypeAlias = Annotated[
 ]
 Set: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--set", help="An option, as in strategy.population=50; repeatable.", show_default=False),
+    typer.Option(
+        "--set",
+        help="An option, as in strategy.population=50 or benchmark.recipe.ema=.99; repeatable.",
+        show_default=False,
+    ),
 ]
 
 REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
