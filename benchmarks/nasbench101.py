@@ -104,13 +104,13 @@ class NASBench101Table(TableBenchmark):
         return [epochs for epochs in SCHEDULES if epochs <= self.epochs and self._searched(epochs, self._columns)]
 
     @property
-    def offered(self) -> Sequence[Architecture]:
+    def enumerable_members(self) -> Sequence[Architecture]:
         table = self._prepared()
         return [table.members[row] for row in np.flatnonzero(~np.isnan(table.values[:, self._place(self.epochs)]))]
 
     def check(self) -> None:
         tables.check_published(self.space, "nasbench101", PUBLISHED_SHAPE)
-        if not self.offered:
+        if not self.enumerable_members:
             raise InputError(f"the table has no {self.search_column} accuracies after {self.epochs} epochs")
 
     def prepare(self) -> None:

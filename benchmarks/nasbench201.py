@@ -121,7 +121,7 @@ class NASBench201Table(TableBenchmark):
         self.prepare()
         return ("search", self.epochs) in self._rows.get(architecture.code, ())
 
-    def known(self, architecture: Architecture) -> Mapping[str, float]:
+    def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
         self.prepare()
         columns, latencies = self._latencies
         index = self._rows.get(architecture.code, {}).get(INDEX, math.nan)

@@ -96,7 +96,7 @@ class SuperResolution(LatencyKnown):
     @property
     def protocol(self) -> str:
         return (
-            f"Enlarged x{self.scale}: {PROTOCOL.format(scale=self.scale)}. Validation pictures: the middle, at most "
+            f"Upscaled x{self.scale}: {PROTOCOL.format(scale=self.scale)}. Validation pictures: the middle, at most "
             f"{VALIDATION_SIDE} pixels in height and width; test pictures whole."
         )
 

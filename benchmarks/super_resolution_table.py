@@ -34,7 +34,7 @@ class SuperResolutionTable(Benchmark):
 
     @property
     def protocol(self) -> str:
-        return f"Enlarged x2, looked up: {PROTOCOL.format(scale=2)}. Validation pictures of BSDS500; Set5 for the test."
+        return f"Upscaled x2, looked up: {PROTOCOL.format(scale=2)}. Validation pictures of BSDS500; Set5 for the test."
 
     @property
     def io(self) -> IO:

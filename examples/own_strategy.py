@@ -20,12 +20,12 @@ class Greedy(Strategy):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self._best: Measurement | None = None
-        self._repeats = DuplicatePolicy(problem, "redraw")
+        self._duplicates = DuplicatePolicy(problem, "redraw")
 
     def ask(self, n: int) -> list[Task]:
         best, space, rng = self._best, self.problem.space, self.problem.rng
         drawn = [
-            self._repeats.draw(lambda: space.mutate(best.architecture, rng) if best else space.sample(rng))
+            self._duplicates.draw(lambda: space.mutate(best.architecture, rng) if best else space.sample(rng))
             for _ in range(n)
         ]
         return [task for task in drawn if task is not None]
@@ -35,12 +35,12 @@ class Greedy(Strategy):
             self._best = outcome
 
     def get_state(self) -> dict[str, Any]:
-        return {"best": self._best and encode_outcome(self._best), "repeats": self._repeats.get_state()}
+        return {"best": self._best and encode_outcome(self._best), "duplicates": self._duplicates.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         best = decode_outcome(state["best"]) if state["best"] else None
         self._best = best if isinstance(best, Measurement) else None
-        self._repeats.set_state(state["repeats"])
+        self._duplicates.set_state(state["duplicates"])
 
 
 def main() -> None:

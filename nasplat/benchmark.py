@@ -105,14 +105,14 @@ class Benchmark(ABC):
         """Whether the architecture can be measured; False for architectures that a partial table lacks."""
         return True
 
-    def known(self, architecture: Architecture) -> Mapping[str, float]:
+    def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
         """Analytic metrics, which need no measurement, such as a latency from a table. All feasible architectures have
         the same ones. Like costs, they can be objectives, or constraints that a strategy checks before measuring.
         """
         return {}
 
     @property
-    def offered(self) -> Sequence[Architecture] | None:
+    def enumerable_members(self) -> Sequence[Architecture] | None:
         """All measurable members, if they are part of the space and can be listed, as in a partial table; else None.
 
         A search then draws from the list, instead of drawing at random until a member is measurable.
@@ -155,7 +155,7 @@ class Benchmark(ABC):
         if "weights" not in measurement.artifacts:
             raise InputError(
                 f"trial {measurement.id} left no weights, since the benchmark does not train, "
-                "or the answer came from memory"
+                "or the answer came from the cache"
             )
         return artifacts.get_tensors(measurement.artifacts["weights"])
 

@@ -168,7 +168,7 @@ class Goal:
         """
         highest = max((m.task.fidelity for m in measurements), default=0)
         kept = [
-            m for m in measurements if m.task.fidelity == highest and m.remembered is None and not self.violation(m)
+            m for m in measurements if m.task.fidelity == highest and m.cached_from is None and not self.violation(m)
         ]
         if not kept:
             return []

@@ -30,7 +30,7 @@ LARGEST = {DOCUMENT: 1 << 26, ARRAYS: 1 << 32}
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class FittedState:
     """The fitted state of a predictor.
 
     Args:
@@ -52,6 +52,9 @@ class Predictor(ABC):
 
     name: ClassVar[str]
     """The name the predictor is registered under."""
+
+    former_name: ClassVar[str] = ""
+    """The name that files of earlier versions have for it."""
 
     cross_validated: float | None = None
     """Kendall's tau of the out-of-fold predictions, if `fit` computes it; None if that needs a cross-validation."""
@@ -83,16 +86,16 @@ class Predictor(ABC):
         return None
 
     @abstractmethod
-    def learnt(self) -> Learnt:
-        """The fitted state, for `restore` in another process.
+    def get_state(self) -> FittedState:
+        """The fitted state, for `set_state` in another process.
 
         Raises:
             InputError: The predictor is not fitted.
         """
 
     @abstractmethod
-    def restore(self, learnt: Learnt) -> None:
-        """Restore the fitted state that `learnt` returned.
+    def set_state(self, state: FittedState) -> None:
+        """Restore the fitted state that `get_state` returned.
 
         Raises:
             KeyError, ValueError, TypeError: It is not the fitted state of such a predictor.
@@ -114,8 +117,8 @@ class Predictor(ABC):
         """
         from safetensors.numpy import save
 
-        learnt = self.learnt()
-        arrays = save({name: np.ascontiguousarray(array) for name, array in learnt.arrays.items()})
+        state = self.get_state()
+        arrays = save({name: np.ascontiguousarray(array) for name, array in state.arrays.items()})
         document = {
             "format": FORMAT,
             "predictor": self.name,
@@ -123,7 +126,7 @@ class Predictor(ABC):
             "space": {"name": self.space.name, "options": options_of(self.space)},
             "versions": {name: version(name) for name in ("nasplat", "numpy", "scikit-learn", "torch")},
             "about": dict(about or {}),
-            "learnt": dict(learnt.values),
+            "state": dict(state.values),
             "arrays": hashlib.sha256(arrays).hexdigest(),
         }
         try:
@@ -151,7 +154,7 @@ class Predictor(ABC):
 
         document = read_document(folder)
         saved, name = document["space"], document["predictor"]
-        if (name, saved["name"]) != (cls.name, space.name):
+        if name not in (cls.name, cls.former_name) or saved["name"] != space.name:
             raise InputError(f"{folder} holds a {name} of {saved['name']}, not a {cls.name} of {space.name}")
         if complete("space", type(space), saved["options"]) != options_of(space):
             raise InputError(
@@ -167,7 +170,7 @@ class Predictor(ABC):
             raise _unreadable(folder, error) from error
         try:
             predictor = cls(space, **complete("predictor", cls, document["options"]))
-            predictor.restore(Learnt(document["learnt"], arrays))
+            predictor.set_state(FittedState(document["state"], arrays))
             # An inconsistent state, such as weights for other features, fails only when it is used.
             trial = predictor.predict([space.sample(default_rng(0))])
             if trial.shape != (1,) or not np.isfinite(trial).all():
@@ -240,7 +243,7 @@ def options_of(plugin: Predictor | SearchSpace) -> dict[str, Any]:
 def read_document(folder: Path) -> dict[str, Any]:
     """Read and verify the JSON document of a saved predictor.
 
-    It has the keys `predictor` and `options`, `space` with `name` and `options`, `versions`, `about`, `learnt`, and
+    It has the keys `predictor` and `options`, `space` with `name` and `options`, `versions`, `about`, `state`, and
     the digests `arrays` and `document`.
 
     Raises:
@@ -260,6 +263,8 @@ def read_document(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{DOCUMENT} is not what was saved; copy it again")
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(folder, error) from error
+    if "learnt" in document:  # the former name
+        document["state"] = document.pop("learnt")
     match document:
         case {
             "predictor": str(),
@@ -267,7 +272,7 @@ def read_document(folder: Path) -> dict[str, Any]:
             "space": {"name": str(), "options": dict()},
             "versions": dict(),
             "about": dict(),
-            "learnt": dict(),
+            "state": dict(),
             "arrays": str(),
         }:
             return {**document, "document": digest}

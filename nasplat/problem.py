@@ -36,9 +36,9 @@ class Problem:
         io: The input and output shapes of the benchmark's data; costs depend on them.
         fidelity: The default fidelity of an evaluation.
         fidelities: The fidelities that a strategy may choose; by default every number of epochs up to `fidelity`.
-        member: Whether the benchmark can measure an architecture; a partial table has only some.
-        offered: All members that the benchmark can measure, if it lists them; random draws are made from the list.
-        known: The benchmark's analytic metrics of a measurable architecture; they count as costs.
+        is_measurable: Whether the benchmark can measure an architecture; a partial table has only some.
+        enumerable_members: All measurable members, if the benchmark lists them; random draws are made from the list.
+        analytic_metrics: The benchmark's analytic metrics of a measurable architecture; they count as costs.
         seed: The run's seed.
 
     Attributes:
@@ -57,23 +57,23 @@ class Problem:
         io: IO,
         fidelity: int = 1,
         fidelities: Sequence[int] | None = None,
-        member: Callable[[Architecture], bool] = lambda architecture: True,
-        offered: Sequence[Architecture] | None = None,
-        known: Callable[[Architecture], Mapping[str, float]] = lambda architecture: {},
+        is_measurable: Callable[[Architecture], bool] = lambda architecture: True,
+        enumerable_members: Sequence[Architecture] | None = None,
+        analytic_metrics: Callable[[Architecture], Mapping[str, float]] = lambda architecture: {},
         seed: int = 0,
     ) -> None:
         self.space = space
         self.io = io
-        self._known = known
-        self._member = member
-        self._offered = offered
+        self._analytic_metrics = analytic_metrics
+        self._is_measurable = is_measurable
+        self._members = enumerable_members
         self.fidelity = fidelity
         self.fidelities = range(1, fidelity + 1) if fidelities is None else fidelities
         self.seed = seed
         self.rng: Generator = default_rng(SeedSequence([seed]))
         self.cost = lru_cache(maxsize=4096)(self._cost)
         self.key = lru_cache(maxsize=65536)(space.canonical_key)
-        free = self.cost(offered[0] if offered else space.sample(default_rng(0))).metrics()
+        free = self.cost(enumerable_members[0] if enumerable_members else space.sample(default_rng(0))).metrics()
         self.goal = Goal(goal.objectives, tuple(c for c in goal.constraints if c.metric not in free))
         self.limits = tuple(c for c in goal.constraints if c.metric in free)
         self.free_metrics = frozenset(free)
@@ -118,7 +118,7 @@ class Problem:
 
     def feasible(self, architecture: Architecture) -> bool:
         """Whether the benchmark can measure the architecture and it satisfies every hard constraint."""
-        if not self._member(architecture):
+        if not self._is_measurable(architecture):
             return False
         return not self.excess(architecture)
 
@@ -167,7 +167,7 @@ class Problem:
 
         The choice among duplicates, and the order, depend only on the seed: the list is the same at any time.
         """
-        members = self._offered if self._offered is not None else self.space.members()
+        members = self._members if self._members is not None else self.space.members()
         if members is None:
             return None
         distinct: dict[str, Architecture] = {}
@@ -202,7 +202,7 @@ class Problem:
         self._sample(default_rng(0))
 
     def _draw(self, rng: Generator) -> Architecture:
-        return self._offered[int(rng.integers(len(self._offered)))] if self._offered else self.space.sample(rng)
+        return self._members[int(rng.integers(len(self._members)))] if self._members else self.space.sample(rng)
 
     def _candidates(self, rng: Generator) -> Iterator[Architecture]:
         for _ in range(ATTEMPTS):
@@ -226,10 +226,10 @@ class Problem:
         Raises:
             InputError: A metric is neither a cost of the space nor a metric of the benchmark.
         """
-        known = self.free_metrics | set(measured)
+        available = self.free_metrics | set(measured)
         for metric in (*self.goal.metrics, *(limit.metric for limit in self.limits)):
-            if metric not in known:
-                raise InputError(unknown("metric", metric, known))
+            if metric not in available:
+                raise InputError(unknown("metric", metric, available))
 
     def nested(self, *, fidelity: int) -> "Problem":
         """The same problem for a nested strategy, with its own task numbers and its own generator.
@@ -244,9 +244,9 @@ class Problem:
             io=self.io,
             fidelity=fidelity,
             fidelities=[fidelity],
-            member=self._member,
-            offered=self._offered,
-            known=self._known,
+            is_measurable=self._is_measurable,
+            enumerable_members=self._members,
+            analytic_metrics=self._analytic_metrics,
             seed=self.seed,
         )
 
@@ -264,5 +264,6 @@ class Problem:
         return self._next_id - 1
 
     def _cost(self, architecture: Architecture) -> Cost:
-        cost, known = self.space.cost(architecture, self.io), self._known(architecture)
-        return replace(cost, published={**cost.published, **known}) if known else cost
+        cost = self.space.cost(architecture, self.io)
+        analytic = self._analytic_metrics(architecture)
+        return replace(cost, published={**cost.published, **analytic}) if analytic else cost

@@ -51,10 +51,17 @@ class Registry(Generic[T]):
         self.base = base
         self.reserved = dict(reserved or {})
         self._plugins: dict[str, Plugin] = {}
+        self._former: dict[str, str] = {}
         self._discovered = False
 
-    def register(self, name: str, target: str, origin: str = "built-in") -> None:
+    def register(self, name: str, target: str, origin: str = "built-in", *, former: str = "") -> None:
         """Register ``package.module:Class`` under a name.
+
+        Args:
+            name: The name.
+            target: The class.
+            origin: ``built-in``, or the distribution of the entry point.
+            former: The name that files of earlier versions have for it; it works, but is not listed.
 
         Raises:
             InputError: The name is taken (the message names both plug-ins), or it is reserved.
@@ -68,6 +75,8 @@ class Registry(Generic[T]):
                 f"{target} ({origin}); rename or uninstall one"
             )
         self._plugins[name] = Plugin(name, target, origin)
+        if former:
+            self._former[former] = name
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -86,6 +95,8 @@ class Registry(Generic[T]):
             raise InputError(
                 f"{name} stands for a {self.kind} in a search's configuration alone; here name one of {known}"
             )
+        if name not in self._plugins:
+            name = self._former.get(name, name)
         if name not in self._plugins:
             raise InputError(unknown(self.kind, name, [*self._plugins, *self.reserved]))
         return self._plugins[name]

@@ -125,7 +125,7 @@ class SearchSpace(ABC):
             InputError: The networks are for super-resolution and the data for classification, or the other way round.
         """
         if (io.scale is None) != (self.reference_io.scale is None):
-            does, wanted = ("enlarge pictures", "classes") if io.scale is None else ("classify", "larger pictures")
+            does, wanted = ("upscale images", "classes") if io.scale is None else ("classify", "larger pictures")
             raise InputError(
                 f"the networks of the search space {self.name} {does}, but {wanted} are asked for; "
                 "take another space or another benchmark (nasplat list)"

@@ -4,7 +4,9 @@ import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, Literal, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, final
+
+from pydantic import BeforeValidator
 
 from nasplat.architecture import Architecture
 from nasplat.errors import RunError
@@ -163,30 +165,34 @@ class GenerationalStrategy(Strategy):
         self._outcomes = [decode_outcome(body) for body in state["outcomes"]]
 
 
-OnDuplicate: TypeAlias = Literal["remember", "redraw", "measure"]
+def _today(value: object) -> object:
+    return "cache" if value == "remember" else value  # the former name, in configurations of old runs
+
+
+OnDuplicate: TypeAlias = Annotated[Literal["cache", "redraw", "measure"], BeforeValidator(_today)]
 
 
 class DuplicatePolicy:
     """What a strategy does with a duplicate: an architecture whose canonical key it has already asked for.
 
-    ``remember`` asks again, and the answer is a cache hit, without work. ``redraw`` proposes other architectures
+    ``cache`` asks again, and the answer is a cache hit, without work. ``redraw`` proposes other architectures
     until one is new; with costs among the objectives, the same canonical key at another cost counts as new.
     ``measure`` asks for a new replicate, which is measured like any other task.
 
     Args:
         problem: The strategy's problem.
-        policy: ``remember``, ``redraw`` or ``measure``.
+        policy: ``cache``, ``redraw`` or ``measure``.
     """
 
     def __init__(self, problem: Problem, policy: OnDuplicate) -> None:
         self.problem = problem
         self.policy = policy
         self._times: dict[str, int] = {}
-        self._known: set[str] = set()
+        self._seen: set[str] = set()
 
     def new(self, architecture: Architecture) -> bool:
         """Whether the policy allows to ask for the architecture; only ``redraw`` can return False."""
-        return self.policy != "redraw" or self.problem.deduplication_key(architecture) not in self._known
+        return self.policy != "redraw" or self.problem.deduplication_key(architecture) not in self._seen
 
     def task(self, architecture: Architecture) -> Evaluate:
         """Make the evaluation of an architecture, and record it as asked for."""
@@ -194,8 +200,8 @@ class DuplicatePolicy:
         times = self._times.get(key, 0)
         self._times[key] = times + 1
         if self.policy == "redraw":
-            self._known.add(self.problem.deduplication_key(architecture))
-        return self.problem.evaluate(architecture, replicate=0 if self.policy == "remember" else times)
+            self._seen.add(self.problem.deduplication_key(architecture))
+        return self.problem.evaluate(architecture, replicate=0 if self.policy == "cache" else times)
 
     def draw(self, propose: Callable[[], Architecture], attempts: int = ATTEMPTS) -> Evaluate | None:
         """The first proposal that is feasible and new, as a task; None if none of `attempts` proposals is."""
@@ -228,8 +234,8 @@ class DuplicatePolicy:
         return None
 
     def get_state(self) -> dict[str, Any]:
-        return {"times": dict(self._times), "known": sorted(self._known)}
+        return {"times": dict(self._times), "known": sorted(self._seen)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._times = dict(state["times"])
-        self._known = set(state["known"])
+        self._seen = set(state["known"])

@@ -111,7 +111,7 @@ class Measurement:
         split: ``validation`` guides the search; ``test`` only appears in an explicit final measurement.
         artifacts: Handles by role: ``weights``, ``state`` …
         spent: The cost of the work.
-        remembered: For a cache hit, the id of the task whose measurement is the answer; a cache hit costs nothing.
+        cached_from: For a cache hit, the id of the task whose measurement is the answer; a cache hit costs nothing.
     """
 
     task: Evaluate
@@ -119,7 +119,7 @@ class Measurement:
     split: Split = "validation"
     artifacts: Mapping[str, Handle] = field(default_factory=dict)
     spent: Spent = field(default_factory=Spent)
-    remembered: int | None = None
+    cached_from: int | None = None
 
     @property
     def id(self) -> int:
@@ -295,8 +295,8 @@ def encode_outcome(outcome: Outcome, *, with_task: bool = True) -> Json:
             body |= {"metrics": dict(outcome.metrics), "split": outcome.split}
             if outcome.artifacts:
                 body["artifacts"] = {role: handle.digest for role, handle in outcome.artifacts.items()}
-            if outcome.remembered is not None:
-                body["remembered"] = outcome.remembered
+            if outcome.cached_from is not None:
+                body["cached_from"] = outcome.cached_from
         case Trained():
             body["trained"] = outcome.weights.digest
         case Failure():
@@ -355,13 +355,14 @@ def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
     split = body["split"]
     if split not in ("validation", "test"):
         raise ValueError(f"a split is validation or test, but task {task.id} was measured on {split!r}")
+    cached = "remembered" if "remembered" in body else "cached_from"  # the former is what old logs have
     return Measurement(
         task=task,
         metrics={name: _number(metrics, name) for name in metrics},
         split=split,
         artifacts={role: Handle(_text(artifacts, role)) for role in artifacts},
         spent=spent,
-        remembered=_count(body, "remembered") if body.get("remembered") is not None else None,
+        cached_from=None if body.get(cached) is None else _count(body, cached),
     )
 
 

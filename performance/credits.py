@@ -86,14 +86,14 @@ class Table:
         self.benchmark.check()
         self.values: dict[str, float] = {}
         problem = self.problem(seed=0)
-        frontier = list(self.benchmark.offered or [problem.sample()])
+        frontier = list(self.benchmark.enumerable_members or [problem.sample()])
         while frontier:  # without a list of all members, by their neighbourhoods
             architecture = frontier.pop()
             if architecture.code in self.values or not problem.feasible(architecture):
                 continue
             found = self.benchmark.measure(problem.evaluate(architecture), device="cpu", artifacts=MemoryArtifacts())
             self.values[architecture.code] = found.metrics[self.case.metric]
-            if not self.benchmark.offered:
+            if not self.benchmark.enumerable_members:
                 frontier += problem.space.neighbors(architecture)
         self.best = max(self.values.values())
         self.digest = hashlib.sha256(repr(sorted(self.values.items())).encode()).hexdigest()[:16]
@@ -106,8 +106,8 @@ class Table:
             Goal((Objective(self.case.metric, True),)),
             io=benchmark.io,
             fidelity=benchmark.fidelity,
-            member=benchmark.feasible,
-            offered=benchmark.offered,
+            is_measurable=benchmark.feasible,
+            enumerable_members=benchmark.enumerable_members,
             seed=seed,
         )
 
@@ -145,8 +145,8 @@ def compared(name: str) -> dict[str, Arm]:
     for credit, scope, factorized in product(("regression", "difference"), ("global", "position"), parted(name)):
         options = {"credit": credit, "scope": scope, "factorized": factorized}
         arms[f"{credit}, {scope}{', factorized' * factorized}"] = ("credit_evolution", options)
-    arms[RANDOM] = ("random_search", {"repeats": "redraw"})
-    arms["regularized evolution"] = ("regularized_evolution", {"repeats": "redraw"})
+    arms[RANDOM] = ("random_search", {"duplicates": "redraw"})
+    arms["regularized evolution"] = ("regularized_evolution", {"duplicates": "redraw"})
     return arms
 
 
@@ -171,7 +171,7 @@ def filtered(name: str) -> dict[str, Arm]:
     arms = {ALL: ("credit_evolution", {"prescreen": 1})}
     for factor in (2, 4):
         arms[f"the best of {factor} times as many"] = ("credit_evolution", {"prescreen": factor})
-    return {**arms, RANDOM: ("random_search", {"repeats": "redraw"})}
+    return {**arms, RANDOM: ("random_search", {"duplicates": "redraw"})}
 
 
 def settings(name: str, arm: Arm) -> str:

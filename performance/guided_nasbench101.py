@@ -43,14 +43,14 @@ SAMPLE, TOP, QUERIES = 424, 10, 150
 PAPER = {"design": "random", "initial": SAMPLE, "acquisition": "greedy", "batch": TOP, "rounds": 1}
 ARMS = {
     "paper": {
-        "distance_process": Arm("predictor_guided", {**PAPER, "predictor": "distance_process"}),
+        "isotropic_gaussian_process": Arm("predictor_guided", {**PAPER, "predictor": "isotropic_gaussian_process"}),
         "auto": Arm("predictor_guided", {**PAPER, "predictor": "auto"}),
     },
     "sequential": {
         "guided": Arm("predictor_guided"),
-        "random": Arm("random_search", {"repeats": "redraw"}),
-        "local": Arm("local_search", {"repeats": "redraw"}),
-        "evolution": Arm("regularized_evolution", {"repeats": "redraw"}),
+        "random": Arm("random_search", {"duplicates": "redraw"}),
+        "local": Arm("local_search", {"duplicates": "redraw"}),
+        "evolution": Arm("regularized_evolution", {"duplicates": "redraw"}),
     },
 }
 DEFINITIONS = {
@@ -125,7 +125,7 @@ def whole(file: Path, options: list[str], seed: int) -> Row:
     space = SEARCH_SPACES.get("nasbench101")()
     cells = [Architecture(space.name, code) for code in cell_codes(file)]
     goal = Goal((Objective("score", True),))
-    problem = Problem(space, goal, io=space.reference_io, offered=cells, seed=seed)
+    problem = Problem(space, goal, io=space.reference_io, enumerable_members=cells, seed=seed)
     arm = with_options(Arm("predictor_guided", {"design": "random", "initial": OBSERVATIONS}), options)
     searching = searcher(arm.settings, problem)
     times: list[float] = []

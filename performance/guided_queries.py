@@ -76,7 +76,7 @@ class Entry:
 ENTRIES = {
     "guided": Entry(Arm("predictor_guided")),
     "guided10": Entry(Arm("predictor_guided", {"design": "random", "initial": 10})),
-    "local": Entry(Arm("local_search", {"repeats": "redraw"})),
+    "local": Entry(Arm("local_search", {"duplicates": "redraw"})),
     "tpe": Entry(Arm(f"{OPTUNA}TPE")),
     "gp": Entry(Arm(f"{OPTUNA}GP"), 300),
 }

@@ -2,7 +2,7 @@
 
     python performance/guided_training.py [--seeds 50] [--json]
 
-The 155 networks of esrn/tiny were trained by this project, once, on photographs to be enlarged twofold; the table comes
+The 155 networks of esrn/tiny were trained by this project, once, on photographs to be upscaled twofold; the table comes
 with it. A guided search takes about a second. What was run before is read from the file and not run again.
 """
 
@@ -24,9 +24,9 @@ does, and so draws some networks rarely; "of uniform" as a multiple of {uniform:
 networks were equally likely. A run that does not find it counts 200."""
 ARMS = {
     "guided": Arm("predictor_guided"),
-    RANDOM: Arm("random_search", {"repeats": "redraw"}),
-    "local": Arm("local_search", {"repeats": "redraw"}),
-    "evolution": Arm("regularized_evolution", {"repeats": "redraw"}),
+    RANDOM: Arm("random_search", {"duplicates": "redraw"}),
+    "local": Arm("local_search", {"duplicates": "redraw"}),
+    "evolution": Arm("regularized_evolution", {"duplicates": "redraw"}),
 }
 
 

@@ -39,9 +39,9 @@ code counts once; one that has asked {TRIALS:,} times is at its end, and its las
 DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 ARMS = {
     "guided": Arm("predictor_guided"),
-    "random": Arm("random_search", {"repeats": "redraw"}),
-    "local": Arm("local_search", {"repeats": "redraw"}),
-    "evolution": Arm("regularized_evolution", {"repeats": "redraw"}),
+    "random": Arm("random_search", {"duplicates": "redraw"}),
+    "local": Arm("local_search", {"duplicates": "redraw"}),
+    "evolution": Arm("regularized_evolution", {"duplicates": "redraw"}),
     "tpe": Arm(f"{OPTUNA}TPE"),
     "gp": Arm(f"{OPTUNA}GP"),
 }

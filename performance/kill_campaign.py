@@ -47,9 +47,9 @@ SECONDS = 0.004
 SNAPSHOT_EVENTS = 60
 PATIENCE = 120.0
 STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
-    "regularized_evolution": {"population": 20, "sample": 5, "repeats": "remember"},
-    "nsga2": {"repeats": "measure"},
-    "asha": {"options": {"repeats": "measure"}},
+    "regularized_evolution": {"population": 20, "sample": 5, "duplicates": "cache"},
+    "nsga2": {"duplicates": "measure"},
+    "asha": {"options": {"duplicates": "measure"}},
 }
 NOTES = "measured.txt"
 

@@ -39,8 +39,8 @@ def learnt(name: str, space: str) -> tuple[Predictor, float]:
         Goal((Objective("accuracy", maximize=True),)),
         io=benchmark.io,
         fidelity=benchmark.fidelity,
-        member=benchmark.feasible,
-        offered=benchmark.offered,
+        is_measurable=benchmark.feasible,
+        enumerable_members=benchmark.enumerable_members,
     )
     cells: list[Architecture] = []
     while len(cells) < EXAMPLES:

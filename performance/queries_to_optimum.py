@@ -28,16 +28,16 @@ included. A run ends after {CAP:,} trials and then counts {CAP:,}. Seeds are 0, 
 per trial, on one thread."""
 
 SETTINGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("random search, without replacement by canonical key", "random_search", {"repeats": "redraw"}),
-    ("local search, fresh random order; repeats allowed", "local_search", {"repeats": "measure"}),
-    ("local search; repeats redrawn by canonical key", "local_search", {"repeats": "redraw"}),
+    ("random search, without replacement by canonical key", "random_search", {"duplicates": "redraw"}),
+    ("local search, fresh random order; repeats allowed", "local_search", {"duplicates": "measure"}),
+    ("local search; repeats redrawn by canonical key", "local_search", {"duplicates": "redraw"}),
     *(
         (
             f"regularized evolution P={population} S={sample}; {said}",
             "regularized_evolution",
-            {"population": population, "sample": sample, "repeats": repeats},
+            {"population": population, "sample": sample, "duplicates": duplicates},
         )
-        for repeats, said in (("measure", "repeats allowed"), ("redraw", "repeats redrawn by canonical key"))
+        for duplicates, said in (("measure", "repeats allowed"), ("redraw", "repeats redrawn by canonical key"))
         for population, sample in ((10, 3), (50, 10))
     ),
 )

@@ -75,7 +75,7 @@ class Table:
         self.space = benchmark.space
         goal = Goal((Objective("accuracy", maximize=True),))
         problem = Problem(self.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=0)
-        self.cells: list[Architecture] = list(benchmark.offered or ())
+        self.cells: list[Architecture] = list(benchmark.enumerable_members or ())
         found = [
             benchmark.measure(problem.evaluate(cell), device="cpu", artifacts=MemoryArtifacts()) for cell in self.cells
         ]

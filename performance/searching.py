@@ -75,7 +75,7 @@ class Table:
         self.benchmark.prepare()
         self.space = self.benchmark.space
         self.goal = Goal(tuple(map(Objective.parse, objectives)))
-        members = self.benchmark.offered or self.space.members()
+        members = self.benchmark.enumerable_members or self.space.members()
         assert members is not None, f"{space} is too large to be looked up whole"
         self._problem = self.problem(seed=0)
         self._metrics: dict[str, Mapping[str, float]] = {}
@@ -103,9 +103,9 @@ class Table:
             io=benchmark.io,
             fidelity=benchmark.fidelity,
             fidelities=benchmark.fidelities,
-            member=benchmark.feasible,
-            offered=benchmark.offered,
-            known=benchmark.known,
+            is_measurable=benchmark.feasible,
+            enumerable_members=benchmark.enumerable_members,
+            analytic_metrics=benchmark.analytic_metrics,
             seed=seed,
         )
 

@@ -77,7 +77,7 @@ def table_search(folder: Path, trials: int) -> dict[str, Any]:
     config = {
         "space": "nasbench201",
         "benchmark": "nasbench201",
-        "strategy": {"name": "regularized_evolution", "repeats": "measure"},
+        "strategy": {"name": "regularized_evolution", "duplicates": "measure"},
         "objectives": ["accuracy:max"],
         "budget": {"evaluations": trials},
     }
@@ -216,7 +216,7 @@ def _ours(folder: Path) -> float:
         time.sleep(2)  # the second worker comes up meanwhile
         clock = Clock()
         budget = Budget(evaluations=RAY_TRIALS)
-        Search(problem, strategy(problem, repeats="measure"), executor, log, budget, clock).run()
+        Search(problem, strategy(problem, duplicates="measure"), executor, log, budget, clock).run()
     late = clock.seconds[RAY_TRIALS // 10 :]
     return (len(late) - 1) / (late[-1] - late[0])
 

@@ -26,7 +26,7 @@ from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.config import Workload
 from nasplat.data.location import data_folder
 from nasplat.data.picture_sets import Picture, picture_set, read_picture
-from nasplat.data.resolution import PROTOCOL, as_tensor, bicubic_agreement, compared, enlarged, luma, shrunk, whole
+from nasplat.data.resolution import PROTOCOL, as_tensor, bicubic_agreement, compared, luma, shrunk, upscaled, whole
 from nasplat.errors import InputError, TrialFailed
 from nasplat.storage.files import write_atomically
 from nasplat.training.seeding import seeded
@@ -100,7 +100,7 @@ def given_small(scale: int) -> None:
         small, _ = as_tensor(read_picture(folder / f"{Path(picture.name).stem}x{scale}.png"))
         rounded = shrunk(large, scale).round().clamp(0, 255)
         differences.append(float((rounded - small).abs().mean()))
-        result = enlarged(small, scale).round().clamp(0, 255).to(torch.uint8)
+        result = upscaled(small, scale).round().clamp(0, 255).to(torch.uint8)
         figures.append(compared(luma(result), luma(large), scale))
     psnr_db, ssim = (float(np.mean([each[metric] for each in figures])) for metric in ("psnr_db", "ssim"))
     print(

@@ -3,7 +3,7 @@
     python performance/upscale_memory.py [--spaces esrn/small esrn/light] [--size 4000 3000] [--memory 1024] [--json]
 
 Networks are the first random ones that keep their space's window and have contextual blocks, with fresh weights to
-which noise is added, since the fusion of new networks is zero. Each picture is enlarged twice by the command, in a
+which noise is added, since the fusion of new networks is zero. Each picture is upscaled twice by the command, in a
 process of its own. About two minutes for esrn/small and ten for esrn/light on two cores.
 """
 
@@ -106,7 +106,7 @@ def work(made: ResidualDenseNetwork, memory: int) -> dict[str, Any]:
 
 
 def measure(name: str, width: int, height: int, memory: int) -> dict[str, Any]:
-    """Enlarge a large picture by a network of a space."""
+    """Upscale a large picture by a network of a space."""
     architecture, io = member(name), IO.upscaled(height, width, SCALE)
     space = SEARCH_SPACES.get(name)()
     made = network(architecture, io)

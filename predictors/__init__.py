@@ -1,12 +1,16 @@
 """Predictors, one module each; see `nasplat.predictor`.
 
-Several predictors share `tabular`, `committee` and `proxy_features`.
+Several predictors share `tabular`, `ensembling` and `proxy_features`.
 """
 
 from nasplat.registry import PREDICTORS
 
 PREDICTORS.register("auto", "nasplat.predictors.auto:Auto")
-PREDICTORS.register("distance_process", "nasplat.predictors.distance_process:DistanceProcess")
+PREDICTORS.register(
+    "isotropic_gaussian_process",
+    "nasplat.predictors.isotropic_gaussian_process:IsotropicGaussianProcess",
+    former="distance_process",
+)
 PREDICTORS.register("ensemble", "nasplat.predictors.ensemble:Ensemble")
 PREDICTORS.register("gaussian_process", "nasplat.predictors.gaussian_process:GaussianProcess")
 PREDICTORS.register("gradient_boosting", "nasplat.predictors.gradient_boosting:GradientBoosting")

@@ -8,8 +8,8 @@ import numpy as np
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor, UncertainPredictor, checked_scores
-from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
+from nasplat.predictor import FittedState, Predictor, UncertainPredictor, checked_scores
+from nasplat.predictors.ensembling import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.ranking_metrics import kendall_tau
@@ -32,7 +32,7 @@ ROUNDS = 8
 
 
 class Auto(UncertainPredictor):
-    """A weighted mean of Gaussian processes, graph networks and boosted trees.
+    """Weighted mean of Gaussian processes, graph networks and boosted trees.
 
     Each part makes out-of-fold predictions for every example: by its own `out_of_fold` if it has one, else in four
     folds. A part's weight is its number of votes. Each part has one vote; further votes are given one at a time to the
@@ -118,24 +118,24 @@ class Auto(UncertainPredictor):
     def out_of_fold(self) -> Floats | None:
         return self._held_out
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if not self.weights:
             raise unfitted()
         values, arrays = packed(self._members)
         own = {"line": list(self._line), "stretch": self._stretch, "tau": self.cross_validated, "members": values}
         mixture = np.stack([self._weights, self._centers, self._scales])
-        return Learnt(own, {"mixture": mixture, **arrays})
+        return FittedState(own, {"mixture": mixture, **arrays})
 
-    def restore(self, learnt: Learnt) -> None:
+    def set_state(self, state: FittedState) -> None:
         self._members = [self._member(part) for part in self.parts]
-        unpack(self._members, learnt.values["members"], learnt.arrays)
-        mixture = learnt.arrays["mixture"]
+        unpack(self._members, state.values["members"], state.arrays)
+        mixture = state.arrays["mixture"]
         if mixture.shape != (3, len(self.parts)):
             raise ValueError(f"the mixture of {len(self.parts)} parts has the shape {mixture.shape}")
         self._weights, self._centers, self._scales = mixture
-        slope, offset = map(float, learnt.values["line"])
-        self._line, self._stretch = (slope, offset), float(learnt.values["stretch"])
-        self.cross_validated = float(learnt.values["tau"])
+        slope, offset = map(float, state.values["line"])
+        self._line, self._stretch = (slope, offset), float(state.values["stretch"])
+        self.cross_validated = float(state.values["tau"])
         self.weights = dict(zip(self.parts, self._weights.tolist(), strict=True))
         self._held_out = None
 

@@ -7,14 +7,14 @@ import numpy as np
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
-from nasplat.predictors.committee import Floats, member, packed, parts_of, uncertain, unpack
+from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
+from nasplat.predictors.ensembling import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
 from nasplat.search_space import SearchSpace
 
 
 class Ensemble(UncertainPredictor):
-    """Mean of equal predictors, each with its own seed and part of the examples.
+    """Mean of equal predictors, with a seed and a part of the examples each.
 
     The deviation combines the deviation between members (a delete-a-part jackknife, Efron and Stein, 1981) and the
     members' own deviations. Scores are in the unit of the members, which must be common to all of them: that of ranks
@@ -68,15 +68,15 @@ class Ensemble(UncertainPredictor):
         """The prediction for each example by the member that left it out."""
         return self._held_out
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if not self._fitted:
             raise unfitted()
         values, arrays = packed(self._members)
-        return Learnt({"members": values}, arrays)
+        return FittedState({"members": values}, arrays)
 
-    def restore(self, learnt: Learnt) -> None:
+    def set_state(self, state: FittedState) -> None:
         self._make()
-        unpack(self._members, learnt.values["members"], learnt.arrays)
+        unpack(self._members, state.values["members"], state.arrays)
         self._fitted, self._held_out = True, None
 
     def _make(self) -> None:

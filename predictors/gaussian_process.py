@@ -15,7 +15,7 @@ from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.encodings.weisfeiler_lehman import Vocabulary
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
+from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 
@@ -34,7 +34,7 @@ JITTER = 1e-6
 
 
 class GaussianProcess(UncertainPredictor):
-    """Gaussian process on features of the pruned graph and Weisfeiler-Lehman counts.
+    """Gaussian process on features of the graph and Weisfeiler-Lehman counts.
 
     The kernel is the sum of a Matérn 5/2 kernel on `nasplat.encodings.features`, with a length scale for each feature,
     and a linear kernel on the counts of `nasplat.encodings.weisfeiler_lehman`. Length scales, the two weights and the
@@ -91,11 +91,11 @@ class GaussianProcess(UncertainPredictor):
         """Mean and standard deviation of the process itself, without the noise of a measurement."""
         return self._predicted(architectures, deviation=True)
 
-    def learnt(self) -> Learnt:
-        return Learnt(arrays=self._fitted().arrays())
+    def get_state(self) -> FittedState:
+        return FittedState(arrays=self._fitted().arrays())
 
-    def restore(self, learnt: Learnt) -> None:
-        self._model = _Model.of(learnt.arrays)
+    def set_state(self, state: FittedState) -> None:
+        self._model = _Model.of(state.arrays)
 
     def _fitted(self) -> "_Model":
         if self._model is None:
@@ -140,7 +140,7 @@ class _Model:
         return cls(
             mean=mean,
             scale=scale,
-            **{f"expressions {i}": known for i, known in enumerate(vocabulary.known)},
+            **{f"expressions {i}": hashes for i, hashes in enumerate(vocabulary.hashes)},
             log_scales=log_scales.numpy(),
             log_weights=log_weights.numpy(),
             log_noise=np.array([log_noise]),
@@ -171,7 +171,7 @@ class _Model:
         return {
             "mean": self.mean,
             "scale": self.scale,
-            **{f"expressions {i}": known for i, known in enumerate(self.vocabulary.known)},
+            **{f"expressions {i}": hashes for i, hashes in enumerate(self.vocabulary.hashes)},
             "log_scales": self.log_scales.numpy(),
             "log_weights": self.log_weights.numpy(),
             "log_noise": np.array([self.log_noise]),

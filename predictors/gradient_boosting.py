@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
-from nasplat.predictor import Learnt
+from nasplat.predictor import FittedState
 from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.trees import Evaluate, Trees
@@ -77,13 +77,13 @@ class GradientBoosting(TabularPredictor):
             raise unfitted()
         return self._evaluate(self.table(architectures))[:, 0]
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if self._trees is None:
             raise unfitted()
-        return Learnt(arrays=self._trees.arrays())
+        return FittedState(arrays=self._trees.arrays())
 
-    def restore(self, learnt: Learnt) -> None:
-        self._become(Trees.of_arrays(learnt.arrays))
+    def set_state(self, state: FittedState) -> None:
+        self._become(Trees.of_arrays(state.arrays))
 
     def _become(self, trees: Trees) -> None:
         self._trees, self._evaluate = trees, trees.evaluator(base=(0.0,))

@@ -12,8 +12,8 @@ from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.encodings.pruned_graph import PrunedGraphs, roles
 from nasplat.graph import Role
-from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
-from nasplat.predictors.committee import parts_of
+from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
+from nasplat.predictors.ensembling import parts_of
 from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
 
@@ -140,21 +140,21 @@ class GraphNetwork(UncertainPredictor):
     def out_of_fold(self) -> NDArray[np.float64] | None:
         return self._held_out
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if self._network is None:
             raise unfitted()
         weights = {f"network.{name}": tensor.numpy() for name, tensor in self._network.state_dict().items()}
-        return Learnt(arrays={**weights, **self._standard})
+        return FittedState(arrays={**weights, **self._standard})
 
-    def restore(self, learnt: Learnt) -> None:
+    def set_state(self, state: FittedState) -> None:
         import torch
 
         weights = {
             name.removeprefix("network."): torch.from_numpy(array)
-            for name, array in learnt.arrays.items()
+            for name, array in state.arrays.items()
             if name.startswith("network.")
         }
-        standard = {name: learnt.arrays[name] for name in ("center", "scale", "mean", "gain")}
+        standard = {name: state.arrays[name] for name in ("center", "scale", "mean", "gain")}
         (whole,) = standard["center"].shape
         (members,) = standard["mean"].shape
         if (

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt
+from nasplat.predictor import FittedState
 from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 
@@ -88,13 +88,13 @@ class LightGBM(TabularPredictor):
             raise unfitted()
         return np.asarray(self._booster.predict(self.table(architectures), num_threads=THREADS), dtype=np.float64)
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if self._booster is None:
             raise unfitted()
-        return Learnt({"model": self._text})
+        return FittedState({"model": self._text})
 
-    def restore(self, learnt: Learnt) -> None:
-        self._become(str(learnt.values["model"]))
+    def set_state(self, state: FittedState) -> None:
+        self._become(str(state.values["model"]))
 
     def _become(self, text: str) -> None:
         """Predict from the model text alone, so that a saved predictor equals the fitted one."""

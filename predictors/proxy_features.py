@@ -40,7 +40,7 @@ def proxy_features(
     return np.array(rows, dtype=np.float32).reshape(len(rows), len(names))
 
 
-def known_proxies(names: tuple[str, ...]) -> tuple[str, ...]:
+def proxy_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Validate that the names are those of zero-cost proxies, each once.
 
     Raises:
@@ -49,10 +49,10 @@ def known_proxies(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         return names
     from nasplat.errors import InputError
-    from nasplat.surrogates.zero_cost import known
+    from nasplat.surrogates.zero_cost import checked_proxies
 
     try:
-        return known(names)
+        return checked_proxies(names)
     except InputError as error:
         raise ValueError(str(error)) from None
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
-from nasplat.predictor import Learnt, UncertainPredictor
+from nasplat.predictor import FittedState, UncertainPredictor
 from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.trees import Evaluate, Trees
@@ -70,13 +70,13 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         first, second = self._evaluate(self.table(architectures)).T
         return first, np.sqrt(np.maximum(second - first**2, 0))
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if self._trees is None:
             raise unfitted()
-        return Learnt(arrays=self._trees.arrays())
+        return FittedState(arrays=self._trees.arrays())
 
-    def restore(self, learnt: Learnt) -> None:
-        self._become(Trees.of_arrays(learnt.arrays))
+    def set_state(self, state: FittedState) -> None:
+        self._become(Trees.of_arrays(state.arrays))
 
     def _moments(self, tree: Any) -> NDArray[np.float64]:
         """The values that a tree adds to the forest's mean and to its mean square, including the variance in leaves."""

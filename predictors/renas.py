@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor, TooFew, checked_scores
+from nasplat.predictor import FittedState, Predictor, TooFew, checked_scores
 from nasplat.search_space import SearchSpace
 from nasplat.training import ranking
 from nasplat.training.seeding import seeded
@@ -34,7 +34,7 @@ COUNTER = "num_batches_tracked"
 
 
 class ReNAS(Predictor):
-    """ReNAS: a convolutional network on the adjacency matrix, types and costs.
+    """ReNAS: a convolutional network on adjacency matrix, types and costs.
 
     After Xu et al. (2021), "ReNAS: relativistic evaluation of neural architecture search".
 
@@ -142,13 +142,13 @@ class ReNAS(Predictor):
             scores[batch] = _scores(network, self._standardized(self._maps(architectures[batch])))
         return scores
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         state = {name: tensor for name, tensor in self._fitted().state_dict().items() if not name.endswith(COUNTER)}
         weights = {NETWORK + name: tensor.numpy().copy() for name, tensor in state.items()}
-        return Learnt(arrays={MEAN: self._mean, SCALE: self._scale, **weights})
+        return FittedState(arrays={MEAN: self._mean, SCALE: self._scale, **weights})
 
-    def restore(self, learnt: Learnt) -> None:
-        mean, scale = learnt.arrays[MEAN], learnt.arrays[SCALE]
+    def set_state(self, state: FittedState) -> None:
+        mean, scale = state.arrays[MEAN], state.arrays[SCALE]
         if mean.ndim != 3 or scale.shape != mean.shape:
             raise ValueError(f"mean and scale have one shape of three sides, but got {mean.shape} and {scale.shape}")
         with seeded(self.seed):
@@ -156,7 +156,7 @@ class ReNAS(Predictor):
         for name, tensor in network.state_dict().items():
             if name.endswith(COUNTER):
                 continue
-            array = learnt.arrays[NETWORK + name]
+            array = state.arrays[NETWORK + name]
             if array.shape != tensor.shape:
                 raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, but got {array.shape}")
             tensor.copy_(torch.from_numpy(array.copy()))
@@ -216,7 +216,7 @@ class ReNAS(Predictor):
 
     def _fitted(self) -> "Network":
         if self._network is None:
-            raise InputError("renas has learnt nothing yet; call fit or load first")
+            raise InputError("renas is not fitted; call fit or load first")
         return self._network
 
 

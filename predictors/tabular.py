@@ -12,11 +12,11 @@ from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.predictor import Predictor, checked_scores
-from nasplat.predictors.proxy_features import known_proxies, proxy_features
+from nasplat.predictors.proxy_features import proxy_features, proxy_names
 
 FEWEST = 2
 
-ProxyNames: TypeAlias = Annotated[tuple[str, ...], AfterValidator(known_proxies)]
+ProxyNames: TypeAlias = Annotated[tuple[str, ...], AfterValidator(proxy_names)]
 """The option of these predictors that names the zero-cost proxies among their features."""
 
 
@@ -59,4 +59,4 @@ def normal_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def unfitted() -> InputError:
     """The error for a predictor that is not fitted."""
-    return InputError("this predictor has learnt nothing yet; call fit first")
+    return InputError("this predictor is not fitted; call fit first")

@@ -70,12 +70,12 @@ class CreditEvolution(GenerationalStrategy):
         floor: The part of the mutations that is uniform, independent of the credits.
         decay: For `credit=difference`, the part of a credit that stays when a new share is added.
         ridge: Ridge penalty for `credit=regression`, in units of evaluations.
-        repeats: The duplicate policy for children.
+        duplicates: The duplicate policy for children.
         prescreen: Number of children made for each one that is measured; 1 measures all of them.
         predictor: The predictor for pre-screening.
     """
 
-    former_options: ClassVar[Mapping[str, str]] = {"prefilter": "prescreen"}
+    former_options: ClassVar[Mapping[str, str]] = {"prefilter": "prescreen", "repeats": "duplicates"}
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class CreditEvolution(GenerationalStrategy):
         floor: Annotated[float, Field(ge=0, le=1)] = 0.3,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         ridge: Annotated[float, Field(ge=1e-6)] = 1.0,
-        repeats: OnDuplicate = "redraw",
+        duplicates: OnDuplicate = "redraw",
         prescreen: Annotated[int, Field(ge=1)] = 1,
         predictor: str = "random_forest",
     ) -> None:
@@ -115,13 +115,13 @@ class CreditEvolution(GenerationalStrategy):
         self.floor = floor
         self.decay = decay
         self.ridge = ridge
-        self.repeats = repeats
+        self.duplicates = duplicates
         self.prescreen = prescreen
         self.predictor = predictor
         self._prescreening = Prescreening(problem, predictor, factor=prescreen)
         self._space = problem.space
         self._terms = Terms(problem.space, scope=scope, factorized=factorized)
-        self._repeats = DuplicatePolicy(problem, repeats)
+        self._duplicates = DuplicatePolicy(problem, duplicates)
         self._selection = RankAndCrowding(problem.goal)
         self._evaluated = Evaluated(problem)
         self._credits = np.zeros(self._terms.number)
@@ -138,11 +138,11 @@ class CreditEvolution(GenerationalStrategy):
         self._parents = {}
         tasks: list[Task] = self._prescreened(families, prior) if filtering else []
         for i in range(len(tasks), self.population):
-            task = self._repeats.draw(partial(self._child, families[i], prior), CHILD_ATTEMPTS) if families else None
+            task = self._duplicates.draw(partial(self._child, families[i], prior), CHILD_ATTEMPTS) if families else None
             if task is not None:
                 self._parents[task.id] = self._nearest(families[i], task.architecture)
             else:  # initial population, or a random immigrant if all children found are duplicates or infeasible
-                task = self._repeats.sample()
+                task = self._duplicates.sample()
             if task is None:
                 break
             tasks.append(task)
@@ -153,14 +153,14 @@ class CreditEvolution(GenerationalStrategy):
         children: dict[str, tuple[Architecture, tuple[Architecture, ...]]] = {}
         for family in families:
             propose = partial(self._child, family, prior)
-            child = self._repeats.proposal(propose, CHILD_ATTEMPTS, beside=children.keys())
+            child = self._duplicates.proposal(propose, CHILD_ATTEMPTS, beside=children.keys())
             if child is not None:
                 children[self.problem.deduplication_key(child)] = child, family
         pool = list(children.values())
         tasks: list[Task] = []
         for i in self._prescreening.best([child for child, _ in pool], self.population):
             child, family = pool[i]
-            task = self._repeats.task(child)
+            task = self._duplicates.task(child)
             self._parents[task.id] = self._nearest(family, child)
             tasks.append(task)
         return tasks
@@ -220,7 +220,7 @@ class CreditEvolution(GenerationalStrategy):
             child, times = parents[0], int(rng.binomial(len(space.active_genes(parents[0])), self.mutation_rate))
         for _ in range(times):
             child = self._mutant(child, prior)
-        if child in parents or not self._repeats.new(child):
+        if child in parents or not self._duplicates.new(child):
             child = self._mutant(child, prior)
         return self._within_limits(child, prior)
 
@@ -256,7 +256,7 @@ class CreditEvolution(GenerationalStrategy):
 
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {
-            "repeats": self._repeats.get_state(),
+            "repeats": self._duplicates.get_state(),
             "evaluated": self._evaluated.get_state(),
             "credits": self._credits,
             "elites": [encode_outcome(elite) for elite in self._elites],
@@ -265,7 +265,7 @@ class CreditEvolution(GenerationalStrategy):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self._repeats.set_state(state["repeats"])
+        self._duplicates.set_state(state["repeats"])
         self._evaluated.set_state(state["evaluated"])
         self._credits = state["credits"]
         self._elites = [decode_measurement(body) for body in state["elites"]]
@@ -294,7 +294,7 @@ class Evaluated:
     def add(self, measured: Sequence[Measurement]) -> None:
         """Add measurements; a cache hit for an evaluated code adds nothing new."""
         for m in measured:
-            if m.remembered is None or m.architecture.code not in self.rows:
+            if m.cached_from is None or m.architecture.code not in self.rows:
                 self.rows[m.architecture.code] = len(self.architectures)
                 self.architectures.append(m.architecture)
                 self._note({name: m.metrics[name] for name in self.problem.goal.metrics})

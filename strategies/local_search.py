@@ -1,7 +1,8 @@
 """Local search: hill climbing with restarts (White et al., 2021, "Exploring the loss landscape in NAS")."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from nasplat.architecture import Architecture
 from nasplat.problem import Problem
@@ -26,13 +27,15 @@ class LocalSearch(Strategy):
 
     Args:
         problem: The search problem. With several objectives, to improve means to dominate.
-        repeats: The duplicate policy for an architecture that was asked for under another code.
+        duplicates: The duplicate policy for an architecture that was asked for under another code.
     """
 
-    def __init__(self, problem: Problem, *, repeats: OnDuplicate = "remember") -> None:
+    former_options: ClassVar[Mapping[str, str]] = {"repeats": "duplicates"}
+
+    def __init__(self, problem: Problem, *, duplicates: OnDuplicate = "cache") -> None:
         super().__init__(problem)
-        self.repeats = repeats
-        self._repeats = DuplicatePolicy(problem, repeats)
+        self.duplicates = duplicates
+        self._duplicates = DuplicatePolicy(problem, duplicates)
         self._codes: set[str] = set()
         self._climbs: list[_Climb] = []
 
@@ -67,18 +70,18 @@ class LocalSearch(Strategy):
         return (
             architecture.code not in self._codes
             and self.problem.feasible(architecture)
-            and self._repeats.new(architecture)
+            and self._duplicates.new(architecture)
         )
 
     def _task(self, climb: _Climb, architecture: Architecture) -> Evaluate:
         self._codes.add(architecture.code)
-        task = self._repeats.task(architecture)
+        task = self._duplicates.task(architecture)
         climb.outstanding.add(task.id)
         return task
 
     def get_state(self) -> dict[str, Any]:
         return {
-            "repeats": self._repeats.get_state(),
+            "repeats": self._duplicates.get_state(),
             "codes": sorted(self._codes),
             "climbs": [
                 {
@@ -91,7 +94,7 @@ class LocalSearch(Strategy):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._repeats.set_state(state["repeats"])
+        self._duplicates.set_state(state["repeats"])
         self._codes = set(state["codes"])
         self._climbs = []
         for body in state["climbs"]:

@@ -1,7 +1,8 @@
 """NSGA-II (Deb et al., 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II")."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -28,8 +29,10 @@ class NSGA2(GenerationalStrategy):
         population: Number of survivors of a generation, and of their children.
         crossover: The probability that a child has two parents; otherwise it is a mutant of one.
         mutation: The probability that a child of two parents is mutated as well; a copy of a parent always is.
-        repeats: The duplicate policy for children.
+        duplicates: The duplicate policy for children.
     """
+
+    former_options: ClassVar[Mapping[str, str]] = {"repeats": "duplicates"}
 
     def __init__(
         self,
@@ -38,14 +41,14 @@ class NSGA2(GenerationalStrategy):
         population: Annotated[int, Field(ge=2)] = 20,
         crossover: Annotated[float, Field(ge=0, le=1)] = 0.5,
         mutation: Annotated[float, Field(ge=0, le=1)] = 0.5,
-        repeats: OnDuplicate = "redraw",
+        duplicates: OnDuplicate = "redraw",
     ) -> None:
         super().__init__(problem)
         self.population = population
         self.crossover = crossover
         self.mutation = mutation
-        self.repeats = repeats
-        self._repeats = DuplicatePolicy(problem, repeats)
+        self.duplicates = duplicates
+        self._duplicates = DuplicatePolicy(problem, duplicates)
         self._selection = RankAndCrowding(problem.goal)
         self._parents: list[Measurement] = []
 
@@ -56,9 +59,9 @@ class NSGA2(GenerationalStrategy):
         pairs = self._selection.pairs(self._parents, self.population, rng) if self._parents else []
         tasks: list[Task] = []
         for i in range(self.population):
-            task = self._repeats.draw(partial(self._child, *pairs[i]), CHILD_ATTEMPTS) if pairs else None
+            task = self._duplicates.draw(partial(self._child, *pairs[i]), CHILD_ATTEMPTS) if pairs else None
             if task is None:  # initial population, or a random immigrant if all children found are duplicates
-                task = self._repeats.sample()
+                task = self._duplicates.sample()
             if task is None:
                 break
             tasks.append(task)
@@ -73,11 +76,11 @@ class NSGA2(GenerationalStrategy):
 
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {
-            "repeats": self._repeats.get_state(),
+            "repeats": self._duplicates.get_state(),
             "parents": [encode_outcome(parent) for parent in self._parents],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self._repeats.set_state(state["repeats"])
+        self._duplicates.set_state(state["repeats"])
         self._parents = [decode_measurement(body) for body in state["parents"]]

@@ -91,7 +91,7 @@ class PredictorGuided(Strategy):
         self,
         problem: Problem,
         *,
-        predictor: str = "distance_process",
+        predictor: str = "isotropic_gaussian_process",
         predictor_options: dict[str, Any] = {},  # noqa: B006  read, never changed
         design: Literal["spread", "zero_cost", "random"] = "spread",
         initial: Annotated[int, Field(ge=FEWEST)] = 5,

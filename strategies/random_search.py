@@ -1,7 +1,8 @@
 """Random search: the baseline every other strategy must beat."""
 
+from collections.abc import Mapping
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar
 
 from nasplat.problem import Problem
 from nasplat.strategy import DuplicatePolicy, OnDuplicate, Strategy
@@ -13,24 +14,26 @@ class RandomSearch(Strategy):
 
     Args:
         problem: The search problem.
-        repeats: The duplicate policy; with ``redraw``, the default, sampling is without replacement and ends when
+        duplicates: The duplicate policy; with ``redraw``, the default, sampling is without replacement and ends when
             nothing new is found.
     """
 
-    def __init__(self, problem: Problem, *, repeats: OnDuplicate = "redraw") -> None:
+    former_options: ClassVar[Mapping[str, str]] = {"repeats": "duplicates"}
+
+    def __init__(self, problem: Problem, *, duplicates: OnDuplicate = "redraw") -> None:
         super().__init__(problem)
-        self.repeats = repeats
-        self._repeats = DuplicatePolicy(problem, repeats)
+        self.duplicates = duplicates
+        self._duplicates = DuplicatePolicy(problem, duplicates)
 
     def ask(self, n: int) -> list[Task]:
-        drawn = (self._repeats.sample() for _ in range(n))
+        drawn = (self._duplicates.sample() for _ in range(n))
         return [task for task in takewhile(bool, drawn) if task]
 
     def tell(self, outcome: Outcome) -> None:
         pass  # random search ignores outcomes
 
     def get_state(self) -> dict[str, Any]:
-        return {"asked": self._repeats.get_state()}
+        return {"asked": self._duplicates.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._repeats.set_state(state["asked"])
+        self._duplicates.set_state(state["asked"])

@@ -1,8 +1,9 @@
 """Ageing evolution (Real et al., 2019, "Regularized evolution for image classifier architecture search")."""
 
 from collections import deque
+from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
@@ -26,19 +27,21 @@ class RegularizedEvolution(Strategy):
         problem: The search problem.
         population: The size of the population.
         sample: Number of members, drawn without replacement, that compete to be the parent.
-        repeats: The duplicate policy for children.
+        duplicates: The duplicate policy for children.
     """
 
+    former_options: ClassVar[Mapping[str, str]] = {"repeats": "duplicates"}
+
     def __init__(
-        self, problem: Problem, *, population: int = 50, sample: int = 10, repeats: OnDuplicate = "remember"
+        self, problem: Problem, *, population: int = 50, sample: int = 10, duplicates: OnDuplicate = "cache"
     ) -> None:
         if not 1 <= sample <= population:
             raise InputError(f"1 <= sample <= population must hold, but got sample={sample}, population={population}")
         super().__init__(problem)
         self.population = population
         self.sample = sample
-        self.repeats = repeats
-        self._repeats = DuplicatePolicy(problem, repeats)
+        self.duplicates = duplicates
+        self._duplicates = DuplicatePolicy(problem, duplicates)
         self._living: deque[Measurement] = deque(maxlen=population)
         self._asked = 0
 
@@ -46,9 +49,9 @@ class RegularizedEvolution(Strategy):
         tasks: list[Task] = []
         while len(tasks) < n:
             founding = self._asked < self.population or not self._living
-            task = None if founding else self._repeats.draw(self._child, CHILD_ATTEMPTS)
+            task = None if founding else self._duplicates.draw(self._child, CHILD_ATTEMPTS)
             if task is None:  # initial population, or a random immigrant if all mutants found are duplicates
-                task = self._repeats.sample()
+                task = self._duplicates.sample()
             if task is None:
                 break
             self._asked += 1
@@ -69,11 +72,11 @@ class RegularizedEvolution(Strategy):
         return {
             "asked": self._asked,
             "living": [encode_outcome(member) for member in self._living],
-            "repeats": self._repeats.get_state(),
+            "repeats": self._duplicates.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._asked = state["asked"]
-        self._repeats.set_state(state["repeats"])
+        self._duplicates.set_state(state["repeats"])
         self._living.clear()
         self._living.extend(map(decode_measurement, state["living"]))

@@ -2,10 +2,10 @@
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -43,32 +43,34 @@ class SuccessiveHalving(GenerationalStrategy):
 
     Args:
         problem: The search problem; its fidelity is the top rung.
-        around: The base strategy.
+        base_strategy: The base strategy.
         options: The options of the base strategy.
         eta: The reduction factor: one in `eta` trials is promoted, and the fidelity grows by `eta` from rung to rung.
         rungs: The fidelities, lowest first; by default at least `eta` times smaller from rung to rung, down to
             the lowest that the benchmark has.
-        entrants: Number of trials in a bracket; by default as many as are needed for one to reach the top rung.
+        bracket_size: Number of trials in a bracket; by default as many as are needed for one to reach the top rung.
     """
+
+    former_options: ClassVar[Mapping[str, str]] = {"around": "base_strategy", "entrants": "bracket_size"}
 
     def __init__(
         self,
         problem: Problem,
         *,
-        around: str = "random_search",
+        base_strategy: str = "random_search",
         options: dict[str, Any] | None = None,
         eta: Annotated[int, Field(ge=2)] = 3,
         rungs: list[Rung] | None = None,
-        entrants: Annotated[int, Field(ge=1)] | None = None,
+        bracket_size: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
         super().__init__(problem)
-        self.around = around
+        self.base_strategy = base_strategy
         self.options = options
         self.eta = eta
         self.rungs = rungs
-        self.entrants = entrants
+        self.bracket_size = bracket_size
         self._fidelities = _fidelities(problem, rungs, eta)
-        self._inner = _Inner(problem, around, options, self._fidelities[0])
+        self._inner = _Inner(problem, base_strategy, options, self._fidelities[0])
         self._selection = RankAndCrowding(problem.goal)
         self._rung = 0
 
@@ -81,17 +83,17 @@ class SuccessiveHalving(GenerationalStrategy):
         seen: set[int | None] = {outcome.id for outcome in outcomes}
         racing: list[Measurement] = []
         for outcome in outcomes:
-            if isinstance(outcome, Measurement) and outcome.remembered not in seen:
+            if isinstance(outcome, Measurement) and outcome.cached_from not in seen:
                 racing.append(outcome)
-                if outcome.remembered is not None:
-                    seen.add(outcome.remembered)
+                if outcome.cached_from is not None:
+                    seen.add(outcome.cached_from)
         self._rung += 1
         if racing and self._rung < len(self._fidelities):
             kept = max(1, len(racing) // self.eta)
             best = self._selection.survivors(racing, kept, self.problem.rng)
             return [_continued(self.problem, trial, self._fidelities[self._rung]) for trial in best]
         self._rung = 0
-        wanted = self.entrants or self.eta ** (len(self._fidelities) - 1)
+        wanted = self.bracket_size or self.eta ** (len(self._fidelities) - 1)
         return self._inner.ask(wanted)
 
     def get_state(self) -> dict[str, Any]:
@@ -117,29 +119,31 @@ class ASHA(Strategy):
 
     Args:
         problem: The search problem; its fidelity is the top rung.
-        around: The base strategy.
+        base_strategy: The base strategy.
         options: The options of the base strategy.
         eta: The reduction factor: one in `eta` trials is promoted, and the fidelity grows by `eta` from rung to rung.
         rungs: The fidelities, lowest first; by default at least `eta` times smaller from rung to rung, down to
             the lowest that the benchmark has.
     """
 
+    former_options: ClassVar[Mapping[str, str]] = {"around": "base_strategy"}
+
     def __init__(
         self,
         problem: Problem,
         *,
-        around: str = "random_search",
+        base_strategy: str = "random_search",
         options: dict[str, Any] | None = None,
         eta: Annotated[int, Field(ge=2)] = 3,
         rungs: list[Rung] | None = None,
     ) -> None:
         super().__init__(problem)
-        self.around = around
+        self.base_strategy = base_strategy
         self.options = options
         self.eta = eta
         self.rungs = rungs
         self._fidelities = _fidelities(problem, rungs, eta)
-        self._inner = _Inner(problem, around, options, self._fidelities[0])
+        self._inner = _Inner(problem, base_strategy, options, self._fidelities[0])
         self._ladder = [_Rung(problem, eta) for _ in self._fidelities[1:]]
         self._outstanding: dict[int, int] = {}  # the rung of each task
 
@@ -158,7 +162,7 @@ class ASHA(Strategy):
         if rung == 0:
             self._inner.tell(outcome)
         # A cache hit is already among the trials, under the code that was measured.
-        if rung < len(self._ladder) and isinstance(outcome, Measurement) and outcome.remembered is None:
+        if rung < len(self._ladder) and isinstance(outcome, Measurement) and outcome.cached_from is None:
             self._ladder[rung].add(outcome)
 
     def _promotion(self) -> Task | None:
@@ -268,11 +272,12 @@ class _Rung:
 class _Inner:
     """The base strategy, and its own tasks for each task that is run."""
 
-    def __init__(self, problem: Problem, around: str, options: dict[str, Any] | None, fidelity: int) -> None:
-        plugin = STRATEGIES.get(around)
+    def __init__(self, problem: Problem, base_strategy: str, options: dict[str, Any] | None, fidelity: int) -> None:
+        plugin = STRATEGIES.get(base_strategy)
         if plugin.shares_weights:
             raise InputError(
-                f"halving goes around strategies that have each trial trained from scratch, but {around} shares weights"
+                f"the base strategy must train each trial from scratch, but {base_strategy} shares weights; "
+                "name another base_strategy"
             )
         self._problem = problem
         self._fidelity = fidelity
@@ -289,8 +294,8 @@ class _Inner:
                 plain = isinstance(inner, Evaluate) and inner.weights is None and inner.continues is None
                 if not plain or not isinstance(inner, Evaluate) or inner.fidelity != self._fidelity:
                     raise StrategyError(
-                        f"successive halving goes around strategies that ask for evaluations from scratch at one "
-                        f"fidelity, but {type(self._strategy).__name__} asked for {inner}"
+                        f"the base strategy must ask for evaluations from scratch at one fidelity, but "
+                        f"{type(self._strategy).__name__} asked for {inner}"
                     )
                 task = self._problem.evaluate(inner.architecture, fidelity=self._fidelity, replicate=inner.replicate)
                 self._behind[task.id] = inner

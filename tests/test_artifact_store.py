@@ -96,7 +96,7 @@ def test_states_are_collected_while_searching_and_weights_are_not(
     monkeypatch.setattr(nasplat.search.collection, "COLLECT_BYTES", 500)
     monkeypatch.setattr(nasplat.search.collection, "COLLECT_GROWTH", 0.0)
     watcher = Most(tmp_path / "run" / "artifacts")
-    options = {"options": {"repeats": "measure"}}
+    options = {"options": {"duplicates": "measure"}}
     with search(tmp_path / "run", strategy, TRIALS, watcher, **options) as loop:
         loop.run()
     history = Run(tmp_path / "run").history()

@@ -16,9 +16,9 @@ from nasplat.encodings.features import describe
 from nasplat.encodings.pruned_graph import PrunedGraphs
 from nasplat.encodings.weisfeiler_lehman import Vocabulary, hashed
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor, UncertainPredictor
+from nasplat.predictor import FittedState, Predictor, UncertainPredictor
 from nasplat.predictors import auto as auto_module
-from nasplat.predictors.committee import parts_of
+from nasplat.predictors.ensembling import parts_of
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, Plugin
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.ranking_metrics import kendall_tau
@@ -56,10 +56,10 @@ class Oracle(UncertainPredictor):
     def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
         return self.factor * np.array([toy_accuracy(a) for a in architectures]), np.full(len(architectures), 0.5)
 
-    def learnt(self) -> Learnt:
-        return Learnt()
+    def get_state(self) -> FittedState:
+        return FittedState()
 
-    def restore(self, learnt: Learnt) -> None:
+    def set_state(self, state: FittedState) -> None:
         pass
 
 
@@ -91,7 +91,7 @@ def test_the_process_is_the_one_of_the_book(target: str) -> None:
     architectures, scores = examples(30)
     fresh, _ = examples(12, seed=1)
     fitted = make("gaussian_process", target=target).fit(architectures, scores)
-    arrays = fitted.learnt().arrays
+    arrays = fitted.get_state().arrays
     space = ToySpace()
 
     def views(some: list[Architecture]) -> tuple[Floats, Floats]:
@@ -157,7 +157,7 @@ def test_more_examples_than_are_learnt_from_are_drawn_from() -> None:
     first, again, other = (
         make("gaussian_process", most=30, tuned_on=10, seed=seed).fit(architectures, scores) for seed in (0, 0, 1)
     )
-    assert len(first.learnt().arrays["targets"]) == 30
+    assert len(first.get_state().arrays["targets"]) == 30
     assert np.array_equal(first.predict(architectures), again.predict(architectures))
     assert not np.array_equal(first.predict(architectures), other.predict(architectures))
 

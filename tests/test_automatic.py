@@ -195,7 +195,9 @@ def test_the_reasons_name_space_objectives_and_budget(table: Path) -> None:
 
 def test_choosing_draws_nothing_and_depends_on_what_it_is_given_alone() -> None:
     parts = assembled(TINY, evaluations=100)
-    fresh = Problem(parts.benchmark.space, parts.problem.goal, io=parts.benchmark.io, member=parts.benchmark.feasible)
+    fresh = Problem(
+        parts.benchmark.space, parts.problem.goal, io=parts.benchmark.io, is_measurable=parts.benchmark.feasible
+    )
     before = fresh.state()
     choices = [choose(parts.benchmark, fresh, parts.budget) for _ in range(2)]
     assert choices[0] == choices[1] == parts.choice
@@ -227,7 +229,7 @@ def test_a_search_without_a_budget_is_refused_as_ever_where_the_strategy_has_no_
 
 
 def test_auto_is_no_strategy_that_another_could_go_around() -> None:
-    tree = {**TRAINED, "strategy": {"name": "asha", "around": "auto"}, "budget": {"evaluations": 9}}
+    tree = {**TRAINED, "strategy": {"name": "asha", "base_strategy": "auto"}, "budget": {"evaluations": 9}}
     with pytest.raises(InputError, match=r"auto stands for a strategy.*here name one of asha, .*random_search"):
         Assembly.of(SearchConfig.read(tree))
 
@@ -302,7 +304,7 @@ def test_wrong_use_is_refused_and_nothing_is_created(command: CommandLine, tmp_p
     for wrong, said in (
         (["--strategy", "auto", "--set", "strategy.population=4"], "options belong to a strategy"),
         (["--strategy", "atuo"], "did you mean 'auto'? Known: asha, auto, cars"),
-        (["--strategy", "asha", "--set", "strategy.around=auto"], "here name one of asha"),
+        (["--strategy", "asha", "--set", "strategy.base_strategy=auto"], "here name one of asha"),
     ):
         done = command(*SEARCH, "--evaluations", "8", *wrong)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1

@@ -24,7 +24,7 @@ from nasplat.artifact import Artifacts, Handle
 from nasplat.cost import Cost
 from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn.supernet import Part, Supernet
-from nasplat.predictor import Learnt
+from nasplat.predictor import FittedState
 from nasplat.problem import Problem
 from nasplat.search_space import Block, Prior
 from nasplat.search_spaces.nasbench101 import NASBench101
@@ -327,8 +327,8 @@ def ask_for_ever(self: RandomSearch, n: int) -> list[Task]:
     tasks: list[Task] = []
     while len(tasks) < n:
         architecture = self.problem.space.sample(self.problem.rng)
-        if self.problem.feasible(architecture) and self._repeats.new(architecture):
-            tasks.append(self._repeats.task(architecture))
+        if self.problem.feasible(architecture) and self._duplicates.new(architecture):
+            tasks.append(self._duplicates.task(architecture))
     return tasks
 
 
@@ -496,11 +496,11 @@ BENCHMARKS: dict[str, Any] = {
     "networks_fit_its_data": broken(ToyBenchmark, fidelity=0),
     "preparing_again_is_harmless": broken(ToyBenchmark, prepare=prepare_counting, measure=measure_prepared),
     "continued_equals_uninterrupted": Forgetful,
-    "what_it_knows_is_known_of_all": broken(ToyBenchmark, known=know_by_symbol),
+    "analytic_metrics_are_consistent": broken(ToyBenchmark, analytic_metrics=know_by_symbol),
     "options_are_configuration": broken(ToyBenchmark, __doc__=""),
 }
-OTHER_KNOWLEDGE: dict[str, Any] = {"changes": know_by_chance, "not finite": know_nothing_of_some}
-"""What else may be wrong with what is known, by what is said of it."""
+OTHER_KNOWLEDGE: dict[str, Any] = {" change: ": know_by_chance, "not finite": know_nothing_of_some}
+"""Further defects of analytic metrics, by what the check says of each."""
 
 
 def train_by_chance(self: SharedFormula, task: TrainSupernet, *, artifacts: Artifacts, **others: Any) -> Trained:
@@ -606,8 +606,8 @@ class Credulous(Ridge):
 class Trusting(Ridge):
     """Takes whatever array comes first for its weights, or else none."""
 
-    def restore(self, learnt: Learnt) -> None:
-        self.weights_ = np.resize(next(iter(learnt.arrays.values()), np.zeros(1)), 17)
+    def set_state(self, state: FittedState) -> None:
+        self.weights_ = np.resize(next(iter(state.arrays.values()), np.zeros(1)), 17)
 
 
 PREDICTORS: dict[str, Any] = {
@@ -623,7 +623,7 @@ PREDICTORS: dict[str, Any] = {
     "strangers_are_not_restored": Trusting,
     "options_are_configuration": broken(Ridge, __doc__=""),
 }
-OTHER_HELD_OUT: dict[str, Any] = {"learnt nothing": Early, "not finite": Gappy}
+OTHER_HELD_OUT: dict[str, Any] = {"not fitted": Early, "not finite": Gappy}
 """What else may be wrong with what is held out, by what is said of it."""
 
 
@@ -718,10 +718,10 @@ def test_a_broken_benchmark_is_found_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("said", OTHER_KNOWLEDGE)
-def test_whatever_is_wrong_with_what_is_known_is_said(said: str) -> None:
+def test_each_defect_of_analytic_metrics_is_named(said: str) -> None:
     with pytest.raises(AssertionError, match=said):
-        named(BENCHMARK_CHECKS)["what_it_knows_is_known_of_all"](
-            lambda: broken(ToyBenchmark, known=OTHER_KNOWLEDGE[said])(ToySpace())
+        named(BENCHMARK_CHECKS)["analytic_metrics_are_consistent"](
+            lambda: broken(ToyBenchmark, analytic_metrics=OTHER_KNOWLEDGE[said])(ToySpace())
         )
 
 

@@ -557,10 +557,10 @@ from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import decode_task, encode_outcome
 
 task = decode_task(json.loads(sys.argv[1]))
-parcel = MemoryArtifacts({task.continues.digest: Path(sys.argv[2]).read_bytes()})
+artifacts = MemoryArtifacts({task.continues.digest: Path(sys.argv[2]).read_bytes()})
 benchmark = Classification(NASBench201(channels=4, cells=1), epochs=4)
 benchmark.prepare()
-measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+measurement = benchmark.measure(task, device="cpu", artifacts=artifacts)
 print(json.dumps(encode_outcome(measurement)))
 """
 

@@ -174,8 +174,8 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "number that is none": (["--set", "benchmark.learning_rate=.nan"], ["benchmark.recipe.learning_rate", "nan"]),
     "value that is no choice": (
-        ["--set", "strategy.repeats=always"],
-        ["strategy.repeats", "'remember', 'redraw' or 'measure'", "'always'"],
+        ["--set", "strategy.duplicates=always"],
+        ["strategy.duplicates", "'cache', 'redraw' or 'measure'", "'always'"],
     ),
     "value out of range": (["--set", "benchmark.epochs=0"], ["benchmark.epochs", "greater than or equal to 1", "0"]),
     "value at an open end": (
@@ -292,9 +292,9 @@ CONFIGURATIONS: dict[str, tuple[str, list[str], list[str]]] = {
     "unknown key in a section": ("budget: {evaluation: 3}", [], ["budget", "did you mean 'evaluations'"]),
     "several things wrong": ("sed: 1\nbudgets: {}", [], ["'sed'", "'budgets'", "did you mean 'budget'?"]),
     "unknown option of a plug-in": (
-        "strategy: {name: random_search, repeat: redraw}", [], ["'repeat'", "did you mean 'repeats'?"],
+        "strategy: {name: random_search, duplicate: redraw}", [], ["'duplicate'", "did you mean 'duplicates'?"],
     ),
-    "plug-in without a name": ("strategy: {repeats: redraw}", [], ["strategy.name", "missing"]),
+    "plug-in without a name": ("strategy: {duplicates: redraw}", [], ["strategy.name", "missing"]),
     "key that is no text": ("1: 2", [], ["1"]),
     "seed that is no number": ("seed: one", [], ["seed", "integer", "'one'"]),
     "objectives that are no list": ("objectives: accuracy:max", [], ["objectives", "list", "'accuracy:max'"]),
@@ -305,8 +305,8 @@ CONFIGURATIONS: dict[str, tuple[str, list[str], list[str]]] = {
     "text for a section that a flag adds to": ("executor: inline", ["--workers", "2"], ["executor"]),
     "list for a section that a flag adds to": ("executor: [ray]", ["--workers", "2"], ["executor"]),
     "nothing for a plug-in": ("strategy:", [], ["strategy"]),
-    "nothing for a plug-in that --set adds to": ("strategy:", ["--set", "strategy.repeats=redraw"], ["strategy"]),
-    "number for a plug-in that --set adds to": ("strategy: 5", ["--set", "strategy.repeats=redraw"], ["strategy"]),
+    "nothing for a plug-in that --set adds to": ("strategy:", ["--set", "strategy.duplicates=redraw"], ["strategy"]),
+    "number for a plug-in that --set adds to": ("strategy: 5", ["--set", "strategy.duplicates=redraw"], ["strategy"]),
     "list for a section that --set adds to": ("budget: [5]", ["--set", "budget.seconds=9"], ["budget"]),
 }  # fmt: skip
 
@@ -779,7 +779,7 @@ def test_everything_registered_is_listed(command: CommandLine, tmp_path: Path) -
         for plugin in registry:
             assert any(line.split()[:1] == [plugin.name] for line in lines), f"{plugin.name} has a line of its own"
     options = {entry["name"]: entry["options"] for entry in kinds["strategies"]}
-    assert options["regularized_evolution"] == {"population": 50, "sample": 10, "repeats": "remember"}
+    assert options["regularized_evolution"] == {"population": 50, "sample": 10, "duplicates": "cache"}
     assert listing(tmp_path) == {}
 
 
@@ -915,7 +915,7 @@ def test_the_configuration_of_a_strategy_with_options_makes_the_same_trials(
 ) -> None:
     options = ["--strategy", "regularized_evolution", "--set", "strategy.population=4", "--set", "strategy.sample=2"]
     flags = [*options, "--constraint", "params<=8e5", "--seed", "3", "--evaluations", "40"]
-    check_done(command(*ON_TABLE, *flags, "--set", "strategy.repeats=redraw", "--out", "first"))
+    check_done(command(*ON_TABLE, *flags, "--set", "strategy.duplicates=redraw", "--out", "first"))
     check_done(command("search", "first/config.yaml", "--out", "again"))
     assert trials(tmp_path / "again") == trials(tmp_path / "first")
     check_done(command(*ON_TABLE, *flags, "--out", "other"))
@@ -943,7 +943,7 @@ def test_flags_override_a_configuration(command: CommandLine, tmp_path: Path, sm
 
     plain = resolved("plain")
     assert plain["strategy"] == {
-        "name": "regularized_evolution", "population": 4, "sample": 2, "repeats": "remember",
+        "name": "regularized_evolution", "population": 4, "sample": 2, "duplicates": "cache",
     }  # fmt: skip
     assert (plain["seed"], plain["benchmark"]["search_column"]) == (3, "test")
     assert {outcome.split for outcome in trials(tmp_path / "plain")} == {"test"}
@@ -961,7 +961,10 @@ def test_flags_override_a_configuration(command: CommandLine, tmp_path: Path, sm
     same = resolved("same", "--strategy", "regularized_evolution", "--objective", "macs:min")
     assert same == plain | {"objectives": ["macs:min"]}
     other = resolved("other", "--strategy", "random_search", "--constraint", "macs<=1e8")
-    assert other == plain | {"strategy": {"name": "random_search", "repeats": "redraw"}, "constraints": ["macs<=1e8"]}
+    assert other == plain | {
+        "strategy": {"name": "random_search", "duplicates": "redraw"},
+        "constraints": ["macs<=1e8"],
+    }
 
 
 def test_a_figure_that_the_table_lacks_is_json_all_the_same(command: CommandLine, data: Path) -> None:
@@ -993,7 +996,7 @@ def test_failed_trials_are_told_on_standard_error_and_json_stays_whole(
         "--json",
     )  # fmt: skip
     assert done.returncode == 0
-    assert strict_json(done.stdout)["outcomes"] == {"measured": 6, "remembered": 0, "trained": 0, "failed": 3}
+    assert strict_json(done.stdout)["outcomes"] == {"measured": 6, "cached": 0, "trained": 0, "failed": 3}
     shown = run("show", "run", "--json")
     check_done(shown)
     assert [(each["trial"], each["kind"]) for each in strict_json(shown.stdout)["failures"]] == [
@@ -1189,9 +1192,10 @@ def test_a_space_without_a_supernet_is_refused(shared_plugins: None, command: Co
 
 def test_halving_does_not_go_around_what_shares_weights(command: CommandLine) -> None:
     done = command("search", "--space", "nasbench201", "--benchmark", "classification", "--strategy", "asha",
-                   "--set", "strategy.around=cars", "--objective", "accuracy:max", "--evaluations", "9")  # fmt: skip
+                   "--objective", "accuracy:max", "--set", "strategy.base_strategy=cars",
+                   "--evaluations", "9")  # fmt: skip
     assert done.returncode == 2
-    assert "trained from scratch, but cars shares weights" in done.stderr
+    assert "train each trial from scratch, but cars shares weights" in done.stderr
 
 
 @pytest.mark.slow

@@ -44,14 +44,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "zero_cost": {"batch": 4, "side": 8},
     "cars": {"population": 4},
     "regularized_evolution": {"population": 8, "sample": 3},
-    "auto": {"parts": ("distance_process", "gradient_boosting")},
+    "auto": {"parts": ("isotropic_gaussian_process", "gradient_boosting")},
     "graph_network": {"members": 4, "epochs": 80},
     "ensemble": {"predictor": "random_forest", "members": 3},
     "renas": {"epochs": 30},
 }
 FEW_TRIALS = {"predictor_guided": 50}
 """In place of `strategies.TRIALS`, for what needs long to ask and is past all its phases early."""
-PREFILTER: dict[str, Any] = {"prescreen": 3, "predictor": "distance_process"}
+PREFILTER: dict[str, Any] = {"prescreen": 3, "predictor": "isotropic_gaussian_process"}
 """With a predictor that learns in milliseconds."""
 LARGE = {"esrn/1m", "esrn/light", "esrn/small", "ghost/cifar", "ghost/imagenet"}
 """Presets of classes of which a smaller one is held to everything with each commit."""
@@ -111,22 +111,22 @@ def test_strategy(name: str, check: Callable[..., None], few_trials: Callable[[i
 
 @pytest.mark.sweep(80)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
-@pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
+@pytest.mark.parametrize("duplicates", ["cache", "redraw", "measure"])
 @pytest.mark.parametrize(
     "name", ["random_search", "local_search", "regularized_evolution", "nsga2", "credit_evolution"]
 )
-def test_strategy_with_every_policy_on_repeats(name: str, repeats: str, check: Callable[..., None]) -> None:
+def test_strategy_with_every_policy_on_repeats(name: str, duplicates: str, check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get(name)
-    check(partial(make, repeats=repeats))
+    check(partial(make, duplicates=duplicates))
 
 
 @pytest.mark.sweep(32)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
-@pytest.mark.parametrize("around", ["local_search", "nsga2", "regularized_evolution"])
+@pytest.mark.parametrize("base_strategy", ["local_search", "nsga2", "regularized_evolution"])
 @pytest.mark.parametrize("name", ["asha", "successive_halving"])
-def test_halving_around_any_strategy(name: str, around: str, check: Callable[..., None]) -> None:
+def test_halving_around_any_strategy(name: str, base_strategy: str, check: Callable[..., None]) -> None:
     make: Callable[..., Strategy] = STRATEGIES.get(name)
-    check(partial(make, around=around, options=SMALL.get(around)))
+    check(partial(make, base_strategy=base_strategy, options=SMALL.get(base_strategy)))
 
 
 @pytest.mark.sweep(32)

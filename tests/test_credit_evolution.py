@@ -111,7 +111,7 @@ def test_more_elites_than_a_population_are_refused() -> None:
 
 def test_a_generation_has_mutants_of_every_elite_and_children_of_two_parents() -> None:
     space = Watched()
-    strategy = CreditEvolution(toy(space=space), population=8, elites=4, mutation_rate=0.0, repeats="measure")
+    strategy = CreditEvolution(toy(space=space), population=8, elites=4, mutation_rate=0.0, duplicates="measure")
     founders = generation(strategy)
     assert (len(founders), len(space.mutations), len(space.crossings)) == (8, 0, 0)
     best = sorted((t.architecture for t, _ in founders), key=toy_accuracy, reverse=True)[:4]
@@ -143,7 +143,7 @@ def test_as_many_genes_mutate_as_a_lot_for_each_gene_says_and_at_least_one(
 ) -> None:
     monkeypatch.setattr(credit_evolution, "REDRAWS", 0)
     space = Watched()
-    strategy = CreditEvolution(toy(space=space), population=2, elites=1, mutation_rate=rate, repeats="measure")
+    strategy = CreditEvolution(toy(space=space), population=2, elites=1, mutation_rate=rate, duplicates="measure")
     generation(strategy)
     steps = []
     for _ in range(150):  # two mutants in each generation, no crossing
@@ -302,9 +302,9 @@ def test_what_was_measured_again_counts_by_its_newest_measurement_and_a_memory_c
     problem = toy()
     evaluated = Evaluated(problem)
     one = Architecture("toy", "0123")
-    for value, remembered in ((0.3, None), (0.5, None), (0.3, 0)):
+    for value, cached in ((0.3, None), (0.5, None), (0.3, 0)):
         task = problem.evaluate(one)
-        evaluated.add([Measurement(task=task, metrics={"accuracy": value}, remembered=remembered)])
+        evaluated.add([Measurement(task=task, metrics={"accuracy": value}, cached_from=cached)])
     assert evaluated.scores().tolist() == [0.3, 0.5] and evaluated.rows == {"0123": 1}
 
 
@@ -399,7 +399,7 @@ def test_what_keeps_a_window_keeps_it_in_the_network_that_is_built() -> None:
 
 def test_whose_trial_fails_neither_earns_credit_nor_has_children() -> None:
     space = Watched()
-    strategy = CreditEvolution(toy(space=space), repeats="measure")
+    strategy = CreditEvolution(toy(space=space), duplicates="measure")
     failed: set[Architecture] = set()
 
     def answering(problem: Problem, task: Task) -> Outcome:

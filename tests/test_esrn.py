@@ -202,24 +202,24 @@ def test_a_new_network_interpolates(scale: int) -> None:
             parameter.data[3 * (2 if scale == 4 else scale) ** 2 :] = 0
     ramp = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(7.0), indexing="ij")).sum(0) / 20
     with torch.no_grad():
-        enlarged = network(ramp.expand(1, 3, 9, 7).contiguous())
+        upscaled = network(ramp.expand(1, 3, 9, 7).contiguous())
         wanted = functional.interpolate(ramp.expand(1, 3, 9, 7), scale_factor=scale, mode="bilinear")
     inner = (..., slice(2 * scale, -2 * scale), slice(2 * scale, -2 * scale))
-    assert torch.allclose(enlarged[inner], wanted[inner], atol=1e-5)
+    assert torch.allclose(upscaled[inner], wanted[inner], atol=1e-5)
 
 
 @pytest.mark.exports
 @pytest.mark.slow
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_pictures_of_any_sides_are_enlarged_and_exported(scale: int, tmp_path: Path) -> None:
+def test_pictures_of_any_sides_are_upscaled_and_exported(scale: int, tmp_path: Path) -> None:
     space, io = ESRNTiny(), IO.upscaled(8, 8, scale)
     with seeded(0):
         network = space.build(space.of(["C_1_8_16", "G_4_8_16", "S_4_8_16"]), io).eval()
     for parameter in network.parameters():  # or the blocks, whose fusion begins at 0, would not be seen
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "model.onnx"
-    write_onnx(network, io.input_shape, path, enlarges=True)
+    write_onnx(network, io.input_shape, path, upscales=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, height, width in ((1, 2, 3), (1, 8, 8), (3, 7, 12), (2, 31, 5), (1, 64, 33)):
         pictures = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height))

@@ -165,4 +165,4 @@ def test_a_benchmark_s_table_is_evaluated_whole(table: Path) -> None:
     assert printed["settings"]["scores"]["architectures"] == 15_625
     assert printed["settings"]["scores"]["split"] == "test"
     (result,) = printed["results"]
-    assert result["all"]["tau"]["mean"] > 0.3 and result["twins"] > 0
+    assert result["all"]["tau"]["mean"] > 0.3 and result["duplicates"] > 0

@@ -75,7 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def measurements(run: Run) -> list[Measurement]:
     found = run.history().measurements
     assert len(found) == 3
-    assert all(measurement.remembered is None for measurement in found)
+    assert all(measurement.cached_from is None for measurement in found)
     return found
 
 
@@ -391,9 +391,9 @@ def test_an_artifact_of_other_weights_under_the_handle_is_noticed(
 def test_a_trial_answered_from_memory_has_no_network_of_its_own(
     run: Run, measurements: list[Measurement], tmp_path: Path
 ) -> None:
-    remembered = Measurement(task=measurements[0].task, metrics=measurements[0].metrics, remembered=0)
+    cached = Measurement(task=measurements[0].task, metrics=measurements[0].metrics, cached_from=0)
     with pytest.raises(InputError, match=r"trial \d+ left no weights.*memory"):
-        bundle.export(run, remembered, tmp_path / "network")
+        bundle.export(run, cached, tmp_path / "network")
 
 
 def test_exporting_and_loading_leave_the_global_generators_alone(

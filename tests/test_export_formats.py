@@ -110,7 +110,7 @@ def test_features_need_a_linear_layer_and_an_onnx_model(run: Run, best: Measurem
     space = ESRNTiny()
     network = space.build(space.sample(np.random.default_rng(0)), space.reference_io).eval()
     with pytest.raises(InputError, match="leave out --features"):
-        write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", enlarges=True, features=True)
+        write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", upscales=True, features=True)
     with pytest.raises(InputError, match="--format onnx or all"):
         bundle.export(run, best, tmp_path / "network", formats=[Format.SOURCE], features=True)
     assert not list(tmp_path.iterdir())
@@ -233,7 +233,7 @@ def test_data_sets_of_pictures_know_their_classes() -> None:
     assert Classification(SEARCH_SPACES.get("nasbench201")(), dataset="digits").inputs(3).shape == (3, 1, 8, 8)  # type: ignore[union-attr]
 
 
-def test_what_enlarges_takes_pictures_as_they_are() -> None:
+def test_what_upscales_takes_pictures_as_they_are() -> None:
     how = SuperResolution(ESRNTiny()).preprocessing()
     assert how is not None
     assert (how.mean, how.std, how.height, how.classes) == ((0.0,) * 3, (255.0,) * 3, None, ())
@@ -273,7 +273,7 @@ def predict(script: Path, *arguments: object) -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-W", "error", script, *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_the_script_enlarges_a_picture(tmp_path: Path) -> None:
+def test_the_script_upscales_a_picture(tmp_path: Path) -> None:
     from nasplat.nn.onnx import write_onnx
 
     space = ESRNTiny()
@@ -284,7 +284,7 @@ def test_the_script_enlarges_a_picture(tmp_path: Path) -> None:
     script = predict_script(how, scale)
     assert script is not None
     (tmp_path / "predict.py").write_text(script)
-    write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", enlarges=True)
+    write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", upscales=True)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "small.png")
     done = predict(tmp_path / "predict.py", tmp_path / "small.png", tmp_path / "large.png")

@@ -1,4 +1,4 @@
-"""A network that enlarges pictures leaves its run as any other does, and takes pictures of any size."""
+"""A network that upscales pictures leaves its run as any other does, and takes pictures of any size."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def folder(exported: tuple[Run, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported[1], tmp_path / "network"))
 
 
-def test_the_folder_says_how_many_times_it_enlarges(exported: tuple[Run, Path]) -> None:
+def test_the_folder_says_how_many_times_it_upscales(exported: tuple[Run, Path]) -> None:
     run, folder = exported
     (best,) = run.history().picks("best")
     description = json.loads((folder / "architecture.json").read_text())
@@ -96,7 +96,7 @@ def test_onnx_takes_any_batch_and_any_sides(exported: tuple[Run, Path], batch: i
     network, scale = bundle.load(exported[1]), opening.opened(exported[1]).io.scale or 0
     session = onnxruntime.InferenceSession(exported[1] / "model.onnx", providers=["CPUExecutionProvider"])
     pictures = np.random.default_rng(batch * height * width).random((batch, 3, height, width), dtype=np.float32)
-    (given,) = session.run(["enlarged"], {"images": pictures})
+    (given,) = session.run(["upscaled"], {"images": pictures})
     with torch.no_grad():
         expected = network(torch.from_numpy(pictures)).numpy()
     assert isinstance(given, np.ndarray)
@@ -116,7 +116,7 @@ def test_the_onnx_file_names_what_is_free(exported: tuple[Run, Path]) -> None:
     ]
 
 
-def test_an_export_enlarges_a_picture_on_the_command_line(
+def test_an_export_upscales_a_picture_on_the_command_line(
     command: CommandLine, exported: tuple[Run, Path], tmp_path: Path
 ) -> None:
     run, _ = exported
@@ -145,7 +145,7 @@ def changed(folder: Path, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"scale": None}, "does not fit this version: the networks of the search space esrn/tiny enlarge pictures"),
+        ({"scale": None}, "does not fit this version: the networks of the search space esrn/tiny upscale images"),
         ({"scale": 0}, r"architecture\.json is damaged: scale"),
         ({"scale": -2}, r"architecture\.json is damaged: scale"),
         ({"scale": "two"}, r"architecture\.json is damaged: scale"),

@@ -77,7 +77,7 @@ def parent(pid):
 options = {{"sleep": 0.2, "exit_at": {POISON}, "hang_at": {HANG}, "eat_at": {GLUTTON}}}
 assembly = Assembly.of(SearchConfig.read({{
     "space": "demo_perceptron", "benchmark": {{"name": "demo_formula", **options}},
-    "strategy": {{"name": "regularized_evolution", "population": 10, "repeats": "measure"}},
+    "strategy": {{"name": "regularized_evolution", "population": 10, "duplicates": "measure"}},
     "objectives": ["accuracy:max"], "budget": {{"evaluations": {TRIALS}}},
     "executor": {{"name": "ray", "workers": 3, "trial_seconds": 10.0}},
 }}))

@@ -11,7 +11,8 @@ import pytest
 
 from nasplat.export.opening import opened
 from nasplat.latency.table import read_table
-from nasplat.registry import SEARCH_SPACES
+from nasplat.options import complete
+from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
 
 CommandLine = Callable[..., CompletedProcess[str]]
 ARCHIVE = Path(__file__).parent / "former" / "files.tar.gz"
@@ -97,3 +98,23 @@ def test_a_table_of_latency_tells_what_it_did(former: Path) -> None:
     assert len(expected) == 3
     for code, latency in expected.items():
         assert table.latency_ms(space.parse(code)) == pytest.approx(latency, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "former", "today"),
+    [
+        ("nsga2", {"repeats": "remember"}, {"duplicates": "cache"}),
+        ("random_search", {"repeats": "measure"}, {"duplicates": "measure"}),
+        ("cars", {"prefilter": 3}, {"prescreen": 3}),
+        ("asha", {"around": "nsga2"}, {"base_strategy": "nsga2"}),
+        ("successive_halving", {"entrants": 9}, {"bracket_size": 9}),
+    ],
+)
+def test_former_names_of_options_mean_the_same(strategy: str, former: dict[str, Any], today: dict[str, Any]) -> None:
+    plugin = STRATEGIES.get(strategy)
+    assert complete("strategy", plugin, former) == complete("strategy", plugin, today)
+
+
+def test_a_former_name_of_a_plugin_is_no_second_plugin() -> None:
+    assert PREDICTORS.get("distance_process") is PREDICTORS.get("isotropic_gaussian_process")
+    assert "distance_process" not in PREDICTORS.names()

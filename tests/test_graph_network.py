@@ -218,7 +218,7 @@ def test_too_few_or_equal_scores_break_nothing() -> None:
     architectures, _ = examples(5)
     with pytest.raises(InputError, match="at least 2"):
         predictor().fit(architectures[:1], np.ones(1))
-    with pytest.raises(InputError, match="learnt nothing"):
+    with pytest.raises(InputError, match="not fitted"):
         predictor().predict(architectures)
     equal = predictor().fit(architectures, np.ones(5))
     assert np.ptp(equal.predict(architectures)) == 0

@@ -33,7 +33,7 @@ from nasplat.search_space import Block
 from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.testing import ToySpace
-from nasplat.testing.benchmarks import what_it_knows_is_known_of_all
+from nasplat.testing.benchmarks import analytic_metrics_are_consistent
 from nasplat.testing.runs import searched
 
 SPACE, IMAGES, DIGITS = ToySpace(), IO.image(1, 4, 3), IO.image(1, 8, 10)
@@ -555,13 +555,13 @@ def test_what_a_table_tells_is_known_of_all_that_is_feasible(tmp_path: Path) -> 
     write_table(blocks, described(SPACE, DIGITS), [row for row in rows(DIGITS) if row.widths != (16, 16)])
     networks.write_text("architecture,latency_ms\n0123,1.5\n3210,2.25\n")
     for path in (blocks, networks):
-        what_it_knows_is_known_of_all(partial(construct, "benchmark", Classification, SPACE, latency_table=str(path)))
+        analytic_metrics_are_consistent(partial(construct, "benchmark", Classification, SPACE, latency_table=str(path)))
     write_table(tmp_path / "holes.csv", {}, [replace(row, kind=f"{row.kind} too") for row in rows(DIGITS)])
     with pytest.raises(InputError, match=r"holes.csv has no block of the kind 'linear'"):
         construct("benchmark", Classification, SPACE, latency_table=str(tmp_path / "holes.csv")).check()
     benchmark = construct("benchmark", Classification, SPACE, latency_table=str(networks))
     assert [benchmark.feasible(SPACE.parse(code)) for code in ("0123", "0121")] == [True, False]
-    assert benchmark.offered == [SPACE.parse("0123"), SPACE.parse("3210")]
+    assert benchmark.enumerable_members == [SPACE.parse("0123"), SPACE.parse("3210")]
 
 
 def test_a_path_is_the_same_in_every_directory() -> None:
@@ -612,7 +612,7 @@ def test_an_export_tells_what_was_predicted_from_what_was_measured(tmp_path: Pat
     run = Run(tmp_path / "run")
     best = run.history().measured[0]
     description = export(run, best, tmp_path / "network", test=True)
-    assert description["known"] == {"latency_ms": best.metrics["latency_ms"]}
+    assert description["analytic_metrics"] == {"latency_ms": best.metrics["latency_ms"]}
     for figures in (description["measured"], description["final"]):
         assert "latency_ms" not in figures and "accuracy" in figures
 

@@ -416,11 +416,11 @@ def on_config(chance: random.Random) -> Case:
 def on_flags(chance: random.Random) -> Case:
     """Odd words in the place of right ones."""
     words = ["--space", "nasbench201", "--benchmark", "nasbench201", "--strategy", "random_search", "--objective",
-             "accuracy:max", "--constraint", "params<=1e6", "--set", "strategy.repeats=redraw",
+             "accuracy:max", "--constraint", "params<=1e6", "--set", "strategy.duplicates=redraw",
              "--seed", "1"]  # fmt: skip
-    odd = ["", "\udcff", "x" * 5000, "strategy.repeats=[[[", "space.channels=" + "[" * 3000, "budget.x=!!int x", "=",
-           "strategy.repeats=&a [*a]", "seed=1", "1e999", "-1", "nan", "params>=1e999", "a:b:c", "--", "-", "9" * 5000,
-           "benchmark.dataset=!!python/object/apply:os.mkdir [MARKER]", "\x1b[2J", "[/]", "name=x",
+    odd = ["", "\udcff", "x" * 5000, "strategy.duplicates=[[[", "space.channels=" + "[" * 3000, "budget.x=!!int x", "=",
+           "strategy.duplicates=&a [*a]", "seed=1", "1e999", "-1", "nan", "params>=1e999", "a:b:c", "--", "-",
+           "9" * 5000, "benchmark.dataset=!!python/object/apply:os.mkdir [MARKER]", "\x1b[2J", "[/]", "name=x",
            "space.name=y"]  # fmt: skip
     for _ in range(chance.choice((1, 1, 2, 4))):
         words[chance.randrange(len(words))] = chance.choice(odd)

@@ -68,7 +68,7 @@ def test_measurements_are_the_published_figures_on_every_row(real: Path) -> None
     benchmark.check()
     rows = read(real)
     assert list(benchmark.fidelities) == list(SCHEDULES)
-    assert list(benchmark.offered) == [member(row) for row in rows]
+    assert list(benchmark.enumerable_members) == [member(row) for row in rows]
     for row in rows:
         for epochs in SCHEDULES:
             searched = measured(benchmark, member(row), epochs)
@@ -117,17 +117,17 @@ def problem_on(benchmark: NASBench101Table, *, objectives: int = 2, seed: int = 
         io=benchmark.io,
         fidelity=108,
         fidelities=SCHEDULES,
-        member=benchmark.feasible,
-        offered=benchmark.offered,
+        is_measurable=benchmark.feasible,
+        enumerable_members=benchmark.enumerable_members,
         seed=seed,
     )
 
 
 @pytest.mark.slow
 @pytest.mark.sweep(4)
-@pytest.mark.parametrize("repeats", ["remember", "redraw", "measure"])
+@pytest.mark.parametrize("duplicates", ["cache", "redraw", "measure"])
 @pytest.mark.parametrize("name", ["random_search", "local_search", "regularized_evolution", "nsga2"])
-def test_every_strategy_keeps_to_the_table(name: str, repeats: str, real: Path) -> None:
+def test_every_strategy_keeps_to_the_table(name: str, duplicates: str, real: Path) -> None:
     benchmark = NASBench101Table(SPACE)
     benchmark.check()
 
@@ -138,7 +138,7 @@ def test_every_strategy_keeps_to_the_table(name: str, repeats: str, real: Path) 
         return replace(found, metrics={**found.metrics, **problem.cost(task.architecture).metrics()})
 
     make: Callable[..., Any] = STRATEGIES.get(name)
-    tasks = drive(make(problem_on(benchmark), repeats=repeats), trials=200, answering=answering)
+    tasks = drive(make(problem_on(benchmark), duplicates=duplicates), trials=200, answering=answering)
     assert len(tasks) == 200
     keys = {SPACE.canonical_key(task.architecture) for task in tasks if isinstance(task, Evaluate)}
     assert len(keys) > 30
@@ -147,7 +147,7 @@ def test_every_strategy_keeps_to_the_table(name: str, repeats: str, real: Path) 
 def test_random_draws_are_uniform_over_what_is_offered(table101: Path) -> None:
     benchmark = NASBench101Table(SPACE)
     problem = problem_on(benchmark)
-    offered = list(benchmark.offered)
+    offered = list(benchmark.enumerable_members)
     drawn = [offered.index(problem.sample()) for _ in range(100 * len(offered))]
     counts = np.bincount(drawn, minlength=len(offered))
     assert abs(counts - 100).max() < 60  # six deviations
@@ -158,7 +158,7 @@ def test_random_draws_are_uniform_over_what_is_offered(table101: Path) -> None:
 @pytest.mark.slow
 def test_constraints_hold_for_draws_from_what_is_offered(table101: Path) -> None:
     benchmark = NASBench101Table(SPACE)
-    params = sorted(SPACE.cost(each, benchmark.io).params for each in benchmark.offered)
+    params = sorted(SPACE.cost(each, benchmark.io).params for each in benchmark.enumerable_members)
     problem = problem_on(benchmark, constraints=(Constraint.parse(f"params<={params[3]}"),))
     assert {problem.cost(problem.sample()).params for _ in range(200)} == set(params[:4])
     nothing = problem_on(benchmark, constraints=(Constraint.parse(f"params<={params[0] - 1}"),))
@@ -176,8 +176,8 @@ def test_a_search_without_repeats_ends_with_the_table(table101: Path) -> None:
         return benchmark.measure(task, device="cpu", artifacts=MemoryArtifacts())
 
     tasks = drive(make(problem), trials=1_000, answering=answering)
-    assert {task.architecture for task in tasks if isinstance(task, Evaluate)} == set(benchmark.offered)
-    assert len(tasks) == len(benchmark.offered)
+    assert {task.architecture for task in tasks if isinstance(task, Evaluate)} == set(benchmark.enumerable_members)
+    assert len(tasks) == len(benchmark.enumerable_members)
 
 
 def test_a_configured_search_draws_from_the_table(table101: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_configured_search_draws_from_the_table(table101: Path) -> None:
         }
     )
     assembly = Assembly.of(config)
-    offered = assembly.benchmark.offered
+    offered = assembly.benchmark.enumerable_members
     assert offered
     tasks = assembly.strategy.ask(5)
     assert len(tasks) == 5
@@ -232,7 +232,7 @@ def test_what_is_not_there_is_not_measured(table101: Path) -> None:
     write(table101, rows)
     benchmark = NASBench101Table(SPACE)
     benchmark.check()
-    assert member(rows[0]) not in benchmark.offered and not benchmark.feasible(member(rows[0]))
+    assert member(rows[0]) not in benchmark.enumerable_members and not benchmark.feasible(member(rows[0]))
     with pytest.raises(TrialFailed, match=str(member(rows[0]))) as missing:
         measured(benchmark, member(rows[0]))
     assert missing.value.kind == "not in table"

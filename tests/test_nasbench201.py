@@ -534,7 +534,7 @@ def test_a_partial_table_is_feasible_only_for_what_it_holds(write: TableWriter) 
     space = NASBench201()
     assert [code for code in CODES if benchmark.feasible(space.parse(code))] == held
     problem = Problem(
-        space, Goal((Objective("accuracy", True),)), io=benchmark.io, member=benchmark.feasible, fidelity=200
+        space, Goal((Objective("accuracy", True),)), io=benchmark.io, is_measurable=benchmark.feasible, fidelity=200
     )
     problem.check_feasible()
     sampled = {problem.sample().code for _ in range(60)}
@@ -699,7 +699,7 @@ def test_latencies_are_the_published_figures_on_every_row(
     for row in rows:
         published = latencies[row["index"]]
         expected = {f"latency_{device}_ms": float(published[f"{device}_ms"]) for device in DEVICES}
-        assert benchmark.known(space.parse(row["arch_str"])) == expected
+        assert benchmark.analytic_metrics(space.parse(row["arch_str"])) == expected
 
 
 @pytest.mark.slow
@@ -733,16 +733,16 @@ def partial(write: TableWriter, **columns: Sequence[Any]) -> NASBench201Table:
 def test_latencies_are_found_by_index_in_any_order(write: TableWriter) -> None:
     write({"index": [9, 3, 7, 8], "phone_ms": [1.5, 2, 3, 4], "remark": ["a", "b", "c", "d"]}, "latency.csv.gz")
     benchmark = partial(write)
-    found = [benchmark.known(benchmark.space.parse(code)) for code in CELLS]
+    found = [benchmark.analytic_metrics(benchmark.space.parse(code)) for code in CELLS]
     assert found == [{"latency_phone_ms": 3.0}, {"latency_phone_ms": 4.0}, {"latency_phone_ms": 1.5}]
     other = benchmark.space.parse("444444")
     assert not benchmark.feasible(other)
-    assert benchmark.known(other).keys() == {"latency_phone_ms"}  # by which a problem learns what there is
+    assert benchmark.analytic_metrics(other).keys() == {"latency_phone_ms"}  # by which a problem learns what there is
 
 
 def test_without_their_file_there_are_no_latencies(write: TableWriter) -> None:
     benchmark = partial(write)
-    assert benchmark.known(benchmark.space.parse(CELLS[0])) == {}
+    assert benchmark.analytic_metrics(benchmark.space.parse(CELLS[0])) == {}
     tree = {
         "space": "nasbench201",
         "benchmark": "nasbench201",
@@ -770,7 +770,7 @@ def test_damaged_latencies_are_refused(write: TableWriter, columns: dict[str, Se
     path = write(columns, "latency.csv.gz")
     benchmark = partial(write)
     with pytest.raises(InputError, match=said) as refused:
-        benchmark.known(benchmark.space.parse(CELLS[0]))
+        benchmark.analytic_metrics(benchmark.space.parse(CELLS[0]))
     assert str(path) in str(refused.value)
 
 

@@ -13,9 +13,9 @@ from nasplat.objective import Constraint, Goal, Objective, bins, knee
 from nasplat.task import Evaluate, Measurement
 
 
-def measurement(number: int, metrics: dict[str, float], remembered: int | None = None) -> Measurement:
+def measurement(number: int, metrics: dict[str, float], cached_from: int | None = None) -> Measurement:
     task = Evaluate(id=number, seed=0, architecture=Architecture("space", str(number)), fidelity=1)
-    return Measurement(task=task, metrics=metrics, remembered=remembered)
+    return Measurement(task=task, metrics=metrics, cached_from=cached_from)
 
 
 def goal(*objectives: str, constraints: Sequence[str] = ()) -> Goal:
@@ -23,13 +23,13 @@ def goal(*objectives: str, constraints: Sequence[str] = ()) -> Goal:
 
 
 def drawn(seed: int, metrics: Sequence[str], number: int, *, levels: int | None = None) -> list[Measurement]:
-    """Random measurements, on a grid of so many levels if ties are wanted; one in six answered from memory."""
+    """Random measurements, on a grid of so many levels if ties are wanted; one in six is a cache hit."""
     chance = random.Random(seed)
     return [
         measurement(
             i,
             {name: chance.randrange(levels) - levels // 4 if levels else chance.gauss(0, 1) for name in metrics},
-            remembered=0 if i and chance.random() < 1 / 6 else None,
+            cached_from=0 if i and chance.random() < 1 / 6 else None,
         )
         for i in range(number)
     ]
@@ -65,7 +65,9 @@ def brute_force_front(
     measurements: Sequence[Measurement], objectives: Sequence[str], constraints: Sequence[str]
 ) -> list[Measurement]:
     kept = [
-        m for m in measurements if m.remembered is None and not any(excess(m, constraint) for constraint in constraints)
+        m
+        for m in measurements
+        if m.cached_from is None and not any(excess(m, constraint) for constraint in constraints)
     ]
     best: list[Measurement] = []
     for m in kept:
@@ -102,13 +104,13 @@ def test_the_front_of_many_measurements_is_found_in_moderate_time() -> None:
     assert 20 < len(front) < 1_000
     assert not any(dominates(x, y, OBJECTIVES[:3]) for x, y in itertools.permutations(front, 2))
     for m in measurements[:2_000]:
-        assert m.id in names or m.remembered is not None or any(dominates(other, m, OBJECTIVES[:3]) for other in front)
+        assert m.id in names or m.cached_from is not None or any(dominates(other, m, OBJECTIVES[:3]) for other in front)
 
 
 def test_the_front_keeps_the_first_of_equals_and_no_answer_from_memory() -> None:
     wanted = goal("accuracy:max", "params:min")
     equal = [measurement(i, {"accuracy": 0.9, "params": 10}) for i in (4, 2, 7)]
-    better = measurement(9, {"accuracy": 0.95, "params": 5}, remembered=4)
+    better = measurement(9, {"accuracy": 0.95, "params": 5}, cached_from=4)
     cheap = measurement(8, {"accuracy": 0.5, "params": 1})
     assert wanted.front([cheap, *equal, better]) == [equal[0], cheap]
     assert wanted.front([better]) == []

@@ -83,7 +83,7 @@ def test_fitting_in_words(command: CommandLine) -> None:
     done = command(*FIT)
     assert (done.returncode, done.stderr) == (0, "")
     assert "demo_ridge of nasbench201" in done.stdout
-    assert "learnt from  40 architectures in" in done.stdout
+    assert "trained on   40 architectures in" in done.stdout
     assert "cross-validated in 5 parts" in done.stdout
     without = command(*FIT[:-1], "q", "--folds", "0")
     assert "tau" not in without.stdout

@@ -127,7 +127,9 @@ def test_the_protocol_measures_a_random_sample_and_then_what_is_ranked_first() -
     assert len(second) == 5 and strategy.ask(1) == []
     learnt = [measured(task) for task in first]
     scores = np.array([m.metrics["accuracy"] for m in learnt])
-    predictor = PREDICTORS.get("distance_process")(problem.space).fit([m.architecture for m in learnt], scores)
+    predictor = PREDICTORS.get("isotropic_gaussian_process")(problem.space).fit(
+        [m.architecture for m in learnt], scores
+    )
     rest = [a for a in ToySpace().members() or [] if a not in {m.architecture for m in learnt}]
     ranked = [rest[i] for i in np.argsort(-predictor.predict(rest))]
     assert {task.architecture for task in second if isinstance(task, Evaluate)} == set(ranked[:5])
@@ -140,7 +142,7 @@ def test_the_protocol_measures_a_random_sample_and_then_what_is_ranked_first() -
 @pytest.mark.slow
 @pytest.mark.sweep(6)
 @pytest.mark.parametrize("acquisition", ["expected_improvement", "upper_bound", "thompson", "greedy"])
-@pytest.mark.parametrize("predictor", ["distance_process", "random_forest", "gaussian_process"])
+@pytest.mark.parametrize("predictor", ["isotropic_gaussian_process", "random_forest", "gaussian_process"])
 def test_every_acquisition_goes_with_every_predictor(acquisition: str, predictor: str) -> None:
     asked = drive(guided(toy(), predictor=predictor, acquisition=acquisition), 12)
     assert len(set(asked)) == 12
@@ -189,7 +191,7 @@ def test_several_objectives_are_all_improved(objectives: tuple[Objective, ...]) 
 
 def test_what_is_being_measured_leaves_less_to_learn_near_it() -> None:
     problem = toy()
-    surrogate = Surrogate(problem, "distance_process", {})
+    surrogate = Surrogate(problem, "isotropic_gaussian_process", {})
     members = ToySpace().members() or []
     learnt, rest = Candidates(problem, members[::25]), Candidates(problem, members[1::25])
     surrogate.fit(learnt, [{"accuracy": toy_accuracy(a)} for a in learnt.architectures])
@@ -266,7 +268,7 @@ def test_a_predictor_that_cannot_learn_at_all_says_so(monkeypatch: pytest.Monkey
     def refuses(*arguments: Any) -> None:
         raise InputError("it lacks a library")
 
-    monkeypatch.setattr(PREDICTORS.get("distance_process"), "fit", refuses)
+    monkeypatch.setattr(PREDICTORS.get("isotropic_gaussian_process"), "fit", refuses)
     with pytest.raises(InputError, match="lacks a library"):
         drive(guided(toy()), 6)
 
@@ -370,7 +372,7 @@ def test_zero_cost_proxies_choose_what_comes_first(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unknown_predictor_or_option_is_refused() -> None:
-    with pytest.raises(InputError, match="distance_process"):
+    with pytest.raises(InputError, match="isotropic_gaussian_process"):
         guided(toy(), predictor="distance_proces")
     with pytest.raises(InputError, match="headroom"):
         guided(toy(), predictor_options={"headrom": 1})

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from nasplat import predictor as contract
 from nasplat.errors import InputError
-from nasplat.predictor import ARRAYS, DOCUMENT, Learnt, _digest
+from nasplat.predictor import ARRAYS, DOCUMENT, FittedState, _digest
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.surrogates.predictor_store import make_predictor, make_space, open_predictor, scored
 
@@ -144,7 +144,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda d: d["options"].update(alpha="x"), "predictor.alpha: input should be a valid number"),
     (lambda d: d["options"].update(beta=1), "no option of predictor is named 'beta'"),
     (lambda d: d.update(options=[]), "lacks a part"),
-    (lambda d: d.pop("learnt"), "lacks a part"),
+    (lambda d: d.pop("state"), "lacks a part"),
     (lambda d: d.update(space="nasbench201"), "lacks a part"),
     (lambda d: d.update(arrays="0" * 64), "is not what was saved with"),
 ]
@@ -190,15 +190,15 @@ def test_what_json_cannot_say_is_not_saved(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be saved, since JSON cannot say"):
             made.save(tmp_path / "p", {"value": value})
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="learnt nothing"):
+    with pytest.raises(InputError, match="not fitted"):
         Ridge(SPACE).save(tmp_path / "p")
 
 
 def test_restoring_may_fail_in_any_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def restore(self: Ridge, learnt: Learnt) -> None:
+    def set_state(self: Ridge, state: FittedState) -> None:
         raise RuntimeError("size mismatch")
 
-    monkeypatch.setattr(Ridge, "restore", restore)
+    monkeypatch.setattr(Ridge, "set_state", set_state)
     assert "RuntimeError: size mismatch" in reason(folder)
 
 

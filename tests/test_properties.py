@@ -198,7 +198,7 @@ REAL = {
 @repeating
 @given(
     section=st.sampled_from(["space", "benchmark", "strategy", "budget", "executor", "seed", "objectives"]),
-    key=st.sampled_from(["name", "epochs", "repeats", "population", "dataset", "evaluations", "seconds"]) | name,
+    key=st.sampled_from(["name", "epochs", "duplicates", "population", "dataset", "evaluations", "seconds"]) | name,
     value=json_value,
 )
 def test_one_odd_value_makes_a_search_or_wrong_input(section: str, key: str, value: Any) -> None:
@@ -325,7 +325,7 @@ spent = st.builds(Spent, seconds=finite, images=count, device=text, worker=text,
 measurement = st.builds(
     Measurement, task=evaluate, metrics=st.dictionaries(text, finite, max_size=3),
     split=st.sampled_from(["validation", "test"]), artifacts=st.dictionaries(text, handle, max_size=2), spent=spent,
-    remembered=st.none() | count,
+    cached_from=st.none() | count,
 )  # fmt: skip
 trained = st.builds(Trained, task=train, weights=handle, spent=spent)
 failure = st.builds(Failure, task=evaluate | train, kind=text, message=text, traceback=text, spent=spent)
@@ -345,7 +345,18 @@ def test_an_outcome_comes_back_from_json(outcome: Outcome, with_task: bool) -> N
 
 
 TASK_KEYS = ["id", "seed", "space", "evaluate", "fidelity", "weights", "replicate", "continues", "train", "epochs"]
-OUTCOME_KEYS = ["task", "spent", "metrics", "split", "artifacts", "remembered", "trained", "failure", "message"]
+OUTCOME_KEYS = [
+    "task",
+    "spent",
+    "metrics",
+    "split",
+    "artifacts",
+    "cached_from",
+    "remembered",
+    "trained",
+    "failure",
+    "message",
+]
 
 
 @pytest.mark.slow
@@ -431,7 +442,7 @@ WORDS = [
     "--help",
     "--architecture", "000000", "run", "file", "nowhere", ".", "", "-", "--", "--space", "nasbench201", "--benchmark",
     "classification", "--strategy", "random_search", "--objective", "accuracy:max", "--constraint", "params<=1",
-    "--evaluations", "0", "-1", "1e9", "--seconds", "nan", "--seed", "--set", "strategy.repeats=no", "a.b=c",
+    "--evaluations", "0", "-1", "1e9", "--seconds", "nan", "--seed", "--set", "strategy.duplicates=no", "a.b=c",
     "--executor", "inline", "--workers", "--config", "config.yaml", "strategies", "datasets", "--version", "-h",
 ]  # fmt: skip
 word = st.sampled_from(WORDS) | st.text(st.characters(exclude_characters="\0"), max_size=12)

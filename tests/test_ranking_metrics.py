@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor
+from nasplat.predictor import FittedState, Predictor
 from nasplat.surrogates import ranking_metrics
 from nasplat.surrogates.ranking_metrics import Interval, Ranking, cross_validated, evaluate, splits
 from nasplat.testing.toy import ToySpace, toy_accuracy
@@ -40,11 +40,11 @@ class Nearest(Predictor):
 
         return np.array([nearest(a.code) for a in architectures])
 
-    def learnt(self) -> Learnt:
-        return Learnt({"seen": self.seen})
+    def get_state(self) -> FittedState:
+        return FittedState({"seen": self.seen})
 
-    def restore(self, learnt: Learnt) -> None:
-        self.seen = learnt.values["seen"]
+    def set_state(self, state: FittedState) -> None:
+        self.seen = state.values["seen"]
 
 
 class Mirrored(ToySpace):
@@ -183,9 +183,9 @@ def test_splits_are_apart_reproducible_and_independent_of_each_other() -> None:
         assert len(set(split.training)) == split.size and len(set(split.test)) == 100
         assert not set(split.training) & set(split.test)
         seen = {architectures[i].code for i in split.training}
-        for i, twin in zip(split.test, split.twin, strict=True):
+        for i, twin in zip(split.test, split.duplicate, strict=True):
             assert twin == (architectures[i].code[::-1] in seen)
-    assert any(split.twin.any() for split in many)
+    assert any(split.duplicate.any() for split in many)
     assert not np.array_equal(many[0].training, many[1].training)
     (whole,) = splits(space, architectures, sizes=[30], number=1, seed=1)
     assert sorted([*whole.training, *whole.test]) == list(range(256))
@@ -226,10 +226,10 @@ def test_learning_curves_rank_what_was_not_learnt_with_and_without_twins() -> No
     for split, trial in zip(drawn()[2:], trials[4::2], strict=True):
         predictor = Nearest(space).fit([architectures[i] for i in split.training], scores[split.training])
         predicted = predictor.predict([architectures[i] for i in split.test])
-        truth, fresh = scores[split.test], ~split.twin
+        truth, fresh = scores[split.test], ~split.duplicate
         assert trial.all == Ranking.of(predicted, truth, top=5)
         assert trial.fresh == Ranking.of(predicted[fresh], truth[fresh], top=5)
-        assert trial.ranked == 216 and trial.twins == split.twin.sum() > 0
+        assert trial.ranked == 216 and trial.duplicates == split.duplicate.sum() > 0
         assert trial.fit_seconds >= 0 and trial.predict_seconds > 0
     left = list(evaluate(makes, architectures, scores, iter(drawn()), top=5, done=[("a", 40, 0), ("b", 13, 1)]))
     assert len(left) == 6 and ("a", 40, 0) not in [(t.predictor, t.size, t.split) for t in left]

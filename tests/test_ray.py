@@ -31,7 +31,7 @@ DIGITS = [
 
 DEMO = [
     "search", "--space", "demo_perceptron", "--benchmark", "demo_formula", "--strategy", "random_search",
-    "--set", "strategy.repeats=measure", "--objective", "accuracy:max",
+    "--set", "strategy.duplicates=measure", "--objective", "accuracy:max",
 ]  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_a_worker_that_dies_fails_its_task_alone_and_is_replaced(cluster: Any, t
     done = _demo(cluster, tmp_path, "--evaluations", "12", "--set", "benchmark.exit_every=5")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["outcomes"] == {"measured": 10, "remembered": 0, "trained": 0, "failed": 2}
+    assert result["outcomes"] == {"measured": 10, "cached": 0, "trained": 0, "failed": 2}
     show = _run(cluster, tmp_path, "show", "run", "--json")
     failures = json.loads(show.stdout)["failures"]  # in the order in which they came in
     assert sorted((f["trial"], f["kind"]) for f in failures) == [

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt
+from nasplat.predictor import FittedState
 from nasplat.predictors.renas import ReNAS
 from nasplat.registry import PREDICTORS, SEARCH_SPACES
 from nasplat.search_space import SearchSpace
@@ -83,7 +83,7 @@ def test_the_network_is_the_papers(name: str, maps: int, nodes: int) -> None:
     space = space_of(name)
     architectures, scores = examples(space, 40)
     predictor = ReNAS(space, epochs=3).fit(architectures, scores)
-    arrays = dict(predictor.learnt().arrays)
+    arrays = dict(predictor.get_state().arrays)
     assert arrays["mean"].shape == (maps, nodes, nodes)
     trained = [array for key, array in arrays.items() if "network" in key and "running" not in key]
     convolutions = 9 * maps * 38 + 2 * 38 + 9 * 38 * 128 + 2 * 128
@@ -98,7 +98,7 @@ def test_the_network_is_the_papers(name: str, maps: int, nodes: int) -> None:
 def test_elements_are_standardized_by_the_examples_where_they_vary() -> None:
     space = space_of("nasbench201")
     architectures, scores = examples(space, 30)
-    arrays = ReNAS(space, epochs=1).fit(architectures, scores).learnt().arrays
+    arrays = ReNAS(space, epochs=1).fit(architectures, scores).get_state().arrays
     tensors = space.tensors(architectures).astype(np.float64)
     varies = tensors.min(axis=0) < tensors.max(axis=0)
     assert varies.any() and not varies.all()
@@ -145,7 +145,7 @@ def test_types_alone_are_blind_to_costs(tensor: Any, blind: bool) -> None:
     narrow, wide = space_of("nasbench201"), space_of("nasbench201", channels=32)
     architectures, scores = examples(narrow, 40)
     predictor = ReNAS(narrow, tensor=tensor, epochs=2).fit(architectures, scores)
-    assert predictor.learnt().arrays["mean"].shape == (1 if blind else 31, 4, 4)
+    assert predictor.get_state().arrays["mean"].shape == (1 if blind else 31, 4, 4)
     predicted = predictor.predict(architectures)
     predictor.space = wide
     assert np.array_equal(predictor.predict(architectures), predicted) is blind
@@ -157,8 +157,8 @@ def test_continuity_brings_distances_of_features_into_the_order_of_scores() -> N
     architectures, scores = examples(space, 60)
     agreement = []
     for weight in (0.0, 3.0):
-        learnt = ReNAS(space, continuity=weight).fit(architectures, scores).learnt()
-        features = network_features(dict(learnt.arrays), space.tensors(architectures)).numpy()
+        state = ReNAS(space, continuity=weight).fit(architectures, scores).get_state()
+        features = network_features(dict(state.arrays), space.tensors(architectures)).numpy()
         agreement.append(tau(pdist(features), pdist(scores[:, None])))
     assert agreement[1] > agreement[0] + 0.02
 
@@ -247,13 +247,13 @@ def test_options_without_meaning_are_refused(options: dict[str, Any]) -> None:
 
 def test_what_is_not_its_own_is_not_restored() -> None:
     architectures, scores = examples(ToySpace(), 12)
-    arrays = dict(ReNAS(ToySpace(), epochs=1).fit(architectures, scores).learnt().arrays)
+    arrays = dict(ReNAS(ToySpace(), epochs=1).fit(architectures, scores).get_state().arrays)
     cut = {**arrays, "network.head.weight": arrays["network.head.weight"][:, :-1]}
     for wrong in (cut, {**arrays, "scale": arrays["scale"][0]}):
         with pytest.raises(ValueError, match="shape"):
-            ReNAS(ToySpace()).restore(Learnt(arrays=wrong))
+            ReNAS(ToySpace()).set_state(FittedState(arrays=wrong))
     with pytest.raises(KeyError):
-        ReNAS(ToySpace()).restore(Learnt(arrays={"mean": arrays["mean"], "scale": arrays["scale"]}))
+        ReNAS(ToySpace()).set_state(FittedState(arrays={"mean": arrays["mean"], "scale": arrays["scale"]}))
 
 
 @pytest.mark.slow
@@ -262,7 +262,7 @@ def test_the_cosine_begins_at_the_rate_and_ends_near_nothing() -> None:
 
     def weights(epochs: int, schedule: Any, learning_rate: float = 1e-2) -> TrainingSet:
         predictor = ReNAS(ToySpace(), epochs=epochs, schedule=schedule, learning_rate=learning_rate)
-        return predictor.fit(architectures, scores).learnt().arrays["network.head.weight"].astype(np.float64)
+        return predictor.fit(architectures, scores).get_state().arrays["network.head.weight"].astype(np.float64)
 
     assert np.array_equal(weights(1, "cosine"), weights(1, "constant"))
     # Adam's steps are about as long as the rate, so that 20 epochs of a cosine go about as far as 10 at full rate.

@@ -250,9 +250,9 @@ def test_thousands_of_measurements_make_a_page_of_moderate_size(tmp_path: Path) 
 @pytest.mark.slow
 def test_answers_from_memory_are_counted_apart(tmp_path: Path) -> None:
     run = searched(tmp_path / "run", evaluations=200, strategy="regularized_evolution")
-    remembered = sum(outcome.remembered is not None for outcome in run.history().measurements)
-    assert remembered > 0
-    assert f"{200 - remembered} measured, {remembered} answered from memory" in page_of(run).text
+    cached = sum(outcome.cached_from is not None for outcome in run.history().measurements)
+    assert cached > 0
+    assert f"{200 - cached} measured, {cached} cached" in page_of(run).text
 
 
 # Several fidelities

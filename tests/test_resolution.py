@@ -19,9 +19,9 @@ from nasplat.data.resolution import (
     as_tensor,
     bicubic_agreement,
     compared,
-    enlarged,
     luma,
     shrunk,
+    upscaled,
     whole,
 )
 from nasplat.errors import InputError
@@ -88,7 +88,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.tensor(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-# Shrinking and enlarging
+# Shrinking and upscaling
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -100,9 +100,9 @@ def test_shrinking_is_antialiased_bicubic_of_the_definition(scale: int) -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_enlarging_is_bicubic_of_the_definition(scale: int) -> None:
+def test_upscaling_is_bicubic_of_the_definition(scale: int) -> None:
     picture = noise(2, 9, 11, seed=scale)
-    large = enlarged(picture, scale).numpy()
+    large = upscaled(picture, scale).numpy()
     for plane, original in zip(large, picture.numpy(), strict=True):
         assert plane == pytest.approx(resized(original.astype(np.float64), 9 * scale, 11 * scale), abs=1e-9)
 
@@ -227,7 +227,7 @@ def test_shrunk_pictures_are_those_that_are_handed_on_with_set5(scale: int) -> N
         large = whole(as_tensor(picture.read())[0], scale)
         small, _ = as_tensor(read_picture(folder / f"{Path(picture.name).stem}x{scale}.png"))
         differences.append((shrunk(large, scale).round().clamp(0, 255) - small).abs().mean().item())
-        result = enlarged(small, scale).round().clamp(0, 255).to(torch.uint8)
+        result = upscaled(small, scale).round().clamp(0, 255).to(torch.uint8)
         found.append(compared(luma(result), luma(large), scale))
     assert np.mean(differences) <= 0.2  # grey levels
     if scale == 2:

@@ -326,9 +326,9 @@ def test_the_searches_above_are_answered_from_memory_too(counted: Counted) -> No
     for strategy in ("regularized_evolution", "local_search"):
         counted.finish(*searching(strategy, 500, strategy), notes=f"{strategy}.txt")
         outcomes = outcomes_of(counted.folder / strategy).values()
-        remembered = [o.id for o in outcomes if isinstance(o, Measurement) and o.remembered is not None]
-        assert len(remembered) > 20, "what is remembered over a kill would not be seen"
-        assert not set(remembered).intersection(_measured(counted.notes(f"{strategy}.txt")))
+        cached = [o.id for o in outcomes if isinstance(o, Measurement) and o.cached_from is not None]
+        assert len(cached) > 20, "what is cached over a kill would not be seen"
+        assert not set(cached).intersection(_measured(counted.notes(f"{strategy}.txt")))
 
 
 # Interrupted
@@ -715,24 +715,24 @@ def test_equal_work_is_answered_from_memory_with_the_costs_of_the_code_that_was_
     outcomes, measured = play(log, ["0123"], ["3210"], ["0123"], ["0000"])
     assert measured == [0, 3]
     first, twin, same, other = (o for o in outcomes if isinstance(o, Measurement))
-    assert (first.remembered, twin.remembered, same.remembered, other.remembered) == (None, 0, 0, None)
+    assert (first.cached_from, twin.cached_from, same.cached_from, other.cached_from) == (None, 0, 0, None)
     assert twin.metrics["accuracy"] == same.metrics["accuracy"] == first.metrics["accuracy"]
     assert twin.metrics["params"] != first.metrics["params"] == same.metrics["params"]
     assert twin.spent == Spent() != first.spent
     told = [event.body for event in log.events("outcome")]
-    assert [body.get("remembered") for body in told] == [None, 0, 0, None]
+    assert [body.get("cached_from") for body in told] == [None, 0, 0, None]
 
 
 def test_remembering_counts_against_the_budget_and_pays_for_each_kind_of_work_once(log: EventLog) -> None:
     benchmark = Scripted()
-    strategy = STRATEGIES.get("random_search")(problem(benchmark), repeats="remember")  # type: ignore[call-arg]
+    strategy = STRATEGIES.get("random_search")(problem(benchmark), duplicates="cache")  # type: ignore[call-arg]
     search = run_search(strategy, benchmark, log, evaluations=120)
     first: dict[str, int] = {}
     for event in log.events("ask"):
         for body in event.body["tasks"]:
             first.setdefault("".join(sorted(body["evaluate"])), body["id"])
     assert benchmark.measured == sorted(first.values())
-    assert search.outcomes == {"measured": len(first), "remembered": 120 - len(first), "trained": 0, "failed": 0}
+    assert search.outcomes == {"measured": len(first), "cached": 120 - len(first), "trained": 0, "failed": 0}
     assert len(first) < 40
 
 
@@ -747,16 +747,16 @@ def test_answers_from_memory_leave_no_lane_idle(log: EventLog) -> None:
             return super().wait(timeout)
 
     benchmark = Scripted()
-    strategy = STRATEGIES.get("random_search")(problem(benchmark), repeats="remember")  # type: ignore[call-arg]
+    strategy = STRATEGIES.get("random_search")(problem(benchmark), duplicates="cache")  # type: ignore[call-arg]
     search = Search(strategy.problem, strategy, Counting(benchmark), log, Budget(evaluations=120))
     search.run()
-    assert search.outcomes["remembered"] > 60
+    assert search.outcomes["cached"] > 60
     assert set(Counting.queued[:-2]) == {2}  # at the end there is nothing left to ask for
 
 
 def test_measuring_again_is_not_answered_from_memory(log: EventLog) -> None:
     benchmark = Scripted()
-    strategy = STRATEGIES.get("random_search")(problem(benchmark), repeats="measure")  # type: ignore[call-arg]
+    strategy = STRATEGIES.get("random_search")(problem(benchmark), duplicates="measure")  # type: ignore[call-arg]
     run_search(strategy, benchmark, log, evaluations=120)
     assert benchmark.measured == list(range(120))
 
@@ -766,7 +766,7 @@ def test_memory_outlives_the_process(log: EventLog) -> None:
     play(log, *script, evaluations=2)
     outcomes, measured = play(log, *script)
     assert measured == [3]
-    assert [o.remembered for o in outcomes if isinstance(o, Measurement)] == [None, None, 0, None]
+    assert [o.cached_from for o in outcomes if isinstance(o, Measurement)] == [None, None, 0, None]
 
 
 def test_a_failure_is_not_remembered(log: EventLog) -> None:
@@ -774,11 +774,11 @@ def test_a_failure_is_not_remembered(log: EventLog) -> None:
         log, ["0123"], ["0123"], ["3210"], answers={0: TrialFailed("diverged", "the loss is too high")}
     )
     assert measured == [0, 1]
-    failure, measurement, remembered = outcomes
-    assert isinstance(failure, Failure) and isinstance(measurement, Measurement) and isinstance(remembered, Measurement)
+    failure, measurement, cached = outcomes
+    assert isinstance(failure, Failure) and isinstance(measurement, Measurement) and isinstance(cached, Measurement)
     assert (failure.kind, failure.message) == ("diverged", "the loss is too high")
     assert "TrialFailed" in failure.traceback
-    assert (measurement.remembered, remembered.remembered) == (None, 1)
+    assert (measurement.cached_from, cached.cached_from) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -841,7 +841,7 @@ def test_two_tasks_of_the_same_work_in_flight_are_measured_once(log: EventLog) -
     strategy = Script(problem(benchmark), asks=[["0123", "3210"], ["0123"], ["0000"]])
     Search(strategy.problem, strategy, Lanes(benchmark), log, Budget(evaluations=100)).run()
     assert benchmark.measured == [0, 3]
-    assert {o.id: o.remembered for o in strategy.told if isinstance(o, Measurement)} == {0: None, 1: 0, 2: 0, 3: None}
+    assert {o.id: o.cached_from for o in strategy.told if isinstance(o, Measurement)} == {0: None, 1: 0, 2: 0, 3: None}
     assert strategy.told[0].id == 0
 
 
@@ -850,7 +850,7 @@ def test_what_waited_for_work_that_failed_is_measured_itself(log: EventLog) -> N
     strategy = Script(problem(benchmark), asks=[["0123", "3210"], ["0123"]])
     Search(strategy.problem, strategy, Lanes(benchmark), log, Budget(evaluations=100)).run()
     assert benchmark.measured == [0, 1]
-    assert {o.id: o.remembered for o in strategy.told if isinstance(o, Measurement)} == {1: None, 2: 1}
+    assert {o.id: o.cached_from for o in strategy.told if isinstance(o, Measurement)} == {1: None, 2: 1}
 
 
 class Killed(BaseException):

@@ -16,7 +16,7 @@ from nasplat.search_spaces.nasbench101 import NASBench101
 from searching import Arm, Row, Table, kept, search, searcher, with_options
 
 PERFORMANCE = Path(__file__).parents[1] / "performance"
-RANDOM = Arm("random_search", {"repeats": "redraw"})
+RANDOM = Arm("random_search", {"duplicates": "redraw"})
 FEW = ("--seeds", "2", "--first-seed", "0", "--json")
 
 

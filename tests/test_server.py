@@ -147,7 +147,7 @@ class Unsure(UncertainPredictor):
     def fit(self, architectures: Any, scores: Any) -> Any:
         raise NotImplementedError
 
-    learnt = restore = fit  # type: ignore[assignment]
+    get_state = set_state = fit  # type: ignore[assignment]
 
 
 def test_deviations_are_told_and_what_is_not_finite_is_an_error(saved: StoredPredictor) -> None:
@@ -387,7 +387,7 @@ def serving(
         found = re.search(r"address  http://\S+:(\d+)", printed)
         assert found is not None
         assert "openapi.json" in printed
-        assert "demo_ridge of nasbench201, learnt from 50 architectures" in printed
+        assert "demo_ridge of nasbench201, trained on 50 architectures" in printed
         yield process, int(found[1])
     finally:
         process.kill()

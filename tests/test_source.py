@@ -107,8 +107,8 @@ def test_all_forms_of_a_network_agree(name: str, tmp_path: Path) -> None:
     network, io = member(name, 3, among=20)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     onnx, program, written = (tmp_path / form.value for form in Format)
-    write_onnx(network, io.input_shape, onnx, enlarges=io.scale is not None)
-    write_program(network, io.input_shape, program, enlarges=io.scale is not None)
+    write_onnx(network, io.input_shape, onnx, upscales=io.scale is not None)
+    write_program(network, io.input_shape, program, upscales=io.scale is not None)
     write_source(network, io, written, ["A network."])
     assert compared(network, onnx_runner(onnx), random_inputs(io)).holds
     assert not is_pickled(program)
@@ -284,7 +284,7 @@ def test_a_third_partys_network_is_written_as_well(tmp_path: Path) -> None:
 
 
 class Doubled(nn.Module):
-    """Enlarges, and cuts to what came in."""
+    """Upscales, and cuts to what came in."""
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -292,7 +292,7 @@ class Doubled(nn.Module):
         return larger[:, :, : 2 * height, 3:]
 
 
-def test_sides_stay_free_for_what_enlarges(tmp_path: Path) -> None:
+def test_sides_stay_free_for_what_upscales(tmp_path: Path) -> None:
     network = nn.Sequential(Doubled(), nn.Conv2d(3, 3, 1))
     holder = Holder(network).eval()
     other = from_text(source(holder, IO.upscaled(20, 30, 2), ["A network."]), holder, tmp_path)

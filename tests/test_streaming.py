@@ -33,8 +33,8 @@ def network(
 
 def whole(made: ResidualDenseNetwork, picture: Tensor) -> Tensor:
     with torch.no_grad():
-        enlarged: Tensor = made(picture[None])[0]
-    return enlarged
+        upscaled: Tensor = made(picture[None])[0]
+    return upscaled
 
 
 def in_strips(strips: Strips, picture: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def test_asha_agrees_with_brute_force_over_many_trials() -> None:
     from numpy.random import default_rng
 
     rng = default_rng(3)
-    strategy = make("asha", problem(fidelity=27), options={"repeats": "measure"})
+    strategy = make("asha", problem(fidelity=27), options={"duplicates": "measure"})
     rungs: dict[int, list[tuple[float, int, str]]] = {1: [], 3: [], 9: [], 27: []}
     gone: dict[int, set[str]] = {1: set(), 3: set(), 9: set()}
 
@@ -148,7 +148,7 @@ def test_failed_and_remembered_trials_stay_out_of_the_race(name: str) -> None:
     strategy = make(name, problem(fidelity=3))
     tasks = evaluations(strategy.ask(3))
     strategy.tell(Failure(task=tasks[0], kind="toy", message="as told"))
-    strategy.tell(measured(tasks[1], 0.9, remembered=0))
+    strategy.tell(measured(tasks[1], 0.9, cached_from=0))
     strategy.tell(measured(tasks[2], 0.1))
     fidelities = [(task.fidelity, task.architecture) for task in evaluations(strategy.ask(1))]
     if name == "successive_halving":  # a bracket always sends its best on
@@ -160,7 +160,9 @@ def test_failed_and_remembered_trials_stay_out_of_the_race(name: str) -> None:
 @pytest.mark.parametrize("name", ["asha", "successive_halving"])
 def test_it_proposes_what_the_strategy_inside_would_propose_alone(name: str) -> None:
     alone = make("regularized_evolution", problem(fidelity=1), population=4, sample=2)
-    around = make(name, problem(fidelity=1), around="regularized_evolution", options={"population": 4, "sample": 2})
+    around = make(
+        name, problem(fidelity=1), base_strategy="regularized_evolution", options={"population": 4, "sample": 2}
+    )
 
     def trials(strategy: Strategy) -> list[dict[str, Any]]:
         asked = []
@@ -175,7 +177,7 @@ def test_it_proposes_what_the_strategy_inside_would_propose_alone(name: str) -> 
 
 def test_the_strategy_inside_learns_every_proposal_once_with_its_own_task() -> None:
     seen: list[Outcome] = []
-    strategy = make("asha", problem(), options={"repeats": "measure"})
+    strategy = make("asha", problem(), options={"duplicates": "measure"})
     inner = strategy._inner._strategy  # type: ignore[attr-defined]
     inner.tell = seen.append
     entered = 0
@@ -192,30 +194,30 @@ def test_rungs_and_options_that_cannot_be_are_refused() -> None:
         with pytest.raises(InputError, match=r"rungs rise to the benchmark's full fidelity, 9, but got"):
             make("asha", problem(), rungs=rungs)
     with pytest.raises(InputError, match="no strategy is named 'randm_search'; did you mean 'random_search'"):
-        make("asha", problem(), around="randm_search")
+        make("asha", problem(), base_strategy="randm_search")
     with pytest.raises(InputError, match=r"no option of strategy\.options is named 'populaton'"):
-        make("asha", problem(), around="regularized_evolution", options={"populaton": 3})
+        make("asha", problem(), base_strategy="regularized_evolution", options={"populaton": 3})
     assert [task.fidelity for task in evaluations(make("asha", problem(), rungs=[2, 9]).ask(1))] == [2]
     assert [task.fidelity for task in evaluations(make("asha", problem(fidelity=10)).ask(1))] == [1]
 
 
 def test_what_an_earlier_bracket_measured_races_again_and_what_this_one_measured_does_not() -> None:
-    strategy = make("successive_halving", problem(fidelity=3), options={"repeats": "remember"})
+    strategy = make("successive_halving", problem(fidelity=3), options={"duplicates": "cache"})
     first = evaluations(strategy.ask(3))
     for task, score in zip(first, (0.5, 0.4, 0.3), strict=True):
         strategy.tell(measured(task, score))
     (top,) = evaluations(strategy.ask(3))
     strategy.tell(measured(top, 0.6))
     second = evaluations(strategy.ask(3))
-    strategy.tell(measured(second[0], 0.9, remembered=first[0].id))
+    strategy.tell(measured(second[0], 0.9, cached_from=first[0].id))
     strategy.tell(measured(second[1], 0.2))
-    strategy.tell(measured(second[2], 0.95, remembered=second[1].id))
+    strategy.tell(measured(second[2], 0.95, cached_from=second[1].id))
     (continued,) = evaluations(strategy.ask(3))
     assert continued.architecture == second[0].architecture
 
 
 def test_the_strategy_inside_sees_one_fidelity_alone() -> None:
-    twofold = make("asha", problem(fidelity=9), around="asha")
+    twofold = make("asha", problem(fidelity=9), base_strategy="asha")
     assert [task.fidelity for task in evaluations(twofold.ask(5))] == [1] * 5
     assert list(problem(fidelity=9).nested(fidelity=3).fidelities) == [3]
 

@@ -1,4 +1,4 @@
-"""Networks that learn to enlarge pictures: what they learn from, what repeats, and who sees which pictures."""
+"""Networks that learn to upscale images: what they learn from, what repeats, and who sees which pictures."""
 
 import json
 import math
@@ -38,10 +38,10 @@ from nasplat.training.super_resolution import SYMMETRIES, Pair, Patches, SuperRe
 WIDTHS = ("4", "8", "12")
 
 
-class Enlargers(GeneSpace):
+class Upscalers(GeneSpace):
     """Networks of three convolutions that add something to the nearest pixel."""
 
-    name: ClassVar[str] = "enlargers"
+    name: ClassVar[str] = "upscalers"
     genes: ClassVar[tuple[Gene, ...]] = (Gene("first", WIDTHS), Gene("second", WIDTHS))
     reference_io: ClassVar[IO] = IO.upscaled(16, 16, 2)
 
@@ -54,15 +54,15 @@ class Enlargers(GeneSpace):
     def build(self, architecture: Architecture, io: IO) -> nn.Module:
         """The network."""
         assert io.scale is not None
-        return Enlarger(self._widths(architecture, io), io.scale)
+        return Upscaler(self._widths(architecture, io), io.scale)
 
     def _widths(self, architecture: Architecture, io: IO) -> list[int]:
         assert io.scale is not None
         return [3, *(int(WIDTHS[choice]) for choice in self.choices(architecture)), 3 * io.scale**2]
 
 
-class Enlarger(nn.Module):
-    """What an architecture of `Enlargers` becomes."""
+class Upscaler(nn.Module):
+    """What an architecture of `Upscalers` becomes."""
 
     def __init__(self, widths: list[int], scale: int) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class Enlarger(nn.Module):
         self.scale = scale
 
     def forward(self, small: Tensor) -> Tensor:
-        """Pictures `[batch, 3, height, width]`, enlarged."""
+        """Pictures `[batch, 3, height, width]`, upscaled."""
         nearest = functional.interpolate(small, scale_factor=self.scale, mode="nearest")
         return nearest + functional.pixel_shuffle(self.body(small), self.scale)
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
-SPACE = Enlargers()
+SPACE = Upscalers()
 CODE = "12"
 FAST: dict[str, Any] = {"epochs": 2, "steps": 4, "batch_size": 2, "patch": 12, "width": 32, "height": 32}
 
@@ -486,7 +486,7 @@ def test_a_space_of_classifiers_is_refused() -> None:
         Assembly.of(SearchConfig.read(config))
 
 
-def test_costs_are_of_an_enlarged_picture_of_the_stated_size() -> None:
+def test_costs_are_of_an_upscaled_picture_of_the_stated_size() -> None:
     assert SuperResolution(SPACE).io == IO.upscaled(360, 640, 2)
     assert SuperResolution(SPACE, scale=3).io == IO.upscaled(240, 426, 3)
     assert SuperResolution(SPACE, scale=4).io.output_shape == (3, 720, 1280)
@@ -495,10 +495,10 @@ def test_costs_are_of_an_enlarged_picture_of_the_stated_size() -> None:
 def test_latency_is_known_by_a_table(reads: Reads, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("architecture,latency_ms\n12,4.5\n00,1.5\n")
     benchmark = prepared(latency_table=str(tmp_path / "table.csv"))
-    assert benchmark.known(SPACE.parse("12")) == {"latency_ms": 4.5}
-    assert benchmark.offered == [SPACE.parse("12"), SPACE.parse("00")]
+    assert benchmark.analytic_metrics(SPACE.parse("12")) == {"latency_ms": 4.5}
+    assert benchmark.enumerable_members == [SPACE.parse("12"), SPACE.parse("00")]
     assert [benchmark.feasible(SPACE.parse(code)) for code in ("00", "01")] == [True, False]
-    assert (dict(prepared().known(SPACE.parse("12"))), prepared().offered) == ({}, None)
+    assert (dict(prepared().analytic_metrics(SPACE.parse("12"))), prepared().enumerable_members) == ({}, None)
     with pytest.raises(InputError, match="absent.csv cannot be read"):  # noqa: RUF043
         prepared(latency_table=str(tmp_path / "absent.csv"))
 
@@ -530,7 +530,7 @@ def test_a_search_goes_through_the_command_line_and_names_its_protocol(command: 
     assert done.returncode == 0, done.stderr
     assert "BT.601 luma" in " ".join(command("show", "run").stdout.split())
     shown = json.loads(command("show", "run", "--json").stdout)
-    assert shown["protocol"].startswith("Enlarged x2: PSNR")
+    assert shown["protocol"].startswith("Upscaled x2: PSNR")
     assert command("report", "run").returncode == 0
     assert "BT.601 luma" in Path("run/report.html").read_text()
     done = command("export", "run", "--pick", "best", "--test", "--out", "exported")

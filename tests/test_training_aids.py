@@ -30,7 +30,7 @@ from nasplat.search_spaces.nasbench101 import NASBench101
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Failure, Measurement, Teacher
 from nasplat.training.augmentation import CutoutEach, mean
-from nasplat.training.auxiliary import Auxiliary, Tapped, head
+from nasplat.training.auxiliary import Auxiliary, HasAuxiliaryPosition, head
 from nasplat.training.averaging import Average
 from nasplat.training.distillation import Distillation, divergence
 from nasplat.training.drop_path import Branched, DropPath, dropped
@@ -162,7 +162,7 @@ class Sum(nn.Module):
         nn.init.constant_(self.twice.weight, 2)
 
     @property
-    def branches(self) -> list[nn.Module]:
+    def drop_path_branches(self) -> list[nn.Module]:
         return [self.one, self.twice]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,30 +195,32 @@ def test_the_probability_rises_linearly_over_the_training(monkeypatch: pytest.Mo
     assert seen == pytest.approx([0.6 * step / 12 for step in range(12) for _ in range(3)])  # in each of three cells
 
 
-def branches(network: nn.Module) -> list[nn.Module]:
-    return [each for module in network.modules() if isinstance(module, Branched) for each in module.branches]
+def drop_path_branches(network: nn.Module) -> list[nn.Module]:
+    return [each for module in network.modules() if isinstance(module, Branched) for each in module.drop_path_branches]
 
 
 def test_branches_are_the_operations_that_are_no_identities() -> None:
     cell = cells.Cell([["skip_connect"], ["none", "nor_conv_1x1"], ["avg_pool_3x3", "skip_connect", "none"]], 4)
     edges = [list(node.children()) for node in cell.nodes]
-    assert list(map(id, cell.branches)) == [id(edges[1][1]), id(edges[2][0])]
+    assert list(map(id, cell.drop_path_branches)) == [id(edges[1][1]), id(edges[2][0])]
     nodes = [[("skip_connect", 0), ("skip_connect", 1)], [("none", 0), ("skip_connect", 2)]]
     for reduction, expected in ((False, 0), (True, 2)):  # a skip connection that halves the image has weights
-        assert len(darts.Cell(nodes, 4, (4, 4), after_reduction=False, reduction=reduction).branches) == expected
+        assert (
+            len(darts.Cell(nodes, 4, (4, 4), after_reduction=False, reduction=reduction).drop_path_branches) == expected
+        )
     kept = ghost.GhostBottleneck(Bottleneck(8, 16, 8))
-    assert kept.branches == [kept.project]
-    assert ghost.GhostBottleneck(Bottleneck(8, 16, 12)).branches == []
+    assert kept.drop_path_branches == [kept.project]
+    assert ghost.GhostBottleneck(Bottleneck(8, 16, 12)).drop_path_branches == []
 
 
 def test_branches_of_nasbench101_are_what_leads_to_sums_alone() -> None:
     # 1 and 2 are added in 3; 2 is at the output as well, beside 3; the input is projected to 1, to 3 and to the output.
     edges = [(0, 1), (1, 2), (1, 3), (2, 3), (0, 3), (2, 4), (3, 4), (0, 4)]
     cell = nasbench101.Cell(edges, ["conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"], [4, 4, 4, 8], 6)
-    assert cell.branches == [cell.projections["3"], cell.projections["4"]]  # 1 leads to 2 by itself
+    assert cell.drop_path_branches == [cell.projections["3"], cell.projections["4"]]  # 1 leads to 2 by itself
     del edges[1]
     cell = nasbench101.Cell([*edges, (0, 2)], ["conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"], [4, 4, 4, 8], 6)
-    assert cell.branches == [cell.projections["3"], cell.projections["4"], cell.vertices[0]]
+    assert cell.drop_path_branches == [cell.projections["3"], cell.projections["4"], cell.vertices[0]]
 
 
 @pytest.mark.parametrize("space", spaces(), ids=lambda space: space.name)
@@ -229,7 +231,7 @@ def test_without_its_branches_a_network_still_runs_and_gives_something_else(spac
     images = some_digits(16).images
     with seeded(0):
         networks = (space.build(architecture, DIGITS) for architecture in drawn)
-        network = next(each for each in networks if branches(each))
+        network = next(each for each in networks if drop_path_branches(each))
         full = network(images)
         with DropPath(network, 1 - 1e-6).acting(lambda: 1.0):
             bare = network(images)
@@ -240,7 +242,7 @@ def test_without_its_branches_a_network_still_runs_and_gives_something_else(spac
 
 def test_a_network_that_names_no_branches_is_refused_and_one_that_has_none_is_trained_as_it_is() -> None:
     with pytest.raises(
-        TrialFailed, match=r"no module of Linear says by `branches`.*leave out benchmark.recipe.drop_path"
+        TrialFailed, match=r"no module of Linear has `drop_path_branches`.*leave out benchmark.recipe.drop_path"
     ):
         DropPath(nn.Linear(2, 2), 0.1)
     store = MemoryArtifacts()
@@ -268,14 +270,14 @@ def test_the_head_is_that_of_darts_where_features_have_8_pixels_a_side() -> None
 def test_features_are_taken_where_the_papers_networks_have_two_thirds_of_their_depth() -> None:
     io = IO.image(3, 32, 10)
     network: Any = DARTS(channels=4, cells=20).build(DARTS().sample(np.random.default_rng(0)), io)
-    assert network.tap is network.cells[13]  # as in the published code, for 20 cells
+    assert network.auxiliary_position is network.cells[13]  # as in the published code, for 20 cells
     network = NASBench201(channels=4, cells=5).build(SPACE.parse(CODE), io)
     reductions = [stage for stage in network.stages if isinstance(stage, cells.Reduction)]
-    assert network.tap is reductions[1]
+    assert network.auxiliary_position is reductions[1]
     space = NASBench101(channels=6, cells=3)
     network = space.build(space.sample(np.random.default_rng(0)), io)
-    assert isinstance(network.tap, nn.MaxPool2d)
-    assert network.tap is [each for each in network.body if isinstance(each, nn.MaxPool2d)][1]
+    assert isinstance(network.auxiliary_position, nn.MaxPool2d)
+    assert network.auxiliary_position is [each for each in network.body if isinstance(each, nn.MaxPool2d)][1]
 
 
 @pytest.mark.parametrize("space", spaces(), ids=lambda space: space.name)
@@ -289,16 +291,16 @@ def test_the_gradient_of_the_auxiliary_loss_reaches_the_trunk_and_nothing_behind
         with auxiliary.watching():
             network(some_digits(16).images)
             functional.cross_entropy(auxiliary.logits(), some_digits(16).labels).backward()  # type: ignore[no-untyped-call]
-    assert isinstance(network, Tapped)
+    assert isinstance(network, HasAuxiliaryPosition)
     reached = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
     assert "stem" in reached
     assert not reached & {"head", "classifier", "features"}
     assert all(p.grad is not None and p.grad.any() for p in auxiliary.head.parameters())
-    assert not network.tap._forward_hooks
+    assert not network.auxiliary_position._forward_hooks
 
 
-def test_a_network_without_a_tap_is_refused() -> None:
-    with pytest.raises(TrialFailed, match=r"Linear does not say by `tap` which.*leave out benchmark.recipe.auxiliary"):
+def test_a_network_without_an_auxiliary_position_is_refused() -> None:
+    with pytest.raises(TrialFailed, match=r"Linear has no `auxiliary_position`.*leave out benchmark.recipe.auxiliary"):
         Auxiliary(nn.Linear(2, 2), (2,), torch.device("cpu"))
 
 
@@ -313,7 +315,7 @@ def test_the_loss_is_that_of_both_classifiers_with_smoothed_labels() -> None:
     images, labels = some_digits(32).images.double(), some_digits(32).labels
     features: list[Tensor] = []
     network: Any = training.model
-    handle = network.tap.register_forward_hook(lambda tap, given, out: features.append(out))
+    handle = network.auxiliary_position.register_forward_hook(lambda module, given, out: features.append(out))
     with training.aids():
         loss = training.loss(network, images, labels).item()
         main = network(images)

@@ -1,4 +1,4 @@
-"""`nasplat upscale` enlarges any picture file by an exported network, or says clearly why it does not."""
+"""`nasplat upscale` upscales any picture file by an exported network, or says clearly why it does not."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
-from nasplat.data.resolution import as_tensor, enlarged, luma
+from nasplat.data.resolution import as_tensor, luma, upscaled
 from nasplat.errors import InputError
 from nasplat.export import opening, side_by_side, upscaling
 from nasplat.registry import SEARCH_SPACES
@@ -105,7 +105,7 @@ def test_the_result_is_that_of_the_whole_picture(
     scene(*size).save("in.png")
     done = command("upscale", model, "in.png", "--memory", 1)
     assert done.returncode == 0, done.stderr
-    assert f"enlarged   {size[0]} x {size[1]} to {2 * size[0]} x {2 * size[1]} pixels" in done.stdout
+    assert f"upscaled   {size[0]} x {size[1]} to {2 * size[0]} x {2 * size[1]} pixels" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"in.png", "in-x2.png"}
     result = shown(tmp_path / "in-x2.png")
     assert (result.mode, result.size) == ("RGB", (2 * size[0], 2 * size[1]))
@@ -121,7 +121,7 @@ def test_json_says_what_was_done(command: CommandLine, model: Path, tmp_path: Pa
     assert document.pop("seconds") > 0
     assert document == {
         "model": str(model), "architecture": str(opening.opened(model).architecture), "picture": "in.png",
-        "size": [20, 14], "scale": 2, "out": "new/deep/a.png", "enlarged": [40, 28], "compare": None, "device": "cpu",
+        "size": [20, 14], "scale": 2, "out": "new/deep/a.png", "upscaled": [40, 28], "compare": None, "device": "cpu",
         "figures": None,
         "protocol": None,
     }  # fmt: skip
@@ -162,10 +162,10 @@ def test_networks_for_grey_take_grey_alone(command: CommandLine, grey_model: Pat
     with torch.no_grad():
         values = opening.load(grey_model)(torch.from_numpy(np.array(scene(20, 20, "L")))[None, None] / 255)[0, 0]
     close(result, (values.clamp(0, 1) * 255).numpy())
-    refused(command, tmp_path, grey_model, "color.png", says="enlarges grey pictures, but color.png is in color")
+    refused(command, tmp_path, grey_model, "color.png", says="upscales grey pictures, but color.png is in color")
 
 
-def test_transparency_is_enlarged_by_bicubic(command: CommandLine, model: Path, tmp_path: Path) -> None:
+def test_transparency_is_upscaled_by_bicubic(command: CommandLine, model: Path, tmp_path: Path) -> None:
     picture = scene(30, 22, "RGBA")
     picture.save("in.png")
     assert command("upscale", model, "in.png").returncode == 0
@@ -237,7 +237,7 @@ def test_pictures_are_turned_as_cameras_say(
     close(result, by_hand(model, upright))
 
 
-def test_the_first_of_several_pictures_is_enlarged_and_that_is_said(
+def test_the_first_of_several_pictures_is_upscaled_and_that_is_said(
     command: CommandLine, model: Path, tmp_path: Path
 ) -> None:
     frames = [scene(20, 20), scene(20, 20).transpose(Image.Transpose.ROTATE_90)]
@@ -245,7 +245,7 @@ def test_the_first_of_several_pictures_is_enlarged_and_that_is_said(
         frames[0].save(name, save_all=True, append_images=frames[1:])
         done = command("upscale", model, name, "--out", f"{name}.png")
         assert done.returncode == 0
-        assert done.stderr == f"{name} holds several pictures; the first is enlarged\n"
+        assert done.stderr == f"{name} holds several pictures; the first is upscaled\n"
         close(shown(tmp_path / f"{name}.png").convert("RGB"), by_hand(model, read(name).convert("RGB")))
 
 
@@ -324,7 +324,7 @@ def test_what_is_no_whole_picture_is_refused(command: CommandLine, model: Path, 
 
 @pytest.mark.slow
 def test_damaged_files_never_break_the_command(command: CommandLine, model: Path, tmp_path: Path) -> None:
-    """What Pillow does not notice is enlarged; all else is one line, with the name of the file."""
+    """What Pillow does not notice is upscaled; all else is one line, with the name of the file."""
     rng = np.random.default_rng(0)
     outcomes = set()
     for format in ("png", "jpeg", "gif", "tiff", "webp", "bmp", "ppm"):
@@ -359,7 +359,7 @@ def test_files_that_promise_huge_pictures_are_not_decoded(command: CommandLine, 
         tmp_path,
         model,
         "bomb.png",
-        says="10001 x 10000 pixels, too many to be enlarged 2 times: at most 100,000,000",
+        says="10001 x 10000 pixels, too many to be upscaled 2 times: at most 100,000,000",
     )
 
 
@@ -398,7 +398,7 @@ def test_places_are_refused_before_any_work(command: CommandLine, model: Path, t
     assert {path.name for path in tmp_path.iterdir()} == {"in.png", "file"}
 
 
-def test_models_that_do_not_enlarge_are_refused(command: CommandLine, model: Path, tmp_path: Path) -> None:
+def test_models_that_do_not_upscale_are_refused(command: CommandLine, model: Path, tmp_path: Path) -> None:
     scene(20, 20).save("in.png")
     cells = SEARCH_SPACES.get("nasbench201")()
     code = cells.sample(np.random.default_rng(0)).code
@@ -457,7 +457,7 @@ def figures_by_hand(small: Image.Image, result: Image.Image, original: Image.Ima
     def plane(values: "torch.Tensor") -> Any:
         return luma(values, grey=grey)[scale:-scale, scale:-scale].numpy()
 
-    larger = enlarged(as_tensor(np.asarray(small))[0], scale).round().clamp(0, 255).to(torch.uint8)
+    larger = upscaled(as_tensor(np.asarray(small))[0], scale).round().clamp(0, 255).to(torch.uint8)
     wanted = plane(as_tensor(np.asarray(original))[0])
     found = {}
     for name, picture in (("bicubic", larger), ("network", as_tensor(np.asarray(result))[0])):
@@ -492,7 +492,7 @@ def test_figures_are_those_of_the_whole_pictures(
     assert (page.mode, page.height) == ("RGB", line + 82 + gap)
     space = (page.width - gap) // 3 - gap
     bicubic = (
-        enlarged(as_tensor(np.asarray(small))[0], 2).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        upscaled(as_tensor(np.asarray(small))[0], 2).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     )
     for place, panel in enumerate((bicubic, shown(tmp_path / "in-x2.png").convert("RGB"), original.convert("RGB"))):
         left = gap + (space + gap) * place
@@ -511,7 +511,7 @@ def test_of_large_pictures_the_middle_is_shown(
     assert "written: both.png" in done.stdout
     page, gap, line = shown(tmp_path / "both.png"), side_by_side.GAP, side_by_side.LINE
     assert page.size == (gap + 2 * (200 + gap), line + 74 + gap)
-    larger = enlarged(as_tensor(np.asarray(small))[0], 2).round().clamp(0, 255).permute(1, 2, 0).numpy()
+    larger = upscaled(as_tensor(np.asarray(small))[0], 2).round().clamp(0, 255).permute(1, 2, 0).numpy()
     panels = [np.asarray(page.crop((left, line, left + 200, line + 74))) for left in (gap, 2 * gap + 200)]
     assert np.array_equal(panels[0], larger[:, 51:251])
     assert np.array_equal(panels[1], np.asarray(shown(tmp_path / "in-x2.png"))[:, 51:251])
@@ -527,7 +527,7 @@ def test_a_perfect_result_has_the_highest_figures() -> None:
 def test_originals_of_another_size_are_refused(command: CommandLine, model: Path, tmp_path: Path) -> None:
     for name, size in (("in", (20, 20)), ("tiny", (7, 20)), ("wrong", (40, 41)), ("fits", (14, 40))):
         scene(*size).save(f"{name}.png")
-    says = "the original is to have the 40 x 40 pixels of the enlarged picture, but has 40 x 41"
+    says = "the original is to have the 40 x 40 pixels of the upscaled picture, but has 40 x 41"
     refused(command, tmp_path, model, "in.png", "--original", "wrong.png", says=says)
     says = "at least 15 pixels a side to be compared with, but has 14 x 40"
     refused(command, tmp_path, model, "tiny.png", "--original", "fits.png", says=says)

@@ -64,7 +64,7 @@ def test_the_batch_is_of_training_pictures_and_the_same_for_every_task() -> None
     assert found != figures(ZeroCost(SPACE, dataset="digits", batch=16, seed=1), CELL)
 
 
-def test_noise_needs_no_data_and_suits_spaces_that_enlarge_pictures() -> None:
+def test_noise_needs_no_data_and_suits_spaces_that_upscale_pictures() -> None:
     space = ESRNTiny()
     benchmark = construct("benchmark", ZeroCost, space, batch=4, side=8)
     benchmark.check()
@@ -84,7 +84,7 @@ def test_one_proxy_alone_is_what_it_is_among_others() -> None:
 
 
 def test_pictures_of_another_kind_than_the_space_is_for_are_refused() -> None:
-    with pytest.raises(InputError, match="the networks of the search space esrn/tiny enlarge pictures, but classes"):
+    with pytest.raises(InputError, match="the networks of the search space esrn/tiny upscale images, but classes"):
         Workload("esrn/tiny", "zero_cost", {}, {"dataset": "digits"}).make().prepare()
 
 

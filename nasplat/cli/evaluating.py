@@ -262,7 +262,7 @@ def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
             rankings = [ranking for trial in sound if (ranking := getattr(trial, key)) is not None]
             row[key] = {f: asdict(Interval.of([getattr(r, f) for r in rankings])) for f in FIGURES if rankings}
         if sound:
-            row["twins"] = float(np.mean([trial.twins / trial.ranked for trial in sound]))
+            row["duplicates"] = float(np.mean([trial.duplicates / trial.ranked for trial in sound]))
             row["fit_seconds"] = float(np.mean([trial.fit_seconds for trial in sound]))
             row["predict_seconds"] = float(np.mean([trial.predict_seconds for trial in sound]))
         row["problems"] = sorted({trial.problem for trial in group if trial.problem})
@@ -273,12 +273,12 @@ def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title: str, top: int) -> None:
     """Print one table for all ranked architectures, and one without duplicates if there are any."""
     out.print(f"[bold]{escape(printable(title))}[/]\n")
-    columns = ["learnt from", "predictor", "splits", "tau", "spearman", f"precision@{top}", f"regret@{top}"]
+    columns = ["trained on", "predictor", "splits", "tau", "spearman", f"precision@{top}", f"regret@{top}"]
     titles = {"all": "All others, mean ± half the 95 % interval over splits"}
-    if any(trial.twins for trial in trials):
-        share = np.mean([trial.twins / trial.ranked for trial in trials])
+    if any(trial.duplicates for trial in trials):
+        share = np.mean([trial.duplicates / trial.ranked for trial in trials])
         titles["fresh"] = (
-            f"Without those that compute the same function as one learnt from ({100 * share:.1f} % of all)"
+            f"Without those that compute the same function as one in the training set ({100 * share:.1f} % of all)"
         )
     for key, said in titles.items():
         print_table(
@@ -331,7 +331,7 @@ def _scores(
         raise InputError(f"{benchmark} measures {', '.join(measuring.metrics)}, but --score is {shortly(metric)}")
     measuring.prepare()
     members, values, split, nowhere = [], [], "validation", MemoryArtifacts()
-    for number, architecture in enumerate(_offered(measuring)):
+    for number, architecture in enumerate(_enumerable_members(measuring)):
         task = Evaluate(id=number, seed=0, architecture=architecture, fidelity=measuring.fidelity)
         try:
             measurement = measuring.measure(task, device="cpu", artifacts=nowhere)
@@ -350,7 +350,7 @@ def _scores(
     return TrainingSet(measuring.space, tuple(members), sign * np.array(values), described)
 
 
-def _offered(benchmark: Benchmark) -> Iterable[Architecture]:
+def _enumerable_members(benchmark: Benchmark) -> Iterable[Architecture]:
     """The enumerable members of a benchmark's table.
 
     They are the benchmark's own list, or the feasible members of a space that is small enough to enumerate.
@@ -360,8 +360,8 @@ def _offered(benchmark: Benchmark) -> Iterable[Architecture]:
     """
     if not isinstance(benchmark, TableBenchmark):
         raise InputError("only a benchmark with a table is evaluated on whole; give sources, such as a run")
-    if benchmark.offered is not None:
-        return benchmark.offered
+    if benchmark.enumerable_members is not None:
+        return benchmark.enumerable_members
     space = benchmark.space
     if not isinstance(space, GeneSpace) or math.prod(len(gene.choices) for gene in space.genes) > MOST:
         raise InputError(f"the benchmark has no list of what it holds of {space.name}; give sources, such as a run")

@@ -95,8 +95,8 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
         f"  architecture   {measurement.architecture}  "
         f"({figure('params', cost['params'])} parameters, {figure('macs', cost['macs'])} MACs)"
     )
-    if known := document["known"]:
-        out.print(f"  from a table   {', '.join(f'{name} {figure(name, value)}' for name, value in known.items())}")
+    if analytic := document["analytic_metrics"]:
+        out.print(f"  from a table   {', '.join(f'{name} {figure(name, value)}' for name, value in analytic.items())}")
     for title, figures in (("searched on", document.get("measured")), ("final", document.get("final"))):
         if figures:
             metrics = ", ".join(

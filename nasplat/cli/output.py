@@ -8,7 +8,7 @@ from rich.markup import escape
 from nasplat.cli.console import err, out, print_table, printable
 from nasplat.objective import Goal
 from nasplat.run.history import History
-from nasplat.run.retrained import Comparison, Spread, agreement_of, missing_of, side_by_side, title_of
+from nasplat.run.retrained import Comparison, MeanStd, agreement_of, missing_of, side_by_side, title_of
 from nasplat.task import Measurement
 from nasplat.units import figure, shown_metrics
 
@@ -94,7 +94,7 @@ def describe(measurement: Measurement) -> dict[str, Any]:
         "fidelity": measurement.task.fidelity,
         "split": measurement.split,
         "metrics": dict(measurement.metrics),
-        "remembered": measurement.remembered,
+        "cached_from": measurement.cached_from,
     }
 
 
@@ -117,8 +117,8 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
                 "architecture": member.architecture.code,
                 "params": member.params,
                 "searched": member.searched,
-                "retrained": _describe_spread(member.retrained),
-                "tested": _describe_spread(member.tested),
+                "retrained": _describe_mean_std(member.retrained),
+                "tested": _describe_mean_std(member.tested),
                 "begun": member.begun,
                 "teacher": member.teaches,
                 "missing": member.missing or None,
@@ -138,7 +138,7 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _describe_spread(values: Spread | None) -> dict[str, Any] | None:
+def _describe_mean_std(values: MeanStd | None) -> dict[str, Any] | None:
     if values is None:
         return None
     return {"mean": values.mean, "deviation": values.deviation, "values": list(values.values)}

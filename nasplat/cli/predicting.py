@@ -124,7 +124,7 @@ def fit(
     merged = scores.description["merged"]
     repeats = f" ({merged} repeated, with the mean of their scores)" if merged else ""
     out.print(f"{escape(predictor)} of {escape(scores.space.name)}")
-    out.print(f"  learnt from  {len(scores)} architectures{repeats} in {duration(seconds)}")
+    out.print(f"  trained on   {len(scores)} architectures{repeats} in {duration(seconds)}")
     out.print(f"  metric       {escape(printable(about['metric']))}, the best score {about['best']:.6g}")
     if tau is not None:
         out.print(f"  Kendall tau  {_spelt(tau)}")

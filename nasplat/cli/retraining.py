@@ -255,8 +255,8 @@ def _measured(tree: dict[str, Any], code: str) -> list[str]:
 
 def _free_metrics(benchmark: Benchmark, member: Architecture) -> set[str]:
     """The names of the free metrics of a member, which need no measurement."""
-    known = benchmark.known(member) if benchmark.feasible(member) else {}
-    return {*benchmark.space.cost(member, benchmark.io).metrics(), *known}
+    analytic = benchmark.analytic_metrics(member) if benchmark.feasible(member) else {}
+    return {*benchmark.space.cost(member, benchmark.io).metrics(), *analytic}
 
 
 def _source(run: Path, history: History, members: dict[str, Measurement]) -> Source:

@@ -61,7 +61,7 @@ def serve(
 
 def _announce(saved: StoredPredictor, address: str, guarded: bool) -> None:
     learnt = saved.about.get("count")
-    from_ = f", learnt from {learnt} architectures" if isinstance(learnt, int) else ""
+    from_ = f", trained on {learnt} architectures" if isinstance(learnt, int) else ""
     out.print(f"serving {escape(saved.predictor.name)} of {escape(saved.space.name)}{from_}")
     out.print(f"  address  {escape(address)}{'  (with the header Authorization: Bearer TOKEN)' if guarded else ''}")
     out.print(f"  routes   {escape(address)}/openapi.json")

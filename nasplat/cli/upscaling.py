@@ -58,7 +58,7 @@ def upscale(
 ) -> None:
     """Upscale an image with an exported network, strip by strip; the result equals the untiled one up to rounding.
 
-    Grey pictures stay grey, transparency is enlarged by bicubic, and values are rounded to 8 bits.
+    Grey pictures stay grey, transparency is upscaled by bicubic, and values are rounded to 8 bits.
     """
     from nasplat.export import opening, side_by_side, upscaling
 
@@ -73,7 +73,7 @@ def upscale(
     if wanted is not None:
         side_by_side.check_original(source.colors, wanted, scale)
     if source.several:
-        err.print(f"[yellow]{escape(printable(str(picture)))} holds several pictures[/]; the first is enlarged")
+        err.print(f"[yellow]{escape(printable(str(picture)))} holds several pictures[/]; the first is upscaled")
     began = time.monotonic()
     try:
         with Interruption() as interruption, _threads(threads), _bar() as progress:
@@ -97,7 +97,7 @@ def upscale(
                 "size": list(source.colors.size),
                 "scale": scale,
                 "out": str(out_file),
-                "enlarged": list(result.size),
+                "upscaled": list(result.size),
                 "compare": None if compare is None else str(compare),
                 "device": device.value,
                 "seconds": seconds,
@@ -109,7 +109,7 @@ def upscale(
     for path in images:
         out.print(f"written: {escape(printable(str(path)))}")
     sizes = " to ".join(f"{image.width} x {image.height}" for image in (source.colors, result))
-    out.print(f"  enlarged   {sizes} pixels in {duration(seconds)} on {device.value}")
+    out.print(f"  upscaled   {sizes} pixels in {duration(seconds)} on {device.value}")
     for name, figure in (found or {}).items():
         out.print(f"  {name:10} {figure['psnr_db']:.2f} dB, SSIM {figure['ssim']:.4f} against the original")
     if found:
@@ -182,9 +182,9 @@ def _bar() -> Iterator[Callable[[float], None]]:
         BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeRemainingColumn(),
         console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
-        shown = bar.add_task("enlarging", total=1.0)
+        shown = bar.add_task("upscaling", total=1.0)
 
         def progress(fraction: float) -> None:
-            bar.update(shown, completed=fraction, description="writing" if fraction == 1 else "enlarging")
+            bar.update(shown, completed=fraction, description="writing" if fraction == 1 else "upscaling")
 
         yield progress

@@ -81,6 +81,6 @@ class Entry:
     summary: str
     open: Callable[[Source], Dataset]
 
-    def known(self, source: Source) -> Dataset:
+    def located(self, source: Source) -> Dataset:
         """The data set, not loaded, with the name and summary of this entry."""
         return replace(self.open(source), summary=self.summary)

@@ -62,4 +62,4 @@ def dataset(name: str, source: Source | None = None) -> Dataset:
     if source.side is not None and name != "image_folder":
         raise InputError(f"side is for image_folder alone; {name} has a side of its own")
     found = DATASETS[name]
-    return found.known(source) if isinstance(found, Entry) else found
+    return found.located(source) if isinstance(found, Entry) else found

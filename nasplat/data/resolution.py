@@ -53,7 +53,7 @@ def shrunk(picture: "Tensor", scale: int) -> "Tensor":
     return _resized(picture, (picture.shape[-2] // scale, picture.shape[-1] // scale))
 
 
-def enlarged(picture: "Tensor", scale: int) -> "Tensor":
+def upscaled(picture: "Tensor", scale: int) -> "Tensor":
     """An image `[channels, height, width]` upscaled by `scale`, bicubic; float64, not rounded."""
     return _resized(picture, (picture.shape[-2] * scale, picture.shape[-1] * scale))
 
@@ -123,7 +123,7 @@ def bicubic_agreement(original: "Tensor", scale: int, *, grey: bool = False) -> 
         grey: As for `agreement`.
     """
     plane = luma(original, grey=grey)
-    result = enlarged(shrunk(plane[None], scale), scale)[0].round().clamp(0, 255)
+    result = upscaled(shrunk(plane[None], scale), scale)[0].round().clamp(0, 255)
     return compared(result, plane, scale)
 
 

@@ -44,11 +44,11 @@ class Vocabulary:
     """The vocabulary: the expressions in a training set.
 
     Args:
-        known: For each of the four hashes, the sorted vocabulary.
+        hashes: For each of the four hashes, the sorted vocabulary.
     """
 
-    def __init__(self, known: list[Hashes]) -> None:
-        self.known = known
+    def __init__(self, hashes: list[Hashes]) -> None:
+        self.hashes = hashes
 
     @classmethod
     def of(cls, hashes: Hashes) -> Self:
@@ -61,11 +61,11 @@ class Vocabulary:
         So cells with many nodes have only slightly more weight than cells with few.
         """
         blocks = []
-        for known, each in zip(self.known, np.moveaxis(hashes, 2, 0), strict=True):
-            place = np.searchsorted(known, each).clip(max=len(known) - 1)
-            rows, nodes = np.nonzero((known[place] == each) & (each != NOTHING))
+        for entries, each in zip(self.hashes, np.moveaxis(hashes, 2, 0), strict=True):
+            place = np.searchsorted(entries, each).clip(max=len(entries) - 1)
+            rows, nodes = np.nonzero((entries[place] == each) & (each != NOTHING))
             cells = rows, place[rows, nodes]
-            blocks.append(sparse.coo_array((np.ones(len(rows)), cells), shape=(len(hashes), len(known))))
+            blocks.append(sparse.coo_array((np.ones(len(rows)), cells), shape=(len(hashes), len(entries))))
         table = sparse.csr_array(sparse.hstack(blocks))
         scale = 1 / np.sqrt(1 + np.asarray(table.multiply(table).sum(axis=1)).ravel())
         return sparse.csr_array(sparse.diags_array(scale) @ table)

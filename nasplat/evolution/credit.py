@@ -74,9 +74,9 @@ class Terms:
             yield pool, part, value
 
     def _of(self, architecture: Architecture) -> tuple[tuple[int, ...], ...]:
-        chosen, expressed = self.space.choices(architecture), set(self.space.active_genes(architecture))
+        chosen, active = self.space.choices(architecture), set(self.space.active_genes(architecture))
         return tuple(
-            rows[choice] if gene in expressed else ()
+            rows[choice] if gene in active else ()
             for gene, (rows, choice) in enumerate(zip(self._table, chosen, strict=True))
         )
 

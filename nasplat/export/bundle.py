@@ -85,7 +85,7 @@ def export(
     description = _description(run, measurement, benchmark, architecture, untrained=untrained)
     final = run.final(measurement, benchmark) if test else recorded
     if final is not None and not untrained:
-        tested = {name: value for name, value in final.metrics.items() if name not in description["known"]}
+        tested = {name: value for name, value in final.metrics.items() if name not in description["analytic_metrics"]}
         description["final"] = {"split": final.split, **tested}
     found = _found(run, measurement)
     with new_folder(folder) as draft:
@@ -120,7 +120,7 @@ def _description(
     """The description of the network, its metrics, and its origin."""
     config, io = run.config, benchmark.io
     cost = benchmark.space.cost(architecture, io).metrics()
-    known = {name: value for name, value in measurement.metrics.items() if name not in (*cost, *benchmark.metrics)}
+    analytic = {name: value for name, value in measurement.metrics.items() if name not in (*cost, *benchmark.metrics)}
     description: dict[str, Any] = {
         "format": FORMAT,
         "space": {"name": config.space.name, **config.space.options},
@@ -129,7 +129,7 @@ def _description(
         "outputs": io.outputs,
         **({} if io.scale is None else {"scale": io.scale}),
         "cost": cost,
-        "known": known,  # without measuring, such as the prediction of a latency table
+        "analytic_metrics": analytic,  # without measuring, such as the prediction of a latency table
         "trained": not untrained,
         "run": {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": measurement.task.fidelity},
         "versions": run.environment["versions"],
@@ -138,7 +138,7 @@ def _description(
     if measurement.task.weights is None and measurement.task.fidelity < benchmark.fidelity:
         description["run"]["unfinished"] = {"epochs": measurement.task.fidelity, "of": benchmark.fidelity}
     if not untrained:
-        measured = {name: value for name, value in measurement.metrics.items() if name not in known}
+        measured = {name: value for name, value in measurement.metrics.items() if name not in analytic}
         description["measured"] = {"split": measurement.split, **measured}
         if run.protocol:
             description["protocol"] = run.protocol
@@ -149,12 +149,12 @@ def _write(
     draft: Path, network: "nn.Module", io: IO, formats: Collection[Format], *, features: bool, heading: list[str]
 ) -> None:
     """Write the network in all requested formats."""
-    enlarges = io.scale is not None
+    upscales = io.scale is not None
     if Format.ONNX in formats:
         more = {"features": True} if features else {}
-        write_onnx(network, io.input_shape, draft / ONNX, enlarges=enlarges, **more)
+        write_onnx(network, io.input_shape, draft / ONNX, upscales=upscales, **more)
     if Format.PT2 in formats:
-        write_program(network, io.input_shape, draft / Format.PT2.value, enlarges=enlarges)
+        write_program(network, io.input_shape, draft / Format.PT2.value, upscales=upscales)
     if Format.SOURCE in formats:
         write_source(network, io, draft / Format.SOURCE.value, heading)
 
@@ -331,8 +331,8 @@ def _superseded(run: Run, measurement: Measurement) -> bool:
 
 
 def _safetensors(weights: "Mapping[str, Tensor]") -> bytes:
-    parcel = MemoryArtifacts()
-    return parcel.get(parcel.put_tensors(weights))  # the very bytes that a benchmark would leave of them
+    artifacts = MemoryArtifacts()
+    return artifacts.get(artifacts.put_tensors(weights))  # the very bytes that a benchmark would leave of them
 
 
 def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":

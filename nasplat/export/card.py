@@ -69,7 +69,7 @@ def _figures(document: Mapping[str, Any]) -> str:
         for name, value in document.get(key, {}).items():
             if name != "split" and name not in document["cost"]:
                 rows.append([name, figure(name, value), document[key]["split"], run["seed"]])
-    rows += [[name, figure(name, value), "known beforehand", ""] for name, value in document["known"].items()]
+    rows += [[name, figure(name, value), "analytic", ""] for name, value in document["analytic_metrics"].items()]
     text = _table(["metric", "value", "split", "seed"], rows) if rows else "Nothing was measured."
     if "final" not in document and document["trained"]:
         text += "\n\nNothing was measured on test data; the validation split guided the search."

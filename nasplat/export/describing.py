@@ -198,11 +198,11 @@ def _makes(
     known: type[nn.Module] = getattr(nn, name)
     on_meta = {"device": "meta"} if "device" in inspect.signature(known.__init__).parameters else {}
     try:
-        twin = known(**dict(given), **on_meta)
+        made_again = known(**dict(given), **on_meta)
     except (TypeError, ValueError, RuntimeError):
         return False
-    made = tuple((name, tuple(tensor.shape)) for name, tensor in twin.state_dict().items())
-    return made == shapes and twin.extra_repr() == shown
+    made = tuple((name, tuple(tensor.shape)) for name, tensor in made_again.state_dict().items())
+    return made == shapes and made_again.extra_repr() == shown
 
 
 def _arguments(module: nn.Module, known: type[nn.Module], *, simple: bool) -> dict[str, tuple[object, object]] | None:

@@ -69,7 +69,7 @@ _ENLARGE = '''\
 """Make a picture {scale} times larger.
 
 It needs numpy, pillow and onnxruntime, and the file model.onnx beside it. The picture
-is enlarged whole, which takes memory in proportion to its pixels.
+is upscaled whole, which takes memory in proportion to its pixels.
 """
 
 import argparse
@@ -84,21 +84,21 @@ MODE = {mode}
 
 
 def main() -> int:
-    """Enlarge one picture; 1 if it cannot be read or written."""
+    """Upscale one picture; 1 if it cannot be read or written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("picture", help="a picture file")
-    parser.add_argument("enlarged", help="the file to write, such as larger.png")
+    parser.add_argument("upscaled", help="the file to write, such as larger.png")
     arguments = parser.parse_args()
     try:
         session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
         with Image.open(arguments.picture) as image:
             pixels = np.asarray(image.convert(MODE), dtype=np.float32) / 255
         images = np.atleast_3d(pixels).transpose(2, 0, 1)[None]
-        (enlarged,) = session.run(["enlarged"], {{"images": images}})[0]
-        values = (enlarged.clip(0, 1) * 255).round().astype(np.uint8)
-        Image.fromarray(values.transpose(1, 2, 0).squeeze()).save(arguments.enlarged)
+        (upscaled,) = session.run(["upscaled"], {{"images": images}})[0]
+        values = (upscaled.clip(0, 1) * 255).round().astype(np.uint8)
+        Image.fromarray(values.transpose(1, 2, 0).squeeze()).save(arguments.upscaled)
     except Exception as error:
-        print(f"{{arguments.picture}} cannot be enlarged: {{error}}", file=sys.stderr)
+        print(f"{{arguments.picture}} cannot be upscaled: {{error}}", file=sys.stderr)
         return 1
     return 0
 

@@ -17,14 +17,14 @@ LEAST = 3
 """The smallest side, in pixels, of an image that a program upscales. At half the size, two pixels remain."""
 
 
-def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False) -> None:
+def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, upscales: bool = False) -> None:
     """Write a network as a program with a free batch size.
 
     Args:
         network: The network in evaluation mode, on the CPU.
         input_shape: The shape of one input example.
         path: The file to write.
-        enlarges: Whether the network upscales images. The program then accepts any height and width from `LEAST` on.
+        upscales: Whether the network upscales images. The program then accepts any height and width from `LEAST` on.
 
     Raises:
         RunError: The file would contain pickled objects.
@@ -32,7 +32,7 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
     import torch
 
     free: dict[int, object] = {0: torch.export.Dim("batch")}
-    if enlarges:
+    if upscales:
         free |= {2: torch.export.Dim("height", min=LEAST), 3: torch.export.Dim("width", min=LEAST)}
         input_shape = input_shape[0], *SIDES
     program = torch.export.export(
@@ -40,9 +40,9 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
         (torch.zeros(2, *input_shape),),
         dynamic_shapes=(free,),
         # Torch cannot prove some conditions on odd sides. They become checks in the program instead of errors now.
-        prefer_deferred_runtime_asserts_over_guards=enlarges,
+        prefer_deferred_runtime_asserts_over_guards=upscales,
     )
-    if enlarges:
+    if upscales:
         _drop_checks(program)
     # Torch would pickle only the example inputs.
     program.example_inputs = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from nasplat.data.resolution import COMPARISON, MOST_DB, WINDOW, as_tensor, compared, enlarged, luma
+from nasplat.data.resolution import COMPARISON, MOST_DB, WINDOW, as_tensor, compared, luma, upscaled
 from nasplat.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def check_original(small: "Image", original: "Image", scale: int) -> None:
     width, height = (scale * side for side in small.size)
     if original.size != (width, height):
         raise InputError(
-            f"the original is to have the {width} x {height} pixels of the enlarged picture, but has "
+            f"the original is to have the {width} x {height} pixels of the upscaled picture, but has "
             f"{original.width} x {original.height}; crop it to that, or leave it out"
         )
     least = WINDOW + 2 * scale
@@ -71,7 +71,7 @@ def bicubic(small: "Image", scale: int, box: Box) -> "Image":
     left, top = (max(0, side // scale - MARGIN) for side in box[:2])
     right, bottom = (min(whole, -(-side // scale) + MARGIN) for side, whole in zip(box[2:], small.size, strict=True))
     pixels = np.asarray(small.crop((left, top, right, bottom)))
-    values = enlarged(as_tensor(pixels)[0], scale).round().clamp(0, 255).numpy().astype(np.uint8)
+    values = upscaled(as_tensor(pixels)[0], scale).round().clamp(0, 255).numpy().astype(np.uint8)
     part = Image.fromarray(values.transpose(1, 2, 0)).convert(small.mode)
     return part.crop((box[0] - scale * left, box[1] - scale * top, box[2] - scale * left, box[3] - scale * top))
 
@@ -79,7 +79,7 @@ def bicubic(small: "Image", scale: int, box: Box) -> "Image":
 def protocol(scale: int) -> str:
     """One line on how `figures` computes the metrics."""
     return (
-        f"{COMPARISON.format(scale=scale)}. Bicubic enlarges the colors of the given picture, each rounded for itself"
+        f"{COMPARISON.format(scale=scale)}. Bicubic upscales the colors of the given picture, each rounded for itself"
     )
 
 

@@ -31,9 +31,9 @@ def source(network: "nn.Module", io: "IO", heading: Sequence[str]) -> str:
     Raises:
         RunError: A module cannot be written as source. The message names the module and the reason.
     """
-    enlarges = io.scale is not None
-    shape = (io.input_shape[0], *SIDES) if enlarges else io.input_shape
-    definitions = written(network, traced(network, shape, free_sides=enlarges))
+    upscales = io.scale is not None
+    shape = (io.input_shape[0], *SIDES) if upscales else io.input_shape
+    definitions = written(network, traced(network, shape, free_sides=upscales))
     body = [line for each in definitions for line in ("", "", *_definition(each))]
     lines = [*_docstring(heading, indent=0), "", *_imports(body), *body, *_load(definitions[-1].definition.name)]
     return "\n".join(lines) + "\n"

@@ -82,10 +82,10 @@ def traced(network: nn.Module, input_shape: Sequence[int], *, free_sides: bool) 
     Raises:
         RunError: A module cannot be expressed as straight-line code.
     """
-    twin = copy.deepcopy(network).to("meta")
-    tracer = _Tracer(twin, free_sides=free_sides)
+    meta_copy = copy.deepcopy(network).to("meta")
+    tracer = _Tracer(meta_copy, free_sides=free_sides)
     with tracer.watching(), torch.no_grad():
-        tracer.run(twin, (torch.zeros(2, *input_shape, device="meta"),), {})
+        tracer.run(meta_copy, (torch.zeros(2, *input_shape, device="meta"),), {})
     return Trace(tracer.graphs, tracer.reached)
 
 

@@ -101,12 +101,12 @@ def _check(path: Path, image: "Image", scale: int) -> None:
     width, height = image.size
     if width * height * scale**2 > MOST_PIXELS:
         raise InputError(
-            f"the picture {path} has {width} x {height} pixels, too many to be enlarged {scale} times: at most "
+            f"the picture {path} has {width} x {height} pixels, too many to be upscaled {scale} times: at most "
             f"{MOST_PIXELS // scale**2:,} may come in; cut it into parts"
         )
     if image.mode not in MODES:
         raise InputError(
-            f"the picture {path} has mode {image.mode}, but such with 8 bits a channel are enlarged; save it as one"
+            f"the picture {path} has mode {image.mode}, but such with 8 bits a channel are upscaled; save it as one"
         )
 
 
@@ -137,7 +137,7 @@ def upscaled(
     scale = exported.io.scale or 1
     if exported.io.input_shape[0] == 1 and source.colors.mode != "L":
         raise InputError(
-            f"the network enlarges grey pictures, but {source.path} is in color; make it grey, or take another network"
+            f"the network upscales grey pictures, but {source.path} is in color; make it grey, or take another network"
         )
     width, height = source.colors.size
     result = Image.new(source.colors.mode, (scale * width, scale * height))
@@ -161,12 +161,12 @@ def check_scale(exported: Exported, folder: Path) -> int:
     if io.scale is None:
         raise InputError(
             f"{folder} holds {exported.architecture}, which gives {io.outputs} numbers for each picture, not a larger "
-            "one; name an exported network that enlarges, as those of the esrn spaces do"
+            "one; name an exported network that upscales, as those of the esrn spaces do"
         )
     if io.input_shape[0] not in (1, 3) or io.outputs != io.input_shape[0]:
         raise InputError(
             f"{folder} holds {exported.architecture}, which makes {io.outputs} channels of {io.input_shape[0]}; "
-            "pictures are enlarged by networks of 3 for colors, or of 1 for grey"
+            "pictures are upscaled by networks of 3 for colors, or of 1 for grey"
         )
     return io.scale
 
@@ -187,8 +187,8 @@ def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[
             f"is to have {WHOLE:,} pixels at most, but has {width} x {height}; cut it into parts"
         )
     whole = crop((0, 0, width, height)).to(next(network.parameters()))
-    enlarged: Tensor = network(whole[None])[0]
-    yield (0, 0, enlarged.shape[2], enlarged.shape[1]), enlarged
+    upscaled: Tensor = network(whole[None])[0]
+    yield (0, 0, upscaled.shape[2], upscaled.shape[1]), upscaled
 
 
 def _values(colors: "Image", channels: int, box: "Box") -> "Tensor":

@@ -246,11 +246,11 @@ class LatencyKnown(Benchmark):
     def feasible(self, architecture: Architecture) -> bool:
         return self._latencies is None or architecture in self._latencies
 
-    def known(self, architecture: Architecture) -> Mapping[str, float]:
+    def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
         return {} if self._latencies is None else {METRIC: self._latencies.latency_ms(architecture)}
 
     @property
-    def offered(self) -> Sequence[Architecture] | None:
+    def enumerable_members(self) -> Sequence[Architecture] | None:
         return None if self._latencies is None else self._latencies.listed
 
 

@@ -128,7 +128,7 @@ class Cell(nn.Module):
         )
 
     @property
-    def branches(self) -> list[nn.Module]:
+    def drop_path_branches(self) -> list[nn.Module]:
         """The drop-path branches: the operations other than identities."""
         edges = (edge for node in self.nodes for edge in node.children())
         return [edge for edge in edges if not isinstance(edge, nn.Identity | Zero)]
@@ -181,7 +181,7 @@ class DARTSNetwork(nn.Module):
         self.head = part("head", partial(_head, newer, io.outputs))
 
     @property
-    def tap(self) -> nn.Module:
+    def auxiliary_position(self) -> nn.Module:
         """The position of the auxiliary head: the second reduction cell, as published."""
         return self.cells[2 * len(self.cells) // 3]
 

@@ -62,7 +62,7 @@ class Cell(nn.Module):
         )
 
     @property
-    def branches(self) -> list[nn.Module]:
+    def drop_path_branches(self) -> list[nn.Module]:
         """The drop-path branches: modules whose outputs are only used as terms of sums.
 
         These are the projections that are added to other terms, and the vertices that only lead to sums of several
@@ -127,7 +127,7 @@ class CellNetwork(nn.Module):
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, io.outputs))
 
     @property
-    def tap(self) -> nn.Module:
+    def auxiliary_position(self) -> nn.Module:
         """The position of the auxiliary head: at two thirds of the depth; with three stacks, at the beginning of the
         last."""
         return self.body[2 * len(self.body) // 3]

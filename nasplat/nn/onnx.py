@@ -17,7 +17,7 @@ SIDES = 12, 16
 
 
 def write_onnx(
-    network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, enlarges: bool = False, features: bool = False
+    network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, upscales: bool = False, features: bool = False
 ) -> None:
     """Export with a free batch size, input ``images`` and output ``logits``.
 
@@ -25,7 +25,7 @@ def write_onnx(
         network: In evaluation mode, on the CPU.
         input_shape: The shape of one input example.
         path: The file to write.
-        enlarges: Whether it upscales images. It then accepts any height and width, and its output is ``enlarged``.
+        upscales: Whether it upscales images. It then accepts any height and width, and its output is ``upscaled``.
         features: Whether it also outputs ``features``, the input of its last linear layer, `[batch, n]`.
 
     Raises:
@@ -33,13 +33,13 @@ def write_onnx(
     """
     import torch
 
-    outputs = ["enlarged" if enlarges else "logits"]
+    outputs = ["upscaled" if upscales else "logits"]
     if features:
         network = with_features(network, input_shape)
         outputs.append(FEATURES)
 
     free: dict[int, object] = {0: torch.export.Dim("batch")}
-    if enlarges:
+    if upscales:
         free |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
         input_shape = input_shape[0], *SIDES
 

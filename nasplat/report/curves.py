@@ -92,7 +92,7 @@ def _dress(axes: "Axes", sizes: Sequence[int]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.set_xlabel("architectures learnt from", color=INK)
+    axes.set_xlabel("training set (architectures)", color=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

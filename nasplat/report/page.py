@@ -73,7 +73,7 @@ def render(run: Run, history: History) -> str:
         split=measured[0].split if measured else "validation",
         counts={
             "measured": len(measured),
-            "answered from memory": len(history.measurements) - len(measured),
+            "cached": len(history.measurements) - len(measured),
             "supernet trainings": len(history.trained),
             "failed": len(history.failures),
         },

@@ -88,7 +88,7 @@ class History:
     @cached_property
     def measured(self) -> list[Measurement]:
         """The measurements without cache hits."""
-        return [measurement for measurement in self.measurements if measurement.remembered is None]
+        return [measurement for measurement in self.measurements if measurement.cached_from is None]
 
     @cached_property
     def trained(self) -> list[Trained]:

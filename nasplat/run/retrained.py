@@ -20,7 +20,7 @@ LEAST_RANKED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class MeanStd:
     """One metric of several trainings of one network.
 
     Args:
@@ -59,8 +59,8 @@ class Retrained:
     origin: Origin | None
     params: float | None
     searched: float | None
-    retrained: Spread | None
-    tested: Spread | None
+    retrained: MeanStd | None
+    tested: MeanStd | None
     begun: int
     teaches: bool = False
     missing: str = ""
@@ -122,8 +122,8 @@ class Comparison:
                     origin,
                     params=measured[0].metrics.get("params") if measured else None,
                     searched=origin.metrics.get(searched.metric) if origin and searched else None,
-                    retrained=Spread(tuple(m.metrics[objective.metric] for m in done)) if done else None,
-                    tested=Spread(tuple(tested)) if tested and len(tested) == len(done) else None,
+                    retrained=MeanStd(tuple(m.metrics[objective.metric] for m in done)) if done else None,
+                    tested=MeanStd(tuple(tested)) if tested and len(tested) == len(done) else None,
                     begun=len(begun),
                     teaches=architecture == teacher,
                     missing="" if len(done) >= seeds else _why_missing(history, architecture, teacher),
@@ -248,7 +248,7 @@ def agreement_of(comparison: Comparison) -> str:
     )
 
 
-def _spelt(metric: str, values: Spread | None) -> str:
+def _spelt(metric: str, values: MeanStd | None) -> str:
     """A mean over seeds with its standard deviation; empty where there is none."""
     if values is None:
         return ""

@@ -16,14 +16,14 @@ class Accounts:
     Attributes:
         spending: The budget spent so far.
         best: The measurement with the best first objective so far.
-        outcomes: The number of outcomes by kind: ``measured``, ``remembered`` (cache hits), ``trained``, ``failed``.
+        outcomes: The number of outcomes by kind: ``measured``, ``cached``, ``trained``, ``failed``.
         outstanding: The tasks without an outcome yet, by id.
     """
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
         self.spending = Spending()
-        self.outcomes = {"measured": 0, "remembered": 0, "trained": 0, "failed": 0}
+        self.outcomes = {"measured": 0, "cached": 0, "trained": 0, "failed": 0}
         self.best: Measurement | None = None
         self.outstanding: dict[int, Task] = {}
 
@@ -38,12 +38,12 @@ class Accounts:
         del self.outstanding[outcome.id]
         self.spending.add(outcome)
         match outcome:
-            case Measurement(remembered=None):
+            case Measurement(cached_from=None):
                 self.outcomes["measured"] += 1
                 if self.best is None or self.goal.better_first(outcome, self.best):
                     self.best = outcome
             case Measurement():
-                self.outcomes["remembered"] += 1
+                self.outcomes["cached"] += 1
             case Failure():
                 self.outcomes["failed"] += 1
             case Trained():

@@ -59,9 +59,9 @@ class Assembly:
             io=benchmark.io,
             fidelity=benchmark.fidelity,
             fidelities=benchmark.fidelities,
-            member=benchmark.feasible,
-            offered=benchmark.offered,
-            known=benchmark.known,
+            is_measurable=benchmark.feasible,
+            enumerable_members=benchmark.enumerable_members,
+            analytic_metrics=benchmark.analytic_metrics,
             seed=config.seed,
         )
         problem.check_metrics(benchmark.metrics)

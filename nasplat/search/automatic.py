@@ -77,17 +77,17 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
     plan = _plan(problem.fidelity, budget.evaluations)
     if plan and _trains_supernet(benchmark, problem):
         return Choice("cars", plan, (f"the benchmark trains a supernet of {problem.space.name}", *said))
-    members = benchmark.offered if benchmark.offered is not None else problem.space.members()
+    members = benchmark.enumerable_members if benchmark.enumerable_members is not None else problem.space.members()
     if evaluations is not None and members is not None:
         number = _different(members, problem, evaluations)
         if number <= evaluations:
             reason = f"the budget is enough for all {number:,} members of {problem.space.name}"
-            return Choice("random_search", {"repeats": "redraw"}, (reason, *said))
+            return Choice("random_search", {"duplicates": "redraw"}, (reason, *said))
     if evaluations is not None and evaluations > MOST_LEARNT:
         reason = f"more than {MOST_LEARNT:,} evaluations, from which a predictor would learn for too long"
         if len(problem.goal.objectives) == 1:
-            return Choice("regularized_evolution", {"repeats": "redraw"}, (reason, *said))
-        return Choice("nsga2", {"repeats": "redraw"}, (reason, *said))
+            return Choice("regularized_evolution", {"duplicates": "redraw"}, (reason, *said))
+        return Choice("nsga2", {"duplicates": "redraw"}, (reason, *said))
     if _stops_early(benchmark, problem, budget):
         reason = f"networks that are stopped before {problem.fidelity} epochs save what the budget counts"
         return Choice("asha", {"eta": ETA}, (reason, *said))

@@ -39,7 +39,7 @@ class Cache:
         if work is None or work not in self._measured or not isinstance(task, Evaluate):
             return None
         found = self._measured[work]
-        return Measurement(task=task, metrics=found.metrics, split=found.split, remembered=found.id)
+        return Measurement(task=task, metrics=found.metrics, split=found.split, cached_from=found.id)
 
     def waits(self, task: Task) -> bool:
         """Whether the task waits for equal work in flight; if not, its own work is in flight from now on."""

@@ -41,7 +41,7 @@ class Collector:
         """Record the artifacts of an outcome."""
         if isinstance(outcome, Trained):
             self._newest_supernet = outcome.weights.digest
-        elif isinstance(outcome, Measurement) and outcome.remembered is None:
+        elif isinstance(outcome, Measurement) and outcome.cached_from is None:
             if outcome.task.weights is None:
                 self._keep(outcome)
             else:

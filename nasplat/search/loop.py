@@ -102,7 +102,7 @@ class Search:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """The number of outcomes by kind: ``measured``, ``remembered`` (cache hits), ``trained``, ``failed``."""
+        """The number of outcomes by kind: ``measured``, ``cached``, ``trained``, ``failed``."""
         return self.accounts.outcomes
 
     @property
@@ -230,7 +230,7 @@ class Search:
 
     def _enter(self, outcome: Outcome) -> None:
         """Add an outcome to the cache, and its artifacts to the collector; also used in replay."""
-        if isinstance(outcome, Measurement) and outcome.remembered is None:
+        if isinstance(outcome, Measurement) and outcome.cached_from is None:
             self._cache.add(outcome)
         self._collector.add(outcome)
 

@@ -81,7 +81,7 @@ class Model(BaseModel):
     options: dict[str, Any]
     space: Space
     deviations: bool = Field(description="Whether predictions have a standard deviation.")
-    about: dict[str, Any] = Field(description="What it has learnt from, and the cross-validated rank correlation.")
+    about: dict[str, Any] = Field(description="The training set, and the cross-validated rank correlation.")
     digest: str = Field(description="The SHA-256 of the saved document, which tells this predictor from all others.")
     saved_with: dict[str, Any] = Field(description="Versions of packages when it was saved.")
     version: str = Field(description="The version of NASPlat that serves.")

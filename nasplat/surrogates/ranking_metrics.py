@@ -203,14 +203,14 @@ class Split:
         number: The number of the split among those of this size, from 0.
         training: The indices of the training set.
         test: The indices of the test set, in random order.
-        twin: For each of `test` whether it has a duplicate, with the same canonical key, in the training set.
+        duplicate: For each of `test` whether it has a duplicate, with the same canonical key, in the training set.
     """
 
     size: int
     number: int
     training: NDArray[np.intp]
     test: NDArray[np.intp]
-    twin: NDArray[np.bool_]
+    duplicate: NDArray[np.bool_]
 
 
 def splits(
@@ -258,8 +258,8 @@ def splits(
             order = default_rng(SeedSequence(seed, spawn_key=(size, each))).permutation(n)
             training, rest = order[:size], order[size:][:test]
             seen = {key(i) for i in training.tolist()}
-            twin = np.array([key(i) in seen for i in rest.tolist()])
-            yield Split(size=size, number=each, training=training, test=rest, twin=twin)
+            duplicate = np.array([key(i) in seen for i in rest.tolist()])
+            yield Split(size=size, number=each, training=training, test=rest, duplicate=duplicate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +271,7 @@ class Trial:
         size: The size of the training set.
         split: The number of the split.
         ranked: The size of the test set.
-        twins: Number of test architectures with a duplicate, of the same canonical key, in the training set.
+        duplicates: Number of test architectures with a duplicate, of the same canonical key, in the training set.
         all: The ranking of the whole test set; None if the predictor failed.
         fresh: The ranking without the duplicates; None if there are fewer than two, or the predictor failed.
         fit_seconds: The time of fitting.
@@ -283,7 +283,7 @@ class Trial:
     size: int
     split: int
     ranked: int
-    twins: int
+    duplicates: int
     all: Ranking | None = None
     fresh: Ranking | None = None
     fit_seconds: float = float("nan")
@@ -319,7 +319,11 @@ def evaluate(
             if (name, split.size, split.number) in done:
                 continue
             trial = Trial(
-                predictor=name, size=split.size, split=split.number, ranked=len(test), twins=int(split.twin.sum())
+                predictor=name,
+                size=split.size,
+                split=split.number,
+                ranked=len(test),
+                duplicates=int(split.duplicate.sum()),
             )
             try:
                 start = time.perf_counter()
@@ -329,7 +333,7 @@ def evaluate(
                 end = time.perf_counter()
                 if not np.isfinite(predicted).all():
                     raise ValueError("not every prediction is a finite number")
-                truth, fresh = scores[split.test], ~split.twin
+                truth, fresh = scores[split.test], ~split.duplicate
                 trial = replace(
                     trial,
                     all=Ranking.of(predicted, truth, top=top),

@@ -221,7 +221,7 @@ class Proxies:
             )
         self.space = space
         self.io = io
-        self.names = known(names)
+        self.names = checked_proxies(names)
         self.initializations = initializations
         self.seed = seed
         self.images = images
@@ -245,7 +245,7 @@ class Proxies:
         return {name: MEASURED[name](probe) for name in names}
 
 
-def known(names: Iterable[str]) -> tuple[str, ...]:
+def checked_proxies(names: Iterable[str]) -> tuple[str, ...]:
     """Validate the names of proxies.
 
     Raises:

@@ -62,11 +62,11 @@ def earlier_tasks_leave_no_trace(make: MakeBenchmark) -> None:
 def global_generators_are_left_alone(make: MakeBenchmark) -> None:
     """No global generator is drawn from or seeded, by measuring or by the final measurement."""
     benchmark, task, _ = _prepared(make)
-    parcel = MemoryArtifacts()
+    artifacts = MemoryArtifacts()
     with global_generators_untouched():
-        measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+        measurement = benchmark.measure(task, device="cpu", artifacts=artifacts)
         with suppress(InputError):  # there is nothing to test
-            benchmark.final(measurement, device="cpu", artifacts=parcel)
+            benchmark.final(measurement, device="cpu", artifacts=artifacts)
 
 
 def final_is_on_the_test_split(make: MakeBenchmark) -> None:
@@ -75,10 +75,10 @@ def final_is_on_the_test_split(make: MakeBenchmark) -> None:
     A benchmark whose measurements leave nothing to test raises an error.
     """
     benchmark, task, _ = _prepared(make)
-    parcel = MemoryArtifacts()
-    measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+    artifacts = MemoryArtifacts()
+    measurement = benchmark.measure(task, device="cpu", artifacts=artifacts)
     try:
-        final = benchmark.final(measurement, device="cpu", artifacts=parcel)
+        final = benchmark.final(measurement, device="cpu", artifacts=artifacts)
     except InputError as error:
         does_not_apply(f"{type(benchmark).__name__} leaves nothing to test: {error}")
     assert final.split == "test", f"the final measurement is on {final.split!r}"
@@ -94,15 +94,15 @@ def weights_belong_to_the_network(make: MakeBenchmark) -> None:
     from nasplat.training.seeding import seeded
 
     benchmark, task, _ = _prepared(make)
-    parcel = MemoryArtifacts()
-    measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+    artifacts = MemoryArtifacts()
+    measurement = benchmark.measure(task, device="cpu", artifacts=artifacts)
     for handle in measurement.artifacts.values():
-        parcel.get(handle)
+        artifacts.get(handle)
     if "weights" not in measurement.artifacts:
         does_not_apply(f"{type(benchmark).__name__} leaves no weights")
     with seeded(0):
         network = benchmark.space.build(task.architecture, benchmark.io)
-    network.load_state_dict(make().state_dict(measurement, artifacts=parcel))
+    network.load_state_dict(make().state_dict(measurement, artifacts=artifacts))
 
 
 def networks_fit_its_data(make: MakeBenchmark) -> None:
@@ -139,14 +139,14 @@ def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
         continues = parts[-1].artifacts[STATE] if parts else None
         # Only the first seed counts, and a worker has only the data of the task.
         part = replace(task, fidelity=fidelity, continues=continues, seed=task.seed + len(parts))
-        worker, parcel = _prepared(make)[0], MemoryArtifacts(store.added)
+        worker, artifacts = _prepared(make)[0], MemoryArtifacts(store.added)
         try:
-            measured = worker.measure(part, device="cpu", artifacts=parcel)
+            measured = worker.measure(part, device="cpu", artifacts=artifacts)
         except TrialFailed:
             assert not parts, "a measurement cannot go on from the state that an earlier one left"
             does_not_apply(f"{type(benchmark).__name__} does not measure at a fidelity of {fidelity}")
         parts.append(measured)
-        store.added |= parcel.added
+        store.added |= artifacts.added
         if STATE not in measured.artifacts:
             break
     if len(parts) == 1:
@@ -171,15 +171,15 @@ def same_training_same_weights(make: MakeSupernetBenchmark) -> None:
 def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
     """Further training changes the weights. Their fidelity is the total number of completed epochs."""
     benchmark, task, problem = _prepared(make)
-    parcel = MemoryArtifacts()
-    first = _trained(benchmark, problem, parcel)
+    artifacts = MemoryArtifacts()
+    first = _trained(benchmark, problem, artifacts)
     other, _, _ = _prepared(make)  # another worker
-    second = _trained(other, problem, parcel, weights=first.weights)
+    second = _trained(other, problem, artifacts, weights=first.weights)
     assert second.weights != first.weights, "training on changed nothing"
     for fidelity in (1, 2):
         wanted = replace(task, weights=second.weights, fidelity=fidelity)
         try:
-            other.measure(wanted, device="cpu", artifacts=parcel)
+            other.measure(wanted, device="cpu", artifacts=artifacts)
         except TrialFailed as error:
             assert fidelity == 1, f"two epochs are behind the weights, but it refuses to measure after two: {error}"
         else:
@@ -189,11 +189,11 @@ def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
 def shared_weights_are_measured_as_they_are(make: MakeSupernetBenchmark) -> None:
     """Measurements with shared weights are reproducible after any others, and process no training images."""
     benchmark, task, problem = _prepared(make)
-    parcel = MemoryArtifacts()
-    weights = _trained(benchmark, problem, parcel).weights
+    artifacts = MemoryArtifacts()
+    weights = _trained(benchmark, problem, artifacts).weights
     task = replace(task, weights=weights, fidelity=1)
     other = problem.evaluate(problem.sample(), weights=weights, fidelity=1)
-    first, _, again = (benchmark.measure(t, device="cpu", artifacts=parcel) for t in (task, other, task))
+    first, _, again = (benchmark.measure(t, device="cpu", artifacts=artifacts) for t in (task, other, task))
     same = (first.metrics, first.artifacts) == (again.metrics, again.artifacts)
     assert same, f"measured again, shared weights gave {again.metrics} after {first.metrics}"
     assert first.spent.images == 0, f"measuring with shared weights trained on {first.spent.images} images"
@@ -208,28 +208,30 @@ def what_shared_weights_measured_can_be_had(make: MakeSupernetBenchmark) -> None
     from nasplat.training.seeding import seeded
 
     benchmark, task, problem = _prepared(make)
-    parcel = MemoryArtifacts()
-    task = replace(task, weights=_trained(benchmark, problem, parcel).weights, fidelity=1)
-    measurement = benchmark.measure(task, device="cpu", artifacts=parcel)
+    artifacts = MemoryArtifacts()
+    task = replace(task, weights=_trained(benchmark, problem, artifacts).weights, fidelity=1)
+    measurement = benchmark.measure(task, device="cpu", artifacts=artifacts)
     with seeded(0):
         network = benchmark.space.build(task.architecture, benchmark.io)
-    network.load_state_dict(make().state_dict(measurement, artifacts=parcel))
-    final = benchmark.final(measurement, device="cpu", artifacts=parcel)
+    network.load_state_dict(make().state_dict(measurement, artifacts=artifacts))
+    final = benchmark.final(measurement, device="cpu", artifacts=artifacts)
     assert final.split == "test", f"the final measurement is on {final.split!r}"
 
 
-def what_it_knows_is_known_of_all(make: MakeBenchmark) -> None:
+def analytic_metrics_are_consistent(make: MakeBenchmark) -> None:
     """Free metrics have the same names for all feasible architectures, and constant finite values."""
     benchmark, _, problem = _prepared(make)
     other = _prepared(make)[0]
-    names = set(benchmark.known(problem.sample()))
+    names = set(benchmark.analytic_metrics(problem.sample()))
     for _ in range(20):
         architecture = problem.sample()
-        known = dict(benchmark.known(architecture))
-        assert set(known) == names, f"known of {architecture}: {sorted(known)}, of another: {sorted(names)}"
-        assert all(map(math.isfinite, known.values())), f"what is known of {architecture} is not finite: {known}"
-        again = dict(other.known(architecture))
-        assert known == again, f"what is known of {architecture} changes: {known}, then {again}"
+        metrics = dict(benchmark.analytic_metrics(architecture))
+        assert set(metrics) == names, f"{architecture} has {sorted(metrics)}, another one {sorted(names)}"
+        assert all(map(math.isfinite, metrics.values())), (
+            f"an analytic metric of {architecture} is not finite: {metrics}"
+        )
+        again = dict(other.analytic_metrics(architecture))
+        assert metrics == again, f"analytic metrics of {architecture} change: {metrics}, then {again}"
 
 
 def options_are_configuration(make: MakeBenchmark) -> None:
@@ -248,7 +250,7 @@ BENCHMARK_CHECKS: tuple[Callable[[MakeBenchmark], None], ...] = (
     networks_fit_its_data,
     preparing_again_is_harmless,
     continued_equals_uninterrupted,
-    what_it_knows_is_known_of_all,
+    analytic_metrics_are_consistent,
     options_are_configuration,
 )
 
@@ -271,9 +273,9 @@ def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
         Goal((Objective(benchmark.metrics[0], True),)),
         io=benchmark.io,
         fidelity=benchmark.fidelity,
-        member=benchmark.feasible,
-        offered=benchmark.offered,
-        known=benchmark.known,
+        is_measurable=benchmark.feasible,
+        enumerable_members=benchmark.enumerable_members,
+        analytic_metrics=benchmark.analytic_metrics,
         seed=1,
     )
     return benchmark, problem.evaluate(problem.sample()), problem
@@ -284,9 +286,9 @@ def _measure(benchmark: Benchmark, task: Evaluate) -> Measurement:
 
 
 def _trained(
-    benchmark: SupernetBenchmark, problem: Problem, parcel: MemoryArtifacts, *, weights: Handle | None = None
+    benchmark: SupernetBenchmark, problem: Problem, artifacts: MemoryArtifacts, *, weights: Handle | None = None
 ) -> Trained:
     """An epoch on two paths, with the same paths and the same seed each time."""
     paths = tuple(benchmark.space.sample(default_rng(i)) for i in range(2))
     task = replace(problem.train_supernet(paths, epochs=1, weights=weights), seed=1)
-    return benchmark.train(task, device="cpu", artifacts=parcel)
+    return benchmark.train(task, device="cpu", artifacts=artifacts)

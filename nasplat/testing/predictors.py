@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor
+from nasplat.predictor import FittedState, Predictor
 from nasplat.search_space import SearchSpace
 from nasplat.testing.common import check_configuration, global_generators_untouched
 from nasplat.testing.toy import ToySpace, toy_accuracy
@@ -50,7 +50,7 @@ def one_finite_score_each(make: MakePredictor) -> None:
 def held_out_is_one_finite_score_each(make: MakePredictor) -> None:
     """Out-of-fold predictions are None before fitting, and afterwards None or one finite score for each example."""
     predictor = make(ToySpace())
-    assert predictor.out_of_fold() is None, "a predictor that has learnt nothing held something out"
+    assert predictor.out_of_fold() is None, "a predictor that is not fitted has out-of-fold predictions"
     architectures, scores = _examples()
     held_out = predictor.fit(architectures, scores).out_of_fold()
     if held_out is not None:
@@ -72,7 +72,7 @@ def learns_to_rank(make: MakePredictor) -> None:
     architectures, scores = _examples(100)
     fresh, truth = _examples(60, seed=1)
     predictor = make(ToySpace()).fit(architectures, scores)
-    assert _pairs_right(predictor.predict(architectures), scores) > 0.7, "it does not rank what it learnt from"
+    assert _pairs_right(predictor.predict(architectures), scores) > 0.7, "it does not rank its own training set"
     assert _pairs_right(predictor.predict(fresh), truth) > 0.6, "it does not rank what it has not seen"
 
 
@@ -128,11 +128,14 @@ def strangers_are_not_restored(make: MakePredictor) -> None:
     """A fitted state of another predictor, with a missing array or an array of another shape, raises an error."""
     architectures, scores = _examples()
     predictor = make(ToySpace()).fit(architectures, scores)
-    learnt = predictor.learnt()
-    strangers = [Learnt()]
-    for name, array in learnt.arrays.items():
-        others = {key: value for key, value in learnt.arrays.items() if key != name}
-        strangers += [Learnt(learnt.values, others), Learnt(learnt.values, {**others, name: array[None, ..., None]})]
+    state = predictor.get_state()
+    strangers = [FittedState()]
+    for name, array in state.arrays.items():
+        others = {key: value for key, value in state.arrays.items() if key != name}
+        strangers += [
+            FittedState(state.values, others),
+            FittedState(state.values, {**others, name: array[None, ..., None]}),
+        ]
     for stranger in strangers:
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / "predictor"
@@ -144,9 +147,9 @@ def strangers_are_not_restored(make: MakePredictor) -> None:
         raise AssertionError(f"loaded from arrays {[(k, v.shape) for k, v in stranger.arrays.items()]}")
 
 
-def _saved_as(predictor: Predictor, learnt: Learnt, folder: Path) -> None:
+def _saved_as(predictor: Predictor, state: FittedState, folder: Path) -> None:
     """Save a predictor with another fitted state."""
-    with patch.object(predictor, "learnt", lambda: learnt):
+    with patch.object(predictor, "get_state", lambda: state):
         predictor.save(folder)
 
 

@@ -14,11 +14,11 @@ SIDE = 2
 
 
 @runtime_checkable
-class Tapped(Protocol):
+class HasAuxiliaryPosition(Protocol):
     """A network that defines the position of an auxiliary head."""
 
     @property
-    def tap(self) -> nn.Module:
+    def auxiliary_position(self) -> nn.Module:
         """The module whose output `[batch, channels, height, width]` is the input of the auxiliary head."""
 
 
@@ -37,13 +37,13 @@ class Auxiliary:
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...], device: torch.device) -> None:
-        if not isinstance(network, Tapped):
+        if not isinstance(network, HasAuxiliaryPosition):
             raise TrialFailed(
-                "no tap",
-                f"an auxiliary head needs features, but {type(network).__name__} does not say by `tap` which; add that "
-                "to the space's networks, or leave out benchmark.recipe.auxiliary",
+                "no auxiliary position",
+                f"an auxiliary head needs features, but {type(network).__name__} has no `auxiliary_position`; "
+                "add that to the space's networks, or leave out benchmark.recipe.auxiliary",
             )
-        self._tap = network.tap
+        self._position = network.auxiliary_position
         self._features: list[Tensor] = []
         # The output for one image gives all sizes. Evaluation mode draws no random numbers and changes nothing.
         training = network.training
@@ -58,10 +58,10 @@ class Auxiliary:
     def watching(self) -> Iterator[None]:
         """Inside this context, the network's features are kept until `logits` reads them."""
 
-        def keep(tap: nn.Module, given: tuple[Tensor, ...], features: Tensor) -> None:
+        def keep(module: nn.Module, given: tuple[Tensor, ...], features: Tensor) -> None:
             self._features[:] = [features]
 
-        handle = self._tap.register_forward_hook(keep)
+        handle = self._position.register_forward_hook(keep)
         try:
             yield
         finally:

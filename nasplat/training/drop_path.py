@@ -14,7 +14,7 @@ class Branched(Protocol):
     """A module that sums the outputs of other modules and lists these drop-path branches."""
 
     @property
-    def branches(self) -> Sequence[nn.Module]:
+    def drop_path_branches(self) -> Sequence[nn.Module]:
         """Modules whose outputs `[batch, ...]` are only used as terms of sums. Identities are not included."""
 
 
@@ -42,11 +42,11 @@ class DropPath:
         sums = [module for module in network.modules() if isinstance(module, Branched)]
         if not sums:
             raise TrialFailed(
-                "no branches",
-                f"drop-path leaves out terms of sums, but no module of {type(network).__name__} says by `branches` "
-                "which these are; add that to its space's networks, or leave out benchmark.recipe.drop_path",
+                "no drop-path branches",
+                f"drop-path leaves out terms of sums, but no module of {type(network).__name__} has "
+                "`drop_path_branches`; add that to its space's networks, or leave out benchmark.recipe.drop_path",
             )
-        self._branches = [branch for module in sums for branch in module.branches]
+        self._branches = [branch for module in sums for branch in module.drop_path_branches]
         self._highest = highest
 
     @contextmanager

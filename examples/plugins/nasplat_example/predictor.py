@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat import Architecture, InputError, Predictor, SearchSpace
-from nasplat.predictor import Learnt
+from nasplat.predictor import FittedState
 
 
 class Nearest(Predictor):
@@ -31,13 +31,13 @@ class Nearest(Predictor):
         found: NDArray[np.float64] = self.scores_[distances.argmin(axis=1)]
         return found
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if self.scores_ is None:
             raise InputError("this predictor is not fitted yet; call fit first")
-        return Learnt(arrays={"features": self.features_, "scores": self.scores_})
+        return FittedState(arrays={"features": self.features_, "scores": self.scores_})
 
-    def restore(self, learnt: Learnt) -> None:
-        self.features_, self.scores_ = learnt.arrays["features"], learnt.arrays["scores"]
+    def set_state(self, state: FittedState) -> None:
+        self.features_, self.scores_ = state.arrays["features"], state.arrays["scores"]
 
     def _features(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return np.stack([self.space.features(architecture).ravel() for architecture in architectures])

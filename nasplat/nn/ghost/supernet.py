@@ -173,7 +173,7 @@ class GhostBottleneck(nn.Module):
             )
 
     @property
-    def branches(self) -> list[nn.Module]:
+    def drop_path_branches(self) -> list[nn.Module]:
         """The drop-path branches: the last module, if its output is added to an identity."""
         return [self.project] if self.shortcut is None else []
 
@@ -252,7 +252,7 @@ class GhostNetwork(nn.Module):
         )
 
     @property
-    def tap(self) -> nn.Module:
+    def auxiliary_position(self) -> nn.Module:
         """The position of the auxiliary head: the bottleneck at two thirds of the depth."""
         return self.blocks[2 * len(self.blocks) // 3]
 

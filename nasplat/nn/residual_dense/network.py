@@ -153,8 +153,8 @@ class ResidualDenseNetwork(nn.Module):
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
-        enlarged: Tensor = self.tail(first + self.fusion(torch.cat(outputs, 1)))
-        return enlarged
+        upscaled: Tensor = self.tail(first + self.fusion(torch.cat(outputs, 1)))
+        return upscaled
 
 
 def shallow(shape: ResidualDenseShape, io: IO) -> nn.Sequential:

@@ -179,4 +179,4 @@ def check_scale(io: IO) -> None:
         ValueError: There is no scale, or it is not 2, 3 or 4.
     """
     if io.scale not in SCALES:
-        raise ValueError(f"residual dense networks enlarge pictures 2, 3 or 4 times, but the scale is {io.scale}")
+        raise ValueError(f"residual dense networks upscale images 2, 3 or 4 times, but the scale is {io.scale}")

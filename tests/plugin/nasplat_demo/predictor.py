@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge as LinearModel
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, Predictor
+from nasplat.predictor import FittedState, Predictor
 from nasplat.search_space import SearchSpace
 
 
@@ -35,17 +35,17 @@ class Ridge(Predictor):
 
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         if self.weights_ is None:
-            raise InputError("this predictor has learnt nothing yet; call fit first")
+            raise InputError("this predictor is not fitted; call fit first")
         scores: NDArray[np.float64] = self._features(architectures) @ self.weights_[:-1] + self.weights_[-1]
         return scores
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if self.weights_ is None:
-            raise InputError("this predictor has learnt nothing yet; call fit first")
-        return Learnt(arrays={"weights": self.weights_})
+            raise InputError("this predictor is not fitted; call fit first")
+        return FittedState(arrays={"weights": self.weights_})
 
-    def restore(self, learnt: Learnt) -> None:
-        self.weights_ = learnt.arrays["weights"]
+    def set_state(self, state: FittedState) -> None:
+        self.weights_ = state.arrays["weights"]
 
     def _features(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return np.stack([self.space.features(a) for a in architectures])

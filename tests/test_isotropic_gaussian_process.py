@@ -13,7 +13,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
-from nasplat.predictors.distance_process import JITTER, DistanceProcess, _misfit
+from nasplat.predictors.isotropic_gaussian_process import JITTER, IsotropicGaussianProcess, _misfit
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 
@@ -35,8 +35,8 @@ def drawn(space: SearchSpace, count: int, seed: int) -> tuple[list[Architecture]
 def test_means_deviations_and_covariances_are_those_of_scikit_learn(space: SearchSpace) -> None:
     architectures, scores = drawn(space, 40, 0)
     fresh, _ = drawn(space, 30, 1)
-    process = DistanceProcess(space).fit(architectures, scores)
-    arrays, values = process.learnt().arrays, process.learnt().values
+    process = IsotropicGaussianProcess(space).fit(architectures, scores)
+    arrays, values = process.get_state().arrays, process.get_state().values
     variance, length, noise = np.exp(arrays["log"])
     kernel = ConstantKernel(variance) * Matern(length, nu=2.5) + WhiteKernel(noise + JITTER)
     peer = GaussianProcessRegressor(kernel, optimizer=None, alpha=0.0).fit(arrays["points"], arrays["residuals"])
@@ -64,36 +64,38 @@ def test_the_gradient_is_that_of_the_misfit() -> None:
 
 def test_it_is_the_less_sure_the_further_away(space: SearchSpace) -> None:
     near = [space.parse(code) for code in ("333333", "333332", "333313")]
-    process = DistanceProcess(space).fit(near, np.array([3.0, 2.0, 1.0]))
+    process = IsotropicGaussianProcess(space).fit(near, np.array([3.0, 2.0, 1.0]))
     _, deviations = process.predict_with_deviation([*near, space.parse("333323"), space.parse("000400")])
     assert deviations[:3].max() < deviations[3] < deviations[4]
 
 
 def test_equal_scores_and_equal_architectures_are_learnt_from(space: SearchSpace) -> None:
     architectures, _ = drawn(space, 6, 2)
-    process = DistanceProcess(space).fit([*architectures, architectures[0]], np.ones(7))
+    process = IsotropicGaussianProcess(space).fit([*architectures, architectures[0]], np.ones(7))
     mean, deviation = process.predict_with_deviation(architectures)
     assert np.isfinite(mean).all() and np.isfinite(deviation).all()
     assert np.ptp(mean) < 1e-9
     architectures, _ = drawn(space, 26, 2)
-    _, deviation = DistanceProcess(space).fit(architectures, np.full(26, 0.1)).predict_with_deviation(architectures)
+    _, deviation = (
+        IsotropicGaussianProcess(space).fit(architectures, np.full(26, 0.1)).predict_with_deviation(architectures)
+    )
     assert deviation.max() > 1e-4  # the spread of equal figures is rounding, and no unit
 
 
 def test_of_too_many_examples_the_best_are_kept(space: SearchSpace) -> None:
     architectures, scores = drawn(space, 50, 3)
     best = np.argsort(-scores)[:20]
-    fewer = DistanceProcess(space, most=20).fit(architectures, scores)
+    fewer = IsotropicGaussianProcess(space, most=20).fit(architectures, scores)
     chosen = np.sort(best)
-    those = DistanceProcess(space).fit([architectures[i] for i in chosen], scores[chosen])
+    those = IsotropicGaussianProcess(space).fit([architectures[i] for i in chosen], scores[chosen])
     assert fewer.predict(architectures) == pytest.approx(those.predict(architectures))
 
 
 def test_options_out_of_range_are_refused(space: SearchSpace) -> None:
     with pytest.raises(InputError, match="headroom is above 0"):
-        DistanceProcess(space, headroom=0.0)
+        IsotropicGaussianProcess(space, headroom=0.0)
     with pytest.raises(InputError, match="most at least 2"):
-        DistanceProcess(space, most=1)
+        IsotropicGaussianProcess(space, most=1)
 
 
 def test_views_that_are_taken_are_those_computed_anew(space: SearchSpace) -> None:
@@ -110,9 +112,9 @@ def test_views_that_are_taken_are_those_computed_anew(space: SearchSpace) -> Non
 
 def test_a_saved_process_loads(space: SearchSpace, tmp_path: Path) -> None:
     architectures, scores = drawn(space, 20, 5)
-    process = DistanceProcess(space).fit(architectures, scores)
+    process = IsotropicGaussianProcess(space).fit(architectures, scores)
     process.save(tmp_path / "saved")
-    again = DistanceProcess.load(tmp_path / "saved", space)
+    again = IsotropicGaussianProcess.load(tmp_path / "saved", space)
     np.testing.assert_array_equal(again.predict(architectures), process.predict(architectures))
     np.testing.assert_array_equal(
         again.covariance(architectures, architectures), process.covariance(architectures, architectures)

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
-from nasplat.predictor import Learnt, UncertainPredictor, checked_scores
+from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
 
@@ -33,8 +33,8 @@ STEPS = 30
 JITTER = 1e-6
 
 
-class DistanceProcess(UncertainPredictor):
-    """Isotropic Gaussian process on one distance between networks.
+class IsotropicGaussianProcess(UncertainPredictor):
+    """Gaussian process with one length scale, on one distance of networks.
 
     Similar networks get similar scores; the uncertainty grows with the distance from all examples.
 
@@ -55,7 +55,8 @@ class DistanceProcess(UncertainPredictor):
         seed: The seed of the random members that give the usual distance.
     """
 
-    name: ClassVar[str] = "distance_process"
+    name: ClassVar[str] = "isotropic_gaussian_process"
+    former_name: ClassVar[str] = "distance_process"
 
     def __init__(self, space: SearchSpace, *, headroom: float = 0.25, most: int = 2000, seed: int = 0) -> None:
         if not headroom > 0 or most < FEWEST:
@@ -107,21 +108,21 @@ class DistanceProcess(UncertainPredictor):
             rows.append(np.exp(self._log[0]) * _matern(_squared(points, theirs) / np.exp(2 * self._log[1])) - explained)
         return self._unit**2 * np.concatenate(rows)
 
-    def learnt(self) -> Learnt:
+    def get_state(self) -> FittedState:
         if self._points is None:
             raise unfitted()
-        return Learnt(
+        return FittedState(
             {"center": self._center, "unit": self._unit},
             {"points": self._points, "residuals": self._residuals, "log": self._log, "usual": np.stack(self._usual)},
         )
 
-    def restore(self, learnt: Learnt) -> None:
-        mean, scale = learnt.arrays["usual"]
-        points, residuals, log = (learnt.arrays[name] for name in ("points", "residuals", "log"))
+    def set_state(self, state: FittedState) -> None:
+        mean, scale = state.arrays["usual"]
+        points, residuals, log = (state.arrays[name] for name in ("points", "residuals", "log"))
         if points.shape != (len(residuals), len(mean)) or log.shape != USUAL.shape:
             raise ValueError(f"{len(residuals)} examples and {len(mean)} features have points of {points.shape}")
         self._usual = mean, scale
-        self._center, self._unit = float(learnt.values["center"]), float(learnt.values["unit"])
+        self._center, self._unit = float(state.values["center"]), float(state.values["unit"])
         self._condition(points, residuals, log)
 
     @cached_property

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.options import complete
-from nasplat.predictor import Learnt, Predictor, UncertainPredictor
+from nasplat.predictor import FittedState, Predictor, UncertainPredictor
 from nasplat.registry import PREDICTORS
 from nasplat.search_space import SearchSpace
 
@@ -29,16 +29,18 @@ def member(name: str, space: SearchSpace, given: Mapping[str, Any]) -> Predictor
 
 def packed(members: Sequence[Predictor]) -> tuple[list[Mapping[str, Any]], dict[str, NDArray[Any]]]:
     """The fitted states of all members: their values, and their arrays with the member's number before each name."""
-    learnt = [each.learnt() for each in members]
-    arrays = {f"{i} {name}": array for i, each in enumerate(learnt) for name, array in each.arrays.items()}
-    return [each.values for each in learnt], arrays
+    states = [each.get_state() for each in members]
+    arrays = {f"{i} {name}": array for i, each in enumerate(states) for name, array in each.arrays.items()}
+    return [each.values for each in states], arrays
 
 
 def unpack(members: Sequence[Predictor], values: Sequence[Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
     """Restore each member from the result of `packed`."""
     for i, (each, own) in enumerate(zip(members, values, strict=True)):
         prefix = f"{i} "
-        each.restore(Learnt(own, {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}))
+        each.set_state(
+            FittedState(own, {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)})
+        )
 
 
 def uncertain(predictor: Predictor, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
