@@ -388,11 +388,11 @@ def test_an_artifact_of_other_weights_under_the_handle_is_noticed(
         bundle.export(other, measurements[0], tmp_path / "network")
 
 
-def test_a_trial_answered_from_memory_has_no_network_of_its_own(
+def test_a_trial_answered_from_the_cache_has_no_network_of_its_own(
     run: Run, measurements: list[Measurement], tmp_path: Path
 ) -> None:
     cached = Measurement(task=measurements[0].task, metrics=measurements[0].metrics, cached_from=0)
-    with pytest.raises(InputError, match=r"trial \d+ left no weights.*memory"):
+    with pytest.raises(InputError, match=r"trial \d+ left no weights.*cache"):
         bundle.export(run, cached, tmp_path / "network")
 
 
