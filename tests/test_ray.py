@@ -60,7 +60,7 @@ workload = Workload("nasbench201", "classification", {"channels": 4, "cells": 1}
 benchmark = workload.make()
 problem = Problem(benchmark.space, Goal((Objective("accuracy", True),)), io=benchmark.io, fidelity=2)
 with RayExecutor(workload, ArtifactStore(Path("artifacts")), workers=2, address=sys.argv[1]) as executor:
-    while len(executor._idle) < 2:
+    while len(executor._pool.idle) < 2:
         executor.wait(0.1)
     tasks = [problem.evaluate(problem.sample()) for _ in range(6)]
     for task in tasks:
@@ -106,7 +106,7 @@ with RayExecutor(workload, ArtifactStore(Path("artifacts")), workers=2, address=
             outcomes += executor.wait(1.0)
         return sorted(outcomes, key=lambda outcome: outcome.id)
 
-    while len(executor._idle) < 2:
+    while len(executor._pool.idle) < 2:
         executor.wait(0.1)
     part = Evaluate(id=0, seed=5, architecture=architecture, fidelity=1)
     whole = replace(part, id=1, fidelity=3)
@@ -323,7 +323,7 @@ IN_PROCESS = """
 import json, os, signal, sys, time
 from pathlib import Path
 import ray
-from nasplat.executors import attempt, ray as module
+from nasplat.executors import attempt, ray as module, worker_pool
 from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
 from nasplat.objective import Goal, Objective
@@ -355,7 +355,7 @@ class Clock:
     def __getattr__(self, name):
         return getattr(time, name)
 
-module.time = attempt.time = clock = Clock()
+module.time = attempt.time = worker_pool.time = clock = Clock()
 """
 
 
@@ -399,7 +399,7 @@ def test_a_driver_that_looks_late_does_not_end_what_was_done_in_time(cluster: An
         + """
 made, problem = executor(2, trial_seconds=100)
 with made:
-    while len(made._idle) < 2:
+    while len(made._pool.idle) < 2:
         made.wait(0.1)
     for _ in range(2):
         made.submit(problem.evaluate(problem.sample()))
@@ -420,9 +420,9 @@ def test_a_worker_that_died_while_idle_costs_no_trial_its_tries(cluster: Any, tm
         + """
 made, problem = executor(2, retries=0)
 with made:
-    while len(made._idle) < 2:
+    while len(made._pool.idle) < 2:
         made.wait(0.1)
-    for slot in made._idle:
+    for slot in made._pool.idle:
         os.kill(int(slot.worker.rpartition(":")[2]), signal.SIGKILL)
     clock.ahead = 1000.0  # they have been idle for long, so that they are asked whether they live
     for _ in range(3):
@@ -441,22 +441,22 @@ def test_places_are_filled_again_after_a_streak_of_deaths(cluster: Any, tmp_path
         tmp_path,
         IN_PROCESS
         + """
-module.DEATHS_PER_WORKER = 1
+worker_pool.DEATHS_PER_WORKER = 1
 made, problem = executor(2, retries=0, exit_every=2)
-def places():
+def filled_slots():
     made.wait(0.1)
-    return len(made._idle) + len(made._busy) + len(made._starting)
+    return len(made._pool.idle) + len(made._pool.busy) + len(made._pool.starting)
 with made:
-    while len(made._idle) < 2:
+    while len(made._pool.idle) < 2:
         made.wait(0.1)
     healthy, poison = (problem.evaluate(problem.sample()) for _ in range(2))
-    made._deaths_in_a_row = 2  # as if two trials had just killed their workers
+    made._pool._deaths_in_a_row = 2  # as if two trials had just killed their workers
     made.submit(poison)
     outcomes, _ = gather(made, 1)
-    before = places()
+    before = filled_slots()
     made.submit(healthy)
     outcomes += gather(made, 1)[0]
-    after = places()
+    after = filled_slots()
 Path("said.json").write_text(json.dumps([len(outcomes), before, after]))
 """,
     )
@@ -470,7 +470,7 @@ def test_a_worker_that_cannot_start_loses_its_place_after_a_few_tries(cluster: A
         tmp_path,
         IN_PROCESS
         + """
-module.FIRST_PAUSE = 0.05
+worker_pool.FIRST_PAUSE = 0.05
 from nasplat.config import Workload
 class OnlyOnce(Workload):
     # The first worker finds its data at once, all others look for it in vain.
@@ -511,7 +511,7 @@ def test_a_driver_that_was_away_for_long_does_not_take_its_workers_for_gone(clus
 made, problem = executor(1)
 with made:
     clock.ahead = 1000.0
-    os.kill(int(made._idle[0].worker.rpartition(":")[2]), signal.SIGKILL)
+    os.kill(int(made._pool.idle[0].worker.rpartition(":")[2]), signal.SIGKILL)
     made.submit(problem.evaluate(problem.sample()))
     outcomes, incidents = gather(made, 1)
 Path("said.json").write_text(json.dumps([encode_outcome(o) for o in outcomes]))

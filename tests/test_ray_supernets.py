@@ -15,7 +15,7 @@ import json, logging, os, sys, time
 from pathlib import Path
 import ray
 from nasplat.artifact import Handle
-from nasplat.executors import ray as module
+from nasplat.executors import ray as module, worker_pool
 from nasplat.executors.executor import perform
 from nasplat.config import Workload
 from nasplat.executors.ray import RayExecutor
@@ -43,7 +43,7 @@ def start(workers=2, *, up=None, of=None, retries=2, trial_seconds=None, **optio
         of or workload(**options), store, workers=workers, retries=retries, trial_seconds=trial_seconds,
         address=None if ray.is_initialized() else sys.argv[1],
     )
-    while len(made._idle) < (workers if up is None else up):
+    while len(made._pool.idle) < (workers if up is None else up):
         made.wait(0.1)
     return made
 
@@ -285,7 +285,7 @@ def test_a_place_that_is_given_up_makes_the_group_smaller(cluster: Any, tmp_path
         cluster,
         tmp_path,
         """
-module.FIRST_PAUSE = 0.05
+worker_pool.FIRST_PAUSE = 0.05
 class OnlyOnce(Workload):
     # The first worker finds its data at once, all others look for it in vain.
     def make(self):
@@ -313,7 +313,7 @@ def test_a_group_on_two_nodes_survives_the_loss_of_one(cluster: Any, tmp_path: P
         tmp_path,
         CLUSTER
         + """
-module.GATHER_SECONDS = 3.0
+worker_pool.GATHER_SECONDS = 3.0
 with start(sleep=0.1) as made:
     (first,) = done(made, training())
     task = training(epochs=40)

@@ -15,21 +15,21 @@ GROUP_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Rank:
     """The rank of a worker in a process group.
 
     Args:
-        rank: The rank; the outcome of rank 0 is that of the group.
+        index: The number of the rank, from 0; the outcome of rank 0 is that of the group.
         size: Number of ranks.
         backend: The torch backend for communication.
     """
 
-    rank: int
+    index: int
     size: int
     backend: str
 
 
-class Meeting:
+class Rendezvous:
     """The rendezvous of one process group; the process of rank 0 serves it as long as this object exists.
 
     Args:
@@ -51,7 +51,7 @@ class Meeting:
         return cls(host, int(port))
 
     @contextmanager
-    def joined(self, share: Share) -> Iterator["ProcessGroup"]:
+    def joined(self, rank: Rank) -> Iterator["ProcessGroup"]:
         """Join the group inside the `with` block; the process is restored afterwards in any case.
 
         Other ranks that wait for this one when it leaves get an error.
@@ -61,10 +61,10 @@ class Meeting:
         hook = sys.excepthook  # which torch wraps anew with every group
         try:
             dist.init_process_group(
-                share.backend,
+                rank.backend,
                 store=self._store,
-                rank=share.rank,
-                world_size=share.size,
+                rank=rank.index,
+                world_size=rank.size,
                 timeout=timedelta(seconds=GROUP_SECONDS),
             )
             assert dist.group.WORLD is not None

@@ -8,9 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, NodeDiedError, ObjectLostError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+)
 
 from nasplat.errors import InputError
+from nasplat.executors.executor import OUT_OF_MEMORY
+from nasplat.executors.retrying import NODE_LOST, OBJECT_LOST, WORKER_DIED
 
 REWORDED = {
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: ": "",
@@ -91,6 +100,15 @@ def is_node_lost(error: RayError) -> bool:
     """
     gone = isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError)
     return gone or (not isinstance(error, RayTaskError) and "its node has died" in str(error))
+
+
+def kind_of(error: RayError) -> str:
+    """The kind of a worker failure under a task."""
+    if isinstance(error, RayTaskError):
+        return OBJECT_LOST  # the only error that a live worker raises outside the work of its task
+    if is_node_lost(error):
+        return NODE_LOST
+    return OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else WORKER_DIED
 
 
 def reason_of(error: RayError) -> str:

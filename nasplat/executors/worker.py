@@ -12,7 +12,7 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.config import Workload
 from nasplat.executors.executor import perform
-from nasplat.executors.group import Meeting, Share
+from nasplat.executors.group import Rank, Rendezvous
 from nasplat.task import Failure, Json, decode_task, encode_outcome
 
 
@@ -28,7 +28,7 @@ class Worker:
         self._device = device
         self._workload = workload
         self._benchmark: Benchmark | None = None
-        self._served: Meeting | None = None
+        self._served: Rendezvous | None = None
 
     def name(self) -> str:
         """The process, as ``host:pid``; the answer shows that it is up."""
@@ -44,17 +44,17 @@ class Worker:
 
     def serve(self) -> str:
         """Serve the rendezvous of a new group with this worker as rank 0; return its address."""
-        self._served = Meeting(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self._served = Rendezvous(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         return self._served.address
 
     def perform(
-        self, task: Json, share: Share | None, address: str, digests: Sequence[str], *given: Any
+        self, task: Json, rank: Rank | None, address: str, digests: Sequence[str], *given: Any
     ) -> tuple[Json, dict[str, bytes], bool]:
         """Run a task, or this worker's rank of it.
 
         Args:
             task: The task.
-            share: The rank of this worker in the group that shares the task; None if it works alone.
+            rank: The rank of this worker in the group that shares the task; None if it works alone.
             address: The address of the rendezvous, if there is a group.
             digests: The digests of the artifacts that the task refers to.
             given: The bytes of these artifacts, as arrays.
@@ -66,12 +66,12 @@ class Worker:
         assert self._benchmark is not None, "no task is sent before the worker is ready"
         parcel = MemoryArtifacts({digest: memoryview(array) for digest, array in zip(digests, given, strict=True)})
         work = partial(perform, decode_task(task), self._benchmark, device=self._device, artifacts=parcel)
-        if share is None:
+        if rank is None:
             outcome = work()
             return encode_outcome(outcome, with_task=False), parcel.added, isinstance(outcome, Failure)
         served, self._served = self._served, None
-        meeting = served if share.rank == 0 and served is not None else Meeting.at(address)
-        with meeting.joined(share) as group:
+        rendezvous = served if rank.index == 0 and served is not None else Rendezvous.at(address)
+        with rendezvous.joined(rank) as group:
             outcome = work(group=group)
-            its_own = isinstance(outcome, Failure) and meeting.fail()
-        return encode_outcome(outcome, with_task=False), {} if share.rank else parcel.added, its_own
+            failed_first = isinstance(outcome, Failure) and rendezvous.fail()
+        return encode_outcome(outcome, with_task=False), {} if rank.index else parcel.added, failed_first
