@@ -126,7 +126,7 @@ MUTATIONS = (
     Mutation(
         "another-retry",
         "A search goes on from a snapshot with exactly what the strategy knew, each outcome told once.",
-        "nasplat/search/loop.py",
+        "nasplat/search/replay.py",
         "event.seq > snapshot[0]",
         "event.seq >= snapshot[0]",
         ("tests/test_storage.py",),
