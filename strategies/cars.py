@@ -18,6 +18,8 @@ from nasplat.task import Measurement, Outcome, Task, Trained, TrainSupernet, dec
 
 CHILD_ATTEMPTS = 200
 """Maximum number of infeasible or duplicate offspring before a random architecture replaces a child."""
+RANDOM = 1.0
+"""The draw of `_child` that gives a random architecture."""
 TRAININGS = 10
 """Maximum number of failed trainings in a row before the search ends."""
 
@@ -228,9 +230,9 @@ class CARS(GenerationalStrategy):
         children: list[Child] = []
         attempts = ATTEMPTS
         for _ in range(number):
-            lot = rng.random() if self.parents else 1.0
+            draw = rng.random() if self.parents else RANDOM
             for attempt in range(attempts):
-                child = self._child(lot if attempt < CHILD_ATTEMPTS else 1.0)
+                child = self._child(draw if attempt < CHILD_ATTEMPTS else RANDOM)
                 if self.problem.feasible(child.architecture) and identity(child.architecture) not in taken:
                     taken.add(identity(child.architecture))
                     children.append(child)
@@ -239,13 +241,13 @@ class CARS(GenerationalStrategy):
                 attempts = CHILD_ATTEMPTS  # all random ones are duplicates; a mutant may still be new
         return children
 
-    def _child(self, lot: float) -> Child:
-        """A mutant, a crossover or a random architecture, decided by `lot`, a random number from 0 to 1."""
+    def _child(self, draw: float) -> Child:
+        """A mutant, a crossover or a random architecture, decided by `draw`, a random number from 0 to 1."""
         space, rng = self.problem.space, self.problem.rng
-        if lot >= self.mutation + self.crossover:
+        if draw >= self.mutation + self.crossover:
             return Child(space.sample(rng))
         one, other = (self.parents[i].architecture for i in rng.integers(len(self.parents), size=2))
-        if lot < self.mutation:
+        if draw < self.mutation:
             return Child(space.mutate(one, rng), (one.code,))
         return Child(space.crossover(one, other, rng), (one.code, other.code))
 
