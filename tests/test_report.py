@@ -371,7 +371,7 @@ def test_a_run_with_failures_only_lists_their_kinds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_in_which_nothing_keeps_the_constraints_has_drawings_but_no_front(tmp_path: Path) -> None:
     page = page_of(searched(tmp_path / "run", constraints=["accuracy>=0.99"]))
-    assert "Nothing was measured that keeps accuracy>=0.99." in page.text
+    assert "Nothing was measured that satisfies accuracy>=0.99." in page.text
     assert not page.tables
     assert page.opened["svg"] == 2
 

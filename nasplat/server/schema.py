@@ -13,23 +13,23 @@ def _whole(value: Any) -> Any:
 TOP = Annotated[
     int,
     BeforeValidator(_whole),
-    Field(ge=1, description="Only so many of the best."),
+    Field(ge=1, description="How many of the best to return; by default all."),
     # After a validator pydantic spells the bound as its own word, which no schema knows.
-    WithJsonSchema({"type": "integer", "minimum": 1, "description": "Only so many of the best."}),
+    WithJsonSchema({"type": "integer", "minimum": 1, "description": "How many of the best to return; by default all."}),
 ]
 
 
 class Prediction(BaseModel):
-    """What is predicted of one architecture, or why nothing is."""
+    """The prediction for one architecture, or the reason why there is none."""
 
-    architecture: str = Field(description="Its code; of what cannot be read, an excerpt.")
-    score: float | None = Field(description="The more the better; only the order is promised to mean something.")
-    deviation: float | None = Field(description="The score's standard deviation, if the predictor knows it.")
+    architecture: str = Field(description="Its code; an excerpt of the given text if it cannot be read.")
+    score: float | None = Field(description="Higher is better. Only the order of scores has a meaning.")
+    deviation: float | None = Field(description="The score's standard deviation, if the predictor computes it.")
     error: str | None = Field(description="Why there is no score.")
 
 
 class Predictions(BaseModel):
-    """Predictions in the order of the architectures; whether there is a score is told for each."""
+    """Predictions in the order of the request; each has a score or an error."""
 
     predictions: list[Prediction]
 
@@ -37,17 +37,17 @@ class Predictions(BaseModel):
 class Ranked(BaseModel):
     """An architecture at its rank."""
 
-    rank: int = Field(description="From 1, the best.")
-    index: int = Field(description="Its place in the request, from 0.")
+    rank: int = Field(description="The rank; 1 is the best.")
+    index: int = Field(description="The position in the request, from 0.")
     architecture: str = Field(description="Its code.")
     score: float
     deviation: float | None
 
 
 class Unranked(BaseModel):
-    """What has no rank."""
+    """An architecture that could not be ranked."""
 
-    index: int = Field(description="Its place in the request, from 0.")
+    index: int = Field(description="The position in the request, from 0.")
     architecture: str = Field(description="An excerpt of what was given.")
     error: str = Field(description="Why there is no score.")
 
@@ -67,29 +67,29 @@ class Space(BaseModel):
 
 
 class Limits(BaseModel):
-    """What a request may have."""
+    """The limits of a request."""
 
-    batch: int = Field(description="Architectures.")
-    body_bytes: int = Field(description="Bytes of the body.")
-    code_characters: int = Field(description="Characters of one architecture.")
+    batch: int = Field(description="Maximum number of architectures.")
+    body_bytes: int = Field(description="Maximum size of the body in bytes.")
+    code_characters: int = Field(description="Maximum number of characters of one architecture.")
 
 
 class Model(BaseModel):
-    """What is served."""
+    """The predictor that is served."""
 
-    predictor: str = Field(description="The registered name.")
+    predictor: str = Field(description="The registered name of the predictor.")
     options: dict[str, Any]
     space: Space
     deviations: bool = Field(description="Whether predictions have a standard deviation.")
     about: dict[str, Any] = Field(description="The training set, and the cross-validated rank correlation.")
-    digest: str = Field(description="The SHA-256 of the saved document, which tells this predictor from all others.")
+    digest: str = Field(description="The SHA-256 of the saved document; it identifies the predictor.")
     saved_with: dict[str, Any] = Field(description="Versions of packages when it was saved.")
-    version: str = Field(description="The version of NASPlat that serves.")
+    version: str = Field(description="The version of NASPlat on the server.")
     limits: Limits
 
 
 class Health(BaseModel):
-    """That the server answers."""
+    """The server answers."""
 
     status: Literal["ok"]
 
@@ -102,7 +102,7 @@ class Problem(BaseModel):
 
 
 class Refusal(BaseModel):
-    """The one shape of all errors."""
+    """The format of all errors."""
 
     error: Problem
 
@@ -125,7 +125,7 @@ def requests(space: str, batch: int, example: list[str]) -> Requests:
         FailFast(),
         Field(
             max_length=batch,
-            description="Codes, or whatever else the space reads, such as the official strings of NAS-Bench-201.",
+            description="Codes, or other texts that the space reads, such as the official strings of NAS-Bench-201.",
         ),
     ]
     literal: Any = Literal  # of a name that only the running program knows
