@@ -78,5 +78,5 @@ class MemoryArtifacts(Artifacts):
     def get(self, handle: Handle) -> bytes:
         data = self.added.get(handle.digest, self.given.get(handle.digest))
         if data is None:
-            raise ArtifactError(f"artifact {handle} did not travel with the task that refers to it")
+            raise ArtifactError(f"artifact {handle} was not sent with the task that refers to it")
         return bytes(data)

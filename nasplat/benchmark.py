@@ -154,8 +154,8 @@ class Benchmark(ABC):
         """
         if "weights" not in measurement.artifacts:
             raise InputError(
-                f"trial {measurement.id} left no weights, since the benchmark does not train, "
-                "or the answer came from the cache"
+                f"trial {measurement.id} left no weights: the benchmark does not train networks, "
+                "or the measurement was a cache hit"
             )
         return artifacts.get_tensors(measurement.artifacts["weights"])
 

@@ -177,8 +177,8 @@ def _check_without_options(section: str, plugin: PluginConfig) -> None:
     if plugin.options:
         given = ", ".join(f"{section}.{option}" for option in plugin.options)
         raise InputError(
-            f"options belong to a {section}, which {plugin.name} is yet to choose, but got {given}; "
-            f"name a {section} (nasplat list), or leave them out"
+            f"{plugin.name} chooses the {section} and its options, but got {given}; "
+            f"name a {section} (nasplat list), or leave the options out"
         )
 
 
@@ -209,7 +209,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 def _mapping(path: Path, what: str, tree: Any) -> dict[str, Any]:
     if not isinstance(tree, dict):
-        raise InputError(f"the {what} {path} is to be a mapping, but holds {type(tree).__name__}")
+        raise InputError(f"the {what} {path} must contain a mapping, but contains {type(tree).__name__}")
     return tree
 
 
@@ -221,7 +221,7 @@ def _read_yaml(path: Path, what: str) -> Any:
     except OSError as error:
         raise InputError(f"the {what} {path} cannot be read: {error.strerror}") from error
     if len(content) > LARGEST:
-        raise InputError(f"the {what} {path} is to be a file of at most {LARGEST:,} bytes, but is larger")
+        raise InputError(f"the {what} {path} must have at most {LARGEST:,} bytes, but is larger")
     try:
         return yaml_value(content.decode())
     except ValueError as error:
@@ -253,7 +253,7 @@ def _check_size(root: yaml.Node) -> None:
         node = waiting.pop()
         count += 1
         if count > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES:,} values, aliases written out; a few are enough")
+            raise ValueError(f"it has more than {MOST_VALUES:,} values, with every alias a copy; a few are enough")
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):

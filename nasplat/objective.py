@@ -38,7 +38,7 @@ class Objective:
         """
         match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*:\s*(max|min)\s*", text)
         if match is None:
-            raise InputError(f"an objective is METRIC:max or METRIC:min, such as accuracy:max, but got {text!r}")
+            raise InputError(f"an objective must be METRIC:max or METRIC:min, such as accuracy:max, but got {text!r}")
         return cls(match[1], match[2] == "max")
 
     def __str__(self) -> str:
@@ -81,11 +81,12 @@ class Constraint:
             bound = math.nan
         if match is None or not math.isfinite(bound):
             raise InputError(
-                f"a constraint is METRIC<=NUMBER or METRIC>=NUMBER, such as 'params<=5e6' (in quotes), but got {text!r}"
+                "a constraint must be METRIC<=NUMBER or METRIC>=NUMBER, such as 'params<=5e6' (in quotes), "
+                f"but got {text!r}"
             )
         if match[1].endswith("accuracy") and not 0 <= bound <= 1:
             raise InputError(
-                f"{match[1]} is a fraction between 0 and 1, but got {text!r}; "
+                f"{match[1]} must be a fraction between 0 and 1, but got {text!r}; "
                 f"for {bound:g} % write {match[1]}{match[2]}{bound / 100:g}"
             )
         return cls(match[1], match[2] == "<=", bound)
@@ -120,7 +121,7 @@ class Goal:
         names = [objective.metric for objective in self.objectives]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise InputError(f"each metric can be one objective, but {', '.join(sorted(twice))} is given twice")
+            raise InputError(f"a metric can be an objective only once, but {', '.join(sorted(twice))} is given twice")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -218,11 +219,10 @@ def bins(goal: Goal, front: Sequence[Measurement], number: int) -> list[Measurem
     """
     if len(goal.objectives) < 2:
         raise InputError(
-            "bins need a second objective, whose values they cut into ranges, but the only one is "
-            f"{goal.objectives[0]}; pick best"
+            f"bins are ranges of the second objective, but the only objective is {goal.objectives[0]}; pick best"
         )
     if number < 1:
-        raise InputError(f"bins are at least 1, but got {number}")
+        raise InputError(f"the number of bins must be at least 1, but got {number}")
     if not front:
         raise InputError("an empty front has no bins")
     metric = goal.objectives[1].metric

@@ -48,7 +48,7 @@ def options_model(plugin: type) -> type[BaseModel]:
     except (KeyError, NameError, TypeError, ValueError) as error:
         raise InputError(
             f"the options of {plugin.__module__}.{plugin.__qualname__} cannot be read: {error}; "
-            "a plug-in's constructor annotates every keyword-only parameter"
+            "the constructor of a plug-in must annotate every keyword-only parameter"
         ) from error
     return create_model(
         f"{plugin.__name__}Options",
@@ -138,7 +138,9 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         now = found.get(name)
         if isinstance(value, Mapping) and now is not None:
             if not isinstance(now, Mapping):
-                raise InputError(f"{name} is a group of options, a mapping, but got {shortly(now)}; leave that out")
+                raise InputError(
+                    f"{name} is a group of options and must be a mapping, but got {shortly(now)}; leave that value out"
+                )
             value = merged(now, value)
         found[name] = value
     return found

@@ -132,11 +132,12 @@ class Predictor(ABC):
         try:
             written = json.dumps({**document, "document": _digest(document)}, indent=1, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"this {self.name} cannot be saved, since JSON cannot say what it is: {error}") from error
+            raise InputError(f"this {self.name} cannot be saved: JSON cannot represent its state: {error}") from error
         for name, data in ((DOCUMENT, written), (ARRAYS, arrays)):
             if len(data) > LARGEST[name]:
                 raise InputError(
-                    f"this {self.name} cannot be saved: {name} may have {LARGEST[name]:,} bytes, but has {len(data):,}"
+                    f"this {self.name} cannot be saved: {name} must have at most {LARGEST[name]:,} bytes, "
+                    f"but has {len(data):,}"
                 )
         with new_folder(folder) as draft:
             (draft / ARRAYS).write_bytes(arrays)
@@ -158,13 +159,13 @@ class Predictor(ABC):
             raise InputError(f"{folder} holds a {name} of {saved['name']}, not a {cls.name} of {space.name}")
         if complete("space", type(space), saved["options"]) != options_of(space):
             raise InputError(
-                f"{folder} holds a predictor of {space.name} with {saved['options']}, but the space has "
-                f"{options_of(space)}; make the space with the same options"
+                f"the predictor in {folder} was saved for {space.name} with the options {saved['options']}, but "
+                f"the space has {options_of(space)}; make the space with the same options"
             )
         try:
             data = _read(folder / ARRAYS)
             if hashlib.sha256(data).hexdigest() != document["arrays"]:
-                raise ValueError(f"{ARRAYS} is not what was saved with {DOCUMENT}; copy both again")
+                raise ValueError(f"{ARRAYS} does not belong to {DOCUMENT}, or is damaged; copy both again")
             arrays = load(data)
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise _unreadable(folder, error) from error
@@ -223,12 +224,16 @@ def checked_scores(
     """
     n = len(architectures)
     if n < fewest:
-        raise TooFew(f"{name} learns from at least {fewest} architectures, but got {n}; measure more")
+        raise TooFew(f"{name} needs at least {fewest} architectures, but got {n}; measure more")
     checked = np.asarray(scores, dtype=np.float64)
     if checked.shape != (n,):
-        raise InputError(f"{name} learns from one score for each of {n} architectures, but got {checked.shape}")
+        raise InputError(
+            f"{name} needs one score for each of {n} architectures, but got scores of shape {checked.shape}"
+        )
     if not np.isfinite(checked).all() or np.abs(checked).max() > LARGEST_SCORE:
-        raise InputError(f"{name} learns from finite scores, at most {LARGEST_SCORE:g} in size, but some are not")
+        raise InputError(
+            f"{name} needs finite scores between -{LARGEST_SCORE:g} and {LARGEST_SCORE:g}, but some are not"
+        )
     return checked
 
 
@@ -252,15 +257,15 @@ def read_document(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads(_read(folder / DOCUMENT), parse_constant=_finite, parse_float=_finite)
         if not isinstance(document, dict):
-            raise ValueError(f"{DOCUMENT} is to hold an object, but has {shortly(document)}")
+            raise ValueError(f"{DOCUMENT} must contain a JSON object, but contains {shortly(document)}")
         if document.get("format") != FORMAT:
             raise ValueError(
-                f"{DOCUMENT} has the format {shortly(document.get('format'))}, and this version of NASPlat reads "
+                f"{DOCUMENT} has the format {shortly(document.get('format'))}, but this version of NASPlat reads "
                 f"{FORMAT!r}; use the version that it was saved with"
             )
         digest = document.pop("document", None)
         if digest != _digest(document):
-            raise ValueError(f"{DOCUMENT} is not what was saved; copy it again")
+            raise ValueError(f"{DOCUMENT} has changed since it was saved; copy it again")
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(folder, error) from error
     if "learnt" in document:  # the former name
@@ -276,7 +281,7 @@ def read_document(folder: Path) -> dict[str, Any]:
             "arrays": str(),
         }:
             return {**document, "document": digest}
-    raise _unreadable(folder, ValueError(f"{DOCUMENT} lacks a part"))
+    raise _unreadable(folder, ValueError(f"{DOCUMENT} lacks a key, or a value has the wrong type"))
 
 
 def _digest(document: Mapping[str, Any]) -> str:
@@ -287,18 +292,18 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> bytes:
     if path.stat().st_size > LARGEST[path.name]:
-        raise ValueError(f"{path.name} may have {LARGEST[path.name]:,} bytes, but has {path.stat().st_size:,}")
+        raise ValueError(f"{path.name} must have at most {LARGEST[path.name]:,} bytes, but has {path.stat().st_size:,}")
     return read_file(path)
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{DOCUMENT} holds the number {shortly(text)}, and numbers are finite")
+        raise ValueError(f"{DOCUMENT} contains the number {shortly(text)}, but numbers must be finite")
     return value
 
 
 def _unreadable(folder: Path, error: Exception) -> InputError:
     said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
     kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-    return InputError(f"{folder} holds no predictor that can be read: {kind}{said or type(error).__name__}")
+    return InputError(f"the predictor in {folder} cannot be read: {kind}{said or type(error).__name__}")

@@ -214,11 +214,11 @@ class Problem:
         for architecture in self._candidates(rng):
             if self.feasible(architecture):
                 return architecture
-        limits = ", ".join(map(str, self.limits)) or "membership in the benchmark"
-        raise InputError(
-            f"none of {ATTEMPTS:,} members drawn from {self.space.name} is feasible under {limits}; "
-            f"widen the constraint"
-        )
+        drawn = f"none of {ATTEMPTS:,} members drawn from {self.space.name}"
+        if not self.limits:
+            raise InputError(f"{drawn} can be measured by the benchmark; choose another benchmark")
+        limits = ", ".join(map(str, self.limits))
+        raise InputError(f"{drawn} is feasible under {limits}; relax the constraints")
 
     def check_metrics(self, measured: tuple[str, ...]) -> None:
         """Check that every metric in objectives and constraints exists.

@@ -93,7 +93,7 @@ class Registry(Generic[T]):
         if name in self.reserved:
             known = ", ".join(self.names())
             raise InputError(
-                f"{name} stands for a {self.kind} in a search's configuration alone; here name one of {known}"
+                f"{name} can only be used in the configuration of a search; name a {self.kind} here: {known}"
             )
         if name not in self._plugins:
             name = self._former.get(name, name)
@@ -120,7 +120,7 @@ class Registry(Generic[T]):
             ) from error
         if not (isinstance(found, type) and issubclass(found, self.base)):
             raise InputError(
-                f"the {self.kind} {name!r} ({plugin.target}, {plugin.origin}) is no subclass of "
+                f"the {self.kind} {name!r} ({plugin.target}, {plugin.origin}) is not a subclass of "
                 f"{self.base.__module__}.{self.base.__qualname__}"
             )
         return found

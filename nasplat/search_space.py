@@ -125,10 +125,12 @@ class SearchSpace(ABC):
             InputError: The networks are for super-resolution and the data for classification, or the other way round.
         """
         if (io.scale is None) != (self.reference_io.scale is None):
-            does, wanted = ("upscale images", "classes") if io.scale is None else ("classify", "larger pictures")
+            does, wanted = "classify images", "super-resolution"
+            if io.scale is None:
+                does, wanted = "upscale images", "classification"
             raise InputError(
-                f"the networks of the search space {self.name} {does}, but {wanted} are asked for; "
-                "take another space or another benchmark (nasplat list)"
+                f"the networks of the search space {self.name} {does}, but the data is for {wanted}; "
+                "choose another space or another benchmark (nasplat list)"
             )
 
 
@@ -190,13 +192,13 @@ class Gene:
     def __post_init__(self) -> None:
         if not 2 <= len(self.choices) <= len(SYMBOLS) ** 2:
             raise InputError(
-                f"a gene has 2 to {len(SYMBOLS) ** 2:,} choices, but {self.name!r} has {len(self.choices):,}; "
+                f"a gene must have 2 to {len(SYMBOLS) ** 2:,} choices, but {self.name!r} has {len(self.choices):,}; "
                 "split it in two"
             )
         for choice in self.choices:
             if self.parts and choice.count("_") + 1 != len(self.parts):
                 raise InputError(
-                    f"a choice of the gene {self.name!r} is {'_'.join(self.parts)}, but {choice!r} has "
+                    f"a choice of the gene {self.name!r} must be {'_'.join(self.parts)}, but {choice!r} has "
                     f"{choice.count('_') + 1} parts"
                 )
 
@@ -255,12 +257,14 @@ class GeneSpace(SearchSpace):
     def parse(self, code: str) -> Architecture:
         if len(code) != self._length:
             names = f" ({', '.join(gene.name for gene in self.genes)})" if len(self.genes) <= NAMED else ""
-            raise InputError(f"a code of {self.name} has {self._length} symbols{names}, but {code!r} has {len(code)}")
+            raise InputError(
+                f"a code of {self.name} must have {self._length} symbols{names}, but {code!r} has {len(code)}"
+            )
         for position, (gene, numbers, place) in enumerate(zip(self.genes, self._numbers, self._places, strict=True)):
             if code[place] not in numbers:
                 raise InputError(
                     f"gene {position + 1} ({gene.name}) of {self.name} code {code!r} is {code[place]!r}; "
-                    f"it may be {gene.legend()}"
+                    f"it must be one of {gene.legend()}"
                 )
         architecture = Architecture(self.name, code)
         reason = self.violation(self.choices(architecture)) if self._refuses else None
@@ -399,6 +403,6 @@ class GeneSpace(SearchSpace):
 
     def _none_found(self, how: str) -> InputError:
         return InputError(
-            f"no member of {self.name} came in {ATTEMPTS:,} attempts, {how}; the space refuses too many combinations "
-            "for that, and is to draw them itself"
+            f"no member of {self.name} was found in {ATTEMPTS:,} attempts, {how}; the space rejects too many "
+            "combinations for rejection sampling, and must draw its members itself"
         )

@@ -91,7 +91,7 @@ class Strategy(ABC):
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise RunError(
                 f"the snapshot does not fit {type(self).__name__}: {type(error).__name__}: {error}; `nasplat recover` "
-                "makes a run without it, which is replayed from its beginning"
+                "makes a run without the snapshot, which replays from the start of its log"
             ) from error
 
     @abstractmethod

@@ -252,11 +252,11 @@ def decode_task(body: Json) -> Task:
         KeyError, TypeError, ValueError: The body is not an encoded task.
     """
     if not isinstance(body, dict):
-        raise TypeError(f"a task is a JSON object, but this is {type(body).__name__}")
+        raise TypeError(f"a task must be a JSON object, but this is {type(body).__name__}")
     weights = _handle(body, "weights")
     number, seed = _count(body, "id"), _count(body, "seed")
     if seed >= 2**64:
-        raise ValueError(f"a seed has 64 bits, but task {number} has {seed}")
+        raise ValueError(f"a seed must have at most 64 bits, but task {number} has {seed}")
     if "train" in body:
         return TrainSupernet(
             id=number,
@@ -314,7 +314,7 @@ def decode_measurement(body: Json) -> Measurement:
     """
     outcome = decode_outcome(body)
     if not isinstance(outcome, Measurement):
-        raise ValueError(f"task {outcome.id} gave no measurement")
+        raise ValueError(f"task {outcome.id} has no measurement")
     return outcome
 
 
@@ -325,7 +325,7 @@ def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
         KeyError, TypeError, ValueError: The body is not an encoded outcome.
     """
     if not isinstance(body, dict):
-        raise TypeError(f"an outcome is a JSON object, but this is {type(body).__name__}")
+        raise TypeError(f"an outcome must be a JSON object, but this is {type(body).__name__}")
     if task is None:
         task = decode_task(body["task"])
     spending = _typed(body, "spent", dict, "an object")
@@ -346,15 +346,15 @@ def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
         )
     if "trained" in body:
         if not isinstance(task, TrainSupernet):
-            raise ValueError(f"task {task.id} was not to train a supernet")
+            raise ValueError(f"task {task.id} has trained weights as its outcome, but is not a supernet training")
         return Trained(task=task, weights=Handle(_text(body, "trained")), spent=spent)
     if not isinstance(task, Evaluate):
-        raise ValueError(f"task {task.id} was not an evaluation")
+        raise ValueError(f"task {task.id} has metrics as its outcome, but is not an evaluation")
     metrics = _typed(body, "metrics", dict, "an object")
     artifacts = _typed(body, "artifacts", dict, "an object") if "artifacts" in body else {}
     split = body["split"]
     if split not in ("validation", "test"):
-        raise ValueError(f"a split is validation or test, but task {task.id} was measured on {split!r}")
+        raise ValueError(f"a split must be validation or test, but task {task.id} was measured on {split!r}")
     cached = "remembered" if "remembered" in body else "cached_from"  # the former is what old logs have
     return Measurement(
         task=task,
@@ -379,7 +379,9 @@ def decode_incident(body: Json) -> Incident:
     """
     action = body["action"]
     if action not in get_args(Action):
-        raise ValueError(f"an incident's action is {', '.join(get_args(Action))}, but here {reprlib.repr(action)}")
+        raise ValueError(
+            f"an incident's action must be one of {', '.join(get_args(Action))}, but is {reprlib.repr(action)}"
+        )
     return Incident(
         kind=_text(body, "kind"),
         message=_text(body, "message"),
@@ -396,7 +398,7 @@ def decode_incident(body: Json) -> Incident:
 def _typed(body: Any, key: str | int, kind: type, called: str) -> Any:
     value = body[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{key!r} is to be {called}, but is {reprlib.repr(value)}")
+        raise TypeError(f"{key!r} must be {called}, but is {reprlib.repr(value)}")
     return value
 
 
@@ -408,18 +410,18 @@ def _text(body: Any, key: str | int) -> str:
 def _count(body: Any, key: str) -> int:
     value: int = _typed(body, key, int, "a whole number")
     if value < 0:
-        raise ValueError(f"{key!r} is at least 0, but is {reprlib.repr(value)}")
+        raise ValueError(f"{key!r} must be at least 0, but is {reprlib.repr(value)}")
     return value
 
 
 def _number(body: Any, key: str) -> float:
     value = body[key]
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{key!r} is to be a number, but is {reprlib.repr(value)}")
+        raise TypeError(f"{key!r} must be a number, but is {reprlib.repr(value)}")
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"{key!r} is larger than numbers can be") from error
+        raise ValueError(f"{key!r} is too large for a number") from error
 
 
 def _handle(body: Json, key: str) -> Handle | None:

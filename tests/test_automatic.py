@@ -217,20 +217,22 @@ def test_the_configuration_that_results_gives_the_same_search() -> None:
 
 def test_options_without_a_strategy_are_refused() -> None:
     tree = {**TINY, "strategy": {"name": "auto", "population": 5}, "budget": {"evaluations": 9}}
-    with pytest.raises(InputError, match=r"options belong to a strategy.*auto.*strategy\.population.*name a strategy"):
+    with pytest.raises(
+        InputError, match=r"auto chooses the strategy and its options.*strategy\.population.*name a strategy"
+    ):
         Assembly.of(SearchConfig.read(tree))
 
 
 def test_a_search_without_a_budget_is_refused_as_ever_where_the_strategy_has_no_end() -> None:
-    with pytest.raises(InputError, match="needs a budget that it is sure to reach"):
+    with pytest.raises(InputError, match="needs a budget that is certain to end it"):
         assembled(TRAINED)
-    with pytest.raises(InputError, match="needs a budget that it is sure to reach"):
+    with pytest.raises(InputError, match="needs a budget that is certain to end it"):
         assembled(TRAINED, images=1000)
 
 
 def test_auto_is_no_strategy_that_another_could_go_around() -> None:
     tree = {**TRAINED, "strategy": {"name": "asha", "base_strategy": "auto"}, "budget": {"evaluations": 9}}
-    with pytest.raises(InputError, match=r"auto stands for a strategy.*here name one of asha, .*random_search"):
+    with pytest.raises(InputError, match=r"auto can only be used .* name a strategy here: asha, .*random_search"):
         Assembly.of(SearchConfig.read(tree))
 
 
@@ -302,9 +304,9 @@ def test_json_holds_the_choice(command: CommandLine) -> None:
 
 def test_wrong_use_is_refused_and_nothing_is_created(command: CommandLine, tmp_path: Path) -> None:
     for wrong, said in (
-        (["--strategy", "auto", "--set", "strategy.population=4"], "options belong to a strategy"),
+        (["--strategy", "auto", "--set", "strategy.population=4"], "auto chooses the strategy and its options"),
         (["--strategy", "atuo"], "did you mean 'auto'? Known: asha, auto, cars"),
-        (["--strategy", "asha", "--set", "strategy.base_strategy=auto"], "here name one of asha"),
+        (["--strategy", "asha", "--set", "strategy.base_strategy=auto"], "name a strategy here: asha"),
     ):
         done = command(*SEARCH, "--evaluations", "8", *wrong)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
@@ -315,4 +317,4 @@ def test_it_stands_below_the_list_of_strategies_and_in_the_help(command: Command
     lines = command("list", "strategies").stdout.splitlines()
     assert any(line.startswith("auto ") and "the search says why" in line for line in lines)
     assert not any("the search says why" in line for line in command("list", "predictors").stdout.splitlines())
-    assert "auto chooses and says why" in re.sub(r"[\s│]+", " ", command("search", "--help").stdout)
+    assert "auto chooses one and says why" in re.sub(r"[\s│]+", " ", command("search", "--help").stdout)

@@ -608,7 +608,7 @@ def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
     assert failed(benchmark, fidelity=3, continues=store.put(b"no safetensors")).kind == "not a state"
     lost = failed(benchmark, fidelity=3, continues=Handle("0" * 64))
     assert lost.kind == "artifact lost"
-    assert "did not travel" in lost.message
+    assert "was not sent with the task" in lost.message
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")

@@ -201,7 +201,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "constraint with text": (["--constraint", "params<=many"], ["METRIC<=NUMBER", "'params<=many'"]),
     "constraint with no number": (["--constraint", "params<=nan"], ["METRIC<=NUMBER", "'params<=nan'"]),
     "constraint with equality": (["--constraint", "params==5"], ["METRIC<=NUMBER", "'params==5'"]),
-    "constraint that nothing keeps": (["--constraint", "params<=1"], ["feasible", "params<=1", "widen"]),
+    "constraint that nothing keeps": (["--constraint", "params<=1"], ["feasible", "params<=1", "relax"]),
     "constraints that contradict": (
         ["--constraint", "params<=2000", "--constraint", "params>=9000"],
         ["feasible", "params<=2000", "params>=9000"],
@@ -436,7 +436,7 @@ def test_a_run_that_exists_is_not_searched_over(run: Path, command: CommandLine,
         ("1.5", ["best, knee or a trial's number", "'1.5'"]),
         ("-1", ["best, knee or a trial's number", "'-1'"]),
         ("9" * 5000, ["no finished trial 999"]),
-        ("bins", ["best, knee or a trial's number, or for several bins:M", "'bins'"]),
+        ("bins", ["best, knee or a trial's number, or bins:M", "'bins'"]),
         ("bins:", ["bins:M takes a number of ranges from 1 to 1000, such as bins:4", "'bins:'"]),
         ("bins:0", ["from 1 to 1000", "'bins:0'"]),
         ("bins:-1", ["from 1 to 1000", "'bins:-1'"]),
@@ -1065,7 +1065,7 @@ def test_generations_and_the_trainings_between_them_are_told_apart(
         "--objective", "accuracy:max", "--objective", "params:min", "--evaluations", "40", "--out", "runs/shared",
     )  # fmt: skip
     assert done.returncode == 0
-    assert "the budget ended inside a generation: 2 of its tasks are not begun" in done.stderr
+    assert "the budget ended inside a generation: 2 of its tasks were not started" in done.stderr
     history = Run(tmp_path / "runs" / "shared").history()
     trained, epochs = len(history.trained), history.fidelities[-1]
     assert f"40 measured, {trained} supernet trainings in" in done.stdout
@@ -1078,7 +1078,7 @@ def test_generations_and_the_trainings_between_them_are_told_apart(
     header, row = command("runs").stdout.splitlines()
     assert header.split()[5:8] == ["outcomes", "trained", "failed"]
     assert row.split()[5:8] == [str(40 + trained), str(trained), "0"]
-    check_refused(command("export", "runs/shared", "--pick", "0"), "trial 0 of runs/shared gave no measurement")
+    check_refused(command("export", "runs/shared", "--pick", "0"), "trial 0 of runs/shared has no measurement")
     check_refused(command("export", "runs/shared", "--pick", "1"), "trial 1", "replaced", "pick from the front")
 
 
@@ -1126,7 +1126,7 @@ def test_a_flag_that_goes_inline_leaves_the_workers_of_a_file_behind(command: Co
     done = command("search", "ray.yaml", "--executor", "inline", "--out", "run")
     assert done.returncode == 0, done.stderr
     refused = command("resume", "run", "--workers", "2", "--evaluations", "2")
-    assert refused.returncode == 2 and "runs inline, where there are no workers" in refused.stderr
+    assert refused.returncode == 2 and "uses the inline executor, which has no workers" in refused.stderr
     (tmp_path / "pictures").mkdir()
     taken = command("search", "ray.yaml", "--executor", "inline", "--out", "pictures")
     assert taken.returncode == 2 and "nasplat resume" not in taken.stderr
@@ -1157,7 +1157,7 @@ def test_nothing_that_keeps_a_constraint_is_said_with_the_nearest(command: Comma
         "--objective", "accuracy:max", "--constraint", "accuracy>=0.999", "--evaluations", "2", "--out", "run",
     )  # fmt: skip
     assert done.returncode == 0
-    assert "nothing measured keeps accuracy>=0.999; the nearest is trial" in done.stderr
+    assert "no measurement satisfies accuracy>=0.999; the nearest is trial" in done.stderr
 
 
 SHARED = [
@@ -1177,7 +1177,7 @@ def test_what_shares_weights_is_refused_where_nothing_trains_them(
         "accuracy:max", "--set", "space.channels=4", "--out", "run",
     )  # fmt: skip
     assert refused.returncode == 2
-    assert "cars shares the weights of a supernet, which the benchmark nasbench201 does not train" in refused.stderr
+    assert "cars needs a supernet, but the benchmark nasbench201 does not train one" in refused.stderr
     assert "--benchmark classification" in refused.stderr
 
 
@@ -1202,7 +1202,7 @@ def test_halving_does_not_go_around_what_shares_weights(command: CommandLine) ->
 def test_a_budget_that_ends_inside_a_generation_says_so_and_a_larger_one_completes_it(command: CommandLine) -> None:
     short = command(*SHARED, "--evaluations", "10", "--out", "run")
     assert short.returncode == 0
-    assert "the budget ended inside a generation: 2 of its tasks are not begun" in short.stderr
+    assert "the budget ended inside a generation: 2 of its tasks were not started" in short.stderr
     assert "nasplat resume run" in short.stderr
     more = command("resume", "run", "--evaluations", "12")
     assert (more.returncode, more.stderr) == (0, "")

@@ -148,7 +148,7 @@ def changed(old: str, new: str) -> str:
         (json.dumps({"normal": [["none", True]] * 8, "reduce": []}), "it is a pair"),
         (json.dumps({"normal": [["none", 10**30], ["none", 0]] * 4, "reduce": []}), "it may be 0 to 1"),
         ("4404403413611213113413"[:-1], "22 symbols"),
-        ("4484403413611213113413", r"gene 3 \(normal 3 inputs\).*'8'; it may be 0 \(0 and 1\), 1 \(0 and 2\)"),
+        ("4484403413611213113413", r"gene 3 \(normal 3 inputs\).*'8'; it must be one of 0 \(0 and 1\), 1 \(0 and 2\)"),
     ],
 )
 def test_what_is_no_member_is_refused(code: str, said: str) -> None:

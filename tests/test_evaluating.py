@@ -116,7 +116,7 @@ def test_other_settings_and_other_folders_are_refused(arguments: list[str], tmp_
         run(*arguments, "--out", tmp_path / "out", "--seed", 1)
     with pytest.raises(InputError, match="other predictors"):
         run(*arguments, "--out", tmp_path / "out", "--set", "random_forest.leaf=2")
-    with pytest.raises(InputError, match="something else"):
+    with pytest.raises(InputError, match="not empty and has no evaluation"):
         run(*arguments, "--out", tmp_path)
     (tmp_path / "out" / "trials.jsonl").write_text("nonsense\n")
     with pytest.raises(InputError, match="damaged"):

@@ -178,5 +178,5 @@ def test_a_picture_network_cannot_be_passed_off_as_a_classifier(tmp_path: Path) 
     architecture = space.sample(np.random.default_rng(0))
     network = space.build(architecture, IO.image(3, 8, 10))
     write_export(tmp_path / "classifier", architecture, IO((3, 8, 8), 10, 2), network)
-    with pytest.raises(InputError, match="the networks of the search space nasbench201 classify, but larger pictures"):
+    with pytest.raises(InputError, match="of the search space nasbench201 classify images, but the data"):
         bundle.load(tmp_path / "classifier")

@@ -212,7 +212,7 @@ def change(run: Path, statement: str) -> None:
         ("UPDATE events SET body = replace(body, '\"test\"', '\"validation\"') WHERE kind = 'test'", "another split"),
         (
             "UPDATE events SET body = replace(body, '\"id\":1', '\"id\":9') WHERE kind = 'test'",
-            "trial 9, which gave no",
+            "trial 9, which has no",
         ),
         (
             "INSERT INTO events SELECT seq + 1, kind, elapsed, body FROM events WHERE kind = 'test'",
@@ -255,7 +255,7 @@ def test_a_run_that_is_being_written_is_not_tested(tested: Path, command: Comman
         refused = command("test", "run")
         assert (refused.returncode, refused.stdout) == (2, "")
         assert "being written by another process" in refused.stderr
-        assert "measured before" in done(command("test", "run", "--pick", "1"))  # which needs no measuring
+        assert "already measured" in done(command("test", "run", "--pick", "1"))  # which needs no measuring
     done(command("test", "run"))
 
 
@@ -405,7 +405,7 @@ def test_where_every_trial_failed_picks_say_so(
     for words in (["test"], ["retrain"], ["export"]):
         refused = command(*words, "run", "--pick", pick)
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert "all 4 that ended failed, such as trial 0 (TypeError); nothing to pick" in refused.stderr
+        assert "no measurement to pick: all 4 finished trials failed, such as trial 0 (TypeError)" in refused.stderr
         assert "constraints" not in refused.stderr
 
 
@@ -415,13 +415,13 @@ def test_what_left_nothing_to_test_is_refused(tmp_path: Path, command: CommandLi
     run = Run.create(tmp_path / "run", config_.config)
     refused = command("test", "run")
     assert refused.returncode == 2
-    assert "nothing to pick" in refused.stderr
+    assert "no measurement to pick" in refused.stderr
     with InlineExecutor(config_.benchmark, run.artifacts) as executor, run.writing() as log:
         Search(config_.problem, config_.strategy, executor, log, config_.budget).run()
     for words, said in (
         (["--pick", "77"], "no finished trial 77"),
         (["--pick", "bins:3"], "second objective"),
-        (["--pick", "some"], "--pick is best, knee"),
+        (["--pick", "some"], "--pick must be best, knee"),
     ):
         refused = command("test", "run", *words)
         assert refused.returncode == 2, refused.stdout

@@ -58,7 +58,9 @@ def test_a_gene_of_many_choices_takes_two_symbols() -> None:
 
 
 def test_a_stranger_in_two_symbols_is_named() -> None:
-    with pytest.raises(InputError, match=r"gene 3 \(block\) of wide code '301e12' is '1e'; it may be 00 \(S_1_1\), 01"):
+    with pytest.raises(
+        InputError, match=r"gene 3 \(block\) of wide code '301e12' is '1e'; it must be one of 00 \(S_1_1\), 01"
+    ):
         Wide().parse("301e12")
 
 
@@ -73,7 +75,7 @@ def test_the_prior_steers_a_gene_of_many_choices() -> None:
 
 
 def test_names_of_choices_have_the_parts_of_their_gene() -> None:
-    with pytest.raises(InputError, match="is type_growth, but 'S_1_2' has 3 parts"):
+    with pytest.raises(InputError, match="must be type_growth, but 'S_1_2' has 3 parts"):
         Gene("block", ("S_1", "S_1_2"), parts=("type", "growth"))
 
 
@@ -97,7 +99,7 @@ def test_a_space_that_refuses_nearly_everything_ends_in_an_error() -> None:
         lambda: space.crossover(architecture, architecture, rng),
     ]
     for attempt in attempts:
-        with pytest.raises(InputError, match="no member of toy came in 10,000 attempts"):
+        with pytest.raises(InputError, match="no member of toy was found in 10,000 attempts"):
             attempt()
     assert space.neighbors(architecture) == []
 
@@ -119,6 +121,8 @@ def test_a_search_keeps_the_limits_of_its_space_unless_it_has_its_own(monkeypatc
 def test_spaces_are_for_classes_or_for_pictures() -> None:
     space = ToySpace()
     space.check_io(IO.image(1, 4, 3))
-    with pytest.raises(InputError, match="networks of the search space toy classify, but larger pictures are asked"):
+    with pytest.raises(
+        InputError, match="networks of the search space toy classify images, but the data is for super-resolution"
+    ):
         space.check_io(IO.upscaled(4, 4, 2))
     assert IO.upscaled(4, 6, 3).output_shape == (3, 12, 18) and IO.image(1, 4, 3).output_shape == (3,)

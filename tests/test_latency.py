@@ -257,11 +257,11 @@ def tree(**changes: Any) -> dict[str, Any]:
     [
         ({"name": "ray", "workers": 2}, "there are 2 workers; give --workers 1"),
         ({"name": "ray", "workers": 2, "gpus_per_worker": 1}, "there are 2 workers; give --workers 1"),
-        ({"name": "ray", "gpus_per_worker": 0.5}, "a worker has 0.5 of a GPU; give --gpus-per-worker 1"),
+        ({"name": "ray", "gpus_per_worker": 0.5}, "a worker has only 0.5 of a GPU; give --gpus-per-worker 1"),
     ],
 )
 def test_workers_that_share_a_device_are_refused(executor: dict[str, Any], remedy: str) -> None:
-    with pytest.raises(InputError, match=f"needs the device to itself, but {remedy}"):
+    with pytest.raises(InputError, match=f"needs exclusive use of the device, as for latency, but {remedy}"):
         Assembly.of(SearchConfig.read(tree(executor=executor)))
     Assembly.of(SearchConfig.read(tree(executor=executor, benchmark="classification", objectives=["accuracy:max"])))
 

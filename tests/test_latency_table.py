@@ -225,7 +225,7 @@ def test_other_options_of_the_space_are_another_table(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    for name, said in (("missing", "No such file"), ("", "no file"), ("bytes", "it is no text")):
+    for name, said in (("missing", "No such file"), ("", "not a regular file"), ("bytes", "it is no text")):
         with pytest.raises(InputError, match=said):
             read_table(tmp_path / name, SPACE, IMAGES)
 
@@ -598,7 +598,7 @@ def test_a_search_does_not_go_on_with_another_table(tmp_path: Path) -> None:
     searched(tmp_path / "run", config)
     searched(tmp_path / "run", config)  # the same table is no other
     write_table(path, {**described(SPACE, DIGITS), "calibration": {"a_ms": 0.25, "b": 1.0}}, rows(DIGITS))
-    with pytest.raises(RunError, match=r"resuming, latency_ms of toy:\S+ is .*, but it was .* put back the table"):
+    with pytest.raises(RunError, match=r"resuming, latency_ms of toy:\S+ is .*, but it was .* restore the table"):
         searched(tmp_path / "run", config)
 
 

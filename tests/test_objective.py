@@ -312,7 +312,9 @@ def test_edges_are_exact() -> None:
 
 
 def test_bins_need_a_second_objective_a_range_and_a_front() -> None:
-    with pytest.raises(InputError, match=r"bins need a second objective.*the only one is accuracy:max"):
+    with pytest.raises(
+        InputError, match=r"bins are ranges of the second objective.*the only objective is accuracy:max"
+    ):
         bins(goal("accuracy:max"), points((0.9, 1)), 2)
     with pytest.raises(InputError, match="at least 1, but got 0"):
         bins(goal("accuracy:max", "params:min"), points((0.9, 1)), 0)
@@ -333,7 +335,8 @@ def test_bins_need_a_second_objective_a_range_and_a_front() -> None:
 def test_what_is_no_objective_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InputError) as refused:
         Objective.parse(text)
-    assert str(refused.value) == f"an objective is METRIC:max or METRIC:min, such as accuracy:max, but got {text!r}"
+    said = f"an objective must be METRIC:max or METRIC:min, such as accuracy:max, but got {text!r}"
+    assert str(refused.value) == said
 
 
 @pytest.mark.parametrize(
@@ -405,7 +408,7 @@ def test_networks_in_the_middle_of_their_training_are_on_no_front() -> None:
 
 @pytest.mark.parametrize("text", ["accuracy>=99", "test_accuracy<=1.5", "accuracy>=-0.1"])
 def test_a_fraction_that_cannot_be_is_refused_with_what_was_meant(text: str) -> None:
-    with pytest.raises(InputError, match="is a fraction between 0 and 1, but got") as refused:
+    with pytest.raises(InputError, match="must be a fraction between 0 and 1, but got") as refused:
         Constraint.parse(text)
     assert "write " + text[: text.index("=") + 1] in str(refused.value)
     assert Constraint.parse("accuracy>=0.99").bound == 0.99 and Constraint.parse("accuracy>=1").bound == 1

@@ -119,7 +119,7 @@ def test_a_broken_plugin_harms_only_those_who_ask_for_it(monkeypatch: pytest.Mon
 
 def test_a_plugin_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made = fresh(monkeypatch, entry("wrong", "nasplat_demo.space:Perceptron"))
-    with pytest.raises(InputError, match=r"is no subclass of nasplat\.strategy\.Strategy"):
+    with pytest.raises(InputError, match=r"is not a subclass of nasplat\.strategy\.Strategy"):
         made.get("wrong")
 
 

@@ -84,7 +84,7 @@ def test_fitting_in_words(command: CommandLine) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "demo_ridge of nasbench201" in done.stdout
     assert "trained on   40 architectures in" in done.stdout
-    assert "cross-validated in 5 parts" in done.stdout
+    assert "cross-validated in 5 folds" in done.stdout
     without = command(*FIT[:-1], "q", "--folds", "0")
     assert "tau" not in without.stdout
 
@@ -167,7 +167,7 @@ def test_a_sample_larger_than_the_space_says_so(shared_plugins: None, command: C
     made.save(tmp_path / "p")
     done = command("predictor", "rank", "p", "--sample", "30", "--json")
     assert len(told(done)["ranking"]) == 25
-    assert "25 different architectures were met in 1500 draws" in done.stderr
+    assert "only 25 different architectures were found in 1500 draws" in done.stderr
 
 
 REFUSED: list[tuple[list[str], str]] = [
@@ -182,11 +182,11 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*FIT, "--set", "space.channels=0"], "at least 1"),
     ([*FIT, "--set", "strategy.x=1"], "predictor or space as the section"),
     ([*FIT, "--set", "predictor=1"], "--set takes SECTION.OPTION=VALUE"),
-    ([*FIT[:3], "--set", "space.channels=4", "--out", "p"], "goes with --space NAME"),
+    ([*FIT[:3], "--set", "space.channels=4", "--out", "p"], "needs --space NAME"),
     ([*FIT[:3], "--predictor", "demo_ridge", "--out", "p"], "t.csv, line 2: it is not said which space"),
     ([*FIT[:-1], "t.csv"], "t.csv exists"),
-    (["predictor", "predict", "none", "000000"], "none holds no predictor"),
-    (["predictor", "rank", ".", "000000"], "holds no predictor"),
+    (["predictor", "predict", "none", "000000"], "the predictor in none cannot be read"),
+    (["predictor", "rank", ".", "000000"], "the predictor in . cannot be read"),
 ]
 
 

@@ -414,10 +414,10 @@ def test_what_cannot_be_recovered_is_refused_and_nothing_is_created(run: Path, c
     (run.parent / "empty").mkdir()
     before = content(run.parent)
     for arguments, code, said in (
-        (["nowhere"], 2, "is no directory"),
-        (["x" * 300], 2, "is no directory"),
-        (["file"], 2, "is no directory"),
-        (["empty"], 2, "nothing to recover from"),
+        (["nowhere"], 2, "is not a directory"),
+        (["x" * 300], 2, "is not a directory"),
+        (["file"], 2, "is not a directory"),
+        (["empty"], 2, "nothing can be recovered"),
         (["run", "--out", "run"], 2, "run exists"),
         (["run", "--out", "empty"], 2, "empty exists"),
         (["run", "--out", "file/new"], 2, "cannot be created"),
@@ -430,7 +430,7 @@ def test_what_cannot_be_recovered_is_refused_and_nothing_is_created(run: Path, c
     (run / LOG).write_bytes(random.Random(0).randbytes(9000))
     done = command("recover", "run", "--out", "new/deep")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "nothing is saved" in done.stderr
+    assert "nothing was saved" in done.stderr
     assert not (run.parent / "new").exists()
 
 

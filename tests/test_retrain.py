@@ -554,15 +554,15 @@ def test_a_recipe_without_values_changes_nothing(text: str, command: CommandLine
 
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no such trial": (["--pick", "99"], ["no finished trial 99", "8 outcomes"]),
-    "no such pick": (["--pick", "worst"], ["--pick is best, knee", "bins:M, front or all", "'worst'"]),
+    "no such pick": (["--pick", "worst"], ["--pick must be best, knee", "bins:M, front or all", "'worst'"]),
     "missing recipe": (["--recipe", "none.yaml"], ["the recipe none.yaml cannot be read"]),
-    "recipe that is a list": (["--recipe", "list.yaml"], ["the recipe list.yaml is to be a mapping", "list"]),
+    "recipe that is a list": (["--recipe", "list.yaml"], ["the recipe list.yaml must contain a mapping", "list"]),
     "recipe that is no YAML": (["--recipe", "broken.yaml"], ["the recipe broken.yaml is not YAML"]),
     "recipe with an unknown option": (["--recipe", "typo.yaml"], ["'epoch'", "did you mean 'epochs'"]),
     "recipe that names a benchmark": (["--recipe", "named.yaml"], ["options of the benchmark", "--benchmark"]),
     "place that is taken": (["--out", "taken"], ["taken exists; choose another --out"]),
     "workers that run inline": (["--workers", "2"], ["workers", "--executor ray"]),
-    "no learning from a teacher": (["--set", "strategy.teacher=true"], ["teacher", "does not as it is configured"]),
+    "no learning from a teacher": (["--set", "strategy.teacher=true"], ["teacher", "not configured"]),
     "benchmark that is none": (["--benchmark", "clasification"], ["did you mean 'classification'"]),
     "objective nobody measures": (["--objective", "speed:max"], ["'speed'"]),
 }  # fmt: skip
@@ -587,7 +587,7 @@ def test_what_is_no_run_or_has_nothing_yet_is_refused(command: CommandLine, tmp_
     refused(command("retrain", "nothing"), "nothing does not exist")
     config = Assembly.of(SearchConfig.read(tree(strategy="random_search", budget={"evaluations": 1}))).config
     run = Run.create(tmp_path / "run", config)
-    refused(command("retrain", "run"), "nothing to pick")
+    refused(command("retrain", "run"), "no measurement to pick")
     with run.writing():
         refused(command("retrain", "run"), "is being searched by another process")
 
@@ -684,7 +684,7 @@ def test_who_was_left_out_and_why_is_told(
     for said in (done.stdout, shown.stdout):
         assert title in said
         assert f"{largest.architecture.code}: trial {trial} failed (ValueError)" in said
-        assert f"{others}: left out, since the teacher did not come to its end: trial {trial} failed" in said
+        assert f"{others}: left out, since the teacher was not fully trained: trial {trial} failed" in said
         rows = [line.split() for line in said.splitlines() if line.rstrip().endswith(("teacher", "learner"))]
         assert [row[-1] for row in rows] == ["teacher" if m is largest else "learner" for m in members]
         assert {tuple(row[-4:-1]) for row in rows} == {("1" if failing == "teacher" else "0", "of", "2")}
@@ -715,11 +715,13 @@ def test_distillation_in_a_recipe_means_a_teacher(command: CommandLine, tmp_path
         assert "distillation is 0.3: the largest network is trained first" in done.stderr
         config = Run(tmp_path / name).config
         assert (config.strategy.options["teacher"], config.benchmark.options["distillation"]) == (True, 0.3)
-    nobody = ("names none", "option for distillation would not act", "set it to 0")
+    nobody = ("has no teacher", "is configured for distillation", "set it to 0")
     refused(command("retrain", "toys", "--pick", "0", "--recipe", "recipe.yaml"), *nobody)
     alone = ("--recipe", "recipe.yaml", "--set", "strategy.teacher=false")
     refused(command("retrain", "toys", *picks, *alone), *nobody)
-    refused(command(*TOYS[:-1], "other", "--set", "benchmark.distillation=0.3"), "random_search names none", *nobody)
+    refused(
+        command(*TOYS[:-1], "other", "--set", "benchmark.distillation=0.3"), "random_search has no teacher", *nobody
+    )
     assert not (tmp_path / "other").exists()
 
 

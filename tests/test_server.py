@@ -190,7 +190,7 @@ BODIES: list[tuple[str | bytes, int, str, str]] = [
     ('{"architectures": [], "space": "../../\\u0007<i>"}', 422, "wrong_body", "\\x07"),
     ('{"architectures": [' + '"0",' * BATCH + '"0"]}', 422, "wrong_body", f"at most {BATCH} items"),
     ('{"architectures": [' + "1," * 50_000 + "1]}", 422, "wrong_body", "valid string"),
-    ('{"architectures": ["' + "0" * 300_000 + '"]}', 413, "too_large", "a body has at most"),
+    ('{"architectures": ["' + "0" * 300_000 + '"]}', 413, "too_large", "the body must have at most"),
 ]
 
 
@@ -475,10 +475,10 @@ def test_what_cannot_be_served_is_refused(installed: dict[str, str], learnt: Pat
         assert "Address already in use; choose another" in refusing("--predictor", str(learnt), "--port", port)
     assert "needs a token; give --token-file" in refusing("--predictor", str(learnt), "--host", "0.0.0.0")
     said = refusing("--predictor", str(learnt), NASPLAT_TOKEN="short-secret")
-    assert "has 12 characters; a token has at least 16" in said
+    assert "a token must have at least 16 characters" in said
     assert "short-secret" not in said
     assert "cannot be read" in refusing("--predictor", str(learnt), "--token-file", str(tmp_path / "none"))
-    assert "holds no predictor" in refusing("--predictor", str(tmp_path))
+    assert "the predictor in " in refusing("--predictor", str(tmp_path))
 
 
 # Load

@@ -157,7 +157,7 @@ def test_a_search_on_a_full_disk_stops_and_goes_on_to_the_same_trials(
         assert struck
     assert done.returncode == 1
     assert (done.stdout, done.stderr.count("\n")) == ("", 1), done.stderr
-    assert done.stderr.endswith("make room, then go on with: nasplat resume run\n")
+    assert done.stderr.endswith("free disk space, then go on with: nasplat resume run\n")
     assert not hidden(tmp_path)
     reached = trials(tmp_path / "run")
     assert len(reached) < int(EVALUATIONS)
@@ -187,7 +187,7 @@ def test_resuming_on_a_full_disk_stops_and_goes_on_when_there_is_room(
         done = command("resume", "run", "--evaluations", "12")
         assert struck
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert done.stderr.endswith("make room, then go on with: nasplat resume run\n")
+    assert done.stderr.endswith("free disk space, then go on with: nasplat resume run\n")
     assert listing(tmp_path) == before
     assert not hidden(tmp_path)
     assert command("resume", "run", "--evaluations", "12").returncode == 0
@@ -201,7 +201,7 @@ def test_a_run_is_not_begun_on_a_full_disk(owner: Any, name: str, command: Comma
         assert isinstance(fill_at(patch, owner, name, 1), list)
         done = command(*SEARCH, "--evaluations", "1", "--out", "new/deep/run")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert "cannot be created" in done.stderr and "make room" in done.stderr
+    assert "cannot be created" in done.stderr and "free disk space" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -247,7 +247,7 @@ def test_a_result_is_whole_or_not_there_on_a_full_disk(
             done = command(*arguments)
             assert struck
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert "make room" in done.stderr
+    assert "free disk space" in done.stderr
     assert listing(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert not (tmp_path / "run" / "export").exists()

@@ -482,7 +482,7 @@ def test_a_space_of_classifiers_is_refused() -> None:
         "objectives": ["psnr_db:max"],
         "budget": {"evaluations": 1},
     }
-    with pytest.raises(InputError, match="nasbench201 classify, but larger pictures are asked for"):
+    with pytest.raises(InputError, match="nasbench201 classify images, but the data is for super-resolution"):
         Assembly.of(SearchConfig.read(config))
 
 

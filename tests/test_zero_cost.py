@@ -84,7 +84,7 @@ def test_one_proxy_alone_is_what_it_is_among_others() -> None:
 
 
 def test_pictures_of_another_kind_than_the_space_is_for_are_refused() -> None:
-    with pytest.raises(InputError, match="the networks of the search space esrn/tiny upscale images, but classes"):
+    with pytest.raises(InputError, match="of the search space esrn/tiny upscale images, but the data is for class"):
         Workload("esrn/tiny", "zero_cost", {}, {"dataset": "digits"}).make().prepare()
 
 

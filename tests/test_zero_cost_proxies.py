@@ -287,7 +287,7 @@ def test_what_cannot_be_is_refused() -> None:
         Proxies(space, io, batch=1)
     with pytest.raises(InputError, match="5 pictures, 4 labels"):
         Proxies(space, io, images=torch.rand(5, 1, 4, 4), labels=torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(InputError, match="larger pictures are asked for"):
+    with pytest.raises(InputError, match="the data is for super-resolution"):
         Proxies(space, IO.upscaled(4, 4, 2))
     with pytest.raises(ValueError, match="without patterns"):
         nwot(Probe(network_of(small), IMAGES, LABELS, patterns=False))

@@ -38,22 +38,22 @@ class LazyCommand(NamedTuple):
 COMMANDS = {
     "search": LazyCommand("searching:search", "Search, from a configuration file, from flags, or from both."),
     "resume": LazyCommand(
-        "searching:resume", "Go on with a run that was interrupted or killed, or that gets a larger budget."
+        "searching:resume", "Continue a run that was interrupted or killed, or one with a larger budget."
     ),
     "runs": LazyCommand("inspecting:runs", "List the runs below a folder."),
     "retrain": LazyCommand(
         "retraining:retrain",
-        "Train networks that a search found to the end, in a new run, and compare them with the search.",
+        "Fully train networks that a search found, in a new run, and compare the results with the search.",
     ),
     "test": LazyCommand(
         "testing:test",
-        "Measure networks on test data, each once: the figure is recorded, and shown whenever it is asked for again.",
+        "Measure networks on test data. Each network is measured only once; later calls show the recorded result.",
     ),
     "show": LazyCommand("inspecting:show", "Show what a run found: its best trials, its front, or one architecture."),
     "report": LazyCommand("inspecting:report", "Write a report: one HTML file with curves, front and configuration."),
     "export": LazyCommand(
         "exporting:export",
-        "Export a network: its weights, a model card, and forms of it that were run and compared with torch.",
+        "Export a network: its weights, a model card, and formats such as ONNX, each verified against torch.",
     ),
     "upscale": LazyCommand(
         "upscaling:upscale",
@@ -61,16 +61,18 @@ COMMANDS = {
     ),
     "recover": LazyCommand(
         "recovering:recover",
-        "Save what can be read of a run whose files are damaged into a new run, which can be resumed.",
+        "Recover a damaged run: save its readable parts as a new run, which can be resumed.",
     ),
     "list": LazyCommand(
         "listing:list_plugins",
         "List search spaces, strategies, predictors, benchmarks and data sets; or the options of one of them.",
     ),
     "serve": LazyCommand("serving:serve", "Serve a saved predictor over HTTP, until Ctrl-C."),
-    "predictor": LazyCommand("predicting:app", "Predict how good architectures are, from measured ones."),
+    "predictor": LazyCommand(
+        "predicting:app", "Fit predictors to measured architectures, and predict the scores of others."
+    ),
     "benchmark": LazyCommand(
-        "benchmarking:app", "Look at the tables of benchmarks, make them of official files, or measure them."
+        "benchmarking:app", "Show the tables of benchmarks, import them from official files, or measure them."
     ),
 }
 """All commands by name, in the order of the help."""

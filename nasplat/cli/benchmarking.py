@@ -26,7 +26,7 @@ INTERRUPTED = 130
 USUAL = Plan()
 
 app = typer.Typer(
-    help="Look at the tables of benchmarks, make them of official files, or measure them.",
+    help="Show the tables of benchmarks, import them from official files, or measure them.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -67,7 +67,7 @@ def import_table(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make the compact table of a benchmark of its official file; nothing in the file is executed.
+    """Convert the official file of a benchmark to a compact table. Nothing in the file is executed.
 
     A single file of NAS-Bench-201 takes about six times its size in memory; the unpacked archive takes little.
     """
@@ -94,7 +94,7 @@ def import_table(
 @app.command("info")
 def info(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One benchmark; all without it.", show_default=False)
+        str | None, typer.Argument(metavar="[NAME]", help="The benchmark.  [default: all]", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
@@ -119,46 +119,53 @@ def info(
 
 @build.command("latency")
 def build_latency(
-    space: Annotated[str, typer.Option(help="The search space; one whose networks have blocks.", show_default=False)],
+    space: Annotated[str, typer.Option(help="The search space; its networks must have blocks.", show_default=False)],
     out_file: Annotated[Path, typer.Option("--out", help="The table to write, a CSV file.", show_default=False)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="An option of the space, as in space.dropout=0; repeatable.", show_default=False),
     ] = None,
-    device: Annotated[Device, typer.Option(help="What is timed.")] = Device.CPU,
+    device: Annotated[Device, typer.Option(help="The device to measure.")] = Device.CPU,
     engine: Annotated[
-        EngineName, typer.Option(help="What runs networks; onnxruntime takes a second more for each block.")
+        EngineName, typer.Option(help="The inference engine; onnxruntime takes a second more for each block.")
     ] = EngineName.TORCH,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine on the CPU.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images in each pass.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="The batch size.")] = 1,
     side: Annotated[
         str | None,
         typer.Option(
-            help="Side of the images in pixels, or HEIGHTxWIDTH; the space's usual one without it.", show_default=False
+            help="Side of the images in pixels, or HEIGHTxWIDTH.  [default: the usual size of the space]",
+            show_default=False,
         ),
     ] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="Their channels; likewise.", show_default=False)] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="Image channels.  [default: those of the space]", show_default=False)
+    ] = None,
     outputs: Annotated[
-        int | None, typer.Option(min=1, help="Outputs, such as classes; likewise.", show_default=False)
+        int | None, typer.Option(min=1, help="Number of outputs.  [default: that of the space]", show_default=False)
     ] = None,
     scale: Annotated[
         int | None,
-        typer.Option(min=1, help="How much larger pictures become, where they do; likewise.", show_default=False),
+        typer.Option(min=1, help="The scale of super-resolution.  [default: that of the space]", show_default=False),
     ] = None,
-    points: Annotated[int, typer.Option(min=1, help="Widths measured of each kind of block at most.")] = USUAL.points,
-    rounds: Annotated[int, typer.Option(min=2, help="How often everything is measured.")] = USUAL.rounds,
+    points: Annotated[
+        int, typer.Option(min=1, help="Maximum number of widths to measure for each kind of block.")
+    ] = USUAL.points,
+    rounds: Annotated[
+        int, typer.Option(min=2, help="Number of rounds; each round measures everything once.")
+    ] = USUAL.rounds,
     calibration: Annotated[
-        int, typer.Option(min=2, help="Random networks measured whole, to fit what blocks cannot tell.")
+        int, typer.Option(min=2, help="Random networks measured as a whole, to fit the latency outside the blocks.")
     ] = USUAL.calibration,
     checked: Annotated[
-        int, typer.Option(min=2, help="Other random networks, to report how far predictions are off.")
+        int, typer.Option(min=2, help="Other random networks, to report the error of the predictions.")
     ] = USUAL.checked,
-    seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The random seed.")] = 0,
     json: Json = False,
 ) -> None:
-    """Measure how long the blocks of a space take here, for searches with benchmark.latency.table=FILE.
+    """Measure the latency of the blocks of a space on this machine, for searches with benchmark.latency.table=FILE.
 
-    Nothing else should use the device meanwhile. A build that is interrupted goes on with the same command.
+    Nothing else should use the device meanwhile. The same command continues an interrupted build.
     """
     made = make_space(space, assigned(set_, ("space",))["space"])
     usual = made.reference_io
@@ -208,7 +215,7 @@ def _sides(text: str) -> tuple[int, int]:
     """Height and width, from ``32`` or ``240x426``."""
     match = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text)
     if match is None:
-        raise InputError(f"--side is a number of pixels, or HEIGHTxWIDTH such as 240x426, but got {text!r}")
+        raise InputError(f"--side must be a number of pixels, or HEIGHTxWIDTH such as 240x426, but got {text!r}")
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -221,7 +228,7 @@ def _print_built(built: Built, plan: Plan) -> None:
         f"{threads}, in {duration(built.seconds)}\n"
     )
     print_table(
-        f"{built.networks} networks that had no part in the table, against their measured latency",
+        f"{built.networks} networks that were not used for the table, against their measured latency",
         ["", "Spearman", "median relative error"],
         [_agreement("predicted", built.predicted), _agreement("measured again", built.repeated)],
     )
@@ -236,7 +243,7 @@ def _table_benchmark(name: str) -> type[TableBenchmark]:
     benchmark = BENCHMARKS.get(name)
     if not issubclass(benchmark, TableBenchmark):
         known = ", ".join(_table_benchmarks())
-        raise InputError(f"the benchmark {name} looks nothing up in tables; those that do: {known or 'none'}")
+        raise InputError(f"the benchmark {name} has no tables; benchmarks with tables: {known or 'none'}")
     return benchmark
 
 
@@ -269,7 +276,7 @@ def _print_tables(name: str, benchmark: type[TableBenchmark], files: list[TableF
     if absent := _absent(benchmark, files):
         out.print(
             f"absent: {', '.join(absent)}; nasplat benchmark import {escape(name)} FILE "
-            "makes a table of the official file"
+            "converts the official file to a table"
         )
 
 

@@ -53,34 +53,36 @@ def evaluate(
         ),
     ] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="Instead: all architectures of a benchmark's table.", show_default=False)
+        str | None,
+        typer.Option(help="Instead of sources: all architectures in the table of a benchmark.", show_default=False),
     ] = None,
     space: Annotated[
-        str | None, typer.Option(help="Search space, where the scores do not tell.", show_default=False)
+        str | None, typer.Option(help="The search space, if the sources do not name it.", show_default=False)
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            "--score", help="The column or metric, more being better; NAME:min if less is.", show_default=False
+            "--score", help="The column or metric; higher is better. NAME:min if lower is better.", show_default=False
         ),
     ] = None,
     predictor: Annotated[
-        list[str] | None, typer.Option(help="Repeatable.  [default: all there are]", show_default=False)
+        list[str] | None, typer.Option(help="A predictor to compare; repeatable.  [default: all]", show_default=False)
     ] = None,
     sizes: Annotated[
         str | None,
         typer.Option(
-            help="How many to learn from, such as 78,156.  [default: 20, 50, 100 … up to half of all]",
+            help="Sizes of the training sets, such as 78,156.  [default: 20, 50, 100 … up to half of all]",
             show_default=False,
         ),
     ] = None,
-    number: Annotated[int, typer.Option("--splits", help="Training sets of each size.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="Training sets are drawn from it.", min=0)] = 0,
+    number: Annotated[int, typer.Option("--splits", help="Number of training sets of each size.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Random seed of the training sets.", min=0)] = 0,
     test: Annotated[
-        int | None, typer.Option(help="How many of the others to rank.  [default: all]", min=2, show_default=False)
+        int | None,
+        typer.Option(help="Number of other architectures to rank.  [default: all]", min=2, show_default=False),
     ] = None,
     top: Annotated[
-        int, typer.Option(help="The size of the short list that precision and regret are about.", min=1)
+        int, typer.Option(help="The k of precision@k and regret@k: the size of the short list.", min=1)
     ] = 10,
     set_: Annotated[
         list[str] | None,
@@ -91,19 +93,19 @@ def evaluate(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="A folder for all results and a picture; the same command goes on there.", show_default=False
+            "--out", help="A folder for all results and a plot; the same command continues there.", show_default=False
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Compare predictors: learn from some architectures and rank all others, for several sizes and many splits."""
+    """Compare predictors: fit them to some architectures and rank all others, for several sizes and many splits."""
     given = _assigned(set_ or [])
     names = list(dict.fromkeys(predictor or PREDICTORS.names()))
     for section in given:
         if section not in ("space", "benchmark", *names):
             raise InputError(
-                f"--set {section}.…: no section is named {section!r}; there are space, benchmark and the predictors "
-                f"that are compared: {', '.join(names)}"
+                f"--set {section}.…: no section is named {section!r}; the sections are space, benchmark and "
+                f"the compared predictors: {', '.join(names)}"
             )
     scores = _scores(sources or [], benchmark, space, metric, given)
     options = {name: complete(name, PREDICTORS.get(name), given.get(name, {})) for name in names}
@@ -129,7 +131,7 @@ def evaluate(
         BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
         console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
-        shown = bar.add_task("learning and ranking", total=whole, completed=len(record.done))
+        shown = bar.add_task("fitting and ranking", total=whole, completed=len(record.done))
         try:
             with Interruption() as interruption:
                 interruption.arm()
@@ -148,7 +150,7 @@ def evaluate(
     else:
         _print(summary, trials, title, top)
         if folder is not None:
-            out.print(f"all of it: {escape(printable(str(folder)))}")
+            out.print(f"results: {escape(printable(str(folder)))}")
     if interrupted:
         remedy = (
             f"go on with the same command: {escape(shlex.join(['nasplat', *sys.argv[1:]]))}"
@@ -158,7 +160,7 @@ def evaluate(
         err.print(f"interrupted after {len(trials)} of {whole} trials; {remedy}")
         raise typer.Exit(130)
     if all(trial.problem for trial in trials):
-        raise RunError("no predictor could learn from any training set; the problems are told above")
+        raise RunError("no predictor could be fitted to any training set; see the problems above")
 
 
 @dataclass
@@ -186,7 +188,7 @@ class Record:
         try:
             if not (folder / SETTINGS).exists():
                 if folder.is_dir() and any(folder.iterdir()):
-                    raise InputError(f"{folder} holds something else; choose another --out")
+                    raise InputError(f"{folder} is not empty and has no evaluation; choose another --out")
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(folder / SETTINGS, json_.dumps(settings, indent=1))
             before = json_.loads(read_file(folder / SETTINGS))
@@ -278,7 +280,7 @@ def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title:
     if any(trial.duplicates for trial in trials):
         share = np.mean([trial.duplicates / trial.ranked for trial in trials])
         titles["fresh"] = (
-            f"Without those that compute the same function as one in the training set ({100 * share:.1f} % of all)"
+            f"Without duplicates, which compute the function of one in the training set ({100 * share:.1f} % of all)"
         )
     for key, said in titles.items():
         print_table(
@@ -313,10 +315,10 @@ def _scores(
 ) -> TrainingSet:
     """The architectures with scores for training and ranking."""
     if (benchmark is None) == (not sources):
-        raise InputError("scores come from sources or from a --benchmark, one of the two")
+        raise InputError("scores come either from sources or from a --benchmark; give one of the two")
     if benchmark is None:
         if "benchmark" in given:
-            raise InputError("--set benchmark.… is for scores of a --benchmark, but sources are given")
+            raise InputError("--set benchmark.… needs --benchmark, but sources are given; leave it out")
         made = None if space is None else make_space(space, given.get("space"))
         return read_training_set(sources, space=made, metric=metric, floor=4)
     if space is None and benchmark not in SEARCH_SPACES.names():
@@ -359,12 +361,12 @@ def _enumerable_members(benchmark: Benchmark) -> Iterable[Architecture]:
         InputError: The benchmark has no table, or its members cannot be enumerated.
     """
     if not isinstance(benchmark, TableBenchmark):
-        raise InputError("only a benchmark with a table is evaluated on whole; give sources, such as a run")
+        raise InputError("--benchmark must name a benchmark with a table; give sources instead, such as a run")
     if benchmark.enumerable_members is not None:
         return benchmark.enumerable_members
     space = benchmark.space
     if not isinstance(space, GeneSpace) or math.prod(len(gene.choices) for gene in space.genes) > MOST:
-        raise InputError(f"the benchmark has no list of what it holds of {space.name}; give sources, such as a run")
+        raise InputError(f"the benchmark cannot list its architectures of {space.name}; give sources, such as a run")
     every = itertools.product(*(range(len(gene.choices)) for gene in space.genes))
     return filter(benchmark.feasible, (space.member(choices) for choices in every))
 

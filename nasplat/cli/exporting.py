@@ -26,16 +26,16 @@ def export(
     pick: Annotated[
         str,
         typer.Option(
-            help="best, knee, a trial's number, front, all (at the most epochs), or bins:M for the best of M equal "
-            "ranges of the second objective, and the front's smallest and largest: at most M + 1 networks of two "
-            "objectives, M + 2 of more."
+            help="best, knee, a trial's number, front, all (at the most epochs), or bins:M. bins:M is the best of each "
+            "of M equal ranges of the second objective, and the front's smallest and largest: at most M + 1 networks "
+            "with two objectives, M + 2 with more."
         ),
     ] = "best",
     out_folder: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="The folder to create; of several, where the folders trial-N are created.  "
+            help="The folder to create; for several networks, the parent of their folders trial-N.  "
             "[default: RUN/export/trial-N]",
             show_default=False,
         ),
@@ -44,31 +44,32 @@ def export(
         bool, typer.Option("--test", help="Also measure on the test split, which the search never saw.")
     ] = False,
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Export fresh weights, where the measurement left none.")
+        bool, typer.Option("--untrained", help="Export new, untrained weights if the measurement left none.")
     ] = False,
     form: Annotated[
         str,
         typer.Option(
             "--format",
             metavar=f"[{'|'.join(FORMS)}]",
-            help="onnx, pt2 (a torch.export program), source (a Python file that needs torch alone), or all of them.",
+            help="onnx, pt2 (a torch.export program), source (a Python file that needs only torch), or all of them.",
         ),
     ] = "onnx",
     features: Annotated[
-        bool, typer.Option("--features", help="Let the ONNX model also give the input of its last linear layer.")
+        bool,
+        typer.Option("--features", help="Add the input of the last linear layer to the outputs of the ONNX model."),
     ] = False,
     latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="Measure how long the ONNX model takes on this machine.")
+        bool, typer.Option("--latency/--no-latency", help="Measure the latency of the ONNX model on this machine.")
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Export a network: its weights, a model card, and forms of it that were run and compared with torch."""
+    """Export a network: its weights, a model card, and formats such as ONNX, each verified against torch."""
     from nasplat.export import bundle
 
     opened = Run(run)
     measurements, several = opened.history().picks(pick), names_several(pick)
     if form not in FORMS:
-        raise InputError(f"--format is one of {', '.join(FORMS)}, not {form!r}; choose one of them")
+        raise InputError(f"--format must be one of {', '.join(FORMS)}, but got {form!r}")
     parent = run / "export" if out_folder is None else out_folder
     folders = [parent / f"trial-{m.id}" if several or out_folder is None else out_folder for m in measurements]
     for folder in folders:

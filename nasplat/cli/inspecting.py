@@ -28,12 +28,12 @@ RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_def
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where runs lie.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="The folder of the runs.")] = Path("runs"),
     json: Json = False,
 ) -> None:
     """List the runs below a folder."""
     if not os.path.isdir(folder):  # noqa: PTH112  a name too long is none
-        raise InputError(f"{folder} is not a folder; name the one that your runs lie in")
+        raise InputError(f"{folder} is not a folder; name the folder of your runs")
     summaries = [_summary_of(path.parent) for path in sorted(folder.glob(f"[!.]*/{LOG}"))]
     if json:
         print_json(summaries)
@@ -63,20 +63,20 @@ def runs(
 
 def show(
     run: RunArgument,
-    front: Annotated[bool, typer.Option("--front", help="Only the front, whole.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
+    front: Annotated[bool, typer.Option("--front", help="Show only the front, all of it.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Number of best trials to show.")] = 10,
     architecture: Annotated[
-        str | None, typer.Option(help="Only the trials of this architecture, by its code.", show_default=False)
+        str | None, typer.Option(help="Show only the trials of the architecture with this code.", show_default=False)
     ] = None,
     test: Annotated[
         bool,
         typer.Option("--test", help="With --front: also measure on test data, as nasplat test does."),
     ] = False,
     latency: Annotated[
-        bool, typer.Option("--latency", help="With --front: also measure latency, here and now, one after another.")
+        bool, typer.Option("--latency", help="With --front: also measure the latency of its networks on this machine.")
     ] = False,
-    latency_batch: Annotated[int, typer.Option(min=1, help="Images in each pass of --latency.")] = 1,
-    latency_threads: Annotated[int, typer.Option(min=1, help="Threads of torch during --latency.")] = 1,
+    latency_batch: Annotated[int, typer.Option(min=1, help="The batch size of --latency.")] = 1,
+    latency_threads: Annotated[int, typer.Option(min=1, help="Threads of torch for --latency.")] = 1,
     json: Json = False,
 ) -> None:
     """Show what a run found: its best trials, its front, or one architecture."""

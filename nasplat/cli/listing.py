@@ -44,9 +44,10 @@ SECTIONS = {
 
 
 def list_plugins(
-    kind: Annotated[Kind | None, typer.Argument(help="One kind; all without it.", show_default=False)] = None,
+    kind: Annotated[Kind | None, typer.Argument(help="The kind to list.  [default: all]", show_default=False)] = None,
     name: Annotated[
-        str | None, typer.Argument(help="One plug-in of that kind: what it is, and its options.", show_default=False)
+        str | None,
+        typer.Argument(help="A plug-in of this kind; shows its description and options.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

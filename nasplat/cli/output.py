@@ -75,7 +75,7 @@ def print_front(
         nearest = history.ranked[0]
         figures = ", ".join(f"{c.metric} {figure(c.metric, nearest.metrics[c.metric])}" for c in goal.constraints)
         err.print(
-            f"[yellow]nothing measured keeps {escape(', '.join(map(str, goal.constraints)))}[/]; "
+            f"[yellow]no measurement satisfies {escape(', '.join(map(str, goal.constraints)))}[/]; "
             f"the nearest is trial {nearest.id} with {figures}"
         )
     print_measurements(title, history.front, history.run.config.goal, final, latency)

@@ -38,7 +38,9 @@ DRAWS = 50
 """Maximum number of draws per requested sample, since a draw may be a duplicate."""
 
 app = typer.Typer(
-    help="Predict how good architectures are, from measured ones.", no_args_is_help=True, add_completion=False
+    help="Fit predictors to measured architectures, and predict the scores of others.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 app.command("evaluate")(evaluating.evaluate)
 
@@ -47,12 +49,14 @@ Folder = Annotated[
 ]
 Named = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ARCHITECTURE", help="Codes, or what else the space reads; - for lines of standard input."),
+    typer.Argument(
+        metavar="ARCHITECTURE", help="Codes, or other texts that the space reads; - for lines of standard input."
+    ),
 ]
 File = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Architectures in a file: one a line, or a column of .csv, .csv.gz or .json; - for standard input.",
+        help="A file of architectures: one per line, or a column of .csv, .csv.gz or .json; - for standard input.",
         show_default=False,
     ),
 ]
@@ -64,13 +68,13 @@ SetOptions = Annotated[
 ]  # fmt: skip
 SpaceName = Annotated[
     str | None,
-    typer.Option("--space", help="The space of the codes in files; runs know theirs.", show_default=False),
+    typer.Option("--space", help="The search space of the codes in files; runs name their own.", show_default=False),
 ]
 Score = Annotated[
     str | None,
     typer.Option(
         "--score",
-        help="The column or objective to learn, more being better; COLUMN:min if less is.  "
+        help="The column or objective to predict; higher is better. COLUMN:min if lower is better.  "
         "[default: a run's first objective, a file's only number or accuracy]",
         show_default=False,
     ),
@@ -82,20 +86,22 @@ def fit(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SOURCE", help="What was measured: run directories, .csv, .csv.gz or .json.", show_default=False
+            metavar="SOURCE",
+            help="Measured architectures: run directories, .csv, .csv.gz or .json.",
+            show_default=False,
         ),
     ],
     out_folder: Annotated[Path, typer.Option("--out", help="The folder to create.", show_default=False)],
-    predictor: Annotated[str, typer.Option(help="What learns; see `nasplat list predictors`.")] = "auto",
+    predictor: Annotated[str, typer.Option(help="The predictor; see `nasplat list predictors`.")] = "auto",
     set_: SetOptions = None,
     space: SpaceName = None,
     score: Score = None,
     folds: Annotated[
-        int, typer.Option(min=0, help="Parts of the cross-validation; 0 to leave it out. auto does its own.")
+        int, typer.Option(min=0, help="Folds of the cross-validation; 0 for none. The predictor auto does its own.")
     ] = 5,
     json: Json = False,
 ) -> None:
-    """Learn from measured architectures, tell how well by cross-validation, and save what was learnt."""
+    """Fit a predictor to measured architectures, cross-validate it, and save it."""
     if is_taken(out_folder):
         raise InputError(f"{out_folder} exists; choose another --out")
     options = assigned(set_, ("predictor", "space"))
@@ -133,7 +139,7 @@ def fit(
 
 @app.command("predict")
 def predict(folder: Folder, architectures: Named = None, file: File = None, json: Json = False) -> None:
-    """Score architectures; the higher, the better."""
+    """Predict the scores of architectures; higher is better."""
     saved = open_predictor(folder)
     named = _named(architectures, file)
     if not named:
@@ -166,14 +172,20 @@ def rank(
     architectures: Named = None,
     file: File = None,
     run: Annotated[
-        Path | None, typer.Option(help="Those that a run measured, at its highest fidelity.", show_default=False)
+        Path | None,
+        typer.Option(help="Rank the architectures that a run measured at its highest fidelity.", show_default=False),
     ] = None,
-    sample: Annotated[int, typer.Option(min=0, help="So many different ones drawn from the space.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="What --sample draws by.")] = 0,
-    top: Annotated[int | None, typer.Option(min=1, help="Only so many of the best.", show_default=False)] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Number of different architectures to draw from the space and rank.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of --sample.")] = 0,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of best architectures to show.  [default: all]", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Rank architectures, the best first; each comes once."""
+    """Rank architectures by predicted score, the best first. Each is listed once."""
     saved = open_predictor(folder)
     named = _named(architectures, file)
     read = _read(saved.space, named)
@@ -234,7 +246,7 @@ def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | Non
         InputError: There is no such space, or there are options without a space.
     """
     if name is None and options:
-        raise InputError(f"--set space.{next(iter(options))}=… goes with --space NAME; runs know their own options")
+        raise InputError(f"--set space.{next(iter(options))}=… needs --space NAME; runs have their own options")
     return None if name is None else make_space(name, options)
 
 
@@ -256,7 +268,7 @@ def _cross_validated(predictor: str, options: dict[str, Any], scores: TrainingSe
         "mean": float(np.mean(taus)),
         "deviation": float(np.std(taus, ddof=1)),
         "folds": taus,
-        "how": f"cross-validated in {folds} parts",
+        "how": f"cross-validated in {folds} folds",
     }
 
 
@@ -309,7 +321,7 @@ def _sampled(space: SearchSpace, number: int, seed: int) -> list[Architecture]:
             break
         found[space.sample(rng)] = None
     if len(found) < number:
-        err.print(f"[yellow]{len(found)} different architectures were met in {DRAWS * number} draws[/]")
+        err.print(f"[yellow]only {len(found)} different architectures were found in {DRAWS * number} draws[/]")
     return list(found)
 
 

@@ -18,16 +18,16 @@ def recover(
         Path | None,
         typer.Option(
             "--out",
-            help="The run directory to create of what can be saved; without it only says what.",
+            help="The run directory to create; without it, only report what can be saved.",
             show_default=False,
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A configuration in the place of the run's own.", show_default=False)
+        Path | None, typer.Option(help="A configuration file to use instead of the run's own.", show_default=False)
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Save what can be read of a run whose files are damaged into a new run, which can be resumed."""
+    """Recover a damaged run: save its readable parts as a new run, which can be resumed."""
     from nasplat.run.recovery import BEYOND, salvage
 
     found = salvage(run, config)

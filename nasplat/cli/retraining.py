@@ -50,32 +50,36 @@ def retrain(
     pick: Annotated[
         list[str] | None,
         typer.Option(
-            help="best, knee, a trial's number, front, or bins:M as in export; repeatable.  [default: bins:5, with a "
-            "single objective best]",
+            help="best, knee, a trial's number, front, or bins:M as in export; repeatable.  [default: bins:5, or best "
+            "with a single objective]",
             show_default=False,
         ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="A YAML file of options of the benchmark.", show_default=False)
+        Path | None, typer.Option(help="A YAML file with options of the benchmark.", show_default=False)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of each training; as --set benchmark.epochs.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Epochs of each training; the same as --set benchmark.epochs.", show_default=False),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each network, with different seeds.")] = 1,
     checkpoints: Annotated[
         int, typer.Option(min=1, help="Number of checkpoints; a kill loses at most the part since the last one.")
     ] = 10,
     distill: Annotated[
-        bool, typer.Option("--distill", help="Train the largest network first; it teaches the others.")
+        bool,
+        typer.Option("--distill", help="Distillation: train the largest network first, as the teacher of the others."),
     ] = False,
     benchmark: Annotated[
-        str | None, typer.Option(help="What trains, if not the search's own.", show_default=False)
+        str | None, typer.Option(help="The benchmark that trains.  [default: the search's]", show_default=False)
     ] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(help="METRIC:max or METRIC:min; repeatable.  [default: the search's]", show_default=False),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="[default: the search's]", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The random seed.  [default: the search's]", show_default=False)
+    ] = None,
     executor: ExecutorName = None,
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
@@ -90,7 +94,7 @@ def retrain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train networks that a search found to the end, in a new run, and compare them with the search.
+    """Fully train networks that a search found, in a new run, and compare the results with the search.
 
     The new run is resumed, shown, tested and exported like any other.
     """
@@ -201,7 +205,7 @@ def _distill(tree: dict[str, Any]) -> None:
     name = tree["benchmark"]["name"]
     share = _share_option(name)
     if share is None:
-        raise InputError(f"the benchmark {name} has no option {SHARE}, so that nobody learns; leave out --distill")
+        raise InputError(f"the benchmark {name} has no option {SHARE}, so it cannot distill; leave out --distill")
     if len(tree["strategy"]["members"]) < 2:
         raise InputError("--distill has the largest network teach the others, but only one is picked; pick more")
     if not _share(tree):
@@ -240,7 +244,7 @@ def _measured(tree: dict[str, Any], code: str) -> list[str]:
     if not any(each.metric in benchmark.metrics for each in wanted):
         raise InputError(
             f"the benchmark {config.benchmark.name} measures {', '.join(benchmark.metrics)}, but none of the search's "
-            f"objectives, {', '.join(config.objectives)}; say what counts by --objective, such as --objective "
+            f"objectives, {', '.join(config.objectives)}; give an objective, such as --objective "
             f"{benchmark.metrics[0]}:max"
         )
     kept = [each for each in wanted if each.metric in benchmark.metrics or each.metric in free]

@@ -68,7 +68,9 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     except StorageError as error:
         if not is_taken(folder):
             raise
-        raise RunError(f"{error}; make room, then go on with: nasplat resume {shlex.quote(str(folder))}") from error
+        raise RunError(
+            f"{error}; free disk space, then go on with: nasplat resume {shlex.quote(str(folder))}"
+        ) from error
     except RunError as error:
         if type(error) is not RunError or not is_taken(folder):
             raise
@@ -115,8 +117,9 @@ def _print_result(loop: Search, history: History, comparison: Comparison | None)
     strategy = loop.strategy
     if isinstance(strategy, GenerationalStrategy) and strategy.shares_weights and strategy.unasked:
         err.print(
-            f"[yellow]the budget ended inside a generation[/]: {strategy.unasked} of its tasks are not begun, and the "
-            f"front is of what was measured; give more to nasplat resume {escape(shlex.quote(str(history.run.folder)))}"
+            f"[yellow]the budget ended inside a generation[/]: {strategy.unasked} of its tasks were not "
+            "started; to finish it, give a larger budget to "
+            f"nasplat resume {escape(shlex.quote(str(history.run.folder)))}"
         )
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)

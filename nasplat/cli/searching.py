@@ -29,28 +29,29 @@ from nasplat.search.assembly import Assembly
 def search(
     config: Annotated[Path | None, typer.Argument(help="A YAML file; flags override it.", show_default=False)] = None,
     space: Annotated[str | None, typer.Option(help="Search space; see `nasplat list`.", show_default=False)] = None,
-    benchmark: Annotated[str | None, typer.Option(help="What measures architectures.", show_default=False)] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="The benchmark that measures architectures.", show_default=False)
+    ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="What proposes them; auto chooses and says why.", show_default=False)
+        str | None, typer.Option(help="The search strategy; auto chooses one and says why.", show_default=False)
     ] = None,
     objective: Annotated[
         list[str] | None, typer.Option(help="METRIC:max or METRIC:min; repeatable.", show_default=False)
     ] = None,
     constraint: Annotated[
-        list[str] | None, typer.Option(help="'METRIC<=NUMBER' or '>='; repeatable.", show_default=False)
+        list[str] | None, typer.Option(help="'METRIC<=NUMBER' or 'METRIC>=NUMBER'; repeatable.", show_default=False)
     ] = None,
     evaluations: Annotated[int | None, typer.Option(help="Budget: evaluations.", show_default=False)] = None,
     seconds: Annotated[float | None, typer.Option(help="Budget: seconds of searching.", show_default=False)] = None,
     images: Annotated[
-        int | None, typer.Option(help="Budget: training images, beside --evaluations or --seconds.", show_default=False)
+        int | None,
+        typer.Option(help="Budget: training images, in addition to --evaluations or --seconds.", show_default=False),
     ] = None,
     device_seconds: Annotated[
         float | None,
-        typer.Option(help="Budget: device-seconds, beside --evaluations or --seconds.", show_default=False),
+        typer.Option(help="Budget: device-seconds, in addition to --evaluations or --seconds.", show_default=False),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="All randomness comes from it.  [default: 0]", show_default=False)
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The random seed.  [default: 0]", show_default=False)] = None,
     executor: ExecutorName = None,
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
@@ -106,24 +107,28 @@ def search(
 def resume(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     evaluations: Annotated[
-        int | None, typer.Option(help="A new budget of evaluations in all.", show_default=False)
+        int | None, typer.Option(help="New budget: evaluations in total.", show_default=False)
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="A new budget of seconds in all.", show_default=False)] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="New budget: seconds of searching in total.", show_default=False)
+    ] = None,
     images: Annotated[
-        int | None, typer.Option(help="A new budget of training images in all.", show_default=False)
+        int | None, typer.Option(help="New budget: training images in total.", show_default=False)
     ] = None,
     device_seconds: Annotated[
-        float | None, typer.Option(help="A new budget of device-seconds in all.", show_default=False)
+        float | None, typer.Option(help="New budget: device-seconds in total.", show_default=False)
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Another number of Ray workers.", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="New number of Ray workers.", show_default=False)] = None,
     ray_address: Annotated[str | None, typer.Option(help="Another Ray cluster.", show_default=False)] = None,
-    retries: Annotated[int | None, typer.Option(help="Another number of tries under Ray.", show_default=False)] = None,
+    retries: Annotated[
+        int | None, typer.Option(help="Ray: new number of retries after a worker failure.", show_default=False)
+    ] = None,
     trial_seconds: Annotated[
-        float | None, typer.Option(help="Another limit on the time of a trial under Ray.", show_default=False)
+        float | None, typer.Option(help="Ray: new time limit of a trial.", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
-    """Go on with a run that was interrupted or killed, or that gets a larger budget."""
+    """Continue a run that was interrupted or killed, or one with a larger budget."""
     opened = Run(run)
     tree, history = opened.config.model_dump(mode="json"), opened.history()
     limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
@@ -134,12 +139,14 @@ def resume(
         {"workers": workers, "address": ray_address, "retries": retries, "trial_seconds": trial_seconds},
     )
     if opened.config.executor.name == "inline" and (workers, ray_address, retries, trial_seconds) != (None,) * 4:
-        raise InputError(f"{run} runs inline, where there are no workers; leave out what is said of them")
+        raise InputError(
+            f"{run} uses the inline executor, which has no workers; leave out the options of the ray executor"
+        )
     assembly = Assembly.of(SearchConfig.read(tree))
     for name, limit in limits.items():
         spent = getattr(history.spending, name)
         if limit is not None and limit < spent:
             raise InputError(
-                f"{run} has spent {spent:g} {name} already, more than a budget of {limit:g}; give a larger one"
+                f"{run} has spent {spent:g} {name} already, but the new budget is {limit:g}; give a larger one"
             )
     run_search(assembly, run, create=False, json=json)

@@ -23,24 +23,26 @@ CONNECTIONS = 1000
 
 def serve(
     predictor: Annotated[Path, typer.Option(help="The folder that a predictor was saved in.", show_default=False)],
-    host: Annotated[str, typer.Option(help="The address to listen at; another than loopback needs a token.")] = (
+    host: Annotated[str, typer.Option(help="The address to listen on; any but a loopback address needs a token.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any free port.")] = 8000,
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"A file with the token that requests must bear.  [default: the variable {TOKEN}, if it is set]",
+            help=f"A file with the token that requests must have.  [default: the variable {TOKEN}, if it is set]",
             show_default=False,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=100_000, help="The architectures that a request may have.")] = 1024,
-    log: Annotated[bool, typer.Option("--log", help="Log every request on standard error.")] = False,
+    batch: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Maximum number of architectures in a request.")
+    ] = 1024,
+    log: Annotated[bool, typer.Option("--log", help="Log every request to standard error.")] = False,
 ) -> None:
     """Serve a saved predictor over HTTP, until Ctrl-C.
 
-    POST /v1/predict and /v1/rank take {"architectures": [CODE, …]}; GET /v1/model tells what is served, GET /healthz
-    that it answers, GET /openapi.json all of it in detail.
+    POST /v1/predict and /v1/rank take {"architectures": [CODE, …]}; GET /v1/model describes the
+    predictor, GET /healthz shows that the server runs, and GET /openapi.json describes all routes.
     """
     from nasplat.server.guard import is_loopback
 
@@ -48,7 +50,7 @@ def serve(
     loopback = is_loopback(host)
     if not loopback and token is None:
         raise InputError(
-            f"{host} can be reached from other machines, which needs a token; give --token-file FILE or set {TOKEN}, "
+            f"{host} can be reached from other machines, so it needs a token; give --token-file FILE or set {TOKEN}, "
             "or leave --host out"
         )
     saved = open_predictor(predictor)
@@ -117,7 +119,7 @@ def _listening(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
         why = os.strerror(known) if known else str(error)
-        raise InputError(f"nothing can listen at {host}, port {port}: {why}; choose another --host or --port") from None
+        raise InputError(f"cannot listen on {host}, port {port}: {why}; choose another --host or --port") from None
 
 
 def _token(file: Path | None) -> str | None:
@@ -131,13 +133,14 @@ def _token(file: Path | None) -> str | None:
         try:
             given = read_file(file).decode().strip()
         except (OSError, ValueError) as error:
-            why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
+            why = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
             raise InputError(f"the token file {file} cannot be read: {why}") from None
     if given is None:
         return None
     if len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable() or " " in given:
         raise InputError(
-            f"{place} has {len(given)} characters; a token has at least {SHORTEST_TOKEN}, all printable ASCII and no "
-            'blank, such as those of: python -c "import secrets; print(secrets.token_urlsafe())"'
+            f"a token must have at least {SHORTEST_TOKEN} characters, all printable ASCII without blanks, "
+            f"but {place}, with {len(given)} characters, breaks this rule; make one with: "
+            'python -c "import secrets; print(secrets.token_urlsafe())"'
         )
     return given

@@ -25,11 +25,11 @@ RayAddress: TypeAlias = Annotated[
     str | None, typer.Option(help="An existing Ray cluster: auto or HOST:PORT.", show_default=False)
 ]
 Retries: TypeAlias = Annotated[
-    int | None, typer.Option(help="Ray: tries after a trial's worker died.  [default: 2]", show_default=False)
+    int | None, typer.Option(help="Ray: retries of a trial after a worker failure.  [default: 2]", show_default=False)
 ]
 TrialSeconds: TypeAlias = Annotated[
     float | None,
-    typer.Option(help="Ray: a trial that takes longer fails, its process is killed.", show_default=False),
+    typer.Option(help="Ray: time limit of a trial in seconds; after it, the trial fails.", show_default=False),
 ]
 Set: TypeAlias = Annotated[
     list[str] | None,
@@ -107,5 +107,5 @@ def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
     if isinstance(now, str):
         return {"name": now}
     if not isinstance(now, dict):
-        raise InputError(f"{section} is to be a mapping, or a plug-in's name, but the configuration has {shortly(now)}")
+        raise InputError(f"{section} must be a mapping or a plug-in's name, but the configuration has {shortly(now)}")
     return _grouped(tree, section, now)

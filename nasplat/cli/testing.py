@@ -28,7 +28,7 @@ def test(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure networks on test data, each once: the figure is recorded, and shown whenever it is asked for again."""
+    """Measure networks on test data. Each network is measured only once; later calls show the recorded result."""
     opened = Run(run)
     history = opened.history()
     picked = {m.id: m for which in pick or ["best"] for m in history.picks(which)}
@@ -52,7 +52,9 @@ def test(
     if before:
         days = sorted({f"{_when(finals[number]):%Y-%m-%d}" for number in before})
         trials = ", ".join(map(str, sorted(before)))
-        out.print(f"trial {trials}: measured before, on {', '.join(days)}, and not again; test data is looked at once")
+        out.print(
+            f"trial {trials}: already measured, on {', '.join(days)}; test data is used only once for each network"
+        )
     if comparison is not None and any(member.tested for member in comparison.members):
         print_comparison(comparison)
 
@@ -63,8 +65,8 @@ def _warn_of_parts(history: History, picked: list[Measurement]) -> None:
     if short and history.run.config.strategy.name != RETRAINING:
         trials = ", ".join(f"trial {m.id} ({m.task.fidelity})" for m in short)
         err.print(
-            f"[yellow]fewer epochs than the run's {history.fidelities[-1]}[/]: {trials}; by such figures of test data "
-            "nobody should choose how long networks are trained"
+            f"[yellow]fewer epochs than the run's {history.fidelities[-1]}[/]: {trials}; do not choose the number of "
+            "epochs by these results on test data"
         )
 
 

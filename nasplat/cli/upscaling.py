@@ -36,23 +36,26 @@ def upscale(
     compare: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a PNG file of bicubic, network and original side by side; of large pictures the middle.",
+            help="Also write a PNG file: bicubic, network and original side by side, cropped to the middle if large.",
             show_default=False,
         ),
     ] = None,
     original: Annotated[
         Path | None,
         typer.Option(
-            help="What the result is to look like, a picture of its size; both are compared with it.",
+            help="The true picture, in the size of the result; the network and bicubic are compared with it.",
             show_default=False,
         ),
     ] = None,
-    device: Annotated[Device, typer.Option(help="What runs the network.")] = Device.CPU,
+    device: Annotated[Device, typer.Option(help="The device that runs the network.")] = Device.CPU,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads on the CPU.  [default: all cores]", show_default=False)
     ] = None,
     memory: Annotated[
-        int, typer.Option(min=1, metavar="MIB", help="Memory for the network's work; pictures themselves take more.")
+        int,
+        typer.Option(
+            min=1, metavar="MIB", help="Memory for running the network; the pictures need memory in addition."
+        ),
     ] = 1024,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
@@ -124,7 +127,7 @@ def _check_places(paths: list[Path]) -> None:
     """
     for path in paths:
         if path.suffix.lower() != ".png":
-            raise InputError(f"PNG files are written, but {path} ends otherwise; choose a name that ends in .png")
+            raise InputError(f"only PNG files are written, but got {path}; choose a name that ends in .png")
         _check_free(path)
     if len({path.absolute() for path in paths}) < len(paths):
         raise InputError(f"--out and --compare are both {paths[0]}; choose two names")

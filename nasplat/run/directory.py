@@ -54,7 +54,7 @@ class Run:
         # The functions of os.path treat an impossible name as a missing file.
         if not os.path.isfile(folder / LOG) or not os.path.isfile(folder / CONFIG):  # noqa: PTH113
             what = "is not a run directory" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
-            raise InputError(f"{folder} {what}; `nasplat runs` lists those below ./runs")
+            raise InputError(f"{folder} {what}; `nasplat runs` lists the runs below ./runs")
         self.folder = folder
 
     @classmethod
@@ -151,7 +151,7 @@ class Run:
         except ValidationError as error:
             problem = explain(error, "source", Source)
         except InputError as error:
-            problem = f"source.members names no member of {self.config.space.name}: {error}"
+            problem = f"source.members has a code that is not in {self.config.space.name}: {error}"
         else:
             return source
         raise RunError(f"{self.folder / ENVIRONMENT} is damaged: {problem}; {recovering(self.folder)}")
@@ -214,8 +214,8 @@ class Run:
             for measurement in measurements:
                 if measurement.id not in tested and measurement.task.fidelity < benchmark.fidelity:
                     raise InputError(
-                        "test data is for networks that are trained to the end, since it is not to choose how long "
-                        f"they are trained, but trial {measurement.id} of {self.folder} is after "
+                        "only fully trained networks can be measured on test data, since test data must not choose the "
+                        f"number of epochs, but trial {measurement.id} of {self.folder} is after "
                         f"{measurement.task.fidelity} of {benchmark.fidelity} epochs; pick a trial after "
                         f"{benchmark.fidelity}, as best and all do once there is one"
                     )
@@ -265,7 +265,7 @@ class Run:
             return benchmark.space.parse(measurement.architecture.code)
         except InputError as error:
             raise RunError(
-                f"trial {measurement.id} of {self.folder} names no member of its space: {error}; "
+                f"trial {measurement.id} of {self.folder} has a code that is not in the search space: {error}; "
                 f"{recovering(self.folder)}"
             ) from error
 
@@ -312,4 +312,4 @@ def read_environment(folder: Path) -> dict[str, Any]:
         ):
             found: dict[str, Any] = recorded
             return found
-    raise RunError(f"{path} is damaged: it is to hold versions and git.code, as text; {recovering(folder)}")
+    raise RunError(f"{path} is damaged: it must have versions and git.code as text; {recovering(folder)}")

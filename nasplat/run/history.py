@@ -151,7 +151,7 @@ class History:
         """
         if which not in ("best", "knee") and not which.isdecimal():
             raise InputError(
-                f"--pick is best, knee or a trial's number, or for several bins:M, front or all, but got {which!r}"
+                f"--pick must be best, knee or a trial's number, or bins:M, front or all for several, but got {which!r}"
             )
         if which.isdecimal():
             number = which.lstrip("0") or "0"  # compared as text, since Python limits the length of numbers
@@ -159,7 +159,7 @@ class History:
                 if str(outcome.id) == number:
                     if isinstance(outcome, Measurement):
                         return outcome
-                    raise InputError(f"trial {which} of {self.run.folder} gave no measurement to pick")
+                    raise InputError(f"trial {which} of {self.run.folder} has no measurement; pick another trial")
             raise InputError(f"{self.run.folder} has no finished trial {which}; it has {len(self.outcomes)} outcomes")
         return self._pickable[0] if which == "best" else knee(self.run.config.goal, self._pickable)
 
@@ -173,7 +173,9 @@ class History:
         self._check_measured()
         if not self.front:
             limits = ", ".join(map(str, self.run.config.goal.constraints))
-            raise InputError(f"{self.run.folder} has no measurement that keeps {limits}; nothing to pick")
+            raise InputError(
+                f"{self.run.folder} has no measurement that satisfies {limits}; pick a trial by its number"
+            )
         return self.front
 
     def _check_measured(self) -> None:
@@ -187,8 +189,8 @@ class History:
         why = "no trial has ended yet"
         if self.failures:
             first = self.failures[0]
-            why = f"all {len(self.failures)} that ended failed, such as trial {first.id} ({first.kind})"
-        raise InputError(f"{self.run.folder} has no measurement, {why}; nothing to pick")
+            why = f"all {len(self.failures)} finished trials failed, such as trial {first.id} ({first.kind})"
+        raise InputError(f"{self.run.folder} has no measurement to pick: {why}")
 
 
 def names_several(pick: str) -> bool:

@@ -60,10 +60,10 @@ class LogValidator:
                 newest = self._newest
                 for task in tasks:
                     if task.id <= newest:
-                        raise ValueError(f"asks for task {task.id} after task {newest}, but ids rise")
+                        raise ValueError(f"asks for task {task.id} after task {newest}, but ids must rise")
                     newest = task.id
                 if not _is_count(event.body["n"]) or len(tasks) > event.body["n"]:
-                    raise ValueError(f"asks for {len(tasks)} tasks where there was room for {event.body['n']!r}")
+                    raise ValueError(f"has {len(tasks)} new tasks, but at most {event.body['n']!r} were asked for")
                 self.asked.update((task.id, task) for task in tasks)
                 self._open.update(task.id for task in tasks)
                 self._newest = newest
@@ -71,7 +71,7 @@ class LogValidator:
             case "outcome":
                 number = event.body["id"]
                 if not _is_count(number) or number not in self._open:
-                    raise ValueError(f"is the outcome of task {number!r}, which nobody waits for")
+                    raise ValueError(f"is the outcome of task {number!r}, which is not outstanding")
                 outcome = decode_outcome(event.body, self.asked[number])
                 self._check(outcome)
                 self._open.remove(number)
@@ -93,7 +93,7 @@ class LogValidator:
         """The final measurement that an event records; every network has at most one."""
         number = body["id"]
         if not _is_count(number) or number not in self._measured:
-            raise ValueError(f"tests trial {number!r}, which gave no measurement")
+            raise ValueError(f"tests trial {number!r}, which has no measurement")
         if number in self.tested:
             raise ValueError(f"tests trial {number} a second time")
         final = decode_outcome(body, self.asked[number])
@@ -109,12 +109,12 @@ class LogValidator:
                 raise ValueError(f"measures task {outcome.id} without the metric {name!r}")
         for name in self._finite:
             if not math.isfinite(outcome.metrics[name]):
-                raise ValueError(f"measures {outcome.metrics[name]} as {name!r} of task {outcome.id}")
+                raise ValueError(f"has {outcome.metrics[name]} as {name!r} of task {outcome.id}, but it must be finite")
 
 
 def _list(value: object) -> list[dict[str, object]]:
     if not isinstance(value, list):
-        raise TypeError(f"has {type(value).__name__} where a list of tasks is due")
+        raise TypeError(f"has {type(value).__name__} instead of a list of tasks")
     return value
 
 

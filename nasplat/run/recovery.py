@@ -200,7 +200,7 @@ class Salvage:
         """
         if not self.events:
             raise RunError(
-                f"nothing of {self.folder / LOG} can be read, so that nothing is saved; begin again with "
+                f"no event of {self.folder / LOG} can be read, so nothing was saved; start again with "
                 f"`nasplat search {self.folder / CONFIG}`"
             )
         with new_folder(folder) as draft:
@@ -249,7 +249,7 @@ class Salvage:
         if event.kind == "ask":
             for task in map(decode_task, event.body["tasks"]):
                 if task.seed != derive_seed(self.config.seed, task.id):
-                    raise ValueError(f"gives task {task.id} a seed that is not of this run")
+                    raise ValueError(f"has a seed for task {task.id} that does not follow from the seed of the run")
 
 
 class _Replay:
@@ -275,15 +275,15 @@ class _Replay:
             return
         room = event.body["n"]
         if not isinstance(room, int) or not 0 < room <= 1_000_000:
-            raise ValueError(f"asks for {room!r} tasks")
+            raise ValueError(f"asks for {room!r} tasks, but the number must be from 1 to 1,000,000")
         if self._asked_at != event.seq:
             try:
                 self._answer = [encode_task(task) for task in self._strategy.ask(room)]
             except Exception as error:  # a strategy is foreign code, and its log is damaged
-                raise ValueError(f"cannot be asked again: {type(error).__name__}: {error}") from error
+                raise ValueError(f"cannot be replayed, the strategy raised {type(error).__name__}: {error}") from error
             self._asked_at = event.seq
         if self._answer != event.body["tasks"]:
-            raise ValueError("asks for other tasks than the strategy does")
+            raise ValueError("has other tasks than the strategy asks for")
 
     def wanted(self) -> set[str]:
         """The digests of all artifacts that the strategy may still refer to."""
@@ -306,7 +306,7 @@ class _Replay:
             try:
                 self._strategy.tell(validator.outcomes[-1])
             except Exception as error:  # as above
-                raise ValueError(f"cannot be told again: {type(error).__name__}: {error}") from error
+                raise ValueError(f"cannot be replayed, the strategy raised {type(error).__name__}: {error}") from error
 
 
 def salvage(folder: Path, config: Path | None = None) -> Salvage:
@@ -329,9 +329,9 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
     except OSError:
         present, told = [], False
     if not told:
-        raise InputError(f"{folder} is no directory; `nasplat runs` lists the runs below ./runs")
+        raise InputError(f"{folder} is not a directory; `nasplat runs` lists the runs below ./runs")
     if not present:
-        raise InputError(f"{folder} is no run, or its event log {LOG} is gone; there is nothing to recover from")
+        raise InputError(f"{folder} is not a run, or its event log {LOG} is missing; nothing can be recovered")
     if (folder / CONFIG).is_file() and log.is_file() and Run(folder).is_being_written():
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
@@ -343,7 +343,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             events, problem = read_events(copy)
     except OSError as error:
         raise StorageError(
-            f"{log} cannot be copied to be read: {error.strerror}; make room, or let TMPDIR name a folder with room"
+            f"{log} cannot be copied: {error.strerror}; free disk space, or set TMPDIR to a folder with enough space"
         ) from error
     artifacts, spoilt = _artifacts(folder / ARTIFACTS)
     recorded = None
@@ -364,8 +364,8 @@ def _config(folder: Path, given: Path | None) -> SearchConfig:
         if given is not None:
             raise
         raise RunError(
-            f"{error}; without its configuration no run goes on: write it anew, as a report of the run shows it, and "
-            "give it with --config FILE"
+            f"{error}; a run cannot be recovered without its configuration: write the file again, for example from a "
+            "report of the run, and give it with --config FILE"
         ) from error
     raise AssertionError("a goal has objectives")
 

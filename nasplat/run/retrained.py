@@ -186,7 +186,7 @@ def _why_missing(history: History, architecture: Architecture, teacher: Architec
     if history.ended == "budget":
         return "the budget was spent before"
     if teacher is not None and teacher != architecture:
-        return f"left out, since the teacher did not come to its end: {failed.get(teacher, 'it left no weights')}"
+        return f"left out, since the teacher was not fully trained: {failed.get(teacher, 'it left no weights')}"
     return "it was never measured to the end"
 
 
@@ -243,8 +243,8 @@ def agreement_of(comparison: Comparison) -> str:
     if comparison.spearman is None or comparison.kendall is None:
         return ""
     return (
-        f"searched and retrained ranks agree by Spearman {comparison.spearman:.2f}, Kendall {comparison.kendall:.2f} "
-        f"({len(comparison.paired)} members)"
+        f"rank correlation of searched and retrained values: Spearman {comparison.spearman:.2f}, "
+        f"Kendall {comparison.kendall:.2f} ({len(comparison.paired)} members)"
     )
 
 

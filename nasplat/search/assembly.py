@@ -75,20 +75,18 @@ class Assembly:
             benchmark.check_supernet()
         if strategy.teaches and not benchmark.distills:
             raise InputError(
-                f"the strategy {config.strategy.name} has networks learn from a teacher, which the benchmark "
-                f"{config.benchmark.name} does not as it is configured; set its option for distillation, if it has "
-                "one, or leave out the teacher"
+                f"the strategy {config.strategy.name} uses a teacher, but the benchmark {config.benchmark.name} is not "
+                "configured for distillation; set its option for distillation, if it has one, or leave out the teacher"
             )
         if benchmark.distills and not strategy.teaches:
             raise InputError(
-                f"the benchmark {config.benchmark.name} is to have networks learn from a teacher, but the strategy "
-                f"{config.strategy.name} names none, so that its option for distillation would not act; leave that "
-                "out or set it to 0 here, and give it when several networks are retrained, as by nasplat retrain "
-                "--distill"
+                f"the benchmark {config.benchmark.name} is configured for distillation, but the strategy "
+                f"{config.strategy.name} has no teacher; leave the benchmark's option for distillation out "
+                "or set it to 0; to distill, retrain several networks with nasplat retrain --distill"
             )
         if strategy.progress is None and not budget.ends:
             raise InputError(
-                "a search needs a budget that it is sure to reach, but got neither --evaluations N nor --seconds N"
+                "a search needs a budget that is certain to end it, but got neither --evaluations N nor --seconds N"
             )
         return cls(config, workload, benchmark, problem, strategy, budget, choice)
 
@@ -97,12 +95,12 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
     """Refuse to share a device between measurements that need exclusive use of it."""
     if not benchmark.alone or config.executor.name == "inline":
         return
-    needs = f"the benchmark {config.benchmark.name} measures latency or the like, which needs the device to itself"
+    needs = f"the benchmark {config.benchmark.name} needs exclusive use of the device, as for latency"
     if config.executor.workers > 1:
         raise InputError(f"{needs}, but there are {config.executor.workers} workers; give --workers 1")
     if 0 < config.executor.gpus_per_worker < 1:
         raise InputError(
-            f"{needs}, but a worker has {config.executor.gpus_per_worker:g} of a GPU; give --gpus-per-worker 1"
+            f"{needs}, but a worker has only {config.executor.gpus_per_worker:g} of a GPU; give --gpus-per-worker 1"
         )
 
 
@@ -113,10 +111,10 @@ def _check_supernet(config: SearchConfig) -> None:
     trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
     if not STRATEGIES.get(config.strategy.name).shares_weights or trains:
         return
-    remedy = "take one that does, such as --benchmark classification"
+    remedy = "choose a benchmark that does, such as --benchmark classification"
     if not issubclass(SEARCH_SPACES.get(config.space.name), SupernetSpace):
-        remedy = f"nor does the search space {config.space.name} offer one; take another strategy, such as nsga2"
+        remedy = f"the search space {config.space.name} has no supernet either; choose another strategy, such as nsga2"
     raise InputError(
-        f"the strategy {config.strategy.name} shares the weights of a supernet, which the benchmark "
-        f"{config.benchmark.name} does not train; {remedy}"
+        f"the strategy {config.strategy.name} needs a supernet, but the benchmark {config.benchmark.name} "
+        f"does not train one; {remedy}"
     )

@@ -84,12 +84,12 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
             reason = f"the budget is enough for all {number:,} members of {problem.space.name}"
             return Choice("random_search", {"duplicates": "redraw"}, (reason, *said))
     if evaluations is not None and evaluations > MOST_LEARNT:
-        reason = f"more than {MOST_LEARNT:,} evaluations, from which a predictor would learn for too long"
+        reason = f"fitting a predictor to more than {MOST_LEARNT:,} evaluations would take too long"
         if len(problem.goal.objectives) == 1:
             return Choice("regularized_evolution", {"duplicates": "redraw"}, (reason, *said))
         return Choice("nsga2", {"duplicates": "redraw"}, (reason, *said))
     if _stops_early(benchmark, problem, budget):
-        reason = f"networks that are stopped before {problem.fidelity} epochs save what the budget counts"
+        reason = f"stopping trainings before {problem.fidelity} epochs saves budget"
         return Choice("asha", {"eta": ETA}, (reason, *said))
     listed = f"can be listed ({len(members):,} members)" if members is not None else "is too large to be listed"
     return Choice("predictor_guided", {}, (f"{problem.space.name} {listed}", *said))

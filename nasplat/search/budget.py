@@ -28,7 +28,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name, value in self.limits().items():
             if not value > 0:
-                raise InputError(f"a budget is positive, but got {name}={value:g}")
+                raise InputError(f"a budget must be positive, but got {name}={value:g}")
 
     @property
     def ends(self) -> bool:

@@ -203,7 +203,7 @@ class Search:
             raise StrategyError(f"{name} was asked for at most {room} tasks, but gave {len(tasks)}")
         for task in tasks:
             if isinstance(task, Evaluate) and not self.problem.feasible(task.architecture):
-                limits = ", ".join(map(str, self.problem.limits)) or "membership in the benchmark"
+                limits = ", ".join(map(str, self.problem.limits)) or "the benchmark, which cannot measure it"
                 raise StrategyError(f"{name} proposed {task.architecture}, which is not feasible under {limits}")
 
     def _route(self, task: Task) -> None:

@@ -79,8 +79,8 @@ def _ask_again(strategy: Strategy, event: Event, logged: list[Json]) -> None:
     asked = [encode_task(task) for task in strategy.ask(event.body["n"])]
     if asked != logged:
         raise StrategyError(
-            f"resuming, {type(strategy).__name__} asked for other tasks than the log has at event "
-            f"{event.seq}: {asked} instead of {logged}; resume with the version that began the run"
+            f"on resuming, {type(strategy).__name__} asked for other tasks than the log has at event {event.seq}: "
+            f"{asked} instead of {logged}; resume with the version of NASPlat that began the run"
         )
 
 
@@ -95,7 +95,7 @@ def _check_costs(problem: Problem, outcome: Outcome) -> None:
         logged = outcome.metrics.get(metric, value)
         if logged != value and not math.isnan(value):
             raise RunError(
-                f"resuming, {metric} of {outcome.architecture} is {value:g}, but it was {logged:g} when the search "
-                "began, so that old trials and new ones would not compare; put back the table or the version that "
-                "it began with"
+                f"on resuming, {metric} of {outcome.architecture} is {value:g}, but it was {logged:g} when the search "
+                "began, so old and new trials cannot be compared; restore the table or the version of NASPlat that "
+                "the search began with"
             )

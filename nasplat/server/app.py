@@ -34,7 +34,7 @@ NOT_FINITE = "the predictor gave no finite score"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>NASPlat</title>
 <h1>A predictor of NASPlat</h1>
 <ul><li>POST /v1/predict<li>POST /v1/rank<li><a href="v1/model">GET /v1/model</a>
-<li><a href="healthz">GET /healthz</a><li><a href="openapi.json">GET /openapi.json</a>, all of it in detail</ul>
+<li><a href="healthz">GET /healthz</a><li><a href="openapi.json">GET /openapi.json</a>, the full description</ul>
 """
 
 
@@ -70,8 +70,8 @@ def make_app(
     app = FastAPI(
         title="NASPlat predictor",
         version=nasplat.__version__,
-        description=f"TrainingSet and ranks architectures of the search space {space.name}, as a saved predictor "
-        f"({saved.predictor.name}) sees them. A request has at most {batch} architectures and {body_bytes:,} bytes.",
+        description=f"Scores and ranks architectures of the search space {space.name} with a saved predictor "
+        f"({saved.predictor.name}). A request can have at most {batch} architectures and {body_bytes:,} bytes.",
         docs_url=None,  # it would load scripts from foreign hosts
         redoc_url=None,
         lifespan=lifespan,
@@ -206,8 +206,8 @@ async def _body(request: Request, model: type[BaseModel], most: int) -> BaseMode
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise _Refused(415, "not_json", f"a body is of the type application/json, but got {shortly(kind)}")
-    too_large = _Refused(413, "too_large", f"a body has at most {most:,} bytes", {"Connection": "close"})
+        raise _Refused(415, "not_json", f"the body must be of the type application/json, but got {shortly(kind)}")
+    too_large = _Refused(413, "too_large", f"the body must have at most {most:,} bytes", {"Connection": "close"})
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 20 or int(length) > most:
         raise too_large
@@ -219,16 +219,16 @@ async def _body(request: Request, model: type[BaseModel], most: int) -> BaseMode
                 if len(data) > most:
                     raise too_large
     except ClientDisconnect:
-        raise _Refused(400, "cut_off", "the body ended early") from None
+        raise _Refused(400, "cut_off", "the connection was closed before the end of the body") from None
     except TimeoutError:
-        message = f"a body comes within {BODY_SECONDS:g} seconds"
+        message = f"the body must arrive within {BODY_SECONDS:g} seconds"
         raise _Refused(408, "too_slow", message, {"Connection": "close"}) from None
     try:
         return model.model_validate_json(bytes(data))
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
         if problem["type"] == "json_invalid":
-            raise _Refused(400, "not_json", f"a body is JSON, but: {problem['msg'][:200]}") from None
+            raise _Refused(400, "not_json", f"the body must be JSON, but: {problem['msg'][:200]}") from None
         raise _Refused(422, "wrong_body", _said(problem["loc"], problem["msg"], problem["input"])) from None
 
 
@@ -243,26 +243,26 @@ async def _told(request: Request, error: Exception) -> Response:
     if isinstance(error, _Refused):
         return error.response
     if not isinstance(error, HTTPException):
-        return refusal(500, "failed", "the predictor failed on this request; the server's log tells why")
+        return refusal(500, "failed", "the predictor failed on this request; see the server's log")
     if error.status_code == 404:
-        return refusal(404, "no_such_route", "there is no such route; GET /openapi.json lists all")
+        return refusal(404, "no_such_route", "there is no such route; GET /openapi.json lists all routes")
     if error.status_code == 405:
-        return refusal(405, "wrong_method", "this route takes another method; the header Allow tells", error.headers)
+        return refusal(405, "wrong_method", "this route does not allow the method; see the header Allow", error.headers)
     return refusal(error.status_code, "refused", str(error.detail)[:200], error.headers)
 
 
 def _responses(answer: type[BaseModel], *, posts: bool, guarded: bool) -> dict[int | str, dict[str, Any]]:
     """All answers of a route, for its documentation."""
-    said = {400: "The Host header is not one that is served" + ", or the body is not JSON." * posts}
+    said = {400: "The Host header is not allowed" + ", or the body is not JSON." * posts}
     if guarded:
         said[401] = "The token is missing or wrong."
     if posts:
         said |= {
-            408: "The body came too slowly.",
+            408: "The body arrived too slowly.",
             413: "The body has too many bytes.",
-            415: "The body is of another type than application/json.",
+            415: "The body is not of the type application/json.",
             422: "The body breaks a rule: too many architectures, another space, a wrong type, an unknown field.",
-            503: "Too much is waiting; Retry-After tells when to try again.",
+            503: "Too many architectures are waiting; the header Retry-After says when to try again.",
         }
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": Refusal, "description": text} for status, text in said.items()

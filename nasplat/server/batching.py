@@ -44,7 +44,7 @@ class Batcher:
         if not architectures:
             return []
         if self._waiting + len(architectures) > self._most:
-            raise OverfullError(f"{self._waiting} architectures are waiting, and at most {self._most} may")
+            raise OverfullError(f"{self._waiting} architectures are waiting, but at most {self._most} may")
         future: asyncio.Future[list[Predicted]] = asyncio.get_running_loop().create_future()
         self._queue.append((architectures, future))
         self._waiting += len(architectures)

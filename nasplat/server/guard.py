@@ -66,7 +66,7 @@ class Guard:
     def _refuse(self, scope: Scope) -> Response | None:
         given: dict[bytes, bytes] = dict(scope["headers"])
         if self._hosts is not None and _name(given.get(b"host", b"")) not in self._hosts:
-            return refusal(400, "wrong_host", f"the Host header is to be one of {', '.join(sorted(self._hosts))}")
+            return refusal(400, "wrong_host", f"the Host header must be one of {', '.join(sorted(self._hosts))}")
         if self._token is None or scope["path"] == OPEN:
             return None
         scheme, _, token = given.get(b"authorization", b"").partition(b" ")
@@ -75,7 +75,7 @@ class Guard:
         return refusal(
             401,
             "unauthorized",
-            "this server wants a token; send the header Authorization: Bearer TOKEN",
+            "this server requires a token; send the header Authorization: Bearer TOKEN",
             {"WWW-Authenticate": "Bearer"},
         )
 

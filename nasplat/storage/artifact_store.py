@@ -49,7 +49,7 @@ class ArtifactStore(Artifacts):
     def get(self, handle: Handle) -> bytes:
         if re.fullmatch("[0-9a-f]{64}", handle.digest) is None:  # it would lead out of the folder
             raise ArtifactError(
-                f"artifact {handle.digest!r} cannot be read: an artifact is named by 64 hexadecimal digits"
+                f"artifact {handle.digest!r} cannot be read: the name of an artifact must be 64 hexadecimal digits"
             )
         try:
             data = read_file(self.path(handle))

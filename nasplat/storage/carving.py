@@ -57,10 +57,10 @@ def read_events(copy: Path) -> tuple[dict[int, list[Event]], str]:
                 readings.append(event)
         return len(events) - before
 
-    through, problem = _through_sqlite(copy) if main else ([], "there is only its side file")
+    through, problem = _through_sqlite(copy) if main else ([], "only its write-ahead file is left")
     enter(through)
     if enter(_carve(main, side, scan_main=bool(problem))) and not problem:
-        problem = "its side file holds events that SQLite does not take in"
+        problem = "its write-ahead file has events that SQLite does not read"
     if not problem and len(events) != max(events, default=0):
         problem = "events are missing"
     return events, problem
@@ -73,7 +73,7 @@ def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         try:
             if not has_schema(connection):
-                return [], "its tables are others"
+                return [], "its tables are not those of an event log"
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != FORMAT:
                 problem = f"it has format {version}, not {FORMAT}"

@@ -78,13 +78,13 @@ class EventLog:
             RunError: The file exists or cannot be created.
         """
         if path.exists():
-            raise RunError(f"{path} exists; a log is created once")
+            raise RunError(f"{path} exists; choose another place for a new log")
         try:
             connection = sqlite3.connect(path, isolation_level=None)
             connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={FORMAT}; {_SCHEMA}")
         except sqlite3.Error as error:
             raise StorageError(
-                f"the event log {path} cannot be created: {error}; make room, or choose another place"
+                f"the event log {path} cannot be created: {error}; free disk space, or choose another place"
             ) from error
         return cls._configured(connection, path, write=True)
 
@@ -122,7 +122,10 @@ class EventLog:
                         f"version that wrote it, or if the file is damaged: {recovering(path.parent)}"
                     )
                 if not has_schema(connection):
-                    raise RunError(f"the event log {path} is damaged: its tables are others; {recovering(path.parent)}")
+                    raise RunError(
+                        f"the event log {path} is damaged: its tables are not those of an event log; "
+                        f"{recovering(path.parent)}"
+                    )
                 log = cls._configured(connection, path, write=write)
             except sqlite3.Error as error:
                 raise _refusal(path, error, write=write) from error
@@ -241,7 +244,7 @@ def event_of(seq: Any, kind: Any, elapsed: Any, body: Any) -> Event:
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the body of event {seq} is not JSON: {error}") from error
     if not (isinstance(kind, str) and isinstance(elapsed, float) and math.isfinite(elapsed) and isinstance(said, dict)):
-        raise ValueError(f"event {seq} is to be a kind, finite seconds and a JSON object")
+        raise ValueError(f"event {seq} must have a kind, finite seconds and a JSON object")
     return Event(seq, kind, elapsed, said)
 
 

@@ -31,7 +31,7 @@ def refusal(path: Path, action: str, error: OSError) -> NasplatError:
     """
     why = error.strerror or str(error)
     if error.errno in _NO_ROOM:
-        return StorageError(f"{path} cannot be {action}: {why}; make room and try again, or choose another --out")
+        return StorageError(f"{path} cannot be {action}: {why}; free disk space and try again, or choose another --out")
     if error.errno in _TAKEN and is_taken(path):
         return InputError(f"{path} exists; choose another --out")
     return InputError(f"{path} cannot be {action}: {why}; choose another --out")
@@ -44,7 +44,7 @@ def read_file(path: Path) -> bytes:
         OSError: The file cannot be read.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return path.read_bytes()
 
 

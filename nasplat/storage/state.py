@@ -31,7 +31,7 @@ def unpack(text: str, arrays: bytes) -> dict[str, Any]:
     except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"the arrays of a state are damaged: {error}") from error
     if not isinstance(state, dict):
-        raise ValueError(f"a state is a mapping, but this one is {type(state).__name__}")
+        raise ValueError(f"a state must be a mapping, but this one is {type(state).__name__}")
     return state
 
 
