@@ -11,8 +11,9 @@ from subprocess import CompletedProcess
 
 import pytest
 import typer
+from rich.text import Text
 
-from nasplat.cli.app import COMMANDS
+from nasplat.cli.app import COMMANDS, load
 from nasplat.options import described_options
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES
 
@@ -78,6 +79,16 @@ def test_the_help_says_of_each_command_what_the_command_says_itself() -> None:
 def test_no_command_offers_to_edit_the_shell(name: str, command: Callable[..., CompletedProcess[str]]) -> None:
     done = command(name, "--help")
     assert done.returncode == 0 and "completion" not in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_word_of_a_help_text_is_taken_for_markup(name: str) -> None:
+    waiting = [load(name)]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        for said in (command.help, *(getattr(parameter, "help", None) for parameter in command.params)):
+            assert Text.from_markup(said or "").plain == (said or "")
 
 
 def test_every_option_of_every_plug_in_is_explained() -> None:

@@ -63,7 +63,7 @@ def import_table(
     ],
     out_file: Annotated[
         Path | None,
-        typer.Option("--out", help="The table to write.  [default: in the data folder]", show_default=False),
+        typer.Option("--out", help="The table to write. Default: in the data folder.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -94,7 +94,7 @@ def import_table(
 @app.command("info")
 def info(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The benchmark.  [default: all]", show_default=False)
+        str | None, typer.Argument(metavar="[NAME]", help="The benchmark. Default: all.", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
@@ -134,19 +134,19 @@ def build_latency(
     side: Annotated[
         str | None,
         typer.Option(
-            help="Side of the images in pixels, or HEIGHTxWIDTH.  [default: the usual size of the space]",
+            help="Side of the images in pixels, or HEIGHTxWIDTH. Default: the usual size of the space.",
             show_default=False,
         ),
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, help="Image channels.  [default: those of the space]", show_default=False)
+        int | None, typer.Option(min=1, help="Image channels. Default: those of the space.", show_default=False)
     ] = None,
     outputs: Annotated[
-        int | None, typer.Option(min=1, help="Number of outputs.  [default: that of the space]", show_default=False)
+        int | None, typer.Option(min=1, help="Number of outputs. Default: that of the space.", show_default=False)
     ] = None,
     scale: Annotated[
         int | None,
-        typer.Option(min=1, help="The scale of super-resolution.  [default: that of the space]", show_default=False),
+        typer.Option(min=1, help="The scale of super-resolution. Default: that of the space.", show_default=False),
     ] = None,
     points: Annotated[
         int, typer.Option(min=1, help="Maximum number of widths to measure for each kind of block.")

@@ -66,12 +66,12 @@ def evaluate(
         ),
     ] = None,
     predictor: Annotated[
-        list[str] | None, typer.Option(help="A predictor to compare; repeatable.  [default: all]", show_default=False)
+        list[str] | None, typer.Option(help="A predictor to compare; repeatable. Default: all.", show_default=False)
     ] = None,
     sizes: Annotated[
         str | None,
         typer.Option(
-            help="Sizes of the training sets, such as 78,156.  [default: 20, 50, 100 … up to half of all]",
+            help="Sizes of the training sets, such as 78,156. Default: 20, 50, 100 … up to half of all.",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Random seed of the training sets.", min=0)] = 0,
     test: Annotated[
         int | None,
-        typer.Option(help="Number of other architectures to rank.  [default: all]", min=2, show_default=False),
+        typer.Option(help="Number of other architectures to rank. Default: all.", min=2, show_default=False),
     ] = None,
     top: Annotated[
         int, typer.Option(help="The k of precision@k and regret@k: the size of the short list.", min=1)

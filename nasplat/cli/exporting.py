@@ -35,8 +35,8 @@ def export(
         Path | None,
         typer.Option(
             "--out",
-            help="The folder to create; for several networks, the parent of their folders trial-N.  "
-            "[default: RUN/export/trial-N]",
+            help="The folder to create; for several networks, the parent of their folders trial-N. "
+            "Default: RUN/export/trial-N.",
             show_default=False,
         ),
     ] = None,

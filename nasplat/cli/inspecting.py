@@ -193,7 +193,7 @@ def _show_run(history: History, top: int) -> None:
 def report(
     run: RunArgument,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="The file to write.  [default: RUN/report.html]", show_default=False)
+        Path | None, typer.Option("--out", help="The file to write. Default: RUN/report.html.", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:

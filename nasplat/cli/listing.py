@@ -44,7 +44,7 @@ SECTIONS = {
 
 
 def list_plugins(
-    kind: Annotated[Kind | None, typer.Argument(help="The kind to list.  [default: all]", show_default=False)] = None,
+    kind: Annotated[Kind | None, typer.Argument(help="The kind to list. Default: all.", show_default=False)] = None,
     name: Annotated[
         str | None,
         typer.Argument(help="A plug-in of this kind; shows its description and options.", show_default=False),

@@ -74,8 +74,8 @@ Score = Annotated[
     str | None,
     typer.Option(
         "--score",
-        help="The column or objective to predict; higher is better. COLUMN:min if lower is better.  "
-        "[default: a run's first objective, a file's only number or accuracy]",
+        help="The column or objective to predict; higher is better. COLUMN:min if lower is better. "
+        "Default: a run's first objective, a file's only number or accuracy.",
         show_default=False,
     ),
 ]
@@ -181,7 +181,7 @@ def rank(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of --sample.")] = 0,
     top: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of best architectures to show.  [default: all]", show_default=False),
+        typer.Option(min=1, help="Number of best architectures to show. Default: all.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

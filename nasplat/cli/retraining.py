@@ -50,8 +50,8 @@ def retrain(
     pick: Annotated[
         list[str] | None,
         typer.Option(
-            help="best, knee, a trial's number, front, or bins:M as in export; repeatable.  [default: bins:5, or best "
-            "with a single objective]",
+            help="best, knee, a trial's number, front, or bins:M as in export; repeatable. Default: bins:5, or best "
+            "with a single objective.",
             show_default=False,
         ),
     ] = None,
@@ -71,14 +71,14 @@ def retrain(
         typer.Option("--distill", help="Distillation: train the largest network first, as the teacher of the others."),
     ] = False,
     benchmark: Annotated[
-        str | None, typer.Option(help="The benchmark that trains.  [default: the search's]", show_default=False)
+        str | None, typer.Option(help="The benchmark that trains. Default: the search's.", show_default=False)
     ] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option(help="METRIC:max or METRIC:min; repeatable.  [default: the search's]", show_default=False),
+        typer.Option(help="METRIC:max or METRIC:min; repeatable. Default: the search's.", show_default=False),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The random seed.  [default: the search's]", show_default=False)
+        int | None, typer.Option(help="The random seed. Default: the search's.", show_default=False)
     ] = None,
     executor: ExecutorName = None,
     workers: Workers = None,
@@ -90,7 +90,7 @@ def retrain(
     set_: Set = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run directory to create.  [default: RUN-retrained-N]", show_default=False),
+        typer.Option(help="The run directory to create. Default: RUN-retrained-N.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

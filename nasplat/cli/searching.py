@@ -51,7 +51,7 @@ def search(
         float | None,
         typer.Option(help="Budget: device-seconds, in addition to --evaluations or --seconds.", show_default=False),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The random seed.  [default: 0]", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="The random seed. Default: 0.", show_default=False)] = None,
     executor: ExecutorName = None,
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
@@ -62,7 +62,7 @@ def search(
     set_: Set = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run directory to create.  [default: runs/STRATEGY-SPACE-N]", show_default=False),
+        typer.Option(help="The run directory to create. Default: runs/STRATEGY-SPACE-N.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -30,7 +30,7 @@ def serve(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"A file with the token that requests must have.  [default: the variable {TOKEN}, if it is set]",
+            help=f"A file with the token that requests must have. Default: the variable {TOKEN}, if it is set.",
             show_default=False,
         ),
     ] = None,

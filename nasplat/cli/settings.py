@@ -12,20 +12,20 @@ from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ExecutorName: TypeAlias = Annotated[
-    str | None, typer.Option("--executor", help="inline or ray.  [default: inline]", show_default=False)
+    str | None, typer.Option("--executor", help="inline or ray. Default: inline.", show_default=False)
 ]
-Workers: TypeAlias = Annotated[int | None, typer.Option(help="Ray workers.  [default: 1]", show_default=False)]
+Workers: TypeAlias = Annotated[int | None, typer.Option(help="Ray workers. Default: 1.", show_default=False)]
 CpusPerWorker: TypeAlias = Annotated[
-    float | None, typer.Option(help="CPUs for each worker.  [default: 1]", show_default=False)
+    float | None, typer.Option(help="CPUs for each worker. Default: 1.", show_default=False)
 ]
 GpusPerWorker: TypeAlias = Annotated[
-    float | None, typer.Option(help="GPUs for each worker, such as 0.5.  [default: 0]", show_default=False)
+    float | None, typer.Option(help="GPUs for each worker, such as 0.5. Default: 0.", show_default=False)
 ]
 RayAddress: TypeAlias = Annotated[
     str | None, typer.Option(help="An existing Ray cluster: auto or HOST:PORT.", show_default=False)
 ]
 Retries: TypeAlias = Annotated[
-    int | None, typer.Option(help="Ray: retries of a trial after a worker failure.  [default: 2]", show_default=False)
+    int | None, typer.Option(help="Ray: retries of a trial after a worker failure. Default: 2.", show_default=False)
 ]
 TrialSeconds: TypeAlias = Annotated[
     float | None,

@@ -22,7 +22,7 @@ def test(
     pick: Annotated[
         list[str] | None,
         typer.Option(
-            help="best, knee, a trial's number, front, bins:M as in export, or all; repeatable.  [default: best]",
+            help="best, knee, a trial's number, front, bins:M as in export, or all; repeatable. Default: best.",
             show_default=False,
         ),
     ] = None,

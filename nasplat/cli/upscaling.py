@@ -31,7 +31,7 @@ def upscale(
     picture: Annotated[Path, typer.Argument(help="The picture, a file.", show_default=False)],
     out_file: Annotated[
         Path | None,
-        typer.Option("--out", help="The PNG file to write.  [default: PICTURE-x2.png beside it]", show_default=False),
+        typer.Option("--out", help="The PNG file to write. Default: PICTURE-x2.png beside it.", show_default=False),
     ] = None,
     compare: Annotated[
         Path | None,
@@ -49,7 +49,7 @@ def upscale(
     ] = None,
     device: Annotated[Device, typer.Option(help="The device that runs the network.")] = Device.CPU,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on the CPU.  [default: all cores]", show_default=False)
+        int | None, typer.Option(min=1, help="Threads on the CPU. Default: all cores.", show_default=False)
     ] = None,
     memory: Annotated[
         int,
