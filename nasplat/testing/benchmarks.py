@@ -29,7 +29,7 @@ def measures_what_it_declares(make: MakeBenchmark) -> None:
     assert not missing, f"a measurement lacks {missing}"
     for name, value in measurement.metrics.items():
         assert math.isfinite(value), f"{name} is {value}"
-        assert not name.endswith("accuracy") or 0 <= value <= 1, f"{name} is {value}, which is no fraction"
+        assert not name.endswith("accuracy") or 0 <= value <= 1, f"{name} is {value}, which is not between 0 and 1"
     assert measurement.split in ("validation", "test"), f"the split is {measurement.split!r}"
 
 
@@ -124,7 +124,7 @@ def preparing_again_is_harmless(make: MakeBenchmark) -> None:
     benchmark, task, _ = _prepared(make)
     before = _measure(benchmark, task).metrics
     benchmark.prepare()
-    assert _measure(benchmark, task).metrics == before, "a second prepare changed what is measured"
+    assert _measure(benchmark, task).metrics == before, "a second prepare changed the measurement"
 
 
 def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
@@ -143,17 +143,19 @@ def continued_equals_uninterrupted(make: MakeBenchmark) -> None:
         try:
             measured = worker.measure(part, device="cpu", artifacts=artifacts)
         except TrialFailed:
-            assert not parts, "a measurement cannot go on from the state that an earlier one left"
+            assert not parts, "a measurement cannot continue from the state that an earlier one left"
             does_not_apply(f"{type(benchmark).__name__} does not measure at a fidelity of {fidelity}")
         parts.append(measured)
         store.added |= artifacts.added
         if STATE not in measured.artifacts:
             break
     if len(parts) == 1:
-        does_not_apply(f"{type(benchmark).__name__} leaves no state that a measurement could go on from")
+        does_not_apply(f"{type(benchmark).__name__} leaves no state to continue from")
     whole = _measure(benchmark, replace(task, fidelity=parts[-1].task.fidelity))
     assert parts[-1].metrics == whole.metrics, f"continued: {parts[-1].metrics}, uninterrupted: {whole.metrics}"
-    assert parts[-1].artifacts == whole.artifacts, "continued and uninterrupted, a measurement left other artifacts"
+    assert parts[-1].artifacts == whole.artifacts, (
+        "a continued measurement left other artifacts than an uninterrupted one"
+    )
     images = sum(part.spent.images for part in parts)
     assert images == whole.spent.images, f"the parts cost {images} images, the whole {whole.spent.images}"
 
@@ -165,7 +167,7 @@ def same_training_same_weights(make: MakeSupernetBenchmark) -> None:
         benchmark, _, problem = _prepared(make)
         with global_generators_untouched():
             weights.append(_trained(benchmark, problem, MemoryArtifacts()).weights)
-    assert weights[0] == weights[1], "the same training gave other weights"
+    assert weights[0] == weights[1], "the same training gave different weights"
 
 
 def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
@@ -175,15 +177,19 @@ def training_goes_on_where_it_was_left(make: MakeSupernetBenchmark) -> None:
     first = _trained(benchmark, problem, artifacts)
     other, _, _ = _prepared(make)  # another worker
     second = _trained(other, problem, artifacts, weights=first.weights)
-    assert second.weights != first.weights, "training on changed nothing"
+    assert second.weights != first.weights, "further training did not change the weights"
     for fidelity in (1, 2):
         wanted = replace(task, weights=second.weights, fidelity=fidelity)
         try:
             other.measure(wanted, device="cpu", artifacts=artifacts)
         except TrialFailed as error:
-            assert fidelity == 1, f"two epochs are behind the weights, but it refuses to measure after two: {error}"
+            assert fidelity == 1, (
+                f"the weights were trained for two epochs, but a measurement at fidelity 2 is refused: {error}"
+            )
         else:
-            assert fidelity == 2, "two epochs are behind the weights, but it measures after one"
+            assert fidelity == 2, (
+                "the weights were trained for two epochs, but a measurement at fidelity 1 is not refused"
+            )
 
 
 def shared_weights_are_measured_as_they_are(make: MakeSupernetBenchmark) -> None:

@@ -46,7 +46,7 @@ def check_configuration(plugin: Any, *, given: int) -> None:
     for name in options_model(type(plugin)).model_fields:
         assert hasattr(plugin, name), f"the option {name!r} of {type(plugin).__name__} is not stored as .{name}"
     described = (type(plugin).__doc__ or "").strip()
-    assert described, f"{type(plugin).__name__} has no docstring, which is what `nasplat list` shows"
+    assert described, f"{type(plugin).__name__} has no docstring, but `nasplat list` shows the docstring"
     positional = [
         parameter.name
         for parameter in list(inspect.signature(type(plugin)).parameters.values())[given:]

@@ -24,7 +24,7 @@ FORMATS = {".json", ".safetensors", ".npz", ".onnx"}
 def fit_returns_itself(make: MakePredictor) -> None:
     """`fit` returns the predictor."""
     predictor = make(ToySpace())
-    assert predictor.fit(*_examples()) is predictor, "fit returned something else"
+    assert predictor.fit(*_examples()) is predictor, "fit did not return the predictor itself"
 
 
 def unfitted_is_refused(make: MakePredictor) -> None:
@@ -72,8 +72,12 @@ def learns_to_rank(make: MakePredictor) -> None:
     architectures, scores = _examples(100)
     fresh, truth = _examples(60, seed=1)
     predictor = make(ToySpace()).fit(architectures, scores)
-    assert _pairs_right(predictor.predict(architectures), scores) > 0.7, "it does not rank its own training set"
-    assert _pairs_right(predictor.predict(fresh), truth) > 0.6, "it does not rank what it has not seen"
+    assert _pairs_right(predictor.predict(architectures), scores) > 0.7, (
+        "the predictor does not rank its own training set"
+    )
+    assert _pairs_right(predictor.predict(fresh), truth) > 0.6, (
+        "the predictor does not rank architectures outside its training set"
+    )
 
 
 def same_data_same_predictions(make: MakePredictor) -> None:
@@ -81,7 +85,7 @@ def same_data_same_predictions(make: MakePredictor) -> None:
     architectures, scores = _examples()
     with global_generators_untouched():
         first, second = (make(ToySpace()).fit(architectures, scores).predict(architectures) for _ in range(2))
-    assert np.array_equal(first, second), "the same data gave other predictions"
+    assert np.array_equal(first, second), "the same data gave different predictions"
 
 
 def saved_is_loaded(make: MakePredictor) -> None:
@@ -95,7 +99,9 @@ def saved_is_loaded(make: MakePredictor) -> None:
         assert files and all(path.suffix in FORMATS for path in files), f"saved as {[path.name for path in files]}"
         assert not any(path.read_bytes().startswith(b"\x80") for path in files), "a pickle was saved"
         loaded = type(predictor).load(folder, ToySpace())
-        assert np.allclose(loaded.predict(architectures), predictor.predict(architectures)), "loaded, it differs"
+        assert np.allclose(loaded.predict(architectures), predictor.predict(architectures)), (
+            "the loaded predictor gives different predictions"
+        )
 
 
 def damaged_is_refused(make: MakePredictor) -> None:
@@ -109,11 +115,11 @@ def damaged_is_refused(make: MakePredictor) -> None:
             whole = path.read_bytes()
             for size in (0, len(whole) // 2, len(whole) - 1):
                 path.write_bytes(whole[:size])
-                _refused(predictor, folder, f"one with {path.name} cut to {size} bytes")
+                _refused(predictor, folder, f"a predictor with {path.name} cut to {size} bytes")
             path.unlink()
-            _refused(predictor, folder, f"one without {path.name}")
+            _refused(predictor, folder, f"a predictor without {path.name}")
             path.write_bytes(whole)
-        _refused(predictor, Path(parent) / "missing", "a missing one")
+        _refused(predictor, Path(parent) / "missing", "a missing predictor")
 
 
 def _refused(predictor: Predictor, folder: Path, what: str) -> None:
@@ -144,7 +150,10 @@ def strangers_are_not_restored(make: MakePredictor) -> None:
                 type(predictor).load(folder, ToySpace())
             except InputError:
                 continue
-        raise AssertionError(f"loaded from arrays {[(k, v.shape) for k, v in stranger.arrays.items()]}")
+        raise AssertionError(
+            "a predictor was loaded from the arrays of another one: "
+            f"{[(k, v.shape) for k, v in stranger.arrays.items()]}"
+        )
 
 
 def _saved_as(predictor: Predictor, state: FittedState, folder: Path) -> None:

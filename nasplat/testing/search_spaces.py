@@ -46,12 +46,12 @@ def same_generator_same_samples(space: SearchSpace, io: IO) -> None:
         return [a, b, space.mutate(a, rng), space.crossover(a, b, rng), space.sample(rng)]
 
     with global_generators_untouched():
-        assert draws() == draws(), "the same seed gave other architectures"
+        assert draws() == draws(), "the same seed gave different architectures"
 
 
 def samples_differ(space: SearchSpace, io: IO) -> None:
     """Sampling reaches more than a corner of the space."""
-    assert len({a.code for a in _samples(space)}) > 3, f"{SAMPLES} samples hold no more than 3 different members"
+    assert len({a.code for a in _samples(space)}) > 3, f"{SAMPLES} samples have at most 3 different members"
 
 
 def strangers_are_refused(space: SearchSpace, io: IO) -> None:
@@ -60,9 +60,11 @@ def strangers_are_refused(space: SearchSpace, io: IO) -> None:
         try:
             parsed = space.parse(text)
         except InputError as error:
-            assert repr(text)[1:-1] in str(error) or not text, f"the refusal of {text!r} does not repeat it: {error}"
+            assert repr(text)[1:-1] in str(error) or not text, (
+                f"the error for the invalid code {text!r} does not contain it: {error}"
+            )
         else:
-            raise AssertionError(f"{text!r} was taken for {parsed}")
+            raise AssertionError(f"the invalid code {text!r} was parsed as {parsed}")
 
 
 def mutants_are_other_members(space: SearchSpace, io: IO) -> None:
@@ -81,19 +83,23 @@ def crossover_stays_between_its_parents(space: SearchSpace, io: IO) -> None:
     for a, b in pairwise(members):
         child = space.crossover(a, b, rng)
         _assert_member(space, child)
-        assert space.crossover(a, a, rng) == a, f"{a} crossed with itself is something else"
+        assert space.crossover(a, a, rng) == a, f"the crossover of {a} with itself gives another architecture"
 
 
 def neighbors_are_mutual(space: SearchSpace, io: IO) -> None:
     """Neighbours are distinct other members. The relation is symmetric: each neighbour has the member as neighbour."""
     for architecture in _samples(space)[:5]:
         neighbors = space.neighbors(architecture)
-        assert neighbors and len(set(neighbors)) == len(neighbors), f"neighbours of {architecture} repeat or lack"
+        assert neighbors and len(set(neighbors)) == len(neighbors), (
+            f"{architecture} has no neighbours, or has one of them twice"
+        )
         assert architecture not in neighbors, f"{architecture} is its own neighbour"
         assert neighbors == space.neighbors(architecture), "the order of neighbours changes"
         for neighbor in neighbors[:10]:
             _assert_member(space, neighbor)
-            assert architecture in space.neighbors(neighbor), f"{neighbor} does not have {architecture} back"
+            assert architecture in space.neighbors(neighbor), (
+                f"{neighbor} is a neighbour of {architecture}, but not the other way round"
+            )
 
 
 def canonical_keys_are_stable_text(space: SearchSpace, io: IO) -> None:
@@ -126,20 +132,24 @@ def graphs_are_well_formed(space: SearchSpace, io: IO) -> None:
     try:
         graphs.check()
     except InputError as error:
-        raise AssertionError(f"a graph is none: {error}") from error
+        raise AssertionError(f"a graph is invalid: {error}") from error
     for row, architecture in enumerate(members[:10]):
         alone, among = space.graphs([architecture]), graphs[row : row + 1]
-        assert alone.operations == graphs.operations, f"{architecture} alone has other operations than among others"
+        assert alone.operations == graphs.operations, (
+            f"the operations of {architecture} differ between a graph alone and one among others"
+        )
         for name in ("types", "adjacency", "params", "macs"):
             same = np.array_equal(getattr(alone, name), getattr(among, name))
-            assert same, f"the {name} of {architecture} are others alone than among others"
+            assert same, f"the {name} of {architecture} differ between a graph alone and one among others"
     for role in (Role.INPUT, Role.OUTPUT):
         having = roles(graphs, role).any(axis=1)
         assert having.all(), f"the graph of {members[int(having.argmin())]} has no {role}"
     for row, architecture in enumerate(members):
         whole = space.cost(architecture, space.reference_io).metrics()
         for name, nodes in (("params", graphs.params[row].sum()), ("macs", graphs.macs[row].sum())):
-            assert nodes <= whole[name], f"the nodes of {architecture} have {nodes} {name}, but all of it {whole[name]}"
+            assert nodes <= whole[name], (
+                f"the nodes of {architecture} have {nodes} {name}, more than the whole network, {whole[name]}"
+            )
 
 
 def tensors_have_one_shape(space: SearchSpace, io: IO) -> None:
@@ -150,10 +160,10 @@ def tensors_have_one_shape(space: SearchSpace, io: IO) -> None:
     square = tensors.ndim == 4 and len(tensors) == len(members) and tensors.shape[2] == tensors.shape[3]
     assert square, f"the tensors of {len(members)} members have the shape {tensors.shape}"
     assert np.isfinite(tensors).all(), "tensors are not finite"
-    assert not np.tril(tensors).any(), "tensors say something of edges that lead to no higher number"
+    assert not np.tril(tensors).any(), "tensors have values on or below the diagonal"
     for row, architecture in enumerate(members[:10]):
         same = np.array_equal(space.tensors([architecture]), tensors[row : row + 1])
-        assert same, f"the tensor of {architecture} is another alone than among others"
+        assert same, f"the tensor of {architecture} differs between alone and among others"
 
 
 def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
@@ -168,13 +178,13 @@ def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
         with seeded(0):
             network = space.build(architecture, io).eval()
         params = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        assert cost.params == params, f"{architecture} costs {cost.params} params but has {params}"
+        assert cost.params == params, f"{architecture} has {params} params, but its cost says {cost.params}"
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
             network(torch.zeros(1, *io.input_shape))
         macs = counter.get_total_flops() / 2
-        assert cost.macs == macs, f"{architecture} costs {cost.macs} MACs but does {macs:g}"
-        assert cost.memory_bits > 0, f"{architecture} costs no memory"
+        assert cost.macs == macs, f"{architecture} needs {macs:g} MACs, but its cost says {cost.macs}"
+        assert cost.memory_bits > 0, f"the cost of {architecture} has no memory"
         for name, whole in cost.metrics().items() if cost.parts else ():
             parts = sum(part.metrics().get(name, 0) for part in cost.parts.values())
             assert parts == whole, f"the parts of {architecture} sum to {parts} {name}, not {whole}"
@@ -240,13 +250,13 @@ def supernet_paths_are_what_is_built(space: SearchSpace, io: IO) -> None:
         try:
             network.load_state_dict(supernet.path(architecture).state_dict())
         except RuntimeError as error:  # which names every state that is missing, too many or of another shape
-            raise AssertionError(f"the path of {architecture} is not what is built: {error}") from error
+            raise AssertionError(f"the path of {architecture} is not the network that is built: {error}") from error
         for mode in (True, False):
             supernet.train(mode)
             network.train(mode)
             with torch.no_grad():
                 same = torch.equal(supernet(images, architecture), network(images))
-            assert same, f"the path of {architecture} and what is built differ, {'training' if mode else 'evaluating'}"
+            assert same, f"the path and the network of {architecture} differ, {'training' if mode else 'evaluating'}"
 
 
 def supernet_shares_its_weights(space: SearchSpace, io: IO) -> None:
@@ -280,11 +290,13 @@ def supernet_extracts_copies(space: SearchSpace, io: IO) -> None:
     for architecture in _samples(space)[:3]:
         extracted = supernet.extract(architecture)
         theirs, ours = extracted.state_dict(), supernet.path(architecture).state_dict()
-        assert theirs.keys() == ours.keys(), f"what is extracted of {architecture} is not its path"
-        assert all(torch.equal(theirs[name], ours[name]) for name in ours), f"extracting changes {architecture}"
+        assert theirs.keys() == ours.keys(), f"the network extracted for {architecture} is not its path"
+        assert all(torch.equal(theirs[name], ours[name]) for name in ours), (
+            f"extracting changes the weights of {architecture}"
+        )
         storages = {tensor.untyped_storage().data_ptr() for tensor in supernet.state_dict().values()}
         kept = [name for name, tensor in theirs.items() if tensor.untyped_storage().data_ptr() in storages]
-        assert not kept, f"what is extracted of {architecture} still shares {', '.join(kept)} with the supernet"
+        assert not kept, f"the network extracted for {architecture} still shares {', '.join(kept)} with the supernet"
 
 
 def supernet_has_no_dead_weight(space: SearchSpace, io: IO) -> None:
@@ -313,7 +325,7 @@ def blocks_are_what_is_built(space: SearchSpace, io: IO) -> None:
     Each block accepts an input of its `input_shape`. The kind and the widths identify a block.
     """
     if not isinstance(space, BlockSpace):
-        does_not_apply(f"{space.name} names no blocks")
+        does_not_apply(f"{space.name} has no blocks")
     import torch
 
     from nasplat.training.seeding import seeded
@@ -331,14 +343,16 @@ def blocks_are_what_is_built(space: SearchSpace, io: IO) -> None:
         assert parts == whole, f"the blocks of {architecture} have parameters of {parts}, but the network of {whole}"
         for block, name, module in zip(blocks, names, modules, strict=True):
             widths = bool(block.widths) and all(type(width) is int and width > 0 for width in block.widths)
-            assert widths, f"{block.kind!r} has the widths {block.widths}, which are to be whole numbers above 0"
+            assert widths, f"{block.kind!r} has the widths {block.widths}, but they must be whole numbers above 0"
             try:
                 with torch.no_grad():
                     module(torch.zeros(2, *block.input_shape))
             except RuntimeError as error:  # torch refuses other shapes so
                 raise AssertionError(f"{name} does not take {block.input_shape}: {error}") from error
             made = (block.input_shape, _shapes(module))
-            assert known.setdefault(name, made) == made, f"there are different blocks {name}: {known[name]} and {made}"
+            assert known.setdefault(name, made) == made, (
+                f"two different blocks have the kind and widths {name}: {known[name]} and {made}"
+            )
 
 
 def options_are_configuration(space: SearchSpace, io: IO) -> None:
@@ -377,7 +391,7 @@ def _assert_member(space: SearchSpace, architecture: Architecture) -> None:
         parsed = space.parse(architecture.code)
     except InputError as error:
         raise AssertionError(f"{architecture} is not a member: {error}") from error
-    assert parsed == architecture, f"{architecture} does not parse to itself but to {parsed}"
+    assert parsed == architecture, f"the code of {architecture} is parsed as {parsed}"
 
 
 def _samples(space: SearchSpace) -> list[Architecture]:

@@ -57,7 +57,9 @@ class _PatientSpace(ToySpace):
 
     def _draw(self) -> None:
         self.patience -= 1
-        assert self.patience > 0, "it draws for ever where few architectures are feasible; bound the loop"
+        assert self.patience > 0, (
+            "the strategy draws for ever if few architectures are feasible; limit the number of draws"
+        )
 
 
 def toy_problem(seed: int = 0, *, constraints: Iterable[str] = (), space: ToySpace | None = None) -> Problem:
@@ -122,8 +124,8 @@ def tasks_come_from_the_problem(make: MakeStrategy) -> None:
     """Ids rise by one in the order of asking, and seeds are the problem's."""
     strategy = make(toy_problem(seed=5))
     tasks = drive(strategy, batch=4)
-    assert [task.id for task in tasks] == list(range(len(tasks))), "ids do not rise by one in the order of asking"
-    assert all(task.seed == derive_seed(5, task.id) for task in tasks), "a task's seed is not the problem's"
+    assert [task.id for task in tasks] == list(range(len(tasks))), "ids do not increase by one in the order of asking"
+    assert all(task.seed == derive_seed(5, task.id) for task in tasks), "a task does not have the seed of the problem"
 
 
 def same_seed_same_proposals(make: MakeStrategy) -> None:
@@ -168,7 +170,9 @@ def failures_do_not_stop_it(make: MakeStrategy) -> None:
 
         strategy = make(toy_problem())
         asked = drive(strategy, trials=60, answering=answering)
-        assert len(asked) > 5 or strategy.progress == 1, f"it stopped after {len(asked)} tasks of which some failed"
+        assert len(asked) > 5 or strategy.progress == 1, (
+            f"the strategy stopped after {len(asked)} tasks, some of which failed"
+        )
 
 
 def late_and_shuffled_outcomes_are_fine(make: MakeStrategy) -> None:
@@ -184,7 +188,7 @@ def late_and_shuffled_outcomes_are_fine(make: MakeStrategy) -> None:
             break
         task = outstanding.pop(shuffler.randrange(len(outstanding)))
         strategy.tell(answer(strategy.problem, task))
-    assert total > 5, f"it stopped after {total} tasks"
+    assert total > 5, f"the strategy stopped after {total} tasks"
 
 
 def state_goes_on_exactly(make: MakeStrategy) -> None:
@@ -202,7 +206,7 @@ def state_goes_on_exactly(make: MakeStrategy) -> None:
             for task in reversed(in_flight):
                 each.tell(decode_outcome(encode_outcome(answer(each.problem, task))))
             futures.append([encode_task(task) for task in drive(each, trials=40, batch=2)])
-        assert futures[0] == futures[1], f"restored after {told_before} trials, it asked for other tasks"
+        assert futures[0] == futures[1], f"restored after {told_before} trials, the strategy asked for other tasks"
 
 
 def state_is_a_copy(make: MakeStrategy) -> None:
@@ -234,15 +238,15 @@ def finished_is_finished(make: MakeStrategy) -> None:
     """If `ask` returns no task and no evaluation is pending, the search has ended: the next `ask` is empty too."""
     strategy = make(toy_problem(constraints=["params<=61"]))  # a single member
     if len(drive(strategy, trials=100)) >= 100:
-        does_not_apply(f"{type(strategy).__name__} measures a single member for ever, so that it never finishes")
-    assert not strategy.ask(1), "it went on after it had finished"
+        does_not_apply(f"{type(strategy).__name__} never finishes, since it measures a single member again and again")
+    assert not strategy.ask(1), "the strategy asked for a task after it had finished"
 
 
 def a_plan_is_carried_out(make: MakeStrategy) -> None:
     """A strategy that reports progress ends by itself. Its progress starts at 0, never falls, and ends at 1."""
     strategy = make(toy_problem())
     if strategy.progress is None:
-        does_not_apply(f"{type(strategy).__name__} has no plan that it could carry out")
+        does_not_apply(f"{type(strategy).__name__} has no plan")
     told = [strategy.progress]
     for _ in range(PLAN_TASKS):
         asked = strategy.ask(1)
@@ -251,14 +255,16 @@ def a_plan_is_carried_out(make: MakeStrategy) -> None:
         strategy.tell(answer(strategy.problem, asked[0]))
         told.append(strategy.progress)
     else:
-        raise AssertionError(f"it has a plan, and is not done with it after {PLAN_TASKS:,} tasks")
-    assert (told[0], told[-1]) == (0, 1) and told == sorted(told), f"its progress was {told[0]} to {told[-1]}"
+        raise AssertionError(f"the strategy reports progress, but has not ended after {PLAN_TASKS:,} tasks")
+    assert (told[0], told[-1]) == (0, 1) and told == sorted(told), (
+        f"progress must rise from 0 to 1 without falling, but went from {told[0]} to {told[-1]}"
+    )
 
 
 def order_within_a_generation_is_free(make: MakeStrategy) -> None:
     """For a generational strategy, the order of tells within a generation changes nothing."""
     if not (strategy := make(toy_problem())).generational:
-        does_not_apply(f"{type(strategy).__name__} works in no generations")
+        does_not_apply(f"{type(strategy).__name__} has no generations")
     futures = []
     for seed in (None, 1, 2):
         shuffler = random.Random(seed)
