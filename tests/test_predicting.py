@@ -172,8 +172,8 @@ def test_a_sample_larger_than_the_space_says_so(shared_plugins: None, command: C
 
 REFUSED: list[tuple[list[str], str]] = [
     ([*FIT[:2], "none.csv", *FIT[3:]], "none.csv"),
-    ([*FIT, "--folds", "1"], "cross-validation takes at least 2 folds"),
-    ([*FIT, "--folds", "41"], "cross-validation takes at least 2 folds"),
+    ([*FIT, "--folds", "1"], "cross-validation needs at least 2 folds"),
+    ([*FIT, "--folds", "41"], "cross-validation needs at least 2 folds"),
     ([*FIT, "--score", "acuracy"], "did you mean 'accuracy'"),
     ([*FIT, "--predictor", "demo_rigde"], "did you mean 'demo_ridge'"),
     ([*FIT, "--space", "nasbench2001"], "did you mean 'nasbench201'"),
@@ -183,7 +183,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*FIT, "--set", "strategy.x=1"], "predictor or space as the section"),
     ([*FIT, "--set", "predictor=1"], "--set takes SECTION.OPTION=VALUE"),
     ([*FIT[:3], "--set", "space.channels=4", "--out", "p"], "needs --space NAME"),
-    ([*FIT[:3], "--predictor", "demo_ridge", "--out", "p"], "t.csv, line 2: it is not said which space"),
+    ([*FIT[:3], "--predictor", "demo_ridge", "--out", "p"], "t.csv, line 2: the space of"),
     ([*FIT[:-1], "t.csv"], "t.csv exists"),
     (["predictor", "predict", "none", "000000"], "the predictor in none cannot be read"),
     (["predictor", "rank", ".", "000000"], "the predictor in . cannot be read"),

@@ -82,32 +82,32 @@ def test_the_space_may_stand_before_every_code(tmp_path: Path) -> None:
 WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("t.csv", "code,s\n000001,3\n00000x,3\n", {}, r"t\.csv, line 3: gene 6 .* is 'x'"),
     ("t.csv", "code,s\n000001\n", {}, r"line 2: there are 2 columns, but this row has 1"),
-    ("t.csv", "code,s\n000001,nan\n", {}, r"line 2: a score is a finite number, but got 'nan'"),
-    ("t.csv", "code,s\n000001,1e999\n", {}, r"line 2: a score is a finite number"),
-    ("t.csv", "code,s\n000001,1_0\n", {}, r"line 2: a score is a finite number"),
-    ("t.csv", "code,s\n000001,\n", {}, r"line 2: a score is a finite number"),
+    ("t.csv", "code,s\n000001,nan\n", {}, r"line 2: a score must be a finite number, but got 'nan'"),
+    ("t.csv", "code,s\n000001,1e999\n", {}, r"line 2: a score must be a finite number"),
+    ("t.csv", "code,s\n000001,1_0\n", {}, r"line 2: a score must be a finite number"),
+    ("t.csv", "code,s\n000001,\n", {}, r"line 2: a score must be a finite number"),
     ("t.csv", 'code,s\n"000001,3\n', {}, r"line 2: unexpected end of data"),
-    ("t.csv", "code,s,s\n000001,3,3\n", {}, r"line 1: columns have names, each its own"),
+    ("t.csv", "code,s,s\n000001,3,3\n", {}, r"line 1: all columns must have different names"),
     ("t.csv", "codes,s\n000001,3\n", {}, r"no column of architectures, called architecture, code or arch_str"),
-    ("t.csv", "code,a,b\n000001,3,4\n", {}, r"several columns that may be scores, \['a', 'b'\]; name the right one"),
+    ("t.csv", "code,a,b\n000001,3,4\n", {}, r"several columns that may be scores, \['a', 'b'\]; name one of them"),
     ("t.csv", "code,top1\n000001,3\n", {"metric": "top"}, r"no column is named 'top'; did you mean 'top1'"),
     ("t.csv", "code,s\n", {}, r"at least 1 architectures are needed, but got 0"),
     ("t.csv", "", {}, r"no column of architectures"),
-    ("t.csv", "code,s\n000001,3\n", {"space": None}, r"line 2: it is not said which space '000001' is of"),
+    ("t.csv", "code,s\n000001,3\n", {"space": None}, r"line 2: the space of '000001' is unknown"),
     ("t.csv", "code,s\ndarts:000001,3\n", {}, r"is of the space darts, not of nasbench201"),
     ("t.csv", "code,s\n000001,3\n", {"floor": 2}, r"at least 2 architectures are needed, but got 1"),
-    ("t.csv", f"code,s\n{'0' * 5000},3\n", {}, r"line 2: an architecture is named by at most 2000 characters"),
+    ("t.csv", f"code,s\n{'0' * 5000},3\n", {}, r"line 2: an architecture must have at most 2000 characters"),
     ("t.csv", f"code,s\n{'0' * 1500},3\n", {}, r"'0{4,60}\.\.\.0{4,60}'"),
     ("t.json", "{", {}, r"t\.json cannot be read as JSON"),
     ("t.json", "[" * 100_000, {}, r"t\.json cannot be read as JSON"),
-    ("t.json", "3", {}, r"is to hold a list of objects, or an object of codes and scores, but has 3"),
-    ("t.json", "[3]", {}, r"entry 1: an entry is an object"),
-    ("t.json", '[{"code": "000001", "s": NaN}]', {}, r"entry 1: a score is a finite number"),
-    ("t.json", '[{"code": "000001", "s": true}]', {}, r"entry 1: a score is a finite number, but got True"),
-    ("t.json", '[{"code": 1, "s": 1}]', {}, r"entry 1: an architecture is text, but code is 1"),
-    ("t.json", '[{"code": "000001", "s": 1, "s": 2}]', {}, r"entry 1: a name comes twice"),
-    ("t.json", '[{"code": "000001", "s": 1}, {"code": "000001"}]', {}, r"entry 2: all entries have the names"),
-    ("t.txt", "x", {}, r"a source is a run directory or a \.csv, \.csv\.gz or \.json file, but .*t\.txt is none"),
+    ("t.json", "3", {}, r"must contain a list of objects, or an object of codes and scores, but has 3"),
+    ("t.json", "[3]", {}, r"entry 1: an entry must be an object"),
+    ("t.json", '[{"code": "000001", "s": NaN}]', {}, r"entry 1: a score must be a finite number"),
+    ("t.json", '[{"code": "000001", "s": true}]', {}, r"entry 1: a score must be a finite number, but got True"),
+    ("t.json", '[{"code": 1, "s": 1}]', {}, r"entry 1: an architecture must be text, but code is 1"),
+    ("t.json", '[{"code": "000001", "s": 1, "s": 2}]', {}, r"entry 1: a name occurs twice"),
+    ("t.json", '[{"code": "000001", "s": 1}, {"code": "000001"}]', {}, r"entry 2: all entries must have the names"),
+    ("t.txt", "x", {}, r"a source must be a run directory or a \.csv, \.csv\.gz or \.json file, .*t\.txt is neither"),
 ]  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def test_a_minimized_objective_is_negated(run: Path) -> None:
 def test_a_run_refuses_what_it_did_not_seek(run: Path) -> None:
     with pytest.raises(InputError, match=r"no objective is named 'macs'.*known: accuracy, params"):
         read_training_set([run], metric="macs")
-    with pytest.raises(InputError, match="seeks params:min, not params:max"):
+    with pytest.raises(InputError, match="has the objective params:min, not params:max"):
         read_training_set([run], metric="params:max")
     with pytest.raises(InputError, match=r"of one space, but .* is of nasbench201 with channels=1, cells=1 and not of"):
         read_training_set([run], space=SPACE)
@@ -210,5 +210,5 @@ def test_a_run_and_a_file_are_put_together(run: Path, tmp_path: Path) -> None:
     found = read_training_set([run, path])
     assert as_dict(found) == by_hand(run, "accuracy") | {"444444": 0.125}
     assert np.isfinite(found.scores).all()
-    with pytest.raises(InputError, match=r"gives params:max and those before params:min"):
+    with pytest.raises(InputError, match=r"has params:max and earlier sources have params:min"):
         read_training_set([run, path], metric="params")

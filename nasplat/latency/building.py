@@ -142,8 +142,8 @@ def build_table(
     """
     if not isinstance(space, BlockSpace):
         raise InputError(
-            f"networks of the search space {space.name} are not made of blocks, of which a table of latency could be "
-            "made; take a space that has blocks, such as ghost/cifar"
+            f"a latency table needs blocks, but the search space {space.name} has none; take a space with blocks, such "
+            "as ghost/cifar"
         )
     _check(plan)
     if is_taken(path):
@@ -211,7 +211,7 @@ def _check(plan: Plan) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise InputError("torch sees no CUDA device here; give --device cpu, or run it where there is one")
+            raise InputError("torch finds no CUDA device; give --device cpu, or run the command on a machine with one")
     if plan.engine == "onnxruntime":
         check_onnxruntime(plan.device)
 
@@ -241,8 +241,8 @@ def _different(space: SearchSpace, rng: Generator, wanted: int) -> list[Architec
         if len(found) == wanted:
             return list(found)
     raise InputError(
-        f"{wanted} different members were to be drawn from {space.name}, but {len(found)} were found in "
-        f"{100 * wanted} draws; measure fewer for calibration or for the report"
+        f"{wanted} different members of {space.name} are needed, but {100 * wanted} draws gave only {len(found)}; "
+        "measure fewer for calibration or for the report"
     )
 
 
@@ -357,11 +357,11 @@ class _Notes:
         except (FileNotFoundError, NotADirectoryError):  # the latter is reported on writing
             return
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.path} cannot be read: {error}; delete it to begin anew") from error
+            raise InputError(f"{self.path} cannot be read: {error}; delete it to start again") from error
         if heading != self._heading:
             raise InputError(
-                f"{self.path} is of a build with other options, on another machine or with other versions; repeat the "
-                "command that began it, or delete the file to begin anew"
+                f"{self.path} belongs to a build with other options, on another machine or with other versions; repeat "
+                "the command that started that build, or delete the file to start again"
             )
         for line in lines:
             with suppress(ValueError, TypeError, OverflowError):  # the last line may be incomplete

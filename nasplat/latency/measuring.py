@@ -198,7 +198,7 @@ def check_onnxruntime(device: str) -> None:
 
     if _provider(device) not in onnxruntime.get_available_providers():
         raise InputError(
-            f"onnxruntime runs networks on {device} by its {_provider(device)}, but this one has "
+            f"onnxruntime needs its {_provider(device)} to run networks on {device}, but the installed onnxruntime has "
             f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu, or take the engine torch"
         )
 

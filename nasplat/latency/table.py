@@ -139,7 +139,9 @@ class BlockTable(LatencyTable):
                 "measure it too, or make a table with nasplat benchmark build latency"
             )
         if len(widths) != surface.axes:
-            raise InputError(f"{self.path} has {kind!r} by {surface.axes} widths, but the space by {len(widths)}")
+            raise InputError(
+                f"blocks of the kind {kind!r} have {surface.axes} widths in {self.path}, but {len(widths)} in the space"
+            )
         return max(LEAST_MS, surface(widths))
 
 
@@ -191,9 +193,11 @@ def surfaces(rows: Iterable[Row]) -> dict[str, Surface]:
     for row in rows:
         known = points[row.kind]
         if row.widths in known:
-            raise ValueError(f"{row.kind!r} is given twice for the widths {_spelt(row.widths)}")
+            raise ValueError(f"two rows have the kind {row.kind!r} and the widths {_spelt(row.widths)}")
         if known and len(row.widths) != len(next(iter(known))):
-            raise ValueError(f"{row.kind!r} is given now by {len(row.widths)}, now by {len(next(iter(known)))} widths")
+            raise ValueError(
+                f"rows of the kind {row.kind!r} have {len(next(iter(known)))} widths, but one has {len(row.widths)}"
+            )
         known[row.widths] = row.latency_ms
     return {
         kind: Surface(np.array(list(known), dtype=np.float64), np.array(list(known.values())))
@@ -271,11 +275,11 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
         content = read_file(path).decode("utf-8-sig")
     except OSError as error:
         raise InputError(
-            f"the latency table {path} cannot be read: {error.strerror or error}; name one that nasplat benchmark "
-            "build latency has made"
+            f"the latency table {path} cannot be read: {error.strerror or error}; name a table made by nasplat "
+            "benchmark build latency"
         ) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"the latency table {path} is damaged: it is no text; replace it") from error
+        raise InputError(f"the latency table {path} is damaged: it is not text; replace it") from error
     try:
         facts, columns, rows = _parsed(content.replace("\r\n", "\n"))
         _check_origin(path, facts, space, io)
@@ -283,8 +287,8 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
             return NetworkTable(path, dict(_networks(rows, space)))
         if not set(BLOCK_COLUMNS[:3]) <= set(columns):
             raise ValueError(
-                f"its columns are {shortly(columns)}, but a table of blocks has {', '.join(BLOCK_COLUMNS[:3])} "
-                f"and one of networks {', '.join(NETWORK_COLUMNS)}"
+                f"a table of blocks must have the columns {', '.join(BLOCK_COLUMNS[:3])}, and a table of networks "
+                f"{', '.join(NETWORK_COLUMNS)}, but this one has {shortly(columns)}"
             )
         if not isinstance(space, BlockSpace):
             raise InputError(
@@ -339,14 +343,16 @@ def _parsed(content: str) -> tuple[dict[str, Any], list[str], Iterator[tuple[int
         except (ValueError, RecursionError):
             continue  # a free comment
         if name.strip() == DIGEST and facts[DIGEST] != _digest("".join(lines[count:])):
-            raise ValueError(f"it is not what was written (who changed it on purpose deletes the line # {DIGEST})")
+            raise ValueError(
+                f"its content does not match its checksum (if you changed it on purpose, delete the line # {DIGEST})"
+            )
     reader = csv.DictReader(lines[count:], strict=True)
     columns = list(reader.fieldnames or ())
 
     def rows() -> Iterator[tuple[int, dict[str, str]]]:
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(f"line {count + reader.line_num} has not {len(columns)} cells")
+                raise ValueError(f"line {count + reader.line_num} must have {len(columns)} cells")
             yield count + reader.line_num, row
 
     return facts, columns, rows()
@@ -364,15 +370,15 @@ def _check_origin(path: Path, facts: Mapping[str, Any], space: SearchSpace, io: 
         theirs = facts.get(name, ours)
         if theirs != ours:
             raise InputError(
-                f"the latency table {path} is of {name} {json.dumps(theirs)[:300]}, but the search is of "
-                f"{json.dumps(ours)}; make one for it with {_command(space, io)}"
+                f"the latency table {path} is for {name} {json.dumps(theirs)[:300]}, but the search has "
+                f"{json.dumps(ours)}; make a table for the search with {_command(space, io)}"
             )
 
 
 def _command(space: SearchSpace, io: IO) -> str:
     """The command that builds the table for a search, or an explanation if there is none."""
     if not isinstance(space, BlockSpace):
-        return f"figures measured elsewhere: a CSV file with the columns {' and '.join(NETWORK_COLUMNS)}"
+        return f"latencies measured elsewhere: a CSV file with the columns {' and '.join(NETWORK_COLUMNS)}"
     channels, side, other = io.input_shape
     options = [f"--set space.{name}={getattr(space, name)}" for name in described(space, io)["space"].keys() - {"name"}]
     words = [f"--space {space.name}", *sorted(options)]
@@ -389,9 +395,11 @@ def _calibration(facts: Mapping[str, Any]) -> tuple[float, float]:
         raise ValueError("its calibration is not an object with a_ms and b")
     offset, scale = found.get("a_ms", 0.0), found.get("b", 1.0)
     if not all(isinstance(value, int | float) and abs(value) < MOST_MS for value in (offset, scale)):
-        raise ValueError(f"its calibration is a_ms={shortly(offset)} and b={shortly(scale)}, which are no figures")
+        raise ValueError(
+            f"its calibration is a_ms={shortly(offset)} and b={shortly(scale)}, but both must be finite numbers"
+        )
     if scale <= 0:
-        raise ValueError(f"its calibration has b={scale:g}, with which more blocks would take less time")
+        raise ValueError(f"its calibration has b={scale:g}, but b must be above 0, since more blocks take more time")
     return float(offset), float(scale)
 
 
@@ -403,7 +411,7 @@ def _networks(rows: Iterable[tuple[int, dict[str, str]]], space: SearchSpace) ->
         except InputError as error:
             raise ValueError(f"line {line}: {error}") from error
         if (first := seen.setdefault(architecture, line)) != line:
-            raise ValueError(f"lines {first} and {line} are both of {architecture}")
+            raise ValueError(f"lines {first} and {line} are both for {architecture}")
         yield architecture, _milliseconds(line, row["latency_ms"])
     if not seen:
         raise ValueError("it has no rows")
@@ -413,7 +421,9 @@ def _blocks(rows: Iterable[tuple[int, dict[str, str]]]) -> Iterator[Row]:
     for line, row in rows:
         words = row["widths"].split()
         if not words or not all(word.isdecimal() and 0 < int(word) < MOST_WIDTH for word in words):
-            raise ValueError(f"line {line}: widths are numbers with blanks between them, but it has {row['widths']!r}")
+            raise ValueError(
+                f"line {line}: widths must be numbers above 0 with blanks between them, but got {row['widths']!r}"
+            )
         yield Row(row["kind"], tuple(map(int, words)), _milliseconds(line, row["latency_ms"]))
 
 
@@ -423,7 +433,7 @@ def _milliseconds(line: int, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < MOST_MS:
-        raise ValueError(f"line {line}: milliseconds are a number above 0, but it has {shortly(text)}")
+        raise ValueError(f"line {line}: milliseconds must be a number above 0, but got {shortly(text)}")
     return value
 
 

@@ -125,7 +125,7 @@ class Interval:
 
         n = len(values)
         if not n:
-            raise InputError("an interval is of at least one value, but got none")
+            raise InputError("an interval needs at least one value, but got none")
         if n == 1:
             return cls(float(values[0]), float("nan"))
         error = float(np.std(values, ddof=1)) / n**0.5
@@ -179,8 +179,8 @@ def cross_validated(
     n = len(architectures)
     if folds < 2 or n < 2 * folds:
         raise InputError(
-            f"cross-validation takes at least 2 folds of at least 2 architectures, but got {n} for {folds}; "
-            "give fewer folds or more scores"
+            f"cross-validation needs at least 2 folds of at least 2 architectures, but got {n} architectures for "
+            f"{folds} folds; give fewer folds or more scores"
         )
     fold = rng.permutation(np.arange(n) % folds)
     predicted, taus = np.empty(n), np.empty(folds)
@@ -240,11 +240,14 @@ def splits(
     """
     n = len(architectures)
     if number < 1 or (test is not None and test < 2):
-        raise InputError(f"there is at least 1 split, and there are 2 to rank, but got {number} and {test}")
+        raise InputError(
+            f"at least 1 split and at least 2 architectures to rank are needed, but got {number} and {test}"
+        )
     for size in sizes:
         if not 1 <= size <= n - 2:
             raise InputError(
-                f"a training set leaves at least 2 of the {n} architectures to rank, but has {size}; give other sizes"
+                f"a training set must have at least 1 of the {n} architectures and leave at least 2 to rank, but got "
+                f"the size {size}; give other sizes"
             )
     keys: dict[int, str] = {}  # computing keys is slow in large spaces
 
@@ -349,8 +352,8 @@ def evaluate(
 def _check(predicted: TrainingSet, truth: TrainingSet) -> None:
     if predicted.shape != truth.shape or predicted.ndim != 1 or len(truth) < 2:
         raise InputError(
-            f"a ranking is of at least 2 predictions and as many true scores, but got {predicted.shape} and "
-            f"{truth.shape}"
+            f"a ranking needs at least 2 predictions and one true score for each, but got the shapes {predicted.shape} "
+            f"and {truth.shape}"
         )
 
 
@@ -362,5 +365,5 @@ def _best(top: int, predicted: TrainingSet, truth: TrainingSet) -> NDArray[np.in
     """The indices of the predicted best, at most all."""
     _check(predicted, truth)
     if top < 1:
-        raise InputError(f"the best are at least 1, but got {top}")
+        raise InputError(f"the number of best architectures must be at least 1, but got {top}")
     return np.argsort(-predicted, kind="stable")[:top]

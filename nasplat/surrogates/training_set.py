@@ -92,7 +92,7 @@ def read_training_set(
         RunError: A run is damaged.
     """
     if not sources:
-        raise InputError("scores come from at least one source, a run directory or a .csv, .csv.gz or .json file")
+        raise InputError("at least one source of scores is needed: a run directory or a .csv, .csv.gz or .json file")
     wanted = _metric(metric)
     read = _Reading(space, wanted)
     for source in sources:
@@ -110,9 +110,9 @@ def member(space: SearchSpace, text: str) -> Architecture:
         InputError: It is not a member of the space; the message is short for any input.
     """
     if len(text) > LONGEST:
-        raise InputError(f"an architecture is named by at most {LONGEST} characters, but got {len(text)}")
+        raise InputError(f"an architecture must have at most {LONGEST} characters, but got {len(text)}")
     if not text.isprintable():
-        raise InputError(f"an architecture is named by printable characters, but got {shortly(text)}")
+        raise InputError(f"an architecture must have only printable characters, but got {shortly(text)}")
     name, colon, code = text.partition(":")
     if colon and name == space.name:
         text = code
@@ -169,7 +169,9 @@ class _Reading:
         if name not in objectives:
             raise InputError(f"{folder}: {unknown('objective', name, objectives)}")
         if maximize not in (None, objectives[name].maximize):
-            raise InputError(f"{folder} seeks {objectives[name]}, not {':'.join((name, 'max' if maximize else 'min'))}")
+            raise InputError(
+                f"{folder} has the objective {objectives[name]}, not {':'.join((name, 'max' if maximize else 'min'))}"
+            )
         self._measure(objectives[name], folder)
         history = run.history()
         highest = max(history.fidelities, default=0)
@@ -189,7 +191,7 @@ class _Reading:
         column = name if name in columns else ""
         for place, row in rows:
             if not isinstance(row[code], str):
-                raise InputError(f"{place}: an architecture is text, but {code} is {shortly(row[code])}")
+                raise InputError(f"{place}: an architecture must be text, but {code} is {shortly(row[code])}")
             self._add(row[code], row[column], place)
 
     def scores(self, sources: Sequence[Path], floor: int) -> TrainingSet:
@@ -212,7 +214,8 @@ class _Reading:
             self.space = space
         if (space.name, options_of(space)) != (self.space.name, options_of(self.space)):
             raise InputError(
-                f"all architectures are of one space, but {place} is of {_spelt(space)} and not of {_spelt(self.space)}"
+                f"all architectures must be of one space, but {place} is of {_spelt(space)} and not of "
+                f"{_spelt(self.space)}"
             )
 
     def _measure(self, objective: Objective, place: Path) -> None:
@@ -221,8 +224,8 @@ class _Reading:
             self.objective = objective
         if objective != self.objective:
             raise InputError(
-                f"all scores are of one metric, but {place} gives {objective} and those before {self.objective}; "
-                "name one that all have"
+                f"all scores must be of one metric, but {place} has {objective} and earlier sources have "
+                f"{self.objective}; name a metric that all have"
             )
 
     def _add(self, text: str, score: Any, place: str) -> None:
@@ -231,7 +234,7 @@ class _Reading:
             name, colon, _ = text.partition(":")
             if not colon or name not in SEARCH_SPACES.names():
                 raise InputError(
-                    f"{place}: it is not said which space {shortly(text)} is of; name the space, or write space:code"
+                    f"{place}: the space of {shortly(text)} is unknown; name the space, or write space:code"
                 )
             self.space = make_space(name)
         try:
@@ -240,7 +243,7 @@ class _Reading:
             raise InputError(f"{place}: {error}") from None
         value = _number(score)
         if value is None or not math.isfinite(value):
-            raise InputError(f"{place}: a score is a finite number, but got {shortly(score)}")
+            raise InputError(f"{place}: a score must be a finite number, but got {shortly(score)}")
         self.found.setdefault(architecture, []).append(value)
 
 
@@ -275,14 +278,16 @@ def _score_column(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, 
         return others[0] or "score"
     if len(numeric) == 1:
         return numeric[0]
-    raise InputError(f"{path} has several columns that may be scores, {shortly(numeric or others)}; name the right one")
+    raise InputError(f"{path} has several columns that may be scores, {shortly(numeric or others)}; name one of them")
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     """The columns of a file, and its rows, each with its position for messages."""
     if not path.name.endswith(KINDS):
         missing = "" if os.path.lexists(path) else ", and does not exist"
-        raise InputError(f"a source is a run directory or a .csv, .csv.gz or .json file, but {path} is none{missing}")
+        raise InputError(
+            f"a source must be a run directory or a .csv, .csv.gz or .json file, but {path} is neither{missing}"
+        )
     text = _text(path)
     try:
         return _json_rows(path, text) if path.name.endswith(".json") else _csv_rows(path, text)
@@ -305,7 +310,7 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    raise InputError(f"{path} holds more than {LARGEST:,} bytes, far more than architectures need")
+    raise InputError(f"{path} has more than {LARGEST:,} bytes, which is too many for a file of architectures")
 
 
 def _csv_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
@@ -320,7 +325,7 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[st
             if not columns:
                 columns = [cell.strip() for cell in cells]
                 if len(set(columns)) < len(columns) or "" in columns:
-                    raise InputError(f"{place}: columns have names, each its own, but got {shortly(columns)}")
+                    raise InputError(f"{place}: all columns must have different names, but got {shortly(columns)}")
             elif len(cells) != len(columns):
                 raise InputError(f"{place}: there are {len(columns)} columns, but this row has {len(cells)}")
             else:
@@ -341,7 +346,9 @@ def _json_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[s
             return ["architecture", ""], rows
         case list():
             return _object_rows(path, tree)
-    raise InputError(f"{path} is to hold a list of objects, or an object of codes and scores, but has {shortly(tree)}")
+    raise InputError(
+        f"{path} must contain a list of objects, or an object of codes and scores, but has {shortly(tree)}"
+    )
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -354,10 +361,12 @@ def _object_rows(path: Path, entries: list[Any]) -> tuple[list[str], list[tuple[
     for place, entry in _placed(path, entries):
         row = dict(entry)
         if len(row) < len(entry):
-            raise InputError(f"{place}: a name comes twice")
+            raise InputError(f"{place}: a name occurs twice")
         columns = columns or list(row)
         if set(row) != set(columns):
-            raise InputError(f"{place}: all entries have the names {shortly(columns)}, but got {shortly(list(row))}")
+            raise InputError(
+                f"{place}: all entries must have the names {shortly(columns)}, but got {shortly(list(row))}"
+            )
         rows.append((place, row))
     return columns, rows
 
@@ -367,7 +376,7 @@ def _placed(path: Path, entries: list[Any]) -> Iterator[tuple[str, _Pairs]]:
         place = f"{path}, entry {number}"
         if not isinstance(entry, _Pairs):
             raise InputError(
-                f"{place}: an entry is an object with an architecture and a score, but got {shortly(entry)}"
+                f"{place}: an entry must be an object with an architecture and a score, but got {shortly(entry)}"
             )
         yield place, entry
 
