@@ -119,13 +119,13 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def check(self) -> None:
         if self.latency.table is not None and self.latency.batch:
             raise InputError(
-                "latency is either measured or told by a table, but got both "
-                f"latency.batch={self.latency.batch} and latency.table={self.latency.table}; leave one out"
+                f"latency is either measured or read from a table, but got both latency.batch={self.latency.batch} and "
+                f"latency.table={self.latency.table}; leave one out"
             )
         if self.latency.engine != "torch" and not self.latency.batch:
             raise InputError(
-                f"latency.engine={self.latency.engine} says how latency is measured, but latency.batch=0 says that it "
-                "is not; add --set benchmark.latency.batch=1, or leave the engine out"
+                f"latency.engine={self.latency.engine} has no effect, since latency.batch=0 means that latency is not "
+                "measured; add --set benchmark.latency.batch=1, or leave the engine out"
             )
         self._dataset.check()
         self.check_table()
@@ -133,14 +133,14 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):
             raise InputError(
-                f"the search space {self.space.name} offers no supernet, whose weights could be shared; "
-                "take one that does, such as --space nasbench201"
+                f"weights are shared in a supernet, but the search space {self.space.name} has none; take a space with "
+                "a supernet, such as --space nasbench201"
             )
         for name in AIDS:
             if value := getattr(self.recipe, name):
                 raise InputError(
-                    f"recipe.{name} aids the training of single networks and would not act on shared weights, but got "
-                    f"{value}; leave out benchmark.recipe.{name} here, and give it when what was found is retrained"
+                    f"recipe.{name} has no effect on shared weights, only on the training of single networks, but got "
+                    f"{value}; leave out benchmark.recipe.{name} here, and give it to the retraining"
                 )
 
     def prepare(self) -> None:
@@ -151,7 +151,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
         if not 1 <= task.fidelity <= self.epochs:
             raise TrialFailed(
-                "no such fidelity", f"the fidelity is to be between 1 and epochs={self.epochs}, but is {task.fidelity}"
+                "no such fidelity", f"the fidelity must be between 1 and epochs={self.epochs}, but is {task.fidelity}"
             )
         if task.weights is not None:
             network, left, processed = self._recalibrated(task, device, artifacts)
@@ -200,8 +200,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
             if training.done + task.epochs > self.epochs:
                 raise TrialFailed(
                     "past the plan",
-                    f"{training.done} epochs of training are behind the weights and {task.epochs} more are asked for, "
-                    f"but the whole training has epochs={self.epochs}",
+                    f"the weights have been trained for {training.done} epochs and the task asks for {task.epochs} "
+                    f"more, but the whole training has epochs={self.epochs}",
                 )
             processed = training.until(training.done + task.epochs)
             state = named(training.state(), self._supernets_name)
@@ -217,8 +217,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
             return super().state_dict(measurement, artifacts=artifacts)
         if self.shared_weights.statistics == "batch":
             raise InputError(
-                f"trial {measurement.id} was measured with the statistics of batches, which no network has that could "
-                "be exported; search with --set benchmark.shared_weights.statistics=recalibrated"
+                f"trial {measurement.id} was measured with batch statistics, and a network with batch statistics "
+                "cannot be exported; search with --set benchmark.shared_weights.statistics=recalibrated"
             )
         weights: dict[str, Tensor] = dict(self._path(task, "cpu", artifacts).state_dict())
         left = measurement.artifacts.get(STATISTICS)
@@ -303,7 +303,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         except (RuntimeError, SafetensorError) as error:  # torch refuses weights of another shape so
             raise TrialFailed(
                 "another teacher",
-                f"the teacher's weights are not of {task.teacher.architecture}: {' '.join(str(error).split())}",
+                f"the teacher's weights do not fit {task.teacher.architecture}: {' '.join(str(error).split())}",
             ) from None
         return Distillation(teacher.to(device), self.recipe.distillation, self.recipe.temperature)
 
@@ -333,20 +333,21 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 load(supernet, state)
             except RuntimeError as error:  # torch refuses weights of another shape so
                 raise TrialFailed(
-                    "another network", f"the shared weights are of another supernet: {' '.join(str(error).split())}"
+                    "another network", f"the shared weights do not fit this supernet: {' '.join(str(error).split())}"
                 ) from None
             self._shared = task.weights, device, supernet.to(device), epochs_behind(state)
         *_, supernet, epochs = self._shared
         if task.fidelity != epochs:
             raise TrialFailed(
                 "no such fidelity",
-                f"the fidelity is the number of epochs behind the shared weights, {epochs}, but is {task.fidelity}",
+                f"the fidelity must be the number of epochs that the shared weights were trained for, {epochs}, but is "
+                f"{task.fidelity}",
             )
         return supernet.extract(task.architecture)
 
     def _fresh_supernet(self) -> "Supernet":
         if not isinstance(self.space, SupernetSpace):
-            raise TrialFailed("no supernet", f"the search space {self.space.name} offers no supernet")
+            raise TrialFailed("no supernet", f"the search space {self.space.name} has no supernet")
         return self.space.supernet(self.io)
 
     @property

@@ -141,8 +141,8 @@ class NASBench101Table(TableBenchmark):
         column = _column("test", task.fidelity, self._columns)
         if column is None:
             raise InputError(
-                f"the table has no test accuracies after {task.fidelity} epochs; "
-                "make one that has of the official file with nasplat benchmark import nasbench101 FILE"
+                f"the table has no test accuracies after {task.fidelity} epochs; make a table that has them from the "
+                "official file: nasplat benchmark import nasbench101 FILE"
             )
         metrics = self._look_up(task, column)
         if np.isnan(metrics["accuracy"]):
@@ -211,14 +211,14 @@ class NASBench101Table(TableBenchmark):
             raise damaged[0]
         if not found:
             raise InputError(
-                f"no table of NAS-Bench-101 (*.csv.gz with the columns {', '.join(CELL)}) lies in {folder}; "
-                "put it there, make it of the official file with nasplat benchmark import nasbench101 FILE, "
-                f"or let the environment variable NASPLAT_DATA name the folder above {FOLDER}"
+                f"{folder} has no table of NAS-Bench-101 (*.csv.gz with the columns {', '.join(CELL)}); put one there, "
+                "make one from the official file with nasplat benchmark import nasbench101 FILE, or set the "
+                f"environment variable NASPLAT_DATA to the folder that contains {FOLDER}"
             )
         path, columns = next(iter(found.items()))
         raise InputError(
-            f"{path} has no {self.search_column} accuracies after {self.epochs} epochs, or not the column "
-            f"{TRAIN_SECONDS}; it has {', '.join(columns)}"
+            f"{path} has no {self.search_column} accuracies after {self.epochs} epochs, or no column {TRAIN_SECONDS}; "
+            f"it has {', '.join(columns)}"
         )
 
 
@@ -249,7 +249,7 @@ def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
             if row[ops][:1] != "o" or int(row[vertices]) != len(row[ops]) + 1:
                 raise ValueError(f"{row[key]} has {row[vertices]} vertices, but the operations {row[ops]}")
             if found.setdefault(row[key], len(members)) != len(members):
-                raise ValueError(f"the hash {row[key]} stands there twice")
+                raise ValueError(f"the hash {row[key]} occurs twice")
             members.append(member)
             values.append(np.array([row[place] or "nan" for place in places], dtype=np.float64))
         hashes = list(found)
@@ -264,7 +264,9 @@ def _describe(path: Path) -> TableFile:
     try:
         columns = tables.header(path)
         if not set(CELL) <= set(columns):
-            return TableFile(path=path, problem=f"no table of accuracies: it has not the columns {', '.join(CELL)}")
+            return TableFile(
+                path=path, problem=f"it is not a table of accuracies: one of the columns {', '.join(CELL)} is missing"
+            )
         wanted = [column for column in columns if ACCURACY.fullmatch(column)]
         table = _read(path, wanted, _space())
     except InputError as error:

@@ -105,7 +105,10 @@ class _Runs:
         """
         key, epochs, matrix, operations, packed = json.loads(record)
         if epochs not in SCHEDULES:
-            raise ValueError(f"a run has {', '.join(map(str, SCHEDULES))} epochs, but this one has {epochs!r}")
+            raise ValueError(
+                f"a run must have {', '.join(map(str, SCHEDULES[:-1]))} or {SCHEDULES[-1]} epochs, but this one has "
+                f"{epochs!r}"
+            )
         metrics = _metrics(packed)
         if key not in self._numbers:
             self._enter(key, matrix, operations, metrics.trainable_parameters)
@@ -133,7 +136,7 @@ class _Runs:
             cell, schedule = lacking[0]
             raise ValueError(
                 f"the cell {list(self._numbers)[cell]} has {counts[cell, schedule]} of {REPEATS} runs of "
-                f"{SCHEDULES[schedule]} epochs, so that the file is cut short"
+                f"{SCHEDULES[schedule]} epochs; the file is incomplete"
             )
 
     @property
@@ -178,11 +181,13 @@ class _Runs:
     def _enter(self, key: object, matrix: str, operations: str, params: int) -> None:
         """Add an entry for a new cell."""
         if not (isinstance(matrix, str) and isinstance(operations, str)):
-            raise ValueError("a matrix and its operations are text")
+            raise ValueError("a matrix and its operations must be text")
         names = operations.split(",")
         side = len(names)
         if len(matrix) != side**2 or set(matrix) - {"0", "1"}:
-            raise ValueError(f"a matrix of {side} operations has {side**2} digits 0 and 1, but this is {matrix!r}")
+            raise ValueError(
+                f"a matrix of {side} operations must have {side**2} digits 0 and 1, but this is {matrix!r}"
+            )
         rows = [[int(digit) for digit in matrix[i * side : (i + 1) * side]] for i in range(side)]
         architecture = self.space.parse(json.dumps({"matrix": rows, "ops": names}))
         expected = self.space.canonical_key(architecture)
@@ -242,7 +247,7 @@ def _metrics(packed: str) -> Any:
     except DecodeError as error:
         raise ValueError(f"the metrics are damaged: {error}") from error
     if len(metrics.evaluation_data) != 3 or not metrics.HasField("trainable_parameters"):
-        raise ValueError("the metrics have not three evaluations and the number of trainable parameters")
+        raise ValueError("the metrics must have three evaluations and the number of trainable parameters")
     return metrics
 
 
@@ -251,9 +256,9 @@ def _final(metrics: Any) -> list[float]:
     last = metrics.evaluation_data[-1]
     figures = [getattr(last, name) for name in FIGURES]
     if not all(last.HasField(name) for name in FIGURES) or not all(map(math.isfinite, figures)):
-        raise ValueError(f"the last evaluation has not the figures {', '.join(FIGURES)}")
+        raise ValueError(f"the last evaluation must have finite values of {', '.join(FIGURES)}")
     if not all(0 <= accuracy <= 1 for accuracy in figures[:2]) or figures[2] < 0:
-        raise ValueError(f"an accuracy is 0 to 1 and a time not negative, but {', '.join(FIGURES)} are {figures}")
+        raise ValueError(f"an accuracy must be 0 to 1 and a time not negative, but {', '.join(FIGURES)} are {figures}")
     return figures
 
 
@@ -267,7 +272,7 @@ def _records(path: Path, progress: Progress) -> Iterator[bytes]:
         InputError: The file cannot be read, is damaged or is truncated.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file; {OFFICIAL}")
+        raise InputError(f"{path} is not a file; {OFFICIAL}")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -338,8 +343,8 @@ def _length_checksum(length: bytes) -> bytes:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is no complete TFRecord file: {what}; download it again: {OFFICIAL}")
+    return InputError(f"{path} is not a complete TFRecord file: {what}; download it again: {OFFICIAL}")
 
 
 def _wrong(path: Path, what: str) -> InputError:
-    return InputError(f"{path} has not the structure of an official file of NAS-Bench-101: {what}; {OFFICIAL}")
+    return InputError(f"{path} does not have the structure of an official file of NAS-Bench-101: {what}; {OFFICIAL}")

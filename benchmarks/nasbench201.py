@@ -225,9 +225,9 @@ class NASBench201Table(TableBenchmark):
             raise damaged[0]
         if not found:
             raise InputError(
-                f"no table of NAS-Bench-201 (*.csv.gz with a column arch_str) lies in {folder}; "
-                "put it there, make it of the official file with nasplat benchmark import nasbench201 FILE, "
-                f"or let the environment variable NASPLAT_DATA name the folder above {FOLDER}"
+                f"{folder} has no table of NAS-Bench-201 (*.csv.gz with a column arch_str); put one there, make one "
+                "from the official file with nasplat benchmark import nasbench201 FILE, or set the environment "
+                f"variable NASPLAT_DATA to the folder that contains {FOLDER}"
             )
         present = sorted(
             name
@@ -235,7 +235,8 @@ class NASBench201Table(TableBenchmark):
             if any(column.startswith(f"{other}_") for columns in found.values() for column in columns)
         )
         raise InputError(
-            f"no table in {folder} has {self.dataset} (columns {prefix}_…); there is {', '.join(present) or 'none'}"
+            f"no table in {folder} has {self.dataset} (columns {prefix}_…); the data sets there: "
+            f"{', '.join(present) or 'none'}"
         )
 
 
@@ -248,14 +249,16 @@ def _devices(columns: Sequence[str]) -> tuple[list[str], list[int]]:
     places = [place for place, column in enumerate(columns) if column.endswith("_ms")]
     metrics = [f"latency_{columns[place]}" for place in places]
     if "index" not in columns or not places or not all(metric.isidentifier() for metric in metrics):
-        raise ValueError(f"its columns are {', '.join(columns)}, but latencies have index and DEVICE_ms")
+        raise ValueError(
+            f"a table of latencies must have the columns index and DEVICE_ms, but this one has {', '.join(columns)}"
+        )
     return metrics, places
 
 
 def _milliseconds(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
-        raise ValueError(f"a latency is {text}, but it is to be a number above 0")
+        raise ValueError(f"a latency must be a number above 0, but got {text}")
     return value
 
 
@@ -297,7 +300,7 @@ def _describe(path: Path) -> TableFile:
         if path.name == LATENCIES:
             return _describe_latencies(path)
         if "arch_str" not in columns:
-            return TableFile(path=path, problem="no table of accuracies: it has no column arch_str")
+            return TableFile(path=path, problem="it is not a table of accuracies: it has no column arch_str")
         means: dict[tuple[str, str, int], str] = {}
         singles: dict[tuple[str, str, int], list[str]] = defaultdict(list)
         for column in columns:

@@ -136,7 +136,7 @@ def _rows(source: Path, space: SearchSpace, progress: Progress) -> Iterator[dict
                 architecture = space.parse(official)
                 first = seen.setdefault(architecture.code, index)
                 if first != index:
-                    raise ValueError(f"{official} is architecture {first} already")
+                    raise ValueError(f"{official} occurs twice; it is already architecture {first}")
                 iso_index = classes.setdefault(space.canonical_key(architecture), index)
                 figures = _figures(api.arch2infos_dict[index])
                 yield {"index": index, "arch_str": official, "iso_index": iso_index, **figures}
@@ -213,7 +213,9 @@ def _accuracies(trials: "Mapping[int, ResultsCount]", measured_on: str) -> dict[
         if accuracy is not None:
             accuracies[seed] = float(accuracy)
             if not 0 <= accuracies[seed] <= 100:
-                raise ValueError(f"an accuracy is 0 to 100 %, but that on {measured_on} with seed {seed} is {accuracy}")
+                raise ValueError(
+                    f"an accuracy must be 0 to 100 %, but the one on {measured_on} with seed {seed} is {accuracy}"
+                )
     return accuracies
 
 
@@ -230,7 +232,7 @@ def _seconds(results: "dict[str, ArchResults]", dataset: str) -> float | None:
 def _number(value: Any) -> float:
     number = _rounded(float(value))
     if not math.isfinite(number):
-        raise ValueError(f"a figure is {number}")
+        raise ValueError(f"a value is {number}")
     return number
 
 
@@ -245,10 +247,10 @@ def _single(path: Path) -> tuple[int, Iterator[Infos]]:
     """The number of architectures in a single file, and its contents in slices that are freed after use."""
     contents = _load(path)
     if not isinstance(contents, dict) or not {"meta_archs", "arch2infos", "evaluated_indexes"} <= contents.keys():
-        raise _wrong(path, "it is no dictionary with meta_archs, arch2infos and evaluated_indexes")
+        raise _wrong(path, "it is not a dictionary with meta_archs, arch2infos and evaluated_indexes")
     names, infos = contents["meta_archs"], contents["arch2infos"]
     if not isinstance(names, list) or not isinstance(infos, dict) or not infos:
-        raise _wrong(path, "meta_archs is no list of architectures, or arch2infos no dictionary with any")
+        raise _wrong(path, "meta_archs must be a list of architectures, and arch2infos a dictionary that is not empty")
     keys = {int(key): key for key in infos}
     if len(keys) < len(infos) or min(keys) < 0 or max(keys) >= len(names):
         raise _wrong(
@@ -274,14 +276,14 @@ def _archive(folder: Path) -> tuple[int, Iterator[Infos]]:
     if not files:
         raise _Refused(
             f"the archive of NAS-Bench-201 has files 000000-FULL.pth, 000001-FULL.pth and so on, but {folder} has "
-            "none; name the folder that they lie in"
+            "none; name the folder that contains them"
         )
 
     def opened(index: int) -> tuple[str, dict[str, Any]]:
         info = _info(files[index], index, _load(files[index]))
         official = info["full"].get("arch_str")
         if not isinstance(official, str) or info["full"].get("arch_index", index) != index:
-            raise _wrong(files[index], f"it is not about architecture {index}")
+            raise _wrong(files[index], f"it does not describe architecture {index}")
         return official, info
 
     def slices() -> Iterator[Infos]:
@@ -326,11 +328,11 @@ def _load(path: Path) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if named:
             raise _Refused(
-                f"an official file holds plain data only, but {path} asks for {named[1]}, which was not executed; "
-                "the file is not what it claims to be: download it again from its authors"
+                f"an official file contains only plain data, but {path} asks to run {named[1]}; this was not run; the "
+                "file is not an official one; download it again from the authors"
             ) from error
         raise _Refused(
-            f"{path} is no complete file that torch saved ({_spelt(error)}); download it again: {OFFICIAL}"
+            f"{path} is not a complete file saved by torch ({_spelt(error)}); download it again: {OFFICIAL}"
         ) from error
 
 
@@ -345,7 +347,7 @@ def _harmless() -> list[Any]:
 
 
 def _wrong(path: Path, what: str) -> InputError:
-    return _Refused(f"{path} has not the structure of an official file of NAS-Bench-201: {what}; {OFFICIAL}")
+    return _Refused(f"{path} does not have the structure of an official file of NAS-Bench-201: {what}; {OFFICIAL}")
 
 
 def _spelt(error: Exception) -> str:

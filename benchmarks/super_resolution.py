@@ -53,7 +53,7 @@ class SuperResolution(LatencyKnown):
         epochs: The epochs of a full measurement.
         width: The width, in pixels, of the upscaled image for costs and latency, rounded down to a multiple of
             `scale`.
-        height: The height, likewise.
+        height: The height, in pixels, likewise.
         data: The location of the images, and which of them are used.
         recipe: How networks are trained.
         latency: The table from which latency is read.
@@ -96,8 +96,8 @@ class SuperResolution(LatencyKnown):
     @property
     def protocol(self) -> str:
         return (
-            f"Upscaled x{self.scale}: {PROTOCOL.format(scale=self.scale)}. Validation pictures: the middle, at most "
-            f"{VALIDATION_SIDE} pixels in height and width; test pictures whole."
+            f"Upscaled x{self.scale}: {PROTOCOL.format(scale=self.scale)}. Validation images: the center, at most "
+            f"{VALIDATION_SIDE} pixels in height and width. Test images: whole."
         )
 
     @property
@@ -112,12 +112,13 @@ class SuperResolution(LatencyKnown):
         for what, pictures in (("training", self._pictures.training), ("validation", self._pictures.validation)):
             if not pictures:
                 raise InputError(
-                    f"{self.dataset} is a set to test with and has no {what} pictures; name it in benchmark.tests, and "
-                    "another, such as photos, as the dataset"
+                    f"{self.dataset} is a test set and has no {what} images; name it in benchmark.data.tests, and name "
+                    "another set, such as photos, as benchmark.dataset"
                 )
         if not any(self._tests.values()):
             raise InputError(
-                f"{self.dataset} has no test pictures; name a set that has, such as --set benchmark.tests=[set5]"
+                f"{self.dataset} has no test images; name a set with test images, such as --set "
+                "benchmark.data.tests=[set5]"
             )
         self.check_table()
 
@@ -130,10 +131,13 @@ class SuperResolution(LatencyKnown):
         from nasplat.training.super_resolution import evaluate
 
         if task.weights is not None:
-            raise TrialFailed("no shared weights", "super_resolution trains every network by itself; name no weights")
+            raise TrialFailed(
+                "no shared weights",
+                "super_resolution trains every network from scratch; leave the shared weights out of the task",
+            )
         if not 1 <= task.fidelity <= self.epochs:
             raise TrialFailed(
-                "no such fidelity", f"the fidelity is to be between 1 and epochs={self.epochs}, but is {task.fidelity}"
+                "no such fidelity", f"the fidelity must be between 1 and epochs={self.epochs}, but is {task.fidelity}"
             )
         with seeded(task.seed, device):
             training = self.training(task.architecture, device=device, seed=task.seed)
@@ -228,7 +232,7 @@ class SuperResolution(LatencyKnown):
         for name in self.data.tests:
             others[name] = picture_set(name, *self._folders, data_folder()).test
             if not others[name]:
-                raise InputError(f"{name} has no test pictures, but is named in benchmark.tests; leave it out")
+                raise InputError(f"{name} has no test images, but is named in benchmark.data.tests; leave it out")
         return own | others
 
     @cached_property
@@ -250,7 +254,7 @@ class SuperResolution(LatencyKnown):
             height, width = pair.large.shape[1:]
             if min(height, width) < least:
                 raise InputError(
-                    f"a validation picture is to have at least {least} pixels a side to be compared at this scale, but "
+                    f"a validation image must have at least {least} pixels a side for the metrics at this scale, but "
                     f"{pair.name} has {width} x {height}; remove it"
                 )
         return pairs

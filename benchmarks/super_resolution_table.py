@@ -34,7 +34,7 @@ class SuperResolutionTable(Benchmark):
 
     @property
     def protocol(self) -> str:
-        return f"Upscaled x2, looked up: {PROTOCOL.format(scale=2)}. Validation pictures of BSDS500; Set5 for the test."
+        return f"Upscaled x2, looked up: {PROTOCOL.format(scale=2)}. Validation on images of BSDS500, test on Set5."
 
     @property
     def io(self) -> IO:
@@ -47,7 +47,7 @@ class SuperResolutionTable(Benchmark):
     def check(self) -> None:
         if self.space.name != SPACE:
             raise InputError(
-                f"super_resolution_table has figures of the search space {SPACE} alone, but got {self.space.name}; "
+                f"super_resolution_table has metrics only for the search space {SPACE}, but got {self.space.name}; "
                 "train with the benchmark super_resolution"
             )
 
@@ -56,7 +56,7 @@ class SuperResolutionTable(Benchmark):
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         if task.fidelity != 1 or task.weights is not None:
-            raise TrialFailed("no such fidelity", "networks of the table were trained whole: ask for fidelity 1")
+            raise TrialFailed("no such fidelity", "the table has only complete trainings: ask for fidelity 1")
         return Measurement(task=task, metrics=self._figures(task.architecture, ""))
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:

@@ -73,9 +73,11 @@ def importing(source: Path, target: Path, official: str) -> Iterator[None]:
         StorageError: The table could not be written completely.
     """
     if is_taken(target):
-        raise InputError(f"an import overwrites nothing, but {target} exists; move it away, or name another with --out")
+        raise InputError(
+            f"an import overwrites no file, but {target} exists; move it away, or name another file with --out"
+        )
     if not target.name.endswith(".csv.gz"):
-        raise InputError(f"the name of a table ends in .csv.gz, but got {target}; name another with --out")
+        raise InputError(f"the name of a table must end in .csv.gz, but got {target}; name another file with --out")
     if not is_taken(source):
         raise InputError(f"{source} does not exist; name the downloaded file or folder: {official}")
     ready = False
@@ -115,7 +117,7 @@ def check_published(space: SearchSpace, name: str, shape: Mapping[str, int]) -> 
     given = {option: getattr(space, option, None) for option in shape}
     if given != shape:
         raise InputError(
-            f"the table is of networks with {_spelt(shape)}, but the space has {_spelt(given)}; leave the space's "
+            f"the networks of the table have {_spelt(shape)}, but the space has {_spelt(given)}; leave the space's "
             "options out, or train with the benchmark classification"
         )
 

@@ -43,7 +43,7 @@ class ZeroCost(Benchmark):
 
     Args:
         space: The search space of the networks.
-        dataset: Its name (`nasplat list datasets` shows them), or ``noise``.
+        dataset: The name of a data set (`nasplat list datasets` shows them), or ``noise``.
         proxies: The proxies to compute; one alone takes less time.
         batch: The number of images in the batch; all training images if there are fewer.
         initializations: The number of new networks over which each proxy is averaged.
@@ -83,7 +83,7 @@ class ZeroCost(Benchmark):
 
     @property
     def protocol(self) -> str:
-        pictures = "examples of noise" if self._data is None else f"training pictures of {self.dataset}"
+        pictures = "examples of noise" if self._data is None else f"training images of {self.dataset}"
         return (
             f"Zero-cost proxies of untrained networks: {self.batch} {pictures}, mean of {self.initializations} "
             f"initialization{'s' * (self.initializations > 1)}, seed {self.seed}."
@@ -110,7 +110,7 @@ class ZeroCost(Benchmark):
     def check(self) -> None:
         if not self.proxies or len(set(self.proxies)) < len(self.proxies):
             raise InputError(
-                "benchmark.proxies names at least one proxy and each once, but got "
+                "benchmark.proxies must name at least one proxy, and each only once, but got "
                 f"{', '.join(self.proxies) or 'none'}; the default is {', '.join(type(self).metrics)}"
             )
         if self._data is not None:
@@ -121,7 +121,7 @@ class ZeroCost(Benchmark):
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         if task.fidelity != 1 or task.weights is not None:
-            raise TrialFailed("no such fidelity", "zero-cost proxies are of untrained networks: ask for fidelity 1")
+            raise TrialFailed("no such fidelity", "zero-cost proxies measure untrained networks: ask for fidelity 1")
         metrics = self._ready(device)(task.architecture)
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -130,8 +130,8 @@ class ZeroCost(Benchmark):
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         raise InputError(
-            f"trial {measurement.id} has zero-cost proxies of an untrained network, which no test pictures can judge; "
-            "train the architecture with the benchmark classification or super_resolution"
+            f"trial {measurement.id} has only zero-cost proxies; an untrained network cannot be measured on test "
+            "images; train the architecture with the benchmark classification or super_resolution"
         )
 
     def _ready(self, device: str) -> "Proxies":

@@ -59,7 +59,9 @@ class Auto(UncertainPredictor):
         seed: int = 0,
     ) -> None:
         if not parts or len(set(parts)) < len(parts) or self.name in parts:
-            raise InputError(f"parts of auto are different predictors, at least one and not auto, but got {parts}")
+            raise InputError(
+                f"the parts of auto must be one or more different predictors, without auto itself, but got {parts}"
+            )
         super().__init__(space)
         self.parts = parts
         self.seed = seed
@@ -131,7 +133,10 @@ class Auto(UncertainPredictor):
         unpack(self._members, state.values["members"], state.arrays)
         mixture = state.arrays["mixture"]
         if mixture.shape != (3, len(self.parts)):
-            raise ValueError(f"the mixture of {len(self.parts)} parts has the shape {mixture.shape}")
+            raise ValueError(
+                f"the mixture of {len(self.parts)} parts must have the shape {(3, len(self.parts))}, but got "
+                f"{mixture.shape}"
+            )
         self._weights, self._centers, self._scales = mixture
         slope, offset = map(float, state.values["line"])
         self._line, self._stretch = (slope, offset), float(state.values["stretch"])

@@ -14,7 +14,7 @@ from nasplat.search_space import SearchSpace
 
 
 class Ensemble(UncertainPredictor):
-    """Mean of equal predictors, with a seed and a part of the examples each.
+    """Mean of predictors of one kind, each with its own seed and examples.
 
     The deviation combines the deviation between members (a delete-a-part jackknife, Efron and Stein, 1981) and the
     members' own deviations. Scores are in the unit of the members, which must be common to all of them: that of ranks
@@ -33,9 +33,9 @@ class Ensemble(UncertainPredictor):
         self, space: SearchSpace, *, predictor: str = "gradient_boosting", members: int = 5, seed: int = 0
     ) -> None:
         if members < 2:
-            raise InputError(f"an ensemble has at least 2 members, but got {members}")
+            raise InputError(f"an ensemble must have at least 2 members, but got {members}")
         if predictor == self.name:
-            raise InputError("the members of an ensemble are no ensembles; name another predictor")
+            raise InputError("the members of an ensemble must not be ensembles; name another predictor")
         super().__init__(space)
         self.predictor = predictor
         self.members = members

@@ -65,7 +65,7 @@ class GaussianProcess(UncertainPredictor):
         seed: int = 0,
     ) -> None:
         if tuned_on < 2 or most < 2:
-            raise InputError(f"tuned_on and most are at least 2, but got tuned_on={tuned_on}, most={most}")
+            raise InputError(f"tuned_on and most must be at least 2, but got tuned_on={tuned_on}, most={most}")
         super().__init__(space)
         self.target = target
         self.tuned_on = tuned_on
@@ -161,10 +161,10 @@ class _Model:
         }
         for name, shape in shapes.items():
             if arrays[name].shape != shape:
-                raise ValueError(f"{name} of {n} examples has the shape {shape}, but got {arrays[name].shape}")
+                raise ValueError(f"{name} of {n} examples must have the shape {shape}, but got {arrays[name].shape}")
         model = cls(**arrays)
         if not torch.isfinite(model.solved).all():
-            raise ValueError("the kernel's parameters are no numbers")
+            raise ValueError("the kernel's parameters do not give finite numbers")
         return model
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -162,12 +162,14 @@ class GraphNetwork(UncertainPredictor):
             or standard["gain"].shape != (members,)
             or members != (self.members or members)
         ):
-            raise ValueError(f"what scores are standardized by has {[array.shape for array in standard.values()]}")
+            raise ValueError(
+                f"the arrays for standardizing scores have wrong shapes: {[array.shape for array in standard.values()]}"
+            )
         network = self._made(members, weights["enter.weight"].shape[1], whole)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"these are no weights of such a network: {error}") from error
+            raise ValueError(f"the weights do not fit the network: {error}") from error
         self._network, self._standard, self._held_out = network.eval(), standard, None
 
     def _made(self, members: int, features: int, whole: int) -> "GraphNetworks":

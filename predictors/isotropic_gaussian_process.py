@@ -60,7 +60,9 @@ class IsotropicGaussianProcess(UncertainPredictor):
 
     def __init__(self, space: SearchSpace, *, headroom: float = 0.25, most: int = 2000, seed: int = 0) -> None:
         if not headroom > 0 or most < FEWEST:
-            raise InputError(f"headroom is above 0 and most at least {FEWEST}, but got {headroom} and {most}")
+            raise InputError(
+                f"headroom must be above 0 and most at least {FEWEST}, but got headroom={headroom}, most={most}"
+            )
         super().__init__(space)
         self.headroom = headroom
         self.most = most
@@ -120,7 +122,10 @@ class IsotropicGaussianProcess(UncertainPredictor):
         mean, scale = state.arrays["usual"]
         points, residuals, log = (state.arrays[name] for name in ("points", "residuals", "log"))
         if points.shape != (len(residuals), len(mean)) or log.shape != USUAL.shape:
-            raise ValueError(f"{len(residuals)} examples and {len(mean)} features have points of {points.shape}")
+            raise ValueError(
+                f"the shapes of the arrays do not fit {len(residuals)} examples and {len(mean)} features: points "
+                f"{points.shape}, log {log.shape}"
+            )
         self._usual = mean, scale
         self._center, self._unit = float(state.values["center"]), float(state.values["unit"])
         self._condition(points, residuals, log)

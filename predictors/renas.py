@@ -86,13 +86,13 @@ class ReNAS(Predictor):
         super().__init__(space)
         if epochs < 1 or not 2 <= batch_size <= ranking.LARGEST_BATCH:
             raise InputError(
-                f"epochs are at least 1 and the batch size is 2 to {ranking.LARGEST_BATCH}, "
-                f"but got epochs={epochs}, batch_size={batch_size}"
+                f"epochs must be at least 1 and batch_size 2 to {ranking.LARGEST_BATCH}, but got epochs={epochs}, "
+                f"batch_size={batch_size}"
             )
         if learning_rate <= 0 or min(margin, continuity, weight_decay) < 0:
             raise InputError(
-                "the learning rate is positive, and the margin, the weight of continuity and the weight decay are not "
-                f"negative, but got learning_rate={learning_rate}, margin={margin}, continuity={continuity}, "
+                "learning_rate must be positive, and margin, continuity and weight_decay must not be negative, but "
+                f"got learning_rate={learning_rate}, margin={margin}, continuity={continuity}, "
                 f"weight_decay={weight_decay}"
             )
         self.loss = loss
@@ -119,8 +119,8 @@ class ReNAS(Predictor):
         held_out = max(2, len(architectures) // HELD_OUT) if self.select == "validation" else 0
         if len(architectures) < 2 + held_out:
             raise TooFew(
-                f"renas learns from at least {2 + held_out} architectures with select={self.select!r}, "
-                f"but got {len(architectures)}"
+                f"renas needs at least {2 + held_out} architectures with select={self.select!r}, but got "
+                f"{len(architectures)}"
             )
         scores = checked_scores(self.name, architectures, scores, 2)
         maps = self._maps(architectures)
@@ -150,7 +150,9 @@ class ReNAS(Predictor):
     def set_state(self, state: FittedState) -> None:
         mean, scale = state.arrays[MEAN], state.arrays[SCALE]
         if mean.ndim != 3 or scale.shape != mean.shape:
-            raise ValueError(f"mean and scale have one shape of three sides, but got {mean.shape} and {scale.shape}")
+            raise ValueError(
+                f"mean and scale must have the same shape, with three axes, but got {mean.shape} and {scale.shape}"
+            )
         with seeded(self.seed):
             network = Network(*mean.shape[:2])
         for name, tensor in network.state_dict().items():
@@ -158,7 +160,7 @@ class ReNAS(Predictor):
                 continue
             array = state.arrays[NETWORK + name]
             if array.shape != tensor.shape:
-                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, but got {array.shape}")
+                raise ValueError(f"{name} must have the shape {tuple(tensor.shape)}, but got {array.shape}")
             tensor.copy_(torch.from_numpy(array.copy()))
         self._mean, self._scale, self._network = mean, scale, network.eval()
 

@@ -96,7 +96,7 @@ class DARTS(GeneSpace, SupernetSpace):
     def __init__(self, *, channels: int = 16, cells: int = 8) -> None:
         if channels < 1 or cells < 3:
             raise InputError(
-                f"channels of darts is at least 1, and cells at least 3 (two of them reduce), but got "
+                "darts must have channels of at least 1 and cells of at least 3, since two cells reduce, but got "
                 f"channels={channels}, cells={cells}"
             )
         self.channels = channels
@@ -311,9 +311,9 @@ def _read(text: str) -> Mapping[str, Any]:
         fields = json.loads(document, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            "a genotype of darts is Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), reduce=[…], "
-            'reduce_concat=range(2, 6)) or JSON {"normal": [["sep_conv_3x3", 0], …], "reduce": […]}, each field once, '
-            f"of at most {LONGEST:,} characters, but got {_shown(text)}"
+            "a genotype of darts must be Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), "
+            'reduce=[…], reduce_concat=range(2, 6)) or JSON {"normal": [["sep_conv_3x3", 0], …], "reduce": […]}, '
+            f"with each field once and at most {LONGEST:,} characters, but got {_shown(text)}"
         ) from error
     known = [field for cell in CELLS for field in (cell, f"{cell}_concat")]
     for field in fields:
@@ -326,7 +326,7 @@ def _read(text: str) -> Mapping[str, Any]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("a field comes twice")
+        raise ValueError("a field occurs twice")
     return fields
 
 
@@ -335,19 +335,22 @@ def _nodes(cell: str, fields: Mapping[str, Any]) -> list[list[Edge]]:
     concat = fields.get(f"{cell}_concat", list(NODES))
     if concat not in (list(NODES), f"range({NODES[0]}, {NODES[-1] + 1})"):
         raise InputError(
-            f"a cell of darts gives all of its nodes, but {cell}_concat is {_shown(concat)}; write range(2, 6)"
+            f"the output of a darts cell must concatenate all nodes, but {cell}_concat is {_shown(concat)}; write "
+            "range(2, 6)"
         )
     edges = fields.get(cell)
     if not isinstance(edges, list) or len(edges) != 2 * len(NODES):
         given = f"has {len(edges)}" if isinstance(edges, list) else f"is {_shown(edges)}"
-        raise InputError(f"a cell of darts has {2 * len(NODES)} pairs of operation and input, but {cell!r} {given}")
+        raise InputError(
+            f"a cell of darts must have {2 * len(NODES)} pairs of operation and input, but {cell!r} {given}"
+        )
     nodes = []
     for node, pair in zip(NODES, zip(edges[::2], edges[1::2], strict=True), strict=True):
         nodes.append([_edge(f"node {node} of the cell {cell!r}", node, edge) for edge in pair])
         (_, first), (_, second) = nodes[-1]
         if first == second:
             raise InputError(
-                f"node {node} of the cell {cell!r} has the input {first} twice; it takes two different ones"
+                f"node {node} of the cell {cell!r} has the input {first} twice; its two inputs must differ"
             )
     return nodes
 
@@ -360,7 +363,7 @@ def _edge(where: str, node: int, edge: Any) -> Edge:
             if not 0 <= source < node:
                 raise InputError(f"an input of {where} is {_shown(source)}; it may be 0 to {node - 1}")
             return name, source
-    raise InputError(f"an edge of {where} is {_shown(edge)}; it is a pair of operation and input")
+    raise InputError(f"an edge of {where} must be a pair of operation and input, but is {_shown(edge)}")
 
 
 def _shown(given: Any) -> str:

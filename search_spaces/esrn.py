@@ -89,8 +89,8 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         super().check_io(io)
         if io.scale not in SCALES or io.outputs != io.input_shape[0]:
             raise InputError(
-                f"the networks of {self.name} make pictures 2, 3 or 4 times larger, with the channels that they have, "
-                f"but a scale of {io.scale} and {io.outputs} for {io.input_shape[0]} channels are asked for"
+                f"the networks of {self.name} upscale images 2, 3 or 4 times and keep the number of channels, but got "
+                f"scale={io.scale} with {io.input_shape[0]} input channels and {io.outputs} output channels"
             )
 
     def violation(self, choices: Sequence[int]) -> str | None:
@@ -134,7 +134,8 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
                 DenseBlock.parse(block)  # raises its own error for an invalid name
                 raise InputError(
                     f"{self.name} has no block {block!r} of {text!r}; its depths are {self.preset.depths}, growths "
-                    f"{self.preset.growths} and widths {self.preset.widths}, and none is narrower than it grows"
+                    f"{self.preset.growths} and widths {self.preset.widths}, and the width of a block must be at least "
+                    "its growth"
                 )
         if len(blocks) > self.preset.slots:
             raise InputError(f"{self.name} has {self.preset.slots} slots, but {text!r} has {len(blocks)} blocks")

@@ -102,8 +102,8 @@ class NASBench101(SearchSpace):
     def __init__(self, *, channels: int = 128, stacks: int = 3, cells: int = 3) -> None:
         if channels < MIN_CHANNELS or stacks < 1 or cells < 1:
             raise InputError(
-                f"nasbench101 has at least {MIN_CHANNELS} channels, since up to {MIN_CHANNELS} vertices share them, "
-                f"and at least 1 stack and 1 cell, but got channels={channels}, stacks={stacks}, cells={cells}"
+                f"nasbench101 must have at least {MIN_CHANNELS} channels, since up to {MIN_CHANNELS} vertices share "
+                f"them, and at least 1 stack and 1 cell, but got channels={channels}, stacks={stacks}, cells={cells}"
             )
         self.channels = channels
         self.stacks = stacks
@@ -122,7 +122,7 @@ class NASBench101(SearchSpace):
             cell = pruned(edges_of(bits), [list(OPERATIONS)[letter] for letter in letters])
             if cell is not None and len(cell[0]) <= EDGES:
                 return self._member(*cell)
-        raise RunError(f"none of {SAMPLE_ATTEMPTS:,} random matrices is a cell; the generator is no random one")
+        raise RunError(f"none of {SAMPLE_ATTEMPTS:,} random matrices is a cell; the generator is not random")
 
     def parse(self, code: str) -> Architecture:
         """The architecture of a code, or of an official specification as JSON, which is pruned first.
@@ -133,19 +133,19 @@ class NASBench101(SearchSpace):
         if code.lstrip().startswith("{"):
             return self._member(*read_specification(code))
         if not re.fullmatch(r"[0-9a-f]{6}:[31m]{0,5}", code):
-            raise InputError(f"a code of nasbench101 is {FORM}, but got {code!r}")
+            raise InputError(f"a code of nasbench101 must be {FORM}, but got {code!r}")
         bits, vertices = int(code[:6], 16), len(code) - 5
         if bits & ~_AMONG[vertices]:
             raise InputError(
-                f"{code!r} has {vertices - 2} operations, so that its vertices are 0 to {vertices - 1}, but it "
-                "has edges to others; leave them out, or add the operations of these vertices"
+                f"{code!r} has {vertices - 2} operations, so its vertices are 0 to {vertices - 1}, but it has edges of "
+                "other vertices; leave these edges out, or add operations for their vertices"
             )
         check_edges(bits.bit_count(), code)
         for v in range(vertices):
             if not ((v == 0 or bits & _INTO[v]) and (v == vertices - 1 or bits & _OUT_OF[v])):
                 raise InputError(
-                    f"every vertex of a cell lies on a path from the input to the output, but vertex {v} of {code!r} "
-                    "does not; leave it out"
+                    f"every vertex of a cell must lie on a path from the input to the output, but vertex {v} of "
+                    f"{code!r} does not; leave it out"
                 )
         return Architecture(self.name, code)
 
@@ -167,7 +167,9 @@ class NASBench101(SearchSpace):
             InputError: A prior is given. A prior weights the choices of genes, and a graph has no genes.
         """
         if prior is not None:
-            raise InputError("a prior weights the choices of genes, which nasbench101 has none of; mutate without one")
+            raise InputError(
+                "a prior weights the choices of genes, but nasbench101 has no genes; mutate without a prior"
+            )
         neighbors = self.neighbors(architecture)
         return neighbors[int(rng.integers(len(neighbors)))]
 

@@ -102,29 +102,30 @@ def read_specification(text: str) -> tuple[list[Edge], list[str]]:
         sound = square and all(value in (0, 1) for row in matrix for value in row)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
-            'an official specification is JSON such as {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}, '
+            'an official specification must be JSON such as {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}, '
             f"but got {text!r}: {type(error).__name__}"
         ) from error
     if not sound or len(names) < 2:
         raise InputError(
-            f"the matrix of a specification has a row and a column of 0 and 1 for each op, of which there "
-            f"are at least 2, but got {text!r}"
+            "the matrix of a specification must have a row and a column of 0 and 1 for each of at least 2 ops, but "
+            f"got {text!r}"
         )
     if any(i >= j for i, j in edges):
-        raise InputError(f"the matrix of a specification has edges above its diagonal only, but got {text!r}")
+        raise InputError(f"the matrix of a specification must have edges only above its diagonal, but got {text!r}")
     letter = {name: letter for letter, name in OPERATIONS.items()}
     if (names[0], names[-1]) != ("input", "output") or not all(
         isinstance(name, str) and name in letter for name in names[1:-1]
     ):
         raise InputError(
-            f"the ops of a specification are input, any of {', '.join(letter)}, and output, but got {text!r}"
+            f"the ops of a specification must be input, then any of {', '.join(letter)}, then output, but got {text!r}"
         )
     found = pruned(edges, [letter[name] for name in names[1:-1]])
     if found is None:
-        raise InputError(f"a cell has a path from its input to its output, but {text!r} has none")
+        raise InputError(f"a cell must have a path from its input to its output, but {text!r} has none")
     if len(found[1]) > VERTICES - 2:
         raise InputError(
-            f"a cell has at most {VERTICES} vertices on paths, but {text!r} has {len(found[1]) + 2}; leave some out"
+            f"a cell must have at most {VERTICES} vertices on paths, but {text!r} has {len(found[1]) + 2}; leave some "
+            "out"
         )
     check_edges(len(found[0]), text)
     return found
@@ -137,4 +138,4 @@ def check_edges(number: int, text: str) -> None:
         InputError: There are more.
     """
     if number > EDGES:
-        raise InputError(f"a cell has at most {EDGES} edges, but {text!r} has {number}; leave some out")
+        raise InputError(f"a cell must have at most {EDGES} edges, but {text!r} has {number}; leave some out")

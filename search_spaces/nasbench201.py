@@ -62,7 +62,7 @@ class NASBench201(GeneSpace, SupernetSpace):
     def __init__(self, *, channels: int = 16, cells: int = 5) -> None:
         if channels < 1 or cells < 1:
             raise InputError(
-                f"channels and cells of nasbench201 are at least 1, but got channels={channels}, cells={cells}"
+                f"channels and cells of nasbench201 must be at least 1, but got channels={channels}, cells={cells}"
             )
         self.channels = channels
         self.cells = cells
@@ -233,7 +233,8 @@ def _code_of(official: str) -> str:
     match = re.fullmatch(pattern, official)
     if match is None:
         raise InputError(
-            f"an official NAS-Bench-201 string is |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, but got {official!r}"
+            "an official NAS-Bench-201 string must have the form |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, but got "
+            f"{official!r}"
         )
     for (node, source), name in zip(EDGES, match.groups(), strict=True):
         if name not in OPERATIONS:

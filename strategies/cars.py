@@ -119,12 +119,15 @@ class CARS(GenerationalStrategy):
         self._interval = interval or max(1, round(epochs / 50))
         if self._warmup + self._interval > epochs:
             raise InputError(
-                f"cars trains the supernet for a warm-up of {self._warmup} and generations of {self._interval} epochs, "
-                f"but the benchmark's whole training has {epochs}; give it {self._warmup + self._interval} or more, by "
-                f"--set benchmark.epochs, or shorten the warm-up, by --set strategy.warmup"
+                f"cars needs {self._warmup} epochs for the warm-up and {self._interval} for each generation, but the "
+                f"benchmark's whole training has {epochs}; raise it, by --set benchmark.epochs, to "
+                f"{self._warmup + self._interval} or more, or shorten the warm-up, by --set strategy.warmup"
             )
         if mutation + crossover > 1:
-            raise InputError(f"mutation and crossover are parts of one whole, but {mutation} + {crossover} exceed 1")
+            raise InputError(
+                f"the sum of mutation and crossover must be at most 1, but got mutation={mutation}, "
+                f"crossover={crossover}"
+            )
         self._selection = ProtectedSorting(problem.goal)
         self._weights: Handle | None = None
         self._epochs = 0

@@ -49,7 +49,7 @@ class CreditEvolution(GenerationalStrategy):
     for genetic algorithms").
 
     A child that violates the hard constraints on costs is repaired by further mutations; a step is accepted if it does
-    not increase the violation. So windows of cost that few random architectures fall into can be searched.
+    not increase the violation. So narrow ranges of cost can be searched, even if they have few architectures.
 
     Differences to the paper, as far as its code is public: crossover and mutation are the space's own; a mutant always
     changes something; the number of repair steps is bounded.
@@ -103,7 +103,7 @@ class CreditEvolution(GenerationalStrategy):
             )
         if elites > population:
             raise InputError(
-                f"the elites are at most a population, but got elites={elites}, population={population}; set fewer"
+                f"elites must be at most population, but got elites={elites}, population={population}; set fewer elites"
             )
         self.population = population
         self.elites = elites

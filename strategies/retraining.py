@@ -197,9 +197,9 @@ def _given(problem: Problem, codes: list[str]) -> list[Architecture]:
     members = [problem.space.parse(code) for code in dict.fromkeys(codes)]
     for member in members:
         if not problem.feasible(member):
-            limits = ", ".join(map(str, problem.limits)) or "membership in the benchmark"
+            limits = ", ".join(map(str, problem.limits)) or "the conditions of the benchmark"
             raise InputError(
-                f"a member to be retrained is to be feasible, but {member} is not, under {limits}; leave it out"
+                f"only a feasible member can be retrained, but {member} is not feasible under {limits}; leave it out"
             )
     return members
 

@@ -336,11 +336,13 @@ def _fidelities(problem: Problem, rungs: Sequence[int] | None, eta: int) -> list
             found.insert(0, max(lower))
         return found
     if list(rungs) != sorted(set(rungs)) or not rungs or rungs[-1] != problem.fidelity:
-        raise InputError(f"rungs rise to the benchmark's full fidelity, {problem.fidelity}, but got {list(rungs)}")
+        raise InputError(
+            f"rungs must increase and end at the benchmark's full fidelity, {problem.fidelity}, but got {list(rungs)}"
+        )
     missing = [rung for rung in rungs if rung not in problem.fidelities]
     if missing:
         there = ", ".join(map(str, problem.fidelities))
-        raise InputError(f"a rung is a fidelity of the benchmark, which has {there}, but got {missing}")
+        raise InputError(f"each rung must be a fidelity of the benchmark, which has {there}, but got {missing}")
     return list(rungs)
 
 

@@ -218,7 +218,7 @@ def test_a_held_out_prediction_has_not_seen_its_label() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"members": 1}, "at least 2 members"), ({"predictor": "ensemble"}, "no ensembles")],
+    [({"members": 1}, "at least 2 members"), ({"predictor": "ensemble"}, "must not be ensembles")],
 )
 def test_ensembles_that_cannot_be_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -448,7 +448,7 @@ def test_info_shows_the_whole_table_beside_damaged_ones(
     assert done.returncode == 0
     assert "aaa.csv.gz is damaged" in done.stdout
     assert "bbb.csv.gz is damaged" in done.stdout
-    assert "ccc.csv.gz: no table of accuracies" in done.stdout
+    assert "ccc.csv.gz: it is not a table of accuracies" in done.stdout
     assert done.stdout.count("whole.csv.gz ") == 7
     assert "absent" not in done.stdout
 
@@ -524,10 +524,10 @@ def test_code_in_a_file_is_refused_and_not_executed(
     before = listing(tmp_path)
     done = command("benchmark", "import", "nasbench201", official)
     if write is as_pickle:
-        check_refused(done, f"{official} is no complete file that torch saved")
+        check_refused(done, f"{official} is not a complete file saved by torch")
     else:
         named = {Command: f"{os.system.__module__}.system", Evaluated: "eval"}[kind]
-        check_refused(done, f"{official} asks for {named}, which was not executed")
+        check_refused(done, f"{official} asks to run {named}; this was not run")
     assert not marker.exists()
     assert "weights_only" not in done.stderr  # torch's own advice is to switch the guard off
     assert listing(tmp_path) == before
@@ -539,7 +539,7 @@ def test_code_in_an_archive_is_refused_and_not_executed(
     marker = tmp_path / "executed"
     fresh["arch2infos"][7]["full"]["all_results"][("cifar10", 777)]["latency"] = Command(f"touch {marker}")
     folder = save_archive(tmp_path / "archive", fresh)
-    check_refused(command("benchmark", "import", "nasbench201", folder), "000007-FULL.pth", "not executed")
+    check_refused(command("benchmark", "import", "nasbench201", folder), "000007-FULL.pth", "this was not run")
     assert not marker.exists()
     assert not data.exists()
 
@@ -595,7 +595,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(
     official = save(tmp_path / "official.pth", held["v1_0"], zipped=zipped)
     official.write_bytes(damage(official.read_bytes()))
     done = command("benchmark", "import", "nasbench201", official)
-    check_refused(done, f"{official} is no complete file", "download it again")
+    check_refused(done, f"{official} is not a complete file", "download it again")
     assert listing(tmp_path) == {"official.pth"}
 
 
@@ -756,7 +756,7 @@ def test_another_structure_is_refused_and_leaves_nothing(
 ) -> None:
     official = save(tmp_path / "official.pth", change(fresh))
     done = command("benchmark", "import", "nasbench201", official)
-    check_refused(done, f"{official} has not the structure of an official file", "NAS-Bench-201-v1_1-096897.pth")
+    check_refused(done, f"{official} does not have the structure of an official file", "NAS-Bench-201-v1_1-096897.pth")
     assert listing(tmp_path) == {"official.pth"}
 
 
@@ -767,7 +767,7 @@ def test_an_archive_with_a_file_of_another_architecture_is_refused(
     shutil.copy(folder / "000003-FULL.pth", folder / "000005-FULL.pth")
     check_refused(command("benchmark", "import", "nasbench201", folder), "000005-FULL.pth", "architecture 5")
     (folder / "000005-FULL.pth").write_bytes(b"lost")
-    check_refused(command("benchmark", "import", "nasbench201", folder), "000005-FULL.pth is no complete file")
+    check_refused(command("benchmark", "import", "nasbench201", folder), "000005-FULL.pth is not a complete file")
     assert not data.exists()
 
 

@@ -214,7 +214,7 @@ def test_the_command_line_imports_into_the_data_folder(
     monkeypatch.setenv("NASPLAT_DATA", str(tmp_path / "data"))
     source = write(tmp_path / "only108.tfrecord", runs(CODES, (108,)))
     monkeypatch.setattr(sys, "argv", ["nasplat", "benchmark", "import", "nasbench101", str(source), "--json"])
-    for code, said in ((0, '"rows": 5'), (2, "overwrites nothing")):
+    for code, said in ((0, '"rows": 5'), (2, "overwrites no file")):
         with pytest.raises(SystemExit) as ended:
             main()
         printed = capsys.readouterr()
@@ -283,7 +283,7 @@ SOUND = evaluation(108, 1000.0, 0.9, 0.8, 0.7)
         (lambda each: None, "record 1"),
         (with_(0, "0" * 32), "the record says '00000000000000000000000000000000'"),
         (with_(0, ["a"]), "record 1"),
-        (with_(1, 107), "has 4, 12, 36, 108 epochs, but this one has 107"),
+        (with_(1, 107), "have 4, 12, 36 or 108 epochs, but this one has 107"),
         (with_(1, "108"), "but this one has '108'"),
         (with_(2, "01"), "9 digits 0 and 1"),
         (with_(2, "011002000"), "9 digits 0 and 1"),
@@ -297,10 +297,10 @@ SOUND = evaluation(108, 1000.0, 0.9, 0.8, 0.7)
         (with_(4, None), "record 1"),
         (with_(4, metrics(5, SOUND, SOUND)), "three evaluations"),
         (with_(4, base64.b64encode((b"\x0a" + varint(len(SOUND)) + SOUND) * 3).decode()), "trainable parameters"),
-        (with_(4, metrics(5, SOUND, SOUND, SOUND[:27])), "the last evaluation has not the figures"),
-        (with_(4, metrics(5, SOUND, SOUND, evaluation(108, 1, 1, 1.01, 1))), "an accuracy is 0 to 1"),
+        (with_(4, metrics(5, SOUND, SOUND, SOUND[:27])), "the last evaluation must have finite values"),
+        (with_(4, metrics(5, SOUND, SOUND, evaluation(108, 1, 1, 1.01, 1))), "an accuracy must be 0 to 1"),
         (with_(4, metrics(5, SOUND, SOUND, evaluation(108, -1, 1, 1, 1))), "a time not negative"),
-        (with_(4, metrics(5, SOUND, SOUND, evaluation(108, 1, 1, float("nan"), 1))), "has not the figures"),
+        (with_(4, metrics(5, SOUND, SOUND, evaluation(108, 1, 1, float("nan"), 1))), "must have finite values"),
     ],
 )
 def test_a_record_of_another_structure_is_refused(change: Callable[[Run], Any], said: str, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_a_record_of_another_structure_is_refused(change: Callable[[Run], Any], 
     with pytest.raises(InputError) as refused:
         convert(source, tmp_path / "new" / "table.csv.gz")
     assert said in str(refused.value)
-    assert f"{source} has not the structure" in str(refused.value)
+    assert f"{source} does not have the structure" in str(refused.value)
     assert not (tmp_path / "new").exists()
 
 
@@ -323,7 +323,7 @@ def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
 def test_missing_and_surplus_runs_are_refused(tmp_path: Path) -> None:
     whole = runs(CODES)
     for held, said in (
-        (whole[:-1], "has 2 of 3 runs of 108 epochs, so that the file is cut short"),
+        (whole[:-1], "has 2 of 3 runs of 108 epochs; the file is incomplete"),
         ([each for each in whole if each[1:3] != [36, cell(CODES[3])[0]]], "has 0 of 3 runs of 36 epochs"),
         ([*whole, whole[0]], "more than 3 runs of 4 epochs"),
         ([*whole[:-1], [*whole[-1][:4], metrics(7, SOUND, SOUND, SOUND)]], "different numbers of parameters"),
@@ -339,10 +339,10 @@ def test_places_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     taken = tmp_path / "taken.csv.gz"
     taken.write_bytes(b"mine")
     for given, target, said in (
-        (source, taken, "overwrites nothing"),
-        (source, tmp_path / "table.csv", "ends in .csv.gz"),
+        (source, taken, "overwrites no file"),
+        (source, tmp_path / "table.csv", "must end in .csv.gz"),
         (tmp_path / "nowhere.tfrecord", tmp_path / "table.csv.gz", "does not exist"),
-        (tmp_path, tmp_path / "table.csv.gz", "is no file"),
+        (tmp_path, tmp_path / "table.csv.gz", "is not a file"),
         (source, source / "table.csv.gz", "cannot be written"),
     ):
         with pytest.raises(InputError, match=said):

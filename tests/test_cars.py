@@ -115,9 +115,9 @@ def test_the_last_generation_is_as_long_as_there_are_epochs_left() -> None:
 
 
 def test_a_schedule_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match=r"warm-up of 9 and generations of 1 epochs.*has 9; give it 10 or more"):
+    with pytest.raises(InputError, match=r"9 epochs for the warm-up and 1 for each.*has 9; raise it, .* to 10 or more"):
         CARS(problem(), warmup=9)
-    with pytest.raises(InputError, match=r"0\.6.*0\.5.*exceed 1"):
+    with pytest.raises(InputError, match=r"at most 1.*0\.6.*0\.5"):
         CARS(problem(), mutation=0.6, crossover=0.5)
 
 

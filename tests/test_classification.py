@@ -346,7 +346,7 @@ def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callabl
 def test_a_fidelity_outside_of_the_whole_training_is_refused(fidelity: int) -> None:
     failed = failure(perform(task_for(fidelity=fidelity), prepared(), device="cpu", artifacts=MemoryArtifacts()))
     assert failed.kind == "no such fidelity"
-    assert failed.message == f"the fidelity is to be between 1 and epochs=10, but is {fidelity}"
+    assert failed.message == f"the fidelity must be between 1 and epochs=10, but is {fidelity}"
 
 
 # Augmentation
@@ -601,7 +601,7 @@ def test_a_state_that_does_not_fit_is_a_failure_that_says_so() -> None:
     assert "is of 2 epochs, but the task asks for 1" in failed(benchmark, fidelity=1).message
     same_shape = failed(benchmark, fidelity=3, code="241312")  # pooling for a skip: no tensor tells them apart
     assert same_shape.kind == "another network"
-    assert f"is of nasbench201:{CODE}, but the task is about nasbench201:241312" in same_shape.message
+    assert f"is of nasbench201:{CODE}, but the task is for nasbench201:241312" in same_shape.message
     assert failed(Classification(other, epochs=4), fidelity=3).kind == "another network"
     assert "of 4 epochs with 16 steps of 64 images" in failed(prepared(epochs=5), fidelity=3).message
     assert failed(benchmark, fidelity=3, continues=left["weights"]).kind == "not a state"

@@ -130,22 +130,22 @@ def changed(old: str, new: str) -> str:
         (changed("normal=[", "normal=[('none', 0), "), "but 'normal' has 9"),
         (changed("range(2, 6), reduce=", "range(2, 5), reduce="), r"normal_concat is 'range\(2, 5\)'; write range"),
         (changed("reduce_concat=range(2, 6)", "reduce_concat=[2, 3, 4]"), r"reduce_concat is \[2, 3, 4\]"),
-        (changed("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0, 1)"), r"\['sep_conv_3x3', 0, 1\]; it is a pair"),
-        (changed("('sep_conv_3x3', 0)", "('sep_conv_3x3', '0')"), r"\['sep_conv_3x3', '0'\]; it is a pair"),
-        (changed("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0.0)"), "it is a pair of operation and input"),
+        (changed("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0, 1)"), r"a pair of .* but is \['sep_conv_3x3', 0, 1\]"),
+        (changed("('sep_conv_3x3', 0)", "('sep_conv_3x3', '0')"), r"a pair of .* but is \['sep_conv_3x3', '0'\]"),
+        (changed("('sep_conv_3x3', 0)", "('sep_conv_3x3', 0.0)"), "must be a pair of operation and input"),
         (changed("normal_concat", "normal_sum"), "no field 'normal_sum'; it has normal, normal_concat, reduce"),
         (changed("reduce=", "normal="), "each field once"),
-        (changed("('sep_conv_3x3', 0)", "__import__('os')"), "a genotype of darts is"),
-        (changed("range(2, 6), reduce=", "2 + 3, reduce="), "a genotype of darts is"),
+        (changed("('sep_conv_3x3', 0)", "__import__('os')"), "a genotype of darts must be"),
+        (changed("range(2, 6), reduce=", "2 + 3, reduce="), "a genotype of darts must be"),
         ("Genotype()", "8 pairs of operation and input, but 'normal' is None"),
-        ("Genotype(", "a genotype of darts is"),
-        ("{", "a genotype of darts is"),
+        ("Genotype(", "a genotype of darts must be"),
+        ("{", "a genotype of darts must be"),
         ('{"normal": 3}', "8 pairs of operation and input, but 'normal' is 3"),
-        ('{"normal": ' + "[" * 3_000, "a genotype of darts is"),
-        ("Genotype(normal=[" + "(" * 3_000, "a genotype of darts is"),
+        ('{"normal": ' + "[" * 3_000, "a genotype of darts must be"),
+        ("Genotype(normal=[" + "(" * 3_000, "a genotype of darts must be"),
         (DARTS_V2 + " " * 4_000, "at most 4,000 characters"),
         ('{"normal": [], "normal": []}', "each field once"),
-        (json.dumps({"normal": [["none", True]] * 8, "reduce": []}), "it is a pair"),
+        (json.dumps({"normal": [["none", True]] * 8, "reduce": []}), "must be a pair"),
         (json.dumps({"normal": [["none", 10**30], ["none", 0]] * 4, "reduce": []}), "it may be 0 to 1"),
         ("4404403413611213113413"[:-1], "22 symbols"),
         ("4484403413611213113413", r"gene 3 \(normal 3 inputs\).*'8'; it must be one of 0 \(0 and 1\), 1 \(0 and 2\)"),
@@ -159,7 +159,7 @@ def test_what_is_no_member_is_refused(code: str, said: str) -> None:
 
 def test_an_unusable_shape_is_refused() -> None:
     for shape in ({"channels": 0}, {"cells": 2}):
-        with pytest.raises(InputError, match="at least 1, and cells at least 3"):
+        with pytest.raises(InputError, match="at least 1 and cells of at least 3"):
             DARTS(**shape)
 
 

@@ -139,7 +139,7 @@ def test_missing_files_are_refused_before_anything_is_created(name: str, data: P
 
 
 def test_a_side_is_for_folders_of_ones_own() -> None:
-    assert "digits has a side of its own" in refusal("digits", side=16)
+    assert "the images of digits have a fixed side" in refusal("digits", side=16)
 
 
 # Hard digits
@@ -334,10 +334,10 @@ def cut(content: bytes) -> bytes:
         ("train-images-idx3-ubyte", cut, "train-images-idx3-ubyte is damaged"),
         ("t10k-labels-idx1-ubyte", cut, "t10k-labels-idx1-ubyte is damaged"),
         ("train-images-idx3-ubyte", lambda content: b"", "train-images-idx3-ubyte is damaged"),
-        ("train-images-idx3-ubyte", lambda content: b"<html>not found</html>", "is damaged or no idx file"),
+        ("train-images-idx3-ubyte", lambda content: b"<html>not found</html>", "is damaged or not an idx file"),
         ("t10k-images-idx3-ubyte", lambda _: idx(noise(30, 8, 8)), "does not fit t10k-labels-idx1-ubyte"),
         ("t10k-images-idx3-ubyte", lambda _: idx(noise(29, 28, 28)), "does not fit t10k-labels-idx1-ubyte"),
-        ("train-labels-idx1-ubyte", lambda _: idx(np.full(120, 10, dtype=np.uint8)), "its labels are not 0..9"),
+        ("train-labels-idx1-ubyte", lambda _: idx(np.full(120, 10, dtype=np.uint8)), "its labels must be 0 to 9"),
         ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(0, dtype=np.uint8)), "is damaged"),
     ],
     ids=["half the images", "half the labels", "empty", "html", "small images", "too few", "label 10", "no labels"],
@@ -434,14 +434,14 @@ def test_labels_that_there_are_not_are_refused(data: Path) -> None:
     files, _ = cifar(10)
     files["test_batch.bin"] = b"\x0a" + files["test_batch.bin"][1:]
     put(data / CIFAR[10], files)
-    assert "there is a label 10 of 10" in damage("cifar10")
+    assert "the label 10, but there are only 10 classes" in damage("cifar10")
 
 
 @pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
 def test_pickles_are_not_opened_and_the_message_says_what_to_do(name: str, folder: str, data: Path) -> None:
     (data / folder).mkdir()
     said = refusal(name)
-    assert f"{data / folder} is not opened, since its files are pickles" in said
+    assert f"{data / folder} was not opened, since its files are pickles" in said
     assert "-binary.tar.gz" in said
     assert "benchmark.data.download=true" in said
 
@@ -591,7 +591,7 @@ def test_a_damaged_picture_in_an_npz_is_named(data: Path) -> None:
     spoilt["jpeg"] = spoilt["jpeg"].copy()
     spoilt["jpeg"][start : start + 2] = 0
     save_jpegs(data, test_jpeg=spoilt["jpeg"], test_offset=spoilt["offset"])
-    assert "picture 7 of test" in damage("cifar10_jpeg")
+    assert "image 7 of test" in damage("cifar10_jpeg")
 
 
 def test_a_truncated_npz_is_named(data: Path) -> None:
@@ -666,28 +666,28 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, content in (("5.png", cut((tmp_path / "bee" / "5.png").read_bytes())), ("7.png", b"no picture")):
         whole = (tmp_path / "bee" / name).read_bytes()
         (tmp_path / "bee" / name).write_bytes(content)
-        assert f"the picture {tmp_path / 'bee' / name} cannot be read" in damage("image_folder", folder=tmp_path)
+        assert f"the image {tmp_path / 'bee' / name} cannot be read" in damage("image_folder", folder=tmp_path)
         (tmp_path / "bee" / name).write_bytes(whole)
 
 
 def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    assert "give benchmark.data.folder" in refusal("image_folder")
+    assert "set benchmark.data.folder" in refusal("image_folder")
     assert "cannot be read: No such file or directory" in refusal("image_folder", folder=tmp_path / "absent")
-    assert "at least two classes, but holds none" in refusal("image_folder", folder=tmp_path)
+    assert "at least two classes, but has none" in refusal("image_folder", folder=tmp_path)
     draw(tmp_path / "one", {"ant": 10})
-    assert "at least two classes, but holds only ant" in refusal("image_folder", folder=tmp_path / "one")
+    assert "at least two classes, but has only ant" in refusal("image_folder", folder=tmp_path / "one")
     draw(tmp_path / "two" / "train", {"ant": 10, "bee": 10})
     draw(tmp_path / "two" / "val", {"ant": 10, "fly": 10})
-    assert "has the folder fly, which is no class; the classes: ant, bee" in refusal(
+    assert "has the folder fly, which is not one of the classes; the classes: ant, bee" in refusal(
         "image_folder", folder=tmp_path / "two"
     )
     draw(tmp_path / "empty", {"ant": 10, "bee": 0})
     assert "bee" in refusal("image_folder", folder=tmp_path / "empty")
     draw(tmp_path / "few", {"ant": 10, "bee": 1})
-    assert "cannot be drawn with every class" in refusal("image_folder", folder=tmp_path / "few")
+    assert "too few to draw" in refusal("image_folder", folder=tmp_path / "few")
     draw(tmp_path / "wide", {"ant": 10, "bee": 10})
     Image.new("RGB", (12, 9)).save(tmp_path / "wide" / "ant" / "0.png")
-    assert "12 x 9 pixels, but networks are given squares" in refusal("image_folder", folder=tmp_path / "wide")
+    assert "12 x 9 pixels, but networks take square images" in refusal("image_folder", folder=tmp_path / "wide")
 
 
 @pytest.mark.slow
@@ -736,7 +736,7 @@ def test_subsets_are_the_same_for_everybody_and_of_the_splits() -> None:
 
 @pytest.mark.parametrize("subset", [1, 20, 1_438, 60_000])
 def test_a_subset_that_there_is_not_is_refused(subset: int) -> None:
-    assert "subset is to be between about 41 (every class in training and validation) and 1,437" in refusal(
+    assert "subset must be between about 41 (every class in training and validation) and 1,437" in refusal(
         "digits", subset=subset
     )
 

@@ -291,7 +291,7 @@ def test_names_of_blocks_are_read_in_place_of_a_code() -> None:
     assert space.canonical_key(architecture) == "G_4_16_24,C_2_8_16"
     for text, reason in {
         "G_4_16_24,C_2_8_12": "has no block 'C_2_8_12' of 'G_4_16_24,C_2_8_12'; its depths are",
-        "G_4_16_24,X_2_8_16": "such as G_8_16_24, with the kinds S, G and C .* but got 'X_2_8_16'",
+        "G_4_16_24,X_2_8_16": "such as G_8_16_24, where the kind is S, G or C .* but got 'X_2_8_16'",
         "G_4_16": "but got 'G_4_16'",
         ",".join(["S_2_8_8"] * 7): "has 6 slots, but .* has 7 blocks",
         "S_2_8_8": "has 1 active slots, but at least 2 of 6",
@@ -339,7 +339,7 @@ def test_every_strategy_begins_in_a_window_that_no_random_member_hits(name: str)
 
 def test_scales_and_channels_that_no_network_has_are_refused() -> None:
     for io in (IO.upscaled(8, 8, 5), IO((3, 8, 8), 5, 2)):
-        with pytest.raises(InputError, match=r"esrn/tiny make pictures 2, 3 or 4 times larger, .* but a scale of"):
+        with pytest.raises(InputError, match=r"esrn/tiny upscale images 2, 3 or 4 times .* but got scale="):
             ESRNTiny().check_io(io)
 
 

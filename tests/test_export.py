@@ -549,9 +549,7 @@ def test_a_path_is_exported_with_the_shared_weights_and_the_statistics_it_was_me
 
 def test_a_path_of_weights_that_were_replaced_is_refused_with_what_can_be_had(shared_run: Run, tmp_path: Path) -> None:
     early = shared_run.history().measured[0]
-    with pytest.raises(
-        InputError, match=r"trial 1 was measured with shared weights after 2 epochs.*pick from the front"
-    ):
+    with pytest.raises(InputError, match=r"shared weights of trial 1, after 2 epochs.*pick a trial of the front"):
         bundle.export(shared_run, early, tmp_path / "network")
     assert not (tmp_path / "network").exists()
 

@@ -318,14 +318,14 @@ def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLi
     final = Run(tested).history().tested[1]
     told = json.loads(done(command("export", "run", "--pick", "1", "--out", "told", "--no-latency", "--json")))
     assert told["final"] == {"split": "test", **final.metrics}
-    assert "Nothing was measured on test data" not in (tested.with_name("told") / "README.md").read_text()
+    assert "not measured on test data" not in (tested.with_name("told") / "README.md").read_text()
     other = json.loads(done(command("export", "run", "--pick", "0", "--out", "other", "--no-latency", "--json")))
     fresh = json.loads(
         done(command("export", "run", "--pick", "1", "--untrained", "--out", "fresh", "--no-latency", "--json"))
     )
     assert "final" not in other
     assert "final" not in fresh
-    assert "Nothing was measured on test data" in (tested.with_name("other") / "README.md").read_text()
+    assert "not measured on test data" in (tested.with_name("other") / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp
         folder = tmp_path / "run" / "export" / f"trial-{measurement.id}"
         cards[measurement.id] = (folder / "README.md").read_text()
     assert f"- learned from: {teacher.architecture.code}, the largest" in cards[part.id]
-    assert "Its training is unfinished: these are the weights after epochs 1 of 2." in cards[part.id]
+    assert "Its training is unfinished: these are the weights after 1 of 2 epochs." in cards[part.id]
     assert "learned from" not in cards[teacher.id]
     assert "unfinished" not in cards[teacher.id]
 

@@ -214,7 +214,7 @@ def test_type_device_and_mode_are_kept(training: bool) -> None:
 def test_a_network_without_eligible_convolutions_is_an_error_that_says_what_would_help() -> None:
     for network in (nn.Linear(2, 2), nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1))):
         with pytest.raises(
-            InputError, match=r"no convolution of this (Linear|Conv2d|Sequential) can be replaced.*stem=True"
+            InputError, match=r"this (Linear|Conv2d|Sequential) has no convolution that can be replaced.*stem=True"
         ):
             ghostify(network)
     with pytest.raises(InputError, match="no convolution"):
@@ -224,7 +224,9 @@ def test_a_network_without_eligible_convolutions_is_an_error_that_says_what_woul
 
 
 def test_an_operator_without_ghosts_is_refused() -> None:
-    with pytest.raises(InputError, match=r"ghosts need a ratio of at least 2, but .* has 1; try Operator\(2, 3\)"):
+    with pytest.raises(
+        InputError, match=r"Ghost modules must have a ratio of at least 2, but .* has 1; try Operator\(2, 3\)"
+    ):
         ghostify(nn.Conv2d(3, 4, 3), PLAIN, stem=True)
 
 

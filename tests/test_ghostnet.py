@@ -130,17 +130,20 @@ def reshaped(name: str, *shape: int) -> Callable[[dict[str, Tensor]], object]:
         (without("blocks.3.0.se.conv_reduce.bias"), r"has no 'blocks\.3\.0\.se\.conv_reduce\.bias'; only whole"),
         (lambda weights: weights.clear(), "has no 'blocks.0.0.*' and [0-9]{3} more; only whole"),
         (reshaped("blocks.0.0.short", 1), "has an unknown 'blocks.0.0.short'; only whole"),
-        (reshaped("conv_stem.weight", 24, 3, 3, 3), r"'conv_stem.weight' has the shape \[24, 3, 3, 3\], as in no"),
-        (reshaped("conv_stem.weight", 16, 3, 7, 7), r"'conv_stem.weight' has the shape \[16, 3, 7, 7\], as in no"),
-        (reshaped("conv_stem.weight"), r"'conv_stem.weight' has the shape \[\], as in no"),
+        (reshaped("conv_stem.weight", 24, 3, 3, 3), r"'conv_stem.weight' has the shape \[24, 3, 3, 3\], which no"),
+        (reshaped("conv_stem.weight", 16, 3, 7, 7), r"'conv_stem.weight' has the shape \[16, 3, 7, 7\], which no"),
+        (reshaped("conv_stem.weight"), r"'conv_stem.weight' has the shape \[\], which no"),
         (
             reshaped("classifier.weight"),
-            r"'classifier.weight' has the shape \[\], which is \[5, 1280\] in ghostnet_100",
+            r"'classifier.weight' has the shape \[\], but must have \[5, 1280\] in ghostnet_100",
         ),
-        (reshaped("conv_head.weight", 1280, 959, 1, 1), r"\[1280, 959, 1, 1\], which is \[1280, 960, 1, 1\] in ghost"),
+        (
+            reshaped("conv_head.weight", 1280, 959, 1, 1),
+            r"\[1280, 959, 1, 1\], but must have \[1280, 960, 1, 1\] in ghost",
+        ),
         (
             reshaped("classifier.weight", 4, 1280),
-            r"'classifier.weight' has the shape \[4, 1280\], which is \[5, 1280\]",
+            r"'classifier.weight' has the shape \[4, 1280\], but must have \[5, 1280\]",
         ),
     ],
 )

@@ -121,7 +121,7 @@ def test_classes_alone_are_split_and_searched_on(command: Command, tmp_path: Pat
 def test_a_folder_must_be_named_and_be_one(command: Command, photos: Path, tmp_path: Path) -> None:
     done = command(*SEARCH, *settings(side=32))
     assert done.returncode == 2
-    assert "give benchmark.data.folder, a folder with train/CLASS/*" in done.stderr
+    assert "set benchmark.data.folder to a folder with train/CLASS/*" in done.stderr
     assert f"{tmp_path / 'fotos'} cannot be read: No such file or directory" in refusal(command, tmp_path / "fotos")
     picture = photos / "train" / "dark" / "0.png"
     assert f"{picture} cannot be read: Not a directory" in refusal(command, picture)
@@ -131,7 +131,7 @@ def test_pictures_that_are_not_square_want_a_side(command: Command, photos: Path
     done = command(*SEARCH, *settings(data_folder=photos))
     assert done.returncode == 2
     assert "0.jpg has 40 x 48 pixels" in done.stderr or "0.png has 40 x 48 pixels" in done.stderr
-    assert "add --set benchmark.data.side=224" in done.stderr
+    assert "with --set benchmark.data.side=224" in done.stderr
 
 
 def test_no_class_folders(command: Command, photos: Path) -> None:
@@ -140,15 +140,18 @@ def test_no_class_folders(command: Command, photos: Path) -> None:
             picture.rename(photos / "train" / f"{name}-{picture.name}")
         (photos / "train" / name).rmdir()
     said = refusal(command, photos)
-    assert f"{photos / 'train'} is to hold a folder for each of at least two classes, but holds none" in said
-    assert f"put the pictures of each class into a folder of its own, {photos / 'train' / 'CLASS'}" in said
+    assert f"{photos / 'train'} must have a folder for each of at least two classes, but has none" in said
+    assert f"put the images of each class into a folder of its own, {photos / 'train' / 'CLASS'}" in said
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_a_picture_beside_the_class_folders(part: str, command: Command, photos: Path) -> None:
     (photos / part / "light" / "0.png").rename(photos / part / "light.PNG")
     said = refusal(command, photos)
-    assert f"the picture {photos / part / 'light.PNG'} is of no class; move it into the folder of its class" in said
+    assert (
+        f"the image {photos / part / 'light.PNG'} is not in a class folder; move it into the folder of its class"
+        in said
+    )
 
 
 @pytest.mark.slow
@@ -165,22 +168,22 @@ def test_files_that_are_no_pictures_lie_where_they_like(command: Command, photos
 def test_a_class_that_training_does_not_know(part: str, command: Command, photos: Path) -> None:
     (photos / part / "dark").rename(photos / part / "Dark")
     said = refusal(command, photos)
-    assert f"{photos / part} has the folder Dark, which is no class; the classes: dark, light" in said
+    assert f"{photos / part} has the folder Dark, which is not one of the classes; the classes: dark, light" in said
 
 
 def test_a_class_without_pictures(command: Command, photos: Path) -> None:
     (photos / "train" / "grey").mkdir()
     (photos / "train" / "grey" / "notes.txt").write_text("to be taken")
     said = refusal(command, photos)
-    assert f"{photos / 'train' / 'grey'} holds no pictures, which end in .jpg, " in said
-    assert "put some into it, or remove it" in said
+    assert f"{photos / 'train' / 'grey'} has no images, with names that end in .jpg, " in said
+    assert "put images into it, or remove it" in said
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_a_part_without_pictures(part: str, command: Command, photos: Path) -> None:
     shutil.rmtree(photos / part)
     (photos / part).mkdir()
-    assert f"{photos / part} holds no pictures" in refusal(command, photos)
+    assert f"{photos / part} has no images" in refusal(command, photos)
 
 
 def test_parts_are_not_taken_for_classes(command: Command, photos: Path) -> None:
@@ -193,7 +196,7 @@ def test_a_folder_beside_train_is_not_left_out_unseen(name: str, command: Comman
     shutil.rmtree(photos / "test")
     (photos / "val").rename(photos / name)
     said = refusal(command, photos)
-    assert f"{photos} has train/ and also {name}/; it is to hold train/ and, if there are any, val/ and test/" in said
+    assert f"{photos} has train/ and also {name}/; it must have either train/, with or without val/ and test/" in said
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
@@ -205,7 +208,7 @@ def test_a_file_that_is_no_picture_though_it_is_called_one(
     whole = picture.read_bytes()
     picture.write_bytes(whole[: len(whole) // 2] if content is None else content)
     said = refusal(command, photos)
-    assert f"the picture {picture} cannot be read: " in said
+    assert f"the image {picture} cannot be read: " in said
     assert "repair or remove it" in said
 
 

@@ -92,7 +92,7 @@ def test_of_too_many_examples_the_best_are_kept(space: SearchSpace) -> None:
 
 
 def test_options_out_of_range_are_refused(space: SearchSpace) -> None:
-    with pytest.raises(InputError, match="headroom is above 0"):
+    with pytest.raises(InputError, match="headroom must be above 0"):
         IsotropicGaussianProcess(space, headroom=0.0)
     with pytest.raises(InputError, match="most at least 2"):
         IsotropicGaussianProcess(space, most=1)

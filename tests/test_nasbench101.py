@@ -269,7 +269,7 @@ def test_mutants_grow_and_shrink() -> None:
 
 
 def test_a_prior_on_genes_is_refused() -> None:
-    with pytest.raises(InputError, match="has none of"):
+    with pytest.raises(InputError, match="has no genes"):
         SPACE.mutate(SPACE.parse("000043:m"), default_rng(0), [np.ones(3)])
 
 

@@ -266,7 +266,7 @@ def changed(name: str, value: str) -> Callable[[Rows], Rows]:
         (changed("ops", "o9"), "six lower-case hex digits"),
         (changed("num_vertices", "1"), "1 vertices"),
         (changed("val_acc_108ep", "fifty"), "fifty"),
-        (lambda rows: [rows[0], *rows], "stands there twice"),
+        (lambda rows: [rows[0], *rows], "occurs twice"),
     ],
 )
 def test_a_damaged_table_is_refused_by_name(change: Callable[[Rows], Rows], said: str, table101: Path) -> None:
@@ -292,6 +292,6 @@ def test_an_absent_table_is_named_with_the_remedy(table101: Path) -> None:
         NASBench101Table(SPACE).check()
     NASBench101Table(SPACE, epochs=12).check()
     write(table101, [{"index": "1"}])
-    with pytest.raises(InputError, match=r"NASPLAT_DATA name the folder above nasbench101"):
+    with pytest.raises(InputError, match=r"NASPLAT_DATA to the folder that contains nasbench101"):
         NASBench101Table(SPACE).check()
-    assert "no table of accuracies" in NASBench101Table.tables()[0].problem
+    assert "not a table of accuracies" in NASBench101Table.tables()[0].problem

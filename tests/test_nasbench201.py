@@ -504,7 +504,7 @@ def test_a_table_of_another_data_set_is_used_for_that_and_named_for_the_rest(wri
         with pytest.raises(InputError) as refused:
             NASBench201Table(NASBench201(), dataset=absent).check()
         assert f"has {absent} " in str(refused.value)
-        assert str(refused.value).endswith("there is cifar100")
+        assert str(refused.value).endswith("the data sets there: cifar100")
     benchmark = NASBench201Table(NASBench201(), dataset="cifar100")
     benchmark.check()
     benchmark.prepare()
@@ -522,7 +522,7 @@ def test_tables_of_several_data_sets_lie_side_by_side(write: TableWriter) -> Non
     small = NASBench201Table(NASBench201(), dataset="imagenet16-120")
     small.check()
     assert small.io == IO.image(3, 16, 120)
-    with pytest.raises(InputError, match="there is cifar10, imagenet16-120"):
+    with pytest.raises(InputError, match="the data sets there: cifar10, imagenet16-120"):
         NASBench201Table(NASBench201(), dataset="cifar100").check()
 
 
@@ -758,12 +758,12 @@ def test_without_their_file_there_are_no_latencies(write: TableWriter) -> None:
     ("columns", "said"),
     [
         ({"index": [7, 9], "phone_ms": [1, 2]}, "has no row with the index 8"),
-        ({"index": [7, 8, 9], "phone_ms": [1, 0, 2]}, "a latency is 0"),
-        ({"index": [7, 8, 9], "phone_ms": [1, "inf", 2]}, "a latency is inf"),
+        ({"index": [7, 8, 9], "phone_ms": [1, 0, 2]}, "a latency must be a number above 0, but got 0"),
+        ({"index": [7, 8, 9], "phone_ms": [1, "inf", 2]}, "a latency must be a number above 0, but got inf"),
         ({"index": [7, 8, 9], "phone_ms": [1, "fast", 2]}, "could not convert"),
-        ({"index": [7, 8, 9], "phone": [1, 2, 3]}, "latencies have index and DEVICE_ms"),
-        ({"number": [7, 8, 9], "phone_ms": [1, 2, 3]}, "latencies have index and DEVICE_ms"),
-        ({"index": [7, 8, 9], "a-b_ms": [1, 2, 3]}, "latencies have index and DEVICE_ms"),
+        ({"index": [7, 8, 9], "phone": [1, 2, 3]}, "latencies must have the columns index and DEVICE_ms"),
+        ({"number": [7, 8, 9], "phone_ms": [1, 2, 3]}, "latencies must have the columns index and DEVICE_ms"),
+        ({"index": [7, 8, 9], "a-b_ms": [1, 2, 3]}, "latencies must have the columns index and DEVICE_ms"),
     ],
 )
 def test_damaged_latencies_are_refused(write: TableWriter, columns: dict[str, Sequence[Any]], said: str) -> None:

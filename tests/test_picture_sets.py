@@ -106,7 +106,7 @@ def test_div2k_has_no_test_pictures(data: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PICTURE_SETS if name not in ("photos", "picture_folder")])
 def test_a_missing_set_says_where_it_was_looked_for(name: str, data: Path) -> None:
-    with pytest.raises(InputError, match=rf"pictures of {name} are missing.*{data}.*set NASPLAT_DATA") as raised:
+    with pytest.raises(InputError, match=rf"images of {name} are missing.*{data}.*set NASPLAT_DATA") as raised:
         picture_set(name)
     assert "\n" not in str(raised.value)
 
@@ -118,7 +118,7 @@ def test_half_a_set_is_a_missing_set(data: Path) -> None:
 
 
 def test_an_unknown_set_is_refused_with_near_matches() -> None:
-    with pytest.raises(InputError, match=r"no set of pictures is named 'set4'; did you mean 'set\d+'"):
+    with pytest.raises(InputError, match=r"no set of images is named 'set4'; did you mean 'set\d+'"):
         picture_set("set4")
 
 
@@ -154,12 +154,12 @@ def test_a_part_without_a_folder_is_taken_from_training(tmp_path: Path) -> None:
 
 
 def test_folders_that_do_not_suffice_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"give benchmark\.data\.folder"):
+    with pytest.raises(InputError, match=r"set benchmark\.data\.folder"):
         picture_set("picture_folder")
     with pytest.raises(InputError, match="cannot be read: No such file"):
         picture_set("picture_folder", tmp_path / "absent")
     draw(tmp_path / "few", numbered(4))
-    with pytest.raises(InputError, match="few has no pictures for test.*at least five"):  # noqa: RUF043
+    with pytest.raises(InputError, match="few has no images for test.*at least five"):  # noqa: RUF043
         picture_set("picture_folder", tmp_path / "few")
     draw(tmp_path / "odd" / "validation", numbered(4))
     with pytest.raises(InputError, match="but none for training; add training/"):
@@ -207,7 +207,7 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
 
 def test_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png cannot be read: it has mode I.*, but 8 bits"):
+    with pytest.raises(InputError, match=r"deep\.png cannot be read: it has the mode I.*, but must have 8 bits"):
         read_picture(tmp_path / "deep.png")
 
 

@@ -139,7 +139,7 @@ def test_an_edited_document_is_refused(folder: Path) -> None:
 CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda d: d.update(predictor="demo_rigde"), "no predictor is named 'demo_rigde'; did you mean 'demo_ridge'"),
     (lambda d: d["space"].update(name="nasbench202"), "no search space is named 'nasbench202'; did you mean"),
-    (lambda d: d["space"]["options"].update(channels=0), "channels and cells of nasbench201 are at least 1"),
+    (lambda d: d["space"]["options"].update(channels=0), "channels and cells of nasbench201 must be at least 1"),
     (lambda d: d["space"]["options"].update(depth=3), "no option of space is named 'depth'"),
     (lambda d: d["options"].update(alpha="x"), "predictor.alpha: input should be a valid number"),
     (lambda d: d["options"].update(beta=1), "no option of predictor is named 'beta'"),

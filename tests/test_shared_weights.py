@@ -269,7 +269,7 @@ def test_a_space_without_a_supernet_fails_by_name() -> None:
     assert "bare" in failed.message
 
 
-@pytest.mark.parametrize("altered", ["another supernet", "a trained network", "no safetensors"])
+@pytest.mark.parametrize("altered", ["another supernet", "a trained network", "not a safetensors"])
 def test_weights_of_something_else_are_refused(altered: str) -> None:
     store, benchmark = MemoryArtifacts(), prepared()
     if altered == "another supernet":

@@ -318,10 +318,10 @@ LOOSE = torch.ones(3, 1, 1)
     ("what", "said"),
     [
         (lambda x: x if x.sum() > 0 else -x, "values of a tensor"),
-        (lambda x: x * x.shape[0] if x.shape[0] > 1 else x, "stay free"),
+        (lambda x: x * x.shape[0] if x.shape[0] > 1 else x, "stay variable"),
         (lambda x: x * LOOSE, "neither its parameter nor its buffer"),
         (lambda x: x * x.max().item(), "plain value"),
-        (lambda x: nn.Conv2d(3, 3, 1)(x), "not among its modules"),
+        (lambda x: nn.Conv2d(3, 3, 1)(x), "not one of its registered modules"),
         (lambda x: x.no_such_thing(), "no_such_thing"),
     ],
 )
@@ -357,7 +357,7 @@ def test_a_program_with_pickles_is_not_opened(tmp_path: Path) -> None:
     program = torch.export.export(nn.Linear(3, 2), (torch.zeros(1, 3),))
     torch.export.save(program, tmp_path / "model.pt2")  # example inputs and all
     assert is_pickled(tmp_path / "model.pt2")
-    with pytest.raises(RunError, match="holds pickles"):
+    with pytest.raises(RunError, match="contains pickles"):
         read_program(tmp_path / "model.pt2")
 
 

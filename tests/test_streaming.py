@@ -133,7 +133,7 @@ def test_a_limit_decides_how_many_rows_go_through_and_is_kept() -> None:
         chosen = Strips.of(made, 500, 60, needed[rows]).plan
         assert np.array_equal(chosen.ends, plans[rows].ends)
         assert np.diff(chosen.ends[:, 0]).max() <= rows
-    with pytest.raises(InputError, match=r"30,000 pixels the network needs 1 MiB .* 0 are allowed.*--memory 1\)"):
+    with pytest.raises(InputError, match=r"30,000 pixels the network needs at least 1 MiB .* limit is 0.*--memory 1\)"):
         Strips.of(made, 500, 60, needed[ROWS[-1]] - 1)
 
 

@@ -191,7 +191,9 @@ def test_the_strategy_inside_learns_every_proposal_once_with_its_own_task() -> N
 
 def test_rungs_and_options_that_cannot_be_are_refused() -> None:
     for rungs in ([3, 1, 9], [1, 3], [], [1, 3, 3, 9]):
-        with pytest.raises(InputError, match=r"rungs rise to the benchmark's full fidelity, 9, but got"):
+        with pytest.raises(
+            InputError, match=r"rungs must increase and end at the benchmark's full fidelity, 9, but got"
+        ):
             make("asha", problem(), rungs=rungs)
     with pytest.raises(InputError, match="no strategy is named 'randm_search'; did you mean 'random_search'"):
         make("asha", problem(), base_strategy="randm_search")

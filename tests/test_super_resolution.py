@@ -197,7 +197,7 @@ def test_a_patch_is_cut_from_the_picture_that_was_shrunk_whole() -> None:
 
 
 def test_pictures_smaller_than_a_patch_are_named(reads: Reads) -> None:
-    with pytest.raises(InputError, match=r"training 0 has 30 x 24 pixels when it is shrunk by 2, .*smaller benchmark"):
+    with pytest.raises(InputError, match=r"training 0, downscaled by 2, has 30 x 24 pixels, .*smaller benchmark"):
         prepared(patch=25)
     reads.pixels["training"] = [np.zeros((1, 9, 3), dtype=np.uint8)]
     with pytest.raises(InputError, match="training 0 has fewer than 2 pixels a side"):
@@ -356,7 +356,7 @@ def test_a_state_that_does_not_fit_is_refused(reads: Reads) -> None:
             measure(prepared(**options), task, store)
         assert raised.value.kind == kind
     weights = measure(prepared(), task_for(), store).artifacts["weights"]
-    with pytest.raises(TrialFailed, match="no state of a training"):
+    with pytest.raises(TrialFailed, match="not a training state"):
         measure(prepared(), task_for(continues=weights), store)
 
 
@@ -447,15 +447,15 @@ def test_further_sets_are_tested_on_by_name(reads: Reads, monkeypatch: pytest.Mo
 
 def test_a_data_set_that_does_not_suffice_is_refused(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
     reads.pixels["test"] = []
-    with pytest.raises(InputError, match=r"scenes has no test pictures; name a set that has"):
+    with pytest.raises(InputError, match=r"scenes has no test images; name a set with test images"):
         prepared()
     monkeypatch.setitem(PICTURE_SETS, "more", Entry("more", "", lambda places: reads.open("more")))
-    with pytest.raises(InputError, match=r"more has no test pictures, but is named in benchmark\.tests"):
+    with pytest.raises(InputError, match=r"more has no test images, but is named in benchmark\.data\.tests"):
         prepared(tests=("more",))
     reads.pixels["training"] = []
-    with pytest.raises(InputError, match="scenes is a set to test with and has no training pictures"):
+    with pytest.raises(InputError, match="scenes is a test set and has no training images"):
         prepared()
-    with pytest.raises(InputError, match=r"no set of pictures is named 'sett5'.*'set5'"):
+    with pytest.raises(InputError, match=r"no set of images is named 'sett5'.*'set5'"):
         prepared(dataset="sett5")
 
 
@@ -506,7 +506,7 @@ def test_latency_is_known_by_a_table(reads: Reads, tmp_path: Path) -> None:
 def test_the_protocol_names_what_a_reader_needs() -> None:
     protocol = SuperResolution(SPACE, scale=3).protocol
     assert "\n" not in protocol
-    for words in ("x3", "BT.601 luma", "bicubic with antialiasing", "not rounded", "3 pixels shaved", "256 pixels"):
+    for words in ("x3", "BT.601 luma", "antialiasing", "without rounding", "3 pixels are cropped", "256 pixels"):
         assert words in protocol
     assert protocol != SuperResolution(SPACE, scale=2).protocol
 
@@ -548,8 +548,8 @@ def test_a_missing_set_is_refused_before_the_search_begins(
     monkeypatch.setenv("NASPLAT_DATA", str(tmp_path))
     done = command(*SEARCH, "--set", "benchmark.dataset=bsds500")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the pictures of bsds500 are missing")
+    assert done.stderr.startswith("error: the images of bsds500 are missing")
     assert not Path("run").exists()
     done = command(*SEARCH, "--set", "benchmark.tests=[set5]")
     assert done.returncode == 2
-    assert "the pictures of set5 are missing" in done.stderr
+    assert "the images of set5 are missing" in done.stderr

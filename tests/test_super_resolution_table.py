@@ -44,7 +44,7 @@ def test_the_final_figures_are_of_other_pictures() -> None:
 
 
 def test_another_space_or_fidelity_is_refused() -> None:
-    with pytest.raises(InputError, match="figures of the search space esrn/tiny alone, but got esrn/small; train with"):
+    with pytest.raises(InputError, match="only for the search space esrn/tiny, but got esrn/small; train with"):
         SuperResolutionTable(ESRNSmall()).check()
     with pytest.raises(TrialFailed, match="ask for fidelity 1"):
         SuperResolutionTable(SPACE).measure(

@@ -466,7 +466,7 @@ def test_a_teacher_is_refused_where_nothing_is_learnt_of_it_or_its_weights_do_no
     other = Teacher(architecture=SPACE.parse("000000"), weights=teacher.weights)
     failure = failed(benchmark, task_for(teacher=other), store)
     assert failure.kind == "another teacher"
-    assert "the teacher's weights are not of nasbench201:000000" in failure.message
+    assert "the teacher's weights do not fit nasbench201:000000" in failure.message
     noise = Teacher(architecture=SPACE.parse(CODE), weights=store.put(b"no tensors"))
     assert failed(benchmark, task_for(teacher=noise), store).kind == "another teacher"
     gone = Teacher(architecture=SPACE.parse(CODE), weights=Handle("0" * 64))
@@ -516,13 +516,13 @@ def test_a_state_is_gone_on_from_by_the_recipe_that_it_was_begun_with(name: str)
         state = measured(begun, task_for(), store).artifacts["state"]
         failure = failed(gone_on, task_for(fidelity=2, continues=state), store)
         assert failure.kind == "another recipe"
-        assert "go on with the recipe that it was begun with" in failure.message
+        assert "continue with the recipe of the earlier training" in failure.message
 
 
 @pytest.mark.parametrize("name", AIDS)
 def test_shared_weights_refuse_what_would_not_act_on_them(name: str) -> None:
     with pytest.raises(
-        InputError, match=rf"recipe.{name} aids the training.*but got .*leave out benchmark.recipe.{name}"
+        InputError, match=rf"recipe.{name} has no effect on shared weights.*but got .*leave out benchmark.recipe.{name}"
     ):
         construct("benchmark", Classification, SPACE, **{name: EVERYTHING[name]}).check_supernet()
     construct("benchmark", Classification, SPACE, augment=True, gradient_norm=5, optimizer="adam").check_supernet()

@@ -162,7 +162,7 @@ def test_networks_for_grey_take_grey_alone(command: CommandLine, grey_model: Pat
     with torch.no_grad():
         values = opening.load(grey_model)(torch.from_numpy(np.array(scene(20, 20, "L")))[None, None] / 255)[0, 0]
     close(result, (values.clamp(0, 1) * 255).numpy())
-    refused(command, tmp_path, grey_model, "color.png", says="upscales grey pictures, but color.png is in color")
+    refused(command, tmp_path, grey_model, "color.png", says="upscales grey images, but color.png is in color")
 
 
 def test_transparency_is_upscaled_by_bicubic(command: CommandLine, model: Path, tmp_path: Path) -> None:
@@ -268,7 +268,9 @@ def test_a_network_that_knows_no_strips_is_given_small_pictures(tmp_path: Path) 
         values = network(torch.from_numpy(np.array(scene(40, 30))).permute(2, 0, 1)[None] / 255)[0]
     close(result, (values.permute(1, 2, 0).clamp(0, 1) * 255).numpy())
     large = upscaling.Source(tmp_path, Image.new("RGB", (513, 512)), None, None, False)
-    with pytest.raises(InputError, match=r"no residual dense network.*262,144 pixels at most, but has 513 x 512"):
+    with pytest.raises(
+        InputError, match=r"not a residual dense network.*at most 262,144 pixels, but the image has 513 x 512"
+    ):
         upscaling.upscaled(exported, large, memory=1 << 30)
 
 
@@ -312,14 +314,14 @@ def test_what_is_no_whole_picture_is_refused(command: CommandLine, model: Path, 
         files[f"half.{format}"] = content[: len(content) // 2]
     for name, content in files.items():
         Path(name).write_bytes(content)
-        refused(command, tmp_path, model, name, says=f"the picture {name} cannot be read: ")
+        refused(command, tmp_path, model, name, says=f"the image {name} cannot be read: ")
     Path("folder.png").mkdir()
     os.mkfifo("pipe.png")
     Path("circle.png").symlink_to("circle.png")
     for name in ("folder.png", "pipe.png", "circle.png", "missing.png"):
         done = command("upscale", model, name)
         assert done.returncode == 2
-        assert f"the picture {name} cannot be read: " in done.stderr
+        assert f"the image {name} cannot be read: " in done.stderr
 
 
 @pytest.mark.slow
@@ -339,7 +341,7 @@ def test_damaged_files_never_break_the_command(command: CommandLine, model: Path
             assert done.returncode in (0, 2), done.stderr
             if done.returncode == 2:
                 assert len(done.stderr.splitlines()) == 1
-                assert "the picture hurt " in done.stderr
+                assert "the image hurt " in done.stderr
             assert {path.name for path in tmp_path.iterdir()} == {"hurt"} | (
                 {"out.png"} if not done.returncode else set()
             )
@@ -351,7 +353,7 @@ def test_files_that_promise_huge_pictures_are_not_decoded(command: CommandLine, 
     for size in ((10_001, 10_000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)):
         Path("bomb.png").write_bytes(png_of(*size))
         began = time.process_time()
-        refused(command, tmp_path, model, "bomb.png", says="the picture bomb.png")
+        refused(command, tmp_path, model, "bomb.png", says="the image bomb.png")
         assert time.process_time() - began < 5
     Path("bomb.png").write_bytes(png_of(10_001, 10_000))
     refused(
@@ -359,14 +361,14 @@ def test_files_that_promise_huge_pictures_are_not_decoded(command: CommandLine, 
         tmp_path,
         model,
         "bomb.png",
-        says="10001 x 10000 pixels, too many to be upscaled 2 times: at most 100,000,000",
+        says="10001 x 10000 pixels, but an image to be upscaled 2 times must have at most 100,000,000",
     )
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_more_than_eight_bits_are_refused(command: CommandLine, model: Path, tmp_path: Path, mode: str) -> None:
     Image.new(mode, (20, 20)).save("deep.tif")
-    refused(command, tmp_path, model, "deep.tif", says=f"deep.tif has mode {mode}, but such with 8 bits a channel")
+    refused(command, tmp_path, model, "deep.tif", says=f"deep.tif has the mode {mode}, but must have 8 bits a channel")
 
 
 def test_nothing_is_overwritten(command: CommandLine, model: Path, tmp_path: Path) -> None:
@@ -404,8 +406,8 @@ def test_models_that_do_not_upscale_are_refused(command: CommandLine, model: Pat
     code = cells.sample(np.random.default_rng(0)).code
     classifier = export(tmp_path / "classifier", code, space="nasbench201", model=IO.image(3, 8, 10))
     depths = export(tmp_path / "depths", model=IO((2, 8, 8), 2, 2))
-    refused(command, tmp_path, classifier, "in.png", says="which gives 10 numbers for each picture, not a larger one")
-    refused(command, tmp_path, depths, "in.png", says="which makes 2 channels of 2")
+    refused(command, tmp_path, classifier, "in.png", says="does not upscale images but returns 10 numbers for each")
+    refused(command, tmp_path, depths, "in.png", says="2 input channels and 2 output channels")
     refused(command, tmp_path, "nowhere", "in.png", says="nowhere/architecture.json cannot be read")
     refused(command, tmp_path, "in.png", "in.png", says="in.png/architecture.json cannot be read")
 
@@ -431,7 +433,7 @@ def test_weights_that_are_no_numbers_are_refused(command: CommandLine, model: Pa
     weights["tail.0.weight"][0] = torch.nan
     save_file(weights, broken / "weights.safetensors")
     scene(20, 20).save("in.png")
-    refused(command, tmp_path, broken, "in.png", says="gives values that are no numbers", code=1)
+    refused(command, tmp_path, broken, "in.png", says="returns values that are not finite", code=1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -527,11 +529,11 @@ def test_a_perfect_result_has_the_highest_figures() -> None:
 def test_originals_of_another_size_are_refused(command: CommandLine, model: Path, tmp_path: Path) -> None:
     for name, size in (("in", (20, 20)), ("tiny", (7, 20)), ("wrong", (40, 41)), ("fits", (14, 40))):
         scene(*size).save(f"{name}.png")
-    says = "the original is to have the 40 x 40 pixels of the upscaled picture, but has 40 x 41"
+    says = "the original must have the 40 x 40 pixels of the upscaled image, but has 40 x 41"
     refused(command, tmp_path, model, "in.png", "--original", "wrong.png", says=says)
-    says = "at least 15 pixels a side to be compared with, but has 14 x 40"
+    says = "at least 15 pixels a side for the metrics, but has 14 x 40"
     refused(command, tmp_path, model, "tiny.png", "--original", "fits.png", says=says)
-    refused(command, tmp_path, model, "in.png", "--original", "none.png", says="the picture none.png cannot be read")
+    refused(command, tmp_path, model, "in.png", "--original", "none.png", says="the image none.png cannot be read")
 
 
 # Interrupted, and on full disks

@@ -92,8 +92,8 @@ def test_pictures_of_another_kind_than_the_space_is_for_are_refused() -> None:
     ("options", "message"),
     [
         ({"dataset": "nois"}, "no data set is named 'nois'; did you mean 'noise'"),
-        ({"proxies": ()}, "names at least one proxy and each once, but got none"),
-        ({"proxies": ("nwot", "nwot")}, "each once, but got nwot, nwot"),
+        ({"proxies": ()}, "must name at least one proxy, and each only once, but got none"),
+        ({"proxies": ("nwot", "nwot")}, "each only once, but got nwot, nwot"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -106,7 +106,9 @@ def test_there_is_one_fidelity_and_no_test() -> None:
     with pytest.raises(TrialFailed, match="ask for fidelity 1"):
         benchmark.measure(task(CELL, fidelity=2), device="cpu", artifacts=MemoryArtifacts())
     measurement = benchmark.measure(task(CELL), device="cpu", artifacts=MemoryArtifacts())
-    with pytest.raises(InputError, match="no test pictures can judge; train the architecture with the benchmark"):
+    with pytest.raises(
+        InputError, match="cannot be measured on test images; train the architecture with the benchmark"
+    ):
         benchmark.final(measurement, device="cpu", artifacts=MemoryArtifacts())
 
 
@@ -132,9 +134,9 @@ def test_a_search_by_a_proxy_from_the_command_line(command: Callable[..., subpro
     )  # fmt: skip
     assert searched.returncode == 0, searched.stderr
     shown = " ".join(command("show", "run").stdout.split())
-    assert "32 training pictures of digits, mean of 1 initialization, seed 0" in shown
+    assert "32 training images of digits, mean of 1 initialization, seed 0" in shown
     refused = command("show", "run", "--front", "--test")
-    assert refused.returncode == 2 and "zero-cost proxies of an untrained network" in refused.stderr
+    assert refused.returncode == 2 and "has only zero-cost proxies" in refused.stderr
 
 
 @pytest.mark.parametrize("check", PREDICTOR_CHECKS, ids=lambda check: check.__name__)

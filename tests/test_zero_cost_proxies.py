@@ -281,11 +281,11 @@ def test_what_cannot_be_is_refused() -> None:
     space, io = ToySpace(), IO.image(channels=1, side=4, outputs=3)
     with pytest.raises(InputError, match="no zero-cost proxy is named 'synflo'; did you mean 'synflow'"):
         Proxies(space, io, names=("synflo",))
-    with pytest.raises(InputError, match="named once, but got nwot, nwot"):
+    with pytest.raises(InputError, match="named only once, but got nwot, nwot"):
         Proxies(space, io, names=("nwot", "nwot"))
-    with pytest.raises(InputError, match="at least 2 pictures"):
+    with pytest.raises(InputError, match="at least 2 images"):
         Proxies(space, io, batch=1)
-    with pytest.raises(InputError, match="5 pictures, 4 labels"):
+    with pytest.raises(InputError, match="5 images, 4 labels"):
         Proxies(space, io, images=torch.rand(5, 1, 4, 4), labels=torch.zeros(4, dtype=torch.int64))
     with pytest.raises(InputError, match="the data is for super-resolution"):
         Proxies(space, IO.upscaled(4, 4, 2))

@@ -14,22 +14,22 @@ DATASETS: dict[str, Dataset | Entry] = {
         Entry("digits", "1,797 handwritten digits of 8 x 8 pixels; ships with scikit-learn", digits),
         Entry(
             "hard_digits",
-            "5,750 images, 16 x 16, of scikit-learn's digits, turned, shifted, scaled, noisy",
+            "5,750 images, 16 x 16, of scikit-learn's digits: rotated, shifted, scaled, noisy",
             hard_digits,
         ),
         Entry(
             "fashion_mnist",
-            "70,000 articles of clothing, 28 x 28, grey; 10,000 training images validate",
+            "70,000 images of clothing, 28 x 28, grey; 10,000 of training for validation",
             fashion_mnist,
         ),
         Entry(
             "cifar10",
-            "60,000 photographs, 10 classes, 32 x 32; 10,000 training images validate",
+            "60,000 photographs, 10 classes, 32 x 32; 10,000 of training for validation",
             partial(cifar, classes=10),
         ),
         Entry(
             "cifar100",
-            "60,000 photographs, 100 classes, 32 x 32; 10,000 training images validate",
+            "60,000 photographs, 100 classes, 32 x 32; 10,000 of training for validation",
             partial(cifar, classes=100),
         ),
         Entry(
@@ -39,7 +39,7 @@ DATASETS: dict[str, Dataset | Entry] = {
         ),
         Entry(
             "image_folder",
-            "your own images: data_folder has train/CLASS/* (val/, test/), or CLASS/*: 60/20/20",
+            "your own images: data.folder has train/CLASS/* (val/, test/), or CLASS/*: 60/20/20",
             image_folder,
         ),
     )
@@ -60,6 +60,8 @@ def dataset(name: str, source: Source | None = None) -> Dataset:
         raise InputError(unknown("data set", name, DATASETS))
     source = source or Source()
     if source.side is not None and name != "image_folder":
-        raise InputError(f"side is for image_folder alone; {name} has a side of its own")
+        raise InputError(
+            f"side is an option of image_folder only; the images of {name} have a fixed side; leave it out"
+        )
     found = DATASETS[name]
     return found.located(source) if isinstance(found, Entry) else found

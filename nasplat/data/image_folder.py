@@ -15,8 +15,8 @@ def image_folder(source: Source) -> Dataset:
     """
     if source.folder is None:
         raise InputError(
-            "image_folder reads pictures of your own; give benchmark.data.folder, a folder with train/CLASS/* "
-            "(and val/ and test/, if you have them), or with CLASS/*"
+            "image_folder reads your own images; set benchmark.data.folder to a folder with train/CLASS/* (and val/ "
+            "and test/, if you have them), or with CLASS/*"
         )
     parts = pictures.part_folders(source.place)
     classes = pictures.class_folders(parts["train"])

@@ -95,7 +95,7 @@ def read_picture(path: Path, *, side: int | None = None) -> Pixels:
         if width * height > MOST_PIXELS:
             raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS:,}")
         if image.mode not in MODES:
-            raise ValueError(f"it has mode {image.mode}, but 8 bits a channel are read")
+            raise ValueError(f"it has the mode {image.mode}, but must have 8 bits a channel")
         return np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
 
     pixels: Pixels = opened(path, decode)
@@ -118,7 +118,7 @@ def _listed(folder: Path, keep: Callable[[str], bool] = lambda name: True) -> tu
             if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
         )
     except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}; name a folder of pictures") from error
+        raise InputError(f"{folder} cannot be read: {error.strerror}; name a folder of images") from error
     return tuple(picture(folder / name) for name in names if keep(name))
 
 
@@ -183,8 +183,8 @@ class _Published:
                 return PictureSet(self.name, *parts)
             looked += [str(place / folder) for folders in wanted for folder in folders]
         raise InputError(
-            f"the pictures of {self.name} are missing: they were looked for in {', '.join(looked)}; "
-            "set NASPLAT_DATA or benchmark.data.folder to the folder above them"
+            f"the images of {self.name} are missing: they were looked for in {', '.join(looked)}; set NASPLAT_DATA or "
+            "benchmark.data.folder to the folder that contains these folders"
         )
 
     def _part(self, place: Path, folders: Sequence[str]) -> tuple[Picture, ...]:
@@ -237,8 +237,8 @@ OF_FIVE = {"validation": 3, "test": 4}
 def _picture_folder(places: Sequence[Path]) -> PictureSet:
     if not places:
         raise InputError(
-            "picture_folder reads pictures of your own; give benchmark.data.folder, a folder with training/ (and "
-            "validation/ and test/, if you have them), or with pictures"
+            "picture_folder reads your own images; set benchmark.data.folder to a folder with training/ (and "
+            "validation/ and test/, if you have them), or with images"
         )
     place = places[0]
     found = {
@@ -256,8 +256,8 @@ def _picture_folder(places: Sequence[Path]) -> PictureSet:
     for part, pictures in parts.items():
         if not pictures:
             raise InputError(
-                f"{place} has no pictures for {part}, which end in {', '.join(ENDINGS)}; it is to hold at least five, "
-                "or some in each of its folders training/, validation/ and test/"
+                f"{place} has no images for {part}, with names that end in {', '.join(ENDINGS)}; it must have at least "
+                "five images, or some in each of its folders training/, validation/ and test/"
             )
     return PictureSet("picture_folder", **parts)
 
@@ -272,7 +272,7 @@ PICTURE_SETS: dict[str, Entry] = {
         ),
         Entry(
             "bsds500",
-            "super-resolution: BSDS500; a tenth of train/ validates, val/ (BSD100) tests",
+            "super-resolution: BSDS500; a tenth of train/ for validation, val/ (BSD100) for tests",
             _bsds500,
         ),
         Entry(
@@ -280,15 +280,13 @@ PICTURE_SETS: dict[str, Entry] = {
             "super-resolution: DIV2K, 900 large photographs, 100 for validation, none for tests",
             _div2k,
         ),
-        Entry("set5", "super-resolution, to test with: 5 pictures (Set5)", _test_set("Set5")),
-        Entry("set14", "super-resolution, to test with: 14 pictures (Set14)", _test_set("Set14")),
-        Entry("bsd100", "super-resolution, to test with: 100 photographs (BSD100)", _test_set("BSD100")),
-        Entry(
-            "urban100", "super-resolution, to test with: 100 pictures of buildings (Urban100)", _test_set("Urban100")
-        ),
+        Entry("set5", "super-resolution, test set: 5 images (Set5)", _test_set("Set5")),
+        Entry("set14", "super-resolution, test set: 14 images (Set14)", _test_set("Set14")),
+        Entry("bsd100", "super-resolution, test set: 100 photographs (BSD100)", _test_set("BSD100")),
+        Entry("urban100", "super-resolution, test set: 100 images of buildings (Urban100)", _test_set("Urban100")),
         Entry(
             "picture_folder",
-            "super-resolution: your own images; data_folder has training/, or 60/20/20",
+            "super-resolution: your own images; data.folder has training/, or is split 60/20/20",
             _picture_folder,
         ),
     )
@@ -306,6 +304,6 @@ def picture_set(name: str, *folders: Path) -> PictureSet:
         InputError: The name is unknown (near matches are listed), or the images are missing.
     """
     if name not in PICTURE_SETS:
-        raise InputError(unknown("set of pictures", name, PICTURE_SETS))
+        raise InputError(unknown("set of images", name, PICTURE_SETS))
     places = [folder.expanduser() for folder in folders]
     return PICTURE_SETS[name].open(places if places or name == "picture_folder" else [data_folder()])

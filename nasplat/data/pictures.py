@@ -93,12 +93,12 @@ def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int
     """
     numbers = _idx(labels, "read_label_file").numpy()
     if not len(numbers) or numbers.max() >= classes:
-        raise InputError(f"{labels} is damaged: its labels are not 0..{classes - 1}; {REPLACE}")
+        raise InputError(f"{labels} is damaged: its labels must be 0 to {classes - 1}; {REPLACE}")
     pixels = _idx(images, "read_image_file")
     if tuple(pixels.shape) != (len(numbers), *shape):
         raise InputError(
-            f"{images} does not fit {labels.name}: it has pictures {tuple(pixels.shape)}, but "
-            f"{(len(numbers), *shape)} are expected; {REPLACE}"
+            f"{images} does not fit {labels.name}: its images have the shape {tuple(pixels.shape)}, but "
+            f"{(len(numbers), *shape)} is expected; {REPLACE}"
         )
     return Pictures(numbers, lambda rows: pixels[rows][:, None])
 
@@ -118,7 +118,7 @@ def _idx(path: Path, reader: str) -> "Tensor":
             plain.flush()
             return read(plain.name)  # type: ignore[no-any-return]
     except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
-        raise InputError(f"{path} is damaged or no idx file: {_line(error)}; {REPLACE}") from error
+        raise InputError(f"{path} is damaged or not an idx file: {_line(error)}; {REPLACE}") from error
 
 
 # The binary version of CIFAR ----------------------------------------------------------------------------------
@@ -146,10 +146,13 @@ def read_binary(paths: Sequence[Path], *, labels: int, shape: tuple[int, int, in
     try:
         rows = np.concatenate([np.fromfile(path, dtype=np.uint8).reshape(-1, width) for path in paths])
     except (OSError, ValueError) as error:
-        raise InputError(f"{paths[0].parent} holds a damaged file: {_line(error)}; replace the folder") from error
+        raise InputError(f"{paths[0].parent} contains a damaged file: {_line(error)}; replace the folder") from error
     numbers = rows[:, labels - 1].astype(np.int64)
     if numbers.max() >= classes:
-        raise InputError(f"{paths[0].parent} is damaged: there is a label {numbers.max()} of {classes}; replace it")
+        raise InputError(
+            f"{paths[0].parent} is damaged: it has the label {numbers.max()}, but there are only {classes} classes; "
+            "replace it"
+        )
 
     def read(wanted: Rows) -> "Tensor":
         import torch
@@ -199,7 +202,7 @@ def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: i
                 with Image.open(io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())) as picture:
                     pixels[place] = np.asarray(picture.convert("RGB"))
             except (OSError, SyntaxError, ValueError) as error:  # an image of another size is a ValueError
-                raise InputError(f"{path} is damaged: picture {row} of {part}: {_line(error)}; {REPLACE}") from error
+                raise InputError(f"{path} is damaged: image {row} of {part}: {_line(error)}; {REPLACE}") from error
 
         _in_threads(decode, len(rows))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -223,7 +226,7 @@ def part_folders(folder: Path) -> dict[str, Path]:
     parts = {part: folder / part for part in PARTS if part in names}
     if not parts:
         return {PARTS[0]: folder}
-    layouts = "it is to hold train/ and, if there are any, val/ and test/, or else class folders alone"
+    layouts = "it must have either train/, with or without val/ and test/, or only class folders"
     if PARTS[0] not in parts:
         raise InputError(f"{folder} has {' and '.join(f'{part}/' for part in parts)}, but no train/; {layouts}")
     strange = [name for name in names if name not in parts]
@@ -242,8 +245,8 @@ def class_folders(folder: Path) -> list[str]:
     if len(names) < 2:
         found = f"only {names[0]}" if names else "none"
         raise InputError(
-            f"{folder} is to hold a folder for each of at least two classes, but holds {found}; "
-            f"put the pictures of each class into a folder of its own, {folder / 'CLASS'}"
+            f"{folder} must have a folder for each of at least two classes, but has {found}; put the images of each "
+            f"class into a folder of its own, {folder / 'CLASS'}"
         )
     return names
 
@@ -266,20 +269,23 @@ def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes:
     strange = set(_folders(folder)) - set(classes)
     if strange:
         raise InputError(
-            f"{folder} has the folder {min(strange)}, which is no class; the classes: {', '.join(classes)}"
+            f"{folder} has the folder {min(strange)}, which is not one of the classes; the classes: "
+            f"{', '.join(classes)}"
         )
     loose = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and _ends_as_a_picture(entry.name))
     if loose:
-        raise InputError(f"the picture {folder / loose[0]} is of no class; move it into the folder of its class")
+        raise InputError(
+            f"the image {folder / loose[0]} is not in a class folder; move it into the folder of its class"
+        )
     numbers = {name: number for number, name in enumerate(classes)}
     listed = make_dataset(folder, numbers, extensions=ENDINGS, allow_empty=True)
     if not listed:
-        raise InputError(f"{folder} holds no pictures; they end in {', '.join(ENDINGS)}")
+        raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
     empty = set(range(len(classes))) - {number for _, number in listed}
     if all_classes and empty:
         raise InputError(
-            f"{folder / classes[min(empty)]} holds no pictures, which end in {', '.join(ENDINGS)}; "
-            "put some into it, or remove it"
+            f"{folder / classes[min(empty)]} has no images, with names that end in {', '.join(ENDINGS)}; put images "
+            "into it, or remove it"
         )
     paths = [Path(path) for path, _ in listed]
 
@@ -336,11 +342,11 @@ def side_of_first(folder: Path, classes: Sequence[str]) -> int:
         width, height = opened(path, lambda picture: picture.size)
         if width != height:
             raise InputError(
-                f"{path} has {width} x {height} pixels, but networks are given squares; "
-                "add --set benchmark.data.side=224, say, and all pictures are resized to that"
+                f"{path} has {width} x {height} pixels, but networks take square images; resize all images, for "
+                "example with --set benchmark.data.side=224"
             )
         return int(width)
-    raise InputError(f"{folder} holds no pictures; they end in {', '.join(ENDINGS)}")
+    raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
 
 
 def opened(path: Path, use: Callable[[Any], Any]) -> Any:
@@ -355,7 +361,7 @@ def opened(path: Path, use: Callable[[Any], Any]) -> Any:
         with Image.open(path) as picture:
             return use(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"the picture {path} cannot be read: {_line(error)}; repair or remove it") from error
+        raise InputError(f"the image {path} cannot be read: {_line(error)}; repair or remove it") from error
 
 
 # Downloads ----------------------------------------------------------------------------------------------------
@@ -391,8 +397,8 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
                 (Path(draft) / target).rename(folder / target)
     except (OSError, RuntimeError) as error:  # an unreachable address is an OSError
         raise InputError(
-            f"{address} cannot be downloaded into {folder}: {_line(error)}; where there is no network, "
-            f"put the files into {folder / target} by hand"
+            f"{address} cannot be downloaded into {folder}: {_line(error)}; without an internet connection, put the "
+            f"files into {folder / target} by hand"
         ) from error
 
 

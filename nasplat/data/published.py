@@ -13,7 +13,9 @@ from nasplat.data.pictures import Pictures
 from nasplat.data.splitting import Parts, shares
 from nasplat.errors import InputError
 
-GET = "add --set benchmark.data.download=true where there is a network, or name their folder in benchmark.data.folder"
+GET = (
+    "with an internet connection add --set benchmark.data.download=true, or name their folder in benchmark.data.folder"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Published:
                 self.refuse(find())
             except FileNotFoundError as error:
                 if self.archives is None:
-                    raise InputError(f"{error}; set NASPLAT_DATA or benchmark.data.folder to where they are") from None
+                    raise InputError(f"{error}; set NASPLAT_DATA or benchmark.data.folder to their folder") from None
                 if not source.download:
                     hint = self.hint(source.place)
                     raise InputError(f"{error}; {hint}{GET}") from None
@@ -161,7 +163,7 @@ def cifar(source: Source, *, classes: int) -> Dataset:
         for found in (place / pickled, place / "images" / pickled):
             if found.is_dir():
                 return (
-                    f"{found} is not opened, since its files are pickles, which may run any code; get the binary "
+                    f"{found} was not opened, since its files are pickles, which can run any code; get the binary "
                     f"version, {CIFAR_ADDRESS}/cifar-{classes}-binary.tar.gz: "
                 )
         return ""

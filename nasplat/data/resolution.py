@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COMPARISON = (
-    "PSNR (dB, peak 255) and SSIM (Gaussian window of 11 x 11, sigma 1.5) of the BT.601 luma (16 to 235; of grey files "
-    "the values themselves), rounded to 8 bits; results clamped and rounded to 8 bits in each color before; {scale} "
-    "pixels shaved off every side"
+    "PSNR (dB, peak 255) and SSIM (Gaussian window of 11 x 11, sigma 1.5) of the BT.601 luma (16 to 235; for grey "
+    "files, of their values), rounded to 8 bits; results are first clamped and rounded to 8 bits in each color; "
+    "{scale} pixels are cropped from every side"
 )
 """The comparison of images upscaled by `{scale}` with their originals."""
 PROTOCOL = (
-    COMPARISON + "; means over pictures. Originals cropped to multiples of {scale} and shrunk to 1/{scale} by bicubic "
-    "with antialiasing, not rounded. gain_db is over bicubic of the shrunk luma"
+    COMPARISON + "; means over images. Originals are cropped to multiples of {scale} and downscaled to 1/{scale} by "
+    "bicubic interpolation with antialiasing, without rounding. gain_db is the gain over bicubic upscaling of the "
+    "downscaled luma"
 )
 """One line on how `agreement` and `bicubic_agreement` are computed for a `{scale}`, repeated in reports."""
 
@@ -141,7 +142,7 @@ def compared(one: "Tensor", other: "Tensor", shave: int) -> dict[str, float]:
     height, width = one.shape
     if min(height, width) - 2 * shave < WINDOW:
         raise InputError(
-            f"a picture is to have at least {WINDOW + 2 * shave} pixels a side to be compared at this scale, but has "
+            f"an image must have at least {WINDOW + 2 * shave} pixels a side for the metrics at this scale, but has "
             f"{width} x {height}; leave it out"
         )
     inner = slice(shave, height - shave), slice(shave, width - shave)

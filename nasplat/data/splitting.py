@@ -18,7 +18,7 @@ def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
     try:
         rest, part = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=0)
     except ValueError as error:
-        raise InputError(f"{what} cannot be drawn with every class in its share: {error}") from error
+        raise InputError(f"the images are too few to draw {what} with every class in it: {error}") from error
     return np.sort(rest), np.sort(part)
 
 
@@ -38,8 +38,8 @@ def shares(subset: int, training: int, validation: int, classes: int) -> tuple[i
     if not (subset <= whole and min(for_training, subset - for_training) >= classes):
         least = -(-classes * whole // min(training, validation))
         raise InputError(
-            f"subset is to be between about {least:,} (every class in training and validation) and {whole:,} "
-            f"(all {training:,} + {validation:,}), but is {subset:,}"
+            f"subset must be between about {least:,} (every class in training and validation) and {whole:,} (all "
+            f"{training:,} + {validation:,}), but is {subset:,}"
         )
     return for_training, subset - for_training
 

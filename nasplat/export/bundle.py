@@ -171,7 +171,7 @@ def _real_inputs(benchmark: Benchmark) -> "tuple[Tensor | None, str]":
         inputs = benchmark.inputs(REAL)
     except (InputError, OSError) as error:
         return None, " ".join(str(error).split())
-    return inputs, "" if inputs is not None else f"the benchmark {type(benchmark).__name__} gives none"
+    return inputs, "" if inputs is not None else f"the benchmark {type(benchmark).__name__} has no inputs"
 
 
 def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], formats: Collection[Format]) -> None:
@@ -207,22 +207,22 @@ def _found(run: Run, measurement: Measurement) -> dict[str, Any]:
         "search seed": config.seed,
     }
     if (teacher := measurement.task.teacher) is not None:
-        found["learned from"] = f"{teacher.architecture.code}, the largest of those that were trained with it"
+        found["learned from"] = f"{teacher.architecture.code}, the largest of the members that were trained together"
     if (source := run.source) is not None and (origin := source.members.get(measurement.architecture.code)):
         objective = Objective.parse(source.objectives[0]).metric
         value = figure(objective, origin.metrics[objective]) if objective in origin.metrics else "unknown"
         found |= {
-            "found by the search": _chosen(STRATEGIES, source.strategy),
-            "which measured by": _chosen(BENCHMARKS, source.benchmark),
-            "and wanted": ", ".join(source.objectives),
-            "it was": f"trial {origin.trial} of {source.evaluations}, with {objective} {value}; seed {source.seed}",
+            "search strategy": _chosen(STRATEGIES, source.strategy),
+            "search benchmark": _chosen(BENCHMARKS, source.benchmark),
+            "search objectives": ", ".join(source.objectives),
+            "found as": f"trial {origin.trial} of {source.evaluations}, with {objective} {value}; seed {source.seed}",
         }
     return {name: value for name, value in found.items() if value not in ({}, "")}
 
 
 def _origin(found: Mapping[str, Any]) -> str:
-    search = found.get("found by the search")
-    return f"Found by {found['strategy']['name']}" if search is None else f"Found by {search['name']}, trained anew"
+    search = found.get("search strategy")
+    return f"Found by {found['strategy']['name']}" if search is None else f"Found by {search['name']}, then retrained"
 
 
 def _chosen(registry: Registry[Any], plugin: PluginConfig) -> dict[str, Any]:
@@ -254,16 +254,16 @@ def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     cost, name = description["cost"], description["space"]["name"]
     shape = " x ".join(map(str, description["input_shape"]))
     if "scale" in description:
-        use = f"Takes pictures of any size, and gives them {description['scale']} times larger."
+        use = f"Takes images of any size and upscales them {description['scale']} times."
     else:
-        use = f"Takes batches of inputs of {shape}, and gives {description['outputs']} numbers for each."
+        use = f"Takes batches of inputs of {shape} and returns {description['outputs']} numbers for each input."
     return [
         f"A network of the search space {name}.",
         f"Its code is {description['architecture']}. It has {cost['params']:,} parameters and {cost['macs']:,} "
         f"multiply-accumulates. {use}",
         f"{_origin(found)} with {found['benchmark']['name']}, {found['objectives']}, trial "
         f"{description['run']['trial']}.",
-        f"`load()` gives the network with the weights of {WEIGHTS} beside this file.",
+        f"`load()` returns the network with the weights from {WEIGHTS} beside this file.",
     ]
 
 
@@ -286,22 +286,22 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
     except ArtifactError as error:
         if (whole := _continued(run, measurement)) is not None:
             raise InputError(
-                f"trial {measurement.id} is a part of a training, after epoch {measurement.task.fidelity}, whose "
-                f"weights went when it was continued; take --pick {whole.id}, after epoch {whole.task.fidelity}, or "
+                f"the weights of trial {measurement.id}, after epoch {measurement.task.fidelity} of a training, were "
+                f"deleted when the training continued; take --pick {whole.id}, after epoch {whole.task.fidelity}, or "
                 "add --untrained to export the network with fresh weights"
             ) from error
         if not _superseded(run, measurement):
             raise
         raise InputError(
-            f"trial {measurement.id} was measured with shared weights after {measurement.task.fidelity} epochs, which "
-            "went when later ones replaced them; pick from the front, which is of the last, or add --untrained to "
-            "export the network with fresh weights"
+            f"the shared weights of trial {measurement.id}, after {measurement.task.fidelity} epochs, were replaced by "
+            "later ones; pick a trial of the front, which has the last weights, or add --untrained to export the "
+            "network with fresh weights"
         ) from error
     except NasplatError:
         raise
     except Exception as error:
         raise RunError(
-            f"the weights of trial {measurement.id} cannot be put together: {type(error).__name__}: "
+            f"the weights of trial {measurement.id} cannot be assembled: {type(error).__name__}: "
             f"{' '.join(str(error).split())}"
         ) from error
 

@@ -46,13 +46,13 @@ def card(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 def _what(document: Mapping[str, Any]) -> str:
     shape = " x ".join(map(str, document["input_shape"]))
-    weights = "" if document["trained"] else " Its weights are fresh ones: it was not trained."
+    weights = "" if document["trained"] else " It was not trained: its weights are fresh."
     if document["trained"] and (part := document["run"].get("unfinished")):
-        weights = f" Its training is unfinished: these are the weights after epochs {part['epochs']} of {part['of']}."
+        weights = f" Its training is unfinished: these are the weights after {part['epochs']} of {part['of']} epochs."
     if "scale" in document:
-        does = f"Makes pictures {document['scale']} times larger"
+        does = f"Upscales images {document['scale']} times"
     else:
-        does = f"Gives {document['outputs']} numbers, one for each class, for an input of {shape}"
+        does = f"Returns {document['outputs']} numbers, one for each class, for an input of {shape}"
     options = {name: value for name, value in document["space"].items() if name != "name"}
     space = escaped(document["space"]["name"]) + (f" ({escaped(_options(options))})" if options else "")
     return (
@@ -72,7 +72,7 @@ def _figures(document: Mapping[str, Any]) -> str:
     rows += [[name, figure(name, value), "analytic", ""] for name, value in document["analytic_metrics"].items()]
     text = _table(["metric", "value", "split", "seed"], rows) if rows else "Nothing was measured."
     if "final" not in document and document["trained"]:
-        text += "\n\nNothing was measured on test data; the validation split guided the search."
+        text += "\n\nThe network was not measured on test data. The search used the validation split."
     if protocol := document.get("protocol"):
         text += f"\n\n{escaped(protocol)}"
     if latency := document.get("latency"):
@@ -103,17 +103,17 @@ def _spelt(value: object) -> str:
 
 
 _USES = {
-    "architecture.json": "all of this for programs; `nasplat.export.bundle.load(folder)` gives the network with it",
-    "weights.safetensors": "the weights, by the names of torch's state dict",
+    "architecture.json": "all of this as JSON; `nasplat.export.bundle.load(folder)` reads it and returns the network",
+    "weights.safetensors": "the weights, with the names of torch's state dict",
     "model.onnx": '`onnxruntime.InferenceSession("model.onnx").run(None, {"images": images})`; any batch size',
-    "model.pt2": '`torch.export.load("model.pt2").module()(images)`; any batch size; it holds no pickles',
-    "network.py": "the network as source that needs torch alone: `network.load()` gives it with the weights",
-    "predict.py": "`python predict.py --help`: runs model.onnx on pictures",
-    "verify.json": "how far each file is from torch",
+    "model.pt2": '`torch.export.load("model.pt2").module()(images)`; any batch size; the file contains no pickles',
+    "network.py": "the network as source code that needs only torch; `network.load()` returns it with its weights",
+    "predict.py": "`python predict.py --help`: runs model.onnx on images",
+    "verify.json": "how much the outputs of each file differ from torch's",
 }
 
 
-_GIVES_FEATURES = "; it gives a list of two: the logits, and `features`, the input of the last linear layer"
+_GIVES_FEATURES = "; it returns a list of two: the logits, and `features`, the input of the last linear layer"
 
 
 def _files(document: Mapping[str, Any]) -> str:
@@ -127,8 +127,9 @@ def _preprocessing(how: Mapping[str, Any]) -> str:
     size = "of any size" if how["height"] is None else f"resized to {how['height']} x {how['width']} pixels"
     values = ", ".join
     text = (
-        f"Pictures in {colors}, {size}, with values of 0 to {how['white']:g}; then less the mean "
-        f"{values(f'{value:.6g}' for value in how['mean'])}, and divided by {values(f'{v:.6g}' for v in how['std'])}."
+        f"Images in {colors}, {size}, with values of 0 to {how['white']:g}. Subtract the mean "
+        f"{values(f'{value:.6g}' for value in how['mean'])}, then divide by the standard deviation "
+        f"{values(f'{v:.6g}' for v in how['std'])}."
     )
     names = ", ".join(escaped(name) for name in how["classes"])
     return f"{text}\n\nClasses: {names}." if names else text
@@ -146,7 +147,11 @@ def _verification(verify: Mapping[str, Any]) -> str:
     text = "Largest absolute differences to torch.\n\n" + _table(
         ["file", "inputs", "computed in", "largest difference", "allowed", "batches"], rows
     )
-    return text if verify["real"] is not None else f"{text}\n\nNo real inputs were tried: {escaped(verify['why'])}"
+    return (
+        text
+        if verify["real"] is not None
+        else f"{text}\n\nThe files were not tried on real inputs: {escaped(verify['why'])}"
+    )
 
 
 def _table(titles: list[str], rows: list[list[Any]]) -> str:

@@ -115,7 +115,7 @@ class Described:
         }
         if isinstance(module, nn.ModuleDict) or list(children) != [str(place) for place in range(len(children))]:
             if isinstance(module, nn.ModuleList):
-                raise _unwritable(path, module, "has modules whose names are no numbers in order")
+                raise _unwritable(path, module, "contains modules whose names are not consecutive numbers")
             items = tuple(Node("item", (Atom(quoted(name)), child)) for name, child in children.items())
             if isinstance(module, nn.ModuleDict):
                 return call("nn.ModuleDict", Node("dict", items))
@@ -154,7 +154,7 @@ def _constant(tensor: Tensor, path: str, module: nn.Module) -> Code:
         RunError: The tensor has more than `LARGEST_BUFFER` numbers.
     """
     if tensor.numel() > LARGEST_BUFFER:
-        raise _unwritable(path, module, f"has a buffer of {tensor.numel()} numbers that its weights do not hold")
+        raise _unwritable(path, module, f"has a buffer of {tensor.numel()} numbers that its weights do not contain")
 
     def listed(values: object) -> Code:
         if isinstance(values, list):
@@ -177,7 +177,7 @@ def _leaf(path: str, module: nn.Module, known: type[nn.Module]) -> Code:
         if given is not None and _makes(known.__name__, tuple((name, value) for name, (value, _) in given.items()),
                                         shapes, module.extra_repr()):  # fmt: skip
             return call(f"nn.{known.__name__}", *(_argument_of(name, *each) for name, each in given.items()))
-    raise _unwritable(path, module, "does not tell what it was made with")
+    raise _unwritable(path, module, "does not show the arguments that it was made with")
 
 
 @lru_cache(maxsize=1024)

@@ -111,10 +111,12 @@ def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:
     try:
         return space.cost(architecture, io).params
     except ValueError as error:
-        raise ValueError(f"size mismatch, the space takes no input of the shape {io.input_shape}: {error}") from error
+        raise ValueError(
+            f"size mismatch, the space does not accept the input shape {io.input_shape}: {error}"
+        ) from error
 
 
 def _check_size(needed: int, given: int) -> None:
     """Refuse a network that cannot fit into memory, before it is built."""
     if needed > given:
-        raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file {given:,} numbers")
+        raise ValueError(f"size mismatch, the network has {needed:,} parameters, but the file has {given:,} numbers")

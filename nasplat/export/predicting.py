@@ -4,7 +4,7 @@ from nasplat.benchmark import Preprocessing
 from nasplat.export.code import quoted
 
 _CLASSIFY = '''\
-"""Say what pictures show: the likeliest classes of each, with their probabilities.
+"""Classify images: print the most likely classes of each image, with their probabilities.
 
 It needs numpy, pillow and onnxruntime, and the file model.onnx beside it.
 """
@@ -26,7 +26,7 @@ CLASSES = {classes}
 
 
 def read(path: str) -> np.ndarray:
-    """A picture as the network takes it: [1, channels, height, width]."""
+    """An image as the network takes it: [1, channels, height, width]."""
     with Image.open(path) as image:
         resized = image.convert(MODE).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized, dtype=np.float32).reshape(HEIGHT, WIDTH, -1)
@@ -35,10 +35,10 @@ def read(path: str) -> np.ndarray:
 
 
 def main() -> int:
-    """Run the network on every picture; 1 if one of them cannot be read."""
+    """Run the network on every image; returns 1 if an image cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pictures", nargs="+", help="picture files")
-    parser.add_argument("--top", type=int, default=3, help="classes shown (3)")
+    parser.add_argument("pictures", nargs="+", help="image files")
+    parser.add_argument("--top", type=int, default=3, help="number of classes shown (default: 3)")
     arguments = parser.parse_args()
     failed = 0
     try:
@@ -54,10 +54,10 @@ def main() -> int:
             failed = 1
             continue
         logits = session.run(["logits"], {{"images": images}})[0][0]
-        chances = np.exp(logits - logits.max())
-        chances /= chances.sum()
-        best = chances.argsort()[::-1][: max(arguments.top, 1)]
-        shown = ", ".join(f"{{CLASSES[n]}} {{100 * chances[n]:.1f}} %" for n in best)
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        best = probabilities.argsort()[::-1][: max(arguments.top, 1)]
+        shown = ", ".join(f"{{CLASSES[n]}} {{100 * probabilities[n]:.1f}} %" for n in best)
         print(f"{{path}}: {{shown}}")
     return failed
 
@@ -66,10 +66,10 @@ if __name__ == "__main__":
     sys.exit(main())
 '''
 _ENLARGE = '''\
-"""Make a picture {scale} times larger.
+"""Upscale an image {scale} times.
 
-It needs numpy, pillow and onnxruntime, and the file model.onnx beside it. The picture
-is upscaled whole, which takes memory in proportion to its pixels.
+It needs numpy, pillow and onnxruntime, and the file model.onnx beside it. The image is
+upscaled as a whole, so the memory needed is proportional to its pixels.
 """
 
 import argparse
@@ -84,9 +84,9 @@ MODE = {mode}
 
 
 def main() -> int:
-    """Upscale one picture; 1 if it cannot be read or written."""
+    """Upscale one image; returns 1 if it cannot be read or written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("picture", help="a picture file")
+    parser.add_argument("picture", help="an image file")
     parser.add_argument("upscaled", help="the file to write, such as larger.png")
     arguments = parser.parse_args()
     try:

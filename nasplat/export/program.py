@@ -49,8 +49,8 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
     torch.export.save(program, path)
     if is_pickled(path):
         raise RunError(
-            "torch.export would write some of the network's tensors as pickles, which may run any code when they are "
-            "read; export with --format onnx or source"
+            "torch.export would write some tensors of the network as pickles, and opening a pickle can run any code; "
+            "export with --format onnx or source"
         )
 
 
@@ -91,5 +91,7 @@ def read_program(path: Path) -> "GraphModule":
     import torch
 
     if is_pickled(path):
-        raise RunError(f"{path} holds pickles, which may run any code, and is not opened; export the network again")
+        raise RunError(
+            f"{path} was not opened, since it contains pickles, which can run any code; export the network again"
+        )
     return torch.export.load(path).module()

@@ -47,14 +47,14 @@ def check_original(small: "Image", original: "Image", scale: int) -> None:
     width, height = (scale * side for side in small.size)
     if original.size != (width, height):
         raise InputError(
-            f"the original is to have the {width} x {height} pixels of the upscaled picture, but has "
-            f"{original.width} x {original.height}; crop it to that, or leave it out"
+            f"the original must have the {width} x {height} pixels of the upscaled image, but has {original.width} x "
+            f"{original.height}; crop it to this size, or leave it out"
         )
     least = WINDOW + 2 * scale
     if min(width, height) < least:
         raise InputError(
-            f"the original is to have at least {least} pixels a side to be compared with, but has {width} x {height}; "
-            "leave it out"
+            f"the original must have at least {least} pixels a side for the metrics, but has {width} x {height}; leave "
+            "it out"
         )
 
 
@@ -79,7 +79,7 @@ def bicubic(small: "Image", scale: int, box: Box) -> "Image":
 def protocol(scale: int) -> str:
     """One line on how `figures` computes the metrics."""
     return (
-        f"{COMPARISON.format(scale=scale)}. Bicubic upscales the colors of the given picture, each rounded for itself"
+        f"{COMPARISON.format(scale=scale)}. Bicubic upscales each color of the given image, and rounds each separately"
     )
 
 

@@ -126,7 +126,7 @@ class _Tracer:
         path, before = self._paths[id(module)], self._current
         try:
             if module._forward_hooks or module._forward_pre_hooks:
-                raise Unwritable("has hooks, which do more than its forward says")
+                raise Unwritable("has hooks, which change what its forward does")
             if torchs_class(module) is not None:
                 self._current = None
                 return module.forward(*args, **kwargs)
@@ -160,7 +160,7 @@ class _Tracer:
             return args[0][0]
         name = name or getattr(function, "__name__", "")
         if name in READING:
-            raise Unwritable("takes a plain value out of a tensor")
+            raise Unwritable("reads a plain value from a tensor")
         code = call_of(function, name, args, kwargs)
         value = function(*plain(args), **plain(kwargs))
         overwrites = (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
@@ -169,7 +169,7 @@ class _Tracer:
     def step(self, value: Any, code: Code, *, effect: bool = False) -> Any:
         """The watched value of a new step of the current module."""
         if not any(isinstance(each, Tensor) for each in flattened(value)):
-            raise Unwritable("takes a plain value out of a tensor")
+            raise Unwritable("reads a plain value from a tensor")
         assert self._current is not None
         return self._watched(value, self._current[1].add(code, effect=effect))
 
@@ -180,7 +180,7 @@ class _Tracer:
         if id(module) not in self._paths:
             if torchs_class(module) is nn.Sequential:  # a slice of a sequence, whose modules have paths
                 return module.forward(*args, **kwargs)
-            raise Unwritable(f"calls a {type(module).__name__} that is not among its modules")
+            raise Unwritable(f"calls a {type(module).__name__} that is not one of its registered modules")
         value = self.run(module, plain(args), plain(kwargs))
         if torchs_class(module) is not None:
             given = [*map(as_code, args), *(keyword(name, as_code(each)) for name, each in kwargs.items())]
@@ -204,7 +204,7 @@ class _Tracer:
         if module is self._current[0]:
             return Atom("self")
         if here and not there.startswith(f"{here}."):
-            raise Unwritable(f"reaches the module {there}, which is none of its own")
+            raise Unwritable(f"uses the module {there}, which is not one of its own")
         self.reached.add(there)
         code: Code = Atom("self")
         owner = self._current[0]
@@ -239,7 +239,7 @@ class _Tracer:
     def _keep(self, path: str, graph: Graph) -> None:
         known = self.graphs.setdefault(path, graph)
         if (known.steps, known.result) != (graph.steps, graph.result):
-            raise Unwritable("does something else each time that it is called")
+            raise Unwritable("behaves differently each time it is called")
 
 
 def _member(owner: nn.Module, code: Code, name: str) -> Code:

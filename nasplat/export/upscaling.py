@@ -69,7 +69,7 @@ def read_source(path: Path, scale: int = 1) -> Source:
 
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe might never end
-            raise OSError(errno.EINVAL, "it is no file")
+            raise OSError(errno.EINVAL, "it is not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings of sizes, which are limited here, and of broken metadata
             with Image.open(path) as image:
@@ -85,9 +85,9 @@ def read_source(path: Path, scale: int = 1) -> Source:
         raise
     except (*BROKEN, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"the picture {path} cannot be read: {error.strerror}; name a picture file") from error
+            raise InputError(f"the image {path} cannot be read: {error.strerror}; name an image file") from error
         what = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the picture {path} cannot be read: {what}; give a complete picture file") from error
+        raise InputError(f"the image {path} cannot be read: {what}; give a complete image file") from error
     alpha = colors.getchannel("A") if clear else None
     return Source(path, colors.convert("L" if grey else "RGB") if clear else colors, alpha, profile, several)
 
@@ -101,12 +101,12 @@ def _check(path: Path, image: "Image", scale: int) -> None:
     width, height = image.size
     if width * height * scale**2 > MOST_PIXELS:
         raise InputError(
-            f"the picture {path} has {width} x {height} pixels, too many to be upscaled {scale} times: at most "
-            f"{MOST_PIXELS // scale**2:,} may come in; cut it into parts"
+            f"the image {path} has {width} x {height} pixels, but an image to be upscaled {scale} times must have at "
+            f"most {MOST_PIXELS // scale**2:,}; cut it into parts"
         )
     if image.mode not in MODES:
         raise InputError(
-            f"the picture {path} has mode {image.mode}, but such with 8 bits a channel are upscaled; save it as one"
+            f"the image {path} has the mode {image.mode}, but must have 8 bits a channel; save it with 8 bits"
         )
 
 
@@ -137,7 +137,7 @@ def upscaled(
     scale = exported.io.scale or 1
     if exported.io.input_shape[0] == 1 and source.colors.mode != "L":
         raise InputError(
-            f"the network upscales grey pictures, but {source.path} is in color; make it grey, or take another network"
+            f"the network upscales grey images, but {source.path} is in color; make it grey, or take another network"
         )
     width, height = source.colors.size
     result = Image.new(source.colors.mode, (scale * width, scale * height))
@@ -160,13 +160,13 @@ def check_scale(exported: Exported, folder: Path) -> int:
     io = exported.io
     if io.scale is None:
         raise InputError(
-            f"{folder} holds {exported.architecture}, which gives {io.outputs} numbers for each picture, not a larger "
-            "one; name an exported network that upscales, as those of the esrn spaces do"
+            f"{folder} contains {exported.architecture}, which does not upscale images but returns {io.outputs} "
+            "numbers for each; name the export of a network that upscales, such as one of an esrn space"
         )
     if io.input_shape[0] not in (1, 3) or io.outputs != io.input_shape[0]:
         raise InputError(
-            f"{folder} holds {exported.architecture}, which makes {io.outputs} channels of {io.input_shape[0]}; "
-            "pictures are upscaled by networks of 3 for colors, or of 1 for grey"
+            f"{folder} contains {exported.architecture}, which has {io.input_shape[0]} input channels and {io.outputs} "
+            "output channels; to upscale images, a network must have 3 of both for color, or 1 for grey"
         )
     return io.scale
 
@@ -183,8 +183,8 @@ def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[
         return
     if width * height > WHOLE:
         raise InputError(
-            f"{exported.architecture} is no residual dense network, so that it is run on the picture as a whole, which "
-            f"is to have {WHOLE:,} pixels at most, but has {width} x {height}; cut it into parts"
+            f"{exported.architecture} is not a residual dense network, so it can only upscale a whole image, of at "
+            f"most {WHOLE:,} pixels, but the image has {width} x {height}; cut it into parts"
         )
     whole = crop((0, 0, width, height)).to(next(network.parameters()))
     upscaled: Tensor = network(whole[None])[0]
@@ -210,7 +210,7 @@ def _image(pixels: "Tensor", mode: str) -> "Image":
     from PIL import Image
 
     if not torch.isfinite(pixels).all():
-        raise RunError("the network gives values that are no numbers; its weights are of no use")
+        raise RunError("the network returns values that are not finite; its weights cannot be used")
     pixels = pixels.clamp(0, 1)
     if mode == "L" and len(pixels) == 3:
         pixels = torch.tensordot(pixels.new_tensor(LUMA), pixels, 1)[None]

@@ -39,10 +39,10 @@ class Size(int):
         return self
 
     def __bool__(self) -> bool:
-        raise Unwritable("decides by a size of its input that is to stay free")
+        raise Unwritable("makes a decision by a size of its input that must stay variable")
 
     def _refuse(self, other: object) -> bool:
-        raise Unwritable("decides by a size of its input that is to stay free")
+        raise Unwritable("makes a decision by a size of its input that must stay variable")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
     __hash__ = int.__hash__
@@ -51,7 +51,7 @@ class Size(int):
         return Size(-int(self), Node("unary", (self.code,), "-"))
 
     def __truediv__(self, other: object) -> NoReturn:
-        raise Unwritable("divides a size of its input that is to stay free into a fraction")
+        raise Unwritable("divides a size of its input that must stay variable into a fraction")
 
     __rtruediv__ = __truediv__
 
@@ -120,7 +120,7 @@ class Watched:
             return lambda *args, **kwargs: self._method(name, args, kwargs)
         if isinstance(found, Tensor):
             return Watched(found, Node("attribute", (self._code,), name), self._tracer)
-        raise Unwritable(f"asks a tensor for its {name}")
+        raise Unwritable(f"reads the attribute {name} of a tensor")
 
     def _is_free(self, axis: int) -> bool:
         return axis == 0 or (self._tracer.free_sides and axis != 1)
@@ -155,13 +155,13 @@ class Watched:
         raise Unwritable("assigns to a part of a tensor; join parts with torch.cat instead")
 
     def __bool__(self) -> bool:
-        raise Unwritable("decides by the values of a tensor")
+        raise Unwritable("makes a decision by the values of a tensor")
 
     def __len__(self) -> int:
-        raise Unwritable("asks for the length of a tensor, which depends on the batch; use its shape")
+        raise Unwritable("takes the length of a tensor, which depends on the batch; use its shape")
 
     def __iter__(self) -> Iterator[Any]:
-        raise Unwritable("goes through a tensor step by step")
+        raise Unwritable("iterates over a tensor")
 
     def __hash__(self) -> int:
         return id(self)
@@ -256,7 +256,7 @@ def as_code(value: Tree) -> Code:
             return Node("dict", tuple(items))
         case Tensor():
             raise Unwritable("uses a tensor that is neither its parameter nor its buffer; register it as a buffer")
-    raise Unwritable(f"passes on a {type(value).__name__}")
+    raise Unwritable(f"passes on a value of the type {type(value).__name__}")
 
 
 def call_of(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Code:
@@ -284,7 +284,7 @@ def call_of(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwar
         return binary(_OPERATORS[name], *given)
     if getattr(Tensor, name, None) is function:
         return call(Node("attribute", (given[0],), name), *given[1:], *named)
-    raise Unwritable(f"calls {name or function}, which is no published function of torch")
+    raise Unwritable(f"calls {name or function}, which is not a public function of torch")
 
 
 def _telling(function: Callable[..., Any], name: str, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Mod
         _, seen = taken(torch.zeros(2, *input_shape), linear)
     if not seen or seen[-1][1].ndim != 2:
         raise InputError(
-            "features are the input of the last linear layer, but this network has none that takes vectors; "
-            "leave out --features"
+            "features are the input of the last linear layer, but this network has no linear layer that takes "
+            "vectors; leave out --features"
         )
     last = seen[-1][0]
 

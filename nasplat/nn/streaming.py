@@ -202,8 +202,8 @@ class Plan:
                 return plan
         picture, least = stages[0], -(-needed // MIB)
         raise InputError(
-            f"for a picture of {picture.width * picture.height:,} pixels the network needs {least} MiB of memory at "
-            f"least, but {memory // MIB} are allowed; allow more (--memory {least}), or cut the picture into parts"
+            f"for an image of {picture.width * picture.height:,} pixels the network needs at least {least} MiB of "
+            f"memory, but the limit is {memory // MIB}; raise the limit (--memory {least}), or cut the image into parts"
         )
 
     @property

@@ -155,16 +155,16 @@ class Trees:
         n = len(self.feature)
         shapes = {self.feature.shape, self.threshold.shape, self.left.shape, self.right.shape, self.value.shape[:1]}
         if shapes != {(n,)} or self.value.ndim != 2 or n == 0:
-            raise ValueError(f"arrays of trees have one element for each node, but their shapes are {shapes}")
+            raise ValueError(f"arrays of trees must have one element for each node, but their shapes are {shapes}")
         if len(self.starts) == 0 or self.starts[0] != 0 or (self._sizes() < 1).any():
-            raise ValueError("trees follow each other, the first at 0, and none is empty")
+            raise ValueError("trees must follow each other, the first at 0, and none may be empty")
         trees = np.repeat(np.arange(len(self.starts)), self._sizes())
         nodes, inner = np.arange(n) - self.starts[trees], self.feature != LEAF
         for child in (self.left, self.right):
             if not ((child > nodes) & (child < self._sizes()[trees]))[inner].all():
-                raise ValueError("a child comes after its parent, within its tree")
+                raise ValueError("a child must come after its parent, within its tree")
         if (self.feature < LEAF).any() or not (np.isfinite(self.threshold).all() and np.isfinite(self.value).all()):
-            raise ValueError("features of trees are counted from 0, and thresholds and values are finite")
+            raise ValueError("features of trees must be counted from 0, and thresholds and values must be finite")
 
 
 def rounded_down(numbers: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -216,8 +216,8 @@ class Proxies:
         labels = drawn.to(images.device) if labels is None else labels
         if len(images) < 2 or len(labels) != len(images) or initializations < 1:
             raise InputError(
-                "zero-cost proxies take at least 2 pictures, a label for each, and an initialization, but got "
-                f"{len(images)} pictures, {len(labels)} labels and initializations={initializations}"
+                "zero-cost proxies need at least 2 images, a label for each, and at least 1 initialization, but got "
+                f"{len(images)} images, {len(labels)} labels and initializations={initializations}"
             )
         self.space = space
         self.io = io
@@ -256,7 +256,7 @@ def checked_proxies(names: Iterable[str]) -> tuple[str, ...]:
         if name not in PROXIES:
             raise InputError(unknown("zero-cost proxy", name, PROXIES))
     if len(set(names)) < len(names):
-        raise InputError(f"each zero-cost proxy is named once, but got {', '.join(names)}")
+        raise InputError(f"each zero-cost proxy must be named only once, but got {', '.join(names)}")
     return names
 
 

@@ -247,7 +247,7 @@ class Training(ABC):
                 raise TrialFailed(
                     "another recipe",
                     f"the state to continue from is of a training {_with(had)} {aid}, but this one is {_with(has)} it; "
-                    "go on with the recipe that it was begun with",
+                    "continue with the recipe of the earlier training",
                 )
         try:
             for prefix, module in self._modules.items():

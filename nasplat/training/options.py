@@ -30,7 +30,7 @@ class RecipeOptions(Options):
             for none. In step t, from 0, it is no more than (1 + t) / (10 + t).
         label_smoothing: The fraction of each label that is distributed over all classes in training.
         distillation: The weight of the teacher's loss for tasks with a teacher. With 0, no task may have a teacher.
-        temperature: The divisor of logits in the comparison with the teacher's.
+        temperature: The temperature of distillation: the logits of both networks are divided by it.
         precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
             Metrics are always computed in float32.
     """
@@ -84,12 +84,12 @@ class SharedWeightsOptions(Options):
     """How the weights of a supernet are trained and used.
 
     Args:
-        paths: The number of a supernet's given paths that are trained on each batch, with the mean of their gradients.
+        paths: The number of given paths of a supernet that are trained on each batch; their gradients are averaged.
             At most this many workers can share the training. Without given paths, as in a warm-up, one path is trained
             on each batch.
         statistics: The statistics of batch norm with shared weights: the mean over training images, computed for each
             network, or the statistics of each measured batch, which an exported network cannot have.
-        calibration: The number of training images for the mean.
+        calibration: The number of training images for recalibrated statistics.
     """
 
     paths: Annotated[int, Field(ge=1)] = 1

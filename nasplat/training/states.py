@@ -30,12 +30,12 @@ def named_state(handle: Handle, wanted: str, artifacts: Artifacts) -> dict[str, 
     try:
         state = artifacts.get_tensors(handle)
     except SafetensorError as error:
-        raise TrialFailed("not a state", f"the artifact to continue from is no safetensors file: {error}") from None
+        raise TrialFailed("not a state", f"the artifact to continue from is not a safetensors file: {error}") from None
     if ARCHITECTURE not in state:
-        raise TrialFailed("not a state", "the artifact to continue from is no state of a training")
+        raise TrialFailed("not a state", "the artifact to continue from is not a training state")
     of = bytes(state.pop(ARCHITECTURE).tolist()).decode(errors="replace")
     if of != wanted:
-        raise TrialFailed("another network", f"the state to continue from is of {of}, but the task is about {wanted}")
+        raise TrialFailed("another network", f"the state to continue from is of {of}, but the task is for {wanted}")
     return state
 
 
@@ -53,7 +53,7 @@ def train_for(task: Evaluate, training: Training, artifacts: Artifacts) -> int:
         if training.done >= task.fidelity:
             raise TrialFailed(
                 "already past it",
-                f"the state to continue from is of {training.done} epochs, "
-                f"but the task asks for {task.fidelity}; ask for more, or start afresh",
+                f"the state to continue from is of {training.done} epochs, but the task asks for {task.fidelity}; ask "
+                "for more epochs, or start without the state",
             )
     return training.until(task.fidelity)

@@ -48,7 +48,7 @@ class Pair:
         original, grey = as_tensor(pixels)
         large = whole(original, scale).contiguous()
         if not large.numel():
-            raise InputError(f"the picture {picture.name} has fewer than {scale} pixels a side; remove it")
+            raise InputError(f"the image {picture.name} has fewer than {scale} pixels a side; remove it")
         return cls(picture.name, (shrunk(large, scale) / 255).to(torch.float32), large, grey)
 
 
@@ -88,8 +88,8 @@ class Patches:
             height, width = pair.small.shape[1:]
             if min(height, width) < side:
                 raise InputError(
-                    f"the picture {pair.name} has {width} x {height} pixels when it is shrunk by {scale}, but a patch "
-                    f"has {side} a side; give a smaller benchmark.patch, or sets without such pictures"
+                    f"the image {pair.name}, downscaled by {scale}, has {width} x {height} pixels, but a patch has "
+                    f"{side} a side; set a smaller benchmark.recipe.patch, or remove the image"
                 )
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -173,5 +173,5 @@ def _figures(network: nn.Module, pair: Pair, scale: int, device: str) -> dict[st
         found = agreement(result, pair.large, scale, grey=pair.grey)
         bicubic = bicubic_agreement(pair.large, scale, grey=pair.grey)
     except InputError as error:
-        raise InputError(f"the picture {pair.name} is too small: {error}") from None
+        raise InputError(f"the image {pair.name} is too small: {error}") from None
     return {**found, "gain_db": found["psnr_db"] - bicubic["psnr_db"]}

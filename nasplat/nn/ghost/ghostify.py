@@ -84,14 +84,14 @@ def ghostify(
     """
     if operator.ratio < 2:
         raise InputError(
-            f"ghosts need a ratio of at least 2, but {operator!r} has {operator.ratio}; try Operator(2, 3)"
+            f"Ghost modules must have a ratio of at least 2, but {operator!r} has {operator.ratio}; try Operator(2, 3)"
         )
     names = eligible(module, stem=stem, classifier=classifier, where=where)
     if not names:
         raise InputError(
-            f"no convolution of this {type(module).__name__} can be replaced: that takes an ordinary nn.Conv2d, of one "
-            "group and several output channels; the first one is kept without stem=True, and a 1 x 1 convolution that "
-            "is the last layer without classifier=True"
+            f"this {type(module).__name__} has no convolution that can be replaced; it must be an nn.Conv2d with one "
+            "group and several output channels; give stem=True to replace the first convolution too, and "
+            "classifier=True to replace a 1 x 1 convolution that is the last layer"
         )
     network = copy.deepcopy(module)
     ghosts: dict[nn.Module, nn.Module] = {}

@@ -97,7 +97,7 @@ def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         InputError: The weights are from another network: names are missing or unknown, or shapes differ.
     """
-    hint = f"only whole state dicts of timm's {', '.join(TIMM.values())} can be taken over"
+    hint = f"only whole state dicts of timm's {', '.join(TIMM.values())} can be loaded"
     with torch.device("meta"):
         theirs = {name: _timm_name(name) for name in ghostnet().state_dict()}
     expected, given = set(theirs.values()), set(state_dict)
@@ -109,14 +109,15 @@ def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     widths = {(ghostnet_shape(width).stem, 3, 3): width for width in TIMM}
     width = widths.get((stem[0], *stem[2:])) if len(stem) == 4 else None
     if width is None:
-        raise InputError(f"'conv_stem.weight' has the shape {list(stem)}, as in no GhostNet of timm's; {hint}")
+        raise InputError(f"'conv_stem.weight' has the shape {list(stem)}, which no GhostNet of timm has; {hint}")
     with torch.device("meta"):
         ours = ghostnet(width, classes=classes, channels=stem[1]).state_dict()
     for name, tensor in ours.items():
         shape = state_dict[theirs[name]].shape
         if shape != tensor.shape:
             raise InputError(
-                f"{theirs[name]!r} has the shape {list(shape)}, which is {list(tensor.shape)} in {TIMM[width]}; {hint}"
+                f"{theirs[name]!r} has the shape {list(shape)}, but must have {list(tensor.shape)} in "
+                f"{TIMM[width]}; {hint}"
             )
     return {name: state_dict[theirs[name]] for name in ours}
 

@@ -32,8 +32,8 @@ class Operator:
     def __post_init__(self) -> None:
         if self.ratio < 1 or self.kernel < 1 or self.kernel % 2 == 0:
             raise InputError(
-                f"an operator has a ratio of at least 1 and an odd kernel, but got {self.ratio} and {self.kernel}; "
-                "try Operator(ratio=2, kernel=3)"
+                f"an operator must have a ratio of at least 1 and an odd kernel, but got {self.ratio} and "
+                f"{self.kernel}; try Operator(ratio=2, kernel=3)"
             )
 
     def __str__(self) -> str:

@@ -60,8 +60,8 @@ class DenseBlock:
             depth = growth = outputs = 0
         if kind is None or min(depth, growth, outputs) < 1 or growth % 4:
             raise InputError(
-                "a residual dense block is KIND_DEPTH_GROWTH_OUTPUTS, such as G_8_16_24, with the kinds S, G and C "
-                f"and a growth that is a multiple of 4, but got {text!r}"
+                "a residual dense block must be KIND_DEPTH_GROWTH_OUTPUTS, such as G_8_16_24, where the kind is S, G "
+                f"or C and the growth is a multiple of 4, but got {text!r}"
             )
         return cls(kind, depth, growth, outputs)
 
