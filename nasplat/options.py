@@ -96,10 +96,9 @@ def _validated(section: str, plugin: type, given: Mapping[str, Any]) -> BaseMode
 
 
 def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Replace each former name of an option by its place in a group.
+    """Replace each former name of an option by its name of today, which may be in a group.
 
-    An option that was moved into a group still works under its former name. The plug-in's `former_options` has the
-    former names.
+    A renamed option still works under its former name. The plug-in's `former_options` has the former names.
 
     Raises:
         InputError: An option is given under both of its names.

@@ -53,8 +53,8 @@ class Predictor(ABC):
     name: ClassVar[str]
     """The name the predictor is registered under."""
 
-    former_name: ClassVar[str] = ""
-    """The name that files of earlier versions have for it."""
+    former_name: ClassVar[str | None] = None
+    """The name that files of earlier versions have for it; None if it was never renamed."""
 
     cross_validated: float | None = None
     """Kendall's tau of the out-of-fold predictions, if `fit` computes it; None if that needs a cross-validation."""

@@ -4,7 +4,9 @@ import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeAlias, TypeVar
+
+from pydantic import AfterValidator
 
 from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError, NasplatError, unknown
@@ -77,6 +79,12 @@ class Registry(Generic[T]):
         self._plugins[name] = Plugin(name, target, origin)
         if former:
             self._former[former] = name
+        for old, new in self._former.items():
+            if old in self._plugins:
+                raise InputError(
+                    f"the {self.kind} {self._plugins[old].target} ({self._plugins[old].origin}) has the name {old!r}, "
+                    f"which files of earlier versions use for {new!r}; give it another one"
+                )
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -125,6 +133,11 @@ class Registry(Generic[T]):
             )
         return found
 
+    def __contains__(self, name: object) -> bool:
+        """Whether a name, or a former name, is registered."""
+        self._discover()
+        return name in self._plugins or name in self._former
+
     def __iter__(self) -> Iterator[Plugin]:
         return (self._plugins[name] for name in self.names())
 
@@ -150,3 +163,12 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry("search space", "nasplat.search_
 STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy, {AUTO: AUTO_SUMMARY})  # type: ignore[type-abstract]
 PREDICTORS: Registry[Predictor] = Registry("predictor", "nasplat.predictors", Predictor)  # type: ignore[type-abstract]
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "nasplat.benchmarks", Benchmark)  # type: ignore[type-abstract]
+
+
+def todays_name(name: str) -> str:
+    """The registered name of a predictor, which files of an earlier version may call by a former one."""
+    return PREDICTORS.plugin(name).name if name in PREDICTORS else name
+
+
+PredictorName: TypeAlias = Annotated[str, AfterValidator(todays_name)]
+"""The name of a predictor as an option; a former name becomes the one of today."""

@@ -4,12 +4,12 @@ import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, final, get_args
 
 from pydantic import BeforeValidator
 
 from nasplat.architecture import Architecture
-from nasplat.errors import RunError
+from nasplat.errors import InputError, RunError
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.storage.state import pack
 from nasplat.task import (
@@ -182,11 +182,16 @@ class DuplicatePolicy:
     Args:
         problem: The strategy's problem.
         policy: ``cache``, ``redraw`` or ``measure``.
+
+    Raises:
+        InputError: There is no such policy.
     """
 
     def __init__(self, problem: Problem, policy: OnDuplicate) -> None:
         self.problem = problem
-        self.policy = policy
+        self.policy = _today(policy)
+        if self.policy not in get_args(get_args(OnDuplicate)[0]):
+            raise InputError(f"a duplicate policy must be cache, redraw or measure, but got {policy!r}")
         self._times: dict[str, int] = {}
         self._seen: set[str] = set()
 

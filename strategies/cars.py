@@ -12,6 +12,7 @@ from nasplat.artifact import Handle
 from nasplat.errors import InputError
 from nasplat.evolution.selection import ProtectedSorting
 from nasplat.problem import ATTEMPTS, Problem
+from nasplat.registry import PredictorName
 from nasplat.strategy import GenerationalStrategy
 from nasplat.surrogates.prescreening import Prescreening
 from nasplat.task import Measurement, Outcome, Task, Trained, TrainSupernet, decode_measurement, encode_outcome
@@ -101,7 +102,7 @@ class CARS(GenerationalStrategy):
         protection: Literal["speed", "inverse_size", "none"] = "speed",
         child_speed: Literal["inherited", "measured"] = "inherited",
         prescreen: Annotated[int, Field(ge=1)] = 1,
-        predictor: str = "random_forest",
+        predictor: PredictorName = "random_forest",
     ) -> None:
         super().__init__(problem)
         self.population = population

@@ -15,6 +15,7 @@ from nasplat.errors import InputError
 from nasplat.evolution.credit import Scope, Terms, difference, founding, preference, regression
 from nasplat.evolution.selection import RankAndCrowding
 from nasplat.problem import Problem
+from nasplat.registry import PredictorName
 from nasplat.search_space import GeneSpace, Prior
 from nasplat.strategy import DuplicatePolicy, GenerationalStrategy, OnDuplicate
 from nasplat.surrogates.prescreening import Prescreening
@@ -93,7 +94,7 @@ class CreditEvolution(GenerationalStrategy):
         ridge: Annotated[float, Field(ge=1e-6)] = 1.0,
         duplicates: OnDuplicate = "redraw",
         prescreen: Annotated[int, Field(ge=1)] = 1,
-        predictor: str = "random_forest",
+        predictor: PredictorName = "random_forest",
     ) -> None:
         super().__init__(problem)
         if not isinstance(problem.space, GeneSpace):

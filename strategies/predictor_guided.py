@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from nasplat.architecture import Architecture
 from nasplat.predictor import LARGEST_SCORE, TooFew
 from nasplat.problem import Problem
+from nasplat.registry import PredictorName
 from nasplat.strategy import Strategy
 from nasplat.surrogates.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
 from nasplat.surrogates.initial_design import medoids
@@ -42,7 +43,7 @@ OPTIMISM = 2.0
 """The width of these upper bounds, in deviations above the mean."""
 WIDTH, WIDTH_OF_SEVERAL = 1.5, 2.0
 """The default width of upper bounds, with one objective and with several."""
-LEAST_WORTH = 1e-12
+LEAST_VALUE = 1e-12
 """Acquisition values up to this count as zero."""
 FAR = 6.0
 """Width of the upper bound used if no upper bound improves on the front, in deviations above the mean."""
@@ -50,6 +51,13 @@ MARGIN = 0.1
 """Distance of the reference point beyond the most expensive measured one, as a part of the range of measurements."""
 LEAST = 0.03
 """Quantile of the measurements at the reference point; an initial design contains some very poor networks."""
+
+
+def _todays(design: object) -> object:
+    return "clusters" if design == "spread" else design  # the former name, in configurations of old runs
+
+
+Design: TypeAlias = Annotated[Literal["clusters", "zero_cost", "random"], BeforeValidator(_todays)]
 
 
 class PredictorGuided(Strategy):
@@ -76,8 +84,8 @@ class PredictorGuided(Strategy):
         problem: The search problem.
         predictor: The registered name of the predictor.
         predictor_options: The options of the predictor.
-        design: The initial design: ``spread``, members next to the centers of as many clusters; ``zero_cost``, the same
-            among the random members that zero-cost proxies rank first, which builds networks; or ``random``.
+        design: The initial design: ``clusters``, members next to the centers of as many clusters; ``zero_cost``, the
+            same among the random members that zero-cost proxies rank first, which builds networks; or ``random``.
         initial: The size of the initial design; at least the number of tasks asked for at first.
         acquisition: The acquisition function: ``expected_improvement``; ``upper_bound``, an upper confidence bound;
             ``thompson``, a sample from the posterior; or ``greedy``, the predicted mean.
@@ -91,9 +99,9 @@ class PredictorGuided(Strategy):
         self,
         problem: Problem,
         *,
-        predictor: str = "isotropic_gaussian_process",
+        predictor: PredictorName = "isotropic_gaussian_process",
         predictor_options: dict[str, Any] = {},  # noqa: B006  read, never changed
-        design: Literal["spread", "zero_cost", "random"] = "spread",
+        design: Design = "clusters",
         initial: Annotated[int, Field(ge=FEWEST)] = 5,
         acquisition: Literal["expected_improvement", "upper_bound", "thompson", "greedy"] = "upper_bound",
         width: Annotated[float, Field(ge=0)] | None = None,
@@ -117,7 +125,7 @@ class PredictorGuided(Strategy):
         self._pending: dict[int, Architecture] = {}
         self._measured: list[tuple[Architecture, dict[str, float]]] = []
         self._told = 0
-        self._lesson: _Lesson | None = None
+        self._fit: _FittedSurrogate | None = None
         self._drawn: list[Architecture] = []
         self._design: list[Architecture] = []
         self._bred: list[Architecture] = []
@@ -174,12 +182,12 @@ class PredictorGuided(Strategy):
         The design has at least one member for each worker that waits at the beginning.
         """
         if not self._asked and self.design != "random":
-            self._design = self._spread(max(self.initial, workers) if self.rounds is None else self.initial)
+            self._design = self._clustered(max(self.initial, workers) if self.rounds is None else self.initial)
         if self._design:
             return self._design.pop(0)
         return self._random()
 
-    def _spread(self, number: int) -> list[Architecture]:
+    def _clustered(self, number: int) -> list[Architecture]:
         """Members next to the centers of clusters: of all members, or of those that zero-cost proxies rank first."""
         if self.design == "zero_cost":
             members = Candidates(self.problem, self._best_by_proxies())
@@ -213,20 +221,20 @@ class PredictorGuided(Strategy):
 
     def _chosen(self) -> Architecture | None:
         """The new candidate with the highest acquisition value; None if no candidate is new."""
-        lesson = self._learnt()
-        if lesson is None:
+        fitted = self._fitted()
+        if fitted is None:
             return self._random()
         candidates = self._members or Candidates(self.problem, self._bred)
         free = self._free(candidates)
         if not len(free):
             return self._random()
         left = candidates.take(free)
-        worth = self._worth(lesson, left, self._unlearnt(lesson))
-        return left.architectures[int(np.argmax(worth))]
+        values = self._acquisition_values(fitted, left, self._measured_since(fitted))
+        return left.architectures[int(np.argmax(values))]
 
-    def _unlearnt(self, lesson: "_Lesson") -> Candidates | None:
+    def _measured_since(self, fitted: "_FittedSurrogate") -> Candidates | None:
         """Evaluations that are pending, or were measured after the last fit."""
-        later = [architecture for architecture, _ in self._measured[lesson.measurements :]]
+        later = [architecture for architecture, _ in self._measured[fitted.measurements :]]
         unlearnt = [*self._pending.values(), *later]
         return Candidates(self.problem, unlearnt) if unlearnt else None
 
@@ -245,18 +253,18 @@ class PredictorGuided(Strategy):
         """The indices of the candidates that were not asked for."""
         return np.flatnonzero([identity not in self._asked for identity in candidates.keys])
 
-    def _learnt(self) -> "_Lesson | None":
+    def _fitted(self) -> "_FittedSurrogate | None":
         """The surrogate, fitted now or after the last complete batch; None while there are too few measurements."""
-        if self._lesson is None or self._told - self._lesson.told >= self.batch:
+        if self._fit is None or self._told - self._fit.told >= self.batch:
             try:
-                self._lesson = self._learn(len(self._measured), self._told)
+                self._fit = self._fit_to(len(self._measured), self._told)
             except TooFew:
                 return None
             if self._members is None:
-                self._bred = self._breed(self._lesson)
-        return self._lesson
+                self._bred = self._offspring(self._fit)
+        return self._fit
 
-    def _learn(self, measurements: int, told: int) -> "_Lesson":
+    def _fit_to(self, measurements: int, told: int) -> "_FittedSurrogate":
         architectures = [architecture for architecture, _ in self._measured[:measurements]]
         metrics = [values for _, values in self._measured[:measurements]]
         measured = Candidates(self.problem, architectures)
@@ -265,7 +273,7 @@ class PredictorGuided(Strategy):
         kept = np.array([all(not c.excess(values) for c in self.problem.goal.constraints) for values in metrics])
         means = posterior.means
         least = float(means[:, 0].min())
-        return _Lesson(measurements, told, non_dominated(means[kept]), self._reference(means[kept]), least)
+        return _FittedSurrogate(measurements, told, non_dominated(means[kept]), self._reference(means[kept]), least)
 
     def _reference(self, means: Floats) -> Floats:
         """The reference point of the hypervolume, `[objectives]`.
@@ -279,25 +287,29 @@ class PredictorGuided(Strategy):
         free = [objective.metric in self.problem.free_metrics for objective in self.problem.goal.objectives]
         return np.where(free, least, np.quantile(means, LEAST, axis=0))
 
-    def _worth(self, lesson: "_Lesson", candidates: Candidates, pending: Candidates | None = None) -> Floats:
+    def _acquisition_values(
+        self, fitted: "_FittedSurrogate", candidates: Candidates, pending: Candidates | None = None
+    ) -> Floats:
         """The acquisition value of each candidate, `[n]`; candidates that violate constraints come last."""
         posterior = self._surrogate.posterior(candidates, pending)
-        if not len(lesson.front):  # nothing is feasible yet: highest probability of feasibility first
+        if not len(fitted.front):  # nothing is feasible yet: highest probability of feasibility first
             return posterior.log_feasibility()
-        worth = self._promise(lesson, *self._seen(posterior, candidates))
-        if worth.max() <= LEAST_WORTH:  # no value is above zero: use a wider upper bound
-            worth = self._promise(lesson, posterior.means + FAR * posterior.deviations, np.zeros_like(posterior.means))
-        worth = worth * np.exp(posterior.log_feasibility())
-        return worth if worth.any() else posterior.log_feasibility()
+        values = self._acquisition(fitted, *self._seen(posterior, candidates))
+        if values.max() <= LEAST_VALUE:  # no value is above zero: use a wider upper bound
+            values = self._acquisition(
+                fitted, posterior.means + FAR * posterior.deviations, np.zeros_like(posterior.means)
+            )
+        values = values * np.exp(posterior.log_feasibility())
+        return values if values.any() else posterior.log_feasibility()
 
-    def _promise(self, lesson: "_Lesson", means: Floats, deviations: Floats) -> Floats:
+    def _acquisition(self, fitted: "_FittedSurrogate", means: Floats, deviations: Floats) -> Floats:
         """The improvement of candidates over the predictions for measured architectures, `[n]`, at least 0."""
         if means.shape[1] > 1:
             rng = self.problem.rng
-            return expected_hypervolume_improvement(means, deviations, lesson.front, lesson.reference, rng)
+            return expected_hypervolume_improvement(means, deviations, fitted.front, fitted.reference, rng)
         if self.acquisition == "expected_improvement":
-            return expected_improvement(means[:, 0], deviations[:, 0], float(lesson.front.max()))
-        return np.maximum(means[:, 0] - lesson.least, 0.0)
+            return expected_improvement(means[:, 0], deviations[:, 0], float(fitted.front.max()))
+        return np.maximum(means[:, 0] - fitted.least, 0.0)
 
     def _seen(self, posterior: Posterior, candidates: Candidates) -> tuple[Floats, Floats]:
         """Means and deviations for the acquisition function; a value that it fixes has the deviation 0."""
@@ -327,10 +339,12 @@ class PredictorGuided(Strategy):
                 draws[chosen, i] = draw
         return draws
 
-    def _breed(self, lesson: "_Lesson") -> list[Architecture]:
+    def _offspring(self, fitted: "_FittedSurrogate") -> list[Architecture]:
         """New candidates, generation by generation, from those with the highest acquisition values."""
         problem = self.problem
-        best = np.argsort(-self._worth(lesson, Candidates(problem, [a for a, _ in self._measured])), kind="stable")
+        best = np.argsort(
+            -self._acquisition_values(fitted, Candidates(problem, [a for a, _ in self._measured])), kind="stable"
+        )
         parents = [self._measured[int(i)][0] for i in best[:FOUNDERS]]
         random = self._random_members()
         parents += [random[int(i)] for i in problem.rng.choice(len(random), min(FOUNDERS, len(random)), replace=False)]
@@ -348,8 +362,8 @@ class PredictorGuided(Strategy):
             if not children:
                 break
             bred |= children
-            worth = self._worth(lesson, Candidates(problem, list(children.values())))
-            scored += zip(worth.tolist(), children.values(), strict=True)
+            values = self._acquisition_values(fitted, Candidates(problem, list(children.values())))
+            scored += zip(values.tolist(), children.values(), strict=True)
             scored.sort(key=lambda pair: -pair[0])
             parents = [architecture for _, architecture in scored[: 2 * FOUNDERS]]
         return list(bred.values())
@@ -367,7 +381,7 @@ class PredictorGuided(Strategy):
             "pending": [[number, architecture.code] for number, architecture in self._pending.items()],
             "measured": [[architecture.code, metrics] for architecture, metrics in self._measured],
             "told": self._told,
-            "lesson": self._lesson and [self._lesson.measurements, self._lesson.told],
+            "lesson": self._fit and [self._fit.measurements, self._fit.told],
             "drawn": [architecture.code for architecture in self._drawn],
             "design": [architecture.code for architecture in self._design],
             "bred": [architecture.code for architecture in self._bred],
@@ -383,11 +397,11 @@ class PredictorGuided(Strategy):
         self._drawn = [Architecture(name, code) for code in state["drawn"]]
         self._design = [Architecture(name, code) for code in state["design"]]
         self._bred = [Architecture(name, code) for code in state["bred"]]
-        self._lesson = self._learn(*state["lesson"]) if state["lesson"] else None
+        self._fit = self._fit_to(*state["lesson"]) if state["lesson"] else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Lesson:
+class _FittedSurrogate:
     """The data of a fitted surrogate, and the front to improve on.
 
     Args:

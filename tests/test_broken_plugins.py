@@ -614,7 +614,7 @@ PREDICTORS: dict[str, Any] = {
     "fit_returns_itself": broken(Ridge, fit=fit_silently),
     "unfitted_is_refused": broken(Ridge, predict=predict_zeros),
     "one_finite_score_each": broken(Ridge, predict=predict_column),
-    "held_out_is_one_finite_score_each": Sparing,
+    "out_of_fold_predictions_are_finite": Sparing,
     "scores_do_not_depend_on_company": broken(Ridge, predict=predict_ranks),
     "learns_to_rank": broken(Ridge, predict=predict_against),
     "same_data_same_predictions": broken(Ridge, fit=fit_with_noise),
@@ -739,7 +739,7 @@ def test_a_broken_predictor_is_found_out(name: str) -> None:
 @pytest.mark.parametrize("said", OTHER_HELD_OUT)
 def test_whatever_is_wrong_with_what_is_held_out_is_said(said: str) -> None:
     with pytest.raises(AssertionError, match=said):
-        named(PREDICTOR_CHECKS)["held_out_is_one_finite_score_each"](OTHER_HELD_OUT[said])
+        named(PREDICTOR_CHECKS)["out_of_fold_predictions_are_finite"](OTHER_HELD_OUT[said])
 
 
 def test_shared_training_is_answered_in_the_checks_too() -> None:

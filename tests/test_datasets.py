@@ -684,7 +684,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "empty", {"ant": 10, "bee": 0})
     assert "bee" in refusal("image_folder", folder=tmp_path / "empty")
     draw(tmp_path / "few", {"ant": 10, "bee": 1})
-    assert "too few to draw" in refusal("image_folder", folder=tmp_path / "few")
+    assert "cannot be drawn with every class" in refusal("image_folder", folder=tmp_path / "few")
     draw(tmp_path / "wide", {"ant": 10, "bee": 10})
     Image.new("RGB", (12, 9)).save(tmp_path / "wide" / "ant" / "0.png")
     assert "12 x 9 pixels, but networks take square images" in refusal("image_folder", folder=tmp_path / "wide")

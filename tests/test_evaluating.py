@@ -12,6 +12,7 @@ from numpy.random import default_rng
 from typer.testing import CliRunner
 
 from nasplat.cli import evaluating
+from nasplat.cli.evaluating import _trial
 from nasplat.errors import InputError
 from nasplat.registry import PREDICTORS, SEARCH_SPACES
 from nasplat.surrogates import ranking_metrics
@@ -166,3 +167,12 @@ def test_a_benchmark_s_table_is_evaluated_whole(table: Path) -> None:
     assert printed["settings"]["scores"]["split"] == "test"
     (result,) = printed["results"]
     assert result["all"]["tau"]["mean"] > 0.3 and result["duplicates"] > 0
+
+
+def test_a_trial_of_an_earlier_version_is_read_under_its_names_of_today() -> None:
+    row = {
+        "predictor": "distance_process", "size": 5, "split": 0, "ranked": 9, "twins": 2, "problem": "",
+        "all": None, "fresh": None, "fit_seconds": 1.0, "predict_seconds": None,
+    }  # fmt: skip
+    trial = _trial(row)
+    assert (trial.predictor, trial.duplicates) == ("isotropic_gaussian_process", 2)

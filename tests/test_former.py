@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 
+from nasplat.errors import InputError
 from nasplat.export.opening import opened
 from nasplat.latency.table import read_table
+from nasplat.objective import Goal, Objective
 from nasplat.options import complete
+from nasplat.problem import Problem
 from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
+from nasplat.strategy import DuplicatePolicy
+from nasplat.testing.toy import ToySpace
 
 CommandLine = Callable[..., CompletedProcess[str]]
 ARCHIVE = Path(__file__).parent / "former" / "files.tar.gz"
+SPACE = ToySpace()
+GOAL = Goal((Objective("accuracy", maximize=True),))
 TABLES = ["credit_evolution", "local_search", "nsga2", "predictor_guided", "prefiltered"]
 """Runs of a table, which go on to the same measurements on every machine."""
 TRAININGS = ["asha", "cars", "classification", "super_resolution", "zero_cost"]
@@ -106,6 +113,8 @@ def test_a_table_of_latency_tells_what_it_did(former: Path) -> None:
         ("nsga2", {"repeats": "remember"}, {"duplicates": "cache"}),
         ("random_search", {"repeats": "measure"}, {"duplicates": "measure"}),
         ("cars", {"prefilter": 3}, {"prescreen": 3}),
+        ("predictor_guided", {"design": "spread"}, {"design": "clusters"}),
+        ("cars", {"predictor": "distance_process"}, {"predictor": "isotropic_gaussian_process"}),
         ("asha", {"around": "nsga2"}, {"base_strategy": "nsga2"}),
         ("successive_halving", {"entrants": 9}, {"bracket_size": 9}),
     ],
@@ -113,6 +122,12 @@ def test_a_table_of_latency_tells_what_it_did(former: Path) -> None:
 def test_former_names_of_options_mean_the_same(strategy: str, former: dict[str, Any], today: dict[str, Any]) -> None:
     plugin = STRATEGIES.get(strategy)
     assert complete("strategy", plugin, former) == complete("strategy", plugin, today)
+
+
+def test_a_duplicate_policy_in_code_may_have_its_former_value_and_no_other() -> None:
+    assert DuplicatePolicy(Problem(SPACE, GOAL, io=SPACE.reference_io), "remember").policy == "cache"  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be cache, redraw or measure, but got 'never'"):
+        DuplicatePolicy(Problem(SPACE, GOAL, io=SPACE.reference_io), "never")  # type: ignore[arg-type]
 
 
 def test_a_former_name_of_a_plugin_is_no_second_plugin() -> None:

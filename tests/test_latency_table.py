@@ -23,7 +23,7 @@ from nasplat.cli import main
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError, RunError
 from nasplat.export.bundle import export
-from nasplat.latency.building import Accuracy, Plan, _Stopwatch, build_table, spread_out
+from nasplat.latency.building import Accuracy, Plan, _Stopwatch, build_table, evenly_spaced
 from nasplat.latency.table import BlockTable, Row, Surface, described, read_facts, read_table, write_table
 from nasplat.options import construct
 from nasplat.registry import SEARCH_SPACES, STRATEGIES, Plugin
@@ -259,7 +259,7 @@ def test_mangled_tables_are_refused_or_harmless(file: Path, digest: bool) -> Non
 # Measuring
 
 
-def test_points_are_spread_out_from_the_largest() -> None:
+def test_points_are_evenly_spaced_from_the_largest() -> None:
     points = [tuple(point) for point in default_rng(0).integers(1, 200, (60, 2)).tolist()]
     points = list(dict.fromkeys(points))
     scale = np.ptp(np.array(points), axis=0)
@@ -267,9 +267,9 @@ def test_points_are_spread_out_from_the_largest() -> None:
     while len(chosen) < 9:
         gaps = {p: min(np.hypot(*((np.array(p) - q) / scale)) for q in chosen) for p in points}
         chosen.append(max(points, key=gaps.__getitem__))
-    assert set(spread_out(points, 9)) == set(chosen)
-    assert spread_out(points, 1000) == sorted(points)
-    assert {(4,), (64,)} <= set(spread_out([(4,), (8,), (64,), (60,)], 2))
+    assert set(evenly_spaced(points, 9)) == set(chosen)
+    assert evenly_spaced(points, 1000) == sorted(points)
+    assert {(4,), (64,)} <= set(evenly_spaced([(4,), (8,), (64,), (60,)], 2))
 
 
 def test_a_build_finds_what_the_machine_takes(tmp_path: Path, machine: list[Any]) -> None:

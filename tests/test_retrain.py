@@ -685,7 +685,7 @@ def test_who_was_left_out_and_why_is_told(
     for said in (done.stdout, shown.stdout):
         assert title in said
         assert f"{largest.architecture.code}: trial {trial} failed (ValueError)" in said
-        assert f"{others}: left out, since the teacher was not fully trained: trial {trial} failed" in said
+        assert f"{others}: left out, since the teacher cannot be used: trial {trial} failed" in said
         rows = [line.split() for line in said.splitlines() if line.rstrip().endswith(("teacher", "learner"))]
         assert [row[-1] for row in rows] == ["teacher" if m is largest else "learner" for m in members]
         assert {tuple(row[-4:-1]) for row in rows} == {("1" if failing == "teacher" else "0", "of", "2")}

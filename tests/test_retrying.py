@@ -13,8 +13,8 @@ from nasplat.executors.retrying import NODE_LOSSES, NODE_LOST, OBJECT_LOST, WORK
 def test_a_task_is_retried_until_its_retries_are_used_up(kind: str) -> None:
     policy = RetryPolicy(retries=2)
     assert [policy.decide(5, kind, "the cause") for _ in range(3)] == [
-        Decision(True, "try 1 of 3: the cause"),
-        Decision(True, "try 2 of 3: the cause"),
+        Decision(True, "attempt 1 of 3: the cause"),
+        Decision(True, "attempt 2 of 3: the cause"),
         Decision(False, "the cause"),
     ]
 
@@ -35,7 +35,7 @@ def test_losses_of_nodes_and_of_objects_count_together_and_leave_the_tries_alone
     policy = RetryPolicy(retries=1)
     for number in range(NODE_LOSSES):
         assert policy.decide(5, (NODE_LOST, OBJECT_LOST)[number % 2], "gone").retry
-    assert policy.decide(5, WORKER_DIED, "killed") == Decision(True, "try 1 of 2: killed")
+    assert policy.decide(5, WORKER_DIED, "killed") == Decision(True, "attempt 1 of 2: killed")
     assert not policy.decide(5, NODE_LOST, "gone").retry
 
 

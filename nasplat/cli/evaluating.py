@@ -29,7 +29,7 @@ from nasplat.config import yaml_value
 from nasplat.errors import InputError, RunError, TrialFailed
 from nasplat.options import complete, shortly
 from nasplat.predictor import options_of
-from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, todays_name
 from nasplat.search_space import GeneSpace
 from nasplat.storage.files import read_file, refusal, write_atomically
 from nasplat.surrogates.predictor_store import make_space
@@ -192,6 +192,8 @@ class Record:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(folder / SETTINGS, json_.dumps(settings, indent=1))
             before = json_.loads(read_file(folder / SETTINGS))
+            if isinstance(before, dict) and isinstance(before.get("predictors"), dict):
+                before["predictors"] = {todays_name(name): each for name, each in before["predictors"].items()}
             if before != settings:
                 other = [key for key in settings if not isinstance(before, dict) or before.get(key) != settings[key]]
                 raise InputError(
@@ -427,7 +429,9 @@ def _flat(trial: Trial) -> dict[str, Any]:
 
 
 def _trial(row: dict[str, Any]) -> Trial:
-    """A trial as `Record.add` wrote it."""
+    """A trial as `Record.add` wrote it, perhaps in an earlier version."""
+    row = {"duplicates" if name == "twins" else name: value for name, value in row.items()}
+    row["predictor"] = todays_name(row["predictor"])
     rankings = {key: row[key] and Ranking(**row[key]) for key in ("all", "fresh")}
     seconds = {key: float("nan") if row[key] is None else row[key] for key in ("fit_seconds", "predict_seconds")}
     return Trial(**{**row, **rankings, **seconds})

@@ -149,7 +149,7 @@ def _describe(kind: Kind, name: str, *, json: bool) -> None:
         measured = {"metrics": list(metrics)} if metrics else {}
         print_json({**entry, **measured, "options": [asdict(each) for each in options]})
         return
-    out.print(f"[bold]{escape(name)}[/] ({registry.kind}, {escape(plugin.origin)})\n\n{escape(about)}\n")
+    out.print(f"[bold]{escape(plugin.name)}[/] ({registry.kind}, {escape(plugin.origin)})\n\n{escape(about)}\n")
     if metrics:
         out.print(f"metrics: {escape(', '.join(metrics))}\n")
     if not options:

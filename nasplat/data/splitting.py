@@ -18,7 +18,7 @@ def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
     try:
         rest, part = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=0)
     except ValueError as error:
-        raise InputError(f"the images are too few to draw {what} with every class in it: {error}") from error
+        raise InputError(f"{what} cannot be drawn with every class in it: {error}") from error
     return np.sort(rest), np.sort(part)
 
 

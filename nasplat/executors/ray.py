@@ -48,7 +48,7 @@ class RayExecutor(Executor):
 
     A worker failure affects one task. A dead worker is replaced. Its task is tried again with the same seed, up to
     `retries` times; then only this task fails. The same holds if a live worker reports that memory ran out. The loss
-    of a node does not count as a try. A task that takes longer than `trial_seconds` fails without a retry, and its
+    of a node does not count as an attempt. A task that takes longer than `trial_seconds` fails without a retry, and its
     process is killed. If several workers share a task, the failure of one ends the attempt of all. A worker slot is
     given up after repeated failed starts. The run ends if no slot is left. Each of these events is an incident.
 

@@ -7,7 +7,7 @@ NODE_LOST = "node lost"
 OBJECT_LOST = "object lost"
 
 NODE_LOSSES = 10
-"""Maximum number of losses under one trial (of a node, or of an artifact in the object store) that it is retried."""
+"""Maximum number of losses under one trial, of a node or of an artifact in the object store, before it fails."""
 
 
 @dataclass(slots=True)
@@ -57,8 +57,8 @@ class RetryPolicy:
 
         >>> policy = RetryPolicy(retries=1)
         >>> policy.decide(7, WORKER_DIED, "killed")
-        Decision(retry=True, message='try 1 of 2: killed')
-        >>> policy.decide(7, NODE_LOST, "node gone")  # a loss does not count as a try
+        Decision(retry=True, message='attempt 1 of 2: killed')
+        >>> policy.decide(7, NODE_LOST, "node gone")  # a loss does not count as an attempt
         Decision(retry=True, message='node gone')
         >>> policy.decide(7, WORKER_DIED, "killed again")
         Decision(retry=False, message='killed again')
@@ -69,7 +69,7 @@ class RetryPolicy:
             return Decision(failures.losses <= NODE_LOSSES, reason)
         failures.deaths += 1
         if failures.deaths <= self._retries:
-            return Decision(True, f"try {failures.deaths} of {self._retries + 1}: {reason}")
+            return Decision(True, f"attempt {failures.deaths} of {self._retries + 1}: {reason}")
         return Decision(False, reason)
 
     def forget(self, task: int) -> None:

@@ -207,10 +207,10 @@ class WorkerPool:
     def _give_up(self, seconds: float) -> None:
         """End the run if no worker can be started, or if there was no worker for `seconds` and that is too long."""
         if not self.starting and not self.n_slots:
-            raise RunError(f"no worker can be started, the last failed so: {self._last_death}")
+            raise RunError(f"no worker can be started, the last cause: {self._last_death}")
         if not self.starting and self._too_many_deaths():
             raise RunError(
-                f"{self._deaths_in_a_row} trials in a row killed every worker they touched, the last so: "
+                f"{self._deaths_in_a_row} trials in a row killed every worker they touched, the last cause: "
                 f"{self._last_death}"
             )
         if seconds > START_SECONDS:

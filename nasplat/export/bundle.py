@@ -227,13 +227,12 @@ def _origin(found: Mapping[str, Any]) -> str:
 
 def _chosen(registry: Registry[Any], plugin: PluginConfig) -> dict[str, Any]:
     """A plug-in's name and its non-default options; for files only their names."""
-    given = plugin.options
+    given, found = plugin.options, None
     try:
         found = registry.get(plugin.name)
-        given = grouped(found, given)
-        usual = complete("", found, {})
+        given, usual = complete("", found, given), complete("", found, {})
     except InputError:  # the plug-in is missing, or has options without defaults
-        usual = {}
+        given, usual = grouped(found, given) if found else given, {}
     return {"name": plugin.name, **_changed(given, usual)}
 
 

@@ -189,7 +189,7 @@ def build_table(
     return built
 
 
-def spread_out(points: Sequence[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
+def evenly_spaced(points: Sequence[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
     """A farthest-point selection: the largest point first, then each time the point farthest from the selected ones.
 
     Args:
@@ -230,7 +230,7 @@ def _chosen(space: BlockSpace, io: IO, plan: Plan) -> tuple[list[Architecture], 
     for architecture in checked:
         for block in space.blocks(architecture, io):
             found.setdefault(block.kind, {block.widths: block})
-    nodes = [found[kind][widths] for kind in sorted(found) for widths in spread_out(list(found[kind]), plan.points)]
+    nodes = [found[kind][widths] for kind in sorted(found) for widths in evenly_spaced(list(found[kind]), plan.points)]
     return calibration, checked, nodes
 
 

@@ -186,7 +186,7 @@ def _why_missing(history: History, architecture: Architecture, teacher: Architec
     if history.ended == "budget":
         return "the budget was spent before"
     if teacher is not None and teacher != architecture:
-        return f"left out, since the teacher was not fully trained: {failed.get(teacher, 'it left no weights')}"
+        return f"left out, since the teacher cannot be used: {failed.get(teacher, 'it left no weights')}"
     return "it was never measured to the end"
 
 

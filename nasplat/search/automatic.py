@@ -2,7 +2,7 @@
 
 The first row that fits is taken. "Evaluations" are those of the budget. If a table has only a budget of seconds, they
 are `LOOKUPS` times the seconds. If neither is known, as with seconds for networks that are trained, they count as few.
-"Enough" means enough for the whole plan of CARS; "many" means more than `MOST_LEARNT`.
+"Enough" means enough for the whole plan of CARS; "many" means more than `MOST_EXAMPLES`.
 
 | space and benchmark                   | objectives | budget                                  | strategy              |
 |---------------------------------------|------------|-----------------------------------------|-----------------------|
@@ -32,7 +32,7 @@ from nasplat.registry import AUTO
 from nasplat.search.budget import Budget
 from nasplat.search_space import LISTED, SupernetSpace
 
-MOST_LEARNT = 2_000
+MOST_EXAMPLES = 2_000
 """Maximum number of evaluations for a predictor; with more, fitting would take too long."""
 LOOKUPS = 500
 """Evaluations per second that a table answers on every executor, Ray included; each counts as one in a run."""
@@ -83,8 +83,8 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
         if number <= evaluations:
             reason = f"the budget is enough for all {number:,} members of {problem.space.name}"
             return Choice("random_search", {"duplicates": "redraw"}, (reason, *said))
-    if evaluations is not None and evaluations > MOST_LEARNT:
-        reason = f"fitting a predictor to more than {MOST_LEARNT:,} evaluations would take too long"
+    if evaluations is not None and evaluations > MOST_EXAMPLES:
+        reason = f"fitting a predictor to more than {MOST_EXAMPLES:,} evaluations would take too long"
         if len(problem.goal.objectives) == 1:
             return Choice("regularized_evolution", {"duplicates": "redraw"}, (reason, *said))
         return Choice("nsga2", {"duplicates": "redraw"}, (reason, *said))
@@ -107,7 +107,7 @@ def _plan(epochs: int, evaluations: int | None) -> dict[str, int] | None:
     if generations < 1:
         return None
     population = POPULATION if evaluations is None else min(POPULATION, evaluations // (1 + 2 * generations))
-    if population < POPULATION and evaluations is not None and evaluations <= MOST_LEARNT:
+    if population < POPULATION and evaluations is not None and evaluations <= MOST_EXAMPLES:
         return None
     return {"population": population, "warmup": warmup, "interval": interval}
 

@@ -203,8 +203,9 @@ class Search:
             raise StrategyError(f"{name} was asked for at most {room} tasks, but gave {len(tasks)}")
         for task in tasks:
             if isinstance(task, Evaluate) and not self.problem.feasible(task.architecture):
-                limits = ", ".join(map(str, self.problem.limits)) or "the benchmark, which cannot measure it"
-                raise StrategyError(f"{name} proposed {task.architecture}, which is not feasible under {limits}")
+                limits = ", ".join(map(str, self.problem.limits))
+                why = f"is not feasible under {limits}" if limits else "cannot be measured by the benchmark"
+                raise StrategyError(f"{name} proposed {task.architecture}, which {why}")
 
     def _route(self, task: Task) -> None:
         """Answer a task from the cache, let it wait for equal work in flight, or submit it."""

@@ -4,9 +4,9 @@ Fit a predictor to a run, save it, and use it in another program::
 
     scores = read_training_set([Path("runs/first")])
     predictor = make_predictor("auto", scores.space).fit(scores.architectures, scores.scores)
-    predictor.save(Path("learnt"))
+    predictor.save(Path("predictor"))
 
-    saved = open_predictor(Path("learnt"))
+    saved = open_predictor(Path("predictor"))
     saved.predictor.predict([saved.space.parse("334312")])
 """
 

@@ -47,7 +47,7 @@ def one_finite_score_each(make: MakePredictor) -> None:
         assert np.isfinite(predicted).all(), "a score is not finite"
 
 
-def held_out_is_one_finite_score_each(make: MakePredictor) -> None:
+def out_of_fold_predictions_are_finite(make: MakePredictor) -> None:
     """Out-of-fold predictions are None before fitting, and afterwards None or one finite score for each example."""
     predictor = make(ToySpace())
     assert predictor.out_of_fold() is None, "a predictor that is not fitted has out-of-fold predictions"
@@ -171,7 +171,7 @@ PREDICTOR_CHECKS: tuple[Callable[[MakePredictor], None], ...] = (
     fit_returns_itself,
     unfitted_is_refused,
     one_finite_score_each,
-    held_out_is_one_finite_score_each,
+    out_of_fold_predictions_are_finite,
     scores_do_not_depend_on_company,
     learns_to_rank,
     same_data_same_predictions,
