@@ -50,9 +50,12 @@ class Chaos:
         if self.done == 6:
             self.victim = pid
         elif self.victim not in (None, pid):  # by now the victim works on its next trial
-            os.kill(self.victim, signal.SIGKILL)
-            self.killed.append(self.victim)
-            self.victim = None
+            if Path(f"/proc/{{self.victim}}").exists():
+                os.kill(self.victim, signal.SIGKILL)
+                self.killed.append(self.victim)
+                self.victim = None
+            else:  # on a busy machine something else ended it
+                self.victim = pid
         if self.done >= 12 and not self.nodes_taken:
             self.take_a_node_with_a_worker_at_work(pid)
         if self.done == 24:
