@@ -148,7 +148,7 @@ def test_several_objectives_and_many_evaluations_are_evolved_by_fronts(table: Pa
     two = {**LOOKED_UP, "objectives": ["accuracy:max", "macs:min"]}
     assert chosen(two, evaluations=100) == "predictor_guided"
     assert chosen(two, evaluations=3000) == "nsga2"
-    assert assembled(two, evaluations=3000).config.strategy.options["repeats"] == "redraw"
+    assert assembled(two, evaluations=3000).config.strategy.options["duplicates"] == "redraw"
 
 
 def test_constraints_on_what_is_measured_are_predicted_too() -> None:
