@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from nasplat.benchmark import Preprocessing, SupernetBenchmark
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Splits
+from nasplat.data.manifest import DATA, manifest_of, recorded_manifest
 from nasplat.data.options import DataOptions
 from nasplat.errors import InputError, TrialFailed
 from nasplat.latency.options import LatencyOptions
@@ -106,7 +107,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
     @cached_property
     def _dataset(self) -> Dataset:
         folder = None if self.data.folder is None else Path(self.data.folder)
-        return dataset(self.dataset, Source(folder, self.data.download, self.data.subset, self.data.side))
+        recorded = manifest_of(self.recorded, DATA)
+        return dataset(self.dataset, Source(folder, self.data.download, self.data.subset, self.data.side, recorded))
 
     @property
     def io(self) -> IO:
@@ -129,6 +131,12 @@ class Classification(LatencyKnown, SupernetBenchmark):
             )
         self._dataset.check()
         self.check_table()
+
+    def record_data(self) -> dict[str, Any]:
+        return {**super().record_data(), **recorded_manifest(self.recorded, DATA, self._dataset.record)}
+
+    def accept_data(self) -> dict[str, Any]:
+        return {**super().accept_data(), **recorded_manifest(None, DATA, self._dataset.accept)}
 
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):
@@ -157,7 +165,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
             network, left, processed = self._recalibrated(task, device, artifacts)
         else:
             network, left, processed = self._fitted(task, device, artifacts)
-        metrics = evaluate(network, self._splits(device).validation)
+        by_batch = task.weights is not None and self.shared_weights.statistics == "batch"
+        metrics = evaluate(network, self._splits(device).validation, stratified=by_batch)
         if not math.isfinite(metrics["loss"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency.batch:
@@ -237,10 +246,13 @@ class Classification(LatencyKnown, SupernetBenchmark):
         )
 
     def inputs(self, count: int) -> "Tensor | None":
-        return self._splits("cpu").validation.batch(slice(count))[0]
+        validation = self._splits("cpu").validation
+        return validation.batch(validation.order[:count])[0]
 
     def preprocessing(self) -> Preprocessing | None:
-        scaling = self._splits("cpu").training.scaling or self._dataset.scaling()
+        manifest = manifest_of(self.recorded, DATA)
+        scaling = None if manifest is None else manifest.scaling(self.data.subset)  # an export needs no data
+        scaling = scaling or self._splits("cpu").training.scaling or self._dataset.scaling()
         if scaling is None or len(self.io.input_shape) != 3:
             return None
         channels, height, width = self.io.input_shape

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
-from nasplat.benchmark import Series, TableBenchmark, TableFile
+from nasplat.benchmark import Series, TableFile
 from nasplat.benchmarks import tables
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
@@ -44,7 +44,7 @@ class _Table(NamedTuple):
     values: NDArray[np.float64]
 
 
-class NASBench101Table(TableBenchmark):
+class NASBench101Table(tables.FileTables):
     """Accuracy from the table of NAS-Bench-101.
 
     The table is compact: ``nasbench101/*.csv.gz`` in the data folder.
@@ -108,8 +108,13 @@ class NASBench101Table(TableBenchmark):
         table = self._prepared()
         return [table.members[row] for row in np.flatnonzero(~np.isnan(table.values[:, self._place(self.epochs)]))]
 
+    def files(self) -> dict[str, Path]:
+        path, _ = self._find()
+        return {"table": path}
+
     def check(self) -> None:
         tables.check_published(self.space, "nasbench101", PUBLISHED_SHAPE)
+        self.check_files()
         if not self.enumerable_members:
             raise InputError(f"the table has no {self.search_column} accuracies after {self.epochs} epochs")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
-from nasplat.benchmark import Series, TableBenchmark, TableFile
+from nasplat.benchmark import Series, TableFile
 from nasplat.benchmarks import tables
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
@@ -35,7 +35,7 @@ INDEX: Role = ("index", 0)
 """The official index, which identifies an architecture in another table."""
 
 
-class NASBench201Table(TableBenchmark):
+class NASBench201Table(tables.FileTables):
     """Accuracy from the table of NAS-Bench-201.
 
     The table is compact: ``nasbench201/*.csv.gz`` in the data folder.
@@ -96,8 +96,13 @@ class NASBench201Table(TableBenchmark):
         self.prepare()
         return sorted(epochs for epochs in self._schedules if epochs <= self.epochs)
 
+    def files(self) -> dict[str, Path]:
+        path, _ = self._find()
+        return {"table": path, "latencies": self.folder() / LATENCIES}
+
     def check(self) -> None:
         tables.check_published(self.space, "nasbench201", PUBLISHED_SHAPE)
+        self.check_files()
         self.prepare()
         if not self._rows:
             raise InputError(f"the table of {self.dataset} has no rows")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -12,8 +12,9 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Preprocessing
 from nasplat.data.location import data_folder
+from nasplat.data.manifest import DATA, manifest_of, recorded_manifest
 from nasplat.data.options import SuperResolutionDataOptions
-from nasplat.data.picture_sets import Picture, PictureSet, picture_set
+from nasplat.data.picture_sets import Picture, PictureSet, accepted, picture_set
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
 from nasplat.latency.options import LatencyTableOptions
@@ -218,7 +219,25 @@ class SuperResolution(LatencyKnown):
 
     @cached_property
     def _pictures(self) -> PictureSet:
-        return picture_set(self.dataset, *self._folders)
+        recorded = manifest_of(self.recorded, DATA)
+        return picture_set(self.dataset, *self._folders, recorded=recorded)
+
+    def record_data(self) -> dict[str, Any]:
+        return {
+            **super().record_data(),
+            **recorded_manifest(self.recorded, DATA, self._pictures.manifest),
+            **{
+                test: (manifest_of(self.recorded, test) or pictures.manifest()).to_json()
+                for test, pictures in self._test_sets.items()
+            },
+        }
+
+    def accept_data(self) -> dict[str, Any]:
+        recorded = manifest_of(self.recorded, DATA)
+        assert recorded is not None
+        data = accepted(self.dataset, *self._folders, recorded=recorded)
+        tests = {name: pictures.manifest().to_json() for name, pictures in self._test_sets.items()}
+        return {**super().accept_data(), DATA: data.to_json(), **tests}
 
     @property
     def _folders(self) -> list[Path]:
@@ -228,12 +247,18 @@ class SuperResolution(LatencyKnown):
     def _tests(self) -> dict[str, tuple[Picture, ...]]:
         """The test images by the name of their set. The data set's own test images come first, if it has any."""
         own = {self.dataset: self._pictures.test} if self._pictures.test else {}
-        others = {}
+        return own | {name: found.test for name, found in self._test_sets.items()}
+
+    @cached_property
+    def _test_sets(self) -> dict[str, PictureSet]:
+        """The further sets for the final measurement, by name."""
+        found = {}
         for name in self.data.tests:
-            others[name] = picture_set(name, *self._folders, data_folder()).test
-            if not others[name]:
+            recorded = manifest_of(self.recorded, name)
+            found[name] = picture_set(name, *self._folders, data_folder(), recorded=recorded)
+            if not found[name].test:
                 raise InputError(f"{name} has no test images, but is named in benchmark.data.tests; leave it out")
-        return own | others
+        return found
 
     @cached_property
     def _patches(self) -> "Patches":

@@ -5,14 +5,53 @@ import gzip
 import io
 import tempfile
 import zlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from nasplat.benchmark import TableBenchmark
+from nasplat.data.manifest import check_file, manifest_of, one_file
 from nasplat.errors import InputError, StorageError
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import appearing, appearing_folder, is_taken
+
+
+class FileTables(TableBenchmark):
+    """A benchmark of tables that are single files, which a run records with their contents."""
+
+    @abstractmethod
+    def files(self) -> dict[str, Path]:
+        """The files that are read, by the purpose under which a run records them.
+
+        Raises:
+            InputError: A table is missing.
+        """
+
+    def check_files(self) -> None:
+        """Refuse files that are not those that the run recorded; for `check`.
+
+        Raises:
+            InputError: A file has changed, or is missing.
+        """
+        if self.recorded:
+            files = self.files()
+            for purpose in self.recorded:
+                check_file(manifest_of(self.recorded, purpose), files[purpose])
+
+    def record_data(self) -> dict[str, Any]:
+        return self._manifests(self.recorded)
+
+    def accept_data(self) -> dict[str, Any]:
+        return self._manifests(None)
+
+    def _manifests(self, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {
+            purpose: (manifest_of(recorded, purpose) or one_file(purpose, path)).to_json()
+            for purpose, path in self.files().items()
+            if path.is_file()
+        }
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
@@ -67,6 +67,10 @@ class Benchmark(ABC):
     distills: bool = False
     """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
 
+    recorded: Mapping[str, Any] | None = None
+    """What `record_data` gave for the run that this benchmark measures for; None in a new run. It is set before any
+    method is called. The data must then be what was recorded, and its split, classes and scaling are used."""
+
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
@@ -100,6 +104,24 @@ class Benchmark(ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Load what measurements need; a second call does nothing."""
+
+    def record_data(self) -> dict[str, Any]:
+        """Identify the data that measurements depend on: manifests as JSON, by the purpose of the data.
+
+        It may read all of the data. A run keeps the result, so that later commands notice a change of the data.
+
+        Raises:
+            InputError: The data is missing or damaged.
+        """
+        return {}
+
+    def accept_data(self) -> dict[str, Any]:
+        """As `record_data`, for data that differs from `recorded`: what is still there keeps its part of the split.
+
+        Raises:
+            InputError: The difference cannot be accepted.
+        """
+        return self.record_data()
 
     def feasible(self, architecture: Architecture) -> bool:
         """Whether the architecture can be measured; False for architectures that a partial table lacks."""

@@ -21,7 +21,9 @@ def draw(folder: Path, names: Iterable[str], *, mode: str = "RGB", side: int = 8
     """Pictures of noise."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
-        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        pixels = np.random.default_rng([number, *folder.name.encode()]).integers(
+            0, 256, (side, side, 3), dtype=np.uint8
+        )
         Image.fromarray(pixels).convert(mode).save(folder / name)
 
 
@@ -162,7 +164,7 @@ def test_folders_that_do_not_suffice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="few has no images for test.*at least five"):  # noqa: RUF043
         picture_set("picture_folder", tmp_path / "few")
     draw(tmp_path / "odd" / "validation", numbered(4))
-    with pytest.raises(InputError, match="but none for training; add training/"):
+    with pytest.raises(InputError, match="but no folder for training is understood"):
         picture_set("picture_folder", tmp_path / "odd")
 
 

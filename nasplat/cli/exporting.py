@@ -7,6 +7,8 @@ import typer
 from rich.markup import escape
 
 from nasplat.cli.console import out, print_json
+from nasplat.cli.running import data_of
+from nasplat.cli.settings import AcceptChangedData
 from nasplat.errors import InputError
 from nasplat.export.formats import Format
 from nasplat.run.directory import Run
@@ -61,12 +63,15 @@ def export(
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Measure the latency of the ONNX model on this machine.")
     ] = True,
+    accept_changed_data: AcceptChangedData = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
     """Export a network: its weights, a model card, and formats such as ONNX, each verified against torch."""
     from nasplat.export import bundle
 
     opened = Run(run)
+    if test:
+        data_of(opened, accept=accept_changed_data)
     measurements, several = opened.history().picks(pick), names_several(pick)
     if form not in FORMS:
         raise InputError(f"--format must be one of {', '.join(FORMS)}, but got {form!r}")

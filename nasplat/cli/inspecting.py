@@ -123,7 +123,7 @@ def _latencies(history: History, batch: int, threads: int) -> "dict[int, Latency
     from nasplat.latency.measuring import measure_latency
     from nasplat.training.seeding import seeded
 
-    benchmark = history.run.config.workload.make()
+    benchmark = history.run.benchmark()
     device = "cuda" if cuda_is_available() else "cpu"
     found = {}
     for member in history.front:

@@ -1,6 +1,7 @@
 """`nasplat retrain`: what a search found, trained to the end."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from nasplat.benchmark import Benchmark
 from nasplat.cli.console import err
 from nasplat.cli.running import refuse_existing, run_search
 from nasplat.cli.settings import (
+    AcceptChangedData,
     CpusPerWorker,
     ExecutorName,
     GpusPerWorker,
@@ -26,8 +28,10 @@ from nasplat.cli.settings import (
     enter,
     merge,
 )
-from nasplat.config import SearchConfig, load_recipe, side_of
+from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
+from nasplat.data.manifest import DATA
 from nasplat.errors import InputError
+from nasplat.latency.table import TABLE
 from nasplat.objective import Objective
 from nasplat.options import grouped, nested, option_names
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
@@ -92,6 +96,7 @@ def retrain(
         Path | None,
         typer.Option(help="The run directory to create. Default: RUN-retrained-N.", show_default=False),
     ] = None,
+    accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
     """Fully train networks that a search found, in a new run, and compare the results with the search.
@@ -131,7 +136,11 @@ def retrain(
         _teach(tree)
     tree["constraints"] = _lifted_limits(searched.config)
     tree["objectives"] = objective or _measured(tree, next(iter(members)))
-    assembly = Assembly.of(SearchConfig.read(tree))
+    completed = SearchConfig.read(tree)
+    data = _kept_data(searched, completed.resolved())
+    if accept_changed_data and data is not None:
+        data = replace(completed.resolved().workload, data=data).make().accept_data()
+    assembly = Assembly.of(completed, data)
     named = run if run.name not in ("", "..") else run.resolve()
     folder = out or next_free(named.parent, f"{named.name}-retrained")
     refuse_existing(folder)
@@ -261,6 +270,27 @@ def _free_metrics(benchmark: Benchmark, member: Architecture) -> set[str]:
     """The names of the free metrics of a member, which need no measurement."""
     analytic = benchmark.analytic_metrics(member) if benchmark.feasible(member) else {}
     return {*benchmark.space.cost(member, benchmark.io).metrics(), *analytic}
+
+
+def _kept_data(searched: Run, now: SearchConfig) -> dict[str, Any] | None:
+    """What the search recorded of the data that the retraining uses too; None if it uses other data.
+
+    The split of the search is kept, so that no image that it trained on becomes a test image.
+    """
+    recorded = searched.data
+    if recorded is None:
+        return None
+    before = searched.config.resolved().benchmark
+
+    def used(plugin: PluginConfig) -> tuple[object, ...]:
+        data = plugin.options.get("data") or {}
+        return plugin.options.get("dataset"), data.get("folder"), data.get("side")
+
+    def table(plugin: PluginConfig) -> object:
+        return (plugin.options.get("latency") or {}).get("table")
+
+    same = {DATA: used(before) == used(now.benchmark), TABLE: table(before) == table(now.benchmark)}
+    return {purpose: each for purpose, each in recorded.items() if same.get(purpose, before.name == now.benchmark.name)}
 
 
 def _source(run: Path, history: History, members: dict[str, Measurement]) -> Source:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.markup import escape
@@ -14,6 +15,7 @@ from nasplat.cli.console import err, out, print_json, printable
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front
 from nasplat.cli.progress import SearchProgress
+from nasplat.data.manifest import accepted_in, notes_of
 from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
 from nasplat.run.directory import Run
@@ -48,6 +50,10 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     choice = str(assembly.choice or "")
     if choice:
         err.print(escape(choice))
+    if create:
+        assembly = assembly.with_data()
+        for note in notes_of(assembly.workload.data):
+            err.print(f"[yellow]data[/]: {escape(printable(note))}")
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
@@ -56,7 +62,13 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
             protocol = assembly.benchmark.protocol
-            run = Run.create(folder, config, protocol=protocol, choice=choice, source=source) if create else Run(folder)
+            run = (
+                Run(folder)
+                if not create
+                else Run.create(
+                    folder, config, protocol=protocol, choice=choice, source=source, data=assembly.workload.data
+                )
+            )
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, store)
@@ -126,6 +138,28 @@ def _print_result(loop: Search, history: History, comparison: Comparison | None)
         example = next(failure for failure in history.failures if failure.kind == kind)
         said = escape(printable(example.message))
         err.print(f"[yellow]{number} failed ({escape(printable(kind))})[/], such as trial {example.id}: {said}")
+
+
+def data_of(run: Run, *, accept: bool) -> dict[str, Any] | None:
+    """What a run recorded of its data; with `accept`, after it has recorded the data of today.
+
+    Raises:
+        InputError: The change of the data cannot be accepted.
+    """
+    data = run.data
+    if data is None:
+        if (run.config.resolved().benchmark.options.get("data") or {}).get("folder"):
+            err.print(
+                f"[yellow]{escape(str(run.folder))} has no record of its data[/], since an earlier version created it: "
+                "a change of the data is not noticed"
+            )
+        return None
+    if accept:
+        run.accept_data()
+        data = run.data
+        for each in accepted_in(data):
+            err.print(f"[yellow]changed data accepted[/]: {escape(printable(each))}")
+    return data
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from nasplat.cli.running import refuse_existing, run_search
+from nasplat.cli.running import data_of, refuse_existing, run_search
 from nasplat.cli.settings import (
+    AcceptChangedData,
     CpusPerWorker,
     ExecutorName,
     GpusPerWorker,
@@ -126,6 +127,7 @@ def resume(
     trial_seconds: Annotated[
         float | None, typer.Option(help="Ray: new time limit of a trial.", show_default=False)
     ] = None,
+    accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
     """Continue a run that was interrupted or killed, or one with a larger budget."""
@@ -142,7 +144,7 @@ def resume(
         raise InputError(
             f"{run} uses the inline executor, which has no workers; leave out the options of the ray executor"
         )
-    assembly = Assembly.of(SearchConfig.read(tree))
+    assembly = Assembly.of(SearchConfig.read(tree), data_of(opened, accept=accept_changed_data))
     for name, limit in limits.items():
         spent = getattr(history.spending, name)
         if limit is not None and limit < spent:

@@ -10,6 +10,14 @@ from nasplat.errors import InputError
 from nasplat.options import grouped, merged, nested, shortly
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 
+AcceptChangedData: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changed-data",
+        help="Go on although the data has changed since the run was created: images that are still there keep their "
+        "part, new ones are for training alone. The run records the change.",
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ExecutorName: TypeAlias = Annotated[
     str | None, typer.Option("--executor", help="inline or ray. Default: inline.", show_default=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from nasplat.architecture import IO
 from nasplat.data.examples import Scaling, Splits
 from nasplat.data.location import data_folder
+from nasplat.data.manifest import Manifest
 
 
 def _nothing_to_refuse() -> None:
@@ -31,6 +32,8 @@ class Dataset:
         classes: The names of the classes by number; empty if classes have only numbers.
         white: The value of the brightest pixel before standardization.
         scaling: The scaling of images that are already standardised; None if it is unknown.
+        record: Gives the manifest of the files, which reads all of them; None if there are no files.
+        accept: Gives a manifest for files that differ from the recorded ones; None if there are no files.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Dataset:
     classes: tuple[str, ...] = ()
     white: float = 255.0
     scaling: "Callable[[], Scaling | None]" = _not_scaled_alike
+    record: Callable[[], Manifest] | None = None
+    accept: Callable[[], Manifest] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +59,14 @@ class Source:
         subset: The total number of training and validation images, in a fixed random selection. The test split is not
             reduced.
         side: The side to which the images of a user's own folder are resized.
+        recorded: What a run recorded of the data; its split, classes and scaling are then used. None in a new run.
     """
 
     folder: Path | None = None
     download: bool = False
     subset: int | None = None
     side: int | None = None
+    recorded: Manifest | None = None
 
     @property
     def place(self) -> Path:

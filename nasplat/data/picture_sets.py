@@ -1,7 +1,8 @@
 """Image sets by name, with fixed splits. Images are read one by one."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nasplat.data.layout import parts_in
 from nasplat.data.location import data_folder
+from nasplat.data.manifest import Manifest, described
 from nasplat.data.pictures import ENDINGS, Pixels, opened
 from nasplat.errors import InputError, unknown
 
@@ -32,10 +35,12 @@ class Picture:
         name: Its name in errors; the path, if it is a file.
         read: Reads its pixels as uint8, `[height, width, 3]`, or `[height, width]` for a grey file, which comparison
             protocols treat differently.
+        path: The file, if it is one.
     """
 
     name: str
     read: Callable[[], Pixels]
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,40 @@ class PictureSet:
         training: The training images; empty in a set only for testing.
         validation: The validation images, likewise.
         test: The test images; empty if the set was published without them. Other sets are then used for testing.
+        recorded: The manifest, if it was made when the images were listed.
     """
 
     name: str
     training: tuple[Picture, ...]
     validation: tuple[Picture, ...]
     test: tuple[Picture, ...]
+    recorded: Manifest | None = field(default=None, kw_only=True)
+
+    @property
+    def root(self) -> Path:
+        """The folder above all files; of images that are in no files, the working directory."""
+        parents = [path.parent for paths in self._paths.values() for path in paths]
+        return Path(os.path.commonpath(parents)) if parents else Path()
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files below `root`."""
+        return [path.relative_to(self.root).as_posix() for paths in self._paths.values() for path in paths]
+
+    def manifest(self) -> Manifest:
+        """The record of the files, by part. All of them are read."""
+        if self.recorded is not None:
+            return self.recorded
+        parts = {
+            part: tuple(described(self.root, [path.relative_to(self.root).as_posix() for path in paths]))
+            for part, paths in self._paths.items()
+        }
+        return Manifest(self.name, parts)
+
+    @property
+    def _paths(self) -> dict[str, list[Path]]:
+        parts = {"training": self.training, "validation": self.validation, "test": self.test}
+        return {part: [each.path for each in images if each.path is not None] for part, images in parts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +113,7 @@ def picture(path: Path, *, side: int | None = None) -> Picture:
         path: The file.
         side: If given, a larger image is center-cropped to at most this height and width, in pixels.
     """
-    return Picture(str(path), partial(read_picture, path, side=side))
+    return Picture(str(path), partial(read_picture, path, side=side), path)
 
 
 def read_picture(path: Path, *, side: int | None = None) -> Pixels:
@@ -228,38 +261,89 @@ def _div2k(places: Sequence[Path]) -> PictureSet:
     )(places)
 
 
-FOLDERS = {"training": ("training", "train"), "validation": ("validation", "val"), "test": ("test",)}
-"""The possible names of the folders of a user's own set."""
 OF_FIVE = {"validation": 3, "test": 4}
 """The index, among every five training images sorted by name, of the image for a part without a folder."""
+PARTS = ("training", "validation", "test")
 
 
 def _picture_folder(places: Sequence[Path]) -> PictureSet:
+    """A user's own set. Images with the same content are in one part."""
+    place = _own_place(places)
+    listed, divided = _listing(place)
+    files = {part: described(place, names) for part, names in listed.items()}
+    said: list[str] = []
+    taken: dict[str, str] = {}
+    for part in reversed(PARTS):  # the test is kept whole, so that it stays comparable
+        rows = files.get(part, [])
+        doubles = [file for file in rows if file.digest in taken]
+        if doubles:
+            files[part] = [file for file in rows if file.digest not in taken]
+            said.append(
+                f"{len(doubles)} images of {part} have the content of images of {taken[doubles[0].digest]}, such as "
+                f"{doubles[0].name}; they are left out of {part}"
+            )
+        taken |= {file.digest: part for file in files.get(part, [])}
+    absent = [part for part in PARTS[1:] if part not in divided]
+    first: dict[str, int] = {}
+    for file in files["training"]:
+        first.setdefault(file.digest, len(first))
+    if extra := len(files["training"]) - len(first):
+        said.append(f"{extra} images have the content of another one; each group is in one part")
+    parts = {part: tuple(files.get(part, ())) for part in PARTS}
+    for part in absent:
+        parts[part] = tuple(file for file in files["training"] if first[file.digest] % 5 == OF_FIVE[part])
+    held = {OF_FIVE[part] for part in absent}
+    parts["training"] = tuple(file for file in files["training"] if first[file.digest] % 5 not in held)
+    for part, images in parts.items():
+        if not images:
+            raise InputError(
+                f"{place} has no images for {part}, with names that end in {', '.join(ENDINGS)}; it must have at least "
+                "five images, or some in each of its folders training/, validation/ and test/"
+            )
+    return _of_manifest(place, Manifest("picture_folder", parts, notes=tuple(said)))
+
+
+def _own_place(places: Sequence[Path]) -> Path:
     if not places:
         raise InputError(
             "picture_folder reads your own images; set benchmark.data.folder to a folder with training/ (and "
             "validation/ and test/, if you have them), or with images"
         )
-    place = places[0]
+    return places[0]
+
+
+def _listing(place: Path) -> tuple[dict[str, list[str]], Mapping[str, str]]:
+    """The paths of the images in a user's folder by part, and the folders of parts; without any, all are training."""
+    divided = parts_in(place)
     found = {
-        part: next((place / name for name in names if (place / name).is_dir()), None) for part, names in FOLDERS.items()
+        part: [f"{folder}/{each.path.name}" for each in _listed(place / folder) if each.path is not None]
+        for part, folder in divided.items()
     }
-    if found["training"] is None and any(found.values()):
-        raise InputError(f"{place} has folders for some parts, but none for training; add training/")
-    parts = {part: () if folder is None else _listed(folder) for part, folder in found.items()}
-    everything = parts["training"] or _listed(place)
-    absent = [part for part, folder in found.items() if folder is None and part != "training"]
-    for part in absent:
-        parts[part] = everything[OF_FIVE[part] :: 5]
-    held = {OF_FIVE[part] for part in absent}
-    parts["training"] = tuple(each for number, each in enumerate(everything) if number % 5 not in held)
-    for part, pictures in parts.items():
-        if not pictures:
-            raise InputError(
-                f"{place} has no images for {part}, with names that end in {', '.join(ENDINGS)}; it must have at least "
-                "five images, or some in each of its folders training/, validation/ and test/"
-            )
-    return PictureSet("picture_folder", **parts)
+    if not divided:
+        found["training"] = [each.path.name for each in _listed(place) if each.path is not None]
+    return found, divided
+
+
+def _of_manifest(place: Path, manifest: Manifest) -> PictureSet:
+    parts = {part: tuple(picture(place / file.name) for file in manifest.parts[part]) for part in PARTS}
+    return PictureSet("picture_folder", **parts, recorded=manifest)
+
+
+def accepted(name: str, *folders: Path, recorded: Manifest) -> Manifest:
+    """The manifest for a set that differs from the recorded one. New images of a user's own set are for training.
+
+    A renamed image is recognized by its content and keeps its part.
+
+    Raises:
+        InputError: No image of a part is left.
+    """
+    if name != "picture_folder":
+        found = picture_set(name, *folders)
+        return recorded.going_on(recorded.differences(found.root, found.files), parts=found.manifest().parts)
+    place = _own_place([folder.expanduser() for folder in folders])
+    names = [each for rows in _listing(place)[0].values() for each in rows]
+    changes = recorded.differences(place, names)
+    return recorded.going_on(changes, parts=recorded.keeping(described(place, names), place))
 
 
 PICTURE_SETS: dict[str, Entry] = {
@@ -293,17 +377,27 @@ PICTURE_SETS: dict[str, Entry] = {
 }
 
 
-def picture_set(name: str, *folders: Path) -> PictureSet:
-    """The set with a name. Its images are listed, not read.
+def picture_set(name: str, *folders: Path, recorded: Manifest | None = None) -> PictureSet:
+    """The set with a name. Its images are listed, not decoded.
 
     Args:
         name: One of `PICTURE_SETS`.
         folders: The folders to search, in order; by default the data folder.
+        recorded: What a run recorded of the set. A user's own set then keeps its split.
 
     Raises:
-        InputError: The name is unknown (near matches are listed), or the images are missing.
+        InputError: The name is unknown (near matches are listed), or the images are missing, or differ from the
+            recorded ones.
     """
     if name not in PICTURE_SETS:
         raise InputError(unknown("set of images", name, PICTURE_SETS))
     places = [folder.expanduser() for folder in folders]
-    return PICTURE_SETS[name].open(places if places or name == "picture_folder" else [data_folder()])
+    if recorded is not None and name == "picture_folder":
+        place = _own_place(places)
+        names = [each for rows in _listing(place)[0].values() for each in rows]
+        recorded.check(place, recorded.differences(place, names))
+        return _of_manifest(place, recorded)
+    found = PICTURE_SETS[name].open(places if places or name == "picture_folder" else [data_folder()])
+    if recorded is not None:
+        recorded.check(found.root, recorded.differences(found.root, found.files))
+    return found

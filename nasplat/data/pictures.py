@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,84 +209,20 @@ def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: i
     return Pictures(labels.astype(np.int64), read)
 
 
-# Folders of the user's own ------------------------------------------------------------------------------------
+# Files of the user's own ------------------------------------------------------------------------------------
 
 
-PARTS = ("train", "val", "test")
-
-
-def part_folders(folder: Path) -> dict[str, Path]:
-    """The folder of each of `PARTS`: the folders of these names, or the folder itself as the training part.
-
-    Raises:
-        InputError: The folder cannot be read, or has neither layout.
-    """
-    names = _folders(folder)
-    parts = {part: folder / part for part in PARTS if part in names}
-    if not parts:
-        return {PARTS[0]: folder}
-    layouts = "it must have either train/, with or without val/ and test/, or only class folders"
-    if PARTS[0] not in parts:
-        raise InputError(f"{folder} has {' and '.join(f'{part}/' for part in parts)}, but no train/; {layouts}")
-    strange = [name for name in names if name not in parts]
-    if strange:
-        raise InputError(f"{folder} has train/ and also {strange[0]}/; {layouts}; rename or move {strange[0]}/")
-    return parts
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The sorted names of the class folders in a folder, without hidden folders.
-
-    Raises:
-        InputError: There are fewer than two class folders.
-    """
-    names = _folders(folder)
-    if len(names) < 2:
-        found = f"only {names[0]}" if names else "none"
-        raise InputError(
-            f"{folder} must have a folder for each of at least two classes, but has {found}; put the images of each "
-            f"class into a folder of its own, {folder / 'CLASS'}"
-        )
-    return names
-
-
-def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes: bool) -> Pictures:
-    """The images below a folder of class folders, in the order of torchvision's ImageFolder, to be read as squares.
+def squares(paths: Sequence[Path], labels: Rows, *, side: int) -> Pictures:
+    """Image files, to be read as squares.
 
     Args:
-        folder: The folder with one folder for each class.
-        classes: The names of the classes; their order gives the labels.
+        paths: The files.
+        labels: The class number of each.
         side: The side to which images are resized.
-        all_classes: Whether every class must exist.
 
     Raises:
-        InputError: A folder is not a class, an image is outside of class folders, or a class has no images. Later,
-            an image cannot be read.
+        InputError: Later, if an image cannot be read.
     """
-    from torchvision.datasets.folder import make_dataset
-
-    strange = set(_folders(folder)) - set(classes)
-    if strange:
-        raise InputError(
-            f"{folder} has the folder {min(strange)}, which is not one of the classes; the classes: "
-            f"{', '.join(classes)}"
-        )
-    loose = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and _ends_as_a_picture(entry.name))
-    if loose:
-        raise InputError(
-            f"the image {folder / loose[0]} is not in a class folder; move it into the folder of its class"
-        )
-    numbers = {name: number for number, name in enumerate(classes)}
-    listed = make_dataset(folder, numbers, extensions=ENDINGS, allow_empty=True)
-    if not listed:
-        raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
-    empty = set(range(len(classes))) - {number for _, number in listed}
-    if all_classes and empty:
-        raise InputError(
-            f"{folder / classes[min(empty)]} has no images, with names that end in {', '.join(ENDINGS)}; put images "
-            "into it, or remove it"
-        )
-    paths = [Path(path) for path, _ in listed]
 
     def read(rows: Rows) -> "Tensor":
         import torch
@@ -302,51 +237,15 @@ def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes:
         _in_threads(decode, len(rows))
         return pixels
 
-    return Pictures(np.array([number for _, number in listed], dtype=np.int64), read)
+    return Pictures(labels, read)
 
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def _ends_as_a_picture(name: str) -> bool:
+def ends_as_an_image(name: str) -> bool:
+    """Whether a file is an image by the ending of its name; hidden files are not."""
     return name.lower().endswith(ENDINGS) and not name.startswith(".")
-
-
-def _folders(folder: Path) -> list[str]:
-    """The sorted names of the folders in a folder, without hidden folders.
-
-    Raises:
-        InputError: The folder cannot be read.
-    """
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read: {error.strerror}; name a folder with one folder for each class"
-        ) from error
-
-
-def side_of_first(folder: Path, classes: Sequence[str]) -> int:
-    """The side of the first image below a folder of class folders. The image must be square.
-
-    Raises:
-        InputError: There is no image, it cannot be read, or it is not square.
-    """
-    candidates = (
-        path
-        for name in classes
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in ENDINGS and path.is_file()
-    )
-    for path in islice(candidates, 1):
-        width, height = opened(path, lambda picture: picture.size)
-        if width != height:
-            raise InputError(
-                f"{path} has {width} x {height} pixels, but networks take square images; resize all images, for "
-                "example with --set benchmark.data.side=224"
-            )
-        return int(width)
-    raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
 
 
 def opened(path: Path, use: Callable[[Any], Any]) -> Any:

@@ -9,6 +9,7 @@ from nasplat.architecture import IO
 from nasplat.data import pictures
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.examples import Splits
+from nasplat.data.manifest import Changes, Manifest, described
 from nasplat.data.pictures import Pictures
 from nasplat.data.splitting import Parts, shares
 from nasplat.errors import InputError
@@ -79,19 +80,60 @@ class Published:
                     hint = self.hint(source.place)
                     raise InputError(f"{error}; {hint}{GET}") from None
 
-        def load() -> Splits:
+        def check_recorded() -> None:
+            check()
+            if recorded is not None:
+                recorded.check(source.place, changes())
+
+        def available() -> dict[str, Path]:
             check()
             try:
-                found = find()
+                return find()
             except FileNotFoundError:
                 assert self.archives is not None
                 pictures.download(self.archives(), source.place, self.folders[0], named=self.named)
                 check()
-                found = find()
-            training, test = self.read(found)
-            return Parts.of(training, test=test, held_out=self.held_out, subset=source.subset).read()
+                return find()
 
-        return Dataset(self.name, self.io, load, mirrored=True, check=check, classes=self.classes)
+        def names() -> list[str]:
+            return [path.relative_to(source.place).as_posix() for path in available().values()]
+
+        def changes() -> Changes:
+            assert recorded is not None
+            return recorded.differences(source.place, names())
+
+        def parts() -> Parts:
+            training, test = self.read(available())
+            return Parts.of(training, test=test, held_out=self.held_out, subset=source.subset)
+
+        def load() -> Splits:
+            if recorded is not None:
+                recorded.check(source.place, changes())
+                return parts().read(recorded.scaling(source.subset))
+            if not read:
+                read.append(parts().read())
+            return read[0]
+
+        def record() -> Manifest:
+            files = {"files": tuple(described(source.place, names()))}
+            return Manifest(self.name, files, self.classes).scaled(load().training.scaling, source.subset)
+
+        def accept() -> Manifest:
+            assert recorded is not None
+            return recorded.going_on(changes(), parts={"files": tuple(described(source.place, names()))})
+
+        recorded = source.recorded
+        read: list[Splits] = []
+        return Dataset(
+            self.name,
+            self.io,
+            load,
+            mirrored=True,
+            check=check_recorded,
+            classes=self.classes,
+            record=record,
+            accept=accept,
+        )
 
 
 CLOTHES = (

@@ -22,6 +22,24 @@ def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
     return np.sort(rest), np.sort(part)
 
 
+def stratified_order(labels: Rows, seed: int = 0) -> Rows:
+    """All rows in a random order in which every beginning has each class in its share, up to one row.
+
+    Files are often sorted by class or by difficulty; the first rows of such data are no sample of it.
+
+    Args:
+        labels: Class numbers `[n]`.
+        seed: The seed of the order within classes; the same for everybody by default.
+    """
+    rng = np.random.RandomState(seed)  # whose stream is frozen
+    shuffled = rng.permutation(len(labels))
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = shuffled[labels[shuffled] == label]
+        position[rows] = (np.arange(len(rows)) + rng.random_sample()) / len(rows)
+    return np.argsort(position, kind="stable")
+
+
 def drawn(labels: Rows, count: int, what: str) -> Rows:
     """A stratified selection of `count` rows; all rows if there are exactly that many."""
     return np.arange(len(labels)) if count == len(labels) else part_off(labels, count, what)[1]
@@ -77,12 +95,12 @@ class Parts:
             )
         return cls(training, validation, test)
 
-    def read(self) -> Splits:
-        """The parts in memory, standardised by the pixels of the training part."""
+    def read(self, scaling: Scaling | None = None) -> Splits:
+        """The parts in memory, standardised by the pixels of the training part, or by a given scaling."""
         import torch
 
         images = self.training.images()
-        scaling = Scaling.of(images)
+        scaling = scaling or Scaling.of(images)
 
         def read(part: Pictures) -> Examples:
             return Examples(part.images(), torch.from_numpy(part.labels), scaling)

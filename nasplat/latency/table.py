@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
 from nasplat.benchmark import Benchmark
+from nasplat.data.manifest import check_file, manifest_of, one_file
 from nasplat.errors import InputError
 from nasplat.options import options_model, shortly
 from nasplat.search_space import BlockSpace, SearchSpace
 from nasplat.storage.files import read_file, write_atomically
 
 METRIC = "latency_ms"
+TABLE = "latency_table"
+"""The purpose under which a run records its table."""
 FORMAT = 1
 BLOCK_COLUMNS = ("kind", "widths", "latency_ms", "spread_ms")
 NETWORK_COLUMNS = ("architecture", "latency_ms")
@@ -245,7 +248,21 @@ class LatencyKnown(Benchmark):
         Raises:
             InputError: See `read_table`.
         """
+        if self.latency_table is not None:
+            check_file(manifest_of(self.recorded, TABLE), Path(self.latency_table))
         _ = self._latencies
+
+    def record_data(self) -> dict[str, Any]:
+        if self.latency_table is None:
+            return super().record_data()
+        kept = manifest_of(self.recorded, TABLE)
+        manifest = kept or one_file(TABLE, Path(self.latency_table))
+        return {**super().record_data(), TABLE: manifest.to_json()}
+
+    def accept_data(self) -> dict[str, Any]:
+        if self.latency_table is None:
+            return super().accept_data()
+        return {**super().accept_data(), TABLE: one_file(TABLE, Path(self.latency_table)).to_json()}
 
     def feasible(self, architecture: Architecture) -> bool:
         return self._latencies is None or architecture in self._latencies

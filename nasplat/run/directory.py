@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.environment import environment
 from nasplat.run.history import History
-from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOCK, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG
 from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
 from nasplat.storage.artifact_store import ArtifactStore
@@ -41,7 +41,8 @@ class Run:
     """A run's directory.
 
     ``config.yaml`` is the resolved configuration. ``environment.json`` is the software environment. ``events.sqlite``
-    is the event log. ``artifacts/`` has the weights, named by content. Reports and exports are in the same directory.
+    is the event log. ``data.json`` is the identity of the data. ``artifacts/`` has the weights, named by content.
+    Reports and exports are in the same directory.
 
     Args:
         folder: An existing run directory.
@@ -59,7 +60,14 @@ class Run:
 
     @classmethod
     def create(
-        cls, folder: Path, config: SearchConfig, *, protocol: str = "", choice: str = "", source: Source | None = None
+        cls,
+        folder: Path,
+        config: SearchConfig,
+        *,
+        protocol: str = "",
+        choice: str = "",
+        source: Source | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> Self:
         """Create a run directory with an empty log, completely or not at all.
 
@@ -69,6 +77,7 @@ class Run:
             protocol: The benchmark's protocol; it is recorded because it may change with the code.
             choice: The reasons for the strategy, if the configuration left it open.
             source: The origin of the members of a retraining.
+            data: What the benchmark recorded of its data.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -82,6 +91,8 @@ class Run:
             if source is not None:
                 recorded["source"] = source.model_dump(mode="json")
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
+            if data is not None:
+                write_atomically(draft / DATA, _spelt(data))
             EventLog.create(draft / LOG).close()
         return cls(folder)
 
@@ -121,7 +132,35 @@ class Run:
         Raises:
             InputError: The configuration names a plug-in or an option that is not there.
         """
-        return self.config.resolved().workload.make()
+        return replace(self.config.resolved().workload, data=self.data).make()
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """What the run recorded of its data; None in a run of a version that recorded nothing.
+
+        Raises:
+            RunError: The record is damaged.
+        """
+        path = self.folder / DATA
+        try:
+            recorded = json.loads(read_file(path))
+            if not isinstance(recorded, dict):
+                raise ValueError("it is no object")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged: {' '.join(str(error).split())}; copy it again") from error
+        return recorded
+
+    def accept_data(self) -> None:
+        """Record that the data has changed, and go on with the old split for what is still there.
+
+        Raises:
+            InputError: Another process is writing this run, or the change cannot be accepted.
+        """
+        with self.writing():
+            accepted = self.benchmark().accept_data()
+            write_atomically(self.folder / DATA, _spelt(accepted))
 
     @property
     def protocol(self) -> str:
@@ -313,3 +352,8 @@ def read_environment(folder: Path) -> dict[str, Any]:
             found: dict[str, Any] = recorded
             return found
     raise RunError(f"{path} is damaged: it must have versions and git.code as text; {recovering(folder)}")
+
+
+def _spelt(data: Mapping[str, Any]) -> str:
+    """The record of data as a file. Names that are no UTF-8 are escaped."""
+    return json.dumps(data, separators=(",", ":")) + "\n"

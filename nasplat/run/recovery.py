@@ -20,7 +20,7 @@ from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run, read_environment
 from nasplat.run.environment import environment
-from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.search.assembly import Assembly
 from nasplat.storage.artifact_store import ArtifactStore
@@ -207,6 +207,8 @@ class Salvage:
             write_atomically(draft / CONFIG, self.config.to_yaml())
             recorded = self.environment if self.environment is not None else environment()
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
+            if (self.folder / DATA).is_file():
+                write_atomically(draft / DATA, read_file(self.folder / DATA))
             with closing(EventLog.create(draft / LOG)) as log:
                 for event in self.prefix:
                     log.append(event.kind, event.body, elapsed=event.elapsed)
