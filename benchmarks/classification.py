@@ -1,7 +1,7 @@
 """Image classification, measured by training each architecture from scratch, or with the weights of a supernet."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +129,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
             )
         self._dataset.check()
         self.check_table()
+
+    def data_notes(self) -> Sequence[str]:
+        return self._dataset.notes()
 
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):

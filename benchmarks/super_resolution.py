@@ -1,7 +1,7 @@
 """Image super-resolution, measured by training each architecture from scratch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -13,6 +13,7 @@ from nasplat.artifact import Artifacts
 from nasplat.benchmark import Preprocessing
 from nasplat.data.location import data_folder
 from nasplat.data.options import SuperResolutionDataOptions
+from nasplat.data.picture_files import Survey, collected
 from nasplat.data.picture_sets import Picture, PictureSet, picture_set
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
@@ -121,9 +122,13 @@ class SuperResolution(LatencyKnown):
                 "benchmark.data.tests=[set5]"
             )
         self.check_table()
+        _ = self._survey  # opens all files
+
+    def data_notes(self) -> Sequence[str]:
+        return self._survey.notes()
 
     def prepare(self) -> None:
-        _ = self._patches, self.validation  # read both now
+        collected(lambda part: getattr(self, part), ("_patches", "validation"))  # both are read now
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.seeding import seeded
@@ -220,6 +225,10 @@ class SuperResolution(LatencyKnown):
     def _pictures(self) -> PictureSet:
         return picture_set(self.dataset, *self._folders)
 
+    @cached_property
+    def _survey(self) -> Survey:
+        return self._pictures.survey()
+
     @property
     def _folders(self) -> list[Path]:
         return [] if self.data.folder is None else [Path(self.data.folder)]
@@ -240,7 +249,7 @@ class SuperResolution(LatencyKnown):
         from nasplat.training.super_resolution import Pair, Patches
 
         chosen = _spread(self._pictures.training, self.data.training_images)
-        pairs = [Pair.of(each, self.scale) for each in chosen]
+        pairs = collected(lambda each: Pair.of(each, self.scale), chosen)
         return Patches(pairs, scale=self.scale, side=self.recipe.patch, augment=self.recipe.augment)
 
     @cached_property
@@ -248,7 +257,7 @@ class SuperResolution(LatencyKnown):
         from nasplat.training.super_resolution import Pair
 
         chosen = _spread(self._pictures.validation, self.data.validation_images)
-        pairs = [Pair.of(each, self.scale, side=VALIDATION_SIDE) for each in chosen]
+        pairs = collected(lambda each: Pair.of(each, self.scale, side=VALIDATION_SIDE), chosen)
         least = WINDOW + 2 * self.scale
         for pair in pairs:  # otherwise every trial would fail on it after its training
             height, width = pair.large.shape[1:]

@@ -97,6 +97,13 @@ class Benchmark(ABC):
             InputError: What is missing, where it was looked for, and the remedy.
         """
 
+    def data_notes(self) -> Sequence[str]:
+        """What users may not expect of the data, a line each, such as files that are left out; by default nothing.
+
+        A search tells it once at its start, after `check`.
+        """
+        return ()
+
     @abstractmethod
     def prepare(self) -> None:
         """Load what measurements need; a second call does nothing."""

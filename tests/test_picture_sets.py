@@ -205,12 +205,6 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png")
 
 
-def test_more_than_8_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png cannot be read: it has the mode I.*, but must have 8 bits"):
-        read_picture(tmp_path / "deep.png")
-
-
 def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

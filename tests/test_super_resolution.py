@@ -22,8 +22,8 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.config import SearchConfig
 from nasplat.cost import Cost
+from nasplat.data.picture_files import Pixels
 from nasplat.data.picture_sets import PICTURE_SETS, Entry, Picture, PictureSet
-from nasplat.data.pictures import Pixels
 from nasplat.data.resolution import agreement, bicubic_agreement, luma, shrunk, whole
 from nasplat.errors import InputError, TrialFailed
 from nasplat.nn import costs

@@ -48,6 +48,8 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     choice = str(assembly.choice or "")
     if choice:
         err.print(escape(choice))
+    for note in assembly.benchmark.data_notes():
+        err.print(f"[yellow]note:[/] {escape(printable(note))}")
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:

@@ -13,6 +13,10 @@ def _nothing_to_refuse() -> None:
     pass
 
 
+def _nothing_to_note() -> tuple[str, ...]:
+    return ()
+
+
 def _not_scaled_alike() -> "Scaling | None":
     return None
 
@@ -28,6 +32,7 @@ class Dataset:
         summary: One line of description.
         mirrored: Whether a mirrored image is a valid image of the same class.
         check: A cheap check for the errors of `load`, above all for missing files.
+        notes: What users may not expect of the data, a line each, such as files that are left out.
         classes: The names of the classes by number; empty if classes have only numbers.
         white: The value of the brightest pixel before standardization.
         scaling: The scaling of images that are already standardised; None if it is unknown.
@@ -39,6 +44,7 @@ class Dataset:
     summary: str = ""
     mirrored: bool = False
     check: Callable[[], None] = _nothing_to_refuse
+    notes: Callable[[], tuple[str, ...]] = _nothing_to_note
     classes: tuple[str, ...] = ()
     white: float = 255.0
     scaling: "Callable[[], Scaling | None]" = _not_scaled_alike

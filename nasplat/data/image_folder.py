@@ -1,8 +1,12 @@
 """A data set of the user's own: image files in folders named after classes."""
 
+from collections import Counter
+from functools import cache
+
 from nasplat.architecture import IO
 from nasplat.data import pictures
 from nasplat.data.dataset import Dataset, Source
+from nasplat.data.picture_files import Survey, surveyed
 from nasplat.data.splitting import Parts
 from nasplat.errors import InputError
 
@@ -22,17 +26,26 @@ def image_folder(source: Source) -> Dataset:
     classes = pictures.class_folders(parts["train"])
     side = pictures.side_of_first(parts["train"], classes) if source.side is None else source.side
 
-    def listed() -> Parts:
-        found = {
-            part: pictures.list_folder(place, classes, side=side, all_classes=part == "train")
-            for part, place in parts.items()
+    @cache
+    def files() -> dict[str, pictures.ClassFolders]:
+        return {
+            part: pictures.list_folder(place, classes, all_classes=part == "train") for part, place in parts.items()
         }
+
+    def listed() -> Parts:
+        found = {part: each.squares(side) for part, each in files().items()}
         own = found.get("test")
         test = None if own is None else lambda: own
         return Parts.of(found["train"], validation=found.get("val"), test=test, held_out=4, subset=source.subset)
 
+    @cache
+    def survey() -> Survey:
+        paths = [path for each in files().values() for path in each.paths]
+        return surveyed(paths, sum((Counter(each.left_out) for each in files().values()), Counter()))
+
     def check() -> None:
         listed()
+        survey()
 
     io = IO.image(channels=3, side=side, outputs=len(classes))
     return Dataset(
@@ -41,5 +54,6 @@ def image_folder(source: Source) -> Dataset:
         lambda: listed().read(),
         mirrored=True,
         check=check,
+        notes=lambda: survey().notes(),
         classes=tuple(classes),
     )

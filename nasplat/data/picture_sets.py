@@ -1,27 +1,20 @@
 """Image sets by name, with fixed splits. Images are read one by one."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nasplat.data.location import data_folder
-from nasplat.data.pictures import ENDINGS, Pixels, opened
+from nasplat.data.picture_files import ENDINGS, Pixels, Survey, UnreadablePictures, surveyed, why_left_out
 from nasplat.errors import InputError, unknown
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MOST_PIXELS = 50_000_000
 """The largest number of pixels of an image. Larger images are not decoded."""
-GREY = ("1", "L", "LA")
-"""Pillow's modes with one channel besides transparency."""
-MODES = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's modes with at most 8 bits a channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +25,12 @@ class Picture:
         name: Its name in errors; the path, if it is a file.
         read: Reads its pixels as uint8, `[height, width, 3]`, or `[height, width]` for a grey file, which comparison
             protocols treat differently.
+        path: Its file, if it is one.
     """
 
     name: str
     read: Callable[[], Pixels]
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +42,23 @@ class PictureSet:
         training: The training images; empty in a set only for testing.
         validation: The validation images, likewise.
         test: The test images; empty if the set was published without them. Other sets are then used for testing.
+        left_out: The numbers of other files in a user's own folders, by the reason of `why_left_out`.
     """
 
     name: str
     training: tuple[Picture, ...]
     validation: tuple[Picture, ...]
     test: tuple[Picture, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+
+    def survey(self) -> Survey:
+        """What the names and headers of the files say.
+
+        Raises:
+            UnreadablePictures: Some files have no readable header.
+        """
+        pictures = (*self.training, *self.validation, *self.test)
+        return surveyed([each.path for each in pictures if each.path is not None], self.left_out, most=MOST_PIXELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +86,23 @@ def picture(path: Path, *, side: int | None = None) -> Picture:
         path: The file.
         side: If given, a larger image is center-cropped to at most this height and width, in pixels.
     """
-    return Picture(str(path), partial(read_picture, path, side=side))
+    return Picture(str(path), partial(read_picture, path, side=side), path)
 
 
 def read_picture(path: Path, *, side: int | None = None) -> Pixels:
     """The pixels of a file, `[height, width, 3]`, or `[height, width]` for a grey file; transparency is dropped.
 
     Raises:
-        InputError: The file is not an image, is damaged or too large, or has more than 8 bits a channel.
+        UnreadablePictures: The file is refused by `pixels.decode`, or has more than `MOST_PIXELS`.
     """
+    from nasplat.data import pixels
 
-    def decode(image: "Image") -> Pixels:
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS:,}")
-        if image.mode not in MODES:
-            raise ValueError(f"it has the mode {image.mode}, but must have 8 bits a channel")
-        return np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
-
-    pixels: Pixels = opened(path, decode)
-    return pixels if side is None else central(pixels, side)
+    try:
+        with pixels.quietly():
+            found = np.asarray(pixels.decode(path, MOST_PIXELS).colors)
+    except pixels.PictureError as error:
+        raise UnreadablePictures([(str(path), str(error))]) from error
+    return found if side is None else central(found, side)
 
 
 def central(pixels: Pixels, side: int) -> Pixels:
@@ -112,14 +115,16 @@ def central(pixels: Pixels, side: int) -> Pixels:
 def _listed(folder: Path, keep: Callable[[str], bool] = lambda name: True) -> tuple[Picture, ...]:
     """The images in a folder, sorted by name; other files are ignored."""
     try:
-        names = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
-        )
+        names = sorted(path.name for path in folder.iterdir() if why_left_out(path.name) is None and path.is_file())
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}; name a folder of images") from error
     return tuple(picture(folder / name) for name in names if keep(name))
+
+
+def _left_out(folders: Sequence[Path]) -> Counter[str]:
+    """The numbers of files in folders that are no pictures by their names, by the reason of `why_left_out`."""
+    files = [path.name for folder in folders for path in folder.iterdir() if path.is_file()]
+    return Counter(why for name in files if (why := why_left_out(name)) is not None)
 
 
 # The sets -----------------------------------------------------------------------------------------------------
@@ -259,7 +264,8 @@ def _picture_folder(places: Sequence[Path]) -> PictureSet:
                 f"{place} has no images for {part}, with names that end in {', '.join(ENDINGS)}; it must have at least "
                 "five images, or some in each of its folders training/, validation/ and test/"
             )
-    return PictureSet("picture_folder", **parts)
+    folders = [folder for folder in found.values() if folder is not None] or [place]
+    return PictureSet("picture_folder", **parts, left_out=_left_out(folders))
 
 
 PICTURE_SETS: dict[str, Entry] = {

@@ -6,25 +6,29 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nasplat.data.picture_files import (
+    ENDINGS,
+    UnreadablePictures,
+    files_below,
+    in_threads,
+    read_square,
+    why_left_out,
+)
 from nasplat.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
-DECODERS = 8
-"""The largest number of threads that decode files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +203,13 @@ def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: i
         def decode(place: int) -> None:
             row = int(rows[place])
             try:
-                with Image.open(io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())) as picture:
+                file = io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())
+                with Image.open(file, formats=["JPEG"]) as picture:
                     pixels[place] = np.asarray(picture.convert("RGB"))
             except (OSError, SyntaxError, ValueError) as error:  # an image of another size is a ValueError
                 raise InputError(f"{path} is damaged: image {row} of {part}: {_line(error)}; {REPLACE}") from error
 
-        _in_threads(decode, len(rows))
+        in_threads(decode, len(rows))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     return Pictures(labels.astype(np.int64), read)
@@ -251,65 +256,71 @@ def class_folders(folder: Path) -> list[str]:
     return names
 
 
-def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes: bool) -> Pictures:
-    """The images below a folder of class folders, in the order of torchvision's ImageFolder, to be read as squares.
+@dataclass(frozen=True, slots=True)
+class ClassFolders:
+    """The picture files in class folders.
+
+    Args:
+        paths: In the order of torchvision's ImageFolder.
+        labels: Class numbers `[n]`, int64.
+        left_out: The numbers of files that are no pictures by their names, by the reason of `why_left_out`.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Rows
+    left_out: Mapping[str, int]
+
+    def squares(self, side: int) -> Pictures:
+        """The pictures, to be read as squares of this side. When read, `UnreadablePictures` may be raised."""
+
+        def read(rows: Rows) -> "Tensor":
+            import torch
+
+            return torch.from_numpy(read_square([self.paths[row] for row in rows], side))
+
+        return Pictures(self.labels, read)
+
+
+def list_folder(folder: Path, classes: Sequence[str], *, all_classes: bool) -> ClassFolders:
+    """The picture files below a folder of class folders.
 
     Args:
         folder: The folder with one folder for each class.
         classes: The names of the classes; their order gives the labels.
-        side: The side to which images are resized.
         all_classes: Whether every class must exist.
 
     Raises:
-        InputError: A folder is not a class, an image is outside of class folders, or a class has no images. Later,
-            an image cannot be read.
+        InputError: A folder is not a class, an image is outside of class folders, or a class has no images.
     """
-    from torchvision.datasets.folder import make_dataset
-
     strange = set(_folders(folder)) - set(classes)
     if strange:
         raise InputError(
             f"{folder} has the folder {min(strange)}, which is not one of the classes; the classes: "
             f"{', '.join(classes)}"
         )
-    loose = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and _ends_as_a_picture(entry.name))
+    beside = {entry.name: why_left_out(entry.name) for entry in os.scandir(folder) if entry.is_file()}
+    loose = sorted(name for name, why in beside.items() if why is None)
     if loose:
         raise InputError(
             f"the image {folder / loose[0]} is not in a class folder; move it into the folder of its class"
         )
-    numbers = {name: number for number, name in enumerate(classes)}
-    listed = make_dataset(folder, numbers, extensions=ENDINGS, allow_empty=True)
-    if not listed:
+    left_out = Counter(why for why in beside.values() if why is not None)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for number, name in sorted(enumerate(classes), key=lambda pair: pair[1]):
+        found, others = files_below(folder / name)
+        paths += found
+        labels += [number] * len(found)
+        left_out += others
+    if not paths:
         raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
-    empty = set(range(len(classes))) - {number for _, number in listed}
+    empty = set(range(len(classes))) - set(labels)
     if all_classes and empty:
         raise InputError(
             f"{folder / classes[min(empty)]} has no images, with names that end in {', '.join(ENDINGS)}; put images "
             "into it, or remove it"
         )
-    paths = [Path(path) for path, _ in listed]
-
-    def read(rows: Rows) -> "Tensor":
-        import torch
-        from torchvision.transforms import v2
-
-        change = v2.Compose([v2.RGB(), v2.Resize((side, side)), v2.PILToTensor()])
-        pixels = torch.empty((len(rows), 3, side, side), dtype=torch.uint8)
-
-        def decode(place: int) -> None:
-            pixels[place] = opened(paths[rows[place]], change)
-
-        _in_threads(decode, len(rows))
-        return pixels
-
-    return Pictures(np.array([number for _, number in listed], dtype=np.int64), read)
-
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
-def _ends_as_a_picture(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+    return ClassFolders(tuple(paths), np.array(labels, dtype=np.int64), left_out)
 
 
 def _folders(folder: Path) -> list[str]:
@@ -332,36 +343,22 @@ def side_of_first(folder: Path, classes: Sequence[str]) -> int:
     Raises:
         InputError: There is no image, it cannot be read, or it is not square.
     """
-    candidates = (
-        path
-        for name in classes
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in ENDINGS and path.is_file()
-    )
-    for path in islice(candidates, 1):
-        width, height = opened(path, lambda picture: picture.size)
-        if width != height:
-            raise InputError(
-                f"{path} has {width} x {height} pixels, but networks take square images; resize all images, for "
-                "example with --set benchmark.data.side=224"
-            )
-        return int(width)
-    raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
+    from nasplat.data import pixels
 
-
-def opened(path: Path, use: Callable[[Any], Any]) -> Any:
-    """The result of a function on an opened image.
-
-    Raises:
-        InputError: The image cannot be read.
-    """
-    from PIL import Image
-
+    path = next((path for name in classes for path in files_below(folder / name)[0]), None)
+    if path is None:
+        raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
     try:
-        with Image.open(path) as picture:
-            return use(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image {path} cannot be read: {_line(error)}; repair or remove it") from error
+        with pixels.quietly():
+            (width, height), *_ = pixels.header(path)
+    except pixels.PictureError as error:
+        raise UnreadablePictures([(str(path), str(error))]) from error
+    if width != height:
+        raise InputError(
+            f"{path} has {width} x {height} pixels, but networks take square images; resize all images, for "
+            "example with --set benchmark.data.side=224"
+        )
+    return width
 
 
 # Downloads ----------------------------------------------------------------------------------------------------
@@ -400,18 +397,6 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
             f"{address} cannot be downloaded into {folder}: {_line(error)}; without an internet connection, put the "
             f"files into {folder / target} by hand"
         ) from error
-
-
-def _in_threads(work: Callable[[int], None], count: int) -> None:
-    """Do the work for 0..count-1 in threads. Decoders release Python's global lock."""
-
-    def several(first: int) -> None:  # a future for every image would take as long as decoding it
-        for place in range(first, min(first + 256, count)):
-            work(place)
-
-    with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(several, range(0, count, 256)):
-            pass
 
 
 def _line(error: BaseException) -> str:

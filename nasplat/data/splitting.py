@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nasplat.data.examples import Examples, Scaling, Splits
+from nasplat.data.picture_files import collected
 from nasplat.data.pictures import Pictures, Rows
 from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
@@ -81,11 +86,14 @@ class Parts:
         """The parts in memory, standardised by the pixels of the training part."""
         import torch
 
-        images = self.training.images()
+        images, others = collected(Pictures.images, [self.training, self.validation])
         scaling = Scaling.of(images)
 
-        def read(part: Pictures) -> Examples:
-            return Examples(part.images(), torch.from_numpy(part.labels), scaling)
+        def examples(part: Pictures, images: "Tensor") -> Examples:
+            return Examples(images, torch.from_numpy(part.labels), scaling)
 
-        training = Examples(images, torch.from_numpy(self.training.labels), scaling)
-        return Splits(training, read(self.validation), lambda: read(self.test()))
+        def read_test() -> Examples:
+            test = self.test()
+            return examples(test, test.images())
+
+        return Splits(examples(self.training, images), examples(self.validation, others), read_test)
