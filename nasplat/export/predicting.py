@@ -81,8 +81,8 @@ def main() -> int:
 
 # How an image file becomes pixels, as in training
 
-
 {reader}
+
 
 if __name__ == "__main__":
     sys.exit(main())
@@ -134,8 +134,8 @@ def main() -> int:
 
 # How an image file becomes pixels, as in training
 
-
 {reader}
+
 
 if __name__ == "__main__":
     sys.exit(main())
