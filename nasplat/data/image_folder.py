@@ -14,6 +14,8 @@ from nasplat.errors import InputError
 def image_folder(source: Source) -> Dataset:
     """Images in ``train/CLASS/*``, with ``val/`` and ``test/`` if they exist; or in ``CLASS/*``.
 
+    Its check opens the headers of all files, those of the test part included, whose pixels it leaves alone.
+
     Raises:
         InputError: The source names no folder, or the folder has another form.
     """

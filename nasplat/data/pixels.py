@@ -1,4 +1,4 @@
-"""How one picture file becomes pixels: the one reader of every command.
+"""How one image file becomes pixels: the one reader of every command.
 
 The text below the imports is also written into every exported `predict.py`, so that training and the export cannot
 differ. Hence this module needs only numpy and Pillow, and names nothing else of the platform. `decode` has the rules.
@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read. Pillow would hand others, such as PostScript, to other programs."""
 MOST_PIXELS = 100_000_000
-"""The largest number of pixels of a picture. Small files may declare any size."""
+"""The largest number of pixels of an image. Small files may declare any size."""
 GREY = ("1", "L", "LA")
 """Pillow's modes of 8 bits with one channel besides transparency."""
 COLORED = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -36,7 +36,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by its orientation tag."""
+"""What makes an image upright, by its orientation tag."""
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 """Tags of EXIF and TIFF."""
 BROKEN = (
@@ -47,23 +47,23 @@ BROKEN = (
 
 
 class PictureError(ValueError):
-    """A file is not read as a picture; the message says why."""
+    """A file is not read as an image; the message says why."""
 
 
 class TooLarge(PictureError):
-    """A picture has more pixels than may be decoded."""
+    """An image has more pixels than may be decoded."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture from a file, upright, with 8 bits a channel.
+    """An image from a file, upright, with 8 bits a channel.
 
     Args:
         path: The file.
         colors: The colors, in Pillow's mode `RGB` or `L`.
-        alpha: The opacity, in mode `L`, if the picture has any transparency.
+        alpha: The opacity, in mode `L`, if the image has any transparency.
         profile: The ICC profile of the colors, if the file has one that still applies.
-        several: Whether the file has further pictures. This is the first.
+        several: Whether the file has further images. This is the first.
         deep: Whether the file has more than 8 bits a channel.
     """
 
@@ -76,16 +76,16 @@ class Source:
 
 
 def decode(path: Path | str, most: int = MOST_PIXELS) -> Source:
-    """Read a picture by these rules.
+    """Read an image by these rules.
 
     - The format is known by the content, not by the ending, and is one of `FORMATS`.
-    - An orientation tag is applied. Of several pictures in a file, the first is read.
+    - An orientation tag is applied. Of several images in a file, the first is read.
     - 8 bits a channel stay as they are; fewer are widened. 16 bits of grey are scaled to 8 and rounded. Of 16 bits of
       color the upper 8 are taken, as Pillow does, which is at most 1 of 255 off the rounded value.
     - Palettes, CMYK and YCbCr become red, green and blue. Grey stays grey. ICC profiles are not applied.
     - Transparency is kept apart; see `composed`.
     - Refused are floating-point values, signed and 32-bit integers, whose range nothing tells; other color spaces;
-      transparent colors of 16 bits; truncated files; and pictures of more than `most` pixels.
+      transparent colors of 16 bits; truncated files; and images of more than `most` pixels.
 
     Call it within `quietly`.
 
@@ -120,7 +120,7 @@ def header(path: Path | str, most: int = MOST_PIXELS) -> tuple[tuple[int, int], 
 
 
 def composed(source: Source) -> Image.Image:
-    """The picture on white where it is transparent, as a classifier sees it; `L` or `RGB`."""
+    """The image on white where it is transparent, as a classifier sees it; `L` or `RGB`."""
     if source.alpha is None:
         return source.colors
     white = Image.new(source.colors.mode, source.colors.size, "white")
@@ -128,12 +128,12 @@ def composed(source: Source) -> Image.Image:
 
 
 def classifiable(path: Path | str, mode: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture as classifiers are given it: composed, then resized by Pillow's bilinear filter with antialiasing.
+    """An image as classifiers are given it: composed, then resized by Pillow's bilinear filter with antialiasing.
 
     Args:
         path: The file.
         mode: `RGB` or `L`.
-        size: Width and height of the result, whatever the proportions of the picture.
+        size: Width and height of the result, whatever the proportions of the image.
 
     Returns:
         uint8, `[height, width, 3]` or `[height, width]`.
@@ -155,7 +155,7 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path | str, most: int) -> Iterator[Image.Image]:
-    """An opened picture that may be decoded. All errors, also those of the block, become a `PictureError`."""
+    """An opened image that may be decoded. All errors, also those of the block, become a `PictureError`."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # reading a pipe might never end
             raise PictureError("it is not a file")
@@ -174,7 +174,7 @@ def _opened(path: Path | str, most: int) -> Iterator[Image.Image]:
 
 
 def _check(image: Image.Image, most: int) -> None:
-    """Refuse a picture that is not to be decoded."""
+    """Refuse an image that is not to be decoded."""
     width, height = image.size
     if width * height > most:
         raise TooLarge(f"it has {width} x {height} pixels, more than {most:,}")
@@ -227,7 +227,9 @@ def _narrowed(image: Image.Image, tags: dict[int, object]) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes a decoded picture upright. Pillow does it by itself for TIFF, and then shows no tag."""
+    """What makes a decoded image upright. Pillow has done so for TIFF, and some of its versions leave the tag."""
+    if image.format == "TIFF":
+        return None
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except BROKEN:  # metadata that cannot be read says nothing

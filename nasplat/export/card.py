@@ -131,6 +131,8 @@ def _preprocessing(how: Mapping[str, Any]) -> str:
         f"{values(f'{value:.6g}' for value in how['mean'])}, then divide by the standard deviation "
         f"{values(f'{v:.6g}' for v in how['std'])}."
     )
+    if how["height"] is not None:
+        text += " Rotated photos are first turned upright, and transparent images put on white."
     names = ", ".join(escaped(name) for name in how["classes"])
     return f"{text}\n\nClasses: {names}." if names else text
 
