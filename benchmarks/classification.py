@@ -131,7 +131,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.check_table()
 
     def data_notes(self) -> Sequence[str]:
-        return self._dataset.notes()
+        return self._dataset.survey().notes()
 
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):

@@ -378,12 +378,13 @@ def test_left_out_files_are_counted_and_told(tmp_path: Path) -> None:
     (folder / "test" / "list.csv").write_bytes(b"")
     found = dataset("image_folder", Source(folder, side=SIDE))
     found.check()
-    left_out, sixteen, several = found.notes()
+    left_out, sixteen, several = found.survey().notes()
     assert left_out.startswith("8 files are left out (3 hidden, 2 .txt, 1 .csv, 1 .heic, 1 without an ending): ")
     assert left_out.endswith("names of images end in .jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp")
     odd_ones = folder / "train" / "odd"
-    assert sixteen == f"{odd_ones / 'deep color.png'} and 1 more: more than 8 bits a channel, it is scaled to 8"
+    assert sixteen == f"{odd_ones / 'deep color.png'} and 1 more: more than 8 bits a channel, they are scaled to 8"
     assert several == f"{odd_ones / 'film.png'}: several images in one file, the first is used"
+    assert found.survey().left_out == {"hidden": 3, ".txt": 2, ".csv": 1, ".heic": 1, "without an ending": 1}
     images_read = found.load().training.images
     assert len(images_read) == len(deep) + 1
 
@@ -391,8 +392,8 @@ def test_left_out_files_are_counted_and_told(tmp_path: Path) -> None:
 def test_nothing_is_told_of_what_is_as_expected(tmp_path: Path) -> None:
     found = dataset("image_folder", Source(in_classes(tmp_path, READABLE[:1]), side=SIDE))
     found.check()
-    assert found.notes() == ()
-    assert dataset("digits", Source()).notes() == ()
+    assert found.survey().notes() == ()
+    assert dataset("digits", Source()).survey().notes() == ()
     assert Survey().notes() == ()
 
 

@@ -7,14 +7,11 @@ from pathlib import Path
 from nasplat.architecture import IO
 from nasplat.data.examples import Scaling, Splits
 from nasplat.data.location import data_folder
+from nasplat.data.picture_files import Survey
 
 
 def _nothing_to_refuse() -> None:
     pass
-
-
-def _nothing_to_note() -> tuple[str, ...]:
-    return ()
 
 
 def _not_scaled_alike() -> "Scaling | None":
@@ -32,7 +29,7 @@ class Dataset:
         summary: One line of description.
         mirrored: Whether a mirrored image is a valid image of the same class.
         check: A cheap check for the errors of `load`, above all for missing files.
-        notes: What users may not expect of the data, a line each, such as files that are left out.
+        survey: What the names and headers of the image files say; nothing for published files.
         classes: The names of the classes by number; empty if classes have only numbers.
         white: The value of the brightest pixel before standardization.
         scaling: The scaling of images that are already standardised; None if it is unknown.
@@ -44,7 +41,7 @@ class Dataset:
     summary: str = ""
     mirrored: bool = False
     check: Callable[[], None] = _nothing_to_refuse
-    notes: Callable[[], tuple[str, ...]] = _nothing_to_note
+    survey: Callable[[], Survey] = Survey
     classes: tuple[str, ...] = ()
     white: float = 255.0
     scaling: "Callable[[], Scaling | None]" = _not_scaled_alike

@@ -56,6 +56,6 @@ def image_folder(source: Source) -> Dataset:
         lambda: listed().read(),
         mirrored=True,
         check=check,
-        notes=lambda: survey().notes(),
+        survey=survey,
         classes=tuple(classes),
     )

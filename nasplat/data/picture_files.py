@@ -106,7 +106,7 @@ class Survey:
             told += f", {rest:,} others" if rest else ""
             notes.append(f"{files} left out ({told}): names of images end in {', '.join(ENDINGS)}")
         for paths, has, used in (
-            (self.deep, "more than 8 bits a channel", "it is scaled to 8"),
+            (self.deep, "more than 8 bits a channel", "they are scaled to 8"),
             (self.several, "several images in one file", "the first is used"),
         ):
             if paths:
