@@ -68,9 +68,7 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     except StorageError as error:
         if not is_taken(folder):
             raise
-        raise RunError(
-            f"{error}; free disk space, then go on with: nasplat resume {shlex.quote(str(folder))}"
-        ) from error
+        raise RunError(f"{error}, then go on with: nasplat resume {shlex.quote(str(folder))}") from error
     except RunError as error:
         if type(error) is not RunError or not is_taken(folder):
             raise

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import os
 import tempfile
 import zipfile
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.errors import InputError
+from nasplat.storage.files import is_full
+from nasplat.storage.locking import held, lacks_locks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,15 +89,17 @@ def find(name: str, places: Sequence[Path], files: Sequence[str], endings: Seque
 
 
 def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int) -> Pictures:
-    """Grey images from a pair of idx files, plain or gzipped, by torchvision's reader.
+    """Grey images from a pair of idx files, plain or gzipped.
 
     Raises:
         InputError: A file is damaged or of another kind.
     """
-    numbers = _idx(labels, "read_label_file").numpy()
+    import torch
+
+    numbers = _idx(labels, axes=1).astype(np.int64)
     if not len(numbers) or numbers.max() >= classes:
         raise InputError(f"{labels} is damaged: its labels must be 0 to {classes - 1}; {REPLACE}")
-    pixels = _idx(images, "read_image_file")
+    pixels = torch.from_numpy(_idx(images, axes=3))
     if tuple(pixels.shape) != (len(numbers), *shape):
         raise InputError(
             f"{images} does not fit {labels.name}: its images have the shape {tuple(pixels.shape)}, but "
@@ -106,18 +111,27 @@ def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int
 REPLACE = "replace it with a complete copy"
 
 
-def _idx(path: Path, reader: str) -> "Tensor":
-    from torchvision.datasets import mnist
+def _idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
+    """The bytes of an idx file, in the shape that its head says.
 
-    read = getattr(mnist, reader)
+    The head is two zeros, 8 for bytes, the number of axes, and the length of each as a big-endian integer of 4 bytes.
+    It is read in memory: torchvision reads only plain files, and a temporary one may have no room.
+
+    Raises:
+        InputError: The file is damaged, or has other axes.
+    """
     try:
-        if path.suffix != ".gz":
-            return read(str(path))  # type: ignore[no-any-return]
-        with tempfile.NamedTemporaryFile() as plain:  # torchvision reads only files
-            plain.write(gzip.decompress(path.read_bytes()))
-            plain.flush()
-            return read(plain.name)  # type: ignore[no-any-return]
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        start = 4 + 4 * axes
+        if content[:4] != bytes((0, 0, 8, axes)) or len(content) < start:
+            raise ValueError(f"it begins with {content[:4].hex(' ') or 'nothing'}, not with 00 00 08 {axes:02x}")
+        shape = tuple(np.frombuffer(content, ">u4", axes, 4).tolist())
+        if len(content) - start != math.prod(shape):
+            raise ValueError(f"it has {len(content) - start:,} bytes, but {math.prod(shape):,} are expected")
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # which torch may write to
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} is damaged or not an idx file: {_line(error)}; {REPLACE}") from error
 
 
@@ -380,14 +394,13 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
     Raises:
         InputError: The folder cannot be written, or an address cannot be reached.
     """
-    from filelock import FileLock
     from torchvision.datasets.utils import download_and_extract_archive
 
     address = target
     try:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         with (
-            FileLock(folder / f".{target.replace('/', '-')}.lock"),  # all workers may need it at the same time
+            held(folder / f".{target.replace('/', '-')}.lock", seconds=-1),  # all workers may need it at the same time
             tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as draft,
         ):
             if not (folder / target).is_dir():  # otherwise another worker was first
@@ -395,7 +408,11 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
                 for address, md5 in archives.items():
                     download_and_extract_archive(address, place, md5=md5, remove_finished=True)
                 (Path(draft) / target).rename(folder / target)
-    except (OSError, RuntimeError) as error:  # an unreachable address is an OSError
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and (is_full(error) or lacks_locks(error)):
+            what = "free disk space" if is_full(error) else "name a folder with locks, as on a local disk"
+            raise InputError(f"{folder} cannot be written: {_line(error)}; {what}") from error
+        # An unreachable address is an OSError too.
         raise InputError(
             f"{address} cannot be downloaded into {folder}: {_line(error)}; without an internet connection, put the "
             f"files into {folder / target} by hand"

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from nasplat.errors import InputError
 from nasplat.latency.measuring import WARM_UP, Engine, Passes, check_onnxruntime, exported, onnx_passes, passes
 from nasplat.latency.table import BlockTable, Row, described, write_table
 from nasplat.search_space import Block, BlockSpace, SearchSpace
-from nasplat.storage.files import is_taken, refusal, write_atomically
+from nasplat.storage.files import is_taken, refusal, scratch_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -270,8 +269,8 @@ def _visited(
     """The minimum milliseconds of every visit, `[rounds, items]`."""
     found = np.full((plan.rounds, len(items)), np.nan)
     notes = _Notes(_partial(path), {**_request(space, io, plan), "items": len(items)})
-    with notes, tempfile.TemporaryDirectory() as folder:
-        stopwatch = _Stopwatch(space, io, plan, Path(folder))
+    with notes, scratch_folder() as folder:
+        stopwatch = _Stopwatch(space, io, plan, folder)
         for round_, item, value in notes.before:
             if 0 <= round_ < plan.rounds and 0 <= item < len(items) and value > 0:
                 found[round_, item] = value

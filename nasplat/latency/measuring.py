@@ -1,18 +1,17 @@
 """Measurement of the latency of a network for a batch."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nasplat.architecture import IO
 from nasplat.errors import InputError
 from nasplat.nn.onnx import write_onnx
+from nasplat.storage.files import scratch_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -143,8 +142,8 @@ def passes(
 
 def exported(model: "nn.Module", input_shape: tuple[int, ...]) -> bytes:
     """A network, in evaluation mode and on the CPU, as the bytes of an ONNX file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
         write_onnx(model, input_shape, path)
         return path.read_bytes()
 

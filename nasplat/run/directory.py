@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,9 @@ from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog, recovering
-from nasplat.storage.files import is_taken, new_folder, read_file, write_atomically
+from nasplat.storage.files import is_taken, new_folder, read_file, remedy, write_atomically
+from nasplat.storage.locking import held, lacks_locks
+from nasplat.storage.sqlite_errors import LOCAL_DISK
 from nasplat.task import Measurement, Spent, encode_outcome
 
 RETRAINING = "retraining"
@@ -83,6 +85,8 @@ class Run:
                 recorded["source"] = source.model_dump(mode="json")
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             EventLog.create(draft / LOG).close()
+            with _locked(draft):  # a place without locks is refused before a run is there
+                pass
         return cls(folder)
 
     @contextmanager
@@ -90,25 +94,10 @@ class Run:
         """The log, for the one process that may write it.
 
         Raises:
-            InputError: Another process is writing this run.
+            InputError: Another process is writing this run, or its place has no locks.
         """
-        lock = filelock.FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except filelock.Timeout:
-            raise InputError(
-                f"{self.folder} is being written by another process; wait for it, or interrupt it"
-            ) from None
-        except OSError as error:
-            raise InputError(f"{self.folder} cannot be written: {error.strerror}") from error
-        try:
-            log = EventLog.open(self.folder / LOG, write=True)
-            try:
-                yield log
-            finally:
-                log.close()
-        finally:
-            lock.release()
+        with _locked(self.folder), closing(EventLog.open(self.folder / LOG, write=True)) as log:
+            yield log
 
     @cached_property
     def config(self) -> SearchConfig:
@@ -183,7 +172,9 @@ class Run:
             try:
                 write_atomically(path, config.to_yaml())
             except OSError as error:
-                raise StorageError(f"the configuration {path} cannot be written: {error.strerror}") from error
+                raise StorageError(
+                    f"the configuration {path} cannot be written: {error.strerror}; {remedy(error)}"
+                ) from error
             del self.config
 
     @property
@@ -274,19 +265,36 @@ class Run:
         lock = self.folder / LOCK
         if not lock.exists() or not os.access(lock, os.W_OK):
             return False
-        probe = filelock.FileLock(lock)
         try:
-            probe.acquire(blocking=False)
+            with held(lock, seconds=0):
+                return False
         except filelock.Timeout:
             return True
         except OSError:  # not a lock that a process can hold, such as a folder of that name
             return False
-        probe.release()
-        return False
 
     def history(self) -> History:
         """The current content of the log."""
         return History(self)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run directory.
+
+    Raises:
+        InputError: Another process holds it, or the folder cannot be written or has no locks.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / LOCK, seconds=LOCK_SECONDS))
+        except filelock.Timeout:
+            raise InputError(f"{folder} is being written by another process; wait for it, or interrupt it") from None
+        except OSError as error:
+            if lacks_locks(error):
+                raise InputError(f"{folder} cannot be locked: {error.strerror}; {LOCAL_DISK}") from error
+            raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+        yield
 
 
 def next_free(parent: Path, stem: str) -> Path:

@@ -5,7 +5,6 @@ The damaged files are only read: the log is copied first, and SQLite sees the co
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -25,8 +24,8 @@ from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.search.assembly import Assembly
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
-from nasplat.storage.event_log import Event, EventLog
-from nasplat.storage.files import new_folder, read_file, write_atomically
+from nasplat.storage.event_log import SIDES, Event, EventLog
+from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
 from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
     STATE,
@@ -322,9 +321,8 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         StorageError: The log cannot be copied, for example if the disk is full.
     """
     log = folder / LOG
-    side = folder / f"{LOG}-wal"
     try:
-        present = [path for path in (log, side) if path.is_file()]
+        present = [path for path in (log, *(folder / f"{LOG}{side}" for side in SIDES)) if path.is_file()]
         told = folder.is_dir()
     except OSError:
         present, told = [], False
@@ -336,15 +334,12 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
     try:
-        with tempfile.TemporaryDirectory(prefix="nasplat-recover-") as scratch:
-            copy = Path(scratch) / LOG
+        with scratch_folder() as scratch:
             for path in present:
-                shutil.copyfile(path, Path(scratch) / path.name)
-            events, problem = read_events(copy)
+                shutil.copyfile(path, scratch / path.name)
+            events, problem = read_events(scratch / LOG)
     except OSError as error:
-        raise StorageError(
-            f"{log} cannot be copied: {error.strerror}; free disk space, or set TMPDIR to a folder with enough space"
-        ) from error
+        raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
     artifacts, spoilt = _artifacts(folder / ARTIFACTS)
     recorded = None
     with suppress(NasplatError):
