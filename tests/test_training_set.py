@@ -12,7 +12,7 @@ import pytest
 from nasplat.errors import InputError
 from nasplat.run.directory import Run
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.surrogates.training_set import TrainingSet, member, read_training_set
+from nasplat.surrogates.training_set import TrainingSet, member, read_names, read_training_set
 
 SPACE = NASBench201()
 OFFICIAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|"
@@ -28,6 +28,13 @@ def told(path: Path, text: str, **options: Any) -> dict[str, float]:
 def test_a_table_of_codes_and_official_strings(tmp_path: Path) -> None:
     text = f"note,code,accuracy\nx,000001,0.5\n\ny, {OFFICIAL} ,1e-1\n"
     assert told(tmp_path / "t.csv", text) == {"000001": 0.5, "334312": 0.1}
+
+
+def test_the_index_that_pandas_writes_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",arch_str,score\n0,000001,0.5\n")
+    for read in (lambda path: read_training_set([path], space=SPACE), read_names):
+        with pytest.raises(InputError, match=r"line 1: the first column has no name.*index=False"):
+            read(tmp_path / "t.csv")
 
 
 def test_a_packed_table_from_a_spreadsheet(tmp_path: Path) -> None:

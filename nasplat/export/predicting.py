@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("pictures", nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="number of classes shown (default: 3)")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     failed = 0
     try:
         session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")

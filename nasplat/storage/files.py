@@ -148,8 +148,8 @@ def scratch_folder() -> Iterator[Path]:
 
 def _no_scratch(error: OSError) -> StorageError:
     return StorageError(
-        f"temporary files cannot be written: {error.strerror or error}; free disk space in the folder for temporary files, "
-        "or let TMPDIR name another one"
+        f"temporary files cannot be written: {error.strerror or error}; free disk space in the folder for "
+        "temporary files, or set TMPDIR to another one"
     )
 
 

@@ -324,6 +324,11 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[st
                 continue
             if not columns:
                 columns = [cell.strip() for cell in cells]
+                if not columns[0] and all(columns[1:]):
+                    raise InputError(
+                        f"{place}: the first column has no name, as the index that pandas writes; remove it, or write "
+                        "the file with to_csv(…, index=False)"
+                    )
                 if len(set(columns)) < len(columns) or "" in columns:
                     raise InputError(f"{place}: all columns must have different names, but got {shortly(columns)}")
             elif len(cells) != len(columns):
