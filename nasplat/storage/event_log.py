@@ -157,6 +157,9 @@ class EventLog:
                     f"{recovering(path.parent)}"
                 )
             log = cls._configured(connection, path, write=write)
+            if write:  # a place without locks is refused now, not after the first trial
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
             undo.pop_all()
         return log
 

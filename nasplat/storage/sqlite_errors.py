@@ -8,8 +8,8 @@ from pathlib import Path
 from nasplat.storage.files import is_full
 
 LOCAL_DISK = (
-    "the file system has not the locks or the shared memory that SQLite needs, as some network shares; use a local "
-    "disk, with --out for a new run, and copy the run when it is finished"
+    "the file system lacks the locks or the shared memory that a run needs, as some network shares do; put the run on "
+    "a local disk, with --out or by copying it, and copy it back when it is finished"
 )
 """The remedy for a place where no log can be written."""
 
