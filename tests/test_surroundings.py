@@ -212,6 +212,7 @@ def test_with_a_rollback_journal_a_killed_writer_loses_nothing(
         assert opened.last == 5
 
 
+@pytest.mark.slow
 def test_a_run_without_shared_memory_is_complete_resumes_and_is_read_meanwhile(
     tmp_path: Path, toy: SearchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +312,7 @@ class Refusing:
         self.execute = raising(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS], ids=errno.errorcode.get)
 def test_a_place_without_locks_is_refused_before_a_run_is_there(
     code: int, command: Command, toy: SearchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
