@@ -241,9 +241,11 @@ def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
     members: list[Architecture] = []
     found: dict[str, int] = {}
     values: list[NDArray[np.float64]] = []
+    wrong = tables.Outliers("an accuracy must be a fraction of 0 to 1")
     with tables.opened(path) as (columns, rows):
         key, vertices, bits, ops = map(columns.index, CELL)
         places = [columns.index(column) for column in wanted]
+        accuracies = [place for place, column in zip(places, wanted, strict=True) if ACCURACY.fullmatch(column)]
         for row in rows:
             member = space.parse(f"{int(row[bits]):06x}:{row[ops][1:]}")
             if row[ops][:1] != "o" or int(row[vertices]) != len(row[ops]) + 1:
@@ -252,6 +254,10 @@ def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
                 raise ValueError(f"the hash {row[key]} occurs twice")
             members.append(member)
             values.append(np.array([row[place] or "nan" for place in places], dtype=np.float64))
+            for place in accuracies:
+                if row[place] and not 0 <= float(row[place]) <= 1:
+                    wrong.add(row[key], columns[place], row[place])
+        wrong.refuse()
         hashes = list(found)
         for i in range(0, len(members), max(1, len(members) // CHECKED)):
             if space.canonical_key(members[i]) != hashes[i]:

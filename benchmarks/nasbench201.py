@@ -141,7 +141,7 @@ class NASBench201Table(TableBenchmark):
         with tables.opened(path) as (columns, rows):
             metrics, places = _devices(columns)
             name = columns.index("index")
-            found = {float(row[name]): [_milliseconds(row[place]) for place in places] for row in rows}
+            found = {float(row[name]): [_milliseconds(row[place], row[name]) for place in places] for row in rows}
         missing = next((index for index in indices if index not in found), None)
         if missing is not None:
             raise InputError(f"{path} has no row with the index {missing:g}; replace it with a complete copy")
@@ -255,10 +255,10 @@ def _devices(columns: Sequence[str]) -> tuple[list[str], list[int]]:
     return metrics, places
 
 
-def _milliseconds(text: str) -> float:
+def _milliseconds(text: str, index: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
-        raise ValueError(f"a latency must be a number above 0, but got {text}")
+        raise ValueError(f"a latency must be a number above 0, but got {text} for the index {index}")
     return value
 
 
@@ -278,13 +278,28 @@ def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[in
     """
     found = {}
     count = 0
+    wrong = tables.Outliers(
+        "an accuracy must be in percent, at most 100 and at least half of what guessing gives, which no fraction is"
+    )
     with tables.opened(path) as (columns, rows):
         name = columns.index("arch_str")
         places = [(key, columns.index(column)) for key, column in wanted.items()]
+        least = [(place, columns[place], _least(columns[place])) for _, place in places if _least(columns[place])]
         for row in rows:
             found[space.parse(row[name]).code] = {key: float(row[place]) for key, place in places if row[place] != ""}
             count += 1
+            for place, column, low in least:
+                if row[place] != "" and not low <= float(row[place]) <= 100:
+                    wrong.add(row[name], column, row[place])
+        wrong.refuse()
     return count, found
+
+
+def _least(column: str) -> float:
+    """Half the accuracy of guessing, in percent, for a column of accuracies; 0 for any other column."""
+    match = ACCURACY.fullmatch(column)
+    datasets = [name for name, prefix in PREFIXES.items() if match and prefix == match[1]]
+    return 50 / CLASSES[datasets[0]] if datasets else 0.0
 
 
 def _describe_latencies(path: Path) -> TableFile:

@@ -14,6 +14,9 @@ from nasplat.errors import InputError, StorageError
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import appearing, appearing_folder, is_taken
 
+NAMED = 3
+"""Maximum number of wrong values that an error names."""
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
@@ -104,6 +107,35 @@ def write(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+class Outliers:
+    """Values of a table that its metric cannot have, collected so that one error names their rows.
+
+    Args:
+        rule: The range of the values, with its unit.
+    """
+
+    def __init__(self, rule: str) -> None:
+        self._rule = rule
+        self._found: list[str] = []
+        self._count = 0
+
+    def add(self, row: str, column: str, text: str) -> None:
+        """Note a value, the column that it is in, and what identifies its row."""
+        self._count += 1
+        if self._count <= NAMED:
+            self._found.append(f"{column} of {row} is {text}")
+
+    def refuse(self) -> None:
+        """Refuse the table if a value was noted.
+
+        Raises:
+            ValueError: There are such values; the message names the first few.
+        """
+        if self._count:
+            more = f", and so on in {self._count - NAMED:,} more places" if self._count > NAMED else ""
+            raise ValueError(f"{self._rule}, but {', '.join(self._found)}{more}")
 
 
 def check_published(space: SearchSpace, name: str, shape: Mapping[str, int]) -> None:
