@@ -193,6 +193,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "objective with another direction": (["--objective", "accuracy:best"], ["METRIC:max", "'accuracy:best'"]),
     "objective without metric": (["--objective", ":max"], ["METRIC:max or METRIC:min", "':max'"]),
     "objective that is empty": (["--objective", ""], ["METRIC:max or METRIC:min", "''"]),
+    "objective in the wrong direction": (["--objective", "loss:max"], ["lower loss is better", "loss:min"]),
     "objective given twice": (["--objective", "accuracy:min"], ["accuracy", "twice"]),
     "unknown metric": (["--objective", "acuracy:min"], ["metric", "'acuracy'", "did you mean 'accuracy'?", "params"]),
     "constraint on an unknown metric": (["--constraint", "param<=5e6"], ["'param'", "did you mean 'params'?"]),

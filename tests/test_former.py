@@ -89,7 +89,10 @@ def test_a_predictor_predicts_what_it_did(name: str, former: Path, command: Comm
     done = command("predictor", "predict", former / "predictors" / name, *codes, "--json")
     assert done.returncode == 0, done.stderr
     for found, before in zip(json.loads(done.stdout)["predictions"], expected["predictions"], strict=True):
-        assert found["score"] == pytest.approx(before["score"], rel=1e-4)
+        assert found["value"] == pytest.approx(before["score"], rel=1e-4)
+    assert json.loads(done.stdout)["metric"] is None
+    in_words = command("predictor", "predict", former / "predictors" / name, *codes)
+    assert in_words.stdout.startswith("Estimates of score (in a unit of its own")
 
 
 @pytest.mark.slow

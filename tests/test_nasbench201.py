@@ -553,7 +553,9 @@ def test_accuracies_that_are_no_percentages_are_refused_with_their_rows(write: T
     columns["c10_valid_200"] = [91.0, wrong, 92.0]
     path = write(columns)
     row = str(columns["arch_str"][1])
-    with pytest.raises(InputError, match=rf"an accuracy must be in percent.*c10_valid_200 of {re.escape(row)} is {wrong}"):
+    with pytest.raises(
+        InputError, match=rf"an accuracy must be in percent.*c10_valid_200 of {re.escape(row)} is {wrong}"
+    ):
         NASBench201Table(NASBench201()).check()
     (described,) = NASBench201Table.tables()
     assert described.path == path and row in described.problem
@@ -780,8 +782,11 @@ def test_without_their_file_there_are_no_latencies(write: TableWriter) -> None:
     ("columns", "said"),
     [
         ({"index": [7, 9], "phone_ms": [1, 2]}, "has no row with the index 8"),
-        ({"index": [7, 8, 9], "phone_ms": [1, 0, 2]}, "a latency must be a number above 0, but got 0"),
-        ({"index": [7, 8, 9], "phone_ms": [1, "inf", 2]}, "a latency must be a number above 0, but got inf"),
+        ({"index": [7, 8, 9], "phone_ms": [1, 0, 2]}, "a latency must be a number above 0, but got 0 for the index 8"),
+        (
+            {"index": [7, 8, 9], "phone_ms": [1, "inf", 2]},
+            "a latency must be a number above 0, but got inf for the index 8",
+        ),
         ({"index": [7, 8, 9], "phone_ms": [1, "fast", 2]}, "could not convert"),
         ({"index": [7, 8, 9], "phone": [1, 2, 3]}, "latencies must have the columns index and DEVICE_ms"),
         ({"number": [7, 8, 9], "phone_ms": [1, 2, 3]}, "latencies must have the columns index and DEVICE_ms"),

@@ -96,7 +96,10 @@ def search(
             f"a search needs {', '.join(missing)}; for example: nasplat search --space nasbench201 "
             "--benchmark classification --strategy random_search --objective accuracy:max --evaluations 20"
         )
-    assembly = Assembly.of(SearchConfig.read(tree))
+    read = SearchConfig.read(tree)
+    for each in read.goal.objectives:
+        each.check_direction()
+    assembly = Assembly.of(read)
     folder = out or next_free(
         Path("runs"), f"{assembly.config.strategy.name}-{assembly.config.space.name}".replace("/", "-")
     )

@@ -1,5 +1,7 @@
 """The run directory: created completely or not at all, written by one process, read by any."""
 
+import hashlib
+import itertools
 import json
 import os
 import socket
@@ -114,6 +116,16 @@ class Run:
     def config(self) -> SearchConfig:
         """The resolved configuration."""
         return SearchConfig.read(load_tree(self.folder / CONFIG))
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the first event of the log, which tells this run from all others, copies excepted."""
+        log = EventLog.open(self.folder / LOG)
+        try:
+            first = [[event.kind, event.body] for event in itertools.islice(log.events(), 1)]
+        finally:
+            log.close()
+        return hashlib.sha256(json.dumps(first, sort_keys=True, default=repr).encode()).hexdigest()
 
     def benchmark(self) -> Benchmark:
         """The run's benchmark, not yet prepared.

@@ -11,6 +11,7 @@ from numpy.random import default_rng
 from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.errors import InputError, TrialFailed
+from nasplat.metric import Metric
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.task import STATE, Evaluate, Measurement, Trained, encode_outcome
@@ -29,7 +30,8 @@ def measures_what_it_declares(make: MakeBenchmark) -> None:
     assert not missing, f"a measurement lacks {missing}"
     for name, value in measurement.metrics.items():
         assert math.isfinite(value), f"{name} is {value}"
-        assert not name.endswith("accuracy") or 0 <= value <= 1, f"{name} is {value}, which is not between 0 and 1"
+        metric = Metric.known(name)
+        assert metric is None or metric.low <= value <= metric.high, f"{name} is {value}, which no {name} can be"
     assert measurement.split in ("validation", "test"), f"the split is {measurement.split!r}"
 
 
