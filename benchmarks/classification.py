@@ -99,6 +99,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.latency_table = latency.table
         if latency.batch:
             self.metrics = (*type(self).metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
+            self.code_metrics = frozenset(LATENCY)
             self.alone = True
         self._loaded: dict[str, Splits] = {}
         self._shared: tuple[Handle, str, Supernet, int] | None = None

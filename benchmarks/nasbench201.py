@@ -63,6 +63,7 @@ class NASBench201Table(TableBenchmark):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "train_seconds")
+    code_metrics = frozenset({"train_seconds"})
     datasets: ClassVar[tuple[str, ...]] = tuple(PREFIXES)
     imported: ClassVar[str] = "official.csv.gz"
 

@@ -29,6 +29,8 @@ NOISE = "noise"
 """The name of the random-noise input, in place of a data set."""
 NOISE_SIDE = 32
 """The default side of noise images, in pixels."""
+CODE_PROXIES = frozenset({"nwot"})
+"""The proxies that depend on the code: nwot counts the ReLUs of dead edges too, by which no gradient passes."""
 
 
 class ZeroCost(Benchmark):
@@ -78,6 +80,7 @@ class ZeroCost(Benchmark):
         self.initializations = initializations
         self.seed = seed
         self.data = data
+        self.code_metrics = CODE_PROXIES.intersection(self.proxies)
         self.metrics = self.proxies  # type: ignore[misc]  # an option decides which there are
         self._proxies: dict[str, Proxies] = {}
 

@@ -58,6 +58,10 @@ class Benchmark(ABC):
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that every measurement has."""
 
+    code_metrics: frozenset[str] = frozenset()
+    """The measured metrics that depend on an architecture's code, not only on the function that it computes, such as
+    a latency. A search for one of them measures every code, even if the canonical key was measured before."""
+
     alone: bool = False
     """Whether a measurement needs exclusive use of the device, as for latency; such a search has one worker."""
 

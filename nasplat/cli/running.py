@@ -55,8 +55,7 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
         store = ArtifactStore(folder / ARTIFACTS)
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
-            protocol = assembly.benchmark.protocol
-            run = Run.create(folder, config, protocol=protocol, choice=choice, source=source) if create else Run(folder)
+            run = _created(folder, assembly, choice, source) if create else Run(folder)
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, store)
@@ -101,6 +100,19 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     if history.failures and not history.measurements:
         first = history.failures[0]
         raise RunError(f"every trial of {folder} failed; trial {first.id} ({first.kind}): {first.message}")
+
+
+def _created(folder: Path, assembly: Assembly, choice: str, source: Source | None) -> Run:
+    """The directory of a new run."""
+    benchmark = assembly.benchmark
+    return Run.create(
+        folder,
+        assembly.config,
+        protocol=benchmark.protocol,
+        choice=choice,
+        code_metrics=benchmark.code_metrics,
+        source=source,
+    )
 
 
 def _print_result(loop: Search, history: History, comparison: Comparison | None) -> None:

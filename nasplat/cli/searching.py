@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from nasplat.cli.console import err
 from nasplat.cli.running import refuse_existing, run_search
 from nasplat.cli.settings import (
     CpusPerWorker,
@@ -142,7 +144,13 @@ def resume(
         raise InputError(
             f"{run} uses the inline executor, which has no workers; leave out the options of the ray executor"
         )
-    assembly = Assembly.of(SearchConfig.read(tree))
+    assembly = Assembly.of(SearchConfig.read(tree), code_metrics=opened.code_metrics)
+    shared = (assembly.benchmark.code_metrics - opened.code_metrics).intersection(assembly.problem.goal.metrics)
+    if shared:
+        err.print(
+            f"[yellow]{escape(', '.join(sorted(shared)))} of one code is told for all codes of the same network[/], as "
+            "when this run began; a new search measures each code"
+        )
     for name, limit in limits.items():
         spent = getattr(history.spending, name)
         if limit is not None and limit < spent:

@@ -59,7 +59,14 @@ class Run:
 
     @classmethod
     def create(
-        cls, folder: Path, config: SearchConfig, *, protocol: str = "", choice: str = "", source: Source | None = None
+        cls,
+        folder: Path,
+        config: SearchConfig,
+        *,
+        protocol: str = "",
+        choice: str = "",
+        code_metrics: frozenset[str] = frozenset(),
+        source: Source | None = None,
     ) -> Self:
         """Create a run directory with an empty log, completely or not at all.
 
@@ -68,6 +75,7 @@ class Run:
             config: Resolved.
             protocol: The benchmark's protocol; it is recorded because it may change with the code.
             choice: The reasons for the strategy, if the configuration left it open.
+            code_metrics: The benchmark's metrics of the code; they decide what the search asks for.
             source: The origin of the members of a retraining.
 
         Raises:
@@ -78,7 +86,7 @@ class Run:
             raise InputError(f"{folder} exists; choose another --out")
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
-            recorded = environment() | {"protocol": protocol, "choice": choice}
+            recorded = environment() | {"protocol": protocol, "choice": choice, "code_metrics": sorted(code_metrics)}
             if source is not None:
                 recorded["source"] = source.model_dump(mode="json")
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
@@ -132,6 +140,15 @@ class Run:
     def choice(self) -> str:
         """One line with the reasons for the strategy; empty if the configuration named it, or it cannot be read."""
         return self._noted("choice")
+
+    @property
+    def code_metrics(self) -> frozenset[str]:
+        """The metrics of the code that the run began with; none in a run that is older than the distinction.
+
+        Raises:
+            RunError: The record is missing or damaged.
+        """
+        return frozenset(self.environment.get("code_metrics", ()))
 
     @cached_property
     def source(self) -> Source | None:
@@ -309,7 +326,14 @@ def read_environment(folder: Path) -> dict[str, Any]:
     match recorded:
         case {"versions": dict(versions), "git": {"code": str() | None}} if all(
             isinstance(version, str | None) for version in versions.values()
-        ):
+        ) and _are_names(recorded.get("code_metrics", [])):
             found: dict[str, Any] = recorded
             return found
-    raise RunError(f"{path} is damaged: it must have versions and git.code as text; {recovering(folder)}")
+    raise RunError(
+        f"{path} is damaged: it must have versions and git.code as text, and code_metrics, if it is there, as a list of "
+        f"names; {recovering(folder)}"
+    )
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -75,6 +75,7 @@ class Salvage:
 
     def __post_init__(self) -> None:
         self._wanted_by_strategy: set[str] = set()
+        self._code_metrics: frozenset[str] = frozenset()
         self.prefix, self.validator = self._longest_prefix()
 
     @property
@@ -205,7 +206,7 @@ class Salvage:
             )
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, self.config.to_yaml())
-            recorded = self.environment if self.environment is not None else environment()
+            recorded = self.environment or environment() | {"code_metrics": sorted(self._code_metrics)}
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             with closing(EventLog.create(draft / LOG)) as log:
                 for event in self.prefix:
@@ -223,7 +224,8 @@ class Salvage:
         goal = self.config.goal
         validator = LogValidator(finite=goal.metrics, shown=shown_metrics(goal))
         prefix: list[Event] = []
-        replay = _Replay(self.config)
+        recorded = None if self.environment is None else frozenset(self.environment.get("code_metrics", ()))
+        replay = _Replay(self.config, recorded)
         for seq in range(1, max(self.events, default=0) + 1):
             if seq not in self.events:
                 self.gap = "it is lost"
@@ -242,7 +244,7 @@ class Salvage:
                     break
             if self.gap is not None:
                 break
-        self._wanted_by_strategy = replay.wanted()
+        self._wanted_by_strategy, self._code_metrics = replay.wanted(), replay.code_metrics
         return prefix, validator
 
     def _check_seeds(self, event: Event) -> None:
@@ -256,14 +258,20 @@ class _Replay:
     """Replays the strategy on the log, as resuming does, and checks that it asks for the same tasks.
 
     If the strategy cannot be created, for example without the benchmark's data, nothing is compared.
+
+    Args:
+        config: The configuration of the run.
+        code_metrics: The metrics of the code that the run began with; None, the benchmark's, if the record is lost.
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchConfig, code_metrics: frozenset[str] | None) -> None:
+        self.code_metrics = code_metrics or frozenset()
         self._strategy: Strategy | None = None
         self._asked_at = 0
         self._answer: list[dict[str, Any]] = []
         with suppress(NasplatError):
-            self._strategy = Assembly.of(config).strategy
+            assembly = Assembly.of(config, code_metrics=code_metrics)
+            self._strategy, self.code_metrics = assembly.strategy, assembly.problem.code_metrics
 
     def check(self, event: Event, validator: LogValidator) -> None:
         """Refuse an ask that resuming would not repeat.

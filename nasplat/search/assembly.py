@@ -38,8 +38,13 @@ class Assembly:
     choice: Choice | None = None
 
     @classmethod
-    def of(cls, config: SearchConfig) -> Self:
+    def of(cls, config: SearchConfig, *, code_metrics: frozenset[str] | None = None) -> Self:
         """Make the parts, and choose the strategy if the configuration leaves it open; nothing is created on disk.
+
+        Args:
+            config: The configuration.
+            code_metrics: The metrics that the search began with as those of the code, if it goes on; by default the
+                benchmark's.
 
         Raises:
             InputError: An error that can be detected before the search begins.
@@ -62,6 +67,7 @@ class Assembly:
             is_measurable=benchmark.feasible,
             enumerable_members=benchmark.enumerable_members,
             analytic_metrics=benchmark.analytic_metrics,
+            code_metrics=benchmark.code_metrics if code_metrics is None else code_metrics,
             seed=config.seed,
         )
         problem.check_metrics(benchmark.metrics)

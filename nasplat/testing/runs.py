@@ -22,8 +22,13 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
     Returns:
         The parts of the search. The strategy has its state at the end of the search.
     """
-    assembly = Assembly.of(config)
-    run = Run(folder) if folder.exists() else Run.create(folder, assembly.config, protocol=assembly.benchmark.protocol)
+    if folder.exists():
+        run = Run(folder)
+        assembly = Assembly.of(config, code_metrics=run.code_metrics)
+    else:
+        assembly = Assembly.of(config)
+        benchmark = assembly.benchmark
+        run = Run.create(folder, assembly.config, protocol=benchmark.protocol, code_metrics=benchmark.code_metrics)
     artifacts = run.artifacts
     with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts).run()
