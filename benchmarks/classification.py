@@ -257,6 +257,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network, trained from scratch or resumed from its checkpoint."""
+        from nasplat.nn.counting import built
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
@@ -270,7 +271,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         )
         examples = self._splits(device).training
         with seeded(task.seed, device):
-            network = self.space.build(task.architecture, self.io).to(device)
+            network = built(self.space, task.architecture, self.io).to(device)
             training = ClassifierTraining(
                 network,
                 examples,
@@ -321,6 +322,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
         """The task's network with a copy of the shared weights. The supernet with the newest weights is cached."""
+        from nasplat.nn.counting import check_params
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named_state
         from nasplat.training.supernet import epochs_behind, load
@@ -344,7 +346,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 f"the fidelity must be the number of epochs that the shared weights were trained for, {epochs}, but is "
                 f"{task.fidelity}",
             )
-        return supernet.extract(task.architecture)
+        network = supernet.extract(task.architecture)
+        check_params(network, self.space, task.architecture, self.io)
+        return network
 
     def _fresh_supernet(self) -> "Supernet":
         if not isinstance(self.space, SupernetSpace):
@@ -395,10 +399,11 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return dict(zip(LATENCY, (found.median_ms, found.iqr_ms, found.batch, found.threads), strict=True))
 
     def _trained(self, measurement: Measurement, artifacts: Artifacts) -> "nn.Module":
+        from nasplat.nn.counting import built
         from nasplat.training.seeding import seeded
 
         with seeded(measurement.task.seed):
-            model = self.space.build(measurement.architecture, self.io)
+            model = built(self.space, measurement.architecture, self.io)
         model.load_state_dict(self.state_dict(measurement, artifacts=artifacts))
         return model
 

@@ -152,11 +152,12 @@ class SuperResolution(LatencyKnown):
         return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
+        from nasplat.nn.counting import built
         from nasplat.training.seeding import seeded
         from nasplat.training.super_resolution import Pair, evaluate
 
         with seeded(measurement.task.seed):
-            network = self.space.build(measurement.architecture, self.io)
+            network = built(self.space, measurement.architecture, self.io)
         network.load_state_dict(self.state_dict(measurement, artifacts=artifacts))
         network = network.to(device)
         metrics: dict[str, float] = {}
@@ -188,9 +189,10 @@ class SuperResolution(LatencyKnown):
 
     def training(self, architecture: Architecture, *, device: str, seed: int) -> "SuperResolutionTraining":
         """A new training of an architecture's network. It must be created and used within `seeded`."""
+        from nasplat.nn.counting import built
         from nasplat.training.super_resolution import SuperResolutionTraining
 
-        network = self.space.build(architecture, self.io).to(device)
+        network = built(self.space, architecture, self.io).to(device)
         return SuperResolutionTraining(
             network,
             self._patches,

@@ -49,7 +49,8 @@ class Upscalers(GeneSpace):
         """The convolutions', in order."""
         _, height, width = io.input_shape
         pairs = pairwise(self._widths(architecture, io))
-        return Cost.total({f"layer {i}": costs.conv2d(*pair, 3, height * width) for i, pair in enumerate(pairs)})
+        layers = [costs.conv2d(*pair, 3, height * width, bias=True) for pair in pairs]
+        return Cost.total({f"layer {i}": layer for i, layer in enumerate(layers)})
 
     def build(self, architecture: Architecture, io: IO) -> nn.Module:
         """The network."""

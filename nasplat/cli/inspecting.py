@@ -121,6 +121,7 @@ def show(
 def _latencies(history: History, batch: int, threads: int) -> "dict[int, Latency]":
     """The latency of every member of the front, measured on this machine. The run is not changed."""
     from nasplat.latency.measuring import measure_latency
+    from nasplat.nn.counting import built
     from nasplat.training.seeding import seeded
 
     benchmark = history.run.config.workload.make()
@@ -128,7 +129,7 @@ def _latencies(history: History, batch: int, threads: int) -> "dict[int, Latency
     found = {}
     for member in history.front:
         with seeded(0):  # fresh weights take as long as trained ones
-            network = benchmark.space.build(member.architecture, benchmark.io)
+            network = built(benchmark.space, member.architecture, benchmark.io)
         found[member.id] = measure_latency(network, benchmark.io, batch=batch, threads=threads, device=device)
     return found
 

@@ -10,7 +10,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig
-from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
+from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
 from nasplat.export.card import card, processor
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
@@ -69,7 +69,7 @@ def export(
     Raises:
         InputError: The folder exists, there are no weights, or there are no features.
         RunError: The outputs of an exported format differ from torch's by more than the tolerance, or the source
-            cannot be written.
+            cannot be written; or the network has other parameters or multiply-accumulates than its space computes.
     """
     if is_taken(folder):
         raise InputError(f"{folder} exists; choose another --out")
@@ -335,13 +335,19 @@ def _safetensors(weights: "Mapping[str, Tensor]") -> bytes:
 
 
 def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":
+    """The network with its weights. Its parameters and multiply-accumulates are those that its space computes."""
     from safetensors import SafetensorError
     from safetensors.torch import load as read
 
+    from nasplat.nn.counting import built, check_macs
     from nasplat.training.seeding import seeded
 
-    with seeded(0):
-        network = benchmark.space.build(architecture, benchmark.io)
+    try:
+        with seeded(0):
+            network = built(benchmark.space, architecture, benchmark.io)
+        check_macs(network, benchmark.space, architecture, benchmark.io)
+    except TrialFailed as error:
+        raise RunError(f"{error}; nothing was exported") from error
     try:
         network.load_state_dict(read(weights))
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # torch refuses other shapes so

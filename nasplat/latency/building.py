@@ -139,6 +139,7 @@ def build_table(
         InputError: The space has no blocks, the file exists or cannot be written, the engine cannot run on the device,
             or an unfinished build with another plan exists there.
         StorageError: The disk is full.
+        TrialFailed: A network has other parameters than its space computes.
     """
     if not isinstance(space, BlockSpace):
         raise InputError(
@@ -311,10 +312,11 @@ class _Stopwatch:
             return _least(timed)
 
     def _network(self, item: Block | Architecture) -> "nn.Module":
+        from nasplat.nn.counting import built
         from nasplat.training.seeding import seeded
 
         with seeded(0):  # weights do not affect latency
-            return item.make() if isinstance(item, Block) else self.space.build(item, self.io)
+            return item.make() if isinstance(item, Block) else built(self.space, item, self.io)
 
 
 def _least(timed: Passes) -> float:
