@@ -17,8 +17,9 @@ from nasplat.data.datasets import dataset
 from nasplat.data.examples import Splits
 from nasplat.data.options import DataOptions
 from nasplat.errors import InputError, TrialFailed
+from nasplat.latency.conditions import Conditions
+from nasplat.latency.known import LatencyKnown
 from nasplat.latency.options import LatencyOptions
-from nasplat.latency.table import LatencyKnown
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
 from nasplat.training.options import RecipeOptions, SharedWeightsOptions
@@ -97,6 +98,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.latency = latency
         self.distills = recipe.distillation > 0
         self.latency_table = latency.table
+        self.measured_under = Conditions(latency.engine, latency.threads, latency.batch or 1)
         if latency.batch:
             self.metrics = (*type(self).metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
             self.code_metrics = frozenset(LATENCY)
@@ -108,6 +110,10 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _dataset(self) -> Dataset:
         folder = None if self.data.folder is None else Path(self.data.folder)
         return dataset(self.dataset, Source(folder, self.data.download, self.data.subset, self.data.side))
+
+    @property
+    def protocol(self) -> str:
+        return self.latency_protocol
 
     @property
     def io(self) -> IO:

@@ -16,8 +16,8 @@ from nasplat.data.options import SuperResolutionDataOptions
 from nasplat.data.picture_sets import Picture, PictureSet, picture_set
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
+from nasplat.latency.known import LatencyKnown
 from nasplat.latency.options import LatencyTableOptions
-from nasplat.latency.table import LatencyKnown
 from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
 from nasplat.training.options import SuperResolutionRecipeOptions
@@ -95,10 +95,11 @@ class SuperResolution(LatencyKnown):
 
     @property
     def protocol(self) -> str:
-        return (
+        images = (
             f"Upscaled x{self.scale}: {PROTOCOL.format(scale=self.scale)}. Validation images: the center, at most "
             f"{VALIDATION_SIDE} pixels in height and width. Test images: whole."
         )
+        return f"{images} {self.latency_protocol}".rstrip()
 
     @property
     def io(self) -> IO:

@@ -166,7 +166,7 @@ def test_a_nested_strategy_tells_codes_apart_too() -> None:
 def test_measured_latency_is_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(model: Any, io: IO, **how: Any) -> Latency:
         slow = len(list(model.parameters())) > light  # the dead convolution
-        return Latency(216.0 if slow else 64.0, 1.0, 5, 1, 1, "cpu")
+        return Latency(216.0 if slow else 64.0, 1.0, 60.0, 5, 1, 1, "cpu")
 
     light = len(list(SPACE.build(SPACE.parse(NO_DEAD_EDGE), Classification(SPACE).io).parameters()))
 

@@ -470,7 +470,7 @@ def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports without an ONNX model, which takes seconds."""
     monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)
     monkeypatch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
-    monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
+    monkeypatch.setattr(bundle, "measured_latency", lambda *given, **how: None)
 
 
 @pytest.mark.exports

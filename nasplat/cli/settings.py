@@ -1,6 +1,7 @@
 """Flags that set what a configuration file could, shared by the commands that search."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -39,6 +40,14 @@ Set: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+
+
+class EngineName(StrEnum):
+    """What may run networks that are timed."""
+
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
+
 
 REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
 """The sections of a configuration that name a plug-in."""

@@ -11,12 +11,13 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
-from nasplat.export.card import card, processor
+from nasplat.export.card import card
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
 from nasplat.export.opening import load as load  # model cards of exported networks name it here
 from nasplat.export.predicting import predict_script
 from nasplat.export.program import write_program
+from nasplat.export.timing import conditions_of, described, described_table, measured
 from nasplat.export.verification import (
     REAL,
     Verification,
@@ -24,6 +25,8 @@ from nasplat.export.verification import (
     onnx_runner,
     random_inputs,
 )  # fmt: skip
+from nasplat.latency.conditions import Engine
+from nasplat.latency.table import METRIC
 from nasplat.nn.onnx import FEATURES, write_onnx
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped
@@ -50,6 +53,7 @@ def export(
     formats: Collection[Format] = (Format.ONNX,),
     features: bool = False,
     latency: bool = False,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Write the network of a measurement into a new folder, complete or not at all.
 
@@ -61,7 +65,8 @@ def export(
         test: Whether to measure on the test split, which was not used before.
         formats: The formats that are written besides the weights.
         features: Whether the ONNX model also outputs the input of the last linear layer.
-        latency: Whether to measure the latency of the ONNX model on this machine.
+        latency: Whether to measure the latency of the network on this machine, under the conditions of the run.
+        engine: The engine that measures it, if not the run's.
 
     Returns:
         The contents of ``architecture.json``.
@@ -105,8 +110,10 @@ def export(
         if why:
             description["unverified"] = why
         _explain(draft, benchmark, description, formats)
-        if latency and Format.ONNX in formats:
-            description["latency"] = measured_latency(draft / ONNX, io)
+        if latency:
+            onnx = draft / ONNX if Format.ONNX in formats else None
+            predicted = description["analytic_metrics"].get(METRIC)
+            description["latency"] = measured_latency(benchmark, network, onnx, predicted, engine=engine)
         files = [path.name for path in draft.iterdir()]
         description["files"] = sorted([*files, ARCHITECTURE, CARD])
         write_atomically(draft / CARD, card({**description, "verify": verify_document}, found))
@@ -130,6 +137,7 @@ def _description(
         **({} if io.scale is None else {"scale": io.scale}),
         "cost": cost,
         "analytic_metrics": analytic,  # without measuring, such as the prediction of a latency table
+        **({"latency_table": described_table(benchmark)} if METRIC in analytic else {}),
         "trained": not untrained,
         "run": {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": measurement.task.fidelity},
         "versions": run.environment["versions"],
@@ -188,11 +196,12 @@ def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], for
         write_atomically(draft / PREDICT, script)
 
 
-def measured_latency(path: Path, io: IO) -> dict[str, Any]:
-    """The latency of an ONNX model for one example on this machine, and the description of the machine."""
-    from nasplat.latency.measuring import onnx_latency
-
-    return {**asdict(onnx_latency(path.read_bytes(), io.input_shape, batch=1, threads=1)), "hardware": processor()}
+def measured_latency(
+    benchmark: Benchmark, network: "nn.Module", onnx: Path | None, predicted_ms: float | None, *, engine: Engine | None
+) -> dict[str, Any]:
+    """The latency of a network on this machine, and its difference to the prediction of the run's table, if any."""
+    latency = measured(network, benchmark.io, conditions_of(benchmark, engine=engine), onnx)
+    return described(latency, benchmark, predicted_ms)
 
 
 def _found(run: Run, measurement: Measurement) -> dict[str, Any]:

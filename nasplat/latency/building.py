@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
-from nasplat.latency.measuring import WARM_UP, Engine, Passes, check_onnxruntime, exported, onnx_passes, passes
+from nasplat.latency.conditions import Engine, processor
+from nasplat.latency.measuring import WARM_UP, Passes, check_onnxruntime, exported, onnx_passes, passes
 from nasplat.latency.table import BlockTable, Row, described, write_table
 from nasplat.search_space import Block, BlockSpace, SearchSpace
 from nasplat.storage.files import is_taken, refusal, write_atomically
@@ -382,18 +383,5 @@ def _request(space: SearchSpace, io: IO, plan: Plan) -> dict[str, Any]:
     return {
         **described(space, io),
         "plan": asdict(plan),
-        "machine": {"processor": _processor(plan.device), "platform": platform.platform(), "versions": versions},
+        "machine": {"processor": processor(plan.device), "platform": platform.platform(), "versions": versions},
     }
-
-
-def _processor(device: str) -> str:
-    """The name of the processor."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

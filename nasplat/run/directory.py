@@ -330,7 +330,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
             found: dict[str, Any] = recorded
             return found
     raise RunError(
-        f"{path} is damaged: it must have versions and git.code as text, and code_metrics, if it is there, as a list of "
+        f"{path} is damaged: it must have versions and git.code as text, and code_metrics, if there, as a list of "
         f"names; {recovering(folder)}"
     )
 
