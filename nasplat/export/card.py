@@ -76,11 +76,9 @@ def _figures(document: Mapping[str, Any]) -> str:
     if protocol := document.get("protocol"):
         text += f"\n\n{escaped(protocol)}"
     if (table := document.get("latency_table")) and "protocol" not in document:
-        text += f"\n\nLatency by the table: {escaped(told_table(table))}."
+        text += f"\n\nLatency table: {escaped(told_table(table))}."
     if latency := document.get("latency"):
-        text += (
-            f"\n\nLatency measured at export: {escaped(told(latency))}; interquartile range {latency['iqr_ms']:.2g} ms."
-        )
+        text += f"\n\nLatency: {escaped(told(latency))}; interquartile range {latency['iqr_ms']:.2g} ms, at export."
     if warning := disagreement(document):
         text += f"\n\nWarning: {escaped(warning)}."
     return text
