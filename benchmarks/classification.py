@@ -1,11 +1,11 @@
 """Image classification, measured by training each architecture from scratch, or with the weights of a supernet."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
@@ -15,13 +15,15 @@ from nasplat.benchmark import Preprocessing, SupernetBenchmark
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Splits
+from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import DataOptions
 from nasplat.errors import InputError, TrialFailed
+from nasplat.latency.conditions import Conditions
+from nasplat.latency.known import LatencyKnown
 from nasplat.latency.options import LatencyOptions
-from nasplat.latency.table import LatencyKnown
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
-from nasplat.training.options import RecipeOptions, SharedWeightsOptions
+from nasplat.training.options import LARGEST_BATCH, RecipeOptions, SharedWeightsOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,8 +99,10 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.latency = latency
         self.distills = recipe.distillation > 0
         self.latency_table = latency.table
+        self.measured_under = Conditions(latency.engine, latency.threads, latency.batch or 1)
         if latency.batch:
             self.metrics = (*type(self).metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
+            self.code_metrics = frozenset(LATENCY)
             self.alone = True
         self._loaded: dict[str, Splits] = {}
         self._shared: tuple[Handle, str, Supernet, int] | None = None
@@ -106,7 +110,12 @@ class Classification(LatencyKnown, SupernetBenchmark):
     @cached_property
     def _dataset(self) -> Dataset:
         folder = None if self.data.folder is None else Path(self.data.folder)
-        return dataset(self.dataset, Source(folder, self.data.download, self.data.subset, self.data.side))
+        recorded = manifest_of(self.recorded, DATA)
+        return dataset(self.dataset, Source(folder, self.data.download, self.data.subset, self.data.side, recorded))
+
+    @property
+    def protocol(self) -> str:
+        return self.latency_protocol
 
     @property
     def io(self) -> IO:
@@ -129,6 +138,25 @@ class Classification(LatencyKnown, SupernetBenchmark):
             )
         self._dataset.check()
         self.check_table()
+
+    def record_data(self) -> dict[str, Any]:
+        return {**super().record_data(), **manifests(DATA, self._dataset.record)}
+
+    def accept_data(self) -> dict[str, Any]:
+        return {**super().accept_data(), **manifests(DATA, self._dataset.accept)}
+
+    def data_notes(self) -> Sequence[str]:
+        notes = self._dataset.survey().notes()
+        manifest = manifest_of(self.recorded, DATA)
+        images = manifest.images if manifest is not None and manifest.subset == self.data.subset else None
+        if images is not None and (batch := self.recipe.batch(images)) != (self.recipe.batch_size or LARGEST_BATCH):
+            notes = (
+                *notes,
+                f"batches have {batch} images: an epoch of {images:,} images has {images // batch} steps then, and "
+                f"{images // LARGEST_BATCH} with {LARGEST_BATCH}; "
+                f"--set benchmark.recipe.batch_size={LARGEST_BATCH} keeps {LARGEST_BATCH}",
+            )
+        return notes
 
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):
@@ -157,7 +185,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
             network, left, processed = self._recalibrated(task, device, artifacts)
         else:
             network, left, processed = self._fitted(task, device, artifacts)
-        metrics = evaluate(network, self._splits(device).validation)
+        by_batch = task.weights is not None and self.shared_weights.statistics == "batch"
+        metrics = evaluate(network, self._splits(device).validation, stratified=by_batch)
         if not math.isfinite(metrics["loss"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency.batch:
@@ -237,10 +266,14 @@ class Classification(LatencyKnown, SupernetBenchmark):
         )
 
     def inputs(self, count: int) -> "Tensor | None":
-        return self._splits("cpu").validation.batch(slice(count))[0]
+        validation = self._splits("cpu").validation
+        return validation.batch(validation.order[:count])[0]
 
     def preprocessing(self) -> Preprocessing | None:
-        scaling = self._splits("cpu").training.scaling or self._dataset.scaling()
+        manifest = manifest_of(self.recorded, DATA)
+        side = None if manifest is None else manifest.side and self.io.input_shape[1]
+        scaling = None if manifest is None else manifest.scaling(side, self.data.subset)  # an export needs no data
+        scaling = scaling or self._splits("cpu").training.scaling or self._dataset.scaling()
         if scaling is None or len(self.io.input_shape) != 3:
             return None
         channels, height, width = self.io.input_shape
@@ -256,6 +289,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network, trained from scratch or resumed from its checkpoint."""
+        from nasplat.nn.counting import built
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
@@ -269,7 +303,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         )
         examples = self._splits(device).training
         with seeded(task.seed, device):
-            network = self.space.build(task.architecture, self.io).to(device)
+            network = built(self.space, task.architecture, self.io).to(device)
             training = ClassifierTraining(
                 network,
                 examples,
@@ -320,6 +354,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
         """The task's network with a copy of the shared weights. The supernet with the newest weights is cached."""
+        from nasplat.nn.counting import check_params
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named_state
         from nasplat.training.supernet import epochs_behind, load
@@ -343,7 +378,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 f"the fidelity must be the number of epochs that the shared weights were trained for, {epochs}, but is "
                 f"{task.fidelity}",
             )
-        return supernet.extract(task.architecture)
+        network = supernet.extract(task.architecture)
+        check_params(network, self.space, task.architecture, self.io)
+        return network
 
     def _fresh_supernet(self) -> "Supernet":
         if not isinstance(self.space, SupernetSpace):
@@ -359,7 +396,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
         bfloat16 = self.recipe.precision == "bfloat16" or (self.recipe.precision == "auto" and bfloat16_suits(device))
         return Recipe(
-            self.recipe.batch_size,
+            self.recipe.batch(self._training_images(device)),
             self.recipe.learning_rate,
             self.recipe.momentum,
             self.recipe.weight_decay,
@@ -368,6 +405,13 @@ class Classification(LatencyKnown, SupernetBenchmark):
             self.recipe.gradient_norm,
             self.recipe.optimizer,
         )
+
+    def _training_images(self, device: str) -> int:
+        """The number of training images with which the run began, so that its batches stay as they are."""
+        manifest = manifest_of(self.recorded, DATA)
+        if manifest is not None and manifest.images is not None and manifest.subset == self.data.subset:
+            return manifest.images
+        return len(self._splits(device).training)
 
     def _augmentation(self, device: str, *, cutout: int = 0) -> "Callable[[Tensor], Tensor] | None":
         from torchvision.transforms import v2
@@ -394,10 +438,11 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return dict(zip(LATENCY, (found.median_ms, found.iqr_ms, found.batch, found.threads), strict=True))
 
     def _trained(self, measurement: Measurement, artifacts: Artifacts) -> "nn.Module":
+        from nasplat.nn.counting import built
         from nasplat.training.seeding import seeded
 
         with seeded(measurement.task.seed):
-            model = self.space.build(measurement.architecture, self.io)
+            model = built(self.space, measurement.architecture, self.io)
         model.load_state_dict(self.state_dict(measurement, artifacts=artifacts))
         return model
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
-from nasplat.benchmark import Series, TableBenchmark, TableFile
+from nasplat.benchmark import Series, TableFile
 from nasplat.benchmarks import tables
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
@@ -44,7 +44,7 @@ class _Table(NamedTuple):
     values: NDArray[np.float64]
 
 
-class NASBench101Table(TableBenchmark):
+class NASBench101Table(tables.FileTables):
     """Accuracy from the table of NAS-Bench-101.
 
     The table is compact: ``nasbench101/*.csv.gz`` in the data folder.
@@ -108,8 +108,13 @@ class NASBench101Table(TableBenchmark):
         table = self._prepared()
         return [table.members[row] for row in np.flatnonzero(~np.isnan(table.values[:, self._place(self.epochs)]))]
 
+    def files(self) -> dict[str, Path]:
+        path, _ = self._find()
+        return {"table": path}
+
     def check(self) -> None:
         tables.check_published(self.space, "nasbench101", PUBLISHED_SHAPE)
+        self.check_files()
         if not self.enumerable_members:
             raise InputError(f"the table has no {self.search_column} accuracies after {self.epochs} epochs")
 
@@ -241,9 +246,11 @@ def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
     members: list[Architecture] = []
     found: dict[str, int] = {}
     values: list[NDArray[np.float64]] = []
+    wrong = tables.Outliers("an accuracy must be a fraction of 0 to 1")
     with tables.opened(path) as (columns, rows):
         key, vertices, bits, ops = map(columns.index, CELL)
         places = [columns.index(column) for column in wanted]
+        accuracies = [place for place, column in zip(places, wanted, strict=True) if ACCURACY.fullmatch(column)]
         for row in rows:
             member = space.parse(f"{int(row[bits]):06x}:{row[ops][1:]}")
             if row[ops][:1] != "o" or int(row[vertices]) != len(row[ops]) + 1:
@@ -252,6 +259,10 @@ def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
                 raise ValueError(f"the hash {row[key]} occurs twice")
             members.append(member)
             values.append(np.array([row[place] or "nan" for place in places], dtype=np.float64))
+            for place in accuracies:
+                if row[place] and not 0 <= float(row[place]) <= 1:
+                    wrong.add(row[key], columns[place], row[place])
+        wrong.refuse()
         hashes = list(found)
         for i in range(0, len(members), max(1, len(members) // CHECKED)):
             if space.canonical_key(members[i]) != hashes[i]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
-from nasplat.benchmark import Series, TableBenchmark, TableFile
+from nasplat.benchmark import Series, TableFile
 from nasplat.benchmarks import tables
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
@@ -31,11 +31,13 @@ LATENCIES = "latency.csv.gz"
 
 Role: TypeAlias = tuple[Literal["search", "final", "seconds", "index"], int]
 """The purpose of a column, and its training schedule."""
+SECONDS: Role = ("seconds", 12)
+"""The training time of the schedule of 12 epochs."""
 INDEX: Role = ("index", 0)
 """The official index, which identifies an architecture in another table."""
 
 
-class NASBench201Table(TableBenchmark):
+class NASBench201Table(tables.FileTables):
     """Accuracy from the table of NAS-Bench-201.
 
     The table is compact: ``nasbench201/*.csv.gz`` in the data folder.
@@ -63,6 +65,7 @@ class NASBench201Table(TableBenchmark):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "train_seconds")
+    code_metrics = frozenset({"train_seconds"})
     datasets: ClassVar[tuple[str, ...]] = tuple(PREFIXES)
     imported: ClassVar[str] = "official.csv.gz"
 
@@ -82,6 +85,7 @@ class NASBench201Table(TableBenchmark):
         self.single_seed = single_seed
         self._rows: dict[str, dict[Role, float]] = {}
         self._schedules: list[int] = []
+        self._notes: tuple[str, ...] = ()
 
     @property
     def io(self) -> IO:
@@ -96,8 +100,13 @@ class NASBench201Table(TableBenchmark):
         self.prepare()
         return sorted(epochs for epochs in self._schedules if epochs <= self.epochs)
 
+    def files(self) -> dict[str, Path]:
+        path, _ = self._find()
+        return {"table": path, "latencies": self.folder() / LATENCIES}
+
     def check(self) -> None:
         tables.check_published(self.space, "nasbench201", PUBLISHED_SHAPE)
+        self.check_files()
         self.prepare()
         if not self._rows:
             raise InputError(f"the table of {self.dataset} has no rows")
@@ -107,15 +116,26 @@ class NASBench201Table(TableBenchmark):
             return
         path, columns = self._find()
         wanted = self._columns(self.epochs)
-        missing = [column for column in wanted.values() if column not in columns]
+        missing = [column for role, column in wanted.items() if column not in columns and role != SECONDS]
         if missing:
             raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)}")
+        if wanted[SECONDS] not in columns:
+            self.metrics = ("accuracy",)  # type: ignore[misc]  # what the table has
+            self._notes = (
+                f"{path} has no training times of {self.dataset} (column {wanted[SECONDS]}), so that train_seconds is "
+                "no metric of this search",
+            )
+            del wanted[SECONDS]
         if "index" in columns:
             wanted[INDEX] = "index"
         for epochs in SCHEDULES:
             wanted |= {role: column for role, column in self._columns(epochs).items() if column in columns}
         _, self._rows = _read(path, wanted, self.space)
         self._schedules = [epochs for role, epochs in wanted if role == "search"]
+
+    def data_notes(self) -> Sequence[str]:
+        self.prepare()
+        return self._notes
 
     def feasible(self, architecture: Architecture) -> bool:
         self.prepare()
@@ -141,7 +161,7 @@ class NASBench201Table(TableBenchmark):
         with tables.opened(path) as (columns, rows):
             metrics, places = _devices(columns)
             name = columns.index("index")
-            found = {float(row[name]): [_milliseconds(row[place]) for place in places] for row in rows}
+            found = {float(row[name]): [_milliseconds(row[place], row[name]) for place in places] for row in rows}
         missing = next((index for index in indices if index not in found), None)
         if missing is not None:
             raise InputError(f"{path} has no row with the index {missing:g}; replace it with a complete copy")
@@ -191,9 +211,11 @@ class NASBench201Table(TableBenchmark):
                 "not in table",
                 f"the table of {self.dataset} has no {role} value after {epochs} epochs of {task.architecture}",
             )
+        accuracy = {"accuracy": row[role, epochs] / 100}
+        if "train_seconds" not in self.metrics:
+            return accuracy
         # The table gives seconds of the 12-epoch schedule, estimated for most rows; time is proportional to epochs.
-        seconds = row.get(("seconds", 12), float("nan")) * epochs / 12
-        return {"accuracy": row[role, epochs] / 100, "train_seconds": seconds}
+        return {**accuracy, "train_seconds": row.get(SECONDS, float("nan")) * epochs / 12}
 
     def _columns(self, epochs: int) -> dict[Role, str]:
         """The columns of a schedule, by role."""
@@ -202,7 +224,7 @@ class NASBench201Table(TableBenchmark):
         return {
             ("search", epochs): f"{prefix}_{split}_{epochs}" + "_1seed" * self.single_seed,
             ("final", epochs): f"{prefix}_test_{epochs}",
-            ("seconds", 12): f"{prefix}_{TRAIN_SECONDS}",
+            SECONDS: f"{prefix}_{TRAIN_SECONDS}",
         }
 
     def _find(self) -> tuple[Path, list[str]]:
@@ -255,10 +277,10 @@ def _devices(columns: Sequence[str]) -> tuple[list[str], list[int]]:
     return metrics, places
 
 
-def _milliseconds(text: str) -> float:
+def _milliseconds(text: str, index: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
-        raise ValueError(f"a latency must be a number above 0, but got {text}")
+        raise ValueError(f"a latency must be a number above 0, but got {text} for the index {index}")
     return value
 
 
@@ -278,13 +300,28 @@ def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[in
     """
     found = {}
     count = 0
+    wrong = tables.Outliers(
+        "an accuracy must be in percent, at most 100 and at least half of what guessing gives, which no fraction is"
+    )
     with tables.opened(path) as (columns, rows):
         name = columns.index("arch_str")
         places = [(key, columns.index(column)) for key, column in wanted.items()]
+        least = [(place, columns[place], _least(columns[place])) for _, place in places if _least(columns[place])]
         for row in rows:
             found[space.parse(row[name]).code] = {key: float(row[place]) for key, place in places if row[place] != ""}
             count += 1
+            for place, column, low in least:
+                if row[place] != "" and not low <= float(row[place]) <= 100:
+                    wrong.add(row[name], column, row[place])
+        wrong.refuse()
     return count, found
+
+
+def _least(column: str) -> float:
+    """Half the accuracy of guessing, in percent, for a column of accuracies; 0 for any other column."""
+    match = ACCURACY.fullmatch(column)
+    datasets = [name for name, prefix in PREFIXES.items() if match and prefix == match[1]]
+    return 50 / CLASSES[datasets[0]] if datasets else 0.0
 
 
 def _describe_latencies(path: Path) -> TableFile:

@@ -1,10 +1,10 @@
 """Image super-resolution, measured by training each architecture from scratch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -12,12 +12,14 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Preprocessing
 from nasplat.data.location import data_folder
+from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import SuperResolutionDataOptions
-from nasplat.data.picture_sets import Picture, PictureSet, picture_set
+from nasplat.data.picture_files import Survey, collected
+from nasplat.data.picture_sets import Picture, PictureSet, accepted, check_recorded, picture_set
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
+from nasplat.latency.known import LatencyKnown
 from nasplat.latency.options import LatencyTableOptions
-from nasplat.latency.table import LatencyKnown
 from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
 from nasplat.training.options import SuperResolutionRecipeOptions
@@ -95,10 +97,11 @@ class SuperResolution(LatencyKnown):
 
     @property
     def protocol(self) -> str:
-        return (
+        images = (
             f"Upscaled x{self.scale}: {PROTOCOL.format(scale=self.scale)}. Validation images: the center, at most "
             f"{VALIDATION_SIDE} pixels in height and width. Test images: whole."
         )
+        return f"{images} {self.latency_protocol}".rstrip()
 
     @property
     def io(self) -> IO:
@@ -109,6 +112,7 @@ class SuperResolution(LatencyKnown):
         return self.epochs
 
     def check(self) -> None:
+        check_recorded(self.dataset, *self._folders, recorded=manifest_of(self.recorded, DATA))
         for what, pictures in (("training", self._pictures.training), ("validation", self._pictures.validation)):
             if not pictures:
                 raise InputError(
@@ -121,9 +125,13 @@ class SuperResolution(LatencyKnown):
                 "benchmark.data.tests=[set5]"
             )
         self.check_table()
+        _ = self._survey  # opens all files
+
+    def data_notes(self) -> Sequence[str]:
+        return self._survey.notes()
 
     def prepare(self) -> None:
-        _ = self._patches, self.validation  # read both now
+        collected(lambda part: getattr(self, part), ("_patches", "validation"))  # both are read now
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.seeding import seeded
@@ -152,11 +160,12 @@ class SuperResolution(LatencyKnown):
         return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
+        from nasplat.nn.counting import built
         from nasplat.training.seeding import seeded
         from nasplat.training.super_resolution import Pair, evaluate
 
         with seeded(measurement.task.seed):
-            network = self.space.build(measurement.architecture, self.io)
+            network = built(self.space, measurement.architecture, self.io)
         network.load_state_dict(self.state_dict(measurement, artifacts=artifacts))
         network = network.to(device)
         metrics: dict[str, float] = {}
@@ -188,9 +197,10 @@ class SuperResolution(LatencyKnown):
 
     def training(self, architecture: Architecture, *, device: str, seed: int) -> "SuperResolutionTraining":
         """A new training of an architecture's network. It must be created and used within `seeded`."""
+        from nasplat.nn.counting import built
         from nasplat.training.super_resolution import SuperResolutionTraining
 
-        network = self.space.build(architecture, self.io).to(device)
+        network = built(self.space, architecture, self.io).to(device)
         return SuperResolutionTraining(
             network,
             self._patches,
@@ -218,7 +228,25 @@ class SuperResolution(LatencyKnown):
 
     @cached_property
     def _pictures(self) -> PictureSet:
-        return picture_set(self.dataset, *self._folders)
+        return picture_set(self.dataset, *self._folders, recorded=manifest_of(self.recorded, DATA))
+
+    def record_data(self) -> dict[str, Any]:
+        found = {**super().record_data(), **manifests(DATA, self._pictures.manifest)}
+        for name, pictures in self._test_sets.items():
+            found |= manifests(name, pictures.manifest)
+        return found
+
+    def accept_data(self) -> dict[str, Any]:
+        places = {DATA: (self.dataset, self._folders)}
+        places |= {name: (name, [*self._folders, data_folder()]) for name in self.data.tests}
+        found = super().accept_data()
+        for purpose, (name, folders) in places.items():
+            found[purpose] = accepted(name, *folders, recorded=manifest_of(self.recorded, purpose)).to_json()
+        return found
+
+    @cached_property
+    def _survey(self) -> Survey:
+        return self._pictures.survey()
 
     @property
     def _folders(self) -> list[Path]:
@@ -228,19 +256,25 @@ class SuperResolution(LatencyKnown):
     def _tests(self) -> dict[str, tuple[Picture, ...]]:
         """The test images by the name of their set. The data set's own test images come first, if it has any."""
         own = {self.dataset: self._pictures.test} if self._pictures.test else {}
-        others = {}
+        return own | {name: found.test for name, found in self._test_sets.items()}
+
+    @cached_property
+    def _test_sets(self) -> dict[str, PictureSet]:
+        """The further sets for the final measurement, by name."""
+        found = {}
         for name in self.data.tests:
-            others[name] = picture_set(name, *self._folders, data_folder()).test
-            if not others[name]:
+            recorded = manifest_of(self.recorded, name)
+            found[name] = picture_set(name, *self._folders, data_folder(), recorded=recorded)
+            if not found[name].test:
                 raise InputError(f"{name} has no test images, but is named in benchmark.data.tests; leave it out")
-        return own | others
+        return found
 
     @cached_property
     def _patches(self) -> "Patches":
         from nasplat.training.super_resolution import Pair, Patches
 
         chosen = _spread(self._pictures.training, self.data.training_images)
-        pairs = [Pair.of(each, self.scale) for each in chosen]
+        pairs = collected(lambda each: Pair.of(each, self.scale), chosen)
         return Patches(pairs, scale=self.scale, side=self.recipe.patch, augment=self.recipe.augment)
 
     @cached_property
@@ -248,7 +282,7 @@ class SuperResolution(LatencyKnown):
         from nasplat.training.super_resolution import Pair
 
         chosen = _spread(self._pictures.validation, self.data.validation_images)
-        pairs = [Pair.of(each, self.scale, side=VALIDATION_SIDE) for each in chosen]
+        pairs = collected(lambda each: Pair.of(each, self.scale, side=VALIDATION_SIDE), chosen)
         least = WINDOW + 2 * self.scale
         for pair in pairs:  # otherwise every trial would fail on it after its training
             height, width = pair.large.shape[1:]

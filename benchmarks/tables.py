@@ -5,14 +5,59 @@ import gzip
 import io
 import tempfile
 import zlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from nasplat.benchmark import TableBenchmark
+from nasplat.data.manifest import FILE_REMEDY, DataChanged, accepted_file, check_file, manifest_of, one_file
 from nasplat.errors import InputError, StorageError
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import appearing, appearing_folder, is_taken
+
+NAMED = 3
+"""Maximum number of wrong values that an error names."""
+
+
+class FileTables(TableBenchmark):
+    """A benchmark of tables that are single files, which a run records with their contents."""
+
+    @abstractmethod
+    def files(self) -> dict[str, Path]:
+        """The files that are read, by the purpose under which a run records them.
+
+        Raises:
+            InputError: A table is missing.
+        """
+
+    def check_files(self) -> None:
+        """Refuse files that are not those that the run recorded; for `check`.
+
+        Raises:
+            InputError: A file has changed, or is missing.
+        """
+        if self.recorded:
+            for purpose, path in self.files().items():
+                recorded = manifest_of(self.recorded, purpose)
+                if recorded is None and path.is_file():
+                    raise DataChanged(f"{path} was not there when the run was created", FILE_REMEDY)
+                check_file(recorded, path)
+
+    def record_data(self) -> dict[str, Any]:
+        return {
+            purpose: (manifest_of(self.recorded, purpose) or one_file(purpose, path)).to_json()
+            for purpose, path in self.files().items()
+            if path.is_file()
+        }
+
+    def accept_data(self) -> dict[str, Any]:
+        return {
+            purpose: accepted_file(manifest_of(self.recorded, purpose), purpose, path).to_json()
+            for purpose, path in self.files().items()
+            if path.is_file()
+        }
 
 
 @contextmanager
@@ -104,6 +149,35 @@ def write(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+class Outliers:
+    """Values of a table that its metric cannot have, collected so that one error names their rows.
+
+    Args:
+        rule: The range of the values, with its unit.
+    """
+
+    def __init__(self, rule: str) -> None:
+        self._rule = rule
+        self._found: list[str] = []
+        self._count = 0
+
+    def add(self, row: str, column: str, text: str) -> None:
+        """Note a value, the column that it is in, and what identifies its row."""
+        self._count += 1
+        if self._count <= NAMED:
+            self._found.append(f"{column} of {row} is {text}")
+
+    def refuse(self) -> None:
+        """Refuse the table if a value was noted.
+
+        Raises:
+            ValueError: There are such values; the message names the first few.
+        """
+        if self._count:
+            more = f", and so on in {self._count - NAMED:,} more places" if self._count > NAMED else ""
+            raise ValueError(f"{self._rule}, but {', '.join(self._found)}{more}")
 
 
 def check_published(space: SearchSpace, name: str, shape: Mapping[str, int]) -> None:

@@ -1,10 +1,10 @@
 """Zero-cost proxies as a benchmark: metrics of untrained networks instead of training."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.datasets import DATASETS, dataset
+from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import ImageOptions
 from nasplat.errors import InputError, TrialFailed, unknown
 from nasplat.search_space import SearchSpace
@@ -29,6 +30,8 @@ NOISE = "noise"
 """The name of the random-noise input, in place of a data set."""
 NOISE_SIDE = 32
 """The default side of noise images, in pixels."""
+CODE_PROXIES = frozenset({"nwot"})
+"""The proxies that depend on the code: nwot counts the ReLUs of dead edges too, by which no gradient passes."""
 
 
 class ZeroCost(Benchmark):
@@ -78,6 +81,7 @@ class ZeroCost(Benchmark):
         self.initializations = initializations
         self.seed = seed
         self.data = data
+        self.code_metrics = CODE_PROXIES.intersection(self.proxies)
         self.metrics = self.proxies  # type: ignore[misc]  # an option decides which there are
         self._proxies: dict[str, Proxies] = {}
 
@@ -97,7 +101,8 @@ class ZeroCost(Benchmark):
         if self.dataset not in DATASETS:
             raise InputError(unknown("data set", self.dataset, [*DATASETS, NOISE]))
         folder = None if self.data.folder is None else Path(self.data.folder)
-        return dataset(self.dataset, Source(folder, self.data.download, None, self.data.side))
+        recorded = manifest_of(self.recorded, DATA)
+        return dataset(self.dataset, Source(folder, self.data.download, None, self.data.side, recorded))
 
     @property
     def io(self) -> IO:
@@ -115,6 +120,15 @@ class ZeroCost(Benchmark):
             )
         if self._data is not None:
             self._data.check()
+
+    def data_notes(self) -> Sequence[str]:
+        return () if self._data is None else self._data.survey().notes()
+
+    def record_data(self) -> dict[str, Any]:
+        return manifests(DATA, self._data.record if self._data else None)
+
+    def accept_data(self) -> dict[str, Any]:
+        return manifests(DATA, self._data.accept if self._data else None)
 
     def prepare(self) -> None:
         self._ready("cpu")
@@ -155,12 +169,12 @@ class ZeroCost(Benchmark):
     def _pictures(self) -> "tuple[Tensor, Tensor]":
         """The batch and its labels."""
         import torch
-        from numpy.random import default_rng
 
+        from nasplat.data.splitting import stratified_order
         from nasplat.surrogates.zero_cost import noise, reduced
 
         if self._data is None:
             return noise(reduced(self.io, self.data.side or NOISE_SIDE), self.batch, self.seed)
         examples = self._data.load().training
-        rows = default_rng(self.seed).permutation(len(examples))[: self.batch]
+        rows = stratified_order(examples.labels.numpy(), self.seed)[: self.batch]
         return examples.batch(torch.from_numpy(rows))

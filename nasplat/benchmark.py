@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
@@ -58,6 +58,10 @@ class Benchmark(ABC):
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that every measurement has."""
 
+    code_metrics: frozenset[str] = frozenset()
+    """The measured metrics that depend on an architecture's code, not only on the function that it computes, such as
+    a latency. A search for one of them measures every code, even if the canonical key was measured before."""
+
     alone: bool = False
     """Whether a measurement needs exclusive use of the device, as for latency; such a search has one worker."""
 
@@ -66,6 +70,10 @@ class Benchmark(ABC):
 
     distills: bool = False
     """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
+
+    recorded: Mapping[str, Any] | None = None
+    """What `record_data` gave for the run that this benchmark measures for; None in a new run. It is set before any
+    method is called. The data must then be what was recorded, and its split, classes and scaling are used."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -97,9 +105,34 @@ class Benchmark(ABC):
             InputError: What is missing, where it was looked for, and the remedy.
         """
 
+    def data_notes(self) -> Sequence[str]:
+        """What users may not expect of the data, a line each, such as files that are left out; by default nothing.
+
+        A search tells it once at its start, after `check`.
+        """
+        return ()
+
     @abstractmethod
     def prepare(self) -> None:
         """Load what measurements need; a second call does nothing."""
+
+    def record_data(self) -> dict[str, Any]:
+        """Identify the data that measurements depend on: manifests as JSON, by the purpose of the data.
+
+        It may read all of the data. A run keeps the result, so that later commands notice a change of the data.
+
+        Raises:
+            InputError: The data is missing or damaged.
+        """
+        return {}
+
+    def accept_data(self) -> dict[str, Any]:
+        """As `record_data`, for data that differs from `recorded`: what is still there keeps its part of the split.
+
+        Raises:
+            InputError: The difference cannot be accepted.
+        """
+        return self.record_data()
 
     def feasible(self, architecture: Architecture) -> bool:
         """Whether the architecture can be measured; False for architectures that a partial table lacks."""

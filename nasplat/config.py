@@ -85,17 +85,21 @@ class Workload:
         benchmark: The registered name of the benchmark.
         space_options: Arguments of the space's constructor, JSON values.
         benchmark_options: Arguments of the benchmark's constructor, JSON values.
+        data: What the run recorded of its data; None in a run without a record.
     """
 
     space: str
     benchmark: str
     space_options: dict[str, Any] = field(default_factory=dict)
     benchmark_options: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] | None = None
 
     def make(self) -> Benchmark:
         """Make the benchmark; it is not yet prepared."""
         space = construct("space", SEARCH_SPACES.get(self.space), **self.space_options)
-        return construct("benchmark", BENCHMARKS.get(self.benchmark), space, **self.benchmark_options)
+        benchmark = construct("benchmark", BENCHMARKS.get(self.benchmark), space, **self.benchmark_options)
+        benchmark.recorded = self.data
+        return benchmark
 
 
 class SearchConfig(_Section):

@@ -21,7 +21,10 @@ class ArtifactError(RunError):
 
 
 class StorageError(RunError):
-    """The run directory cannot be written, for example on a full disk; the run stops and can be resumed."""
+    """Something cannot be written, for example on a full disk; a run stops and can be resumed.
+
+    The message ends with the remedy.
+    """
 
 
 class StrategyError(RunError):

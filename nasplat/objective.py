@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from nasplat.errors import InputError
+from nasplat.metric import COST_UNITS, FRACTION, Metric
 from nasplat.task import Measurement
 
 
@@ -43,6 +44,21 @@ class Objective:
 
     def __str__(self) -> str:
         return f"{self.metric}:{'max' if self.maximize else 'min'}"
+
+    def check_direction(self) -> None:
+        """Check that the direction does not contradict the metric's name, for a new search.
+
+        Costs may be maximized: more parameters are a simple proxy of accuracy.
+
+        Raises:
+            InputError: It does, as in ``loss:max``.
+        """
+        known = Metric.known(self.metric)
+        if known is not None and known.maximize != self.maximize and known.unit not in COST_UNITS:
+            raise InputError(
+                f"{known.comparative} {self.metric} is better, but the objective is {self}; write "
+                f"{self.metric}:{'max' if known.maximize else 'min'}"
+            )
 
     def loss(self, metrics: Mapping[str, float]) -> float:
         """The metric's value, negated if higher is better, so that lower is always better."""
@@ -84,7 +100,8 @@ class Constraint:
                 "a constraint must be METRIC<=NUMBER or METRIC>=NUMBER, such as 'params<=5e6' (in quotes), "
                 f"but got {text!r}"
             )
-        if match[1].endswith("accuracy") and not 0 <= bound <= 1:
+        known = Metric.known(match[1])
+        if known is not None and known.unit == FRACTION and "accuracy" in match[1] and not 0 <= bound <= 1:
             raise InputError(
                 f"{match[1]} must be a fraction between 0 and 1, but got {text!r}; "
                 f"for {bound:g} % write {match[1]}{match[2]}{bound / 100:g}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 from numpy.random import default_rng
@@ -20,6 +20,7 @@ from nasplat.errors import InputError
 from nasplat.options import complete, shortly
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import new_folder, read_file
+from nasplat.target import Line, TargetTransform, transform_of
 
 FORMAT = "nasplat predictor 1"
 LARGEST_SCORE = 1e100
@@ -48,6 +49,9 @@ class Predictor(ABC):
     The constructor takes the space and keyword-only options, stores them under their own names and does no
     work. Higher scores are better; `predict` before `fit` raises `InputError`. Randomness comes from an option
     `seed`, so that the same data give the same predictions.
+
+    A search uses `predict`, whose unit is the predictor's own. What people see comes from `estimate`, in the unit of
+    the scores. A predictor that predicts in another unit sets `target_transform` in `fit`.
     """
 
     name: ClassVar[str]
@@ -58,6 +62,9 @@ class Predictor(ABC):
 
     cross_validated: float | None = None
     """Kendall's tau of the out-of-fold predictions, if `fit` computes it; None if that needs a cross-validation."""
+
+    target_transform: TargetTransform | None = Line()
+    """How predictions become scores, set by `fit`; by default they are scores. None if a file does not say."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -85,6 +92,34 @@ class Predictor(ABC):
         """
         return None
 
+    @final
+    def estimate(self, architectures: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Estimates in the unit of the fitted scores, `[n]`, in the order of `predict`, and their standard deviations.
+
+        The deviations are in the same unit, and None if the predictor has none.
+
+        Raises:
+            InputError: The predictor is not fitted, or was saved by a version that did not record the unit.
+        """
+        if self.target_transform is None:
+            raise InputError(
+                f"this {self.name} was saved by an earlier version, and its scores are in a unit of its own; "
+                "fit it again for values in the unit of the metric"
+            )
+        predicted, deviations = self.predict_uncertain(architectures)
+        values = self.target_transform.inverse(predicted)
+        return values, None if deviations is None else self.target_transform.deviations(predicted, deviations)
+
+    def predict_uncertain(
+        self, architectures: Sequence[Architecture]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Scores as from `predict`, and their standard deviations if the predictor has any, `[n]` each.
+
+        Raises:
+            InputError: The predictor is not fitted.
+        """
+        return self.predict(architectures), None
+
     @abstractmethod
     def get_state(self) -> FittedState:
         """The fitted state, for `set_state` in another process.
@@ -110,7 +145,7 @@ class Predictor(ABC):
 
         Args:
             folder: The folder; it must not exist. It is created completely or not at all.
-            about: Further values for the document, such as the source of the training set.
+            about: Further values for the document, such as a training set's `description`: its sources and its metric.
 
         Raises:
             InputError: The predictor is not fitted, or the path exists.
@@ -126,6 +161,7 @@ class Predictor(ABC):
             "space": {"name": self.space.name, "options": options_of(self.space)},
             "versions": {name: version(name) for name in ("nasplat", "numpy", "scikit-learn", "torch")},
             "about": dict(about or {}),
+            "target": None if self.target_transform is None else self.target_transform.as_json(),
             "state": dict(state.values),
             "arrays": hashlib.sha256(arrays).hexdigest(),
         }
@@ -172,6 +208,8 @@ class Predictor(ABC):
         try:
             predictor = cls(space, **complete("predictor", cls, document["options"]))
             predictor.set_state(FittedState(document["state"], arrays))
+            target = document.get("target")  # earlier versions have none
+            predictor.target_transform = None if target is None else transform_of(target)
             # An inconsistent state, such as weights for other features, fails only when it is used.
             trial = predictor.predict([space.sample(default_rng(0))])
             if trial.shape != (1,) or not np.isfinite(trial).all():
@@ -200,6 +238,11 @@ class UncertainPredictor(Predictor):
 
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         return self.predict_with_deviation(architectures)[0]
+
+    def predict_uncertain(
+        self, architectures: Sequence[Architecture]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        return self.predict_with_deviation(architectures)
 
     def covariance(self, architectures: Sequence[Architecture], others: Sequence[Architecture]) -> NDArray[np.float64]:
         """The covariance of the predictions, `[n, others]`, in the unit of the squared deviation.
@@ -249,7 +292,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     """Read and verify the JSON document of a saved predictor.
 
     It has the keys `predictor` and `options`, `space` with `name` and `options`, `versions`, `about`, `state`, and
-    the digests `arrays` and `document`.
+    the digests `arrays` and `document`. Earlier versions have no `target`, which says how predictions become scores.
 
     Raises:
         InputError: The document is missing, damaged, or of another format; the message says what is wrong.

@@ -39,11 +39,13 @@ class Problem:
         is_measurable: Whether the benchmark can measure an architecture; a partial table has only some.
         enumerable_members: All measurable members, if the benchmark lists them; random draws are made from the list.
         analytic_metrics: The benchmark's analytic metrics of a measurable architecture; they count as costs.
+        code_metrics: The benchmark's metrics that depend on the code, not only on the function that it computes.
         seed: The run's seed.
 
     Attributes:
         cost: The cost of an architecture in this problem, cached for the last few thousand.
         key: The canonical key of an architecture, cached in the same way.
+        code_metrics: The measured metrics that depend on the code.
         goal: Objectives, and the constraints that act in selection.
         limits: The hard constraints: those on analytic metrics.
         rng: The generator for every random choice of the strategy.
@@ -60,6 +62,7 @@ class Problem:
         is_measurable: Callable[[Architecture], bool] = lambda architecture: True,
         enumerable_members: Sequence[Architecture] | None = None,
         analytic_metrics: Callable[[Architecture], Mapping[str, float]] = lambda architecture: {},
+        code_metrics: frozenset[str] = frozenset(),
         seed: int = 0,
     ) -> None:
         self.space = space
@@ -77,6 +80,8 @@ class Problem:
         self.goal = Goal(goal.objectives, tuple(c for c in goal.constraints if c.metric not in free))
         self.limits = tuple(c for c in goal.constraints if c.metric in free)
         self.free_metrics = frozenset(free)
+        self.code_metrics = code_metrics
+        self._by_code = not code_metrics.isdisjoint(self.goal.metrics)
         self._priced_by = tuple(o.metric for o in goal.objectives if o.metric in free)
         self._next_id = 0
 
@@ -151,12 +156,20 @@ class Problem:
                 architecture, excess = other, left
         return architecture
 
-    def deduplication_key(self, architecture: Architecture) -> str:
-        """Deduplication key: the canonical key, plus every objective that is a cost.
+    def measurement_key(self, architecture: Architecture) -> str:
+        """Equal for architectures with equal measured metrics, as far as the goal names them.
 
-        A dead edge changes no measured metric, but it may add to a cost.
+        It is the canonical key, plus the code if a measured objective or constraint depends on the code.
         """
         key = self.key(architecture)
+        return f"{key} {architecture.code}" if self._by_code else key
+
+    def deduplication_key(self, architecture: Architecture) -> str:
+        """Deduplication key: the measurement key, plus every objective that is a cost.
+
+        A dead edge changes no accuracy, but it may add to a cost.
+        """
+        key = self.measurement_key(architecture)
         if not self._priced_by:
             return key
         metrics = self.cost(architecture).metrics()
@@ -247,6 +260,7 @@ class Problem:
             is_measurable=self._is_measurable,
             enumerable_members=self._members,
             analytic_metrics=self._analytic_metrics,
+            code_metrics=self.code_metrics,
             seed=self.seed,
         )
 

@@ -176,7 +176,8 @@ class DuplicatePolicy:
     """What a strategy does with a duplicate: an architecture whose canonical key it has already asked for.
 
     ``cache`` asks again, and the answer is a cache hit, without work. ``redraw`` proposes other architectures
-    until one is new; with costs among the objectives, the same canonical key at another cost counts as new.
+    until one is new; with costs among the objectives, the same canonical key at another cost counts as new, and if
+    the goal names a metric of the code, such as a measured latency, so does any other code.
     ``measure`` asks for a new replicate, which is measured like any other task.
 
     Args:

@@ -36,7 +36,7 @@ class Evaluate:
     """Measure one architecture.
 
     Two evaluations are the same work only if canonical key, fidelity and replicate agree and neither uses
-    shared weights or a teacher.
+    shared weights or a teacher. If the goal names a metric of the code, such as a latency, the code must agree too.
 
     Args:
         id: The task's number, rising in the order of asking.

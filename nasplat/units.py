@@ -1,5 +1,6 @@
 """Human-readable values of metrics and durations."""
 
+from nasplat.metric import FRACTION, Metric
 from nasplat.objective import Goal
 from nasplat.task import Incident
 
@@ -12,7 +13,8 @@ def figure(name: str, value: float) -> str:
     >>> figure("psnr_db", 33.66032)
     '33.660 dB'
     """
-    if name.endswith("accuracy"):
+    known = Metric.known(name)
+    if known is not None and known.unit == FRACTION and known.maximize:
         return f"{100 * value:.2f} %"
     if name.endswith("_db"):
         return f"{value:.3f} dB"

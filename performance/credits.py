@@ -33,6 +33,7 @@ from nasplat.objective import Goal, Objective
 from nasplat.options import complete
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
+from nasplat.report.drawing import default_style
 from nasplat.search_space import GeneSpace
 from nasplat.task import Evaluate, Measurement
 
@@ -275,6 +276,7 @@ def main() -> None:
     show(name, lines, seeds)
 
 
+@default_style()
 def draw(name: str, lines: list[dict[str, Any]], path: Path) -> None:
     """The mean best so far of every arm, less that of uniform mutation."""
     from matplotlib.figure import Figure

@@ -71,8 +71,8 @@ MUTATIONS = (
         "peek-at-test-data",
         "A search measures on the validation split and never looks at test images.",
         "benchmarks/classification.py",
-        "metrics = evaluate(network, self._splits(device).validation)",
-        "metrics = evaluate(network, self._splits(device).test)",
+        "metrics = evaluate(network, self._splits(device).validation, stratified=by_batch)",
+        "metrics = evaluate(network, self._splits(device).test, stratified=by_batch)",
         ("tests/test_classification.py",),
     ),
     Mutation(

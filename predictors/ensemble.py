@@ -11,6 +11,7 @@ from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
 from nasplat.predictors.ensembling import Floats, member, packed, parts_of, uncertain, unpack
 from nasplat.predictors.tabular import unfitted
 from nasplat.search_space import SearchSpace
+from nasplat.target import MeanTransform
 
 
 class Ensemble(UncertainPredictor):
@@ -53,6 +54,8 @@ class Ensemble(UncertainPredictor):
             each.fit([architectures[int(i)] for i in kept], scores[kept])
             held_out[left] = each.predict([architectures[int(i)] for i in left])
         self._fitted, self._held_out = True, held_out
+        transforms = [each.target_transform for each in self._members]
+        self.target_transform = MeanTransform(tuple(each for each in transforms if each is not None))
         return self
 
     def predict_with_deviation(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:

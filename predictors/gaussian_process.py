@@ -16,8 +16,9 @@ from nasplat.encodings.encoding import Encodings
 from nasplat.encodings.weisfeiler_lehman import Vocabulary
 from nasplat.errors import InputError
 from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
-from nasplat.predictors.tabular import FEWEST, normal_scores, unfitted
+from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
+from nasplat.target import LogDistance, NormalScores, normal_scores
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +42,7 @@ class GaussianProcess(UncertainPredictor):
     noise maximize the marginal likelihood (Rasmussen and Williams, 2006, ch. 5) under log-normal priors, which keep
     the many length scales close together if there are few examples.
 
-    Scores are in the unit of the target, not of the measurements.
+    `predict` is in the unit of the target, `estimate` in that of the scores.
 
     Args:
         space: The space of the architectures to score.
@@ -76,7 +77,11 @@ class GaussianProcess(UncertainPredictor):
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
         rng = default_rng(self.seed)
-        target = normal_scores(scores) if self.target == "normal" else _log_target(scores)
+        if self.target == "normal":
+            self.target_transform, target = NormalScores.of(scores), normal_scores(scores)
+        else:
+            self.target_transform = transform = LogDistance.of(scores, HEADROOM)
+            target = transform.targets(scores)
         chosen = np.arange(len(scores))
         if len(chosen) > self.most:
             chosen = np.sort(rng.choice(chosen, self.most, replace=False))
@@ -213,13 +218,6 @@ class _Model:
 def _standardized(features: Floats, mean: Floats, scale: Floats) -> Floats:
     clipped: Floats = np.clip((features - mean) * scale, -FARTHEST, FARTHEST)
     return clipped
-
-
-def _log_target(scores: Floats) -> Floats:
-    best, median, worst = (float(each) for each in np.quantile(scores, [1, 0.5, 0]))
-    spread = best - median or best - worst or 1.0
-    target: Floats = -np.log((best - scores) / spread + HEADROOM)
-    return target
 
 
 def _matern(a: Tensor, b: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.predictor import FittedState
-from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
+from nasplat.predictors.tabular import ProxyNames, TabularPredictor, unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.trees import Evaluate, Trees
 
@@ -56,7 +56,7 @@ class GradientBoosting(TabularPredictor):
         self._trees: Trees | None = None
         self._evaluate: Evaluate | None = None
 
-    def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+    def learn(self, features: NDArray[np.float32], targets: NDArray[np.float64]) -> None:
         from sklearn.ensemble import GradientBoostingRegressor
 
         model = GradientBoostingRegressor(
@@ -68,7 +68,7 @@ class GradientBoosting(TabularPredictor):
             subsample=self.sample,
             init="zero",
             random_state=self.seed,
-        ).fit(features, normal_scores(scores))  # their mean is 0, so boosting starts from 0
+        ).fit(features, targets)  # their mean is 0, so boosting starts from 0
         grown = [tree.tree_ for tree in model.estimators_[:, 0]]
         self._become(Trees.of_sklearn(grown, lambda tree: self.rate * tree.value[:, :, 0]))
 

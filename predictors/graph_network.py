@@ -16,6 +16,7 @@ from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
 from nasplat.predictors.ensembling import parts_of
 from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
+from nasplat.target import Line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,8 @@ class GraphNetwork(UncertainPredictor):
     The input of a network is the operations and costs of nodes, the data flow between them, and the numbers of
     `nasplat.encodings.features`. The loss is logistic in the difference of two scores, so only the order of the
     measurements matters. Each member leaves its own part of the examples out, which gives out-of-fold predictions. The
-    members' scores are standardized over all examples before they are combined; this is the unit of predictions.
+    members' scores are standardized over all examples before they are combined; this is the unit of predictions. A line
+    through the out-of-fold predictions, or those of a single network, puts them into the unit of the scores.
 
     Scoring cells by graph networks was proposed by Wen et al. (2020, "Neural Predictor"). Passing messages in both
     directions is from Dudziak et al. (2020, "BRP-NAS"), who also train on pairs. Pruned graphs, the features of the
@@ -125,7 +127,10 @@ class GraphNetwork(UncertainPredictor):
         # A member without any pair of different examples gets the gain 0.
         informed = np.array([len(np.unique(labels[row])) > 1 for row in seen])
         self._standard |= {"mean": said.mean(axis=1), "gain": _inverse(said.std(axis=1)) * informed}
-        self._held_out = None if members == 1 else self._standardized(said)[part, np.arange(n)]
+        standardized = self._standardized(said)
+        self._held_out = None if members == 1 else standardized[part, np.arange(n)]
+        predicted = standardized.mean(axis=0) if self._held_out is None else self._held_out
+        self.target_transform = Line.fitted(predicted, scores)
         return self
 
     def predict_with_deviation(

@@ -16,6 +16,7 @@ from nasplat.errors import InputError
 from nasplat.predictor import FittedState, UncertainPredictor, checked_scores
 from nasplat.predictors.tabular import FEWEST, unfitted
 from nasplat.search_space import SearchSpace
+from nasplat.target import LogDistance
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +46,7 @@ class IsotropicGaussianProcess(UncertainPredictor):
     examples are enough to begin with, and a hundred take milliseconds. With hundreds of examples `gaussian_process`
     and `auto` rank better.
 
-    Scores are in the unit of the target, not of the measurements.
+    `predict` is in the unit of the target, `estimate` in that of the scores.
 
     Args:
         space: The space of the architectures to score.
@@ -75,7 +76,8 @@ class IsotropicGaussianProcess(UncertainPredictor):
         if len(scores) > self.most:
             chosen = np.sort(np.argsort(-scores, kind="stable")[: self.most])
             views, scores = views.take(chosen), scores[chosen]
-        target = _target(scores, self.headroom)
+        self.target_transform = transform = LogDistance.of(scores, self.headroom)
+        target = transform.targets(scores)
         spread = float(target.std())
         self._center, self._unit = float(target.mean()), spread if spread > 1e-9 else 1.0  # equal up to rounding
         residuals = (target - self._center) / self._unit
@@ -163,13 +165,6 @@ class IsotropicGaussianProcess(UncertainPredictor):
         kernel = self._kernel(points) + (np.exp(log[2]) + JITTER) * np.eye(len(points))
         self._root = cholesky(kernel, lower=True)
         self._solved = cho_solve((self._root, True), residuals)
-
-
-def _target(scores: Floats, headroom: float) -> Floats:
-    best, median, worst = (float(each) for each in np.quantile(scores, [1, 0.5, 0]))
-    spread = best - median or best - worst or 1.0
-    target: Floats = -np.log((best - scores) / spread + headroom)
-    return target
 
 
 def _squared(a: Floats, b: Floats) -> Floats:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.predictor import FittedState
-from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
+from nasplat.predictors.tabular import ProxyNames, TabularPredictor, unfitted
 from nasplat.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LightGBM(TabularPredictor):
         self._booster: Booster | None = None
         self._text = ""
 
-    def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+    def learn(self, features: NDArray[np.float32], targets: NDArray[np.float64]) -> None:
         lightgbm = _lightgbm()
         options = {
             "objective": "regression",
@@ -80,7 +80,7 @@ class LightGBM(TabularPredictor):
             "num_threads": 1,
             "verbosity": -1,
         }
-        data = lightgbm.Dataset(features, normal_scores(scores), params=options)
+        data = lightgbm.Dataset(features, targets, params=options)
         self._become(lightgbm.train(options, data, num_boost_round=self.trees).model_to_string())
 
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:

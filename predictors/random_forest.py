@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.predictor import FittedState, UncertainPredictor
-from nasplat.predictors.tabular import ProxyNames, TabularPredictor, normal_scores, unfitted
+from nasplat.predictors.tabular import ProxyNames, TabularPredictor, unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.trees import Evaluate, Trees
 
@@ -54,12 +54,12 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         self._trees: Trees | None = None
         self._evaluate: Evaluate | None = None
 
-    def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+    def learn(self, features: NDArray[np.float32], targets: NDArray[np.float64]) -> None:
         from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
         kind = ExtraTreesRegressor if self.extra else RandomForestRegressor
         forest = kind(self.trees, min_samples_leaf=self.leaf, max_features=self.share, n_jobs=1, random_state=self.seed)
-        forest.fit(features, normal_scores(scores))
+        forest.fit(features, targets)
         self._become(Trees.of_sklearn([tree.tree_ for tree in forest.estimators_], self._moments))
 
     def predict_with_deviation(

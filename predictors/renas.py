@@ -15,6 +15,7 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.predictor import FittedState, Predictor, TooFew, checked_scores
 from nasplat.search_space import SearchSpace
+from nasplat.target import Line
 from nasplat.training import ranking
 from nasplat.training.seeding import seeded
 
@@ -41,7 +42,8 @@ class ReNAS(Predictor):
     Every element of `space.tensors` is standardized over the examples, if it varies among them. The network is the
     paper's (sec. 3.1). It learns to order pairs of architectures, not to predict their scores (sec. 3.2). The
     published program has the logistic loss, full batches and 200 epochs, and keeps the best epoch as `select="best"`.
-    The weight and the form of the continuity term are reconstructions.
+    The weight and the form of the continuity term are reconstructions. `estimate` puts predictions into the unit of the
+    scores by a line through those for the examples.
 
     Args:
         space: The space of the architectures to score.
@@ -132,6 +134,7 @@ class ReNAS(Predictor):
             network = Network(*maps.shape[1:3])
         self._train(network, self._standardized(maps), torch.from_numpy(self._scaled(scores)), held_out)
         self._network = network.eval()
+        self.target_transform = Line.fitted(self.predict(architectures), scores)
         return self
 
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.predictor import Predictor, checked_scores
 from nasplat.predictors.proxy_features import proxy_features, proxy_names
+from nasplat.target import NormalScores, normal_scores
 
 FEWEST = 2
 
@@ -21,7 +22,7 @@ ProxyNames: TypeAlias = Annotated[tuple[str, ...], AfterValidator(proxy_names)]
 
 
 class TabularPredictor(Predictor):
-    """Turns architectures into rows of features, and scores into targets; a subclass fits the targets.
+    """Turns architectures into rows of features, and scores into normal scores; a subclass fits these targets.
 
     Attributes:
         proxies: The names of the zero-cost proxies that are further features.
@@ -31,7 +32,8 @@ class TabularPredictor(Predictor):
 
     def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
-        self.learn(self.table(architectures), scores)
+        self.learn(self.table(architectures), normal_scores(scores))
+        self.target_transform = NormalScores.of(scores)
         return self
 
     def table(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
@@ -42,19 +44,8 @@ class TabularPredictor(Predictor):
         return np.concatenate([features, proxy_features(self.space, architectures, self.proxies)], axis=1)
 
     @abstractmethod
-    def learn(self, features: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
-        """Fit scores `[n]` to features `[n, features]`."""
-
-
-def normal_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quantiles of a normal distribution at the ranks of scores, with ranks of ties averaged (Blom, 1958).
-
-    So only the order is fitted, and a collapsed training is only the last in order, not far from all others.
-    """
-    from scipy.stats import norm, rankdata
-
-    quantiles: NDArray[np.float64] = norm.ppf((rankdata(scores) - 3 / 8) / (len(scores) + 1 / 4))
-    return quantiles
+    def learn(self, features: NDArray[np.float32], targets: NDArray[np.float64]) -> None:
+        """Fit normal scores `[n]` to features `[n, features]`."""
 
 
 def unfitted() -> InputError:

@@ -78,7 +78,8 @@ class PredictorGuided(Strategy):
     that a candidate is expected to add to the front. The front is that of the predictions for the measured
     architectures; with noisy objectives, these count instead of single measurements. Constraints on measured metrics
     are predicted as well. Pending evaluations use the kriging believer: they lower the predicted variance nearby, so
-    batches spread out and workers never wait. Each canonical key is asked for once, unless its cost differs.
+    batches spread out and workers never wait. Each canonical key is asked for once, unless its cost differs, or
+    the goal names a metric of the code.
 
     Args:
         problem: The search problem.

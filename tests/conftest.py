@@ -283,13 +283,14 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from numpy import array
     from numpy.random import default_rng
 
+    from nasplat.metric import Metric
     from nasplat.search_spaces.nasbench201 import NASBench201
 
     space, rng = NASBench201(), default_rng(0)
     architectures = [space.sample(rng) for _ in range(50)]
     predictor = Ridge(space).fit(architectures, array([a.code.count("3") / 6 for a in architectures]))
     folder = tmp_path_factory.mktemp("learnt") / "predictor"
-    predictor.save(folder, {"count": 50, "metric": "accuracy"})
+    predictor.save(folder, {"count": 50, "metric": Metric.of("accuracy").as_json()})
     return folder
 
 

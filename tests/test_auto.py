@@ -142,13 +142,15 @@ def test_the_process_is_surer_near_its_examples() -> None:
 
 
 def test_log_targets_look_closely_at_the_best() -> None:
-    from nasplat.predictors.gaussian_process import _log_target
+    from nasplat.target import LogDistance
 
     scores = np.array([0.1, 0.5, 0.90, 0.93, 0.94])
-    target = _log_target(scores)
+    target = LogDistance.of(scores, 0.5).targets(scores)
     assert (np.diff(target) > 0).all()
     assert (target[4] - target[3]) / 0.01 > 5 * (target[1] - target[0]) / 0.4
-    assert target == pytest.approx(_log_target(100 * scores - 7)), "the unit of scores matters"
+    assert target == pytest.approx(LogDistance.of(100 * scores - 7, 0.5).targets(100 * scores - 7)), (
+        "the unit of scores matters"
+    )
 
 
 @pytest.mark.slow

@@ -554,6 +554,14 @@ def predict_against(self: Ridge, architectures: Sequence[Architecture]) -> NDArr
     return -Ridge.predict(self, architectures)
 
 
+def fit_standardized(self: Ridge, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Ridge:
+    return Ridge.fit(self, architectures, (scores - scores.mean()) / scores.std())
+
+
+def fit_exaggerating(self: Ridge, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Ridge:
+    return Ridge.fit(self, architectures, scores + 4 * (scores - scores.mean()))
+
+
 def fit_with_noise(self: Ridge, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Ridge:
     return Ridge.fit(self, architectures, scores + [random.SystemRandom().random() for _ in scores])
 
@@ -616,6 +624,8 @@ PREDICTORS: dict[str, Any] = {
     "one_finite_score_each": broken(Ridge, predict=predict_column),
     "out_of_fold_predictions_are_finite": Sparing,
     "scores_do_not_depend_on_company": broken(Ridge, predict=predict_ranks),
+    "estimates_follow_the_unit_of_the_scores": broken(Ridge, fit=fit_standardized),
+    "estimates_lie_among_the_scores": broken(Ridge, fit=fit_exaggerating),
     "learns_to_rank": broken(Ridge, predict=predict_against),
     "same_data_same_predictions": broken(Ridge, fit=fit_with_noise),
     "saved_is_loaded": broken(Ridge, save=save_pickled),

@@ -428,7 +428,9 @@ def test_images_differ_between_epochs_and_within_a_batch(monkeypatch: pytest.Mon
     examples = Examples(image.repeat(64, 1, 1, 1), torch.arange(64) % 10)
     alike = Splits(examples, examples, lambda: examples)
     monkeypatch.setitem(DATASETS, "alike", Dataset("alike", IO.image(1, 8, 10), lambda: alike))
-    benchmark = construct("benchmark", Classification, Watched(channels=4, cells=1), dataset="alike", augment=True)
+    benchmark = construct(
+        "benchmark", Classification, Watched(channels=4, cells=1), dataset="alike", augment=True, batch_size=64
+    )
     measure(benchmark, task_for(fidelity=2), MemoryArtifacts())
     kinds = [{tuple(image.flatten().tolist()) for image in batch} for batch in seen]
     assert [len(batch) for batch in seen] == [64, 64]

@@ -193,6 +193,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "objective with another direction": (["--objective", "accuracy:best"], ["METRIC:max", "'accuracy:best'"]),
     "objective without metric": (["--objective", ":max"], ["METRIC:max or METRIC:min", "':max'"]),
     "objective that is empty": (["--objective", ""], ["METRIC:max or METRIC:min", "''"]),
+    "objective in the wrong direction": (["--objective", "loss:max"], ["lower loss is better", "loss:min"]),
     "objective given twice": (["--objective", "accuracy:min"], ["accuracy", "twice"]),
     "unknown metric": (["--objective", "acuracy:min"], ["metric", "'acuracy'", "did you mean 'accuracy'?", "params"]),
     "constraint on an unknown metric": (["--constraint", "param<=5e6"], ["'param'", "did you mean 'params'?"]),
@@ -470,7 +471,7 @@ def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports without an ONNX model, which takes seconds."""
     monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)
     monkeypatch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
-    monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
+    monkeypatch.setattr(bundle, "measured_latency", lambda *given, **how: None)
 
 
 @pytest.mark.exports

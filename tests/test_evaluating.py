@@ -12,7 +12,7 @@ from numpy.random import default_rng
 from typer.testing import CliRunner
 
 from nasplat.cli import evaluating
-from nasplat.cli.evaluating import _trial
+from nasplat.cli.evaluation_record import _trial
 from nasplat.errors import InputError
 from nasplat.registry import PREDICTORS, SEARCH_SPACES
 from nasplat.surrogates import ranking_metrics
@@ -122,6 +122,33 @@ def test_other_settings_and_other_folders_are_refused(arguments: list[str], tmp_
     (tmp_path / "out" / "trials.jsonl").write_text("nonsense\n")
     with pytest.raises(InputError, match="damaged"):
         run(*arguments, "--out", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_an_earlier_version_goes_on(arguments: list[str], tmp_path: Path) -> None:
+    """Scores are the same if their digest is; earlier versions described the metric and the sources otherwise."""
+    arguments = [*arguments, "--splits", "1"]
+    run(*arguments, "--out", tmp_path / "out")
+    path = tmp_path / "out" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["scores"] |= {"sources": ["scores.csv"], "metric": "accuracy"}
+    path.write_text(json.dumps(settings))
+    run(*arguments, "--out", tmp_path / "out")
+    settings["scores"]["digest"] = "0" * 64
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="other scores"):
+        run(*arguments, "--out", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_metric_is_printed_with_its_direction_and_unit(arguments: list[str], scores: Path) -> None:
+    few = [*arguments, "--predictor", "random_forest", "--splits", 1]
+    said = run(*few)
+    assert "scores.csv, accuracy (a fraction of 0 to 1, higher is better), " in said and "regret@3 (fraction)" in said
+    scores.write_text(scores.read_text().replace("accuracy", "error"))
+    assert "error (a fraction of 0 to 1, lower is better)" in run(*few)
+    with pytest.raises(InputError, match="lower error is better, but got error:max"):
+        run(*few, "--score", "error:max")
 
 
 @pytest.mark.slow

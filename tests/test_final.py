@@ -463,7 +463,8 @@ def test_garbage_for_test_pictures_stands_in_the_way_of_the_test_alone(
     assert "t10k-images-idx3-ubyte is damaged" in refused.stderr
     assert not Run(tmp_path / "new").history().tested
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx(pixels[:30]))
-    done(command("test", "new"))
+    assert "1 changed (fashion_mnist/t10k-images-idx3-ubyte)" in command("test", "new").stderr
+    done(command("test", "new", "--accept-changed-data"))
     (final,) = Run(tmp_path / "new").history().tested.values()
     body = encode_outcome(final)
     assert (body["split"], set(final.metrics)) == ("test", {"accuracy", "loss"})

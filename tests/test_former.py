@@ -11,6 +11,7 @@ import pytest
 
 from nasplat.errors import InputError
 from nasplat.export.opening import opened
+from nasplat.latency.conditions import Conditions
 from nasplat.latency.table import read_table
 from nasplat.objective import Goal, Objective
 from nasplat.options import complete
@@ -89,7 +90,10 @@ def test_a_predictor_predicts_what_it_did(name: str, former: Path, command: Comm
     done = command("predictor", "predict", former / "predictors" / name, *codes, "--json")
     assert done.returncode == 0, done.stderr
     for found, before in zip(json.loads(done.stdout)["predictions"], expected["predictions"], strict=True):
-        assert found["score"] == pytest.approx(before["score"], rel=1e-4)
+        assert found["value"] == pytest.approx(before["score"], rel=1e-4)
+    assert json.loads(done.stdout)["metric"] is None
+    in_words = command("predictor", "predict", former / "predictors" / name, *codes)
+    assert in_words.stdout.startswith("Estimates of score (in a unit of its own")
 
 
 @pytest.mark.slow
@@ -103,6 +107,8 @@ def test_a_table_of_latency_tells_what_it_did(former: Path) -> None:
     table = read_table(former / "latency.csv", space, space.reference_io)
     expected = json.loads((former / "latency.json").read_text())
     assert len(expected) == 3
+    assert table.origin.conditions == Conditions("torch", threads=1, batch=1, device="cpu")
+    assert table.origin.networks == 4 and table.origin.median_error == pytest.approx(0.00975, rel=0.01)
     for code, latency in expected.items():
         assert table.latency_ms(space.parse(code)) == pytest.approx(latency, rel=1e-9)
 

@@ -36,7 +36,7 @@ def settings(**benchmark: object) -> list[str]:
 
 def draw(folder: Path, count: int, *, classes: tuple[str, ...] = ("dark", "light")) -> None:
     """Pictures of noise that is darker or lighter, 40 x 48 pixels, of two kinds of files."""
-    rng = np.random.default_rng(count)
+    rng = np.random.default_rng([count, *folder.name.encode()])
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for row in range(count):
@@ -188,15 +188,17 @@ def test_a_part_without_pictures(part: str, command: Command, photos: Path) -> N
 
 def test_parts_are_not_taken_for_classes(command: Command, photos: Path) -> None:
     shutil.rmtree(photos / "train")
-    assert f"{photos} has val/ and test/, but no train/" in refusal(command, photos)
+    assert f"{photos} has val/ and test/, but no folder for training is understood" in refusal(command, photos)
 
 
-@pytest.mark.parametrize("name", ["validation", "Test", "dark"])
+@pytest.mark.parametrize("name", ["validations", "heldout", "dark"])
 def test_a_folder_beside_train_is_not_left_out_unseen(name: str, command: Command, photos: Path) -> None:
     shutil.rmtree(photos / "test")
     (photos / "val").rename(photos / name)
     said = refusal(command, photos)
-    assert f"{photos} has train/ and also {name}/; it must have either train/, with or without val/ and test/" in said
+    assert (
+        f"{photos} has train/ and also {name}/, which is no part; name the folders of parts train, val and test" in said
+    )
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

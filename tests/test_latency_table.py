@@ -598,6 +598,9 @@ def test_a_search_does_not_go_on_with_another_table(tmp_path: Path) -> None:
     searched(tmp_path / "run", config)
     searched(tmp_path / "run", config)  # the same table is no other
     write_table(path, {**described(SPACE, DIGITS), "calibration": {"a_ms": 0.25, "b": 1.0}}, rows(DIGITS))
+    with pytest.raises(InputError, match=r"not what the run recorded for latency_table: 1 changed \(table\.csv\)"):
+        searched(tmp_path / "run", config)
+    (tmp_path / "run" / "data.json").unlink()  # as in a run of an earlier version
     with pytest.raises(RunError, match=r"resuming, latency_ms of toy:\S+ is .*, but it was .* restore the table"):
         searched(tmp_path / "run", config)
 

@@ -126,7 +126,7 @@ def lighten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(page, "_svg", lambda drawing, title: Markup("<svg/>"))
     patch.setattr(bundle, "write_onnx", lambda network, shape, path, **how: path.write_bytes(b"onnx"))
     patch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
-    patch.setattr(bundle, "measured_latency", lambda path, io: None)
+    patch.setattr(bundle, "measured_latency", lambda *given, **how: None)
 
 
 def write_table(path: Path) -> None:

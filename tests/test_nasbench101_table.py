@@ -201,6 +201,17 @@ def test_a_configured_search_draws_from_the_table(table101: Path) -> None:
 # Tables that are not the real one
 
 
+def test_accuracies_that_are_no_fractions_are_refused_with_their_rows(table101: Path) -> None:
+    rows = read(table101)
+    rows[3]["val_acc_108ep"] = "93.58"
+    write(table101, rows)
+    said = f"an accuracy must be a fraction of 0 to 1, but val_acc_108ep of {rows[3]['hash']} is 93.58; replace it"
+    with pytest.raises(InputError, match=said):
+        NASBench101Table(SPACE).check()
+    (described,) = NASBench101Table.tables()
+    assert rows[3]["hash"] in described.problem
+
+
 def test_the_final_measurement_is_on_the_test_column(table101: Path) -> None:
     benchmark = NASBench101Table(SPACE, epochs=36)
     benchmark.check()

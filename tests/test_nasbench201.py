@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -528,7 +529,7 @@ def test_tables_of_several_data_sets_lie_side_by_side(write: TableWriter) -> Non
 
 def test_a_partial_table_is_feasible_only_for_what_it_holds(write: TableWriter) -> None:
     held = [code for code in CODES if code.startswith("3") and code.endswith("3")]
-    write({name: [1] * len(held) if name != "arch_str" else column for name, column in figures(held).items()})
+    write({name: [11] * len(held) if name != "arch_str" else column for name, column in figures(held).items()})
     benchmark = NASBench201Table(NASBench201())
     benchmark.check()
     space = NASBench201()
@@ -543,6 +544,29 @@ def test_a_partial_table_is_feasible_only_for_what_it_holds(write: TableWriter) 
     with pytest.raises(TrialFailed) as refused:
         measured(benchmark, "000000")
     assert refused.value.kind == "not in table"
+
+
+@pytest.mark.parametrize("wrong", [0.9, 0.91607, 9358.97, -1.0, 100.5])
+def test_accuracies_that_are_no_percentages_are_refused_with_their_rows(write: TableWriter, wrong: float) -> None:
+    """Formerly such a table was searched, and its best was 9358.97 %, or one of its cells had 0.90 %."""
+    columns = figures(["333333", "000000", "111111"])
+    columns["c10_valid_200"] = [91.0, wrong, 92.0]
+    path = write(columns)
+    row = str(columns["arch_str"][1])
+    with pytest.raises(
+        InputError, match=rf"an accuracy must be in percent.*c10_valid_200 of {re.escape(row)} is {wrong}"
+    ):
+        NASBench201Table(NASBench201()).check()
+    (described,) = NASBench201Table.tables()
+    assert described.path == path and row in described.problem
+
+
+def test_many_wrong_accuracies_are_counted(write: TableWriter) -> None:
+    columns = figures(CODES[:9])
+    columns["c10_valid_200"] = [0.5] * 9
+    write(columns)
+    with pytest.raises(InputError, match="and so on in 6 more places; replace it"):
+        NASBench201Table(NASBench201()).check()
 
 
 def test_a_table_of_one_schedule_fails_trials_of_the_other(write: TableWriter) -> None:
@@ -564,7 +588,16 @@ def test_the_table_with_all_columns_is_preferred(write: TableWriter) -> None:
         assert benchmark.feasible(NASBench201().parse("000000")) is single_seed
 
 
-@pytest.mark.parametrize("column", ["c10_valid_200", "c10_test_200", f"c10_{SECONDS}"])
+def test_a_table_without_training_times_is_used_and_that_is_told(write: TableWriter) -> None:
+    write({name: values for name, values in figures(["333333"]).items() if name != f"c10_{SECONDS}"})
+    benchmark = NASBench201Table(NASBench201())
+    benchmark.check()
+    assert benchmark.metrics == ("accuracy",) and measured(benchmark, "333333").metrics.keys() == {"accuracy"}
+    (note,) = benchmark.data_notes()
+    assert f"no training times of cifar10 (column c10_{SECONDS})" in note
+
+
+@pytest.mark.parametrize("column", ["c10_valid_200", "c10_test_200"])
 def test_a_missing_column_is_named(write: TableWriter, column: str) -> None:
     path = write({name: values for name, values in figures(["333333"]).items() if name != column})
     with pytest.raises(InputError) as refused:
@@ -758,8 +791,11 @@ def test_without_their_file_there_are_no_latencies(write: TableWriter) -> None:
     ("columns", "said"),
     [
         ({"index": [7, 9], "phone_ms": [1, 2]}, "has no row with the index 8"),
-        ({"index": [7, 8, 9], "phone_ms": [1, 0, 2]}, "a latency must be a number above 0, but got 0"),
-        ({"index": [7, 8, 9], "phone_ms": [1, "inf", 2]}, "a latency must be a number above 0, but got inf"),
+        ({"index": [7, 8, 9], "phone_ms": [1, 0, 2]}, "a latency must be a number above 0, but got 0 for the index 8"),
+        (
+            {"index": [7, 8, 9], "phone_ms": [1, "inf", 2]},
+            "a latency must be a number above 0, but got inf for the index 8",
+        ),
         ({"index": [7, 8, 9], "phone_ms": [1, "fast", 2]}, "could not convert"),
         ({"index": [7, 8, 9], "phone": [1, 2, 3]}, "latencies must have the columns index and DEVICE_ms"),
         ({"number": [7, 8, 9], "phone_ms": [1, 2, 3]}, "latencies must have the columns index and DEVICE_ms"),

@@ -21,7 +21,9 @@ def draw(folder: Path, names: Iterable[str], *, mode: str = "RGB", side: int = 8
     """Pictures of noise."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
-        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        pixels = np.random.default_rng([number, *folder.name.encode()]).integers(
+            0, 256, (side, side, 3), dtype=np.uint8
+        )
         Image.fromarray(pixels).convert(mode).save(folder / name)
 
 
@@ -162,7 +164,7 @@ def test_folders_that_do_not_suffice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="few has no images for test.*at least five"):  # noqa: RUF043
         picture_set("picture_folder", tmp_path / "few")
     draw(tmp_path / "odd" / "validation", numbered(4))
-    with pytest.raises(InputError, match="but none for training; add training/"):
+    with pytest.raises(InputError, match="but no folder for training is understood"):
         picture_set("picture_folder", tmp_path / "odd")
 
 
@@ -203,12 +205,6 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"a\.png cannot be read: .*; repair or remove it"):
         read_picture(tmp_path / "a.png")
-
-
-def test_more_than_8_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png cannot be read: it has the mode I.*, but must have 8 bits"):
-        read_picture(tmp_path / "deep.png")
 
 
 def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

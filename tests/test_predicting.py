@@ -1,5 +1,6 @@
 """`nasplat predictor fit`, `predict` and `rank`: what they print, what they save, and what they refuse."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -65,7 +66,10 @@ def test_fitting_says_how_well_and_saves_what_it_says(command: CommandLine, tmp_
     saved = open_predictor(tmp_path / "p")
     assert saved.predictor.options() == {"alpha": 0.5}
     assert {key: said[key] for key in saved.about} == saved.about
-    assert (said["sources"], said["count"], said["metric"], said["merged"]) == (["t.csv"], 40, "accuracy", 0)
+    digest = hashlib.sha256(TABLE.encode()).hexdigest()
+    assert said["sources"] == [{"kind": "file", "name": "t.csv", "sha256": digest}]
+    assert said["metric"] == {"name": "accuracy", "direction": "max", "unit": "fraction"}
+    assert (said["count"], said["merged"]) == (40, 0)
     scores = read_training_set([tmp_path / "t.csv"], space=SPACE)
     assert (said["digest"], said["best"]) == (scores.digest, 5 / 6)
     part, taus = default_rng(0).permutation(np.arange(40) % 4), []
@@ -97,9 +101,34 @@ def test_a_predictor_that_cross_validates_itself_is_believed(
 
 
 def test_less_may_be_better(command: CommandLine, tmp_path: Path) -> None:
-    assert told(command(*FIT, "--score", "params:min", "--json"))["metric"] == "params:min"
-    ranked = told(command("predictor", "rank", "p", *CODES[:3], CODES[39], "--json"))["ranking"]
-    assert ranked[-1]["architecture"] == CODES[39]
+    """Values come out positive, in the metric's own direction."""
+    said = told(command(*FIT, "--score", "params", "--json"))
+    assert said["metric"] == {"name": "params", "direction": "min", "unit": "parameters"}
+    assert said["best"] == 0.0
+    ranked = told(command("predictor", "rank", "p", *CODES[:3], CODES[39], "--json"))
+    assert ranked["metric"] == said["metric"]
+    assert ranked["ranking"][-1]["architecture"] == CODES[39]
+    values = [each["value"] for each in ranked["ranking"]]
+    assert values == sorted(values) and values[-1] > 10
+    assert "by params (parameters, lower is better)" in command("predictor", "rank", "p", *CODES[:3]).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["isotropic_gaussian_process", "random_forest", "renas"])
+def test_what_is_printed_is_in_the_unit_of_what_was_measured(name: str, command: CommandLine) -> None:
+    """Formerly `fit` said that the best accuracy is .833, and `rank` that the best scores -.589, or 1.2, or 4."""
+    fit = [*FIT[:6], name, *FIT[7:], "--folds", "0", "--json"]
+    fast = {"random_forest": ["--set", "predictor.trees=5"], "renas": ["--set", "predictor.epochs=8"]}.get(name, [])
+    for number, (score, low, high) in enumerate([("accuracy", 0.0, 1.0), ("params", -10.0, 60.0)]):
+        folder = f"p{number}"
+        said = told(command(*fit, "--out", folder, "--score", score, *fast))
+        ranked = told(command("predictor", "rank", folder, "--file", "t.csv", "--json"))["ranking"]
+        values = np.array([each["value"] for each in ranked])
+        assert (np.diff(values) * (1 if score == "params" else -1) >= 0).all()
+        assert low < values.min() and values.max() < high
+        assert abs(values[0] - said["best"]) < abs(values[-1] - said["best"])
+        if name != "renas":
+            assert all(0 <= each["deviation"] < (high - low) / 2 for each in ranked)
 
 
 def test_predictions_are_those_of_the_predictor(fitted: CommandLine, tmp_path: Path) -> None:
@@ -111,14 +140,15 @@ def test_predictions_are_those_of_the_predictor(fitted: CommandLine, tmp_path: P
                given=f"{CODES[2]}\n".encode())
     )  # fmt: skip
     assert [item["architecture"] for item in said["predictions"]] == [CODES[0], CODES[2], CODES[1]]
-    assert [item["score"] for item in said["predictions"]] == pytest.approx([truth[0], truth[2], truth[1]])
+    assert [item["value"] for item in said["predictions"]] == pytest.approx([truth[0], truth[2], truth[1]])
     assert {item["deviation"] for item in said["predictions"]} == {None}
     from_table = told(fitted("predictor", "predict", "p", "--file", "t.csv", "--json"))["predictions"]
-    assert [item["score"] for item in from_table[:3]] == pytest.approx(truth)
+    assert [item["value"] for item in from_table[:3]] == pytest.approx(truth)
     assert len(from_table) == 40
     words = fitted("predictor", "predict", "p", CODES[0]).stdout.split()
-    assert words[:3] == ["architecture", "score", CODES[0]]
-    assert float(words[3]) == pytest.approx(truth[0], rel=1e-5)
+    assert words[-5:-2] == ["architecture", "accuracy", CODES[0]]
+    assert float(words[-2]) == pytest.approx(100 * truth[0], abs=0.005)
+    assert words[-1] == "%"
 
 
 def test_those_that_cannot_be_read_are_told_and_the_others_answered(fitted: CommandLine) -> None:
@@ -131,7 +161,7 @@ def test_those_that_cannot_be_read_are_told_and_the_others_answered(fitted: Comm
     assert len(done.stderr.splitlines()) == 2
     assert "\x1b" not in done.stderr
     items = told(fitted("predictor", "predict", "p", "00000x", CODES[0], "--json"), code=2)["predictions"]
-    assert items[0]["score"] is None
+    assert items[0]["value"] is None
     assert "gene 6" in items[0]["error"]
     assert items[1]["error"] is None
     ranked = told(fitted("predictor", "rank", "p", "00000x", CODES[0], "--json"), code=2)
@@ -145,7 +175,7 @@ def test_a_ranking_is_best_first_without_repeats(fitted: CommandLine, tmp_path: 
     scores = saved.predictor.predict([SPACE.parse(item["architecture"]) for item in said])
     assert [item["rank"] for item in said] == list(range(1, 41))
     assert (np.diff(scores) <= 0).all()
-    assert [item["score"] for item in said] == pytest.approx(scores.tolist())
+    assert [item["value"] for item in said] == pytest.approx(scores.tolist())
     top = fitted("predictor", "rank", "p", "--file", "t.csv", "--top", "2").stdout
     assert "Best 2 of 40" in top
     assert said[1]["architecture"] in top

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("demo_ridge")
 def predictions(folder: Path) -> list[float]:
     """What a saved predictor says of some cells."""
     saved = open_predictor(folder)
-    return [each.score for each in scored(saved.predictor, [saved.space.parse(code) for code in CODES])]
+    return [each.value for each in scored(saved.predictor, [saved.space.parse(code) for code in CODES])]
 
 
 @pytest.fixture

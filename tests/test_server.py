@@ -39,6 +39,7 @@ with warnings.catch_warnings():  # newer versions would rather have another HTTP
 
 TOKEN = "correct-horse-battery-staple"
 BATCH = 64
+METRIC = {"name": "accuracy", "direction": "max", "unit": "fraction"}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -63,7 +64,7 @@ def codes(saved: StoredPredictor, number: int, seed: int = 0) -> list[str]:
 
 def scores(saved: StoredPredictor, named: list[str]) -> list[float]:
     """What the predictor says by itself."""
-    return [each.score for each in scored(saved.predictor, [saved.space.parse(code) for code in named])]
+    return [each.value for each in scored(saved.predictor, [saved.space.parse(code) for code in named])]
 
 
 def refused(response: Any, status: int, code: str) -> str:
@@ -91,12 +92,12 @@ def test_predictions_come_in_order_with_an_error_for_each_that_cannot_be_read(
     assert response.status_code == 200
     items = response.json()["predictions"]
     assert [items[i]["architecture"] for i in (0, 2, 4)] == good
-    np.testing.assert_allclose([items[i]["score"] for i in (0, 2, 4)], scores(saved, good), rtol=1e-12)
+    np.testing.assert_allclose([items[i]["value"] for i in (0, 2, 4)], scores(saved, good), rtol=1e-12)
     assert [items[i]["error"] for i in (0, 2, 4)] == [None] * 3
     assert "gene 6 (3<-2)" in items[1]["error"]
     assert items[6]["error"] == "'darts:0' is of the space darts, not of nasbench201"
     for i in (1, 3, 5, 6, 7, 8):
-        assert items[i]["score"] is None
+        assert items[i]["value"] is None
         assert len(items[i]["architecture"]) <= 110
         assert 0 < len(items[i]["error"]) < 400
     assert "<" not in response.text
@@ -117,11 +118,11 @@ def test_a_ranking_is_best_first_and_lists_apart_what_has_no_rank(client: TestCl
     assert all(each["architecture"] == asked[each["index"]] for each in body["ranking"])
     assert [(each["index"], each["architecture"]) for each in body["errors"]] == [(30, "nonsense")]
     top = client.post("/v1/rank", json={"architectures": asked, "top": 3}).json()
-    assert top == {"ranking": body["ranking"][:3], "errors": body["errors"]}
+    assert top == {"metric": METRIC, "ranking": body["ranking"][:3], "errors": body["errors"]}
 
 
 def test_nothing_asked_is_nothing_answered(client: TestClient) -> None:
-    assert client.post("/v1/predict", json={"architectures": []}).json() == {"predictions": []}
+    assert client.post("/v1/predict", json={"architectures": []}).json() == {"metric": METRIC, "predictions": []}
     assert client.post("/v1/rank", json={"architectures": ["x"]}).json()["ranking"] == []
 
 
@@ -131,6 +132,8 @@ def test_it_says_what_it_serves(client: TestClient, saved: StoredPredictor) -> N
     assert model["space"] == {"name": "nasbench201", "options": {"channels": 16, "cells": 5}}
     assert (model["about"], model["digest"]) == (saved.about, saved.digest)
     assert model["limits"]["batch"] == BATCH
+    assert (model["metric"], model["values"]) == (METRIC, "accuracy (a fraction of 0 to 1, higher is better)")
+    assert model["values"] in client.get("/openapi.json").json()["info"]["description"]
     assert client.get("/healthz").json() == {"status": "ok"}
     assert "http" not in re.sub(r"charset.*?>", "", client.get("/").text)  # no foreign hosts
 
@@ -154,9 +157,9 @@ def test_deviations_are_told_and_what_is_not_finite_is_an_error(saved: StoredPre
     with TestClient(make_app(replace(saved, predictor=Unsure(saved.space)))) as client:
         items = client.post("/v1/predict", json={"architectures": ["000020", "000000"]}).json()["predictions"]
         assert client.get("/v1/model").json()["deviations"]
-    assert items[0] == {"architecture": "000020", "score": 20.0, "deviation": 2.0, "error": None}
-    assert items[1]["score"] is None
-    assert items[1]["error"] == "the predictor gave no finite score"
+    assert items[0] == {"architecture": "000020", "value": 20.0, "deviation": 2.0, "error": None}
+    assert items[1]["value"] is None
+    assert items[1]["error"] == "the predictor gave no finite value"
 
 
 def test_a_predictor_that_fails_is_an_error_of_the_server_that_tells_nothing_of_it(
@@ -317,7 +320,7 @@ def test_what_waits_is_predicted_together_and_everybody_gets_his_own(saved: Stor
         batcher = Batcher(slow, largest=10, waiting=100)
         answers = await asyncio.gather(*(batcher.predict(part(*range(i, i + 4))) for i in range(8)))
         batcher.close()
-        return [[each.score for each in answer] for answer in answers]
+        return [[each.value for each in answer] for answer in answers]
 
     assert asyncio.run(all_at_once()) == [[float(j) for j in range(i, i + 4)] for i in range(8)]
     assert slow.calls == [8, 8, 8, 8]  # never more than ten
@@ -335,7 +338,7 @@ def test_one_that_fails_harms_no_other(saved: StoredPredictor) -> None:
 
     answers = asyncio.run(with_poison())
     assert isinstance(answers[2], RuntimeError)
-    assert [answers[i][0].score for i in (0, 1, 3)] == [1.0, 2.0, 3.0]
+    assert [answers[i][0].value for i in (0, 1, 3)] == [1.0, 2.0, 3.0]
 
 
 def test_more_than_may_wait_is_refused_and_later_there_is_room_again(saved: StoredPredictor) -> None:
@@ -411,7 +414,7 @@ def test_a_server_answers_and_ends_cleanly(
     with serving(installed, learnt) as (process, port):
         status, body = post(port, {"architectures": named})
         assert status == 200
-        np.testing.assert_allclose([p["score"] for p in body["predictions"]], scores(saved, named), rtol=1e-12)
+        np.testing.assert_allclose([p["value"] for p in body["predictions"]], scores(saved, named), rtol=1e-12)
         assert post(port, {"architectures": []}, Host="evil.example")[0] == 400
         process.send_signal(sign)
         out, err = process.communicate(timeout=PATIENCE)

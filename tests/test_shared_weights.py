@@ -18,6 +18,7 @@ from nasplat.benchmarks.classification import STATISTICS, Classification
 from nasplat.cost import Cost
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Examples
+from nasplat.data.splitting import stratified_order
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.nn.supernet import Supernet
@@ -331,13 +332,14 @@ def test_measuring_trains_nothing_and_leaves_the_shared_weights_alone() -> None:
 
 
 @pytest.mark.slow
-def test_recalibrated_statistics_are_the_mean_over_equal_batches_of_the_first_training_images() -> None:
+def test_recalibrated_statistics_are_the_mean_over_equal_batches_of_a_stratified_sample() -> None:
     """By hand, for the stem, whose input are the images themselves."""
     store, benchmark = MemoryArtifacts(), prepared(calibration=300)
     weights = trained(benchmark, training(), store)
     left = load(store.get(measured(benchmark, evaluation(weights), store).artifacts[STATISTICS]))
     stem = weights_of(weights, store)["parts.stem.0.weight"].double()
-    images = dataset("digits").load().training.images[:300].double()
+    examples = dataset("digits").load().training
+    images = examples.images[stratified_order(examples.labels.numpy())[:300].copy()].double()
     batches = [functional.conv2d(batch, stem, padding=1) for batch in (images[:150], images[150:])]
     mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
     variance = torch.stack([batch.var(dim=(0, 2, 3), unbiased=True) for batch in batches]).mean(dim=0)

@@ -227,7 +227,7 @@ def test_a_result_is_whole_or_not_there_on_a_full_disk(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "write_onnx", write_weights)
         patch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
-        patch.setattr(bundle, "measured_latency", lambda path, io: None)
+        patch.setattr(bundle, "measured_latency", lambda *given, **how: None)
         if owner is bundle:  # what follows the call is what has no room
             original = getattr(bundle, name)
             limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -286,7 +286,7 @@ def test_in_a_read_only_folder_reading_works_and_writing_is_refused(
 ) -> None:
     monkeypatch.setattr(bundle, "write_onnx", write_weights)
     monkeypatch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
-    monkeypatch.setattr(bundle, "measured_latency", lambda path, io: None)
+    monkeypatch.setattr(bundle, "measured_latency", lambda *given, **how: None)
     (tmp_path / "sealed").mkdir()
     shutil.copytree(template, tmp_path / "sealed" / "run")
     (tmp_path / "config.yaml").write_text((template / "config.yaml").read_text())

@@ -22,8 +22,8 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.config import SearchConfig
 from nasplat.cost import Cost
+from nasplat.data.picture_files import Pixels
 from nasplat.data.picture_sets import PICTURE_SETS, Entry, Picture, PictureSet
-from nasplat.data.pictures import Pixels
 from nasplat.data.resolution import agreement, bicubic_agreement, luma, shrunk, whole
 from nasplat.errors import InputError, TrialFailed
 from nasplat.nn import costs
@@ -49,7 +49,8 @@ class Upscalers(GeneSpace):
         """The convolutions', in order."""
         _, height, width = io.input_shape
         pairs = pairwise(self._widths(architecture, io))
-        return Cost.total({f"layer {i}": costs.conv2d(*pair, 3, height * width) for i, pair in enumerate(pairs)})
+        layers = [costs.conv2d(*pair, 3, height * width, bias=True) for pair in pairs]
+        return Cost.total({f"layer {i}": layer for i, layer in enumerate(layers)})
 
     def build(self, architecture: Architecture, io: IO) -> nn.Module:
         """The network."""

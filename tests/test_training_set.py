@@ -1,8 +1,10 @@
 """Architectures with scores: what runs, CSV and JSON tell, and what is refused with the place and the rule."""
 
 import gzip
+import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from nasplat.errors import InputError
 from nasplat.run.directory import Run
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.surrogates.training_set import TrainingSet, member, read_training_set
+from nasplat.surrogates.training_set import TrainingSet, member, read_names, read_training_set
 
 SPACE = NASBench201()
 OFFICIAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|"
@@ -28,6 +30,13 @@ def told(path: Path, text: str, **options: Any) -> dict[str, float]:
 def test_a_table_of_codes_and_official_strings(tmp_path: Path) -> None:
     text = f"note,code,accuracy\nx,000001,0.5\n\ny, {OFFICIAL} ,1e-1\n"
     assert told(tmp_path / "t.csv", text) == {"000001": 0.5, "334312": 0.1}
+
+
+def test_the_index_that_pandas_writes_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",arch_str,score\n0,000001,0.5\n")
+    for read in (lambda path: read_training_set([path], space=SPACE), read_names):
+        with pytest.raises(InputError, match=r"line 1: the first column has no name.*index=False"):
+            read(tmp_path / "t.csv")
 
 
 def test_a_packed_table_from_a_spreadsheet(tmp_path: Path) -> None:
@@ -52,61 +61,96 @@ def test_scores_of_equal_codes_become_their_mean_and_are_counted(tmp_path: Path)
     found = read_training_set([one, two], space=SPACE)
     assert [a.code for a in found.architectures] == ["000001", "000002"]
     assert found.scores.tolist() == [4.0, 7.0]
-    assert found.description == {"sources": ["one.csv", "two.json"], "metric": "score", "merged": 3}
+    assert found.description == {
+        "sources": [
+            {"kind": "file", "name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for path in (one, two)
+        ],
+        "metric": {"name": "score", "direction": "max", "unit": None},
+        "merged": 3,
+    }
 
 
 def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.csv" for name in "abc"]
     found = [read_training_set([path], space=SPACE) for path in paths
-             if path.write_text({"a": "code,s\n000001,1\n000002,2\n", "b": "code,s\n000002,2\n000001,1\n",
-                                 "c": "code,s\n000001,1\n000002,2.0000000000000004\n"}[path.stem])]  # fmt: skip
+             if path.write_text({"a": "code,score\n000001,1\n000002,2\n", "b": "code,score\n000002,2\n000001,1\n",
+                                 "c": "code,score\n000001,1\n000002,2.0000000000000004\n"}[path.stem])]  # fmt: skip
     assert found[0].digest == found[1].digest != found[2].digest
 
 
-def test_a_column_is_named_with_its_direction(tmp_path: Path) -> None:
-    text = "code,loss,accuracy\n000001,0.25,0.5\n"
+def test_a_column_has_the_direction_of_its_name(tmp_path: Path) -> None:
+    text = "code,loss,accuracy,top1\n000001,0.25,0.5,7\n"
     assert told(tmp_path / "t.csv", text) == {"000001": 0.5}
-    assert told(tmp_path / "t.csv", text, metric="loss") == {"000001": 0.25}
-    assert told(tmp_path / "t.csv", text, metric="loss:min") == {"000001": -0.25}
-    assert read_training_set([tmp_path / "t.csv"], space=SPACE, metric="loss:min").description["metric"] == "loss:min"
+    for metric in ("loss", "loss:min"):
+        assert told(tmp_path / "t.csv", text, metric=metric) == {"000001": -0.25}
+        found = read_training_set([tmp_path / "t.csv"], space=SPACE, metric=metric)
+        assert found.description["metric"] == {"name": "loss", "direction": "min", "unit": None}
+    assert told(tmp_path / "t.csv", text, metric="top1:min") == {"000001": -7.0}
 
 
 def test_the_only_numeric_column_is_the_score(tmp_path: Path) -> None:
-    assert told(tmp_path / "t.csv", "name,code,top1\nx,000001,3\ny,000002,4\n") == {"000001": 3.0, "000002": 4.0}
+    assert told(tmp_path / "t.csv", "name,code,psnr_db\nx,000001,3\ny,000002,4\n") == {"000001": 3.0, "000002": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "said"),
+    [
+        ("code,top1\n000001,1\n", None, r"t.csv: .*not known whether higher or lower top1 .*; write top1:max"),
+        ("code,loss\n000001,1\n", "loss:max", r"t.csv: lower loss is better, but got loss:max; write loss alone"),
+        ("code,loss\n000001,1\n000002,-1\n", None, r"t.csv, line 3: loss must be at least 0, but got -1"),
+        (
+            "code,accuracy\n000001,.9\n000002,91.6\n",
+            None,
+            r"line 3: accuracy must be a fraction of 0 to 1, but got 91.6",
+        ),
+        ("code,accuracy\n000001,93\n000002,91.6\n", None, r"t.csv, line 2: .* in percent, divide all by 100"),
+        ("code,latency_ms\n000001,0\n", None, r"line 2: latency_ms must be above 0, but got 0"),
+        ("code,ssim\n000001,91\n", None, r"line 2: ssim must be between -1 and 1, but got 91"),
+        (
+            "code,accuracy\n000001,1\n",
+            "accuracy:up",
+            r"a metric must be NAME, NAME:max or NAME:min, but got 'accuracy:up'",
+        ),
+    ],
+)
+def test_another_unit_or_direction_is_refused(text: str, metric: str | None, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        told(tmp_path / "t.csv", text, metric=metric)
 
 
 def test_the_space_may_stand_before_every_code(tmp_path: Path) -> None:
-    assert told(tmp_path / "t.csv", "code,s\nnasbench201:000001,3\n", space=None) == {"000001": 3.0}
+    assert told(tmp_path / "t.csv", "code,score\nnasbench201:000001,3\n", space=None) == {"000001": 3.0}
 
 
 WRONG: list[tuple[str, str, dict[str, Any], str]] = [
-    ("t.csv", "code,s\n000001,3\n00000x,3\n", {}, r"t\.csv, line 3: gene 6 .* is 'x'"),
-    ("t.csv", "code,s\n000001\n", {}, r"line 2: there are 2 columns, but this row has 1"),
-    ("t.csv", "code,s\n000001,nan\n", {}, r"line 2: a score must be a finite number, but got 'nan'"),
-    ("t.csv", "code,s\n000001,1e999\n", {}, r"line 2: a score must be a finite number"),
-    ("t.csv", "code,s\n000001,1_0\n", {}, r"line 2: a score must be a finite number"),
-    ("t.csv", "code,s\n000001,\n", {}, r"line 2: a score must be a finite number"),
-    ("t.csv", 'code,s\n"000001,3\n', {}, r"line 2: unexpected end of data"),
+    ("t.csv", "code,score\n000001,3\n00000x,3\n", {}, r"t\.csv, line 3: gene 6 .* is 'x'"),
+    ("t.csv", "code,score\n000001\n", {}, r"line 2: there are 2 columns, but this row has 1"),
+    ("t.csv", "code,score\n000001,nan\n", {}, r"line 2: a score must be a finite number, but got 'nan'"),
+    ("t.csv", "code,score\n000001,1e999\n", {}, r"line 2: a score must be a finite number"),
+    ("t.csv", "code,score\n000001,1_0\n", {}, r"line 2: a score must be a finite number"),
+    ("t.csv", "code,score\n000001,\n", {}, r"line 2: a score must be a finite number"),
+    ("t.csv", 'code,score\n"000001,3\n', {}, r"line 2: unexpected end of data"),
     ("t.csv", "code,s,s\n000001,3,3\n", {}, r"line 1: all columns must have different names"),
     ("t.csv", "codes,s\n000001,3\n", {}, r"no column of architectures, called architecture, code or arch_str"),
     ("t.csv", "code,a,b\n000001,3,4\n", {}, r"several columns that may be scores, \['a', 'b'\]; name one of them"),
     ("t.csv", "code,top1\n000001,3\n", {"metric": "top"}, r"no column is named 'top'; did you mean 'top1'"),
-    ("t.csv", "code,s\n", {}, r"at least 1 architectures are needed, but got 0"),
+    ("t.csv", "code,score\n", {}, r"at least 1 architectures are needed, but got 0"),
     ("t.csv", "", {}, r"no column of architectures"),
-    ("t.csv", "code,s\n000001,3\n", {"space": None}, r"line 2: the space of '000001' is unknown"),
-    ("t.csv", "code,s\ndarts:000001,3\n", {}, r"is of the space darts, not of nasbench201"),
-    ("t.csv", "code,s\n000001,3\n", {"floor": 2}, r"at least 2 architectures are needed, but got 1"),
-    ("t.csv", f"code,s\n{'0' * 5000},3\n", {}, r"line 2: an architecture must have at most 2000 characters"),
-    ("t.csv", f"code,s\n{'0' * 1500},3\n", {}, r"'0{4,60}\.\.\.0{4,60}'"),
+    ("t.csv", "code,score\n000001,3\n", {"space": None}, r"line 2: the space of '000001' is unknown"),
+    ("t.csv", "code,score\ndarts:000001,3\n", {}, r"is of the space darts, not of nasbench201"),
+    ("t.csv", "code,score\n000001,3\n", {"floor": 2}, r"at least 2 architectures are needed, but got 1"),
+    ("t.csv", f"code,score\n{'0' * 5000},3\n", {}, r"line 2: an architecture must have at most 2000 characters"),
+    ("t.csv", f"code,score\n{'0' * 1500},3\n", {}, r"'0{4,60}\.\.\.0{4,60}'"),
     ("t.json", "{", {}, r"t\.json cannot be read as JSON"),
     ("t.json", "[" * 100_000, {}, r"t\.json cannot be read as JSON"),
     ("t.json", "3", {}, r"must contain a list of objects, or an object of codes and scores, but has 3"),
     ("t.json", "[3]", {}, r"entry 1: an entry must be an object"),
-    ("t.json", '[{"code": "000001", "s": NaN}]', {}, r"entry 1: a score must be a finite number"),
-    ("t.json", '[{"code": "000001", "s": true}]', {}, r"entry 1: a score must be a finite number, but got True"),
-    ("t.json", '[{"code": 1, "s": 1}]', {}, r"entry 1: an architecture must be text, but code is 1"),
-    ("t.json", '[{"code": "000001", "s": 1, "s": 2}]', {}, r"entry 1: a name occurs twice"),
-    ("t.json", '[{"code": "000001", "s": 1}, {"code": "000001"}]', {}, r"entry 2: all entries must have the names"),
+    ("t.json", '[{"code": "000001", "score": NaN}]', {}, r"entry 1: a score must be a finite number"),
+    ("t.json", '[{"code": "000001", "score": true}]', {}, r"entry 1: a score must be a finite number, but got True"),
+    ("t.json", '[{"code": 1, "score": 1}]', {}, r"entry 1: an architecture must be text, but code is 1"),
+    ("t.json", '[{"code": "000001", "score": 1, "score": 2}]', {}, r"entry 1: a name occurs twice"),
+    ("t.json", '[{"code": "000001", "score": 1}, {"code": "000001"}]', {}, r"entry 2: all entries must have the names"),
     ("t.txt", "x", {}, r"a source must be a run directory or a \.csv, \.csv\.gz or \.json file, .*t\.txt is neither"),
 ]  # fmt: skip
 
@@ -122,8 +166,8 @@ def test_what_breaks_a_rule_is_refused_with_its_place(
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("t.csv.gz", b"no gzip"), ("t.csv.gz", gzip.compress(b"code,s\n" * 99, mtime=0)[:-9]),
-     ("t.csv", b"code,s\n\xff,1\n"), ("t.json", b"\xff"), ("t.csv", b"code,s\n" + b"0" * 200_000 + b",1\n")],
+    [("t.csv.gz", b"no gzip"), ("t.csv.gz", gzip.compress(b"code,score\n" * 99, mtime=0)[:-9]),
+     ("t.csv", b"code,score\n\xff,1\n"), ("t.json", b"\xff"), ("t.csv", b"code,score\n" + b"0" * 200_000 + b",1\n")],
 )  # fmt: skip
 def test_what_cannot_be_unpacked_or_decoded_is_refused(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
@@ -183,12 +227,17 @@ def as_dict(found: TrainingSet) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_a_run_gives_its_trials_at_the_highest_fidelity_with_the_space_as_it_was(run: Path) -> None:
+def test_a_run_gives_its_trials_at_the_highest_fidelity_with_the_space_as_it_was(run: Path, tmp_path: Path) -> None:
     found = read_training_set([run])
     assert (found.space.name, found.space.channels) == ("nasbench201", 1)  # type: ignore[attr-defined]
     assert as_dict(found) == by_hand(run, "accuracy")
     assert len({m.task.fidelity for m in Run(run).history().measured}) == 2  # else nothing would be left out
-    assert found.description["metric"] == "accuracy"
+    assert found.description["metric"] == {"name": "accuracy", "direction": "max", "unit": "fraction"}
+    (source,) = found.description["sources"]
+    assert (source["kind"], source["name"]) == ("run", "run")
+    assert len({source["log"], source["sha256"]}) == 2
+    copied = read_training_set([Path(shutil.copytree(run, tmp_path / "copy"))]).description["sources"][0]
+    assert copied == source | {"name": "copy"}
 
 
 def test_a_minimized_objective_is_negated(run: Path) -> None:
@@ -210,5 +259,11 @@ def test_a_run_and_a_file_are_put_together(run: Path, tmp_path: Path) -> None:
     found = read_training_set([run, path])
     assert as_dict(found) == by_hand(run, "accuracy") | {"444444": 0.125}
     assert np.isfinite(found.scores).all()
-    with pytest.raises(InputError, match=r"has params:max and earlier sources have params:min"):
-        read_training_set([run, path], metric="params")
+    assert as_dict(read_training_set([run, path], metric="params")) == {
+        c: -v for c, v in (by_hand(run, "params") | {"444444": 3.0}).items()
+    }
+    path.write_text(json.dumps({"444444": 12.5}))
+    with pytest.raises(InputError, match=r"more.json, entry 1: accuracy must be a fraction of 0 to 1, but got 12.5"):
+        read_training_set([run, path], metric="accuracy")
+    with pytest.raises(InputError, match=r"more.json has score .* and earlier sources have accuracy \(a fraction"):
+        read_training_set([run, path])

@@ -24,6 +24,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
+from nasplat.data.pixels import Source
 from nasplat.data.resolution import as_tensor, luma, upscaled
 from nasplat.errors import InputError
 from nasplat.export import opening, side_by_side, upscaling
@@ -267,7 +268,7 @@ def test_a_network_that_knows_no_strips_is_given_small_pictures(tmp_path: Path) 
     with torch.no_grad():
         values = network(torch.from_numpy(np.array(scene(40, 30))).permute(2, 0, 1)[None] / 255)[0]
     close(result, (values.permute(1, 2, 0).clamp(0, 1) * 255).numpy())
-    large = upscaling.Source(tmp_path, Image.new("RGB", (513, 512)), None, None, False)
+    large = Source(tmp_path, Image.new("RGB", (513, 512)), None, None, False)
     with pytest.raises(
         InputError, match=r"not a residual dense network.*at most 262,144 pixels, but the image has 513 x 512"
     ):
@@ -361,14 +362,26 @@ def test_files_that_promise_huge_pictures_are_not_decoded(command: CommandLine, 
         tmp_path,
         model,
         "bomb.png",
-        says="10001 x 10000 pixels, but an image to be upscaled 2 times must have at most 100,000,000",
+        says="too large to be upscaled 2 times: it has 10001 x 10000 pixels, more than 100,000,000; cut it into parts",
     )
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_more_than_eight_bits_are_refused(command: CommandLine, model: Path, tmp_path: Path, mode: str) -> None:
+def test_sixteen_bits_are_scaled_to_eight_and_that_is_said(command: CommandLine, model: Path, tmp_path: Path) -> None:
+    given = scene(20, 20, "L")
+    Image.fromarray(np.asarray(given).astype(np.uint16) * 257).save("deep.tif")
+    done = command("upscale", model, "deep.tif")
+    assert (done.returncode, done.stderr) == (0, "deep.tif has more than 8 bits a channel; they are scaled to 8\n")
+    result = shown(tmp_path / "deep-x2.png")
+    assert result.mode == "L"
+    close(result, grey_by_hand(model, given))
+
+
+@pytest.mark.parametrize(("mode", "says"), [("I", "its integers are signed or"), ("F", "its values are floating")])
+def test_values_without_a_known_range_are_refused(
+    command: CommandLine, model: Path, tmp_path: Path, mode: str, says: str
+) -> None:
     Image.new(mode, (20, 20)).save("deep.tif")
-    refused(command, tmp_path, model, "deep.tif", says=f"deep.tif has the mode {mode}, but must have 8 bits a channel")
+    refused(command, tmp_path, model, "deep.tif", says=f"the image deep.tif cannot be read: {says}")
 
 
 def test_nothing_is_overwritten(command: CommandLine, model: Path, tmp_path: Path) -> None:

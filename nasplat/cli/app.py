@@ -7,6 +7,7 @@ A command is imported only when it is called. Most commands need torch or other 
 import importlib
 import io
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
@@ -15,7 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 
 import nasplat
 from nasplat.cli.console import err, printable
-from nasplat.errors import InputError, NasplatError
+from nasplat.errors import InputError, NasplatError, StorageError
+from nasplat.storage.files import is_full
 
 # The base class of typer's errors about command-line arguments. Its module differs between versions of typer.
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -136,6 +138,10 @@ def main() -> None:
         # A character that the terminal cannot encode must not stop the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        Path.cwd()  # libraries end the process without a message where it is gone
+    except FileNotFoundError:
+        sys.exit(_report(InputError("the working directory has been deleted; change to one that exists"), WRONG_INPUT))
+    try:
         code = app(standalone_mode=False)
     except ClickException as error:
         code = _usage(error)
@@ -149,6 +155,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader has closed the pipe
         sys.stderr.close()
         code = FAILED
+    except OSError as error:
+        if error.filename is not None or not is_full(error):
+            raise
+        code = _report(StorageError(f"the output cannot be written: {error.strerror}; free disk space"), FAILED)
+        sys.stdout = None  # what is left in its buffer cannot be written either
     sys.exit(code if isinstance(code, int) else DONE)
 
 

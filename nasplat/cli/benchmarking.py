@@ -16,6 +16,7 @@ from nasplat.benchmark import TableBenchmark, TableFile
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.predicting import assigned
+from nasplat.cli.settings import EngineName
 from nasplat.errors import InputError
 from nasplat.latency.building import Accuracy, Built, Plan, build_table
 from nasplat.registry import BENCHMARKS
@@ -41,13 +42,6 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
-
-
-class EngineName(StrEnum):
-    """What may run them."""
-
-    TORCH = "torch"
-    ONNXRUNTIME = "onnxruntime"
 
 
 @app.command("import")

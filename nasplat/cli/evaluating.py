@@ -1,15 +1,11 @@
 """`nasplat predictor evaluate`: compare how well predictors rank unseen architectures."""
 
-import csv
-import io
 import itertools
-import json as json_
 import math
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,25 +20,24 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark, TableBenchmark
 from nasplat.cli.console import err, out, print_json, print_table, printable
+from nasplat.cli.evaluation_record import FIGURES, Record
 from nasplat.cli.interruption import Interruption
 from nasplat.config import yaml_value
 from nasplat.errors import InputError, RunError, TrialFailed
+from nasplat.metric import Metric, parse_metric, spelt
 from nasplat.options import complete, shortly
 from nasplat.predictor import options_of
-from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, todays_name
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
 from nasplat.search_space import GeneSpace
-from nasplat.storage.files import read_file, refusal, write_atomically
 from nasplat.surrogates.predictor_store import make_space
-from nasplat.surrogates.ranking_metrics import Interval, Make, Ranking, Trial, splits
+from nasplat.surrogates.ranking_metrics import Interval, Make, Trial, splits
 from nasplat.surrogates.ranking_metrics import evaluate as evaluated
 from nasplat.surrogates.training_set import TrainingSet, read_training_set
 from nasplat.task import Evaluate
 
-SETTINGS, TRIALS = "settings.json", "trials.jsonl"
 USUAL_SIZES = (20, 50, 100, 200, 500, 1000)
 MOST = 1_000_000
 """Maximum number of members of a space that is enumerated completely."""
-FIGURES = ("tau", "spearman", "precision", "regret")
 
 
 def evaluate(
@@ -62,7 +57,9 @@ def evaluate(
     metric: Annotated[
         str | None,
         typer.Option(
-            "--score", help="The column or metric; higher is better. NAME:min if lower is better.", show_default=False
+            "--score",
+            help="The column or metric; NAME:max or NAME:min if its name does not say which is better.",
+            show_default=False,
         ),
     ] = None,
     predictor: Annotated[
@@ -142,13 +139,13 @@ def evaluate(
             interrupted = True
     trials = record.trials
     summary = summarized(trials)
-    metric_name = str(scores.description.get("metric") or "score")
     title = f"{scores.space.name}: {_named(scores)}"
-    record.finish(summary, title=title, metric=metric_name, top=top)
+    measured = scores.metric or Metric.of("score")
+    record.finish(summary, title=title, metric=measured.labelled, top=top)
     if json:
         print_json({"settings": settings, "finished": not interrupted, "results": summary})
     else:
-        _print(summary, trials, title, top)
+        _print(summary, trials, title, top, measured)
         if folder is not None:
             out.print(f"results: {escape(printable(str(folder)))}")
     if interrupted:
@@ -161,96 +158,6 @@ def evaluate(
         raise typer.Exit(130)
     if all(trial.problem for trial in trials):
         raise RunError("no predictor could be fitted to any training set; see the problems above")
-
-
-@dataclass
-class Record:
-    """A record of completed trials: a file with one JSON line for each trial. An existing record is continued.
-
-    Args:
-        folder: The folder of the record; None to write no files.
-        trials: The completed trials, in order of completion.
-    """
-
-    folder: Path | None
-    trials: list[Trial]
-
-    @classmethod
-    def open(cls, folder: Path | None, settings: Mapping[str, Any]) -> "Record":
-        """Begin a record, or continue the existing one.
-
-        Raises:
-            InputError: The existing record has other settings or is damaged, or the folder cannot be written.
-        """
-        if folder is None:
-            return cls(None, [])
-        settings = json_.loads(json_.dumps(settings))
-        try:
-            if not (folder / SETTINGS).exists():
-                if folder.is_dir() and any(folder.iterdir()):
-                    raise InputError(f"{folder} is not empty and has no evaluation; choose another --out")
-                folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(folder / SETTINGS, json_.dumps(settings, indent=1))
-            before = json_.loads(read_file(folder / SETTINGS))
-            if isinstance(before, dict) and isinstance(before.get("predictors"), dict):
-                before["predictors"] = {todays_name(name): each for name, each in before["predictors"].items()}
-            if before != settings:
-                other = [key for key in settings if not isinstance(before, dict) or before.get(key) != settings[key]]
-                raise InputError(
-                    f"{folder} holds an evaluation with other {', '.join(other) or 'settings'}; "
-                    "give the same settings to go on, or choose another --out"
-                )
-            lines = read_file(folder / TRIALS).splitlines(keepends=True) if (folder / TRIALS).exists() else []
-            if lines and not lines[-1].endswith(b"\n"):  # the process was killed while it wrote this line
-                write_atomically(folder / TRIALS, b"".join(lines := lines[:-1]))
-            trials = [_trial(json_.loads(line)) for line in lines]
-        except InputError:
-            raise
-        except OSError as error:
-            raise refusal(folder, "used", error) from error
-        except (ValueError, TypeError, LookupError) as error:
-            raise InputError(f"{folder} holds a damaged evaluation: {error}; choose another --out") from error
-        # Failed trials are repeated: a package may have been missing.
-        return cls(folder, [trial for trial in trials if not trial.problem])
-
-    @property
-    def done(self) -> set[tuple[str, int, int]]:
-        """Name, size and split of every completed trial."""
-        return {(trial.predictor, trial.size, trial.split) for trial in self.trials}
-
-    def add(self, trial: Trial) -> None:
-        """Add a trial, and write it to the file at once."""
-        self.trials.append(trial)
-        if self.folder is None:
-            return
-        try:
-            with (self.folder / TRIALS).open("a", encoding="utf-8") as file:
-                file.write(json_.dumps(_plain(asdict(trial))) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise refusal(self.folder / TRIALS, "written", error) from error
-
-    def finish(self, summary: Sequence[Mapping[str, Any]], *, title: str, metric: str, top: int) -> None:
-        """Write the results, as a table of all trials, as JSON, and as a picture."""
-        from nasplat.report.curves import learning_curves
-
-        if self.folder is None:
-            return
-        rows = [_flat(trial) for trial in self.trials]
-        text = io.StringIO()
-        if rows:
-            table = csv.DictWriter(text, rows[0], lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-        try:
-            write_atomically(self.folder / "trials.csv", text.getvalue())
-            write_atomically(self.folder / "results.json", json_.dumps(_plain(list(summary)), indent=1))
-            if any(trial.all for trial in self.trials):
-                picture = learning_curves(self.trials, title=title, metric=metric, top=top)
-                write_atomically(self.folder / "curves.svg", picture)
-        except OSError as error:
-            raise refusal(self.folder, "written", error) from error
 
 
 def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -274,10 +181,11 @@ def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["size"], -row["all"].get("tau", {"mean": -2.0})["mean"]))
 
 
-def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title: str, top: int) -> None:
+def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title: str, top: int, metric: Metric) -> None:
     """Print one table for all ranked architectures, and one without duplicates if there are any."""
     out.print(f"[bold]{escape(printable(title))}[/]\n")
-    columns = ["trained on", "predictor", "splits", "tau", "spearman", f"precision@{top}", f"regret@{top}"]
+    regret = f"regret@{top}" + f" ({metric.unit})" * bool(metric.unit)
+    columns = ["trained on", "predictor", "splits", "tau", "spearman", f"precision@{top}", regret]
     titles = {"all": "All others, mean ± half the 95 % interval over splits"}
     if any(trial.duplicates for trial in trials):
         share = np.mean([trial.duplicates / trial.ranked for trial in trials])
@@ -330,9 +238,10 @@ def _scores(
         make_space(space or benchmark, given.get("space")), **complete("benchmark", kind, given.get("benchmark", {}))
     )
     measuring.check()
-    name, _, sense = (metric or measuring.metrics[0]).partition(":")
-    if name not in measuring.metrics or sense not in ("", "min", "max"):
+    name, maximize = parse_metric(metric or measuring.metrics[0])
+    if name not in measuring.metrics:
         raise InputError(f"{benchmark} measures {', '.join(measuring.metrics)}, but --score is {shortly(metric)}")
+    wanted = Metric.of(name, maximize)
     measuring.prepare()
     members, values, split, nowhere = [], [], "validation", MemoryArtifacts()
     for number, architecture in enumerate(_enumerable_members(measuring)):
@@ -343,15 +252,15 @@ def _scores(
             continue
         members.append(architecture)
         values.append(measurement.metrics[name])
+        wanted.check(values[-1])
         split = measurement.split
     described: dict[str, Any] = {
-        "sources": [benchmark],
-        "metric": f"{name}:min" if sense == "min" else name,
+        "sources": [{"kind": "benchmark", "name": benchmark}],
+        "metric": wanted.as_json(),
         "split": split,
     }
     described["options"] = options_of_benchmark(measuring)
-    sign = -1.0 if sense == "min" else 1.0
-    return TrainingSet(measuring.space, tuple(members), sign * np.array(values), described)
+    return TrainingSet(measuring.space, tuple(members), wanted.sign * np.array(values), wanted, described)
 
 
 def _enumerable_members(benchmark: Benchmark) -> Iterable[Architecture]:
@@ -385,7 +294,7 @@ def _named(scores: TrainingSet) -> str:
     """A short description of the source of the scores."""
     described = scores.description
     options = described.get("options") or {}
-    parts = [", ".join(described.get("sources", [])), str(described.get("metric") or "score")]
+    parts = [", ".join(source["name"] for source in described.get("sources", [])), spelt(described.get("metric"))]
     parts += [str(options["dataset"])] if "dataset" in options else []
     parts += [f"{described['split']} split"] if "split" in described else []
     return f"{', '.join(parts)}, {len(scores):,} architectures"
@@ -417,33 +326,3 @@ def _assigned(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
             value = text
         given.setdefault(section, {})[option] = value
     return given
-
-
-def _flat(trial: Trial) -> dict[str, Any]:
-    """A trial as a row of a table."""
-    row = asdict(trial)
-    for key in ("all", "fresh"):
-        ranking = row.pop(key) or {}
-        row |= {f"{name}{'_fresh' * (key == 'fresh')}": ranking.get(name, "") for name in FIGURES}
-    return {**row, "problem": row.pop("problem")}
-
-
-def _trial(row: dict[str, Any]) -> Trial:
-    """A trial as `Record.add` wrote it, perhaps in an earlier version."""
-    row = {"duplicates" if name == "twins" else name: value for name, value in row.items()}
-    row["predictor"] = todays_name(row["predictor"])
-    rankings = {key: row[key] and Ranking(**row[key]) for key in ("all", "fresh")}
-    seconds = {key: float("nan") if row[key] is None else row[key] for key in ("fit_seconds", "predict_seconds")}
-    return Trial(**{**row, **rankings, **seconds})
-
-
-def _plain(value: Any) -> Any:
-    """The value with null for NaN."""
-    match value:
-        case float() if value != value:
-            return None
-        case dict():
-            return {key: _plain(item) for key, item in value.items()}
-        case list():
-            return [_plain(item) for item in value]
-    return value

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nasplat.cli.console import out, print_json
+from nasplat.cli.console import err, out, print_json
+from nasplat.cli.running import keep_accepted
+from nasplat.cli.settings import AcceptChangedData, EngineName
 from nasplat.errors import InputError
 from nasplat.export.formats import Format
 from nasplat.run.directory import Run
@@ -59,14 +61,23 @@ def export(
         typer.Option("--features", help="Add the input of the last linear layer to the outputs of the ONNX model."),
     ] = False,
     latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="Measure the latency of the ONNX model on this machine.")
+        bool, typer.Option("--latency/--no-latency", help="Measure the latency of the network on this machine.")
     ] = True,
+    engine: Annotated[
+        EngineName | None,
+        typer.Option(
+            help="The engine of --latency.", show_default="that of the run's latency table or options; else torch"
+        ),
+    ] = None,
+    accept_changed_data: AcceptChangedData = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
     """Export a network: its weights, a model card, and formats such as ONNX, each verified against torch."""
     from nasplat.export import bundle
 
     opened = Run(run)
+    if test or accept_changed_data:
+        keep_accepted(opened, accept=accept_changed_data)
     measurements, several = opened.history().picks(pick), names_several(pick)
     if form not in FORMS:
         raise InputError(f"--format must be one of {', '.join(FORMS)}, but got {form!r}")
@@ -76,12 +87,16 @@ def export(
         if is_taken(folder):  # before any of the others is written
             raise InputError(f"{folder} exists; choose another --out")
     documents = []
+    from nasplat.export.timing import disagreement
+
     for measurement, folder in zip(measurements, folders, strict=True):
         description = bundle.export(
             opened, measurement, folder, untrained=untrained, test=test, formats=FORMS[form], features=features,
-            latency=latency,
+            latency=latency, engine=None if engine is None else engine.value,
         )  # fmt: skip
         documents.append({"folder": str(folder), **description})
+        if warning := disagreement(documents[-1]):
+            err.print(f"[yellow]{escape(str(folder))}:[/] {escape(warning)}")
         if not json:
             _print(measurement, documents[-1])
     if json:
@@ -90,6 +105,8 @@ def export(
 
 def _print(measurement: Measurement, document: dict[str, Any]) -> None:
     """What was exported, in words."""
+    from nasplat.export.timing import told, told_table
+
     check, cost = document["verification"], document["cost"]
     out.print(f"exported: {escape(document['folder'])}")
     out.print(
@@ -98,6 +115,8 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
     )
     if analytic := document["analytic_metrics"]:
         out.print(f"  from a table   {', '.join(f'{name} {figure(name, value)}' for name, value in analytic.items())}")
+    if (table := document.get("latency_table")) and "protocol" not in document:
+        out.print(f"  table          {escape(told_table(table))}")
     for title, figures in (("searched on", document.get("measured")), ("final", document.get("final"))):
         if figures:
             metrics = ", ".join(
@@ -107,7 +126,7 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
     if protocol := document.get("protocol"):
         out.print(f"  protocol       {escape(protocol)}")
     if latency := document.get("latency"):
-        out.print(f"  latency        {latency['median_ms']:.3g} ms, batch 1, {escape(latency['hardware'])}, 1 thread")
+        out.print(f"  latency        {escape(told(latency))}")
     verified = [name for name, title in ONE_BY_ONE.items() if title in document["files"]]
     out.print(
         f"  verified       {' and '.join(verified)} against torch: largest difference "

@@ -11,9 +11,8 @@ from rich.markup import escape
 
 from nasplat.cli.console import out, print_json, print_table, printable
 from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front, print_measurements
-from nasplat.cli.settings import Json
+from nasplat.cli.settings import EngineName, Json
 from nasplat.errors import InputError, NasplatError
-from nasplat.executors.executor import cuda_is_available
 from nasplat.run.directory import Run
 from nasplat.run.history import History
 from nasplat.run.layout import LOG
@@ -24,6 +23,7 @@ from nasplat.units import duration, figure, shown_metrics, spelt
 if TYPE_CHECKING:
     from nasplat.latency.measuring import Latency
 
+THE_RUNS = "as for the run's latency"
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
 
 
@@ -75,8 +75,13 @@ def show(
     latency: Annotated[
         bool, typer.Option("--latency", help="With --front: also measure the latency of its networks on this machine.")
     ] = False,
-    latency_batch: Annotated[int, typer.Option(min=1, help="The batch size of --latency.")] = 1,
-    latency_threads: Annotated[int, typer.Option(min=1, help="Threads of torch for --latency.")] = 1,
+    latency_batch: Annotated[
+        int | None, typer.Option(min=1, help="The batch size of --latency.", show_default=THE_RUNS)
+    ] = None,
+    latency_threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads for --latency.", show_default=THE_RUNS)
+    ] = None,
+    engine: Annotated[EngineName | None, typer.Option(help="The engine of --latency.", show_default=THE_RUNS)] = None,
     json: Json = False,
 ) -> None:
     """Show what a run found: its best trials, its front, or one architecture."""
@@ -89,7 +94,7 @@ def show(
     opened = Run(run)
     history = opened.history()
     if front:
-        latencies = _latencies(history, latency_batch, latency_threads) if latency else {}
+        latencies = _latencies(history, engine, latency_batch, latency_threads) if latency else {}
         _show_front(history, latencies, test=test, json=json)
     elif architecture is not None:
         wanted = opened.benchmark().space.parse(architecture)
@@ -110,6 +115,7 @@ def show(
                 "failures": _failures(history),
                 "incidents": [encode_incident(i) for i in history.incidents],
                 "tested": [describe(final) for _, final in sorted(history.tested.items())],
+                **({"data_changes": changes} if (changes := opened.data_changes) else {}),
                 **({} if source is None else {"source": source.model_dump(mode="json")}),
                 **({} if comparison is None else describe_comparison(comparison)),
             }
@@ -118,18 +124,24 @@ def show(
         _show_run(history, top)
 
 
-def _latencies(history: History, batch: int, threads: int) -> "dict[int, Latency]":
-    """The latency of every member of the front, measured on this machine. The run is not changed."""
-    from nasplat.latency.measuring import measure_latency
+def _latencies(
+    history: History, engine: EngineName | None, batch: int | None, threads: int | None
+) -> "dict[int, Latency]":
+    """The latency of every member of the front, measured on this machine. The run is not changed.
+
+    It is measured under the conditions of the run's latency, where no others are given.
+    """
+    from nasplat.export.timing import conditions_of, measured
+    from nasplat.nn.counting import built
     from nasplat.training.seeding import seeded
 
-    benchmark = history.run.config.workload.make()
-    device = "cuda" if cuda_is_available() else "cpu"
+    benchmark = history.run.benchmark()
+    conditions = conditions_of(benchmark, engine=None if engine is None else engine.value, batch=batch, threads=threads)
     found = {}
     for member in history.front:
         with seeded(0):  # fresh weights take as long as trained ones
-            network = benchmark.space.build(member.architecture, benchmark.io)
-        found[member.id] = measure_latency(network, benchmark.io, batch=batch, threads=threads, device=device)
+            network = built(benchmark.space, member.architecture, benchmark.io)
+        found[member.id] = measured(network, benchmark.io, conditions)
     return found
 
 
@@ -141,6 +153,7 @@ def _show_front(history: History, latencies: "dict[int, Latency]", *, test: bool
         print_json(
             [
                 describe(member)
+                | ({"protocol": history.run.protocol} if history.run.protocol else {})
                 | ({"final": describe(final[member.id])} if member.id in final else {})
                 | ({"latency": asdict(latencies[member.id])} if member.id in latencies else {})
                 for member in history.front
@@ -167,6 +180,8 @@ def _show_run(history: History, top: int) -> None:
     out.print(
         f"{'outcomes':10} {summary['outcomes']}, {trained}{summary['failed']} failed, in {duration(summary['seconds'])}"
     )
+    for change in history.run.data_changes:
+        out.print(f"{'data':10} [yellow]changed[/], accepted {escape(printable(change))}")
     ranked = history.ranked
     if summary["status"] == "interrupted":
         out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")

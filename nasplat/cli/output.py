@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from nasplat.cli.console import err, out, print_table, printable
+from nasplat.latency.conditions import Conditions, processor
 from nasplat.objective import Goal
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison, MeanStd, agreement_of, missing_of, side_by_side, title_of
@@ -62,7 +63,7 @@ def print_front(
     final: Mapping[int, Measurement] | None = None,
     latency: "Mapping[int, Latency] | None" = None,
 ) -> None:
-    """Print the whole front of a run. With latencies, also print the hardware of their measurement."""
+    """Print the whole front of a run, with what its metrics stand for. With latencies, also print their conditions."""
     goal = history.run.config.goal
     compared, title = history.measured, f"Front: {len(history.front)} of {len(history.measured)} measured"
     if len(history.fidelities) > 1:
@@ -79,10 +80,12 @@ def print_front(
             f"the nearest is trial {nearest.id} with {figures}"
         )
     print_measurements(title, history.front, history.run.config.goal, final, latency)
+    if history.run.protocol and "latency_ms" in shown_metrics(goal):
+        out.print(escape(printable(history.run.protocol)))
     if latency:
         any_ = next(iter(latency.values()))
-        threads = f"{any_.threads} thread{'s' if any_.threads > 1 else ''}"
-        out.print(f"latency: median ± interquartile range on {any_.device}, batch {any_.batch}, {threads}")
+        conditions = Conditions(any_.engine, any_.threads, any_.batch, any_.device)
+        out.print(f"latency: median ± interquartile range; {conditions}; {escape(processor(any_.device))}")
 
 
 def describe(measurement: Measurement) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from nasplat.cli import evaluating
 from nasplat.cli.console import err, out, print_json, print_table, printable
 from nasplat.config import yaml_value
 from nasplat.errors import InputError
+from nasplat.metric import Metric
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import is_taken
 from nasplat.surrogates.predictor_store import (
     Predicted,
     StoredPredictor,
+    best_first,
     make_predictor,
     make_space,
     open_predictor,
@@ -31,7 +33,7 @@ from nasplat.surrogates.predictor_store import (
 )
 from nasplat.surrogates.ranking_metrics import cross_validated
 from nasplat.surrogates.training_set import TrainingSet, member, read_names, read_training_set
-from nasplat.units import duration
+from nasplat.units import duration, figure
 
 WRONG_INPUT = 2
 DRAWS = 50
@@ -74,8 +76,8 @@ Score = Annotated[
     str | None,
     typer.Option(
         "--score",
-        help="The column or objective to predict; higher is better. COLUMN:min if lower is better. "
-        "Default: a run's first objective, a file's only number or accuracy.",
+        help="The column or objective to predict, such as accuracy or loss; COLUMN:max or COLUMN:min if its name does "
+        "not say which is better. Default: a run's first objective, a file's only number or accuracy.",
         show_default=False,
     ),
 ]
@@ -114,11 +116,12 @@ def fit(
         tau: dict[str, Any] | None = {"mean": made.cross_validated, "how": f"cross-validated by {predictor} itself"}
     else:
         tau = _cross_validated(predictor, options["predictor"], scores, folds) if folds else None
+    metric = scores.metric or Metric.of("score")
     about = {
         **scores.description,
         "count": len(scores),
         "digest": scores.digest,
-        "best": float(scores.scores.max()),
+        "best": metric.sign * float(scores.scores.max()),
         "tau": tau,
         "seconds": seconds,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -131,7 +134,7 @@ def fit(
     repeats = f" ({merged} repeated, with the mean of their scores)" if merged else ""
     out.print(f"{escape(predictor)} of {escape(scores.space.name)}")
     out.print(f"  trained on   {len(scores)} architectures{repeats} in {duration(seconds)}")
-    out.print(f"  metric       {escape(printable(about['metric']))}, the best score {about['best']:.6g}")
+    out.print(f"  metric       {escape(printable(str(metric)))}, at best {figure(metric.name, about['best'])}")
     if tau is not None:
         out.print(f"  Kendall tau  {_spelt(tau)}")
     out.print(f"  saved        {escape(str(out_folder))}")
@@ -139,7 +142,7 @@ def fit(
 
 @app.command("predict")
 def predict(folder: Folder, architectures: Named = None, file: File = None, json: Json = False) -> None:
-    """Predict the scores of architectures; higher is better."""
+    """Estimate the metric of architectures, in its unit, with deviations if the predictor has them."""
     saved = open_predictor(folder)
     named = _named(architectures, file)
     if not named:
@@ -149,20 +152,22 @@ def predict(folder: Folder, architectures: Named = None, file: File = None, json
     if json:
         print_json(
             {
+                "metric": saved.metric and saved.metric.as_json(),
                 "predictions": [
                     {
                         "architecture": item.code if isinstance(item, Architecture) else printable(text),
-                        "score": scores and scores.score,
-                        "deviation": scores and scores.deviation,
+                        "value": estimate and estimate.value,
+                        "deviation": estimate and estimate.deviation,
                         "error": None if isinstance(item, Architecture) else str(item),
                     }
-                    for (_, text), item, scores in zip(named, read, items, strict=True)
-                ]
+                    for (_, text), item, estimate in zip(named, read, items, strict=True)
+                ],
             }
         )
     elif any(items):
-        rows = [(item, scores) for item, scores in zip(read, items, strict=True) if scores is not None]
-        print_table("", ["architecture", *_columns(rows)], ([str(a.code), *_cells(p)] for a, p in _sound(rows)))
+        rows = [(item, found) for item, found in zip(read, items, strict=True) if found is not None]
+        cells = ([str(a.code), *_cells(saved, p)] for a, p in _sound(rows))
+        print_table(f"Estimates of {printable(saved.unit)}", ["architecture", *_columns(saved, rows)], cells)
     _finish(named, read)
 
 
@@ -195,13 +200,14 @@ def rank(
     candidates = list(dict.fromkeys(candidates + _sampled(saved.space, sample, seed)))
     if not candidates and not named:
         raise InputError("nothing to rank: name architectures, or give --file, --run or --sample")
-    items = zip(candidates, scored(saved.predictor, candidates), strict=True)
-    ranked = sorted(items, key=lambda item: -item[1].score)[:top]
+    estimates = scored(saved.predictor, candidates, saved.metric)
+    ranked = [(candidates[i], estimates[i]) for i in best_first(estimates, saved.metric)[:top]]
     if json:
         print_json(
             {
+                "metric": saved.metric and saved.metric.as_json(),
                 "ranking": [
-                    {"rank": place, "architecture": a.code, "score": p.score, "deviation": p.deviation}
+                    {"rank": place, "architecture": a.code, "value": p.value, "deviation": p.deviation}
                     for place, (a, p) in enumerate(ranked, 1)
                 ],
                 "errors": [
@@ -212,8 +218,9 @@ def rank(
             }
         )
     elif ranked:
-        rows = ([str(place), a.code, *_cells(p)] for place, (a, p) in enumerate(ranked, 1))
-        print_table(f"Best {len(ranked)} of {len(candidates)}", ["rank", "architecture", *_columns(ranked)], rows)
+        cells = ([str(place), a.code, *_cells(saved, p)] for place, (a, p) in enumerate(ranked, 1))
+        title = f"Best {len(ranked)} of {len(candidates)} by {printable(saved.unit)}"
+        print_table(title, ["rank", "architecture", *_columns(saved, ranked)], cells)
     _finish(named, read)
 
 
@@ -307,8 +314,8 @@ def _read(space: SearchSpace, named: Sequence[tuple[str, str]]) -> list[Architec
 
 
 def _predicted(saved: StoredPredictor, read: Sequence[Architecture | InputError]) -> list[Predicted | None]:
-    """Predictions in the order of what was read."""
-    found = iter(scored(saved.predictor, [item for item in read if isinstance(item, Architecture)]))
+    """Estimates in the order of what was read."""
+    found = iter(scored(saved.predictor, [item for item in read if isinstance(item, Architecture)], saved.metric))
     return [next(found) if isinstance(item, Architecture) else None for item in read]
 
 
@@ -329,13 +336,14 @@ def _sound(rows: Iterable[tuple[Architecture | InputError, Predicted]]) -> Itera
     return ((item, predicted) for item, predicted in rows if isinstance(item, Architecture))
 
 
-def _columns(rows: Sequence[tuple[Any, Predicted]]) -> list[str]:
-    return ["score", *["deviation"] * (rows[0][1].deviation is not None)]
+def _columns(saved: StoredPredictor, rows: Sequence[tuple[Any, Predicted]]) -> list[str]:
+    name = "score" if saved.metric is None else saved.metric.name
+    return [name, *["deviation"] * (rows[0][1].deviation is not None)]
 
 
-def _cells(predicted: Predicted) -> list[str]:
-    figures = [predicted.score] + ([] if predicted.deviation is None else [predicted.deviation])
-    return [f"{figure:.6g}" for figure in figures]
+def _cells(saved: StoredPredictor, predicted: Predicted) -> list[str]:
+    values = [predicted.value] + ([] if predicted.deviation is None else [predicted.deviation])
+    return [f"{value:.6g}" if saved.metric is None else figure(saved.metric.name, value) for value in values]
 
 
 def _finish(named: Sequence[tuple[str, str]], read: Sequence[Architecture | InputError]) -> None:

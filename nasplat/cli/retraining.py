@@ -1,6 +1,7 @@
 """`nasplat retrain`: what a search found, trained to the end."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,9 @@ from rich.markup import escape
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.cli.console import err
-from nasplat.cli.running import refuse_existing, run_search
+from nasplat.cli.running import data_of, refuse_existing, run_search
 from nasplat.cli.settings import (
+    AcceptChangedData,
     CpusPerWorker,
     ExecutorName,
     GpusPerWorker,
@@ -26,8 +28,10 @@ from nasplat.cli.settings import (
     enter,
     merge,
 )
-from nasplat.config import SearchConfig, load_recipe, side_of
+from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
+from nasplat.data.manifest import DATA, DataChanged
 from nasplat.errors import InputError
+from nasplat.latency.table import TABLE
 from nasplat.objective import Objective
 from nasplat.options import grouped, nested, option_names
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
@@ -92,6 +96,7 @@ def retrain(
         Path | None,
         typer.Option(help="The run directory to create. Default: RUN-retrained-N.", show_default=False),
     ] = None,
+    accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
     """Fully train networks that a search found, in a new run, and compare the results with the search.
@@ -131,7 +136,17 @@ def retrain(
         _teach(tree)
     tree["constraints"] = _lifted_limits(searched.config)
     tree["objectives"] = objective or _measured(tree, next(iter(members)))
-    assembly = Assembly.of(SearchConfig.read(tree))
+    completed = SearchConfig.read(tree)
+    data = _kept_data(data_of(searched, accept=False), searched.config, completed)
+    if accept_changed_data and data:
+        data |= replace(completed.resolved().workload, data=data).make().accept_data()
+    try:
+        assembly = Assembly.of(completed, data)
+    except DataChanged as error:
+        if error.kept:
+            raise
+        err.print("[yellow]other data than that of the search[/]: the retraining splits it anew")
+        assembly = Assembly.of(completed)
     named = run if run.name not in ("", "..") else run.resolve()
     folder = out or next_free(named.parent, f"{named.name}-retrained")
     refuse_existing(folder)
@@ -261,6 +276,24 @@ def _free_metrics(benchmark: Benchmark, member: Architecture) -> set[str]:
     """The names of the free metrics of a member, which need no measurement."""
     analytic = benchmark.analytic_metrics(member) if benchmark.feasible(member) else {}
     return {*benchmark.space.cost(member, benchmark.io).metrics(), *analytic}
+
+
+def _kept_data(recorded: dict[str, Any] | None, before: SearchConfig, now: SearchConfig) -> dict[str, Any] | None:
+    """What the search recorded of the data that the retraining uses too; None if it uses other data.
+
+    The split and the classes of the search are kept, also for images of another size or in another folder, so that no
+    image that it trained on becomes a test image.
+    """
+    if recorded is None:
+        return None
+    old, new = before.resolved().benchmark, now.resolved().benchmark
+    same_data = old.options.get("dataset") == new.options.get("dataset")
+
+    def table(plugin: PluginConfig) -> object:
+        return (plugin.options.get("latency") or {}).get("table")
+
+    keeps = {DATA: same_data, TABLE: table(old) == table(new)}
+    return {purpose: each for purpose, each in recorded.items() if keeps.get(purpose, old.name == new.name)} or None
 
 
 def _source(run: Path, history: History, members: dict[str, Measurement]) -> Source:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.markup import escape
@@ -14,11 +15,12 @@ from nasplat.cli.console import err, out, print_json, printable
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front
 from nasplat.cli.progress import SearchProgress
+from nasplat.data.manifest import accepted_in, notes_of
 from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
 from nasplat.run.directory import Run
 from nasplat.run.history import History
-from nasplat.run.layout import ARTIFACTS, LOG
+from nasplat.run.layout import ARTIFACTS, DATA, LOG
 from nasplat.run.retrained import Comparison
 from nasplat.run.source import Source
 from nasplat.search.assembly import Assembly
@@ -48,6 +50,10 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     choice = str(assembly.choice or "")
     if choice:
         err.print(escape(choice))
+    if create or assembly.workload.data is not None:
+        assembly = assembly.with_data()
+    for note in [*(notes_of(assembly.workload.data) if create else ()), *assembly.benchmark.data_notes()]:
+        err.print(f"[yellow]note:[/] {escape(printable(note))}")
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
@@ -55,10 +61,10 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
         store = ArtifactStore(folder / ARTIFACTS)
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
-            protocol = assembly.benchmark.protocol
-            run = Run.create(folder, config, protocol=protocol, choice=choice, source=source) if create else Run(folder)
+            run = _created(folder, assembly, choice, source) if create else Run(folder)
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
+                run.keep_data(assembly.workload.data)
                 loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, store)
                 try:
                     interruption.arm()
@@ -68,9 +74,7 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     except StorageError as error:
         if not is_taken(folder):
             raise
-        raise RunError(
-            f"{error}; free disk space, then go on with: nasplat resume {shlex.quote(str(folder))}"
-        ) from error
+        raise RunError(f"{error}, then go on with: nasplat resume {shlex.quote(str(folder))}") from error
     except RunError as error:
         if type(error) is not RunError or not is_taken(folder):
             raise
@@ -103,6 +107,20 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
         raise RunError(f"every trial of {folder} failed; trial {first.id} ({first.kind}): {first.message}")
 
 
+def _created(folder: Path, assembly: Assembly, choice: str, source: Source | None) -> Run:
+    """The directory of a new run."""
+    benchmark = assembly.benchmark
+    return Run.create(
+        folder,
+        assembly.config,
+        protocol=benchmark.protocol,
+        choice=choice,
+        code_metrics=benchmark.code_metrics,
+        source=source,
+        data=assembly.workload.data,
+    )
+
+
 def _print_result(loop: Search, history: History, comparison: Comparison | None) -> None:
     """Print the result of a search as text."""
     if comparison is None:
@@ -126,6 +144,42 @@ def _print_result(loop: Search, history: History, comparison: Comparison | None)
         example = next(failure for failure in history.failures if failure.kind == kind)
         said = escape(printable(example.message))
         err.print(f"[yellow]{number} failed ({escape(printable(kind))})[/], such as trial {example.id}: {said}")
+
+
+def data_of(run: Run, *, accept: bool) -> dict[str, Any] | None:
+    """What a run recorded of its data; with `accept`, what it is to record of the data of today.
+
+    Raises:
+        InputError: The change of the data cannot be accepted.
+    """
+    data = run.data
+    if data is None:
+        if (run.config.resolved().benchmark.options.get("data") or {}).get("folder"):
+            err.print(
+                f"[yellow]{escape(str(run.folder))} has no record of its data[/] ({DATA}), as runs of earlier "
+                "versions: a change of the data is not noticed"
+            )
+        return None
+    if accept:
+        before, data = data, run.accepted_data()
+        for each in accepted_in(data)[len(accepted_in(before)) :]:
+            err.print(f"[yellow]changed data accepted[/]: {escape(printable(each))}")
+        for note in notes_of(data):
+            if note not in notes_of(before):
+                err.print(f"[yellow]note:[/] {escape(printable(note))}")
+    return data
+
+
+def keep_accepted(run: Run, *, accept: bool) -> None:
+    """Before test data is measured: warn if the run has no record of its data, or record that a change was accepted.
+
+    Raises:
+        InputError: The change cannot be accepted, or another process is writing the run.
+    """
+    data = data_of(run, accept=accept)
+    if accept and data != run.data:
+        with run.writing():
+            run.keep_data(data)
 
 
 @contextmanager

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from nasplat.cli.running import refuse_existing, run_search
+from nasplat.cli.console import err
+from nasplat.cli.running import data_of, refuse_existing, run_search
 from nasplat.cli.settings import (
+    AcceptChangedData,
     CpusPerWorker,
     ExecutorName,
     GpusPerWorker,
@@ -96,7 +99,10 @@ def search(
             f"a search needs {', '.join(missing)}; for example: nasplat search --space nasbench201 "
             "--benchmark classification --strategy random_search --objective accuracy:max --evaluations 20"
         )
-    assembly = Assembly.of(SearchConfig.read(tree))
+    read = SearchConfig.read(tree)
+    for each in read.goal.objectives:
+        each.check_direction()
+    assembly = Assembly.of(read)
     folder = out or next_free(
         Path("runs"), f"{assembly.config.strategy.name}-{assembly.config.space.name}".replace("/", "-")
     )
@@ -126,6 +132,7 @@ def resume(
     trial_seconds: Annotated[
         float | None, typer.Option(help="Ray: new time limit of a trial.", show_default=False)
     ] = None,
+    accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
     """Continue a run that was interrupted or killed, or one with a larger budget."""
@@ -142,7 +149,14 @@ def resume(
         raise InputError(
             f"{run} uses the inline executor, which has no workers; leave out the options of the ray executor"
         )
-    assembly = Assembly.of(SearchConfig.read(tree))
+    data = data_of(opened, accept=accept_changed_data)
+    assembly = Assembly.of(SearchConfig.read(tree), data, code_metrics=opened.code_metrics)
+    shared = (assembly.benchmark.code_metrics - opened.code_metrics).intersection(assembly.problem.goal.metrics)
+    if shared:
+        err.print(
+            f"[yellow]{escape(', '.join(sorted(shared)))} of one code is told for all codes of the same network[/], as "
+            "when this run began; a new search measures each code"
+        )
     for name, limit in limits.items():
         spent = getattr(history.spending, name)
         if limit is not None and limit < spent:

@@ -1,6 +1,7 @@
 """Flags that set what a configuration file could, shared by the commands that search."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -10,6 +11,14 @@ from nasplat.errors import InputError
 from nasplat.options import grouped, merged, nested, shortly
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 
+AcceptChangedData: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changed-data",
+        help="Go on although the data has changed since the run was created: images that are still there keep their "
+        "part, new ones are for training alone. The run records the change.",
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ExecutorName: TypeAlias = Annotated[
     str | None, typer.Option("--executor", help="inline or ray. Default: inline.", show_default=False)
@@ -39,6 +48,14 @@ Set: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+
+
+class EngineName(StrEnum):
+    """What may run networks that are timed."""
+
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
+
 
 REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
 """The sections of a configuration that name a plug-in."""

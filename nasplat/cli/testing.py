@@ -9,7 +9,8 @@ from rich.markup import escape
 
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.output import describe, describe_comparison, print_comparison
-from nasplat.cli.settings import Json
+from nasplat.cli.running import keep_accepted
+from nasplat.cli.settings import AcceptChangedData, Json
 from nasplat.run.directory import RETRAINING, Run
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
@@ -26,10 +27,12 @@ def test(
             show_default=False,
         ),
     ] = None,
+    accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
     """Measure networks on test data. Each network is measured only once; later calls show the recorded result."""
     opened = Run(run)
+    keep_accepted(opened, accept=accept_changed_data)
     history = opened.history()
     picked = {m.id: m for which in pick or ["best"] for m in history.picks(which)}
     _warn_of_parts(history, list(picked.values()))

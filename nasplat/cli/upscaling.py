@@ -77,6 +77,8 @@ def upscale(
         side_by_side.check_original(source.colors, wanted, scale)
     if source.several:
         err.print(f"[yellow]{escape(printable(str(picture)))} holds several pictures[/]; the first is upscaled")
+    if source.deep:
+        err.print(f"[yellow]{escape(printable(str(picture)))} has more than 8 bits a channel[/]; they are scaled to 8")
     began = time.monotonic()
     try:
         with Interruption() as interruption, _threads(threads), _bar() as progress:

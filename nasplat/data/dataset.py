@@ -7,6 +7,8 @@ from pathlib import Path
 from nasplat.architecture import IO
 from nasplat.data.examples import Scaling, Splits
 from nasplat.data.location import data_folder
+from nasplat.data.manifest import Manifest
+from nasplat.data.picture_files import Survey
 
 
 def _nothing_to_refuse() -> None:
@@ -28,9 +30,12 @@ class Dataset:
         summary: One line of description.
         mirrored: Whether a mirrored image is a valid image of the same class.
         check: A cheap check for the errors of `load`, above all for missing files.
+        survey: What the names and headers of the image files say; nothing for published files.
         classes: The names of the classes by number; empty if classes have only numbers.
         white: The value of the brightest pixel before standardization.
         scaling: The scaling of images that are already standardised; None if it is unknown.
+        record: Gives the manifest of the files, which reads all of them; None if there are no files.
+        accept: Gives a manifest for files that differ from the recorded ones; None if there are no files.
     """
 
     name: str
@@ -39,9 +44,12 @@ class Dataset:
     summary: str = ""
     mirrored: bool = False
     check: Callable[[], None] = _nothing_to_refuse
+    survey: Callable[[], Survey] = Survey
     classes: tuple[str, ...] = ()
     white: float = 255.0
     scaling: "Callable[[], Scaling | None]" = _not_scaled_alike
+    record: Callable[[], Manifest] | None = None
+    accept: Callable[[], Manifest] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,14 @@ class Source:
         subset: The total number of training and validation images, in a fixed random selection. The test split is not
             reduced.
         side: The side to which the images of a user's own folder are resized.
+        recorded: What a run recorded of the data; its split, classes and scaling are then used. None in a new run.
     """
 
     folder: Path | None = None
     download: bool = False
     subset: int | None = None
     side: int | None = None
+    recorded: Manifest | None = None
 
     @property
     def place(self) -> Path:

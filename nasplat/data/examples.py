@@ -47,7 +47,7 @@ class Scaling:
         return (images - self.mean) / self.std
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Examples:
     """Decoded images and their labels, in the compact form in which they are stored.
 
@@ -89,6 +89,15 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def order(self) -> "Tensor":
+        """All rows in an order of which every beginning is a sample, stratified by class; always the same."""
+        import torch
+
+        from nasplat.data.splitting import stratified_order
+
+        return torch.from_numpy(stratified_order(self.labels.cpu().numpy()))
 
 
 @dataclass(frozen=True)

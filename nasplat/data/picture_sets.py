@@ -1,27 +1,23 @@
 """Image sets by name, with fixed splits. Images are read one by one."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nasplat.data.layout import parts_in
 from nasplat.data.location import data_folder
-from nasplat.data.pictures import ENDINGS, Pixels, opened
+from nasplat.data.manifest import SAME_CONTENT, DataFile, Manifest, described, is_large
+from nasplat.data.picture_files import ENDINGS, Pixels, Survey, UnreadablePictures, files_below, surveyed, why_left_out
 from nasplat.errors import InputError, unknown
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MOST_PIXELS = 50_000_000
 """The largest number of pixels of an image. Larger images are not decoded."""
-GREY = ("1", "L", "LA")
-"""Pillow's modes with one channel besides transparency."""
-MODES = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's modes with at most 8 bits a channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +28,12 @@ class Picture:
         name: Its name in errors; the path, if it is a file.
         read: Reads its pixels as uint8, `[height, width, 3]`, or `[height, width]` for a grey file, which comparison
             protocols treat differently.
+        path: The file, if it is one.
     """
 
     name: str
     read: Callable[[], Pixels]
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +45,53 @@ class PictureSet:
         training: The training images; empty in a set only for testing.
         validation: The validation images, likewise.
         test: The test images; empty if the set was published without them. Other sets are then used for testing.
+        recorded: The manifest, if it was made when the images were listed.
+        left_out: The numbers of other files in a user's own folders, by the reason of `why_left_out`.
     """
 
     name: str
     training: tuple[Picture, ...]
     validation: tuple[Picture, ...]
     test: tuple[Picture, ...]
+    recorded: Manifest | None = field(default=None, kw_only=True)
+
+    @property
+    def root(self) -> Path:
+        """The folder above all files; of images that are in no files, the working directory."""
+        parents = [path.parent for paths in self._paths.values() for path in paths]
+        return Path(os.path.commonpath(parents)) if parents else Path()
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files below `root`."""
+        return [path.relative_to(self.root).as_posix() for paths in self._paths.values() for path in paths]
+
+    def manifest(self) -> Manifest:
+        """The record of the files, by part. All of them are read, unless they were when they were listed."""
+        if self.recorded is not None:
+            return self.recorded
+        root, sampled = self.root, is_large(self.root, self.files)
+        parts = {
+            part: tuple(described(root, [path.relative_to(root).as_posix() for path in paths], sampled=sampled))
+            for part, paths in self._paths.items()
+        }
+        return Manifest(self.name, parts, sampled=sampled)
+
+    @property
+    def _paths(self) -> dict[str, list[Path]]:
+        parts = {"training": self.training, "validation": self.validation, "test": self.test}
+        return {part: [each.path for each in images if each.path is not None] for part, images in parts.items()}
+
+    left_out: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+
+    def survey(self) -> Survey:
+        """What the names and headers of the files say.
+
+        Raises:
+            UnreadablePictures: Some files have no readable header.
+        """
+        pictures = (*self.training, *self.validation, *self.test)
+        return surveyed([each.path for each in pictures if each.path is not None], self.left_out, most=MOST_PIXELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +119,23 @@ def picture(path: Path, *, side: int | None = None) -> Picture:
         path: The file.
         side: If given, a larger image is center-cropped to at most this height and width, in pixels.
     """
-    return Picture(str(path), partial(read_picture, path, side=side))
+    return Picture(str(path), partial(read_picture, path, side=side), path)
 
 
 def read_picture(path: Path, *, side: int | None = None) -> Pixels:
     """The pixels of a file, `[height, width, 3]`, or `[height, width]` for a grey file; transparency is dropped.
 
     Raises:
-        InputError: The file is not an image, is damaged or too large, or has more than 8 bits a channel.
+        UnreadablePictures: The file is refused by `pixels.decode`, or has more than `MOST_PIXELS`.
     """
+    from nasplat.data import pixels
 
-    def decode(image: "Image") -> Pixels:
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS:,}")
-        if image.mode not in MODES:
-            raise ValueError(f"it has the mode {image.mode}, but must have 8 bits a channel")
-        return np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
-
-    pixels: Pixels = opened(path, decode)
-    return pixels if side is None else central(pixels, side)
+    try:
+        with pixels.quietly():
+            found = np.asarray(pixels.decode(path, MOST_PIXELS).colors)
+    except pixels.PictureError as error:
+        raise UnreadablePictures([(str(path), str(error))]) from error
+    return found if side is None else central(found, side)
 
 
 def central(pixels: Pixels, side: int) -> Pixels:
@@ -112,14 +148,18 @@ def central(pixels: Pixels, side: int) -> Pixels:
 def _listed(folder: Path, keep: Callable[[str], bool] = lambda name: True) -> tuple[Picture, ...]:
     """The images in a folder, sorted by name; other files are ignored."""
     try:
-        names = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
-        )
+        names = sorted(path.name for path in folder.iterdir() if why_left_out(path.name) is None and path.is_file())
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}; name a folder of images") from error
     return tuple(picture(folder / name) for name in names if keep(name))
+
+
+def _left_out(folders: Sequence[Path]) -> Counter[str]:
+    """The numbers of files in folders that are no pictures by their names, by the reason of `why_left_out`."""
+    entries = [path for folder in folders for path in folder.iterdir()]
+    found = Counter(why for path in entries if path.is_file() and (why := why_left_out(path.name)) is not None)
+    below = sum(len(files_below(path)[0]) for path in entries if path.is_dir() and not path.name.startswith("."))
+    return found + Counter({"in folders below": below})
 
 
 # The sets -----------------------------------------------------------------------------------------------------
@@ -228,38 +268,111 @@ def _div2k(places: Sequence[Path]) -> PictureSet:
     )(places)
 
 
-FOLDERS = {"training": ("training", "train"), "validation": ("validation", "val"), "test": ("test",)}
-"""The possible names of the folders of a user's own set."""
 OF_FIVE = {"validation": 3, "test": 4}
 """The index, among every five training images sorted by name, of the image for a part without a folder."""
+PARTS = ("training", "validation", "test")
 
 
 def _picture_folder(places: Sequence[Path]) -> PictureSet:
+    """A user's own set. Images with the same content are in one part."""
+    place = _own_place(places)
+    listed, divided = _listing(place)
+    sampled = is_large(place, [name for names in listed.values() for name in names])
+    files = {part: described(place, names, sampled=sampled) for part, names in listed.items()}
+    said: list[str] = []
+    left_out: list[DataFile] = []
+    taken: dict[str, str] = {}
+    for part in reversed(PARTS):  # the test is kept whole, so that it stays comparable
+        rows = files.get(part, [])
+        if doubles := [file for file in rows if file.digest in taken]:
+            files[part] = [file for file in rows if file.digest not in taken]
+            left_out += doubles
+            said.append(
+                f"{len(doubles)} images of {part} are left out of it, such as {doubles[0].name}, since {SAME_CONTENT}: "
+                f"{taken[doubles[0].digest]}"
+            )
+        taken |= {file.digest: part for file in files.get(part, [])}
+    absent = [part for part in PARTS[1:] if part not in divided]
+    first: dict[str, int] = {}
+    for file in files["training"]:
+        first.setdefault(file.digest, len(first))
+    if extra := len(files["training"]) - len(first):
+        said.append(f"{extra} images have the content of another one; each group is in one part")
+    parts = {part: tuple(files.get(part, ())) for part in PARTS}
+    for part in absent:
+        parts[part] = tuple(file for file in files["training"] if first[file.digest] % 5 == OF_FIVE[part])
+    held = {OF_FIVE[part] for part in absent}
+    parts["training"] = tuple(file for file in files["training"] if first[file.digest] % 5 not in held)
+    for part, images in parts.items():
+        if not images:
+            raise InputError(
+                f"{place} has no images for {part}, with names that end in {', '.join(ENDINGS)}; it must have at least "
+                "five images, or some in each of its folders training/, validation/ and test/, and not in folders below"
+            )
+    manifest = Manifest("picture_folder", parts, left_out=tuple(left_out), sampled=sampled, notes=tuple(said))
+    return _of_manifest(place, manifest)
+
+
+def _own_place(places: Sequence[Path]) -> Path:
     if not places:
         raise InputError(
             "picture_folder reads your own images; set benchmark.data.folder to a folder with training/ (and "
             "validation/ and test/, if you have them), or with images"
         )
-    place = places[0]
+    return places[0]
+
+
+def _listing(place: Path) -> tuple[dict[str, list[str]], Mapping[str, str]]:
+    """The paths of the images in a user's folder by part, and the folders of parts; without any, all are training."""
+    divided = parts_in(place)
     found = {
-        part: next((place / name for name in names if (place / name).is_dir()), None) for part, names in FOLDERS.items()
+        part: [f"{folder}/{each.path.name}" for each in _listed(place / folder) if each.path is not None]
+        for part, folder in divided.items()
     }
-    if found["training"] is None and any(found.values()):
-        raise InputError(f"{place} has folders for some parts, but none for training; add training/")
-    parts = {part: () if folder is None else _listed(folder) for part, folder in found.items()}
-    everything = parts["training"] or _listed(place)
-    absent = [part for part, folder in found.items() if folder is None and part != "training"]
-    for part in absent:
-        parts[part] = everything[OF_FIVE[part] :: 5]
-    held = {OF_FIVE[part] for part in absent}
-    parts["training"] = tuple(each for number, each in enumerate(everything) if number % 5 not in held)
-    for part, pictures in parts.items():
-        if not pictures:
-            raise InputError(
-                f"{place} has no images for {part}, with names that end in {', '.join(ENDINGS)}; it must have at least "
-                "five images, or some in each of its folders training/, validation/ and test/"
-            )
-    return PictureSet("picture_folder", **parts)
+    if not divided:
+        found["training"] = [each.path.name for each in _listed(place) if each.path is not None]
+    return found, divided
+
+
+def _of_manifest(place: Path, manifest: Manifest) -> PictureSet:
+    parts = {part: tuple(picture(place / file.name) for file in manifest.parts[part]) for part in PARTS}
+    places = [place / folder for folder in parts_in(place).values()] or [place]
+    return PictureSet("picture_folder", **parts, recorded=manifest, left_out=_left_out(places))
+
+
+def check_recorded(name: str, *folders: Path, recorded: Manifest | None) -> None:
+    """Refuse a user's own set that differs from the recorded one, new images included.
+
+    Raises:
+        DataChanged: It differs.
+    """
+    if recorded is not None and name == "picture_folder":
+        place = _own_place([folder.expanduser() for folder in folders])
+        recorded.check(place, recorded.differences(place, _names(place)))
+
+
+def accepted(name: str, *folders: Path, recorded: Manifest | None) -> Manifest:
+    """The manifest for a set that differs from the recorded one. New images of a user's own set are for training.
+
+    An image that was renamed or moved is recognized by its content and keeps its part.
+
+    Raises:
+        InputError: No image of a part is left.
+    """
+    if recorded is None or name != "picture_folder":
+        found = picture_set(name, *folders)
+        manifest = found.manifest()
+        if recorded is None:
+            return manifest
+        return recorded.going_on(recorded.differences(found.root, found.files), parts=manifest.parts)
+    place = _own_place([folder.expanduser() for folder in folders])
+    names = _names(place)
+    files = described(place, names, sampled=recorded.sampled)
+    return recorded.going_on(recorded.differences(place, names), **recorded.keeping(files, place))
+
+
+def _names(place: Path) -> list[str]:
+    return [name for names in _listing(place)[0].values() for name in names]
 
 
 PICTURE_SETS: dict[str, Entry] = {
@@ -293,17 +406,26 @@ PICTURE_SETS: dict[str, Entry] = {
 }
 
 
-def picture_set(name: str, *folders: Path) -> PictureSet:
-    """The set with a name. Its images are listed, not read.
+def picture_set(name: str, *folders: Path, recorded: Manifest | None = None) -> PictureSet:
+    """The set with a name. Its images are listed, not decoded.
 
     Args:
         name: One of `PICTURE_SETS`.
         folders: The folders to search, in order; by default the data folder.
+        recorded: What a run recorded of the set. A user's own set then keeps its split.
 
     Raises:
-        InputError: The name is unknown (near matches are listed), or the images are missing.
+        InputError: The name is unknown (near matches are listed), or the images are missing, or differ from the
+            recorded ones.
     """
     if name not in PICTURE_SETS:
         raise InputError(unknown("set of images", name, PICTURE_SETS))
     places = [folder.expanduser() for folder in folders]
-    return PICTURE_SETS[name].open(places if places or name == "picture_folder" else [data_folder()])
+    if recorded is not None and name == "picture_folder":
+        place = _own_place(places)
+        recorded.check(place, recorded.differences(place))
+        return _of_manifest(place, recorded)
+    found = PICTURE_SETS[name].open(places if places or name == "picture_folder" else [data_folder()])
+    if recorded is not None:
+        recorded.check(found.root, recorded.differences(found.root, found.files))
+    return found

@@ -2,29 +2,30 @@
 
 import gzip
 import io
-import os
+import math
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nasplat.data.picture_files import (
+    in_threads,
+    read_square,
+)
 from nasplat.errors import InputError
+from nasplat.storage.files import is_full
+from nasplat.storage.locking import held, lacks_locks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
-DECODERS = 8
-"""The largest number of threads that decode files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +87,17 @@ def find(name: str, places: Sequence[Path], files: Sequence[str], endings: Seque
 
 
 def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int) -> Pictures:
-    """Grey images from a pair of idx files, plain or gzipped, by torchvision's reader.
+    """Grey images from a pair of idx files, plain or gzipped.
 
     Raises:
         InputError: A file is damaged or of another kind.
     """
-    numbers = _idx(labels, "read_label_file").numpy()
+    import torch
+
+    numbers = _idx(labels, axes=1).astype(np.int64)
     if not len(numbers) or numbers.max() >= classes:
         raise InputError(f"{labels} is damaged: its labels must be 0 to {classes - 1}; {REPLACE}")
-    pixels = _idx(images, "read_image_file")
+    pixels = torch.from_numpy(_idx(images, axes=3))
     if tuple(pixels.shape) != (len(numbers), *shape):
         raise InputError(
             f"{images} does not fit {labels.name}: its images have the shape {tuple(pixels.shape)}, but "
@@ -106,18 +109,27 @@ def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int
 REPLACE = "replace it with a complete copy"
 
 
-def _idx(path: Path, reader: str) -> "Tensor":
-    from torchvision.datasets import mnist
+def _idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
+    """The bytes of an idx file, in the shape that its head says.
 
-    read = getattr(mnist, reader)
+    The head is two zeros, 8 for bytes, the number of axes, and the length of each as a big-endian integer of 4 bytes.
+    It is read in memory: torchvision reads only plain files, and a temporary one may have no room.
+
+    Raises:
+        InputError: The file is damaged, or has other axes.
+    """
     try:
-        if path.suffix != ".gz":
-            return read(str(path))  # type: ignore[no-any-return]
-        with tempfile.NamedTemporaryFile() as plain:  # torchvision reads only files
-            plain.write(gzip.decompress(path.read_bytes()))
-            plain.flush()
-            return read(plain.name)  # type: ignore[no-any-return]
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        start = 4 + 4 * axes
+        if content[:4] != bytes((0, 0, 8, axes)) or len(content) < start:
+            raise ValueError(f"it begins with {content[:4].hex(' ') or 'nothing'}, not with 00 00 08 {axes:02x}")
+        shape = tuple(np.frombuffer(content, ">u4", axes, 4).tolist())
+        if len(content) - start != math.prod(shape):
+            raise ValueError(f"it has {len(content) - start:,} bytes, but {math.prod(shape):,} are expected")
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # which torch may write to
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} is damaged or not an idx file: {_line(error)}; {REPLACE}") from error
 
 
@@ -199,169 +211,36 @@ def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: i
         def decode(place: int) -> None:
             row = int(rows[place])
             try:
-                with Image.open(io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())) as picture:
+                file = io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())
+                with Image.open(file, formats=["JPEG"]) as picture:
                     pixels[place] = np.asarray(picture.convert("RGB"))
             except (OSError, SyntaxError, ValueError) as error:  # an image of another size is a ValueError
                 raise InputError(f"{path} is damaged: image {row} of {part}: {_line(error)}; {REPLACE}") from error
 
-        _in_threads(decode, len(rows))
+        in_threads(decode, len(rows))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     return Pictures(labels.astype(np.int64), read)
 
 
-# Folders of the user's own ------------------------------------------------------------------------------------
+# Files of the user's own --------------------------------------------------------------------------------------
 
 
-PARTS = ("train", "val", "test")
-
-
-def part_folders(folder: Path) -> dict[str, Path]:
-    """The folder of each of `PARTS`: the folders of these names, or the folder itself as the training part.
-
-    Raises:
-        InputError: The folder cannot be read, or has neither layout.
-    """
-    names = _folders(folder)
-    parts = {part: folder / part for part in PARTS if part in names}
-    if not parts:
-        return {PARTS[0]: folder}
-    layouts = "it must have either train/, with or without val/ and test/, or only class folders"
-    if PARTS[0] not in parts:
-        raise InputError(f"{folder} has {' and '.join(f'{part}/' for part in parts)}, but no train/; {layouts}")
-    strange = [name for name in names if name not in parts]
-    if strange:
-        raise InputError(f"{folder} has train/ and also {strange[0]}/; {layouts}; rename or move {strange[0]}/")
-    return parts
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The sorted names of the class folders in a folder, without hidden folders.
-
-    Raises:
-        InputError: There are fewer than two class folders.
-    """
-    names = _folders(folder)
-    if len(names) < 2:
-        found = f"only {names[0]}" if names else "none"
-        raise InputError(
-            f"{folder} must have a folder for each of at least two classes, but has {found}; put the images of each "
-            f"class into a folder of its own, {folder / 'CLASS'}"
-        )
-    return names
-
-
-def list_folder(folder: Path, classes: Sequence[str], *, side: int, all_classes: bool) -> Pictures:
-    """The images below a folder of class folders, in the order of torchvision's ImageFolder, to be read as squares.
+def squares(paths: Sequence[Path], labels: Rows, *, side: int) -> Pictures:
+    """Image files, to be read as squares. When read, `UnreadablePictures` may be raised.
 
     Args:
-        folder: The folder with one folder for each class.
-        classes: The names of the classes; their order gives the labels.
+        paths: The files.
+        labels: The class number of each.
         side: The side to which images are resized.
-        all_classes: Whether every class must exist.
-
-    Raises:
-        InputError: A folder is not a class, an image is outside of class folders, or a class has no images. Later,
-            an image cannot be read.
     """
-    from torchvision.datasets.folder import make_dataset
-
-    strange = set(_folders(folder)) - set(classes)
-    if strange:
-        raise InputError(
-            f"{folder} has the folder {min(strange)}, which is not one of the classes; the classes: "
-            f"{', '.join(classes)}"
-        )
-    loose = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and _ends_as_a_picture(entry.name))
-    if loose:
-        raise InputError(
-            f"the image {folder / loose[0]} is not in a class folder; move it into the folder of its class"
-        )
-    numbers = {name: number for number, name in enumerate(classes)}
-    listed = make_dataset(folder, numbers, extensions=ENDINGS, allow_empty=True)
-    if not listed:
-        raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
-    empty = set(range(len(classes))) - {number for _, number in listed}
-    if all_classes and empty:
-        raise InputError(
-            f"{folder / classes[min(empty)]} has no images, with names that end in {', '.join(ENDINGS)}; put images "
-            "into it, or remove it"
-        )
-    paths = [Path(path) for path, _ in listed]
 
     def read(rows: Rows) -> "Tensor":
         import torch
-        from torchvision.transforms import v2
 
-        change = v2.Compose([v2.RGB(), v2.Resize((side, side)), v2.PILToTensor()])
-        pixels = torch.empty((len(rows), 3, side, side), dtype=torch.uint8)
+        return torch.from_numpy(read_square([paths[row] for row in rows], side))
 
-        def decode(place: int) -> None:
-            pixels[place] = opened(paths[rows[place]], change)
-
-        _in_threads(decode, len(rows))
-        return pixels
-
-    return Pictures(np.array([number for _, number in listed], dtype=np.int64), read)
-
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
-def _ends_as_a_picture(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
-
-
-def _folders(folder: Path) -> list[str]:
-    """The sorted names of the folders in a folder, without hidden folders.
-
-    Raises:
-        InputError: The folder cannot be read.
-    """
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read: {error.strerror}; name a folder with one folder for each class"
-        ) from error
-
-
-def side_of_first(folder: Path, classes: Sequence[str]) -> int:
-    """The side of the first image below a folder of class folders. The image must be square.
-
-    Raises:
-        InputError: There is no image, it cannot be read, or it is not square.
-    """
-    candidates = (
-        path
-        for name in classes
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in ENDINGS and path.is_file()
-    )
-    for path in islice(candidates, 1):
-        width, height = opened(path, lambda picture: picture.size)
-        if width != height:
-            raise InputError(
-                f"{path} has {width} x {height} pixels, but networks take square images; resize all images, for "
-                "example with --set benchmark.data.side=224"
-            )
-        return int(width)
-    raise InputError(f"{folder} has no images; their names must end in {', '.join(ENDINGS)}")
-
-
-def opened(path: Path, use: Callable[[Any], Any]) -> Any:
-    """The result of a function on an opened image.
-
-    Raises:
-        InputError: The image cannot be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return use(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image {path} cannot be read: {_line(error)}; repair or remove it") from error
+    return Pictures(labels, read)
 
 
 # Downloads ----------------------------------------------------------------------------------------------------
@@ -380,14 +259,13 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
     Raises:
         InputError: The folder cannot be written, or an address cannot be reached.
     """
-    from filelock import FileLock
     from torchvision.datasets.utils import download_and_extract_archive
 
     address = target
     try:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         with (
-            FileLock(folder / f".{target.replace('/', '-')}.lock"),  # all workers may need it at the same time
+            held(folder / f".{target.replace('/', '-')}.lock", seconds=-1),  # all workers may need it at the same time
             tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as draft,
         ):
             if not (folder / target).is_dir():  # otherwise another worker was first
@@ -395,23 +273,15 @@ def download(archives: Mapping[str, str], folder: Path, target: str, *, named: b
                 for address, md5 in archives.items():
                     download_and_extract_archive(address, place, md5=md5, remove_finished=True)
                 (Path(draft) / target).rename(folder / target)
-    except (OSError, RuntimeError) as error:  # an unreachable address is an OSError
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and (is_full(error) or lacks_locks(error)):
+            what = "free disk space" if is_full(error) else "name a folder with locks, as on a local disk"
+            raise InputError(f"{folder} cannot be written: {_line(error)}; {what}") from error
+        # An unreachable address is an OSError too.
         raise InputError(
             f"{address} cannot be downloaded into {folder}: {_line(error)}; without an internet connection, put the "
             f"files into {folder / target} by hand"
         ) from error
-
-
-def _in_threads(work: Callable[[int], None], count: int) -> None:
-    """Do the work for 0..count-1 in threads. Decoders release Python's global lock."""
-
-    def several(first: int) -> None:  # a future for every image would take as long as decoding it
-        for place in range(first, min(first + 256, count)):
-            work(place)
-
-    with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(several, range(0, count, 256)):
-            pass
 
 
 def _line(error: BaseException) -> str:

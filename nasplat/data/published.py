@@ -9,6 +9,7 @@ from nasplat.architecture import IO
 from nasplat.data import pictures
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.examples import Splits
+from nasplat.data.manifest import Changes, Manifest, described, is_large
 from nasplat.data.pictures import Pictures
 from nasplat.data.splitting import Parts, shares
 from nasplat.errors import InputError
@@ -79,19 +80,67 @@ class Published:
                     hint = self.hint(source.place)
                     raise InputError(f"{error}; {hint}{GET}") from None
 
-        def load() -> Splits:
+        def check_recorded() -> None:
+            check()
+            if recorded is not None:
+                recorded.check(source.place, changes())
+
+        def available() -> dict[str, Path]:
             check()
             try:
-                found = find()
+                return find()
             except FileNotFoundError:
                 assert self.archives is not None
                 pictures.download(self.archives(), source.place, self.folders[0], named=self.named)
                 check()
-                found = find()
-            training, test = self.read(found)
-            return Parts.of(training, test=test, held_out=self.held_out, subset=source.subset).read()
+                return find()
 
-        return Dataset(self.name, self.io, load, mirrored=True, check=check, classes=self.classes)
+        def names() -> list[str]:
+            return [path.relative_to(source.place).as_posix() for path in available().values()]
+
+        def changes() -> Changes:
+            assert recorded is not None
+            return recorded.differences(source.place, names())
+
+        def parts() -> Parts:
+            training, test = self.read(available())
+            return Parts.of(training, test=test, held_out=self.held_out, subset=source.subset)
+
+        def load() -> Splits:
+            if recorded is not None:
+                recorded.check(source.place, changes())
+                return parts().read(recorded.scaling(None, source.subset))
+            if not read:
+                read.append(parts().read())
+            return read[0]
+
+        def record() -> Manifest:
+            if recorded is not None and recorded.scaling(None, source.subset):
+                return recorded.refreshed(source.place)
+            sampled = is_large(source.place, names())
+            files = {"files": tuple(described(source.place, names(), sampled=sampled))}
+            new = recorded or Manifest(self.name, files, self.classes, sampled=sampled)
+            training = load().training
+            return new.scaled(training.scaling, len(training), source.subset)
+
+        def accept() -> Manifest:
+            if recorded is None:
+                return record()
+            files = described(source.place, names(), sampled=recorded.sampled)
+            return recorded.going_on(changes(), parts={"files": tuple(files)})
+
+        recorded = source.recorded
+        read: list[Splits] = []
+        return Dataset(
+            self.name,
+            self.io,
+            load,
+            mirrored=True,
+            check=check_recorded,
+            classes=self.classes,
+            record=record,
+            accept=accept,
+        )
 
 
 CLOTHES = (

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from nasplat.data.pictures import Pixels
+from nasplat.data.picture_files import Pixels
 from nasplat.errors import InputError
 
 if TYPE_CHECKING:

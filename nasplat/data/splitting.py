@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nasplat.data.examples import Examples, Scaling, Splits
+from nasplat.data.picture_files import collected
 from nasplat.data.pictures import Pictures, Rows
 from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
@@ -18,8 +23,30 @@ def part_off(labels: Rows, count: int, what: str) -> tuple[Rows, Rows]:
     try:
         rest, part = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=0)
     except ValueError as error:
-        raise InputError(f"{what} cannot be drawn with every class in it: {error}") from error
+        numbers = np.bincount(labels)
+        raise InputError(
+            f"{what} cannot be drawn with every class in it and in the rest: it has {count} images, and the smallest "
+            f"of {len(numbers)} classes, number {numbers.argmin()}, has {numbers.min()}; add images of it, or remove it"
+        ) from error
     return np.sort(rest), np.sort(part)
+
+
+def stratified_order(labels: Rows, seed: int = 0) -> Rows:
+    """All rows in a random order in which every beginning has each class in its share, up to one row.
+
+    Files are often sorted by class or by difficulty; the first rows of such data are no sample of it.
+
+    Args:
+        labels: Class numbers `[n]`.
+        seed: The seed of the order within classes; the same for everybody by default.
+    """
+    rng = np.random.RandomState(seed)  # whose stream is frozen
+    shuffled = rng.permutation(len(labels))
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = shuffled[labels[shuffled] == label]
+        position[rows] = (np.arange(len(rows)) + rng.random_sample()) / len(rows)
+    return np.argsort(position, kind="stable")
 
 
 def drawn(labels: Rows, count: int, what: str) -> Rows:
@@ -77,15 +104,18 @@ class Parts:
             )
         return cls(training, validation, test)
 
-    def read(self) -> Splits:
-        """The parts in memory, standardised by the pixels of the training part."""
+    def read(self, scaling: Scaling | None = None) -> Splits:
+        """The parts in memory, standardised by the pixels of the training part, or by a given scaling."""
         import torch
 
-        images = self.training.images()
-        scaling = Scaling.of(images)
+        images, others = collected(Pictures.images, [self.training, self.validation])
+        scaling = scaling or Scaling.of(images)
 
-        def read(part: Pictures) -> Examples:
-            return Examples(part.images(), torch.from_numpy(part.labels), scaling)
+        def examples(part: Pictures, images: "Tensor") -> Examples:
+            return Examples(images, torch.from_numpy(part.labels), scaling)
 
-        training = Examples(images, torch.from_numpy(self.training.labels), scaling)
-        return Splits(training, read(self.validation), lambda: read(self.test()))
+        def read_test() -> Examples:
+            test = self.test()
+            return examples(test, test.images())
+
+        return Splits(examples(self.training, images), examples(self.validation, others), read_test)

@@ -10,13 +10,15 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig
-from nasplat.errors import ArtifactError, InputError, NasplatError, RunError
-from nasplat.export.card import card, processor
+from nasplat.data.manifest import DataChanged
+from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
+from nasplat.export.card import card
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
 from nasplat.export.opening import load as load  # model cards of exported networks name it here
 from nasplat.export.predicting import predict_script
 from nasplat.export.program import write_program
+from nasplat.export.timing import conditions_of, described, described_table, measured
 from nasplat.export.verification import (
     REAL,
     Verification,
@@ -24,6 +26,8 @@ from nasplat.export.verification import (
     onnx_runner,
     random_inputs,
 )  # fmt: skip
+from nasplat.latency.conditions import Engine
+from nasplat.latency.table import METRIC
 from nasplat.nn.onnx import FEATURES, write_onnx
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped
@@ -50,6 +54,7 @@ def export(
     formats: Collection[Format] = (Format.ONNX,),
     features: bool = False,
     latency: bool = False,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Write the network of a measurement into a new folder, complete or not at all.
 
@@ -61,7 +66,8 @@ def export(
         test: Whether to measure on the test split, which was not used before.
         formats: The formats that are written besides the weights.
         features: Whether the ONNX model also outputs the input of the last linear layer.
-        latency: Whether to measure the latency of the ONNX model on this machine.
+        latency: Whether to measure the latency of the network on this machine, under the conditions of the run.
+        engine: The engine that measures it, if not the run's.
 
     Returns:
         The contents of ``architecture.json``.
@@ -69,7 +75,7 @@ def export(
     Raises:
         InputError: The folder exists, there are no weights, or there are no features.
         RunError: The outputs of an exported format differ from torch's by more than the tolerance, or the source
-            cannot be written.
+            cannot be written; or the network has other parameters or multiply-accumulates than its space computes.
     """
     if is_taken(folder):
         raise InputError(f"{folder} exists; choose another --out")
@@ -105,8 +111,10 @@ def export(
         if why:
             description["unverified"] = why
         _explain(draft, benchmark, description, formats)
-        if latency and Format.ONNX in formats:
-            description["latency"] = measured_latency(draft / ONNX, io)
+        if latency:
+            onnx = draft / ONNX if Format.ONNX in formats else None
+            predicted = description["analytic_metrics"].get(METRIC)
+            description["latency"] = measured_latency(benchmark, network, onnx, predicted, engine=engine)
         files = [path.name for path in draft.iterdir()]
         description["files"] = sorted([*files, ARCHITECTURE, CARD])
         write_atomically(draft / CARD, card({**description, "verify": verify_document}, found))
@@ -130,6 +138,7 @@ def _description(
         **({} if io.scale is None else {"scale": io.scale}),
         "cost": cost,
         "analytic_metrics": analytic,  # without measuring, such as the prediction of a latency table
+        **({"latency_table": described_table(benchmark)} if METRIC in analytic else {}),
         "trained": not untrained,
         "run": {"trial": measurement.id, "seed": measurement.task.seed, "fidelity": measurement.task.fidelity},
         "versions": run.environment["versions"],
@@ -169,6 +178,8 @@ def _real_inputs(benchmark: Benchmark) -> "tuple[Tensor | None, str]":
     """Inputs from the benchmark's data, or the reason why there are none."""
     try:
         inputs = benchmark.inputs(REAL)
+    except DataChanged as error:
+        return None, error.what
     except (InputError, OSError) as error:
         return None, " ".join(str(error).split())
     return inputs, "" if inputs is not None else f"the benchmark {type(benchmark).__name__} has no inputs"
@@ -188,11 +199,12 @@ def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], for
         write_atomically(draft / PREDICT, script)
 
 
-def measured_latency(path: Path, io: IO) -> dict[str, Any]:
-    """The latency of an ONNX model for one example on this machine, and the description of the machine."""
-    from nasplat.latency.measuring import onnx_latency
-
-    return {**asdict(onnx_latency(path.read_bytes(), io.input_shape, batch=1, threads=1)), "hardware": processor()}
+def measured_latency(
+    benchmark: Benchmark, network: "nn.Module", onnx: Path | None, predicted_ms: float | None, *, engine: Engine | None
+) -> dict[str, Any]:
+    """The latency of a network on this machine, and its difference to the prediction of the run's table, if any."""
+    latency = measured(network, benchmark.io, conditions_of(benchmark, engine=engine), onnx)
+    return described(latency, benchmark, predicted_ms)
 
 
 def _found(run: Run, measurement: Measurement) -> dict[str, Any]:
@@ -335,13 +347,19 @@ def _safetensors(weights: "Mapping[str, Tensor]") -> bytes:
 
 
 def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":
+    """The network with its weights. Its parameters and multiply-accumulates are those that its space computes."""
     from safetensors import SafetensorError
     from safetensors.torch import load as read
 
+    from nasplat.nn.counting import built, check_macs
     from nasplat.training.seeding import seeded
 
-    with seeded(0):
-        network = benchmark.space.build(architecture, benchmark.io)
+    try:
+        with seeded(0):
+            network = built(benchmark.space, architecture, benchmark.io)
+        check_macs(network, benchmark.space, architecture, benchmark.io)
+    except TrialFailed as error:
+        raise RunError(f"{error}; nothing was exported") from error
     try:
         network.load_state_dict(read(weights))
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # torch refuses other shapes so

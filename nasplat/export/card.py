@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from nasplat.export.timing import disagreement, told, told_table
 from nasplat.units import figure
 
 _ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&$]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
@@ -75,12 +75,12 @@ def _figures(document: Mapping[str, Any]) -> str:
         text += "\n\nThe network was not measured on test data. The search used the validation split."
     if protocol := document.get("protocol"):
         text += f"\n\n{escaped(protocol)}"
+    if (table := document.get("latency_table")) and "protocol" not in document:
+        text += f"\n\nLatency table: {escaped(told_table(table))}."
     if latency := document.get("latency"):
-        text += (
-            f"\n\nLatency: {latency['median_ms']:.3g} ms for a batch of {latency['batch']} (interquartile range "
-            f"{latency['iqr_ms']:.2g} ms), {latency['engine']} with {latency['threads']} thread on "
-            f"{escaped(latency['hardware'])}."
-        )
+        text += f"\n\nLatency: {escaped(told(latency))}; interquartile range {latency['iqr_ms']:.2g} ms, at export."
+    if warning := disagreement(document):
+        text += f"\n\nWarning: {escaped(warning)}."
     return text
 
 
@@ -131,6 +131,8 @@ def _preprocessing(how: Mapping[str, Any]) -> str:
         f"{values(f'{value:.6g}' for value in how['mean'])}, then divide by the standard deviation "
         f"{values(f'{v:.6g}' for v in how['std'])}."
     )
+    if how["height"] is not None:
+        text += " Rotated photos are first turned upright, and transparent images put on white."
     names = ", ".join(escaped(name) for name in how["classes"])
     return f"{text}\n\nClasses: {names}." if names else text
 
@@ -161,15 +163,3 @@ def _table(titles: list[str], rows: list[list[Any]]) -> str:
 
 def _short(code: str) -> str:
     return code if len(code) <= 40 else f"{code[:39]}…"
-
-
-def processor() -> str:
-    """The model of this machine's processor."""
-    import platform
-
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names and names[0] else platform.processor() or platform.machine() or "an unknown processor"

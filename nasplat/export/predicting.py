@@ -1,22 +1,39 @@
 """`predict.py`: a small script for running an exported network on images."""
 
+import ast
+from importlib.resources import files
+
+import numpy as np
+
 from nasplat.benchmark import Preprocessing
 from nasplat.export.code import quoted
+from nasplat.export.upscaling import LUMA
 
+_IMPORTS = """\
+import argparse
+import stat
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+"""
+"""What the scripts and their reader of pictures import."""
 _CLASSIFY = '''\
 """Classify images: print the most likely classes of each image, with their probabilities.
 
 It needs numpy, pillow and onnxruntime, and the file model.onnx beside it.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-from PIL import Image
-
+{imports}
 MODE = {mode}
 HEIGHT, WIDTH = {height}, {width}
 WHITE = {white}  # the value of the brightest pixel in training
@@ -27,10 +44,10 @@ CLASSES = {classes}
 
 def read(path: str) -> np.ndarray:
     """An image as the network takes it: [1, channels, height, width]."""
-    with Image.open(path) as image:
-        resized = image.convert(MODE).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
-    pixels = np.asarray(resized, dtype=np.float32).reshape(HEIGHT, WIDTH, -1)
-    scaled = (pixels / 255 * WHITE - np.float32(MEAN)) / np.float32(STD)
+    with quietly():
+        pixels = classifiable(path, MODE, (WIDTH, HEIGHT)).reshape(HEIGHT, WIDTH, -1)
+    values = pixels * np.float32(WHITE / 255)
+    scaled = (values - np.float32(MEAN)) / np.float32(STD)
     return scaled.transpose(2, 0, 1)[None]
 
 
@@ -40,6 +57,7 @@ def main() -> int:
     parser.add_argument("pictures", nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="number of classes shown (default: 3)")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     failed = 0
     try:
         session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
@@ -62,6 +80,11 @@ def main() -> int:
     return failed
 
 
+# How an image file becomes pixels, as in training
+
+{reader}
+
+
 if __name__ == "__main__":
     sys.exit(main())
 '''
@@ -72,15 +95,25 @@ It needs numpy, pillow and onnxruntime, and the file model.onnx beside it. The i
 upscaled as a whole, so the memory needed is proportional to its pixels.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-from PIL import Image
-
+{imports}
 MODE = {mode}
+LUMA = {luma}  # red, green and blue in grey
+
+
+def upscale(session: onnxruntime.InferenceSession, source: "Source") -> Image.Image:
+    """The upscaled image. Grey stays grey, and the opacity is upscaled bicubically."""
+    if MODE == "L" and source.colors.mode != "L":
+        raise PictureError("it is in color, but the network upscales grey images")
+    pixels = np.asarray(source.colors.convert(MODE), dtype=np.float32) / 255
+    images = np.atleast_3d(pixels).transpose(2, 0, 1)[None]
+    values = session.run(["upscaled"], {{"images": images}})[0][0].clip(0, 1)
+    if source.colors.mode == "L" and len(values) == 3:
+        values = np.tensordot(np.float32(LUMA), values, 1)[None]
+    values = (values * 255).round().astype(np.uint8)
+    image = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
+    if source.alpha is not None:
+        image.putalpha(source.alpha.resize(image.size, Image.Resampling.BICUBIC))
+    return image
 
 
 def main() -> int:
@@ -91,16 +124,18 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
-        with Image.open(arguments.picture) as image:
-            pixels = np.asarray(image.convert(MODE), dtype=np.float32) / 255
-        images = np.atleast_3d(pixels).transpose(2, 0, 1)[None]
-        (upscaled,) = session.run(["upscaled"], {{"images": images}})[0]
-        values = (upscaled.clip(0, 1) * 255).round().astype(np.uint8)
-        Image.fromarray(values.transpose(1, 2, 0).squeeze()).save(arguments.upscaled)
+        with quietly():
+            source = decode(arguments.picture)
+        upscale(session, source).save(arguments.upscaled, icc_profile=source.profile)
     except Exception as error:
         print(f"{{arguments.picture}} cannot be upscaled: {{error}}", file=sys.stderr)
         return 1
     return 0
+
+
+# How an image file becomes pixels, as in training
+
+{reader}
 
 
 if __name__ == "__main__":
@@ -119,16 +154,31 @@ def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | Non
         return None
     mode = quoted("RGB" if preprocessing.channels == 3 else "L")
     if scale is not None:
-        return _ENLARGE.format(scale=scale, mode=mode)
+        return _ENLARGE.format(imports=_IMPORTS, reader=_reader(), scale=scale, mode=mode, luma=LUMA)
     return _CLASSIFY.format(
+        imports=_IMPORTS,
+        reader=_reader(),
         mode=mode,
         height=preprocessing.height,
         width=preprocessing.width,
         white=preprocessing.white,
-        mean=_listed([repr(round(value, 6)) for value in preprocessing.mean], "MEAN"),
-        std=_listed([repr(round(value, 6)) for value in preprocessing.std], "STD"),
+        mean=_listed([_float32(value) for value in preprocessing.mean], "MEAN"),
+        std=_listed([_float32(value) for value in preprocessing.std], "STD"),
         classes=_listed([quoted(name) for name in preprocessing.classes], "CLASSES"),
     )
+
+
+def _reader() -> str:
+    """The text of `nasplat.data.pixels` below its imports."""
+    text = files("nasplat.data").joinpath("pixels.py").read_text(encoding="utf-8")
+    _, *rest = ast.parse(text).body
+    first = next(node for node in rest if not isinstance(node, ast.Import | ast.ImportFrom))
+    return "\n".join(text.splitlines()[first.lineno - 1 :])
+
+
+def _float32(value: float) -> str:
+    """The shortest text that gives the same number in float32, in which the network computes."""
+    return str(np.float32(value))
 
 
 def _listed(items: list[str], name: str) -> str:

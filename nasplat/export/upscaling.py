@@ -1,19 +1,13 @@
 """Upscaling of an image file with an exported network. Memory does not grow with the image's height."""
 
-import errno
-import stat
-import struct
-import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nasplat.data.picture_sets import GREY, MODES
+from nasplat.data.pixels import PictureError, Source, TooLarge, decode, quietly
 from nasplat.errors import InputError, RunError
 from nasplat.export.opening import Exported
 
@@ -29,85 +23,27 @@ LUMA = 0.299, 0.587, 0.114
 """The weights of red, green and blue in grey (ITU-R BT.601)."""
 WHOLE = 512 * 512
 """The largest number of pixels of an image for a network that cannot run in strips."""
-BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError, TypeError,
-    AttributeError, RuntimeError, MemoryError,
-)  # fmt: skip
-"""The errors that Pillow raises for damaged files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An image from a file.
-
-    Args:
-        path: The file.
-        colors: The colors, in Pillow's mode ``RGB`` or ``L``, in the orientation stated by the file.
-        alpha: The opacity, in mode ``L``, if the image has any transparency.
-        profile: The ICC profile of the colors, if the file has one that still applies.
-        several: Whether the file has further images. This is the first image.
-    """
-
-    path: Path
-    colors: "Image"
-    alpha: "Image | None"
-    profile: bytes | None
-    several: bool
 
 
 def read_source(path: Path, scale: int = 1) -> Source:
-    """Read an image for upscaling.
+    """Read an image for upscaling, by the rules of `pixels.decode`.
 
     Args:
-        path: A file in any format that Pillow reads, with 8 bits a channel.
+        path: A file.
         scale: The upscaling factor. The result must have at most `MOST_PIXELS`.
 
     Raises:
-        InputError: The file is not an image, is damaged, is too large, or has more than 8 bits a channel.
+        InputError: The file is not read, or is too large.
     """
-    from PIL import Image, ImageOps
-
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe might never end
-            raise OSError(errno.EINVAL, "it is not a file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings of sizes, which are limited here, and of broken metadata
-            with Image.open(path) as image:
-                _check(path, image, scale)
-                several = bool(getattr(image, "is_animated", False))
-                clear = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-                grey = image.mode in GREY
-                profile = image.info.get("icc_profile") if image.mode in ("L", "LA", "RGB", "RGBA", "P") else None
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                colors = upright.convert(("L" if grey else "RGB") + "A" * clear)
-    except InputError:
-        raise
-    except (*BROKEN, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"the image {path} cannot be read: {error.strerror}; name an image file") from error
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the image {path} cannot be read: {what}; give a complete image file") from error
-    alpha = colors.getchannel("A") if clear else None
-    return Source(path, colors.convert("L" if grey else "RGB") if clear else colors, alpha, profile, several)
-
-
-def _check(path: Path, image: "Image", scale: int) -> None:
-    """Refuse images that must not be decoded.
-
-    Raises:
-        InputError: The image is too large, or has more than 8 bits a channel.
-    """
-    width, height = image.size
-    if width * height * scale**2 > MOST_PIXELS:
+        with quietly():
+            return decode(path, MOST_PIXELS // scale**2)
+    except TooLarge as error:
         raise InputError(
-            f"the image {path} has {width} x {height} pixels, but an image to be upscaled {scale} times must have at "
-            f"most {MOST_PIXELS // scale**2:,}; cut it into parts"
-        )
-    if image.mode not in MODES:
-        raise InputError(
-            f"the image {path} has the mode {image.mode}, but must have 8 bits a channel; save it with 8 bits"
-        )
+            f"the image {path} is too large to be upscaled {scale} times: {error}; cut it into parts"
+        ) from error
+    except PictureError as error:
+        raise InputError(f"the image {path} cannot be read: {error}; give a complete image file") from error
 
 
 def upscaled(

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
-from nasplat.latency.measuring import WARM_UP, Engine, Passes, check_onnxruntime, exported, onnx_passes, passes
+from nasplat.latency.conditions import Engine, processor
+from nasplat.latency.measuring import WARM_UP, Passes, check_onnxruntime, exported, onnx_passes, passes
 from nasplat.latency.table import BlockTable, Row, described, write_table
 from nasplat.search_space import Block, BlockSpace, SearchSpace
-from nasplat.storage.files import is_taken, refusal, write_atomically
+from nasplat.storage.files import is_taken, refusal, scratch_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -139,6 +139,7 @@ def build_table(
         InputError: The space has no blocks, the file exists or cannot be written, the engine cannot run on the device,
             or an unfinished build with another plan exists there.
         StorageError: The disk is full.
+        TrialFailed: A network has other parameters than its space computes.
     """
     if not isinstance(space, BlockSpace):
         raise InputError(
@@ -270,8 +271,8 @@ def _visited(
     """The minimum milliseconds of every visit, `[rounds, items]`."""
     found = np.full((plan.rounds, len(items)), np.nan)
     notes = _Notes(_partial(path), {**_request(space, io, plan), "items": len(items)})
-    with notes, tempfile.TemporaryDirectory() as folder:
-        stopwatch = _Stopwatch(space, io, plan, Path(folder))
+    with notes, scratch_folder() as folder:
+        stopwatch = _Stopwatch(space, io, plan, folder)
         for round_, item, value in notes.before:
             if 0 <= round_ < plan.rounds and 0 <= item < len(items) and value > 0:
                 found[round_, item] = value
@@ -311,10 +312,11 @@ class _Stopwatch:
             return _least(timed)
 
     def _network(self, item: Block | Architecture) -> "nn.Module":
+        from nasplat.nn.counting import built
         from nasplat.training.seeding import seeded
 
         with seeded(0):  # weights do not affect latency
-            return item.make() if isinstance(item, Block) else self.space.build(item, self.io)
+            return item.make() if isinstance(item, Block) else built(self.space, item, self.io)
 
 
 def _least(timed: Passes) -> float:
@@ -380,18 +382,5 @@ def _request(space: SearchSpace, io: IO, plan: Plan) -> dict[str, Any]:
     return {
         **described(space, io),
         "plan": asdict(plan),
-        "machine": {"processor": _processor(plan.device), "platform": platform.platform(), "versions": versions},
+        "machine": {"processor": processor(plan.device), "platform": platform.platform(), "versions": versions},
     }
-
-
-def _processor(device: str) -> str:
-    """The name of the processor."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

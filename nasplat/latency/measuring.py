@@ -1,24 +1,22 @@
 """Measurement of the latency of a network for a batch."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median, quantiles
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from nasplat.architecture import IO
 from nasplat.errors import InputError
+from nasplat.latency.conditions import Engine
 from nasplat.nn.onnx import write_onnx
+from nasplat.storage.files import scratch_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Engine: TypeAlias = Literal["torch", "onnxruntime"]
-"""The engine that runs a network."""
 Passes: TypeAlias = Callable[[int], list[float]]
 """Runs a number of forward passes, and returns the milliseconds of each."""
 
@@ -37,6 +35,7 @@ class Latency:
     Args:
         median_ms: The median of the timed blocks, milliseconds for each pass.
         iqr_ms: Their interquartile range.
+        least_ms: Their minimum, which a latency table predicts: nothing but other work makes a pass longer.
         runs: The number of timed passes.
         batch: The number of images in each pass.
         threads: The number of threads of the engine on the CPU.
@@ -46,6 +45,7 @@ class Latency:
 
     median_ms: float
     iqr_ms: float
+    least_ms: float
     runs: int
     batch: int
     threads: int
@@ -77,7 +77,7 @@ def measure_latency(
     with passes(model, io.input_shape, batch=batch, threads=threads, device=device, engine=engine) as timed:
         times = _timed(timed)
     lower, _, upper = quantiles(times, n=4, method="inclusive")
-    return Latency(median(times), upper - lower, len(times), batch, threads, device, engine)
+    return Latency(median(times), upper - lower, min(times), len(times), batch, threads, device, engine)
 
 
 def onnx_latency(network: bytes, input_shape: tuple[int, ...], *, batch: int, threads: int) -> Latency:
@@ -91,7 +91,7 @@ def onnx_latency(network: bytes, input_shape: tuple[int, ...], *, batch: int, th
     """
     times = _timed(onnx_passes(network, batch=batch, threads=threads, device="cpu", input_shape=input_shape))
     lower, _, upper = quantiles(times, n=4, method="inclusive")
-    return Latency(median(times), upper - lower, len(times), batch, threads, "cpu", "onnxruntime")
+    return Latency(median(times), upper - lower, min(times), len(times), batch, threads, "cpu", "onnxruntime")
 
 
 def _timed(timed: Passes) -> list[float]:
@@ -143,8 +143,8 @@ def passes(
 
 def exported(model: "nn.Module", input_shape: tuple[int, ...]) -> bytes:
     """A network, in evaluation mode and on the CPU, as the bytes of an ONNX file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
         write_onnx(model, input_shape, path)
         return path.read_bytes()
 
@@ -260,6 +260,7 @@ def _by_torchs_timer(model: "nn.Module", io: IO, *, batch: int, threads: int) ->
     return Latency(
         median_ms=merged.median * 1e3,
         iqr_ms=merged.iqr * 1e3,
+        least_ms=min(merged.times) * 1e3,
         runs=sum(len(block.times) * block.number_per_run for block in blocks),
         batch=batch,
         threads=threads,

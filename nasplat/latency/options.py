@@ -1,10 +1,11 @@
 """The latency options of a benchmark."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from nasplat.data.location import absolute
+from nasplat.latency.conditions import Engine
 from nasplat.options import Options
 
 
@@ -27,9 +28,10 @@ class LatencyOptions(LatencyTableOptions):
             exclusive use of the device. Its measurements have ``latency_ms`` (median) and ``latency_iqr_ms``
             (interquartile range).
         threads: The number of threads of the engine for latency measurements.
-        engine: The engine for latency measurements: torch, or onnxruntime with the exported networks.
+        engine: The engine for latency measurements: torch, or onnxruntime with the exported networks. `nasplat show`
+            and `nasplat export` measure with it too.
     """
 
     batch: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1)] = 1
-    engine: Literal["torch", "onnxruntime"] = "torch"
+    engine: Engine = "torch"

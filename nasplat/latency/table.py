@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
-from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError
+from nasplat.latency.conditions import Origin
 from nasplat.options import options_model, shortly
 from nasplat.search_space import BlockSpace, SearchSpace
 from nasplat.storage.files import read_file, write_atomically
 
 METRIC = "latency_ms"
+TABLE = "latency_table"
+"""The purpose under which a run records its table."""
 FORMAT = 1
 BLOCK_COLUMNS = ("kind", "widths", "latency_ms", "spread_ms")
 NETWORK_COLUMNS = ("architecture", "latency_ms")
@@ -54,7 +56,13 @@ class Row:
 
 
 class LatencyTable(ABC):
-    """The latency of the networks of a space, in milliseconds."""
+    """The latency of the networks of a space, in milliseconds.
+
+    Attributes:
+        origin: How the table was measured.
+    """
+
+    origin = Origin()
 
     @abstractmethod
     def latency_ms(self, architecture: Architecture) -> float:
@@ -227,45 +235,14 @@ def write_table(path: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> No
     write_atomically(path, f"# {DIGEST}: {json.dumps(_digest(content))}\n{content}")
 
 
-class LatencyKnown(Benchmark):
-    """A benchmark that may be given a latency table by an option.
-
-    ``latency_ms`` is then known without measuring, and only architectures that the table covers are feasible.
-    """
-
-    latency_table: str | None
-
-    @cached_property
-    def _latencies(self) -> LatencyTable | None:
-        return None if self.latency_table is None else read_table(Path(self.latency_table), self.space, self.io)
-
-    def check_table(self) -> None:
-        """Read the table for the first time, and refuse it if it does not fit the space; for `check`.
-
-        Raises:
-            InputError: See `read_table`.
-        """
-        _ = self._latencies
-
-    def feasible(self, architecture: Architecture) -> bool:
-        return self._latencies is None or architecture in self._latencies
-
-    def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
-        return {} if self._latencies is None else {METRIC: self._latencies.latency_ms(architecture)}
-
-    @property
-    def enumerable_members(self) -> Sequence[Architecture] | None:
-        return None if self._latencies is None else self._latencies.listed
-
-
 def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
     """Read a table for the networks of a space.
 
     A CSV file has either the columns ``kind``, ``widths`` (separated by blanks) and ``latency_ms``, one row for each
     block; or ``architecture`` (a code) and ``latency_ms``, one row for each network. It may have other columns, and
     comments before them, ``# name: JSON``. These comments are used: ``space`` and ``io``, which must equal the given
-    ones; ``calibration``, with ``a_ms`` and ``b``, by default 0 and 1; ``format``, which is 1; and ``digest``, the
-    checksum for detecting damage.
+    ones; ``calibration``, with ``a_ms`` and ``b``, by default 0 and 1; ``plan``, ``machine`` and ``networks``, for the
+    origin of the table; ``format``, which is 1; and ``digest``, the checksum for detecting damage.
 
     Raises:
         InputError: The file cannot be read, is damaged, is for another space or other data, or lacks blocks of the
@@ -284,7 +261,9 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
         facts, columns, rows = _parsed(content.replace("\r\n", "\n"))
         _check_origin(path, facts, space, io)
         if set(NETWORK_COLUMNS) <= set(columns):
-            return NetworkTable(path, dict(_networks(rows, space)))
+            listed = NetworkTable(path, dict(_networks(rows, space)))
+            listed.origin = Origin.read(facts)
+            return listed
         if not set(BLOCK_COLUMNS[:3]) <= set(columns):
             raise ValueError(
                 f"a table of blocks must have the columns {', '.join(BLOCK_COLUMNS[:3])}, and a table of networks "
@@ -297,6 +276,7 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
             )
         offset, scale = _calibration(facts)
         table = BlockTable(path, _blocks(rows), space, io, offset_ms=offset, scale=scale)
+        table.origin = Origin.read(facts)
     except InputError:
         raise
     except (ValueError, csv.Error) as error:

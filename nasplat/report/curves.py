@@ -1,9 +1,9 @@
 """Learning curves of predictors as one figure."""
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasplat.report.drawing import default_style, svg
 from nasplat.surrogates.ranking_metrics import Interval, Trial
 
 if TYPE_CHECKING:
@@ -14,10 +14,11 @@ COLORS = ("#2563eb", "#c2410c", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be
 MARKERS = "osD^vP*Xh"
 
 
-def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: int) -> bytes:
+@default_style()
+def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: int) -> str:
     """Kendall's tau and the regret of the top architectures over the training-set size, as SVG.
 
-    Lines are means over splits, bands their 95 % intervals. The same trials give the same bytes.
+    Lines are means over splits, bands their 95 % intervals. The same trials give the same text.
 
     Args:
         trials: The results; failures are left out.
@@ -25,7 +26,6 @@ def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: in
         metric: The metric of the scores, with its unit.
         top: The number of top architectures for the regret.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10.4, 4.3), layout="constrained")
@@ -54,11 +54,7 @@ def learning_curves(trials: Sequence[Trial], *, title: str, metric: str, top: in
         frameon=False,
         fontsize=9,
     )
-    file = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None, "Creator": None, "Title": title}
-    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
-        drawing.savefig(file, format="svg", metadata=metadata)
-    return file.getvalue()
+    return svg(drawing, title)
 
 
 def _curve(trials: Sequence[Trial], figure: str) -> dict[int, Interval]:

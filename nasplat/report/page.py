@@ -1,6 +1,5 @@
 """A self-contained HTML report of a run."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from nasplat.objective import Goal, Objective
+from nasplat.report.drawing import default_style, svg
 from nasplat.run.directory import Run
+from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
 from nasplat.storage.files import refusal, write_atomically
@@ -68,8 +69,10 @@ def render(run: Run, history: History) -> str:
         config_yaml=yaml.safe_dump(config, sort_keys=False),
         versions=run.environment["versions"],
         revision=run.environment["git"]["code"],
+        threads=spelt_threads(run.environment),
         protocol=run.protocol,
         choice=run.choice,
+        data_changes=run.data_changes,
         split=measured[0].split if measured else "validation",
         counts={
             "measured": len(measured),
@@ -97,6 +100,7 @@ def render(run: Run, history: History) -> str:
     )
 
 
+@default_style()
 def _progress(history: History, goal: Goal) -> Markup:
     """Every measurement's first objective over the evaluations, and the best feasible one so far.
 
@@ -127,6 +131,7 @@ def _progress(history: History, goal: Goal) -> Markup:
     return _svg(figure_, f"{objective.metric} over evaluations")
 
 
+@default_style()
 def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: Goal, other: Objective) -> Markup:
     """All measurements and the front, the other objective across and the first one up."""
     first = goal.objectives[0]
@@ -151,6 +156,7 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     return _svg(figure_, f"front of {first.metric} and {other.metric}")
 
 
+@default_style()
 def _searched_and_retrained(comparison: Comparison) -> Markup:
     """Values in the search on the x-axis, values after retraining on the y-axis, with the deviation over seeds."""
     assert comparison.searched is not None
@@ -219,12 +225,6 @@ def _axes(across: str, up: str) -> "tuple[Figure, Axes]":
 
 def _svg(drawing: "Figure", title: str) -> Markup:
     """The drawing as inline SVG, the same for the same data."""
-    import matplotlib
-
-    text = io.StringIO()
-    metadata: dict[str, Any] = {"Date": None, "Creator": None, "Title": title}
-    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
-        drawing.savefig(text, format="svg", metadata=metadata, dpi=150)
-    svg = text.getvalue()
+    text = svg(drawing, title, dpi=150)
     # The drawing contains no external text except metric names, which matplotlib escapes.
-    return Markup(svg[svg.index("<svg") :])
+    return Markup(text[text.index("<svg") :])

@@ -1,11 +1,13 @@
 """The run directory: created completely or not at all, written by one process, read by any."""
 
+import hashlib
+import itertools
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +19,21 @@ from pydantic import ValidationError
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, load_tree
+from nasplat.data.manifest import accepted_in
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.environment import environment
 from nasplat.run.history import History
-from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOCK, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG
 from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog, recovering
-from nasplat.storage.files import is_taken, new_folder, read_file, write_atomically
+from nasplat.storage.files import is_taken, new_folder, read_file, remedy, write_atomically
+from nasplat.storage.locking import held, lacks_locks
+from nasplat.storage.sqlite_errors import LOCAL_DISK
 from nasplat.task import Measurement, Spent, encode_outcome
 
 RETRAINING = "retraining"
@@ -41,7 +46,8 @@ class Run:
     """A run's directory.
 
     ``config.yaml`` is the resolved configuration. ``environment.json`` is the software environment. ``events.sqlite``
-    is the event log. ``artifacts/`` has the weights, named by content. Reports and exports are in the same directory.
+    is the event log. ``data.json`` is the identity of the data. ``artifacts/`` has the weights, named by content.
+    Reports and exports are in the same directory.
 
     Args:
         folder: An existing run directory.
@@ -59,7 +65,15 @@ class Run:
 
     @classmethod
     def create(
-        cls, folder: Path, config: SearchConfig, *, protocol: str = "", choice: str = "", source: Source | None = None
+        cls,
+        folder: Path,
+        config: SearchConfig,
+        *,
+        protocol: str = "",
+        choice: str = "",
+        code_metrics: frozenset[str] = frozenset(),
+        source: Source | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> Self:
         """Create a run directory with an empty log, completely or not at all.
 
@@ -68,7 +82,9 @@ class Run:
             config: Resolved.
             protocol: The benchmark's protocol; it is recorded because it may change with the code.
             choice: The reasons for the strategy, if the configuration left it open.
+            code_metrics: The benchmark's metrics of the code; they decide what the search asks for.
             source: The origin of the members of a retraining.
+            data: What the benchmark recorded of its data.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -78,11 +94,15 @@ class Run:
             raise InputError(f"{folder} exists; choose another --out")
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
-            recorded = environment() | {"protocol": protocol, "choice": choice}
+            recorded = environment() | {"protocol": protocol, "choice": choice, "code_metrics": sorted(code_metrics)}
             if source is not None:
                 recorded["source"] = source.model_dump(mode="json")
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
+            if data is not None:
+                write_atomically(draft / DATA, _spelt(data))
             EventLog.create(draft / LOG).close()
+            with _locked(draft):  # a place without locks is refused before a run is there
+                pass
         return cls(folder)
 
     @contextmanager
@@ -90,30 +110,25 @@ class Run:
         """The log, for the one process that may write it.
 
         Raises:
-            InputError: Another process is writing this run.
+            InputError: Another process is writing this run, or its place has no locks.
         """
-        lock = filelock.FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except filelock.Timeout:
-            raise InputError(
-                f"{self.folder} is being written by another process; wait for it, or interrupt it"
-            ) from None
-        except OSError as error:
-            raise InputError(f"{self.folder} cannot be written: {error.strerror}") from error
-        try:
-            log = EventLog.open(self.folder / LOG, write=True)
-            try:
-                yield log
-            finally:
-                log.close()
-        finally:
-            lock.release()
+        with _locked(self.folder), closing(EventLog.open(self.folder / LOG, write=True)) as log:
+            yield log
 
     @cached_property
     def config(self) -> SearchConfig:
         """The resolved configuration."""
         return SearchConfig.read(load_tree(self.folder / CONFIG))
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the first event of the log, which tells this run from all others, copies excepted."""
+        log = EventLog.open(self.folder / LOG)
+        try:
+            first = [[event.kind, event.body] for event in itertools.islice(log.events(), 1)]
+        finally:
+            log.close()
+        return hashlib.sha256(json.dumps(first, sort_keys=True, default=repr).encode()).hexdigest()
 
     def benchmark(self) -> Benchmark:
         """The run's benchmark, not yet prepared.
@@ -121,7 +136,56 @@ class Run:
         Raises:
             InputError: The configuration names a plug-in or an option that is not there.
         """
-        return self.config.resolved().workload.make()
+        return replace(self.config.resolved().workload, data=self.data).make()
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """What the run recorded of its data; None in a run of a version that recorded nothing.
+
+        Raises:
+            RunError: The record is damaged.
+        """
+        path = self.folder / DATA
+        try:
+            recorded = json.loads(read_file(path))
+            if not isinstance(recorded, dict):
+                raise ValueError("it is no object")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged: {' '.join(str(error).split())}; copy it again") from error
+        return recorded
+
+    @property
+    def data_changes(self) -> list[str]:
+        """The changes of its data that were accepted, one line each; empty if the record is missing or damaged."""
+        try:
+            return accepted_in(self.data)
+        except RunError:
+            return []
+
+    def accepted_data(self) -> dict[str, Any]:
+        """The record for the data of today: what is still there keeps its part of the split. Nothing is written yet.
+
+        Raises:
+            InputError: The change cannot be accepted.
+        """
+        accepted = self.benchmark().accept_data()
+        replace(self.config.resolved().workload, data=accepted).make().check()
+        return accepted
+
+    def keep_data(self, data: Mapping[str, Any] | None) -> None:
+        """Replace the record of the run's data; only for the run's writer.
+
+        Raises:
+            StorageError: It cannot be written, as when the disk is full.
+        """
+        if data is not None and data != self.data:
+            path = self.folder / DATA
+            try:
+                write_atomically(path, _spelt(data))
+            except OSError as error:
+                raise StorageError(f"the record {path} cannot be written: {error.strerror}") from error
 
     @property
     def protocol(self) -> str:
@@ -132,6 +196,15 @@ class Run:
     def choice(self) -> str:
         """One line with the reasons for the strategy; empty if the configuration named it, or it cannot be read."""
         return self._noted("choice")
+
+    @property
+    def code_metrics(self) -> frozenset[str]:
+        """The metrics of the code that the run began with; none in a run that is older than the distinction.
+
+        Raises:
+            RunError: The record is missing or damaged.
+        """
+        return frozenset(self.environment.get("code_metrics", ()))
 
     @cached_property
     def source(self) -> Source | None:
@@ -183,7 +256,9 @@ class Run:
             try:
                 write_atomically(path, config.to_yaml())
             except OSError as error:
-                raise StorageError(f"the configuration {path} cannot be written: {error.strerror}") from error
+                raise StorageError(
+                    f"the configuration {path} cannot be written: {error.strerror}; {remedy(error)}"
+                ) from error
             del self.config
 
     @property
@@ -274,19 +349,36 @@ class Run:
         lock = self.folder / LOCK
         if not lock.exists() or not os.access(lock, os.W_OK):
             return False
-        probe = filelock.FileLock(lock)
         try:
-            probe.acquire(blocking=False)
+            with held(lock, seconds=0):
+                return False
         except filelock.Timeout:
             return True
         except OSError:  # not a lock that a process can hold, such as a folder of that name
             return False
-        probe.release()
-        return False
 
     def history(self) -> History:
         """The current content of the log."""
         return History(self)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run directory.
+
+    Raises:
+        InputError: Another process holds it, or the folder cannot be written or has no locks.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / LOCK, seconds=LOCK_SECONDS))
+        except filelock.Timeout:
+            raise InputError(f"{folder} is being written by another process; wait for it, or interrupt it") from None
+        except OSError as error:
+            if lacks_locks(error):
+                raise InputError(f"{folder} cannot be locked: {error.strerror}; {LOCAL_DISK}") from error
+            raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+        yield
 
 
 def next_free(parent: Path, stem: str) -> Path:
@@ -309,7 +401,19 @@ def read_environment(folder: Path) -> dict[str, Any]:
     match recorded:
         case {"versions": dict(versions), "git": {"code": str() | None}} if all(
             isinstance(version, str | None) for version in versions.values()
-        ):
+        ) and _are_names(recorded.get("code_metrics", [])):
             found: dict[str, Any] = recorded
             return found
-    raise RunError(f"{path} is damaged: it must have versions and git.code as text; {recovering(folder)}")
+    raise RunError(
+        f"{path} is damaged: it must have versions and git.code as text, and code_metrics, if there, as a list of "
+        f"names; {recovering(folder)}"
+    )
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _spelt(data: Mapping[str, Any]) -> str:
+    """The record of data as a file. Names that are no UTF-8 are escaped."""
+    return json.dumps(data, separators=(",", ":")) + "\n"

@@ -1,22 +1,51 @@
 """The software environment of a run, recorded so that the run can be reproduced."""
 
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("nasplat", "numpy", "torch", "torchvision", "ray", "pymoo", "scikit-learn", "onnx", "onnxruntime")
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""The variables that limit the threads of numerical libraries."""
+
 
 def environment() -> dict[str, Any]:
-    """The package versions, the platform, the command line, and the git revisions of code and working directory."""
+    """The package versions, the platform, the command line, the threads, and the git revisions of code and folder."""
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "command": sys.argv,
+        "threads": _threads(),
         "git": {"code": _revision_of_code(), "working_directory": _revision(Path.cwd())},
+    }
+
+
+def spelt_threads(recorded: Mapping[str, Any]) -> str:
+    """The recorded threads as text; empty for a run of a version that did not record them."""
+    match recorded.get("threads"):
+        case {"cpus": int(cpus), "torch": int() | None as torch, "variables": dict(variables)}:
+            words = [f"{cpus} CPU{'s' if cpus > 1 else ''}"]
+            words += [] if torch is None else [f"torch with {torch} thread{'s' if torch > 1 else ''}"]
+            return ", ".join([*words, *(f"{name}={value}" for name, value in variables.items())])
+    return ""
+
+
+def _threads() -> dict[str, Any]:
+    """The CPUs that this process may use, its threads in torch, and the variables that limit them.
+
+    Results in floating point depend on them. Workers of Ray have as many as the configuration gives them CPUs.
+    """
+    torch = sys.modules.get("torch")  # a search that does not need it is not to load it
+    return {
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "torch": None if torch is None else torch.get_num_threads(),
+        "variables": {name: os.environ[name] for name in THREADS if name in os.environ},
     }
 
 

@@ -5,7 +5,6 @@ The damaged files are only read: the log is copied first, and SQLite sees the co
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -16,17 +15,18 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.config import SearchConfig, load_tree
+from nasplat.data.manifest import Manifest
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run, read_environment
 from nasplat.run.environment import environment
-from nasplat.run.layout import ARTIFACTS, CONFIG, ENVIRONMENT, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.search.assembly import Assembly
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
-from nasplat.storage.event_log import Event, EventLog
-from nasplat.storage.files import new_folder, read_file, write_atomically
+from nasplat.storage.event_log import SIDES, Event, EventLog
+from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
 from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
     STATE,
@@ -75,6 +75,7 @@ class Salvage:
 
     def __post_init__(self) -> None:
         self._wanted_by_strategy: set[str] = set()
+        self._code_metrics: frozenset[str] = frozenset()
         self.prefix, self.validator = self._longest_prefix()
 
     @property
@@ -190,6 +191,17 @@ class Salvage:
             "environment": "whole" if self.environment is not None else "to be remade",
         }
 
+    @property
+    def data(self) -> bytes | None:
+        """The record of the run's data; None if there is none that can be read, so that the saved run has none."""
+        try:
+            content = read_file(self.folder / DATA)
+            for each in json.loads(content).values():
+                Manifest.of_json(each)
+        except (OSError, ValueError, AttributeError, RecursionError, RunError):
+            return None
+        return content
+
     def save(self, folder: Path) -> None:
         """Save the readable parts as a new run, completely or not at all. Resuming this run replays the strategy.
 
@@ -205,8 +217,10 @@ class Salvage:
             )
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, self.config.to_yaml())
-            recorded = self.environment if self.environment is not None else environment()
+            recorded = self.environment or environment() | {"code_metrics": sorted(self._code_metrics)}
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
+            if (data := self.data) is not None:
+                write_atomically(draft / DATA, data)
             with closing(EventLog.create(draft / LOG)) as log:
                 for event in self.prefix:
                     log.append(event.kind, event.body, elapsed=event.elapsed)
@@ -223,7 +237,8 @@ class Salvage:
         goal = self.config.goal
         validator = LogValidator(finite=goal.metrics, shown=shown_metrics(goal))
         prefix: list[Event] = []
-        replay = _Replay(self.config)
+        recorded = None if self.environment is None else frozenset(self.environment.get("code_metrics", ()))
+        replay = _Replay(self.config, recorded)
         for seq in range(1, max(self.events, default=0) + 1):
             if seq not in self.events:
                 self.gap = "it is lost"
@@ -242,7 +257,7 @@ class Salvage:
                     break
             if self.gap is not None:
                 break
-        self._wanted_by_strategy = replay.wanted()
+        self._wanted_by_strategy, self._code_metrics = replay.wanted(), replay.code_metrics
         return prefix, validator
 
     def _check_seeds(self, event: Event) -> None:
@@ -256,14 +271,20 @@ class _Replay:
     """Replays the strategy on the log, as resuming does, and checks that it asks for the same tasks.
 
     If the strategy cannot be created, for example without the benchmark's data, nothing is compared.
+
+    Args:
+        config: The configuration of the run.
+        code_metrics: The metrics of the code that the run began with; None, the benchmark's, if the record is lost.
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchConfig, code_metrics: frozenset[str] | None) -> None:
+        self.code_metrics = code_metrics or frozenset()
         self._strategy: Strategy | None = None
         self._asked_at = 0
         self._answer: list[dict[str, Any]] = []
         with suppress(NasplatError):
-            self._strategy = Assembly.of(config).strategy
+            assembly = Assembly.of(config, code_metrics=code_metrics)
+            self._strategy, self.code_metrics = assembly.strategy, assembly.problem.code_metrics
 
     def check(self, event: Event, validator: LogValidator) -> None:
         """Refuse an ask that resuming would not repeat.
@@ -322,9 +343,8 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         StorageError: The log cannot be copied, for example if the disk is full.
     """
     log = folder / LOG
-    side = folder / f"{LOG}-wal"
     try:
-        present = [path for path in (log, side) if path.is_file()]
+        present = [path for path in (log, *(folder / f"{LOG}{side}" for side in SIDES)) if path.is_file()]
         told = folder.is_dir()
     except OSError:
         present, told = [], False
@@ -336,15 +356,12 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
     try:
-        with tempfile.TemporaryDirectory(prefix="nasplat-recover-") as scratch:
-            copy = Path(scratch) / LOG
+        with scratch_folder() as scratch:
             for path in present:
-                shutil.copyfile(path, Path(scratch) / path.name)
-            events, problem = read_events(copy)
+                shutil.copyfile(path, scratch / path.name)
+            events, problem = read_events(scratch / LOG)
     except OSError as error:
-        raise StorageError(
-            f"{log} cannot be copied: {error.strerror}; free disk space, or set TMPDIR to a folder with enough space"
-        ) from error
+        raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
     artifacts, spoilt = _artifacts(folder / ARTIFACTS)
     recorded = None
     with suppress(NasplatError):

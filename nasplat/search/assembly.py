@@ -1,7 +1,7 @@
 """The parts of a search, made from its configuration."""
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.config import PluginConfig, SearchConfig, Workload
@@ -38,8 +38,16 @@ class Assembly:
     choice: Choice | None = None
 
     @classmethod
-    def of(cls, config: SearchConfig) -> Self:
+    def of(
+        cls, config: SearchConfig, data: dict[str, Any] | None = None, *, code_metrics: frozenset[str] | None = None
+    ) -> Self:
         """Make the parts, and choose the strategy if the configuration leaves it open; nothing is created on disk.
+
+        Args:
+            config: The configuration.
+            data: What an earlier run recorded of its data, which must be unchanged; None for new data.
+            code_metrics: The metrics that the search began with as those of the code, if it goes on; by default the
+                benchmark's.
 
         Raises:
             InputError: An error that can be detected before the search begins.
@@ -47,7 +55,7 @@ class Assembly:
         config = config.resolved()
         budget = Budget(**config.budget.model_dump())
         goal = config.goal
-        workload = config.workload
+        workload = replace(config.workload, data=data)
         _check_supernet(config)
         benchmark = workload.make()
         _check_alone(benchmark, config)
@@ -62,6 +70,7 @@ class Assembly:
             is_measurable=benchmark.feasible,
             enumerable_members=benchmark.enumerable_members,
             analytic_metrics=benchmark.analytic_metrics,
+            code_metrics=benchmark.code_metrics if code_metrics is None else code_metrics,
             seed=config.seed,
         )
         problem.check_metrics(benchmark.metrics)
@@ -89,6 +98,16 @@ class Assembly:
                 "a search needs a budget that is certain to end it, but got neither --evaluations N nor --seconds N"
             )
         return cls(config, workload, benchmark, problem, strategy, budget, choice)
+
+    def with_data(self) -> Self:
+        """The same search, with a record of its data, which is read for that.
+
+        Raises:
+            InputError: The data is missing or damaged.
+        """
+        recorded = self.benchmark.record_data()
+        self.benchmark.recorded = recorded
+        return replace(self, workload=replace(self.workload, data=recorded))
 
 
 def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:

@@ -6,14 +6,14 @@ from nasplat.problem import Problem
 from nasplat.task import Evaluate, Measurement, Task, needed_by
 
 Work: TypeAlias = tuple[str, int, int]
-"""The deduplication key of an architecture, a fidelity and a replicate."""
+"""The measurement key of an architecture, a fidelity and a replicate."""
 
 
 class Cache:
     """The measurements so far, and the tasks that wait for equal work in flight.
 
-    Two evaluations are the same work if canonical key, fidelity and replicate agree and neither uses the weights of
-    other tasks.
+    Two evaluations are the same work if measurement key, fidelity and replicate agree and neither uses the weights of
+    other tasks. The measurement key is the canonical key; with the code, if the goal names a metric of the code.
 
     Args:
         problem: Decides which architectures are duplicates.
@@ -28,18 +28,22 @@ class Cache:
         """The cache key of a task; None for a task that is never the same work as another."""
         if not isinstance(task, Evaluate) or needed_by(task):
             return None
-        return self.problem.key(task.architecture), task.fidelity, task.replicate
+        return self.problem.measurement_key(task.architecture), task.fidelity, task.replicate
 
     def hit(self, task: Task) -> Measurement | None:
         """The measurement that answers a task, on a cache hit; else None.
 
-        The answer repeats the metrics, not the network: weights and costs belong to the code that was measured.
+        The answer repeats the metrics, not the network: weights, costs and metrics of the code belong to the code
+        that was measured.
         """
         work = self.work(task)
         if work is None or work not in self._measured or not isinstance(task, Evaluate):
             return None
         found = self._measured[work]
-        return Measurement(task=task, metrics=found.metrics, split=found.split, cached_from=found.id)
+        metrics = found.metrics
+        if found.architecture != task.architecture:
+            metrics = {name: value for name, value in metrics.items() if name not in self.problem.code_metrics}
+        return Measurement(task=task, metrics=metrics, split=found.split, cached_from=found.id)
 
     def waits(self, task: Task) -> bool:
         """Whether the task waits for equal work in flight; if not, its own work is in flight from now on."""

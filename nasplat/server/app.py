@@ -21,7 +21,7 @@ from nasplat.predictor import UncertainPredictor, options_of
 from nasplat.server.batching import Batcher, OverfullError
 from nasplat.server.guard import Guard, as_json, refusal
 from nasplat.server.schema import Health, Model, Predictions, Ranking, Refusal, requests
-from nasplat.surrogates.predictor_store import Predicted, StoredPredictor
+from nasplat.surrogates.predictor_store import Predicted, StoredPredictor, best_first
 from nasplat.surrogates.training_set import LONGEST, member
 
 BATCH = 1024
@@ -30,7 +30,7 @@ WAITING = 32
 """The number of largest requests that may wait."""
 BODY_SECONDS = 30.0
 """The time limit for receiving a body, in seconds."""
-NOT_FINITE = "the predictor gave no finite score"
+NOT_FINITE = "the predictor gave no finite value"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>NASPlat</title>
 <h1>A predictor of NASPlat</h1>
 <ul><li>POST /v1/predict<li>POST /v1/rank<li><a href="v1/model">GET /v1/model</a>
@@ -57,7 +57,8 @@ def make_app(
         token: The token of all requests except ``/healthz``; None for no token.
         hosts: The names that a Host header may have; None for any.
     """
-    space, batcher = saved.space, Batcher(saved.predictor, largest=batch, waiting=WAITING * batch)
+    space, metric = saved.space, saved.metric and saved.metric.as_json()
+    batcher = Batcher(saved.predictor, saved.metric, largest=batch, waiting=WAITING * batch)
     body_bytes = (1 << 16) + batch * (LONGEST + 4)
     rng = default_rng(0)
     asked, ranked = requests(space.name, batch, [space.sample(rng).code for _ in range(2)])
@@ -70,8 +71,9 @@ def make_app(
     app = FastAPI(
         title="NASPlat predictor",
         version=nasplat.__version__,
-        description=f"Scores and ranks architectures of the search space {space.name} with a saved predictor "
-        f"({saved.predictor.name}). A request can have at most {batch} architectures and {body_bytes:,} bytes.",
+        description=f"Estimates and ranks architectures of the search space {space.name} with a saved predictor "
+        f"({saved.predictor.name}). Values are of {shortly(saved.unit)[1:-1]}. "
+        f"A request can have at most {batch} architectures and {body_bytes:,} bytes.",
         docs_url=None,  # it would load scripts from foreign hosts
         redoc_url=None,
         lifespan=lifespan,
@@ -91,19 +93,20 @@ def make_app(
         ]
 
     async def predict(request: Request) -> Response:
-        """Score architectures. One that cannot be read has an error of its own, and the others their scores."""
+        """Estimate the metric of architectures. One that cannot be read has an error of its own."""
         items = await scored(await _body(request, asked, body_bytes))
         return as_json(
             {
+                "metric": metric,
                 "predictions": [
                     {
                         "architecture": code,
-                        "score": predicted and predicted.score,
+                        "value": predicted and predicted.value,
                         "deviation": predicted and predicted.deviation,
                         "error": error,
                     }
                     for code, predicted, error in items
-                ]
+                ],
             }
         )
 
@@ -112,18 +115,19 @@ def make_app(
         body: Any = await _body(request, ranked, body_bytes)
         items = list(enumerate(await scored(body)))
         placed = [(index, code, predicted) for index, (code, predicted, _) in items if predicted]
-        placed.sort(key=lambda item: -item[2].score)
+        order = best_first([predicted for _, _, predicted in placed], saved.metric)
         return as_json(
             {
+                "metric": metric,
                 "ranking": [
                     {
                         "rank": place,
                         "index": index,
                         "architecture": code,
-                        "score": predicted.score,
+                        "value": predicted.value,
                         "deviation": predicted.deviation,
                     }
-                    for place, (index, code, predicted) in enumerate(placed[: body.top], 1)
+                    for place, (index, code, predicted) in enumerate((placed[i] for i in order[: body.top]), 1)
                 ],
                 "errors": [
                     {"index": index, "architecture": code, "error": error} for index, (code, _, error) in items if error
@@ -137,6 +141,8 @@ def make_app(
             "options": saved.predictor.options(),
             "space": {"name": space.name, "options": options_of(space)},
             "deviations": isinstance(saved.predictor, UncertainPredictor),
+            "metric": metric,
+            "values": saved.unit,
             "about": saved.about,
             "digest": saved.digest,
             "saved_with": saved.versions,
@@ -190,7 +196,7 @@ def _read(saved: StoredPredictor, text: str) -> Architecture | InputError:
 
 
 def _checked(architecture: Architecture, predicted: Predicted) -> tuple[str, Predicted | None, str | None]:
-    finite = math.isfinite(predicted.score) and (predicted.deviation is None or math.isfinite(predicted.deviation))
+    finite = math.isfinite(predicted.value) and (predicted.deviation is None or math.isfinite(predicted.deviation))
     return (architecture.code, predicted, None) if finite else (architecture.code, None, NOT_FINITE)
 
 

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from nasplat.architecture import Architecture
 from nasplat.errors import NasplatError
+from nasplat.metric import Metric
 from nasplat.predictor import Predictor
 from nasplat.surrogates.predictor_store import Predicted, scored
 
@@ -22,12 +23,14 @@ class Batcher:
 
     Args:
         predictor: The predictor.
+        metric: The metric that it estimates, if known.
         largest: The largest number of architectures in one call.
         waiting: The largest number that may wait for one.
     """
 
-    def __init__(self, predictor: Predictor, *, largest: int, waiting: int) -> None:
+    def __init__(self, predictor: Predictor, metric: Metric | None = None, *, largest: int, waiting: int) -> None:
         self._predictor = predictor
+        self._metric = metric
         self._largest = largest
         self._most = waiting
         self._queue: deque[tuple[Sequence[Architecture], asyncio.Future[list[Predicted]]]] = deque()
@@ -88,7 +91,7 @@ class Batcher:
         """Predictions for each part. If the joint call fails, each part is tried alone, so one part cannot make others
         fail."""
         try:
-            together = scored(self._predictor, [each for part in parts for each in part])
+            together = scored(self._predictor, [each for part in parts for each in part], self._metric)
         except Exception as error:  # noqa: BLE001  returned to the requester
             return [error] if len(parts) == 1 else [self._predict([part])[0] for part in parts]
         ends = accumulate(map(len, parts))

@@ -19,18 +19,33 @@ TOP = Annotated[
 ]
 
 
+class Metric(BaseModel):
+    """The metric that values are of."""
+
+    name: str = Field(description="Such as accuracy or latency_ms.")
+    direction: Literal["max", "min"] = Field(description="Whether higher or lower values are better.")
+    unit: str | None = Field(description="Such as fraction, dB or ms; null if the name of the metric does not say.")
+
+
+METRIC: Any = Annotated[
+    Metric | None,
+    Field(description="Null if the saved predictor has none: values are then scores, of which higher are better."),
+]
+
+
 class Prediction(BaseModel):
     """The prediction for one architecture, or the reason why there is none."""
 
     architecture: str = Field(description="Its code; an excerpt of the given text if it cannot be read.")
-    score: float | None = Field(description="Higher is better. Only the order of scores has a meaning.")
-    deviation: float | None = Field(description="The score's standard deviation, if the predictor computes it.")
-    error: str | None = Field(description="Why there is no score.")
+    value: float | None = Field(description="The estimated value of the metric, in its unit and direction.")
+    deviation: float | None = Field(description="The value's standard deviation in its unit, if the predictor has one.")
+    error: str | None = Field(description="Why there is no value.")
 
 
 class Predictions(BaseModel):
-    """Predictions in the order of the request; each has a score or an error."""
+    """Predictions in the order of the request; each has a value or an error."""
 
+    metric: METRIC
     predictions: list[Prediction]
 
 
@@ -40,8 +55,8 @@ class Ranked(BaseModel):
     rank: int = Field(description="The rank; 1 is the best.")
     index: int = Field(description="The position in the request, from 0.")
     architecture: str = Field(description="Its code.")
-    score: float
-    deviation: float | None
+    value: float = Field(description="The estimated value of the metric, in its unit and direction.")
+    deviation: float | None = Field(description="The value's standard deviation in its unit, if the predictor has one.")
 
 
 class Unranked(BaseModel):
@@ -49,12 +64,13 @@ class Unranked(BaseModel):
 
     index: int = Field(description="The position in the request, from 0.")
     architecture: str = Field(description="An excerpt of what was given.")
-    error: str = Field(description="Why there is no score.")
+    error: str = Field(description="Why there is no value.")
 
 
 class Ranking(BaseModel):
-    """Architectures, the best first; equal scores in the order of the request."""
+    """Architectures, the best first; equal values in the order of the request."""
 
+    metric: METRIC
     ranking: list[Ranked]
     errors: list[Unranked]
 
@@ -81,6 +97,8 @@ class Model(BaseModel):
     options: dict[str, Any]
     space: Space
     deviations: bool = Field(description="Whether predictions have a standard deviation.")
+    metric: METRIC
+    values: str = Field(description="What the values of predictions are: the metric, its unit and direction in words.")
     about: dict[str, Any] = Field(description="The training set, and the cross-validated rank correlation.")
     digest: str = Field(description="The SHA-256 of the saved document; it identifies the predictor.")
     saved_with: dict[str, Any] = Field(description="Versions of packages when it was saved.")

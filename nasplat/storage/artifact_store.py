@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nasplat.artifact import Artifacts, Handle
 from nasplat.errors import ArtifactError, StorageError
-from nasplat.storage.files import read_file, write_atomically
+from nasplat.storage.files import read_file, remedy, write_atomically
 
 
 class ArtifactStore(Artifacts):
@@ -42,7 +42,9 @@ class ArtifactStore(Artifacts):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, data)
             except OSError as error:
-                raise StorageError(f"an artifact cannot be written to {self.folder}: {error.strerror}") from error
+                raise StorageError(
+                    f"an artifact cannot be written to {self.folder}: {error.strerror}; {remedy(error)}"
+                ) from error
             self.added += len(data)
         return handle
 

@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nasplat.errors import RunError, StorageError
+from nasplat.errors import InputError, NasplatError, RunError, StorageError
+from nasplat.storage import sqlite_errors
+from nasplat.storage.files import remedy
 from nasplat.storage.state import pack, unpack
 
 FORMAT = 1
 SYNC_SECONDS = 1.0
+_IMMUTABLE = "mode=ro&immutable=1"
+SIDES = ("-wal", "-journal")
+"""The endings of files beside the log that are part of it while it is written, or after a kill."""
+PIECE = 1000
+"""Events that are read at once."""
 
 _SCHEMA = """
 CREATE TABLE events (
@@ -24,9 +31,6 @@ CREATE TABLE events (
 ) STRICT;
 CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, arrays BLOB NOT NULL) STRICT;
 """
-
-_NO_PLACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-"""SQLite's error codes for a place that cannot be written; they do not depend on the content of the file."""
 
 
 def recovering(run: Path) -> str:
@@ -57,6 +61,10 @@ class EventLog:
     Every event is in the file when `append` returns, so that a killed process loses nothing. It reaches
     the disk within about a second (`sync`), which is what a power cut may lose.
 
+    Write-ahead mode needs shared memory, which some network shares have not. There the log keeps a rollback journal,
+    with the same guarantees: every event is on the disk when `append` returns, which takes longer, and readers, which
+    read in short pieces, and the writer wait an instant for each other. Both modes need locks.
+
     Attributes:
         last: The number of the newest event, 0 in an empty log.
     """
@@ -75,18 +83,26 @@ class EventLog:
         """A new, empty log.
 
         Raises:
-            RunError: The file exists or cannot be created.
+            RunError: The file exists.
+            InputError: The place has no locks.
+            StorageError: It cannot be created, as when the disk is full.
         """
         if path.exists():
             raise RunError(f"{path} exists; choose another place for a new log")
         try:
-            connection = sqlite3.connect(path, isolation_level=None)
-            connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={FORMAT}; {_SCHEMA}")
+            try:
+                connection = _created(path, "WAL")
+            except sqlite3.Error as error:
+                if not sqlite_errors.lacks_shared_memory(path, error):
+                    raise
+                connection = _created(path, "DELETE")
+            return cls._configured(connection, path, write=True)
         except sqlite3.Error as error:
+            raise _refusal(path, error, "created") from error
+        except OSError as error:
             raise StorageError(
-                f"the event log {path} cannot be created: {error}; free disk space, or choose another place"
+                f"the event log {path} cannot be created: {error.strerror}; {remedy(error)}, or choose another place"
             ) from error
-        return cls._configured(connection, path, write=True)
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Self:
@@ -94,11 +110,12 @@ class EventLog:
 
         Raises:
             RunError: The file is missing, damaged, or of another version.
+            InputError: It is to be written, but the place has no locks.
             StorageError: It cannot be written, as when the disk is full.
         """
         if not path.exists():
             raise RunError(f"there is no event log {path}")
-        side = path.with_name(path.name + "-wal")
+        side, journal = (path.with_name(path.name + ending) for ending in SIDES)
         if write:
             mode = "mode=rw"
         elif os.path.isfile(side) and side.stat().st_size:  # noqa: PTH113
@@ -107,34 +124,50 @@ class EventLog:
             mode = "mode=ro"
         else:
             # A reader creates side files, and the last reader deletes them. If the folder is not writable, no
-            # process writes the log, so the file can be opened as immutable.
-            mode = "mode=rw" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
-        with ExitStack() as undo:
+            # process writes the log, so the file can be opened as immutable, unless a journal of a killed writer
+            # is to be applied first.
+            mode = "mode=rw" if os.access(path.parent, os.W_OK) or journal.exists() else _IMMUTABLE
+        try:
             try:
-                connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
-                undo.callback(connection.close)
-                if not write:
-                    connection.execute("PRAGMA query_only=ON")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version != FORMAT:
-                    raise RunError(
-                        f"{path} has format {version}, but this version of nasplat reads format {FORMAT}; use the "
-                        f"version that wrote it, or if the file is damaged: {recovering(path.parent)}"
-                    )
-                if not has_schema(connection):
-                    raise RunError(
-                        f"the event log {path} is damaged: its tables are not those of an event log; "
-                        f"{recovering(path.parent)}"
-                    )
-                log = cls._configured(connection, path, write=write)
+                return cls._opened(path, mode, write=write)
             except sqlite3.Error as error:
-                raise _refusal(path, error, write=write) from error
+                # A finished log may have been copied to a place without shared memory, where no process can write it.
+                if write or mode != "mode=rw" or journal.exists() or not sqlite_errors.lacks_shared_memory(path, error):
+                    raise
+                return cls._opened(path, _IMMUTABLE, write=False)
+        except sqlite3.Error as error:
+            raise (_refusal(path, error, "written") if write else _unreadable(path, error)) from error
+
+    @classmethod
+    def _opened(cls, path: Path, mode: str, *, write: bool) -> Self:
+        with ExitStack() as undo:
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
+            undo.callback(connection.close)
+            if not write:
+                connection.execute("PRAGMA query_only=ON")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != FORMAT:
+                raise RunError(
+                    f"{path} has format {version}, but this version of nasplat reads format {FORMAT}; use the "
+                    f"version that wrote it, or if the file is damaged: {recovering(path.parent)}"
+                )
+            if not has_schema(connection):
+                raise RunError(
+                    f"the event log {path} is damaged: its tables are not those of an event log; "
+                    f"{recovering(path.parent)}"
+                )
+            log = cls._configured(connection, path, write=write)
+            if write:  # a place without locks is refused now, not after the first trial
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
             undo.pop_all()
         return log
 
     @classmethod
     def _configured(cls, connection: sqlite3.Connection, path: Path, *, write: bool) -> Self:
-        connection.execute("PRAGMA synchronous=NORMAL")
+        # A rollback journal that is not always synced may not survive a power cut.
+        ahead = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        connection.execute(f"PRAGMA synchronous={'NORMAL' if ahead else 'FULL'}")
         connection.execute("PRAGMA busy_timeout=5000")
         return cls(connection, path, write=write)
 
@@ -150,7 +183,7 @@ class EventLog:
                 (self.last + 1, kind, elapsed, json.dumps(body, separators=(",", ":"))),
             )
         except sqlite3.Error as error:
-            raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
+            raise self._unwritable(error) from error
         self.last += 1
         self._unsynced = True
         if time.monotonic() - self._synced_at >= SYNC_SECONDS:
@@ -165,22 +198,26 @@ class EventLog:
                 if moved < frames:  # a reader stands in the way of moving them, and so of SQLite's own sync
                     _sync_file(self._path.with_name(self._path.name + "-wal"))
             except (sqlite3.Error, OSError) as error:
-                raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
+                raise self._unwritable(error) from error
             self._unsynced = False
         self._synced_at = time.monotonic()
 
     def events(self, *kinds: str, after: int = 0) -> Iterator[Event]:
-        """The events of the given kinds, or of all, in order.
+        """The events of the given kinds, or of all, in order, as the log is when reading begins.
+
+        No lock is held while the caller handles them: without write-ahead mode it would stop the writer.
 
         Raises:
             RunError: The log is damaged.
         """
         chosen = f"AND kind IN ({','.join('?' * len(kinds))})" if kinds else ""
         try:
-            for row in self._connection.execute(
-                f"SELECT seq, kind, elapsed, body FROM events WHERE seq > ? {chosen} ORDER BY seq", (after, *kinds)
-            ):
-                yield event_of(*row)
+            until = self._connection.execute("SELECT max(seq) FROM events").fetchone()[0]
+            query = f"SELECT seq, kind, elapsed, body FROM events WHERE seq > ? AND seq <= ? {chosen} ORDER BY seq"
+            while rows := self._connection.execute(f"{query} LIMIT {PIECE}", (after, until, *kinds)).fetchall():
+                for row in rows:
+                    yield event_of(*row)
+                after = rows[-1][0]
         except (sqlite3.Error, ValueError) as error:
             raise self._damaged(error) from error
 
@@ -193,7 +230,7 @@ class EventLog:
                 self._connection.execute("DELETE FROM snapshots")
                 self._connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (self.last, body, arrays))
         except sqlite3.Error as error:
-            raise StorageError(f"the event log {self._path} cannot be written: {error}") from error
+            raise self._unwritable(error) from error
 
     def snapshot(self) -> tuple[int, dict[str, Any]] | None:
         """The newest snapshot with the number of the event that it follows.
@@ -208,6 +245,10 @@ class EventLog:
             return None if row is None else (row[0], unpack(row[1], row[2]))
         except (sqlite3.Error, ValueError) as error:
             raise self._damaged(error) from error
+
+    def _unwritable(self, error: sqlite3.Error | OSError) -> StorageError:
+        what = sqlite_errors.remedy(self._path, error) if isinstance(error, sqlite3.Error) else remedy(error)
+        return StorageError(f"the event log {self._path} cannot be written: {error}; {what}")
 
     def _damaged(self, error: Exception) -> RunError:
         return RunError(f"the event log {self._path} is damaged: {error}; {recovering(self._path.parent)}")
@@ -226,6 +267,19 @@ class EventLog:
                     self._connection.execute("PRAGMA query_only=OFF")  # the last one out takes the side files away
         finally:
             self._connection.close()
+
+
+def _created(path: Path, journal: str) -> sqlite3.Connection:
+    """A new file with the tables of a log; nothing is left of it on an error."""
+    path.touch(exist_ok=False)  # with the rights that the umask gives; SQLite takes the umask of most people
+    with ExitStack() as undo:
+        undo.callback(path.unlink)
+        connection = sqlite3.connect(path, isolation_level=None)
+        undo.callback(connection.close)
+        connection.execute(f"PRAGMA journal_mode={journal}")  # SQLite keeps the old mode where it knows of no memory
+        connection.executescript(f"PRAGMA user_version={FORMAT}; {_SCHEMA}")
+        undo.pop_all()
+    return connection
 
 
 def _sync_file(path: Path) -> None:
@@ -256,8 +310,19 @@ def has_schema(connection: sqlite3.Connection) -> bool:
         return connection.execute(listing).fetchall() == model.execute(listing).fetchall()
 
 
-def _refusal(path: Path, error: sqlite3.Error, *, write: bool) -> RunError:
-    """The error for a log that cannot be opened; the cause is either the place or the file."""
-    if write and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NO_PLACE:
-        return StorageError(f"the event log {path} cannot be written: {error}")
+def _refusal(path: Path, error: sqlite3.Error, action: str) -> NasplatError:
+    """The error for a log that cannot be created or opened for writing; the cause may be the file."""
+    said = f"the event log {path} cannot be {action}: {error}; {sqlite_errors.remedy(path, error)}"
+    if sqlite_errors.is_full_at(path.parent, error):
+        return StorageError(said)
+    if sqlite_errors.lacks_locks(path, error):
+        return InputError(said)
+    if action == "created" or sqlite_errors.concerns_place(error):
+        return StorageError(said)
+    return _unreadable(path, error)
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> RunError:
+    if sqlite_errors.lacks_locks(path, error):
+        return RunError(f"the event log {path} cannot be read: {error}; copy the run to a local disk and read it there")
     return RunError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")

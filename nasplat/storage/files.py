@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -12,7 +13,7 @@ from typing import BinaryIO
 
 from nasplat.errors import InputError, NasplatError, StorageError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 
 
@@ -21,8 +22,18 @@ def is_taken(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the cause of an error is that a disk, a quota or a limit on the size of files is used up."""
+    return error.errno in _NO_ROOM
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a file that could not be written, as the end of a message."""
+    return "free disk space" if is_full(error) else "check the disk or the mount"
+
+
 def refusal(path: Path, action: str, error: OSError) -> NasplatError:
-    """The error for a path that cannot be written; a full disk is no wrong input, so it is a `StorageError`.
+    """The error for a path that cannot be written; a full or failing disk is no wrong input, but a `StorageError`.
 
     Args:
         path: What the user asked for.
@@ -30,8 +41,10 @@ def refusal(path: Path, action: str, error: OSError) -> NasplatError:
         error: What the system said.
     """
     why = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
+    if is_full(error):
         return StorageError(f"{path} cannot be {action}: {why}; free disk space and try again, or choose another --out")
+    if error.errno == errno.EIO:
+        return StorageError(f"{path} cannot be {action}: {why}; check the disk or the mount, or choose another --out")
     if error.errno in _TAKEN and is_taken(path):
         return InputError(f"{path} exists; choose another --out")
     return InputError(f"{path} cannot be {action}: {why}; choose another --out")
@@ -50,15 +63,17 @@ def read_file(path: Path) -> bytes:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; it gets its name when the block ends, and is deleted if the block fails."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
+    """A file to write; it gets its name when the block ends, and is deleted if the block fails.
+
+    The umask decides who may read and write it, as for every new file. A share may refuse to change that later.
+    """
+    temporary = _draft_of(path)
+    file = temporary.open("xb")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # a name must not outlive a power cut that its content does not
-        temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -94,9 +109,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise InputError(f"{folder} exists; choose another --out")
     try:
         with appearing_folder(folder.parent):
-            draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            draft = _draft_of(folder)
+            draft.mkdir()
             try:
-                draft.chmod(0o755)
                 yield draft
                 draft.rename(folder)
             except BaseException:
@@ -104,6 +119,44 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 raise
     except OSError as error:
         raise refusal(folder, "created", error) from error
+
+
+def _draft_of(path: Path) -> Path:
+    """A hidden name beside a path's own that no other process uses.
+
+    Raises:
+        IsADirectoryError: The path is the working directory or a root, which have no name.
+    """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for temporary files, deleted when the block ends; only they may be written in the block.
+
+    Raises:
+        StorageError: The file system of the temporary folders is full, or there is none.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="nasplat-")
+    except OSError as error:  # tempfile looks for a place where it can write, which a full one is not
+        raise _no_scratch(error) from error
+    with folder:
+        try:
+            yield Path(folder.name)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise _no_scratch(error) from error
+
+
+def _no_scratch(error: OSError) -> StorageError:
+    return StorageError(
+        f"temporary files cannot be written: {error.strerror or error}; free disk space in the folder for "
+        "temporary files, or set TMPDIR to another one"
+    )
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -4,10 +4,10 @@ Fit a predictor to a run, save it, and use it in another program::
 
     scores = read_training_set([Path("runs/first")])
     predictor = make_predictor("auto", scores.space).fit(scores.architectures, scores.scores)
-    predictor.save(Path("predictor"))
+    predictor.save(Path("predictor"), scores.description)
 
     saved = open_predictor(Path("predictor"))
-    saved.predictor.predict([saved.space.parse("334312")])
+    values, deviations = saved.predictor.estimate([saved.space.parse("334312")])
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ from typing import Any
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
+from nasplat.metric import Metric
 from nasplat.options import complete
-from nasplat.predictor import Predictor, UncertainPredictor, read_document
+from nasplat.predictor import Predictor, read_document
 from nasplat.registry import PREDICTORS, SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 
@@ -41,28 +42,61 @@ class StoredPredictor:
     versions: dict[str, Any]
     digest: str
 
+    @property
+    def metric(self) -> Metric | None:
+        """The metric of its estimates. None if its document does not say, or its scores have a unit of their own."""
+        return None if self.predictor.target_transform is None else Metric.of_json(self.about.get("metric"))
+
+    @property
+    def unit(self) -> str:
+        """What its estimates are, in a line."""
+        if self.metric is not None:
+            return str(self.metric)
+        if self.predictor.target_transform is not None:
+            return "score (in the unit of the scores that it was fitted to, higher is better)"
+        return (
+            "score (in a unit of its own, higher is better; an earlier version saved it: fit it again for a metric's)"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The prediction for one architecture.
+    """The estimate for one architecture.
 
     Args:
-        score: The score; higher is better.
-        deviation: Its standard deviation, if the predictor has one.
+        value: The value of the metric, in its unit; a score, of which higher are better, if there is no metric.
+        deviation: Its standard deviation in the same unit, if the predictor has one.
     """
 
-    score: float
+    value: float
     deviation: float | None
 
 
-def scored(predictor: Predictor, architectures: Sequence[Architecture]) -> list[Predicted]:
-    """Scores in the order of the architectures, with deviations if the predictor has them."""
+def scored(
+    predictor: Predictor, architectures: Sequence[Architecture], metric: Metric | None = None
+) -> list[Predicted]:
+    """Estimates in the order of the architectures, with deviations if the predictor has them.
+
+    Args:
+        predictor: The predictor.
+        architectures: The architectures.
+        metric: The metric that it was fitted to; scores of one of which lower is better are negated values.
+    """
     if not architectures:
         return []
-    if isinstance(predictor, UncertainPredictor):
-        scores, deviations = predictor.predict_with_deviation(architectures)
-        return [Predicted(*pair) for pair in zip(scores.tolist(), deviations.tolist(), strict=True)]
-    return [Predicted(score, None) for score in predictor.predict(architectures).tolist()]
+    if predictor.target_transform is None:
+        values, deviations = predictor.predict_uncertain(architectures)
+    else:
+        values, deviations = predictor.estimate(architectures)
+    sign = 1.0 if metric is None else metric.sign
+    unsure = [None] * len(values) if deviations is None else deviations.tolist()
+    return [Predicted(*pair) for pair in zip((sign * values).tolist(), unsure, strict=True)]
+
+
+def best_first(predicted: Sequence[Predicted], metric: Metric | None) -> list[int]:
+    """The indices of estimates, the best first; equal ones in their order."""
+    sign = 1.0 if metric is None else metric.sign
+    return sorted(range(len(predicted)), key=lambda i: -sign * predicted[i].value)
 
 
 def open_predictor(folder: Path) -> StoredPredictor:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError, unknown
-from nasplat.objective import Objective
+from nasplat.metric import Metric, parse_metric
 from nasplat.options import shortly
 from nasplat.predictor import options_of
 from nasplat.registry import SEARCH_SPACES
@@ -45,14 +45,16 @@ class TrainingSet:
         space: The space.
         architectures: The architectures, each once.
         scores: The score of each, higher being better, `[n]`.
-        description: The origin, as JSON values: `sources`, the names of files and runs; `metric`, such as ``accuracy``
-            or ``loss:min`` (scores are then the negated values); and `merged`, the number of rows that repeated an
-            architecture and were averaged into its score.
+        metric: The metric of the scores; they are the negated values of one of which lower is better. None if unknown.
+        description: The origin, as JSON values: `sources`, the kind, name and digest of each file and run; `metric`, as
+            `Metric.as_json`; and `merged`, the number of rows that repeated an architecture and were averaged into its
+            score.
     """
 
     space: SearchSpace
     architectures: tuple[Architecture, ...]
     scores: NDArray[np.float64]
+    metric: Metric | None = None
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -81,10 +83,12 @@ def read_training_set(
     column of scores; it can be left out if only one column is numeric, or one is called ``accuracy``. An architecture
     that occurs more than once gets the mean of its scores.
 
+    The name of a metric says its direction, its unit and its range (`nasplat.metric`); nothing is converted.
+
     Args:
         sources: Run directories and files.
         space: The space of the codes; required unless a source is a run, or every architecture is ``space:code``.
-        metric: A column or an objective. Higher is better, unless ``:min`` is appended or a run minimizes it.
+        metric: A column or an objective. A column with an unknown name has its direction appended, as in ``top1:max``.
         floor: Minimum number of architectures.
 
     Raises:
@@ -93,7 +97,7 @@ def read_training_set(
     """
     if not sources:
         raise InputError("at least one source of scores is needed: a run directory or a .csv, .csv.gz or .json file")
-    wanted = _metric(metric)
+    wanted = None if metric is None else parse_metric(metric)
     read = _Reading(space, wanted)
     for source in sources:
         if os.path.isdir(source):  # noqa: PTH112  a name that cannot be is no folder
@@ -134,20 +138,12 @@ def read_names(path: Path) -> list[tuple[str, str]]:
         InputError: The file cannot be read, or has no such column.
     """
     if path.name.endswith(KINDS):
-        columns, rows = _rows(path)
+        columns, rows, _ = _rows(path)
         code = _code_column(path, columns)
         return [(place, row[code] if isinstance(row[code], str) else str(row[code])) for place, row in rows]
-    lines = enumerate(_text(path).splitlines(), 1)
+    text, _ = _text(path)
+    lines = enumerate(text.splitlines(), 1)
     return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
-
-
-def _metric(text: str | None) -> tuple[str, bool | None] | None:
-    """The name, and whether higher is better if the text says so."""
-    if text is None:
-        return None
-    if text.endswith((":min", ":max")):
-        return text[:-4], text.endswith("max")
-    return text, None
 
 
 class _Reading:
@@ -156,8 +152,9 @@ class _Reading:
     def __init__(self, space: SearchSpace | None, wanted: tuple[str, bool | None] | None) -> None:
         self.space = space
         self.wanted = wanted
-        self.objective: Objective | None = None
+        self.metric: Metric | None = None
         self.found: dict[Architecture, list[float]] = {}
+        self.sources: list[dict[str, Any]] = []
 
     def run(self, folder: Path) -> None:
         """Read the measured trials of a run."""
@@ -172,41 +169,49 @@ class _Reading:
             raise InputError(
                 f"{folder} has the objective {objectives[name]}, not {':'.join((name, 'max' if maximize else 'min'))}"
             )
-        self._measure(objectives[name], folder)
+        self._measure(Metric.sought(name, objectives[name].maximize), folder)
         history = run.history()
         highest = max(history.fidelities, default=0)
+        digest = hashlib.sha256()
         for measurement in history.measured:
             if measurement.task.fidelity == highest:
                 place = f"{folder}, trial {measurement.id}"
-                self._add(measurement.architecture.code, measurement.metrics[name], place)
+                code, value = measurement.architecture.code, measurement.metrics[name]
+                digest.update(f"{measurement.id}\t{code}\t{float(value).hex()}\n".encode())
+                self._add(code, value, place)
+        source = {"kind": "run", "name": _last(folder), "log": run.identity, "sha256": digest.hexdigest()}
+        self.sources.append(source)
 
     def file(self, path: Path) -> None:
         """Read the rows of a CSV or JSON file."""
-        columns, rows = _rows(path)
+        columns, rows, digest = _rows(path)
         code = _code_column(path, columns)
         name, maximize = self.wanted or (_score_column(path, columns, rows, code), None)
         if name not in columns and columns != [code, ""]:
             raise InputError(f"{path}: {unknown('column', name, columns)}")
-        self._measure(Objective(name, maximize is not False), path)
+        try:
+            self._measure(Metric.of(name, maximize), path)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         column = name if name in columns else ""
         for place, row in rows:
             if not isinstance(row[code], str):
                 raise InputError(f"{place}: an architecture must be text, but {code} is {shortly(row[code])}")
             self._add(row[code], row[column], place)
+        self.sources.append({"kind": "file", "name": _last(path), "sha256": digest})
 
     def scores(self, sources: Sequence[Path], floor: int) -> TrainingSet:
         """The training set of all data."""
         named = ", ".join(map(str, sources))
-        if self.space is None or len(self.found) < floor:
+        if self.space is None or self.metric is None or len(self.found) < floor:
             raise InputError(f"{named}: at least {max(floor, 1)} architectures are needed, but got {len(self.found)}")
-        sign = 1.0 if self.objective is None or self.objective.maximize else -1.0
         description = {
-            "sources": [source.name or source.resolve().name for source in sources],
-            "metric": self.objective and (self.objective.metric if sign > 0 else str(self.objective)),
+            "sources": self.sources,
+            "metric": self.metric.as_json(),
             "merged": sum(map(len, self.found.values())) - len(self.found),
         }
-        means = np.array([sign * math.fsum(values) / len(values) for values in self.found.values()])
-        return TrainingSet(self.space, tuple(self.found), means, description)
+        means = np.array([self.metric.sign * math.fsum(values) / len(values) for values in self.found.values()])
+        return TrainingSet(self.space, tuple(self.found), means, self.metric, description)
 
     def _agree(self, space: SearchSpace, place: Path | str) -> None:
         """Set the space, or check that it is the same as before."""
@@ -218,14 +223,14 @@ class _Reading:
                 f"{_spelt(self.space)}"
             )
 
-    def _measure(self, objective: Objective, place: Path) -> None:
-        """Set the objective, or check that it is the same as before."""
-        if self.objective is None:
-            self.objective = objective
-        if objective != self.objective:
+    def _measure(self, metric: Metric, place: Path) -> None:
+        """Set the metric, or check that it is the same as before."""
+        if self.metric is None:
+            self.metric = metric
+        if metric != self.metric:
             raise InputError(
-                f"all scores must be of one metric, but {place} has {objective} and earlier sources have "
-                f"{self.objective}; name a metric that all have"
+                f"all scores must be of one metric, but {place} has {metric} and earlier sources have "
+                f"{self.metric}; name a metric that all have"
             )
 
     def _add(self, text: str, score: Any, place: str) -> None:
@@ -244,6 +249,11 @@ class _Reading:
         value = _number(score)
         if value is None or not math.isfinite(value):
             raise InputError(f"{place}: a score must be a finite number, but got {shortly(score)}")
+        if self.metric is not None:
+            try:
+                self.metric.check(value)
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from None
         self.found.setdefault(architecture, []).append(value)
 
 
@@ -281,31 +291,38 @@ def _score_column(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, 
     raise InputError(f"{path} has several columns that may be scores, {shortly(numeric or others)}; name one of them")
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
-    """The columns of a file, and its rows, each with its position for messages."""
+def _last(path: Path) -> str:
+    """The last part of a path, without those above it, which are of one machine."""
+    return path.name or path.resolve().name
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]], str]:
+    """The columns of a file, its rows, each with its position for messages, and the SHA-256 of the file."""
     if not path.name.endswith(KINDS):
         missing = "" if os.path.lexists(path) else ", and does not exist"
         raise InputError(
             f"a source must be a run directory or a .csv, .csv.gz or .json file, but {path} is neither{missing}"
         )
-    text = _text(path)
+    text, digest = _text(path)
     try:
-        return _json_rows(path, text) if path.name.endswith(".json") else _csv_rows(path, text)
+        columns, rows = _json_rows(path, text) if path.name.endswith(".json") else _csv_rows(path, text)
+        return columns, rows, digest
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
 
 
-def _text(path: Path) -> str:
-    """The text of a file, decompressed and decoded."""
+def _text(path: Path) -> tuple[str, str]:
+    """The text of a file, decompressed and decoded, and the SHA-256 of the file."""
     try:
         data = read_file(path)
+        digest = hashlib.sha256(data).hexdigest()
         if path.name.endswith(".gz"):
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
                 data = packed.read(LARGEST + 1)
         if len(data) <= LARGEST:
-            return data.decode("utf-8-sig")
+            return data.decode("utf-8-sig"), digest
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zlib.error) as error:
@@ -324,6 +341,11 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[tuple[str, dict[st
                 continue
             if not columns:
                 columns = [cell.strip() for cell in cells]
+                if not columns[0] and all(columns[1:]):
+                    raise InputError(
+                        f"{place}: the first column has no name, as the index that pandas writes; remove it, or write "
+                        "the file with to_csv(…, index=False)"
+                    )
                 if len(set(columns)) < len(columns) or "" in columns:
                     raise InputError(f"{place}: all columns must have different names, but got {shortly(columns)}")
             elif len(cells) != len(columns):

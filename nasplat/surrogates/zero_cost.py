@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError, unknown
+from nasplat.nn.counting import built
 from nasplat.search_space import SearchSpace
 from nasplat.task import derive_seed
 from nasplat.training.seeding import seeded
@@ -228,7 +229,11 @@ class Proxies:
         self.labels = labels
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
-        """The value of each proxy, by name."""
+        """The value of each proxy, by name.
+
+        Raises:
+            TrialFailed: The network has other parameters than its space computes.
+        """
         measured = [name for name in self.names if name in MEASURED]
         sums = dict.fromkeys(measured, 0.0)
         for number in range(self.initializations if measured else 0):
@@ -240,7 +245,7 @@ class Proxies:
     def _once(self, architecture: Architecture, names: Sequence[str], seed: int) -> dict[str, float]:
         """The proxies of one newly initialized network."""
         with seeded(seed):
-            network = self.space.build(architecture, self.io).to(self.images.device)
+            network = built(self.space, architecture, self.io).to(self.images.device)
         probe = Probe(network, self.images, self.labels, patterns="nwot" in names)
         return {name: MEASURED[name](probe) for name in names}
 

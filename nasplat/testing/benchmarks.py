@@ -11,6 +11,7 @@ from numpy.random import default_rng
 from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.errors import InputError, TrialFailed
+from nasplat.metric import Metric
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.task import STATE, Evaluate, Measurement, Trained, encode_outcome
@@ -22,14 +23,20 @@ Made = TypeVar("Made", bound=Benchmark)
 
 
 def measures_what_it_declares(make: MakeBenchmark) -> None:
-    """Every measurement has all declared metrics, finite, fractions between 0 and 1, and names its split."""
+    """Every measurement has all declared metrics, finite, fractions between 0 and 1, and names its split.
+
+    Metrics of the code are among the declared ones.
+    """
     benchmark, task, _ = _prepared(make)
     measurement = _measure(benchmark, task)
     missing = set(benchmark.metrics) - set(measurement.metrics)
     assert not missing, f"a measurement lacks {missing}"
+    undeclared = set(benchmark.code_metrics) - set(benchmark.metrics)
+    assert not undeclared, f"{undeclared} are metrics of the code, but are not declared metrics"
     for name, value in measurement.metrics.items():
         assert math.isfinite(value), f"{name} is {value}"
-        assert not name.endswith("accuracy") or 0 <= value <= 1, f"{name} is {value}, which is not between 0 and 1"
+        metric = Metric.known(name)
+        assert metric is None or metric.low <= value <= metric.high, f"{name} is {value}, which no {name} can be"
     assert measurement.split in ("validation", "test"), f"the split is {measurement.split!r}"
 
 
@@ -282,6 +289,7 @@ def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
         is_measurable=benchmark.feasible,
         enumerable_members=benchmark.enumerable_members,
         analytic_metrics=benchmark.analytic_metrics,
+        code_metrics=benchmark.code_metrics,
         seed=1,
     )
     return benchmark, problem.evaluate(problem.sample()), problem

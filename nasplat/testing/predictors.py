@@ -67,6 +67,41 @@ def scores_do_not_depend_on_company(make: MakePredictor) -> None:
     assert np.allclose(together[:5], alone, rtol=1e-4, atol=1e-6), f"{together[:5]} together but {alone} alone"
 
 
+def estimates_follow_the_unit_of_the_scores(make: MakePredictor) -> None:
+    """Scores in another unit, a · score + b, give estimates a · estimate + b and deviations a · deviation."""
+    architectures, scores = _examples(30)
+    factor, offset = 100.0, -30.0
+    values, deviations = make(ToySpace()).fit(architectures, scores).estimate(architectures)
+    others, theirs = make(ToySpace()).fit(architectures, factor * scores + offset).estimate(architectures)
+    tolerance = 0.02 * factor * float(np.ptp(scores))
+    apart = np.abs(others - (factor * values + offset)).max()
+    assert apart <= tolerance, f"an estimate is {apart:.3g} off the one in the other unit; set target_transform in fit"
+    assert (deviations is None) == (theirs is None), "it has deviations of one fit alone"
+    if deviations is not None and theirs is not None:
+        apart = np.abs(theirs - factor * deviations).max()
+        assert apart <= tolerance, f"a deviation is {apart:.3g} off the one in the other unit"
+
+
+def estimates_lie_among_the_scores(make: MakePredictor) -> None:
+    """Estimates of the training set lie within the range of its scores or half of it beyond, and deviations fit them.
+
+    They are centered where the scores are; deviations are finite, not negative, and not wider than the range.
+    """
+    architectures, scores = _examples(30)
+    values, deviations = make(ToySpace()).fit(architectures, scores).estimate(architectures)
+    low, high = float(scores.min()), float(scores.max())
+    span = high - low
+    assert values.shape == scores.shape, f"{len(scores)} architectures got estimates of shape {values.shape}"
+    inside = (low - span / 2 <= values) & (values <= high + span / 2)
+    assert inside.all(), f"scores are {low:.3g} to {high:.3g}, but an estimate is {values[~inside][0]:.3g}"
+    center = float(np.median(values))
+    assert low <= center <= high, f"scores are {low:.3g} to {high:.3g}, but the median estimate is {center:.3g}"
+    if deviations is not None:
+        assert deviations.shape == scores.shape, f"{len(scores)} architectures got deviations of {deviations.shape}"
+        fit = (deviations >= 0) & (deviations <= span)
+        assert fit.all(), f"the range of the scores is {span:.3g}, but a deviation is {deviations[~fit][0]:.3g}"
+
+
 def learns_to_rank(make: MakePredictor) -> None:
     """It ranks most pairs of training examples correctly, and most pairs of unseen examples."""
     architectures, scores = _examples(100)
@@ -102,6 +137,8 @@ def saved_is_loaded(make: MakePredictor) -> None:
         assert np.allclose(loaded.predict(architectures), predictor.predict(architectures)), (
             "the loaded predictor gives different predictions"
         )
+        values, others = (each.estimate(architectures)[0] for each in (predictor, loaded))
+        assert np.allclose(values, others), "loaded, it estimates in another unit"
 
 
 def damaged_is_refused(make: MakePredictor) -> None:
@@ -173,6 +210,8 @@ PREDICTOR_CHECKS: tuple[Callable[[MakePredictor], None], ...] = (
     one_finite_score_each,
     out_of_fold_predictions_are_finite,
     scores_do_not_depend_on_company,
+    estimates_follow_the_unit_of_the_scores,
+    estimates_lie_among_the_scores,
     learns_to_rank,
     same_data_same_predictions,
     saved_is_loaded,

@@ -22,8 +22,19 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
     Returns:
         The parts of the search. The strategy has its state at the end of the search.
     """
-    assembly = Assembly.of(config)
-    run = Run(folder) if folder.exists() else Run.create(folder, assembly.config, protocol=assembly.benchmark.protocol)
+    if folder.exists():
+        run = Run(folder)
+        assembly = Assembly.of(config, run.data, code_metrics=run.code_metrics)
+    else:
+        assembly = Assembly.of(config).with_data()
+        benchmark = assembly.benchmark
+        run = Run.create(
+            folder,
+            assembly.config,
+            protocol=benchmark.protocol,
+            code_metrics=benchmark.code_metrics,
+            data=assembly.workload.data,
+        )
     artifacts = run.artifacts
     with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts).run()

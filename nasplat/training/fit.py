@@ -393,15 +393,21 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, examples: Examples) -> dict[str, float]:
+def evaluate(model: nn.Module, examples: Examples, *, stratified: bool = False) -> dict[str, float]:
     """Accuracy (a fraction) and mean cross-entropy (nats) of a classifier, with its running statistics.
 
     Computed in float32, at any training precision, since the network is stored and exported in float32.
+
+    Args:
+        model: The classifier.
+        examples: The examples.
+        stratified: Whether every batch is a sample of all classes, for networks that use the statistics of the batch.
     """
     model.eval()
     correct, loss = 0.0, 0.0
     for first in range(0, len(examples), EVALUATION_BATCH):
-        images, labels = examples.batch(slice(first, first + EVALUATION_BATCH))
+        rows = slice(first, first + EVALUATION_BATCH)
+        images, labels = examples.batch(examples.order[rows] if stratified else rows)
         logits = model(images)
         correct += (logits.argmax(1) == labels).sum().item()
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()

@@ -6,12 +6,18 @@ from pydantic import Field
 
 from nasplat.options import Options
 
+LARGEST_BATCH, SMALLEST_BATCH = 64, 8
+"""The default batch sizes for many and for few training images."""
+LEAST_STEPS = 10
+"""The number of steps in an epoch for which the default batch size is lowered."""
+
 
 class RecipeOptions(Options):
     """How a classifier is trained.
 
     Args:
-        batch_size: The number of images in each step.
+        batch_size: The number of images in each step; by default 64, or less if that gives fewer than 10 steps an
+            epoch.
         learning_rate: The highest learning rate.
         optimizer: SGD, or Adam with the usual betas (.9, .999).
         momentum: The momentum of SGD.
@@ -35,7 +41,7 @@ class RecipeOptions(Options):
             Metrics are always computed in float32.
     """
 
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[int, Field(ge=2)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -51,6 +57,19 @@ class RecipeOptions(Options):
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 4.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def batch(self, images: int) -> int:
+        """The number of images in each step for a number of training images.
+
+        The default is a power of two from 8 to 64: the largest with at least `LEAST_STEPS` steps an epoch, since few
+        steps leave a network untrained.
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        batch = LARGEST_BATCH
+        while batch > SMALLEST_BATCH and images // batch < LEAST_STEPS:
+            batch //= 2
+        return batch
 
 
 class SuperResolutionRecipeOptions(Options):

@@ -119,7 +119,7 @@ def recalibrate_path(network: nn.Module, statistics: Statistics, examples: Examp
 
     Args:
         network: The network with a copy of the shared weights.
-        statistics: The mean over the first training images, or the statistics of each measured batch.
+        statistics: The mean over a stratified sample of training images, or the statistics of each measured batch.
         examples: The training examples.
         images: The number of training examples to use.
     """
@@ -130,4 +130,4 @@ def recalibrate_path(network: nn.Module, statistics: Statistics, examples: Examp
     # All batches have equal weight, so none may be much smaller than the others.
     number = -(-last // CALIBRATION_BATCH)
     edges = [last * i // number for i in range(number + 1)]
-    recalibrate(network, (examples.batch(slice(*edge))[0] for edge in pairwise(edges)))
+    recalibrate(network, (examples.batch(examples.order[slice(*edge)])[0] for edge in pairwise(edges)))
