@@ -23,7 +23,7 @@ from nasplat.latency.known import LatencyKnown
 from nasplat.latency.options import LatencyOptions
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
-from nasplat.training.options import LARGEST_BATCH, RecipeOptions, SharedWeightsOptions
+from nasplat.training.options import RecipeOptions, SharedWeightsOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -149,13 +149,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         notes = self._dataset.survey().notes()
         manifest = manifest_of(self.recorded, DATA)
         images = manifest.images if manifest is not None and manifest.subset == self.data.subset else None
-        if images is not None and (batch := self.recipe.batch(images)) != (self.recipe.batch_size or LARGEST_BATCH):
-            notes = (
-                *notes,
-                f"batches have {batch} images: an epoch of {images:,} images has {images // batch} steps then, and "
-                f"{images // LARGEST_BATCH} with {LARGEST_BATCH}; "
-                f"--set benchmark.recipe.batch_size={LARGEST_BATCH} keeps {LARGEST_BATCH}",
-            )
+        if images is not None and (note := self.recipe.note(images)):
+            notes = (*notes, note)
         return notes
 
     def check_supernet(self) -> None:

@@ -221,7 +221,7 @@ def test_exchanged_classes_are_named_and_their_outputs_follow_the_images(run: Ru
 
 @pytest.mark.parametrize("limit", [0, 1_000])
 def test_one_rule_of_digests_holds_for_all_parts(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasplat.data.manifest.WHOLE_BYTES", limit)
+    monkeypatch.setattr("nasplat.data.digests.WHOLE_BYTES", limit)
     draw(tmp_path / "images" / "train", "ab", 12)
     draw(tmp_path / "images" / "test", "ab", 4, seed=3)
     shutil.copy(tmp_path / "images" / "test" / "a" / "0.png", tmp_path / "images" / "train" / "a" / "leak.png")
@@ -262,7 +262,7 @@ def test_a_folder_that_was_copied_is_read_once(run: Run, images: Path, monkeypat
     for path in images.rglob("*.png"):
         path.write_bytes(path.read_bytes())
     assembly = Assembly.of(run.config, run.data).with_data()
-    monkeypatch.setattr("nasplat.data.manifest._digest_of_whole", None)  # nothing is read for a digest from here on
+    monkeypatch.setattr("nasplat.data.digests._digest_of_whole", None)  # nothing is read for a digest from here on
     worker = replace(assembly.workload).make()
     worker.prepare()
 
@@ -597,7 +597,9 @@ def test_images_of_one_content_are_in_one_part_of_a_set(scenes: Path) -> None:
     manifest = picture_set("picture_folder", scenes).manifest()
     part_of = {file.name: part for part, files in manifest.parts.items() for file in files}
     assert all(part_of[f"{row}.png"] == part_of[f"{row}b.png"] for row in range(10))
-    assert manifest.notes == ("10 images have the content of another one; each group is in one part",)
+    assert manifest.notes == (
+        "10 images have the content of another one, such as 0.png and 0b.png; each group is in one part",
+    )
 
 
 @pytest.mark.parametrize("name", ["Training", "TRAIN", "train"])
@@ -621,8 +623,8 @@ def test_a_table_that_changed_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_much_data_is_sampled_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasplat.data.manifest.WHOLE_BYTES", 100)
-    monkeypatch.setattr("nasplat.data.manifest.SAMPLE_BYTES", 10)
+    monkeypatch.setattr("nasplat.data.digests.WHOLE_BYTES", 100)
+    monkeypatch.setattr("nasplat.data.digests.SAMPLE_BYTES", 10)
     path = tmp_path / "large"
     path.write_bytes(bytes(range(200)))
     recorded = one_file("large", path)

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from nasplat.architecture import IO
+from nasplat.data import copies
+from nasplat.data.copies import PARTS
 from nasplat.data.dataset import Dataset, Source
+from nasplat.data.digests import DataFile, described, is_large
 from nasplat.data.examples import Splits
 from nasplat.data.layout import folders, parts_in, suspicions
-from nasplat.data.manifest import SAME_CONTENT, Changes, DataFile, Manifest, described, is_large
+from nasplat.data.manifest import Changes, Manifest
 from nasplat.data.picture_files import ENDINGS, Survey, UnreadablePictures, files_below, surveyed, why_left_out
 from nasplat.data.pictures import Pictures, squares
 from nasplat.data.splitting import Parts, part_off
 from nasplat.errors import InputError
 
-PARTS = ("training", "validation", "test")
 SHARES = {"test": 5, "validation": 4}
 """For each part without a folder: one in this many images is taken for it, from those that are left."""
 
@@ -233,31 +235,12 @@ def _listed(place: Path, part: str, classes: Sequence[str], left_out: Counter[st
 def _separate(
     files: Mapping[str, Sequence[DataFile]],
 ) -> tuple[dict[str, tuple[DataFile, ...]], tuple[DataFile, ...], list[str]]:
-    """Three parts without a common content, what is left out for that, and what users should know of it.
+    """Three parts without a common content, what is left out for that, and lines for users.
 
     A part without a folder is taken from training: a fifth for the test, then a quarter of the rest for validation.
     """
-    said: list[str] = []
-    parts = {part: list(files.get(part, ())) for part in PARTS}
-    left_out: list[DataFile] = []
-    taken: dict[str, str] = {}
-    for part in reversed(PARTS):  # the test is kept whole, so that it stays comparable
-        doubles = [file for file in parts[part] if file.digest in taken]
-        if doubles:
-            parts[part] = [file for file in parts[part] if file.digest not in taken]
-            left_out += doubles
-            others = " and ".join(sorted({taken[file.digest] for file in doubles}))
-            if not parts[part]:
-                raise InputError(
-                    f"every image of {part} has the content of an image of {others}, such as {doubles[0].name}; parts "
-                    "must have different images"
-                )
-            said.append(
-                f"{len(doubles)} images of {part} are left out of it, such as {doubles[0].name}, since {SAME_CONTENT}: "
-                f"{others}"
-            )
-        taken |= {file.digest: part for file in parts[part]}
-    said += _told_of_doubles(parts)
+    parts, left_out, said = copies.apart(files)
+    said += copies.told(parts)
     for part, share in SHARES.items():
         if part not in files:
             parts["training"], parts[part] = _parted(parts["training"], share, f"a {part} split")
@@ -273,26 +256,6 @@ def _parted(files: Sequence[DataFile], share: int, what: str) -> tuple[list[Data
     _, rows = part_off(np.array([file.label for file in alone]), len(alone) // share, what)
     chosen = {alone[row].digest for row in rows.tolist()}
     return [f for f in files if f.digest not in chosen], [f for f in files if f.digest in chosen]
-
-
-def _told_of_doubles(parts: Mapping[str, Sequence[DataFile]]) -> list[str]:
-    """Lines on images of the same content, within one class and in several."""
-    same: dict[str, list[DataFile]] = {}
-    for files in parts.values():
-        for file in files:
-            same.setdefault(file.digest, []).append(file)
-    groups = [group for group in same.values() if len(group) > 1]
-    said = []
-    if groups:
-        one, other = groups[0][0].name, groups[0][1].name
-        extra = sum(len(group) - 1 for group in groups)
-        said.append(
-            f"{extra} images have the content of another one, such as {one} and {other}; each group is in one part"
-        )
-    if mixed := [group for group in groups if len({file.label for file in group}) > 1]:
-        one, other = mixed[0][0].name, next(file.name for file in mixed[0] if file.label != mixed[0][0].label)
-        said.append(f"{len(mixed)} contents are in several classes, such as {one} and {other}; remove what is wrong")
-    return said
 
 
 def _changes(recorded: Manifest, listing: _Listing) -> Changes:

@@ -1,14 +1,12 @@
 """The identity of data: which files a run was trained on, with their contents, and what was computed from them."""
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from nasplat.data.digests import DataFile, described, in_threads, is_large, is_same, stated
 from nasplat.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -17,11 +15,6 @@ if TYPE_CHECKING:
 FORMAT = "nasplat data 1"
 DATA = "data"
 """The purpose of the data that networks are trained and measured on."""
-WHOLE_BYTES = 4 * 2**30
-"""The content of files is read for their digests up to this many bytes in all. Beyond it, files are sampled."""
-SAMPLE_BYTES = 2**16
-"""The length of the beginning and of the end of a file that a sampled digest covers, in bytes."""
-THREADS = 8
 NAMED = 3
 SAME_CONTENT = "they have the content of images of another part"
 """The number of files that a message names of each kind of change."""
@@ -48,26 +41,6 @@ class DataChanged(InputError):
 
     def __str__(self) -> str:
         return f"{self.what}; {self.remedy}"
-
-
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """One file of a data set.
-
-    Args:
-        name: Its path below the folder of the data, with ``/``.
-        size: Its size in bytes.
-        changed_ns: The time of its last change. If size and time are the same, the content is not read again.
-        digest: The SHA-256 of its content; ``sample:`` and the SHA-256 of its beginning and end if there is too much
-            data to be read.
-        label: The number of its class; None without classes.
-    """
-
-    name: str
-    size: int
-    changed_ns: int
-    digest: str
-    label: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +203,7 @@ class Manifest:
         recorded = self.files if present is None else self.known
         there = {name for name in recorded if (folder / name).is_file()} if present is None else set(present)
         kept = [file for name, file in recorded.items() if name in there]
-        changed = [file.name for file, same in zip(kept, _in_threads(_is_same, folder, kept), strict=True) if not same]
+        changed = [file.name for file, same in zip(kept, in_threads(is_same, folder, kept), strict=True) if not same]
         removed, added = [name for name in recorded if name not in there], sorted(there - recorded.keys())
         now = {file.name: file for file in described(folder, [*changed, *added], sampled=self.sampled)}
         by_digest: dict[str, list[str]] = {}
@@ -260,7 +233,7 @@ class Manifest:
         """The same manifest with the times that unchanged files have today, so that they need not be read again."""
 
         def today(files: Sequence[DataFile]) -> tuple[DataFile, ...]:
-            return tuple(replace(_stated(folder, f.name), digest=f.digest, label=f.label) for f in files)
+            return tuple(replace(stated(folder, f.name), digest=f.digest, label=f.label) for f in files)
 
         parts = {part: today(files) for part, files in self.parts.items()}
         return replace(self, parts=parts, left_out=today(self.left_out))
@@ -366,32 +339,6 @@ def _changes_of_file(recorded: Manifest, path: Path) -> Changes:
     return recorded.differences(path.parent, [path.name] if path.is_file() else [])
 
 
-def is_large(folder: Path, names: Iterable[str]) -> bool:
-    """Whether there is too much data for digests of whole files."""
-    return sum(_stated(folder, name).size for name in names) > WHOLE_BYTES
-
-
-def described(
-    folder: Path, names: Sequence[str], labels: Sequence[int | None] | None = None, *, sampled: bool = False
-) -> list[DataFile]:
-    """The records of files.
-
-    Args:
-        folder: The folder of the data.
-        names: The paths of the files below it.
-        labels: The class of each file.
-        sampled: Whether only the beginning and the end of each file are read.
-
-    Raises:
-        InputError: A file cannot be read.
-    """
-    bare = [_stated(folder, name) for name in names]
-    digest = _digest_of_sample if sampled else _digest_of_whole
-    digests = _in_threads(digest, folder, bare)
-    marks = labels or [None] * len(bare)
-    return [replace(file, digest=each, label=label) for file, each, label in zip(bare, digests, marks, strict=True)]
-
-
 def _rows_of(files: Sequence[DataFile]) -> list[list[object]]:
     return [[file.name, file.size, file.changed_ns, file.digest, file.label] for file in files]
 
@@ -403,49 +350,3 @@ def _count(value: Any) -> int | None:
 def _file_of(row: Any) -> DataFile:
     name, size, changed_ns, digest, label = row
     return DataFile(str(name), int(size), int(changed_ns), str(digest), None if label is None else int(label))
-
-
-def _stated(folder: Path, name: str) -> DataFile:
-    try:
-        status = (folder / name).stat()
-    except OSError as error:
-        raise InputError(f"{folder / name} cannot be read: {error.strerror}; repair or remove it") from error
-    return DataFile(name, status.st_size, status.st_ctime_ns, "")
-
-
-def _is_same(folder: Path, file: DataFile) -> bool:
-    """Whether a file has the recorded content. A renamed or copied folder keeps content, but not times."""
-    now = _stated(folder, file.name)
-    if now.size != file.size:
-        return False
-    if now.changed_ns == file.changed_ns:
-        return True
-    digest = _digest_of_sample if file.digest.startswith("sample:") else _digest_of_whole
-    return bool(digest(folder, now) == file.digest)
-
-
-def _digest_of_whole(folder: Path, file: DataFile) -> str:
-    try:
-        with (folder / file.name).open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{folder / file.name} cannot be read: {error.strerror}; repair or remove it") from error
-
-
-def _digest_of_sample(folder: Path, file: DataFile) -> str:
-    try:
-        with (folder / file.name).open("rb") as opened:
-            content = opened.read(SAMPLE_BYTES)
-            opened.seek(max(file.size - SAMPLE_BYTES, 0))
-            content += opened.read(SAMPLE_BYTES)
-    except OSError as error:
-        raise InputError(f"{folder / file.name} cannot be read: {error.strerror}; repair or remove it") from error
-    return f"sample:{file.size}:{hashlib.sha256(content).hexdigest()}"
-
-
-def _in_threads(work: Any, folder: Path, files: Sequence[DataFile]) -> list[Any]:
-    """The results for all files. Reading and hashing release Python's global lock."""
-    if len(files) < 2 * THREADS:
-        return [work(folder, file) for file in files]
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda file: work(folder, file), files, chunksize=64))

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nasplat.data import copies
+from nasplat.data.copies import PARTS
+from nasplat.data.digests import described, is_large
 from nasplat.data.layout import parts_in
 from nasplat.data.location import data_folder
-from nasplat.data.manifest import SAME_CONTENT, DataFile, Manifest, described, is_large
+from nasplat.data.manifest import Manifest
 from nasplat.data.picture_files import ENDINGS, Pixels, Survey, UnreadablePictures, files_below, surveyed, why_left_out
 from nasplat.errors import InputError, unknown
 
@@ -270,7 +273,6 @@ def _div2k(places: Sequence[Path]) -> PictureSet:
 
 OF_FIVE = {"validation": 3, "test": 4}
 """The index, among every five training images sorted by name, of the image for a part without a folder."""
-PARTS = ("training", "validation", "test")
 
 
 def _picture_folder(places: Sequence[Path]) -> PictureSet:
@@ -279,30 +281,17 @@ def _picture_folder(places: Sequence[Path]) -> PictureSet:
     listed, divided = _listing(place)
     sampled = is_large(place, [name for names in listed.values() for name in names])
     files = {part: described(place, names, sampled=sampled) for part, names in listed.items()}
-    said: list[str] = []
-    left_out: list[DataFile] = []
-    taken: dict[str, str] = {}
-    for part in reversed(PARTS):  # the test is kept whole, so that it stays comparable
-        rows = files.get(part, [])
-        if doubles := [file for file in rows if file.digest in taken]:
-            files[part] = [file for file in rows if file.digest not in taken]
-            left_out += doubles
-            said.append(
-                f"{len(doubles)} images of {part} are left out of it, such as {doubles[0].name}, since {SAME_CONTENT}: "
-                f"{taken[doubles[0].digest]}"
-            )
-        taken |= {file.digest: part for file in files.get(part, [])}
+    separate, left_out, said = copies.apart(files)
+    said += copies.told(separate)
     absent = [part for part in PARTS[1:] if part not in divided]
     first: dict[str, int] = {}
-    for file in files["training"]:
+    for file in separate["training"]:
         first.setdefault(file.digest, len(first))
-    if extra := len(files["training"]) - len(first):
-        said.append(f"{extra} images have the content of another one; each group is in one part")
-    parts = {part: tuple(files.get(part, ())) for part in PARTS}
+    parts = {part: tuple(rows) for part, rows in separate.items()}
     for part in absent:
-        parts[part] = tuple(file for file in files["training"] if first[file.digest] % 5 == OF_FIVE[part])
+        parts[part] = tuple(file for file in separate["training"] if first[file.digest] % 5 == OF_FIVE[part])
     held = {OF_FIVE[part] for part in absent}
-    parts["training"] = tuple(file for file in files["training"] if first[file.digest] % 5 not in held)
+    parts["training"] = tuple(file for file in separate["training"] if first[file.digest] % 5 not in held)
     for part, images in parts.items():
         if not images:
             raise InputError(

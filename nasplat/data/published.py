@@ -8,8 +8,9 @@ from pathlib import Path
 from nasplat.architecture import IO
 from nasplat.data import pictures
 from nasplat.data.dataset import Dataset, Source
+from nasplat.data.digests import described, is_large
 from nasplat.data.examples import Splits
-from nasplat.data.manifest import Changes, Manifest, described, is_large
+from nasplat.data.manifest import Changes, Manifest
 from nasplat.data.pictures import Pictures
 from nasplat.data.splitting import Parts, shares
 from nasplat.errors import InputError

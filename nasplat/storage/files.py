@@ -68,9 +68,8 @@ def appearing(path: Path) -> Iterator[BinaryIO]:
     The umask decides who may read and write it, as for every new file. A share may refuse to change that later.
     """
     temporary = _draft_of(path)
-    file = temporary.open("xb")
-    try:
-        with file:
+    try:  # an interruption may come as soon as the file is there
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # a name must not outlive a power cut that its content does not

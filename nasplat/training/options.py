@@ -71,6 +71,17 @@ class RecipeOptions(Options):
             batch //= 2
         return batch
 
+    def note(self, images: int) -> str:
+        """One line for users if the default batch size is lowered for few training images; else empty."""
+        batch = self.batch(images)
+        if self.batch_size is not None or batch == LARGEST_BATCH:
+            return ""
+        return (
+            f"batches have {batch} images: an epoch of {images:,} images has {images // batch} steps then, and "
+            f"{images // LARGEST_BATCH} with {LARGEST_BATCH}; --set benchmark.recipe.batch_size={LARGEST_BATCH} keeps "
+            f"{LARGEST_BATCH}"
+        )
+
 
 class SuperResolutionRecipeOptions(Options):
     """How a super-resolution network is trained: by Adam, on patches.
