@@ -233,6 +233,16 @@ def test_routes_methods_and_types_are_refused_in_json(client: TestClient) -> Non
     refused(client.post("/v1/predict", content="{}", headers={"Content-Type": "text/plain"}), 415, "not_json")
 
 
+def test_head_is_answered_as_get_without_the_body(client: TestClient) -> None:
+    for path in ("/", "/healthz", "/v1/model", "/openapi.json"):
+        asked, got = client.head(path), client.get(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers == got.headers
+    response = client.head("/v1/predict")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert client.put("/healthz").headers["allow"] == "GET, HEAD"
+
+
 def test_a_token_opens_everything_and_health_needs_none(saved: StoredPredictor) -> None:
     with TestClient(make_app(saved, token=TOKEN)) as client:
         for path in ("/v1/model", "/openapi.json", "/", "/nowhere"):

@@ -18,7 +18,7 @@ from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor
 TOKEN = "NASPLAT_TOKEN"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONNECTIONS = 1000
-"""Maximum number of open connections. The size of each request is limited too."""
+"""Maximum number of open connections. One peer may have fewer; the size of each request is limited too."""
 
 
 def serve(
@@ -84,6 +84,7 @@ def _serve(
     from uvicorn.config import LOGGING_CONFIG
 
     from nasplat.server.app import make_app
+    from nasplat.server.connections import Limits, limited
 
     app = make_app(saved, batch=batch, token=token, hosts=hosts)
     logging = deepcopy(LOGGING_CONFIG)
@@ -94,6 +95,7 @@ def _serve(
         log_level="info" if log else "error",
         access_log=log,
         lifespan="on",
+        http=limited(Limits()),
         ws="none",
         server_header=False,
         limit_concurrency=CONNECTIONS,

@@ -19,7 +19,7 @@ from nasplat.errors import InputError
 from nasplat.options import shortly
 from nasplat.predictor import UncertainPredictor, options_of
 from nasplat.server.batching import Batcher, OverfullError
-from nasplat.server.guard import Guard, as_json, refusal
+from nasplat.server.guard import Guard, HeadAsGet, as_json, refusal
 from nasplat.server.schema import Health, Model, Predictions, Ranking, Refusal, requests
 from nasplat.surrogates.predictor_store import Predicted, StoredPredictor, best_first
 from nasplat.surrogates.training_set import LONGEST, member
@@ -182,6 +182,7 @@ def make_app(
     app.add_exception_handler(_Refused, _told)
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(Exception, _told)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Guard, hosts=hosts, token=token)
     if token is not None:
         _describe_token(app)
@@ -253,7 +254,9 @@ async def _told(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return refusal(404, "no_such_route", "there is no such route; GET /openapi.json lists all routes")
     if error.status_code == 405:
-        return refusal(405, "wrong_method", "this route does not allow the method; see the header Allow", error.headers)
+        allowed = (error.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
+        message = "this route does not allow the method; see the header Allow"
+        return refusal(405, "wrong_method", message, {"Allow": allowed})
     return refusal(error.status_code, "refused", str(error.detail)[:200], error.headers)
 
 

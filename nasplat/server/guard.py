@@ -1,4 +1,4 @@
-"""Access control before any other processing: the Host header and the token."""
+"""What comes before the routes: the Host header and the token are checked, and HEAD becomes GET."""
 
 import ipaddress
 import json
@@ -78,6 +78,20 @@ class Guard:
             "this server requires a token; send the header Authorization: Bearer TOKEN",
             {"WWW-Authenticate": "Bearer"},
         )
+
+
+class HeadAsGet:
+    """Answers HEAD as GET: the server leaves out the body of the answer, which it knows from the request.
+
+    As a middleware, so that no route is described twice.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = scope["type"] == "http" and scope["method"] == "HEAD"
+        await self._app({**scope, "method": "GET"} if head else scope, receive, send)
 
 
 def _name(host: bytes) -> str:

@@ -1,0 +1,116 @@
+"""Connections: how many one peer may have, and how long it may keep the server waiting.
+
+Both hold before a request exists, so that they hold for those who have no token.
+"""
+
+import asyncio
+import ipaddress
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+    b'{"error":{"code":"busy","message":"your address has too many open connections; close some and try again"}}'
+)
+
+
+@dataclass(slots=True)
+class Limits:
+    """The limits of connections, and the number that each peer has.
+
+    Args:
+        seconds: How long a peer may take for the head of a request, and for taking in what it is sent.
+        per_peer: The number of connections that a peer may have open.
+    """
+
+    seconds: float = 20.0
+    per_peer: int = 250
+    peers: Counter[str] = field(default_factory=Counter)
+
+
+class LimitedConnection(H11Protocol):
+    """A connection that is closed if its peer has too many, or keeps the server waiting for too long.
+
+    Uvicorn has a time limit only for idle connections after a response; a single byte lifts it.
+    """
+
+    limits: Limits
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._peer = peer_of(self.client[0] if self.client else "")
+        self.limits.peers[self._peer] += 1
+        if self.limits.peers[self._peer] > self.limits.per_peer:
+            transport.write(FULL)
+            transport.close()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+        self.limits.peers[self._peer] -= 1
+        if not self.limits.peers[self._peer]:
+            del self.limits.peers[self._peer]
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Let the deadline run exactly while it is the peer's turn: to send a request, or to take what it is sent."""
+        if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
+            self._stop_watching()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.limits.seconds, self._end)
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self) -> None:
+        """Close the connection; if that takes as long again, for nobody takes what is still to be sent, cut it off."""
+        if self.transport.is_closing():
+            self.transport.abort()
+            return
+        self.transport.close()
+        self._deadline = self.loop.call_later(self.limits.seconds, self._end)
+
+
+def limited(limits: Limits) -> type[LimitedConnection]:
+    """The protocol with these limits, for uvicorn's option ``http``, which takes a class."""
+
+    class Connection(LimitedConnection):
+        pass
+
+    Connection.limits = limits
+    return Connection
+
+
+def peer_of(host: str) -> str:
+    """What counts as one peer: an IPv4 address, or the first half of an IPv6 address, which one site has whole.
+
+    >>> peer_of("192.0.2.7"), peer_of("2001:db8::1"), peer_of("")
+    ('192.0.2.7', '2001:db8::/64', '')
+    """
+    try:
+        address: Any = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # a socket without an address
+        return host
+    return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
