@@ -17,7 +17,7 @@ from nasplat.executors.attempt import Attempt
 from nasplat.executors.executor import ARTIFACT_LOST, OUT_OF_MEMORY, Executor
 from nasplat.executors.group import Rank
 from nasplat.executors.objects import Objects
-from nasplat.executors.ray_cluster import connect, kind_of, reason_of, require
+from nasplat.executors.ray_cluster import check_own_node, connect, kind_of, reason_of, require
 from nasplat.executors.retrying import NODE_LOST, OBJECT_LOST, RetryPolicy
 from nasplat.executors.worker_pool import Slot, WorkerPool
 from nasplat.task import (
@@ -50,7 +50,8 @@ class RayExecutor(Executor):
     `retries` times; then only this task fails. The same holds if a live worker reports that memory ran out. The loss
     of a node does not count as an attempt. A task that takes longer than `trial_seconds` fails without a retry, and its
     process is killed. If several workers share a task, the failure of one ends the attempt of all. A worker slot is
-    given up after repeated failed starts. The run ends if no slot is left. Each of these events is an incident.
+    given up after repeated failed starts. The run ends if no slot is left. Each of these events is an incident. The run
+    also ends if the node of this process is lost; what was at work is begun again when the run is resumed.
 
     Args:
         workload: The benchmark and the search space.
@@ -197,6 +198,7 @@ class RayExecutor(Executor):
             attempt.answers[slot] = error if lost else failure
             self._pool.release(slot)
         except RayError as error:
+            check_own_node(error)
             attempt.answers[slot] = error
             self._pool.kill(slot)
         else:

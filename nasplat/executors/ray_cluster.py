@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import (
     ActorUnavailableError,
+    LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -17,7 +18,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from nasplat.errors import InputError
+from nasplat.errors import InputError, RunError
 from nasplat.executors.executor import OUT_OF_MEMORY
 from nasplat.executors.retrying import NODE_LOST, OBJECT_LOST, WORKER_DIED
 
@@ -98,8 +99,21 @@ def is_node_lost(error: RayError) -> bool:
     A live node reports the death of its workers. If a worker is unreachable without such a report, or no node has a
     result any more, then the node itself is lost.
     """
-    gone = isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError)
+    gone = isinstance(error, ActorUnavailableError | LocalRayletDiedError | NodeDiedError | ObjectLostError)
     return gone or (not isinstance(error, RayTaskError) and "its node has died" in str(error))
+
+
+def check_own_node(error: RayError) -> None:
+    """Raise a `RunError` if the node that this process belongs to is lost.
+
+    This process owns its workers, so a cluster that takes it for dead ends all of them, wherever they are, and starts no
+    others. No trial is the cause, and none may fail for it. Calls of Ray that need the node would end the process.
+    """
+    if not isinstance(error, RayTaskError) and "its owner has died" in str(error):
+        raise RunError(
+            "the Ray node of this process is lost, and its workers with it: its raylet was killed, or the cluster "
+            "heard nothing of it for too long; if the cluster was not started by this command, start it again"
+        ) from error
 
 
 def kind_of(error: RayError) -> str:

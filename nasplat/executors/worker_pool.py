@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from nasplat.config import Workload
 from nasplat.errors import RunError
-from nasplat.executors.ray_cluster import is_node_lost, reason_of, why_no_worker
+from nasplat.executors.ray_cluster import check_own_node, is_node_lost, reason_of, why_no_worker
 from nasplat.executors.retrying import NODE_LOST, WORKER_DIED
 from nasplat.executors.worker import Worker
 from nasplat.task import Incident
@@ -100,6 +100,7 @@ class WorkerPool:
         try:
             answer = ray.get(reference)
         except RayError as error:
+            check_own_node(error)
             ray.kill(slot.actor)
             self._after_failed_start(slot, error)
             return
