@@ -6,7 +6,9 @@ import io
 import os
 import struct
 import tarfile
+import tracemalloc
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -535,6 +537,70 @@ def jpeg(image: Bytes) -> bytes:
     packed = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(packed, "JPEG", quality=75)
     return packed.getvalue()
+
+
+HUGE = 1 << 25
+"""Bytes of a file that unpacks to more than it says; far above what may be kept of it."""
+
+
+def peak(read: Callable[[], object]) -> tuple[str, int]:
+    """The message of a reader that refuses, and the most bytes that Python and numpy had allocated in it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) as refused:
+            read()
+        return str(refused.value), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "message"),
+    [
+        ((2**32 - 1, 28, 28), 3, "4,294,967,295 rows, more than the 10"),
+        ((3, 2**32 - 1, 2**32 - 1), 3, "but (3, 28, 28) is expected"),
+        ((3, 28, 28), 3, "it has more bytes after its head, but 2,352 are expected"),
+        ((2**32 - 1,), 1, "4,294,967,295 rows, more than the 10"),
+        ((3,), 1, "it has more bytes after its head, but 3 are expected"),
+    ],
+)
+def test_an_idx_file_is_unpacked_no_further_than_it_may_go(
+    shape: tuple[int, ...], count: int, message: str, tmp_path: Path
+) -> None:
+    labels, images = tmp_path / "labels.gz", tmp_path / "images.gz"
+    labels.write_bytes(gzip.compress(idx(np.zeros(3, dtype=np.uint8))))
+    bomb = gzip.compress(bytes((0, 0, 8, count)) + np.array(shape, ">u4").tobytes() + bytes(HUGE), compresslevel=1)
+    (images if count == 3 else labels).write_bytes(bomb)
+    said, most = peak(lambda: pictures.read_idx(images, labels, shape=(28, 28), classes=10, most=10))
+    assert message in said
+    assert most < 4 * len(bomb) + (1 << 20)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "offset", "label"])
+@pytest.mark.parametrize("length", [HUGE, 2**60, 2**70])
+def test_an_array_is_unpacked_no_further_than_it_may_go(name: str, length: int, tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    np.savez(path, **{f"train_{key}": value for key, value in jpegs(10, 1).items() if key != name})
+    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({length},)}}".ljust(117) + "\n"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        content = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(HUGE)
+        archive.writestr(f"train_{name}.npy", content)
+    del content
+    said, most = peak(lambda: pictures.read_jpegs(path, "train", shape=(3, 32, 32), classes=10, most=10))
+    assert f"train_{name} has the shape ({length},) of uint8, but must have one axis of at most" in said
+    assert most < 1 << 20
+
+
+def test_a_jpeg_of_another_size_is_not_decoded(tmp_path: Path) -> None:
+    arrays = jpegs(10, 1)
+    start = arrays["jpeg"].tobytes().index(b"\xff\xc0") + 5  # the height, before the width
+    arrays["jpeg"] = arrays["jpeg"].copy()
+    arrays["jpeg"][start : start + 4] = 255
+    np.savez(tmp_path / "some.npz", **{f"train_{key}": value for key, value in arrays.items()})
+    images = pictures.read_jpegs(tmp_path / "some.npz", "train", shape=(3, 32, 32), classes=10, most=10)
+    said, most = peak(images.images)
+    assert "image 0 of train" in said
+    assert most < 1 << 20
 
 
 def jpegs(count: int, seed: int) -> dict[str, Any]:

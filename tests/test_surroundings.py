@@ -372,7 +372,7 @@ def test_pictures_are_read_where_there_is_no_room_for_temporary_files(
     full = raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     for name in ("NamedTemporaryFile", "TemporaryFile", "TemporaryDirectory", "mkstemp", "mkdtemp"):
         monkeypatch.setattr(tempfile, name, full)
-    read = pictures.read_idx(tmp_path / "images.gz", tmp_path / "labels.gz", shape=(4, 5), classes=3)
+    read = pictures.read_idx(tmp_path / "images.gz", tmp_path / "labels.gz", shape=(4, 5), classes=3, most=6)
     assert read.labels.tolist() == [0, 1, 2, 0, 1, 2] and read.labels.dtype == np.int64
     rows = np.array([4, 1])
     assert read.read(rows).numpy().tolist() == images[rows][:, None].tolist()

@@ -9,9 +9,10 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from nasplat.data.picture_files import (
@@ -86,49 +87,62 @@ def find(name: str, places: Sequence[Path], files: Sequence[str], endings: Seque
 # idx: MNIST and similar data sets -----------------------------------------------------------------------------
 
 
-def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int) -> Pictures:
+def read_idx(images: Path, labels: Path, *, shape: tuple[int, int], classes: int, most: int) -> Pictures:
     """Grey images from a pair of idx files, plain or gzipped.
+
+    Args:
+        images: The file of pixels.
+        labels: The file of class numbers.
+        shape: Height and width of each image.
+        classes: The number of classes.
+        most: The largest number of images. A small file may unpack to any size, so no more is unpacked.
 
     Raises:
         InputError: A file is damaged or of another kind.
     """
     import torch
 
-    numbers = _idx(labels, axes=1).astype(np.int64)
+    numbers = _idx(labels, (None,), most).astype(np.int64)
     if not len(numbers) or numbers.max() >= classes:
         raise InputError(f"{labels} is damaged: its labels must be 0 to {classes - 1}; {REPLACE}")
-    pixels = torch.from_numpy(_idx(images, axes=3))
-    if tuple(pixels.shape) != (len(numbers), *shape):
-        raise InputError(
-            f"{images} does not fit {labels.name}: its images have the shape {tuple(pixels.shape)}, but "
-            f"{(len(numbers), *shape)} is expected; {REPLACE}"
-        )
+    pixels = torch.from_numpy(_idx(images, (len(numbers), *shape), most, f"; it does not fit {labels.name}"))
     return Pictures(numbers, lambda rows: pixels[rows][:, None])
 
 
 REPLACE = "replace it with a complete copy"
 
 
-def _idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
+def _idx(path: Path, expected: tuple[int | None, ...], most: int, why: str = "") -> NDArray[np.uint8]:
     """The bytes of an idx file, in the shape that its head says.
 
     The head is two zeros, 8 for bytes, the number of axes, and the length of each as a big-endian integer of 4 bytes.
     It is read in memory: torchvision reads only plain files, and a temporary one may have no room.
 
+    Args:
+        path: The file.
+        expected: The shape, where None is any length up to `most`.
+        most: The largest length of the first axis.
+        why: Appended to the message on another shape.
+
     Raises:
-        InputError: The file is damaged, or has other axes.
+        InputError: The file is damaged, or has another shape.
     """
+    axes = len(expected)
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        start = 4 + 4 * axes
-        if content[:4] != bytes((0, 0, 8, axes)) or len(content) < start:
-            raise ValueError(f"it begins with {content[:4].hex(' ') or 'nothing'}, not with 00 00 08 {axes:02x}")
-        shape = tuple(np.frombuffer(content, ">u4", axes, 4).tolist())
-        if len(content) - start != math.prod(shape):
-            raise ValueError(f"it has {len(content) - start:,} bytes, but {math.prod(shape):,} are expected")
-        return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # which torch may write to
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4 + 4 * axes)
+            if head[:4] != bytes((0, 0, 8, axes)) or len(head) < 4 + 4 * axes:
+                raise ValueError(f"it begins with {head[:4].hex(' ') or 'nothing'}, not with 00 00 08 {axes:02x}")
+            shape = tuple(np.frombuffer(head, ">u4", axes, 4).tolist())
+            if shape[0] > most:
+                raise ValueError(f"it has {shape[0]:,} rows, more than the {most:,} of the data set")
+            if any(wanted not in (None, length) for length, wanted in zip(shape, expected, strict=True)):
+                raise ValueError(f"it has the shape {shape}, but {expected} is expected{why}")
+            content = file.read(math.prod(shape) + 1)
+        if len(content) != math.prod(shape):
+            less = "more" if len(content) > math.prod(shape) else f"{len(content):,}"
+            raise ValueError(f"it has {less} bytes after its head, but {math.prod(shape):,} are expected")
+        return np.frombuffer(content, np.uint8).reshape(shape).copy()  # which torch may write to
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} is damaged or not an idx file: {_line(error)}; {REPLACE}") from error
 
@@ -177,21 +191,30 @@ def read_binary(paths: Sequence[Path], *, labels: int, shape: tuple[int, int, in
 # JPEGs in an npz ----------------------------------------------------------------------------------------------
 
 
-def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: int) -> Pictures:
+def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: int, most: int) -> Pictures:
     """Images from an npz with ``PART_jpeg`` (bytes), ``PART_offset`` (one more than images) and ``PART_label``.
+
+    Args:
+        path: The file.
+        part: The prefix of the arrays.
+        shape: Channels, height and width of each image.
+        classes: The number of classes.
+        most: The largest number of images. A small file may unpack to any size, so no more is unpacked.
 
     Raises:
         InputError: The file is damaged or lacks an array. When read, an image is damaged.
     """
+    # An image that takes twice its pixels is hardly a JPEG.
+    lengths = {"jpeg": most * 2 * math.prod(shape), "offset": most + 1, "label": most}
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            data, offsets, labels = (arrays[f"{part}_{name}"] for name in ("jpeg", "offset", "label"))
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, AttributeError) as error:
+        with zipfile.ZipFile(path) as archive:
+            data, offsets, labels = (_row(archive, f"{part}_{name}", length) for name, length in lengths.items())
+    except BAD_ARCHIVE as error:
         raise InputError(f"{path} is damaged or another file: {_line(error)}; {REPLACE}") from error
     sound = (
         data.dtype == np.uint8
         and offsets.dtype == np.int64
-        and data.ndim == offsets.ndim == labels.ndim == 1
+        and labels.dtype.kind in "iu"
         and len(offsets) == len(labels) + 1 > 1
         and offsets[0] == 0
         and offsets[-1] == len(data)
@@ -213,14 +236,44 @@ def read_jpegs(path: Path, part: str, *, shape: tuple[int, int, int], classes: i
             try:
                 file = io.BytesIO(data[offsets[row] : offsets[row + 1]].tobytes())
                 with Image.open(file, formats=["JPEG"]) as picture:
+                    if picture.size != (width, height):  # before it is decoded, for it may be of any size
+                        raise ValueError(f"it has {picture.width} x {picture.height} pixels")
                     pixels[place] = np.asarray(picture.convert("RGB"))
-            except (OSError, SyntaxError, ValueError) as error:  # an image of another size is a ValueError
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise InputError(f"{path} is damaged: image {row} of {part}: {_line(error)}; {REPLACE}") from error
 
         in_threads(decode, len(rows))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     return Pictures(labels.astype(np.int64), read)
+
+
+BAD_ARCHIVE = OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError
+"""The errors of damaged archives; the last one is of encryption, and of methods of compression that are not read."""
+
+
+def _row(archive: zipfile.ZipFile, name: str, most: int) -> NDArray[np.generic]:
+    """An array of an npz with one axis; its head is read first, and tells what it would unpack to.
+
+    Raises:
+        ValueError: The array has other axes, more than `most` entries, or objects.
+    """
+    with archive.open(f"{name}.npy") as file:
+        shape, _, dtype = _npy_head(file)
+        if len(shape) != 1 or shape[0] > most or dtype.itemsize > 8:
+            raise ValueError(f"{name} has the shape {shape} of {dtype}, but must have one axis of at most {most:,}")
+    with archive.open(f"{name}.npy") as file:
+        array: NDArray[np.generic] = npy.read_array(file, allow_pickle=False)
+        return array
+
+
+def _npy_head(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"an array has version {version} of the format, but 1.0 or 2.0 is read")
+    head: tuple[tuple[int, ...], bool, np.dtype[np.generic]] = readers[version](file)
+    return head
 
 
 # Files of the user's own --------------------------------------------------------------------------------------

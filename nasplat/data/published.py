@@ -156,8 +156,8 @@ def fashion_mnist(source: Source) -> Dataset:
 
     def read(found: dict[str, Path]) -> tuple[Pictures, Callable[[], Pictures]]:
         training, test = (
-            partial(pictures.read_idx, found[images], found[labels], shape=(28, 28), classes=10)
-            for images, labels in (names[:2], names[2:])
+            partial(pictures.read_idx, found[images], found[labels], shape=(28, 28), classes=10, most=most)
+            for (images, labels), most in ((names[:2], 60_000), (names[2:], 10_000))
         )
         return training(), test
 
@@ -240,7 +240,8 @@ def cifar10_jpeg(source: Source) -> Dataset:
 
     def read(found: dict[str, Path]) -> tuple[Pictures, Callable[[], Pictures]]:
         training, test = (
-            partial(pictures.read_jpegs, found[file], part, shape=(3, 32, 32), classes=10) for part in ("train", "test")
+            partial(pictures.read_jpegs, found[file], part, shape=(3, 32, 32), classes=10, most=most)
+            for part, most in (("train", 50_000), ("test", 10_000))
         )
         return training(), test
 
