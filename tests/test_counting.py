@@ -1,6 +1,7 @@
 """What a built network has is compared with what its space computes for it, wherever a network is built."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -18,6 +19,7 @@ from nasplat.data.options import DataOptions
 from nasplat.errors import TrialFailed
 from nasplat.executors.executor import perform
 from nasplat.latency.building import Plan, build_table
+from nasplat.nn import counting
 from nasplat.nn.counting import built, counted_macs, counted_params
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -45,6 +47,24 @@ def failed(benchmark: Classification, task: Evaluate, artifacts: MemoryArtifacts
     outcome = perform(task, benchmark, device="cpu", artifacts=artifacts)
     assert isinstance(outcome, Failure), outcome
     return outcome
+
+
+def test_a_network_that_memory_cannot_hold_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = NASBench201(channels=1_000_000)
+    monkeypatch.setattr(space, "build", lambda *_: pytest.fail("it was built"))
+    params = space.cost(space.parse(CODE), IO.image(3, 32, 10)).params
+    with pytest.raises(TrialFailed, match=rf"has {params:,} parameters, .* GB of memory; choose") as failure:
+        built(space, space.parse(CODE), IO.image(3, 32, 10))
+    assert failure.value.kind == "too large"
+
+    needed = 4 * SPACE.cost(SPACE.parse(CODE), IO.image(3, 32, 10)).params
+    monkeypatch.setattr(counting, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    for limit, fits in ((f"{needed}\n", True), (f"{needed - 1}\n", False), ("max\n", True)):
+        (tmp_path / "memory.max").write_text(limit)
+        with nullcontext() if fits else pytest.raises(TrialFailed):
+            built(SPACE, SPACE.parse(CODE), IO.image(3, 32, 10))
 
 
 @pytest.mark.usefixtures("two_parameters")

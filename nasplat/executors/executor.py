@@ -99,7 +99,8 @@ def _kind(error: BaseException) -> str:
     if isinstance(error, ArtifactError):
         return ARTIFACT_LOST
     name = type(error).__name__
-    return OUT_OF_MEMORY if isinstance(error, MemoryError) or name == "OutOfMemoryError" else name
+    full = isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return OUT_OF_MEMORY if full else name
 
 
 def _sound(outcome: Outcome, task: Task) -> Outcome:

@@ -286,10 +286,7 @@ def verify(network: "nn.Module", io: IO, path: Path) -> Verification:
 def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
     """The measured network's weights as safetensors, or new ones if these are accepted."""
     if untrained:
-        from nasplat.training.seeding import seeded
-
-        with seeded(measurement.task.seed):
-            return _safetensors(benchmark.space.build(measurement.architecture, benchmark.io).state_dict())
+        return _safetensors(_built(benchmark, measurement.architecture, measurement.task.seed).state_dict())
     try:
         return _safetensors(benchmark.state_dict(measurement, artifacts=run.artifacts))
     except InputError as error:
@@ -347,21 +344,31 @@ def _safetensors(weights: "Mapping[str, Tensor]") -> bytes:
 
 
 def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -> "nn.Module":
-    """The network with its weights. Its parameters and multiply-accumulates are those that its space computes."""
+    """The network with its weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load as read
 
-    from nasplat.nn.counting import built, check_macs
-    from nasplat.training.seeding import seeded
-
-    try:
-        with seeded(0):
-            network = built(benchmark.space, architecture, benchmark.io)
-        check_macs(network, benchmark.space, architecture, benchmark.io)
-    except TrialFailed as error:
-        raise RunError(f"{error}; nothing was exported") from error
+    network = _built(benchmark, architecture, seed=0)
     try:
         network.load_state_dict(read(weights))
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # torch refuses other shapes so
         raise RunError(f"the weights do not fit {architecture}: {' '.join(str(error).split())}") from error
     return network.eval()
+
+
+def _built(benchmark: Benchmark, architecture: Architecture, seed: int) -> "nn.Module":
+    """A new network, whose parameters and multiply-accumulates are those that its space computes.
+
+    Raises:
+        RunError: They are others, or the network does not fit into memory.
+    """
+    from nasplat.nn.counting import built, check_macs
+    from nasplat.training.seeding import seeded
+
+    try:
+        with seeded(seed):
+            network = built(benchmark.space, architecture, benchmark.io)
+        check_macs(network, benchmark.space, architecture, benchmark.io)
+    except TrialFailed as error:
+        raise RunError(f"{error}; nothing was exported") from error
+    return network

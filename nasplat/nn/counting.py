@@ -6,6 +6,8 @@ multiply-accumulates as well.
 """
 
 import copy
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasplat.architecture import IO, Architecture
@@ -16,15 +18,45 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux tells a container's limit of memory in bytes, or ``max``."""
+
+
 def built(space: SearchSpace, architecture: Architecture, io: IO) -> "nn.Module":
     """A new network of the space, on the CPU, whose parameters were counted.
 
     Raises:
-        TrialFailed: It has other parameters than the space computes for it.
+        TrialFailed: It has other parameters than the space computes for it, or more than fit into memory.
     """
+    _check_memory(space.cost(architecture, io).params, architecture)
     network = space.build(architecture, io)
     check_params(network, space, architecture, io)
     return network
+
+
+def _check_memory(params: int, architecture: Architecture) -> None:
+    """Refuse a network before it is built, if its parameters alone exceed the memory; the system might end the process.
+
+    Raises:
+        TrialFailed: They do.
+    """
+    needed, present = 4 * params, memory_bytes()
+    if needed > present:
+        raise TrialFailed(
+            "too large",
+            f"the network of {architecture} has {params:,} parameters, which take {needed / 1e9:,.1f} GB, but there "
+            f"are {present / 1e9:,.1f} GB of memory; choose a smaller network or smaller options of its space",
+        )
+
+
+def memory_bytes() -> int:
+    """The memory that this process may use at most: the machine's, or the limit of its container."""
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:  # another system, or no container
+        return present
+    return min(present, int(limit)) if limit.isdecimal() else present
 
 
 def check_params(network: "nn.Module", space: SearchSpace, architecture: Architecture, io: IO) -> None:
