@@ -16,9 +16,12 @@ from nasplat.data.manifest import FILE_REMEDY, DataChanged, accepted_file, check
 from nasplat.errors import InputError, StorageError
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import appearing, appearing_folder, is_taken
+from nasplat.storage.files import opened as opened_file
 
 NAMED = 3
 """Maximum number of wrong values that an error names."""
+LARGEST = 1_000_000_000
+"""Maximum number of characters of a table, several times what all trials of NAS-Bench-101 take."""
 
 
 class FileTables(TableBenchmark):
@@ -68,7 +71,11 @@ def opened(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
         InputError: The table cannot be read, or the caller finds a wrong value.
     """
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        with (
+            opened_file(path) as packed,
+            gzip.GzipFile(fileobj=packed) as unpacked,
+            io.TextIOWrapper(unpacked, encoding="utf-8", newline="") as file,
+        ):
             rows = csv.reader(_lines(file))
             columns = next(rows, [])
             yield columns, _complete(rows, len(columns))
@@ -201,8 +208,17 @@ def _spelt(options: Mapping[str, object]) -> str:
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file. An endless line, as from decompressed zeros, comes in pieces that csv refuses."""
-    return iter(lambda: file.readline(csv.field_size_limit() + 2), "")
+    """The lines of a file. An endless line, as from decompressed zeros, comes in pieces that csv refuses.
+
+    Raises:
+        ValueError: The file is larger than `LARGEST`.
+    """
+    size = 0
+    while line := file.readline(csv.field_size_limit() + 2):
+        size += len(line)
+        if size > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST:,} characters, which no table has")
+        yield line
 
 
 def _complete(rows: Any, length: int) -> Iterator[list[str]]:

@@ -13,6 +13,7 @@ from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import complete, construct, explain
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.storage.files import read_file
 
 LARGEST = 100_000
 """Maximum size of a configuration file in bytes; a long one has a thousand."""
@@ -220,8 +221,7 @@ def _mapping(path: Path, what: str, tree: Any) -> dict[str, Any]:
 def _read_yaml(path: Path, what: str) -> Any:
     """Read the value of a YAML file; messages call the file `what`."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+        content = read_file(path, LARGEST + 1)
     except OSError as error:
         raise InputError(f"the {what} {path} cannot be read: {error.strerror}") from error
     if len(content) > LARGEST:

@@ -127,7 +127,9 @@ def test_memory_that_ran_out_has_one_name_whoever_says_so() -> None:
     class OutOfMemoryError(RuntimeError):
         """As torch calls it on a GPU."""
 
-    on_the_cpu = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    on_the_cpu = RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    )
     for error in (MemoryError("no room"), OutOfMemoryError("no room on the device"), on_the_cpu):
 
         def raising(task: Evaluate, error: Exception = error) -> Any:

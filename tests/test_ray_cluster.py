@@ -12,9 +12,9 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from nasplat.errors import RunError
+from nasplat.errors import InputError, RunError
 from nasplat.executors.executor import OUT_OF_MEMORY
-from nasplat.executors.ray_cluster import check_own_node, kind_of, reason_of
+from nasplat.executors.ray_cluster import check_own_node, connect, kind_of, reason_of
 from nasplat.executors.retrying import NODE_LOST, OBJECT_LOST, WORKER_DIED
 
 OWNER = (
@@ -59,3 +59,13 @@ def test_the_cause_is_one_line() -> None:
 def test_without_the_node_of_the_driver_the_run_ends_and_no_trial_fails() -> None:
     with pytest.raises(RunError, match="the Ray node of this process is lost"):
         check_own_node(died(OWNER))
+
+
+def test_whatever_keeps_ray_from_starting_is_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise Exception("Traceback\nThe current node timed out during startup.")  # as Ray does under ulimit -v
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(InputError, match=r"cannot be started here: The current node .* startup; look at the limits"):
+        connect(None, cpus=1)

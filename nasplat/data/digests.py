@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -75,6 +76,8 @@ def stated(folder: Path, name: str) -> DataFile:
         status = (folder / name).stat()
     except OSError as error:
         raise InputError(f"{folder / name} cannot be read: {error.strerror}; repair or remove it") from error
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe might never end
+        raise InputError(f"{folder / name} cannot be read: it is not a regular file; remove it")
     return DataFile(name, status.st_size, status.st_ctime_ns, "")
 
 

@@ -49,9 +49,12 @@ def connect(address: str | None, *, cpus: float) -> bool:
         else:
             _probe(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises the class itself if its processes do not come up, as for want of memory
         if address is None:
-            raise InputError(f"Ray cannot be started here: {_last_line(error)}") from error
+            raise InputError(
+                f"Ray cannot be started here: {_last_line(error).rstrip('.')}; look at the limits of memory and "
+                "processes (ulimit -a), or leave --executor ray out to search in one process"
+            ) from error
         raise InputError(
             f"the Ray cluster at {address!r} cannot be reached: {_last_line(error)}; "
             "check the address, and set RAY_AUTH_MODE=token if the cluster asks for a token"
@@ -106,8 +109,8 @@ def is_node_lost(error: RayError) -> bool:
 def check_own_node(error: RayError) -> None:
     """Raise a `RunError` if the node that this process belongs to is lost.
 
-    This process owns its workers, so a cluster that takes it for dead ends all of them, wherever they are, and starts no
-    others. No trial is the cause, and none may fail for it. Calls of Ray that need the node would end the process.
+    This process owns its workers, so a cluster that takes it for dead ends all of them, wherever they are, and starts
+    no others. No trial is the cause, and none may fail for it. Calls of Ray that need the node would end the process.
     """
     if not isinstance(error, RayTaskError) and "its owner has died" in str(error):
         raise RunError(

@@ -50,15 +50,25 @@ def refusal(path: Path, action: str, error: OSError) -> NasplatError:
     return InputError(f"{path} cannot be {action}: {why}; choose another --out")
 
 
-def read_file(path: Path) -> bytes:
-    """Read a file; a device or a pipe, which might never end, is refused.
+def opened(path: Path) -> BinaryIO:
+    """Open a file to read; a device or a pipe, which might never end, is refused without opening it.
 
     Raises:
         OSError: The file cannot be read.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return path.read_bytes()
+    return path.open("rb")
+
+
+def read_file(path: Path, most: int = -1) -> bytes:
+    """Read a file, or at most its first `most` bytes; a device or a pipe, which might never end, is refused.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with opened(path) as file:
+        return file.read(most)
 
 
 @contextmanager
