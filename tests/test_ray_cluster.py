@@ -1,21 +1,19 @@
 """The meaning of Ray's errors, from the errors themselves; no cluster is started."""
 
+from importlib import import_module
+from typing import Any
+
 import pytest
-from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    LocalRayletDiedError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import ActorDiedError, ActorUnavailableError, LocalRayletDiedError, RayError
 
 from nasplat.errors import InputError, RunError
 from nasplat.executors.executor import OUT_OF_MEMORY
 from nasplat.executors.ray_cluster import check_own_node, connect, kind_of, reason_of
 from nasplat.executors.retrying import NODE_LOST, OBJECT_LOST, WORKER_DIED
+
+EXCEPTIONS: Any = import_module("ray.exceptions")
+"""Those whose constructors have no types."""
+MESSAGES: Any = import_module("ray.core.generated.common_pb2")
 
 OWNER = (
     "The actor is dead because its owner has died. Owner Id: 01000000ffff Owner Ip address: 192.0.2.2 Owner worker "
@@ -31,7 +29,9 @@ PROCESS = (
 
 def died(message: str) -> ActorDiedError:
     """The error of an actor that the cluster reports as dead."""
-    return ActorDiedError(ActorDiedErrorContext(class_name="Worker", actor_id=bytes(16), error_message=message))
+    return ActorDiedError(
+        MESSAGES.ActorDiedErrorContext(class_name="Worker", actor_id=bytes(16), error_message=message)
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def died(message: str) -> ActorDiedError:
         (died(PROCESS), WORKER_DIED),
         (died(NODE), NODE_LOST),
         (LocalRayletDiedError(), NODE_LOST),
-        (NodeDiedError("the node is unreachable"), NODE_LOST),
+        (EXCEPTIONS.NodeDiedError("the node is unreachable"), NODE_LOST),
         (ActorUnavailableError("no answer", bytes(16)), NODE_LOST),
-        (OutOfMemoryError("too large"), OUT_OF_MEMORY),
-        (RayTaskError("perform", OWNER + NODE, ValueError("of the trial's own code")), OBJECT_LOST),
+        (EXCEPTIONS.OutOfMemoryError("too large"), OUT_OF_MEMORY),
+        (EXCEPTIONS.RayTaskError("perform", OWNER + NODE, ValueError("of the trial's own code")), OBJECT_LOST),
     ],
 )
 def test_what_is_lost_tells_what_counts_as_an_attempt(error: RayError, kind: str) -> None:

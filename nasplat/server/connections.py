@@ -57,10 +57,12 @@ class LimitedConnection(H11Protocol):
             del self.limits.peers[self._peer]
 
     def handle_events(self) -> None:
+        """Process what has arrived; a request may be complete now."""
         super().handle_events()
         self._watch()
 
     def on_response_complete(self) -> None:
+        """Wait for the next request."""
         super().on_response_complete()
         self._watch()
 
