@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from nasplat.cli.app import main
+from nasplat.errors import RunError
 from nasplat.run.directory import Run
 from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
 from nasplat.run.recovery import BEYOND, NOTE, salvage
@@ -325,6 +327,68 @@ def test_events_behind_damage_in_the_side_file_are_saved(at: float, run: Path, c
     assert command("recover", "run", "--out", "new").returncode == 0
     assert {name: data for name, data in content(run).items() if not name.endswith("-shm")} == before
     assert events_of(run.with_name("new")) == events
+
+
+@pytest.mark.slow
+def test_a_damaged_side_file_is_told_and_not_written_over(run: Path, command: CommandLine) -> None:
+    _, side = killed(run)
+    hurt = bytearray(side)
+    hurt[len(hurt) // 2] ^= 1
+    (run / f"{LOG}-wal").write_bytes(hurt)
+    before = {name: data for name, data in content(run).items() if not name.endswith("-shm")}
+    for arguments in (["show", "run", "--json"], ["runs", ".", "--json"], ["test", "run", "--json"]):
+        done = command(*arguments)
+        assert done.stderr.count("warning: ") == 1, done.stderr
+        assert "nasplat recover" in done.stderr
+        if arguments[0] == "test":  # which records what it measures
+            assert (done.returncode, done.stderr.count("error: ")) == (1, 1)
+        else:
+            assert json.loads(done.stdout)
+    done = command("resume", "run")
+    assert done.returncode == 1
+    assert "error: the event log run/events.sqlite is damaged: frame " in done.stderr
+    assert "nasplat recover run --out NEW" in done.stderr
+    assert {name: data for name, data in content(run).items() if not name.endswith("-shm")} == before
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_never_makes_a_run_shorter_without_a_word(run: Path) -> None:
+    killed(run)
+    files = [run / LOG, run / f"{LOG}-wal"]
+    whole = [file.read_bytes() for file in files]
+    outcomes, chance = len(Run(run).history().outcomes), random.Random(0)
+    told = 0
+    for _ in range(60):
+        which = chance.randrange(2)
+        hurt = bytearray(whole[which])
+        bit = chance.randrange(8 * len(hurt))
+        hurt[bit // 8] ^= 1 << bit % 8
+        for file, data in zip(files, whole, strict=True):
+            file.write_bytes(data)
+        files[which].write_bytes(hurt)
+        (run / f"{LOG}-shm").unlink(missing_ok=True)
+        try:
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                read = len(Run(run).history().outcomes)
+        except RunError:
+            told += 1
+            continue
+        assert warned or read == outcomes, (files[which].name, bit)
+        if warned:
+            told += 1
+            with pytest.raises(RunError, match="nasplat recover"), Run(run).writing():
+                pass
+    assert told > 30
+
+
+@pytest.mark.parametrize("kind", ["outcgme", "Outcome", ""])
+def test_an_event_of_an_unknown_kind_is_damage_and_not_left_out(kind: str, run: Path, command: CommandLine) -> None:
+    run_sql(
+        run / LOG, f"UPDATE events SET kind = '{kind}' WHERE seq = (SELECT max(seq) FROM events WHERE kind = 'outcome')"
+    )
+    assert "unknown kind" in command("show", "run").stderr
+    assert not salvage(run).healthy
 
 
 def test_a_reader_of_a_killed_run_leaves_the_side_file(run: Path, command: CommandLine) -> None:
