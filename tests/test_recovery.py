@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 
 import pytest
 
+import nasplat.search.loop
 from nasplat.cli.app import main
 from nasplat.errors import RunError
 from nasplat.run.directory import Run
-from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
+from nasplat.run.layout import CONFIG, DATA, ENVIRONMENT, LOG
 from nasplat.run.recovery import BEYOND, NOTE, salvage
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.storage.event_log import Event, EventLog
@@ -467,6 +468,66 @@ def test_a_damaged_snapshot_is_left_out(run: Path, command: CommandLine) -> None
     assert command("recover", "run", "--out", "new").returncode == 0
     assert command("resume", "new", "--evaluations", str(EVALUATIONS + 5)).returncode == 0
     assert len([m for m in Run(run.with_name("new")).history().outcomes if isinstance(m, Measurement)]) > EVALUATIONS
+
+
+@pytest.fixture
+def with_snapshot(tmp_path: Path, table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run with a snapshot in the middle of its log."""
+    monkeypatch.setenv("NASPLAT_DATA", str(table_folder))
+    monkeypatch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 30)
+    monkeypatch.chdir(tmp_path)
+    assert call(*SEARCH, "--evaluations", "20", "--out", "run") == 0
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ('UPDATE snapshots SET body = replace(body, \'"split":"validation"\', \'"split":"x"\')', "does not fit"),
+        ("UPDATE snapshots SET seq = 3", "other tasks than the log has"),
+        ("UPDATE snapshots SET seq = 9000", "its snapshot follows event 9000"),
+    ],
+)
+def test_a_snapshot_that_resuming_refuses_is_no_whole_run_and_has_one_remedy(
+    damage: str, said: str, with_snapshot: Path, command: CommandLine
+) -> None:
+    assert salvage(with_snapshot).healthy
+    events = events_of(with_snapshot)
+    run_sql(with_snapshot / LOG, damage)
+    refused = command("resume", "run", "--evaluations", "25")
+    assert refused.returncode == 1
+    assert said in refused.stderr
+    assert "nasplat recover" in refused.stderr
+    assert "nasplat resume" not in refused.stderr
+    assert events_of(with_snapshot)[: len(events)] == events
+    looked = command("recover", "run")
+    assert looked.stdout.startswith("damaged: run (")
+    assert said in looked.stdout
+    assert command("recover", "run", "--out", "new").returncode == 0
+    assert command("resume", "new", "--evaluations", "25").returncode == 0
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"training": {"format": 1}}', '{"table": 3}'])
+def test_a_damaged_record_of_data_is_damage_with_one_remedy(
+    record: str, with_snapshot: Path, command: CommandLine
+) -> None:
+    (with_snapshot / DATA).write_text(record)
+    refused = command("resume", "run", "--evaluations", "25")
+    assert refused.returncode == 1
+    assert "data.json is damaged" in refused.stderr or "data.json, is damaged" in refused.stderr
+    assert "nasplat recover" in refused.stderr
+    assert "copy it again" not in refused.stderr
+    looked = json.loads(command("recover", "run", "--json", "--out", "new").stdout)
+    assert (looked["healthy"], looked["data"]) == (False, "to be left out")
+    assert not (with_snapshot.with_name("new") / DATA).exists()
+    assert command("resume", "new", "--evaluations", "25").returncode == 0
+
+
+def test_what_could_not_be_checked_is_said(with_snapshot: Path, command: CommandLine) -> None:
+    config = (with_snapshot / CONFIG).read_text()
+    (with_snapshot / CONFIG).write_text(config.replace("  dataset: ", "  datasett: "))
+    assert "no option of benchmark is named 'datasett'" in command("resume", "run").stderr
+    assert "not checked    what the strategy asks for" in command("recover", "run").stdout
 
 
 # What is refused

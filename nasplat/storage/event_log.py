@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nasplat.errors import DamageWarning, InputError, NasplatError, RunError, StorageError
+from nasplat.errors import DamageError, DamageWarning, InputError, NasplatError, RunError, StorageError
 from nasplat.storage import sqlite_errors
 from nasplat.storage.files import remedy
 from nasplat.storage.state import pack, unpack
@@ -262,8 +262,10 @@ class EventLog:
         """
         try:
             row = self._connection.execute(
-                "SELECT seq, body, arrays FROM snapshots ORDER BY seq DESC LIMIT 1"
+                "SELECT seq, body, arrays, (SELECT max(seq) FROM events) FROM snapshots ORDER BY seq DESC LIMIT 1"
             ).fetchone()
+            if row is not None and row[0] > (row[3] or 0):  # as the log is now: its writer may have gone on
+                raise ValueError(f"its snapshot follows event {row[0]}, but the last event is {row[3]}")
             return None if row is None else (row[0], unpack(row[1], row[2]))
         except (sqlite3.Error, ValueError) as error:
             raise self._damaged(error) from error
@@ -272,7 +274,7 @@ class EventLog:
         what = sqlite_errors.remedy(self._path, error) if isinstance(error, sqlite3.Error) else remedy(error)
         return StorageError(f"the event log {self._path} cannot be written: {error}; {what}")
 
-    def _damaged(self, error: Exception) -> RunError:
+    def _damaged(self, error: Exception) -> DamageError:
         return _is_damaged(self._path, error)
 
     def close(self) -> None:
@@ -342,8 +344,8 @@ def structural_damage(connection: sqlite3.Connection) -> str:
     return "" if said == "ok" else " ".join(said.removeprefix("*** in database main ***").split())
 
 
-def _is_damaged(path: Path, problem: object) -> RunError:
-    return RunError(f"the event log {path} is damaged: {problem}; {recovering(path.parent)}")
+def _is_damaged(path: Path, problem: object) -> DamageError:
+    return DamageError(f"the event log {path} is damaged: {problem}; {recovering(path.parent)}")
 
 
 def _refusal(path: Path, error: sqlite3.Error, action: str) -> NasplatError:
@@ -361,4 +363,4 @@ def _refusal(path: Path, error: sqlite3.Error, action: str) -> NasplatError:
 def _unreadable(path: Path, error: sqlite3.Error) -> RunError:
     if sqlite_errors.lacks_locks(path, error):
         return RunError(f"the event log {path} cannot be read: {error}; copy the run to a local disk and read it there")
-    return RunError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")
+    return DamageError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")
