@@ -27,6 +27,14 @@ class StorageError(RunError):
     """
 
 
+class DamageError(RunError):
+    """A file of a run is damaged, so that resuming it cannot help; the message ends with the remedy."""
+
+
+class DamageWarning(UserWarning):
+    """A run is damaged, and what is read of it may not be all of it; the message ends with the remedy."""
+
+
 class StrategyError(RunError):
     """A strategy broke its contract: an infeasible proposal, too many tasks, or a replay that differs."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, final, get_args
 from pydantic import BeforeValidator
 
 from nasplat.architecture import Architecture
-from nasplat.errors import InputError, RunError
+from nasplat.errors import DamageError, InputError
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.storage.state import pack
 from nasplat.task import (
@@ -83,13 +83,13 @@ class Strategy(ABC):
         """Continue from the result of `state`, in a strategy with the same problem and options.
 
         Raises:
-            RunError: The state is not that of such a strategy.
+            DamageError: The state is not that of such a strategy.
         """
         try:
             self.problem.restore(state["problem"])
             self.set_state(state["strategy"])
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise RunError(
+            raise DamageError(
                 f"the snapshot does not fit {type(self).__name__}: {type(error).__name__}: {error}; `nasplat recover` "
                 "makes a run without the snapshot, which replays from the start of its log"
             ) from error

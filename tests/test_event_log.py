@@ -452,6 +452,7 @@ def run_sql(path: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
+@pytest.mark.filterwarnings("ignore::nasplat.errors.DamageWarning")
 @pytest.mark.parametrize("write", [False, True], ids=["reading", "writing"])
 @pytest.mark.parametrize("damage", [garbage, empty, text, cut, middle, one_page, without_tables, body])
 def test_a_damaged_log_is_a_run_error_that_names_it(path: Path, damage: Callable[[Path], None], write: bool) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -16,9 +17,11 @@ from typing import Any, TypeAlias
 
 import pytest
 
+import nasplat.search.loop
 from nasplat.cli.app import main
+from nasplat.errors import RunError
 from nasplat.run.directory import Run
-from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
+from nasplat.run.layout import CONFIG, DATA, ENVIRONMENT, LOG
 from nasplat.run.recovery import BEYOND, NOTE, salvage
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.storage.event_log import Event, EventLog
@@ -327,6 +330,68 @@ def test_events_behind_damage_in_the_side_file_are_saved(at: float, run: Path, c
     assert events_of(run.with_name("new")) == events
 
 
+@pytest.mark.slow
+def test_a_damaged_side_file_is_told_and_not_written_over(run: Path, command: CommandLine) -> None:
+    _, side = killed(run)
+    hurt = bytearray(side)
+    hurt[len(hurt) // 2] ^= 1
+    (run / f"{LOG}-wal").write_bytes(hurt)
+    before = {name: data for name, data in content(run).items() if not name.endswith("-shm")}
+    for arguments in (["show", "run", "--json"], ["runs", ".", "--json"], ["test", "run", "--json"]):
+        done = command(*arguments)
+        assert done.stderr.count("warning: ") == 1, done.stderr
+        assert "nasplat recover" in done.stderr
+        if arguments[0] == "test":  # which records what it measures
+            assert (done.returncode, done.stderr.count("error: ")) == (1, 1)
+        else:
+            assert json.loads(done.stdout)
+    done = command("resume", "run")
+    assert done.returncode == 1
+    assert "error: the event log run/events.sqlite is damaged: frame " in done.stderr
+    assert "nasplat recover run --out NEW" in done.stderr
+    assert {name: data for name, data in content(run).items() if not name.endswith("-shm")} == before
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_never_makes_a_run_shorter_without_a_word(run: Path) -> None:
+    killed(run)
+    files = [run / LOG, run / f"{LOG}-wal"]
+    whole = [file.read_bytes() for file in files]
+    outcomes, chance = len(Run(run).history().outcomes), random.Random(0)
+    told = 0
+    for _ in range(60):
+        which = chance.randrange(2)
+        hurt = bytearray(whole[which])
+        bit = chance.randrange(8 * len(hurt))
+        hurt[bit // 8] ^= 1 << bit % 8
+        for file, data in zip(files, whole, strict=True):
+            file.write_bytes(data)
+        files[which].write_bytes(hurt)
+        (run / f"{LOG}-shm").unlink(missing_ok=True)
+        try:
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                read = len(Run(run).history().outcomes)
+        except RunError:
+            told += 1
+            continue
+        assert warned or read == outcomes, (files[which].name, bit)
+        if warned:
+            told += 1
+            with pytest.raises(RunError, match="nasplat recover"), Run(run).writing():
+                pass
+    assert told > 30
+
+
+@pytest.mark.parametrize("kind", ["outcgme", "Outcome", ""])
+def test_an_event_of_an_unknown_kind_is_damage_and_not_left_out(kind: str, run: Path, command: CommandLine) -> None:
+    run_sql(
+        run / LOG, f"UPDATE events SET kind = '{kind}' WHERE seq = (SELECT max(seq) FROM events WHERE kind = 'outcome')"
+    )
+    assert "unknown kind" in command("show", "run").stderr
+    assert not salvage(run).healthy
+
+
 def test_a_reader_of_a_killed_run_leaves_the_side_file(run: Path, command: CommandLine) -> None:
     killed(run)
     before = {name: data for name, data in content(run).items() if not name.endswith("-shm")}
@@ -403,6 +468,66 @@ def test_a_damaged_snapshot_is_left_out(run: Path, command: CommandLine) -> None
     assert command("recover", "run", "--out", "new").returncode == 0
     assert command("resume", "new", "--evaluations", str(EVALUATIONS + 5)).returncode == 0
     assert len([m for m in Run(run.with_name("new")).history().outcomes if isinstance(m, Measurement)]) > EVALUATIONS
+
+
+@pytest.fixture
+def with_snapshot(tmp_path: Path, table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run with a snapshot in the middle of its log."""
+    monkeypatch.setenv("NASPLAT_DATA", str(table_folder))
+    monkeypatch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 30)
+    monkeypatch.chdir(tmp_path)
+    assert call(*SEARCH, "--evaluations", "20", "--out", "run") == 0
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ('UPDATE snapshots SET body = replace(body, \'"split":"validation"\', \'"split":"x"\')', "does not fit"),
+        ("UPDATE snapshots SET seq = 3", "other tasks than the log has"),
+        ("UPDATE snapshots SET seq = 9000", "its snapshot follows event 9000"),
+    ],
+)
+def test_a_snapshot_that_resuming_refuses_is_no_whole_run_and_has_one_remedy(
+    damage: str, said: str, with_snapshot: Path, command: CommandLine
+) -> None:
+    assert salvage(with_snapshot).healthy
+    events = events_of(with_snapshot)
+    run_sql(with_snapshot / LOG, damage)
+    refused = command("resume", "run", "--evaluations", "25")
+    assert refused.returncode == 1
+    assert said in refused.stderr
+    assert "nasplat recover" in refused.stderr
+    assert "nasplat resume" not in refused.stderr
+    assert events_of(with_snapshot)[: len(events)] == events
+    looked = command("recover", "run")
+    assert looked.stdout.startswith("damaged: run (")
+    assert said in looked.stdout
+    assert command("recover", "run", "--out", "new").returncode == 0
+    assert command("resume", "new", "--evaluations", "25").returncode == 0
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"training": {"format": 1}}', '{"table": 3}'])
+def test_a_damaged_record_of_data_is_damage_with_one_remedy(
+    record: str, with_snapshot: Path, command: CommandLine
+) -> None:
+    (with_snapshot / DATA).write_text(record)
+    refused = command("resume", "run", "--evaluations", "25")
+    assert refused.returncode == 1
+    assert "data.json is damaged" in refused.stderr or "data.json, is damaged" in refused.stderr
+    assert "nasplat recover" in refused.stderr
+    assert "copy it again" not in refused.stderr
+    looked = json.loads(command("recover", "run", "--json", "--out", "new").stdout)
+    assert (looked["healthy"], looked["data"]) == (False, "to be left out")
+    assert not (with_snapshot.with_name("new") / DATA).exists()
+    assert command("resume", "new", "--evaluations", "25").returncode == 0
+
+
+def test_what_could_not_be_checked_is_said(with_snapshot: Path, command: CommandLine) -> None:
+    config = (with_snapshot / CONFIG).read_text()
+    (with_snapshot / CONFIG).write_text(config.replace("  dataset: ", "  datasett: "))
+    assert "no option of benchmark is named 'datasett'" in command("resume", "run").stderr
+    assert "not checked    what the strategy asks for" in command("recover", "run").stdout
 
 
 # What is refused

@@ -7,8 +7,11 @@ A command is imported only when it is called. Most commands need torch or other 
 import importlib
 import io
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import typer
 from rich.markup import escape
@@ -16,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import nasplat
 from nasplat.cli.console import err, printable
-from nasplat.errors import InputError, NasplatError, StorageError
+from nasplat.errors import DamageWarning, InputError, NasplatError, StorageError
 from nasplat.storage.files import is_full
 
 # The base class of typer's errors about command-line arguments. Its module differs between versions of typer.
@@ -142,7 +145,8 @@ def main() -> None:
     except FileNotFoundError:
         sys.exit(_report(InputError("the working directory has been deleted; change to one that exists"), WRONG_INPUT))
     try:
-        code = app(standalone_mode=False)
+        with _warnings_printed():
+            code = app(standalone_mode=False)
     except ClickException as error:
         code = _usage(error)
     except InputError as error:
@@ -161,6 +165,33 @@ def main() -> None:
         code = _report(StorageError(f"the output cannot be written: {error.strerror}; free disk space"), FAILED)
         sys.stdout = None  # what is left in its buffer cannot be written either
     sys.exit(code if isinstance(code, int) else DONE)
+
+
+@contextmanager
+def _warnings_printed() -> Iterator[None]:
+    """Print each warning of damage once, as messages are printed; other warnings are shown as Python shows them."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DamageWarning)
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            text = " ".join(str(message).split())
+            if not issubclass(category, DamageWarning):
+                others(message, category, filename, lineno, file, line)
+            elif text not in said:
+                said.add(text)
+                err.print(f"[yellow]warning:[/] {escape(printable(text))}")
+
+        warnings.showwarning = show
+        yield
 
 
 def _usage(error: Any) -> int:

@@ -51,8 +51,13 @@ def _lines(summary: dict[str, Any], beyond: str) -> list[str]:
     """The summary in words."""
     saved = summary["saved"]
     read = f"{summary['events_read']} events"
+    unchecked = []
+    if summary["not_replayed"]:
+        unchecked.append(
+            f"  not checked    what the strategy asks for, since it cannot start: {summary['not_replayed']}"
+        )
     if summary["healthy"]:
-        return [f"nothing to recover: {summary['run']} is whole, with {read}"]
+        return [f"nothing to recover: {summary['run']} is whole, with {read}", *unchecked]
     lines = [f"damaged: {summary['run']}" + (f" ({summary['problem']})" if summary["problem"] else "")]
     lines.append(f"  can be read    {read} of {summary['newest_event']}, {summary['events_lost']} are lost")
     lines.append(
@@ -73,4 +78,6 @@ def _lines(summary: dict[str, Any], beyond: str) -> list[str]:
         lines.append(f"  states gone    {gone}; trials that would continue from them fail as artifact lost")
     if summary["environment"] != "whole":
         lines.append("  environment    cannot be read; today's is recorded instead")
-    return lines
+    if summary["data"] != "whole":
+        lines.append("  data           the record cannot be read and is left out; changes of the data are not noticed")
+    return [*lines, *unchecked]

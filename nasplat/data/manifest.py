@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from nasplat.data.digests import DataFile, described, in_threads, is_large, is_same, stated
-from nasplat.errors import InputError, RunError
+from nasplat.errors import DamageError, InputError
 
 if TYPE_CHECKING:
     from nasplat.data.examples import Scaling
@@ -150,7 +150,7 @@ class Manifest:
         """Read what `to_json` gave.
 
         Raises:
-            RunError: It is something else.
+            DamageError: It is something else.
         """
         try:
             if document["format"] != FORMAT:
@@ -170,9 +170,9 @@ class Manifest:
                 parts={str(part): tuple(map(_file_of, rows)) for part, rows in document["parts"].items()},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"the run's record of its data, data.json, is damaged: {type(error).__name__}: {error}; copy it again, "
-                "or remove it to go on without a record"
+            raise DamageError(
+                f"the run's record of its data, data.json, is damaged: {type(error).__name__}: {error}; "
+                "`nasplat recover` makes a run without this record"
             ) from error
 
     def scaled(self, scaling: "Scaling | None", images: int, subset: int | None) -> "Manifest":
@@ -281,7 +281,7 @@ def manifest_of(recorded: Mapping[str, Any] | None, purpose: str) -> Manifest | 
     """The manifest for a purpose in what a run recorded; None if there is none.
 
     Raises:
-        RunError: It is damaged.
+        DamageError: It is damaged.
     """
     return None if recorded is None or purpose not in recorded else Manifest.of_json(recorded[purpose])
 

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, load_tree
-from nasplat.data.manifest import accepted_in
-from nasplat.errors import InputError, NasplatError, RunError, StorageError
+from nasplat.data.manifest import Manifest, accepted_in
+from nasplat.errors import DamageError, InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
@@ -145,16 +145,7 @@ class Run:
         Raises:
             RunError: The record is damaged.
         """
-        path = self.folder / DATA
-        try:
-            recorded = json.loads(read_file(path))
-            if not isinstance(recorded, dict):
-                raise ValueError("it is no object")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} is damaged: {' '.join(str(error).split())}; copy it again") from error
-        return recorded
+        return read_data(self.folder)
 
     @property
     def data_changes(self) -> list[str]:
@@ -227,7 +218,7 @@ class Run:
             problem = f"source.members has a code that is not in {self.config.space.name}: {error}"
         else:
             return source
-        raise RunError(f"{self.folder / ENVIRONMENT} is damaged: {problem}; {recovering(self.folder)}")
+        raise DamageError(f"{self.folder / ENVIRONMENT} is damaged: {problem}; {recovering(self.folder)}")
 
     @property
     def _space(self) -> SearchSpace | None:
@@ -387,6 +378,27 @@ def next_free(parent: Path, stem: str) -> Path:
     return next(parent / name for i in range(1, len(taken) + 2) if (name := f"{stem}-{i}") not in taken)
 
 
+def read_data(folder: Path) -> dict[str, Any] | None:
+    """Read what a run recorded of its data; None if it recorded nothing.
+
+    Raises:
+        DamageError: The record is damaged.
+    """
+    path = folder / DATA
+    try:
+        recorded = json.loads(read_file(path))
+        if not isinstance(recorded, dict):
+            raise ValueError("it is no object")
+        for each in recorded.values():
+            Manifest.of_json(each)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise DamageError(f"{path} is damaged: {problem}; {recovering(folder)}, without this record") from error
+    return recorded
+
+
 def read_environment(folder: Path) -> dict[str, Any]:
     """Read the environment that was recorded when a run was created.
 
@@ -397,14 +409,14 @@ def read_environment(folder: Path) -> dict[str, Any]:
     try:
         recorded = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
+        raise DamageError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
     match recorded:
         case {"versions": dict(versions), "git": {"code": str() | None}} if all(
             isinstance(version, str | None) for version in versions.values()
         ) and _are_names(recorded.get("code_metrics", [])):
             found: dict[str, Any] = recorded
             return found
-    raise RunError(
+    raise DamageError(
         f"{path} is damaged: it must have versions and git.code as text, and code_metrics, if there, as a list of "
         f"names; {recovering(folder)}"
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from nasplat.errors import InputError, RunError
+from nasplat.errors import DamageError, InputError
 from nasplat.objective import bins, knee
 from nasplat.run.layout import CONFIG, LOG
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
@@ -48,7 +48,7 @@ class History:
                 for event in log.events():
                     validator.take(event)
         except MALFORMED as error:
-            raise RunError(
+            raise DamageError(
                 f"the event log of {run.folder} is damaged, or does not fit its {CONFIG}: event {validator.seq + 1} "
                 f"{describe(error)}; {recovering(run.folder)}"
             ) from error

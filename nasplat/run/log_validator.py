@@ -87,6 +87,10 @@ class LogValidator:
                 if not isinstance(event.body["reason"], str):
                     raise TypeError("gives no reason for the end")
                 self.ended = event.body["reason"]
+            case "session":
+                pass
+            case _:
+                raise ValueError(f"is of the unknown kind {event.kind[:40]!r}")
         self.seq = event.seq
 
     def _final(self, body: Json) -> Measurement:

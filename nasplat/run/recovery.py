@@ -15,14 +15,15 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.config import SearchConfig, load_tree
-from nasplat.data.manifest import Manifest
-from nasplat.errors import InputError, NasplatError, RunError, StorageError
+from nasplat.errors import DamageError, InputError, NasplatError, RunError, StorageError, StrategyError
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run, read_environment
+from nasplat.run.directory import Run, read_data, read_environment
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
+from nasplat.search.accounts import Accounts
 from nasplat.search.assembly import Assembly
+from nasplat.search.replay import replay
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
@@ -76,6 +77,7 @@ class Salvage:
     def __post_init__(self) -> None:
         self._wanted_by_strategy: set[str] = set()
         self._code_metrics: frozenset[str] = frozenset()
+        self._not_replayed = ""
         self.prefix, self.validator = self._longest_prefix()
 
     @property
@@ -85,6 +87,7 @@ class Salvage:
             self.whole
             and self.gap is None
             and self.environment is not None
+            and self.data_is_whole
             and not self.spoilt
             and not self.missing_artifacts
             and not self.states_gone
@@ -189,18 +192,26 @@ class Salvage:
             "artifacts_missing": {digest: trials for digest, trials in sorted(self.missing_artifacts.items())},
             "states_gone": self.states_gone,
             "environment": "whole" if self.environment is not None else "to be remade",
+            "data": "whole" if self.data_is_whole else "to be left out",
+            "not_replayed": self._not_replayed,
         }
 
     @property
     def data(self) -> bytes | None:
         """The record of the run's data; None if there is none that can be read, so that the saved run has none."""
         try:
-            content = read_file(self.folder / DATA)
-            for each in json.loads(content).values():
-                Manifest.of_json(each)
-        except (OSError, ValueError, AttributeError, RecursionError, RunError):
+            return None if read_data(self.folder) is None else read_file(self.folder / DATA)
+        except (OSError, RunError):
             return None
-        return content
+
+    @cached_property
+    def data_is_whole(self) -> bool:
+        """Whether the record of the run's data can be read, if there is one."""
+        try:
+            read_data(self.folder)
+        except RunError:
+            return False
+        return True
 
     def save(self, folder: Path) -> None:
         """Save the readable parts as a new run, completely or not at all. Resuming this run replays the strategy.
@@ -238,7 +249,7 @@ class Salvage:
         validator = LogValidator(finite=goal.metrics, shown=shown_metrics(goal))
         prefix: list[Event] = []
         recorded = None if self.environment is None else frozenset(self.environment.get("code_metrics", ()))
-        replay = _Replay(self.config, recorded)
+        strategy = _Replay(self.config, recorded)
         for seq in range(1, max(self.events, default=0) + 1):
             if seq not in self.events:
                 self.gap = "it is lost"
@@ -246,9 +257,9 @@ class Salvage:
             for event in self.events[seq]:
                 try:
                     self._check_seeds(event)
-                    replay.check(event, validator)
+                    strategy.check(event, validator)
                     validator.take(event)
-                    replay.follow(event, validator)
+                    strategy.follow(event, validator)
                 except MALFORMED as error:
                     self.gap = f"it {describe(error)}"
                 else:
@@ -257,7 +268,8 @@ class Salvage:
                     break
             if self.gap is not None:
                 break
-        self._wanted_by_strategy, self._code_metrics = replay.wanted(), replay.code_metrics
+        self._wanted_by_strategy, self._code_metrics = strategy.wanted(), strategy.code_metrics
+        self._not_replayed = strategy.refusal
         return prefix, validator
 
     def _check_seeds(self, event: Event) -> None:
@@ -275,6 +287,9 @@ class _Replay:
     Args:
         config: The configuration of the run.
         code_metrics: The metrics of the code that the run began with; None, the benchmark's, if the record is lost.
+
+    Attributes:
+        refusal: Why the strategy cannot be created; empty if it can.
     """
 
     def __init__(self, config: SearchConfig, code_metrics: frozenset[str] | None) -> None:
@@ -282,8 +297,12 @@ class _Replay:
         self._strategy: Strategy | None = None
         self._asked_at = 0
         self._answer: list[dict[str, Any]] = []
-        with suppress(NasplatError):
+        self.refusal = ""
+        try:
             assembly = Assembly.of(config, code_metrics=code_metrics)
+        except NasplatError as error:
+            self.refusal = " ".join(str(error).split())
+        else:
             self._strategy, self.code_metrics = assembly.strategy, assembly.problem.code_metrics
 
     def check(self, event: Event, validator: LogValidator) -> None:
@@ -355,21 +374,42 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
     if (folder / CONFIG).is_file() and log.is_file() and Run(folder).is_being_written():
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
+    artifacts, spoilt = _artifacts(folder / ARTIFACTS)
+    recorded = None
+    with suppress(NasplatError):
+        recorded = read_environment(folder)
     try:
         with scratch_folder() as scratch:
             for path in present:
                 shutil.copyfile(path, scratch / path.name)
             events, problem = read_events(scratch / LOG)
+            found = Salvage(folder, read_config, events, not problem, artifacts, spoilt, recorded, problem)
+            if found.whole and found.gap is None:
+                found.problem = _snapshot_damage(scratch / LOG, read_config, recorded)
+                found.whole = not found.problem
     except OSError as error:
         raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
-    artifacts, spoilt = _artifacts(folder / ARTIFACTS)
-    recorded = None
-    with suppress(NasplatError):
-        recorded = read_environment(folder)
-    return Salvage(
-        folder, read_config, events, whole=not problem, artifacts=artifacts, spoilt=spoilt, environment=recorded,
-        problem=problem,
-    )  # fmt: skip
+    return found
+
+
+def _snapshot_damage(path: Path, config: SearchConfig, recorded: Mapping[str, Any] | None) -> str:
+    """Why resuming would refuse the snapshot in a log that is whole otherwise; empty if it would not."""
+    code_metrics = frozenset((recorded or {}).get("code_metrics", ()))
+    with closing(EventLog.open(path)) as log:
+        if log.snapshot() is None:
+            return ""
+        try:
+            assembly = Assembly.of(config, code_metrics=code_metrics)
+            replay(log, assembly.strategy, assembly.problem, Accounts(config.goal), lambda outcome: None)
+        except DamageError as error:
+            return str(error).partition(";")[0]
+        except StrategyError:
+            return "after its snapshot the strategy asks for other tasks than the log has"
+        except NasplatError:  # nothing about the snapshot: the benchmark or its costs have changed
+            return ""
+        except Exception as error:  # noqa: BLE001  a strategy is foreign code, and its state may be damaged
+            return f"with its snapshot the strategy raised {type(error).__name__}: {error}"
+    return ""
 
 
 def _config(folder: Path, given: Path | None) -> SearchConfig:

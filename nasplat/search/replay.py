@@ -56,7 +56,7 @@ def replay(
         if event.kind == "ask":
             logged: list[Json] = event.body["tasks"]
             if strategy_lives:
-                _ask_again(strategy, event, logged)
+                _ask_again(strategy, event, logged, restored=snapshot is not None)
             accounts.ask([decode_task(body) for body in logged])
             may_ask = bool(logged)
         elif event.kind == "incident":
@@ -75,12 +75,13 @@ def replay(
     return Replayed(seconds, snapshot[0] if snapshot else 0, may_ask)
 
 
-def _ask_again(strategy: Strategy, event: Event, logged: list[Json]) -> None:
+def _ask_again(strategy: Strategy, event: Event, logged: list[Json], *, restored: bool) -> None:
     asked = [encode_task(task) for task in strategy.ask(event.body["n"])]
     if asked != logged:
         raise StrategyError(
             f"on resuming, {type(strategy).__name__} asked for other tasks than the log has at event {event.seq}: "
             f"{asked} instead of {logged}; resume with the version of NASPlat that began the run"
+            + (", unless `nasplat recover` says that its snapshot is damaged" if restored else "")
         )
 
 

@@ -14,10 +14,10 @@ from contextlib import closing
 from pathlib import Path
 
 from nasplat.errors import RunError
-from nasplat.storage.event_log import FORMAT, Event, EventLog, event_of, has_schema
+from nasplat.storage.event_log import FORMAT, Event, EventLog, event_of, has_schema, structural_damage
+from nasplat.storage.write_ahead import FRAME_HEADER, PAGE_SIZES, WAL_HEADER, damage
 
-WAL_HEADER, FRAME_HEADER, LEAF_OVERHEAD = 32, 24, 35
-PAGE_SIZES = {2**power for power in range(9, 17)}
+LEAF_OVERHEAD = 35
 USUAL_PAGE_SIZE = 4096
 SMALLEST_EVENT = 16
 """Minimum size of an event in bytes. An event number above file size / minimum size is damage."""
@@ -58,6 +58,7 @@ def read_events(copy: Path) -> tuple[dict[int, list[Event]], str]:
         return len(events) - before
 
     through, problem = _through_sqlite(copy) if main else ([], "only its write-ahead file is left")
+    problem = damage(side) or problem
     enter(through)
     if enter(_carve(main, side, scan_main=bool(problem))) and not problem:
         problem = "its write-ahead file has events that SQLite does not read"
@@ -77,9 +78,7 @@ def _through_sqlite(copy: Path) -> tuple[list[Event], str]:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != FORMAT:
                 problem = f"it has format {version}, not {FORMAT}"
-            check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if check != "ok":
-                problem = " ".join(str(check).removeprefix("*** in database main ***").split())
+            problem = structural_damage(connection) or problem
         except sqlite3.Error as error:
             problem = str(error)
         connection.text_factory = bytes  # so that one invalid text does not end the reading

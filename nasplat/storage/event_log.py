@@ -6,16 +6,18 @@ import os
 import shlex
 import sqlite3
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nasplat.errors import InputError, NasplatError, RunError, StorageError
+from nasplat.errors import DamageError, DamageWarning, InputError, NasplatError, RunError, StorageError
 from nasplat.storage import sqlite_errors
 from nasplat.storage.files import remedy
 from nasplat.storage.state import pack, unpack
+from nasplat.storage.write_ahead import damage_of
 
 FORMAT = 1
 SYNC_SECONDS = 1.0
@@ -108,6 +110,9 @@ class EventLog:
     def open(cls, path: Path, *, write: bool = False) -> Self:
         """An existing log, for reading unless `write`.
 
+        Events may be behind damage where SQLite does not reach them, and reports no error. Then a `DamageWarning` says
+        so, and a log that is to be written is refused, since new events would replace them.
+
         Raises:
             RunError: The file is missing, damaged, or of another version.
             InputError: It is to be written, but the place has no locks.
@@ -115,10 +120,31 @@ class EventLog:
         """
         if not path.exists():
             raise RunError(f"there is no event log {path}")
+        problem = damage_of(path.with_name(path.name + SIDES[0]))
+        if problem and write:
+            raise _is_damaged(path, problem)
+        try:
+            # Who opens a file to write moves the side file into it, so it is read first also where it is to be written.
+            reader = cls._reader(path)
+            with ExitStack() as undo:
+                undo.callback(reader.close)
+                problem = problem or structural_damage(reader._connection)
+                if not problem and write:
+                    return cls._opened(path, "mode=rw", write=True)
+                if write:
+                    raise _is_damaged(path, problem)
+                if problem:
+                    said = _is_damaged(path, f"{problem}; events may be missing from what is read")
+                    warnings.warn(str(said), DamageWarning, stacklevel=2)
+                undo.pop_all()
+            return reader
+        except sqlite3.Error as error:
+            raise (_refusal(path, error, "written") if write else _unreadable(path, error)) from error
+
+    @classmethod
+    def _reader(cls, path: Path) -> Self:
         side, journal = (path.with_name(path.name + ending) for ending in SIDES)
-        if write:
-            mode = "mode=rw"
-        elif os.path.isfile(side) and side.stat().st_size:  # noqa: PTH113
+        if os.path.isfile(side) and side.stat().st_size:  # noqa: PTH113
             # A writer is active, or was killed. The last reader with write access would move the valid part of the
             # side file into the log and delete the side file. So a damaged side file would be lost.
             mode = "mode=ro"
@@ -128,15 +154,12 @@ class EventLog:
             # is to be applied first.
             mode = "mode=rw" if os.access(path.parent, os.W_OK) or journal.exists() else _IMMUTABLE
         try:
-            try:
-                return cls._opened(path, mode, write=write)
-            except sqlite3.Error as error:
-                # A finished log may have been copied to a place without shared memory, where no process can write it.
-                if write or mode != "mode=rw" or journal.exists() or not sqlite_errors.lacks_shared_memory(path, error):
-                    raise
-                return cls._opened(path, _IMMUTABLE, write=False)
+            return cls._opened(path, mode, write=False)
         except sqlite3.Error as error:
-            raise (_refusal(path, error, "written") if write else _unreadable(path, error)) from error
+            # A finished log may have been copied to a place without shared memory, where no process can write it.
+            if mode != "mode=rw" or journal.exists() or not sqlite_errors.lacks_shared_memory(path, error):
+                raise
+            return cls._opened(path, _IMMUTABLE, write=False)
 
     @classmethod
     def _opened(cls, path: Path, mode: str, *, write: bool) -> Self:
@@ -152,10 +175,7 @@ class EventLog:
                     f"version that wrote it, or if the file is damaged: {recovering(path.parent)}"
                 )
             if not has_schema(connection):
-                raise RunError(
-                    f"the event log {path} is damaged: its tables are not those of an event log; "
-                    f"{recovering(path.parent)}"
-                )
+                raise _is_damaged(path, "its tables are not those of an event log")
             log = cls._configured(connection, path, write=write)
             if write:  # a place without locks is refused now, not after the first trial
                 connection.execute("BEGIN IMMEDIATE")
@@ -169,6 +189,8 @@ class EventLog:
         ahead = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         connection.execute(f"PRAGMA synchronous={'NORMAL' if ahead else 'FULL'}")
         connection.execute("PRAGMA busy_timeout=5000")
+        if write:  # frames of an earlier use would be left in the side file, where damage is harder to tell
+            connection.execute("PRAGMA journal_size_limit=0")
         return cls(connection, path, write=write)
 
     def append(self, kind: str, body: Mapping[str, Any], *, elapsed: float) -> int:
@@ -240,8 +262,10 @@ class EventLog:
         """
         try:
             row = self._connection.execute(
-                "SELECT seq, body, arrays FROM snapshots ORDER BY seq DESC LIMIT 1"
+                "SELECT seq, body, arrays, (SELECT max(seq) FROM events) FROM snapshots ORDER BY seq DESC LIMIT 1"
             ).fetchone()
+            if row is not None and row[0] > (row[3] or 0):  # as the log is now: its writer may have gone on
+                raise ValueError(f"its snapshot follows event {row[0]}, but the last event is {row[3]}")
             return None if row is None else (row[0], unpack(row[1], row[2]))
         except (sqlite3.Error, ValueError) as error:
             raise self._damaged(error) from error
@@ -250,8 +274,8 @@ class EventLog:
         what = sqlite_errors.remedy(self._path, error) if isinstance(error, sqlite3.Error) else remedy(error)
         return StorageError(f"the event log {self._path} cannot be written: {error}; {what}")
 
-    def _damaged(self, error: Exception) -> RunError:
-        return RunError(f"the event log {self._path} is damaged: {error}; {recovering(self._path.parent)}")
+    def _damaged(self, error: Exception) -> DamageError:
+        return _is_damaged(self._path, error)
 
     def close(self) -> None:
         """Close the file; a log that its writer has closed is complete in one file."""
@@ -310,6 +334,20 @@ def has_schema(connection: sqlite3.Connection) -> bool:
         return connection.execute(listing).fetchall() == model.execute(listing).fetchall()
 
 
+def structural_damage(connection: sqlite3.Connection) -> str:
+    """What SQLite finds wrong with the pages of a file, some of which no event may show; empty if nothing is.
+
+    Raises:
+        sqlite3.Error: The file cannot be read at all.
+    """
+    said = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return "" if said == "ok" else " ".join(said.removeprefix("*** in database main ***").split())
+
+
+def _is_damaged(path: Path, problem: object) -> DamageError:
+    return DamageError(f"the event log {path} is damaged: {problem}; {recovering(path.parent)}")
+
+
 def _refusal(path: Path, error: sqlite3.Error, action: str) -> NasplatError:
     """The error for a log that cannot be created or opened for writing; the cause may be the file."""
     said = f"the event log {path} cannot be {action}: {error}; {sqlite_errors.remedy(path, error)}"
@@ -325,4 +363,4 @@ def _refusal(path: Path, error: sqlite3.Error, action: str) -> NasplatError:
 def _unreadable(path: Path, error: sqlite3.Error) -> RunError:
     if sqlite_errors.lacks_locks(path, error):
         return RunError(f"the event log {path} cannot be read: {error}; copy the run to a local disk and read it there")
-    return RunError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")
+    return DamageError(f"the event log {path} cannot be read: {error}; {recovering(path.parent)}")
