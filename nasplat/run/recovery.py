@@ -20,14 +20,14 @@ from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run, read_environment
 from nasplat.run.environment import environment
-from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, refuse_links
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.search.assembly import Assembly
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
 from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
-from nasplat.strategy import Strategy, named_digests
+from nasplat.strategy import Strategy, digests_in, named_digests
 from nasplat.task import (
     STATE,
     Measurement,
@@ -56,7 +56,7 @@ class Salvage:
         config: The configuration of the run.
         events: All readings of each event that could be read, by event number.
         whole: Whether SQLite finds no damage in the log.
-        artifacts: The artifacts whose content matches their digest, by digest.
+        artifacts: The artifacts that an event names and whose content matches their digest, by digest.
         spoilt: The other files in the artifact folder.
         environment: The environment that was recorded when the run was created; None if it cannot be read.
         problem: The description of the damage in the log; empty if there is none.
@@ -338,7 +338,8 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         config: A configuration to use instead of the run's own, if that is lost.
 
     Raises:
-        InputError: The directory does not exist or is not a run, or a process is writing it.
+        InputError: The directory does not exist or is not a run, or one of its files is a link, or a process is
+            writing it.
         RunError: There is no configuration; without it no run can continue.
         StorageError: The log cannot be copied, for example if the disk is full.
     """
@@ -352,6 +353,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         raise InputError(f"{folder} is not a directory; `nasplat runs` lists the runs below ./runs")
     if not present:
         raise InputError(f"{folder} is not a run, or its event log {LOG} is missing; nothing can be recovered")
+    refuse_links(folder)
     if (folder / CONFIG).is_file() and log.is_file() and Run(folder).is_being_written():
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
@@ -362,7 +364,9 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             events, problem = read_events(scratch / LOG)
     except OSError as error:
         raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
-    artifacts, spoilt = _artifacts(folder / ARTIFACTS)
+    whole, spoilt = _artifacts(folder / ARTIFACTS)
+    named = {digest for each in events.values() for event in each for digest in digests_in(json.dumps(event.body))}
+    artifacts = {digest: path for digest, path in whole.items() if digest in named}  # a store may be shared
     recorded = None
     with suppress(NasplatError):
         recorded = read_environment(folder)
@@ -393,9 +397,11 @@ def _way(measurement: Measurement, state: Handle | None) -> tuple[Architecture, 
 
 
 def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The undamaged artifacts by digest, and all other files."""
+    """The undamaged artifacts by digest, and all other files. Folders of a store that are links are left out."""
     whole, spoilt = {}, []
     for path in sorted(folder.glob("[!.]*/[!.]*")):
+        if path.parent.is_symlink():
+            continue
         digest = path.parent.name + path.stem
         try:
             fits = not path.is_symlink() and Handle.of(read_file(path)).digest == digest
