@@ -24,8 +24,8 @@ from nasplat.storage.files import is_full
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
-"""Exit codes. The last two are 128 and the number of a signal, SIGINT and SIGPIPE, as shells tell that a program ended by
-it: a script with `pipefail` meets the same as of `git log | head`. Not all was written, so the code is not 0."""
+"""Exit codes. The last two are 128 and a signal's number, SIGINT and SIGPIPE, as shells tell that a program ended
+so: a script with `pipefail` meets the same as of `git log | head`. Not all was written, so the code is not 0."""
 
 
 class LazyCommand(NamedTuple):
