@@ -120,15 +120,15 @@ def test_what_a_killed_writer_left_behind_goes_once_the_log_names_it(tmp_path: P
     with search(tmp_path / "whole", "asha", 60) as loop:
         loop.run()
     whole = Run(tmp_path / "whole")
-    left = [m.artifacts[STATE] for m in whole.history().measured[30:] if STATE in m.artifacts]
-    gone = next(each for each in left if not whole.artifacts.path(each).exists())
-    number = next(m.id for m in whole.history().measured if m.artifacts.get(STATE) == gone)
-    architecture = whole.history().measured[number - 1].architecture
+    trial, gone = next(
+        (m, m.artifacts[STATE])
+        for m in whole.history().measured
+        if m.id > 30 and STATE in m.artifacts and not whole.artifacts.path(m.artifacts[STATE]).exists()
+    )
     with search(tmp_path / "run", "asha", 30) as loop:
         loop.run()
-    fidelity = whole.history().measured[number - 1].task.fidelity
     put = Run(tmp_path / "run").artifacts.put
-    orphan = put(f"state of {architecture} at {fidelity}, {number}".encode())
+    orphan = put(f"state of {trial.architecture} at {trial.task.fidelity}, {trial.id}".encode())
     other = put(b"of another run, or of a trial whose outcome was never logged")
     assert orphan == gone
     with search(tmp_path / "run", "asha", 60) as loop:

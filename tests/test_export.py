@@ -558,6 +558,6 @@ def test_shared_weights_that_are_lost_are_not_called_replaced(shared_run: Run, t
     member = shared_run.history().front[0]
     assert member.task.weights is not None
     shared_run.artifacts.path(member.task.weights).unlink()
-    with pytest.raises(RunError, match=f"artifact {member.task.weights} cannot be read"):
+    with pytest.raises(RunError, match=f"artifact {member.task.weights} is missing"):
         bundle.export(shared_run, member, tmp_path / "network")
     assert not (tmp_path / "network").exists()
