@@ -115,6 +115,7 @@ def test_states_are_collected_while_searching_and_weights_are_not(
     assert len(continued) > TRIALS / 10
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_left_behind_goes_once_the_log_names_it(tmp_path: Path) -> None:
     """The trial of a killed writer is repeated and gives the same state; what no trial gives may be another run's."""
     with search(tmp_path / "whole", "asha", 60) as loop:
