@@ -55,7 +55,7 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     for note in [*(notes_of(assembly.workload.data) if create else ()), *assembly.benchmark.data_notes()]:
         err.print(f"[yellow]note:[/] {escape(printable(note))}")
     store = ArtifactStore(folder / ARTIFACTS)
-    for note in store.notes():
+    for note in () if create else store.notes():
         err.print(f"[yellow]note:[/] {escape(printable(note))}")
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")

@@ -99,9 +99,9 @@ class ArtifactStore(Artifacts):
 
         A second mount of a folder of the same file system is not noticed.
         """
-        if self.folder.is_symlink():
-            return f"it is a link to {self.folder.readlink()}"
-        with suppress(OSError):  # there is no store yet
+        with suppress(OSError):  # there is no store yet, or its name is impossible
+            if self.folder.is_symlink():
+                return f"it is a link to {self.folder.readlink()}"
             if self.folder.lstat().st_dev != self.folder.parent.stat().st_dev:
                 return "it is a mount point"
             if is_taken(self.folder / SHARED):
