@@ -105,7 +105,11 @@ class Strategy(ABC):
 
 def named_digests(strategy: Strategy) -> set[str]:
     """The digests of all artifacts that a strategy can still refer to: those that its state contains as text."""
-    text, _ = pack(strategy.state())
+    return digests_in(pack(strategy.state())[0])
+
+
+def digests_in(text: str) -> set[str]:
+    """All digests that a text contains."""
     return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
 
 

@@ -74,17 +74,17 @@ def search(folder: Path, strategy: str, trials: int, watcher: Any = None, **opti
 def test_only_wanted_artifacts_stay_and_half_written_ones_go(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "artifacts")
     kept, gone = store.put(b"kept"), store.put(b"gone")
-    half = store.path(kept).with_name(".half-written.safetensors.x1")
+    half = store.path(kept).with_name(f".{store.path(kept).name}.0123abcd")
     half.write_bytes(b"ke")
     assert store.added == 8
-    store.collect({kept.digest})
+    store.collect({kept.digest}, {kept.digest})
     assert store.get(kept) == b"kept"
     assert not store.path(gone).exists() and not half.exists()
     assert (store.added, store.kept) == (0, 4)
 
 
 def test_nothing_to_collect_is_no_error(tmp_path: Path) -> None:
-    ArtifactStore(tmp_path / "never made").collect(set())
+    ArtifactStore(tmp_path / "never made").collect(set(), set())
     assert not (tmp_path / "never made").exists()
 
 
@@ -115,14 +115,27 @@ def test_states_are_collected_while_searching_and_weights_are_not(
     assert len(continued) > TRIALS / 10
 
 
-def test_what_a_killed_writer_left_behind_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_what_a_killed_writer_left_behind_goes_once_the_log_names_it(tmp_path: Path) -> None:
+    """The trial of a killed writer is repeated and gives the same state; what no trial gives may be another run's."""
+    with search(tmp_path / "whole", "asha", 60) as loop:
+        loop.run()
+    whole = Run(tmp_path / "whole")
+    trial, gone = next(
+        (m, m.artifacts[STATE])
+        for m in whole.history().measured
+        if m.id > 30 and STATE in m.artifacts and not whole.artifacts.path(m.artifacts[STATE]).exists()
+    )
     with search(tmp_path / "run", "asha", 30) as loop:
         loop.run()
-    orphan = Run(tmp_path / "run").artifacts.put(b"put on the store, but its outcome was never logged")
+    put = Run(tmp_path / "run").artifacts.put
+    orphan = put(f"state of {trial.architecture} at {trial.task.fidelity}, {trial.id}".encode())
+    other = put(b"of another run, or of a trial whose outcome was never logged")
+    assert orphan == gone
     with search(tmp_path / "run", "asha", 60) as loop:
         loop.run()
     run = Run(tmp_path / "run")
-    assert not run.artifacts.path(orphan).exists()
+    assert not run.artifacts.path(orphan).exists() and run.artifacts.path(other).exists()
     assert len(run.history().outcomes) == 60 and not run.history().failures
 
 

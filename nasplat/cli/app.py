@@ -6,6 +6,7 @@ A command is imported only when it is called. Most commands need torch or other 
 
 import importlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ from nasplat.storage.files import is_full
 # The base class of typer's errors about command-line arguments. Its module differs between versions of typer.
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+"""Exit codes. The last two are 128 and a signal's number, SIGINT and SIGPIPE, as shells tell that a program ended
+so: a script with `pipefail` meets the same as of `git log | head`. Not all was written, so the code is not 0."""
 
 
 class LazyCommand(NamedTuple):
@@ -136,7 +139,7 @@ def _root(
 
 
 def main() -> None:
-    """Run a command and exit: 0 done, 1 failed while running, 2 wrong input, 130 interrupted."""
+    """Run a command and exit: 0 done, 1 failed while running, 2 wrong input, 130 interrupted, 141 output not read."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the terminal cannot encode must not stop the command.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -147,6 +150,8 @@ def main() -> None:
     try:
         with _warnings_printed():
             code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what is left in its buffer meets a closed pipe here, not when Python ends
     except ClickException as error:
         code = _usage(error)
     except InputError as error:
@@ -156,9 +161,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted")
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader has closed the pipe
-        sys.stderr.close()
-        code = FAILED
+    except BrokenPipeError:
+        code = _end_unread()
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):  # typer and rich end the process when they meet one
+            raise
+        code = _end_unread()
     except OSError as error:
         if error.filename is not None or not is_full(error):
             raise
@@ -192,6 +200,12 @@ def _warnings_printed() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def _end_unread() -> int:
+    """The exit code after the reader has closed the pipe; what is left in buffers is discarded."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115  as long as the process
+    return UNREAD
 
 
 def _usage(error: Any) -> int:

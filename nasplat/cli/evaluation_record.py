@@ -11,7 +11,7 @@ from typing import Any
 
 from nasplat.errors import InputError
 from nasplat.registry import todays_name
-from nasplat.storage.files import read_file, refusal, write_atomically
+from nasplat.storage.files import check_unlinked, read_file, refusal, write_atomically
 from nasplat.surrogates.ranking_metrics import Ranking, Trial
 
 SETTINGS, TRIALS = "settings.json", "trials.jsonl"
@@ -36,12 +36,15 @@ class Record:
         """Begin a record, or continue the existing one.
 
         Raises:
-            InputError: The existing record has other settings or is damaged, or the folder cannot be written.
+            InputError: The existing record has other settings, is damaged, or has a file that is a link; or the folder
+                cannot be written.
         """
         if folder is None:
             return cls(None, [])
         settings = json.loads(json.dumps(settings))
         try:
+            for name in (SETTINGS, TRIALS):  # the second is written in place
+                check_unlinked(folder / name)
             if not (folder / SETTINGS).exists():
                 if folder.is_dir() and any(folder.iterdir()):
                     raise InputError(f"{folder} is not empty and has no evaluation; choose another --out")

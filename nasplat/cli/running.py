@@ -54,11 +54,13 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
         assembly = assembly.with_data()
     for note in [*(notes_of(assembly.workload.data) if create else ()), *assembly.benchmark.data_notes()]:
         err.print(f"[yellow]note:[/] {escape(printable(note))}")
+    store = ArtifactStore(folder / ARTIFACTS)
+    for note in () if create else store.notes():
+        err.print(f"[yellow]note:[/] {escape(printable(note))}")
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
         # Workers start first, so that their errors occur before any file is created.
-        store = ArtifactStore(folder / ARTIFACTS)
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
             run = _created(folder, assembly, choice, source) if create else Run(folder)

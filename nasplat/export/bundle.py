@@ -299,7 +299,7 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
                 "add --untrained to export the network with fresh weights"
             ) from error
         if not _superseded(run, measurement):
-            raise
+            raise run.lost(measurement, error) from error
         raise InputError(
             f"the shared weights of trial {measurement.id}, after {measurement.task.fidelity} epochs, were replaced by "
             "later ones; pick a trial of the front, which has the last weights, or add --untrained to export the "

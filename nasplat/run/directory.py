@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +21,18 @@ from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, load_tree
 from nasplat.data.manifest import Manifest, accepted_in
-from nasplat.errors import DamageError, InputError, NasplatError, RunError, StorageError
+from nasplat.errors import ArtifactError, DamageError, InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.environment import environment
 from nasplat.run.history import History
-from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG, LOG_FILES, refuse_links
 from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog, recovering
-from nasplat.storage.files import is_taken, new_folder, read_file, remedy, write_atomically
+from nasplat.storage.files import check_unlinked, is_taken, new_folder, read_file, remedy, write_atomically
 from nasplat.storage.locking import held, lacks_locks
 from nasplat.storage.sqlite_errors import LOCAL_DISK
 from nasplat.task import Measurement, Spent, encode_outcome
@@ -53,7 +54,7 @@ class Run:
         folder: An existing run directory.
 
     Raises:
-        InputError: The folder is not a run directory.
+        InputError: The folder is not a run directory, or one of its files is a link.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,6 +62,7 @@ class Run:
         if not os.path.isfile(folder / LOG) or not os.path.isfile(folder / CONFIG):  # noqa: PTH113
             what = "is not a run directory" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
             raise InputError(f"{folder} {what}; `nasplat runs` lists the runs below ./runs")
+        refuse_links(folder)
         self.folder = folder
 
     @classmethod
@@ -110,8 +112,16 @@ class Run:
         """The log, for the one process that may write it.
 
         Raises:
-            InputError: Another process is writing this run, or its place has no locks.
+            InputError: Another process is writing this run, or its place has no locks, or its log has another name
+                as a hard link: SQLite would write the log of the other run as well.
         """
+        try:
+            for name in LOG_FILES:
+                check_unlinked(self.folder / name)
+        except OSError as error:
+            raise InputError(
+                f"{error.filename} cannot be written: {error.strerror}; copy the run without links, as with cp -rL"
+            ) from error
         with _locked(self.folder), closing(EventLog.open(self.folder / LOG, write=True)) as log:
             yield log
 
@@ -273,7 +283,7 @@ class Run:
         Raises:
             InputError: A network must be measured while another process is writing this run; or its weights were not
                 kept; or its retraining is not complete, since test data must not choose the number of epochs.
-            RunError: A network cannot be measured: its code is not in the space, or its weights do not fit.
+            RunError: A network cannot be measured: its code is not in the space, or its weights are lost or do not fit.
         """
         tested = self.history().tested
         if self.config.strategy.name == RETRAINING:
@@ -305,6 +315,8 @@ class Run:
         started, clock = time.time(), time.perf_counter()
         try:
             final = benchmark.final(measurement, device=device, artifacts=self.artifacts)
+        except ArtifactError as error:
+            raise self.lost(measurement, error) from error
         except NasplatError:
             raise
         except Exception as error:
@@ -320,6 +332,14 @@ class Run:
         )
         metrics = {str(name): float(value) for name, value in final.metrics.items()}
         return replace(final, metrics=metrics, spent=spent)
+
+    def lost(self, measurement: Measurement, error: ArtifactError) -> ArtifactError:
+        """The error for a network whose weights are missing or damaged, with its trial and the remedy."""
+        return ArtifactError(
+            f"the weights of trial {measurement.id} of {self.folder} are lost: {error}; copy the file from another "
+            f"copy of the run to {self.folder / ARTIFACTS}, pick another trial, or train the network again with "
+            f"`nasplat retrain {shlex.quote(str(self.folder))} --pick {measurement.id}`"
+        )
 
     def member(self, measurement: Measurement, benchmark: Benchmark) -> Architecture:
         """The architecture of a measurement, after a check that it is a member of the search space.

@@ -19,7 +19,7 @@ from nasplat.errors import DamageError, InputError, NasplatError, RunError, Stor
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import Run, read_data, read_environment
 from nasplat.run.environment import environment
-from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, refuse_links
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.search.accounts import Accounts
 from nasplat.search.assembly import Assembly
@@ -28,7 +28,7 @@ from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
 from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
-from nasplat.strategy import Strategy, named_digests
+from nasplat.strategy import Strategy, digests_in, named_digests
 from nasplat.task import (
     STATE,
     Measurement,
@@ -57,7 +57,7 @@ class Salvage:
         config: The configuration of the run.
         events: All readings of each event that could be read, by event number.
         whole: Whether SQLite finds no damage in the log.
-        artifacts: The artifacts whose content matches their digest, by digest.
+        artifacts: The artifacts that an event names and whose content matches their digest, by digest.
         spoilt: The other files in the artifact folder.
         environment: The environment that was recorded when the run was created; None if it cannot be read.
         problem: The description of the damage in the log; empty if there is none.
@@ -357,7 +357,8 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         config: A configuration to use instead of the run's own, if that is lost.
 
     Raises:
-        InputError: The directory does not exist or is not a run, or a process is writing it.
+        InputError: The directory does not exist or is not a run, or one of its files is a link, or a process is
+            writing it.
         RunError: There is no configuration; without it no run can continue.
         StorageError: The log cannot be copied, for example if the disk is full.
     """
@@ -371,10 +372,11 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         raise InputError(f"{folder} is not a directory; `nasplat runs` lists the runs below ./runs")
     if not present:
         raise InputError(f"{folder} is not a run, or its event log {LOG} is missing; nothing can be recovered")
+    refuse_links(folder)
     if (folder / CONFIG).is_file() and log.is_file() and Run(folder).is_being_written():
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
-    artifacts, spoilt = _artifacts(folder / ARTIFACTS)
+    stored, spoilt = _artifacts(folder / ARTIFACTS)
     recorded = None
     with suppress(NasplatError):
         recorded = read_environment(folder)
@@ -383,6 +385,10 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             for path in present:
                 shutil.copyfile(path, scratch / path.name)
             events, problem = read_events(scratch / LOG)
+            named = {
+                digest for each in events.values() for event in each for digest in digests_in(json.dumps(event.body))
+            }
+            artifacts = {digest: path for digest, path in stored.items() if digest in named}  # a store may be shared
             found = Salvage(folder, read_config, events, not problem, artifacts, spoilt, recorded, problem)
             if found.whole and found.gap is None:
                 found.problem = _snapshot_damage(scratch / LOG, read_config, recorded)
@@ -433,9 +439,11 @@ def _way(measurement: Measurement, state: Handle | None) -> tuple[Architecture, 
 
 
 def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The undamaged artifacts by digest, and all other files."""
+    """The undamaged artifacts by digest, and all other files. Folders of a store that are links are left out."""
     whole, spoilt = {}, []
     for path in sorted(folder.glob("[!.]*/[!.]*")):
+        if path.parent.is_symlink():
+            continue
         digest = path.parent.name + path.stem
         try:
             fits = not path.is_symlink() and Handle.of(read_file(path)).digest == digest

@@ -24,6 +24,8 @@ class Collector:
     kept as long as these weights are. If a strategy sets `replaces_parts`, the artifacts of a measurement are deleted
     when another measurement has continued it.
 
+    Only what the outcomes of the run's own log name is deleted: a store may have files of others, as after a copy.
+
     Args:
         artifacts: The executor's artifact store; None if nothing is to be deleted.
         strategy: The strategy whose state names artifacts.
@@ -36,9 +38,11 @@ class Collector:
         self._parts: dict[tuple[Architecture, int], set[str]] = {}
         self._shared: list[tuple[str, Measurement]] = []
         self._newest_supernet = ""
+        self._logged: set[str] = set()
 
     def add(self, outcome: Outcome) -> None:
         """Record the artifacts of an outcome."""
+        self._logged |= _named(outcome)
         if isinstance(outcome, Trained):
             self._newest_supernet = outcome.weights.digest
         elif isinstance(outcome, Measurement) and outcome.cached_from is None:
@@ -66,7 +70,7 @@ class Collector:
             wanted |= needed_by(task)
         wanted |= self._left_with_shared(wanted)
         sync()
-        store.collect(wanted)
+        store.collect(wanted, self._logged)
 
     def _keep(self, measurement: Measurement) -> None:
         """Keep the lasting artifacts of a measurement; with `replaces_parts`, only those of the last part."""
@@ -87,6 +91,13 @@ class Collector:
         weights = named | {digest for digest, m in self._shared if m.task.fidelity == highest}
         self._shared = [(digest, m) for digest, m in self._shared if digest in weights]
         return {each for digest, m in self._shared for each in (digest, *_lasting(m))}
+
+
+def _named(outcome: Outcome) -> set[str]:
+    """The digests of the artifacts that an outcome left."""
+    if isinstance(outcome, Trained):
+        return {outcome.weights.digest}
+    return {handle.digest for handle in outcome.artifacts.values()} if isinstance(outcome, Measurement) else set()
 
 
 def _lasting(measurement: Measurement) -> set[str]:

@@ -71,6 +71,19 @@ def read_file(path: Path, most: int = -1) -> bytes:
         return file.read(most)
 
 
+def check_unlinked(path: Path) -> None:
+    """Check that writing into an existing file would change this file alone; without a file, all is well.
+
+    Raises:
+        OSError: It is a symbolic link, or has another name as a hard link.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and nothing is written through links", str(path))
+    with suppress(FileNotFoundError):
+        if path.lstat().st_nlink > 1 and not path.is_dir():
+            raise OSError(errno.EMLINK, "it is a hard link, and writing would change its other names", str(path))
+
+
 @contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
     """A file to write; it gets its name when the block ends, and is deleted if the block fails.
@@ -108,24 +121,29 @@ def appearing_folder(folder: Path) -> Iterator[None]:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Create a draft folder to fill; it gets its final name when the block ends.
 
-    If the block fails, the draft is deleted, together with the parent folders that were created for it.
+    If the block fails, the draft is deleted, together with the parent folders that were created for it. Drafts of
+    killed processes beside it are deleted first (`nasplat.storage.drafts`).
 
     Raises:
         InputError: The place is taken or cannot be written.
         StorageError: The disk is full.
     """
+    from nasplat.storage.drafts import delete_abandoned, marked  # commands that only look need no locks
+
     if is_taken(folder):
         raise InputError(f"{folder} exists; choose another --out")
     try:
         with appearing_folder(folder.parent):
+            delete_abandoned(folder.parent)
             draft = _draft_of(folder)
-            draft.mkdir()
-            try:
-                yield draft
-                draft.rename(folder)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
+            with marked(draft):
+                draft.mkdir()
+                try:
+                    yield draft
+                    draft.rename(folder)
+                except BaseException:
+                    shutil.rmtree(draft, ignore_errors=True)
+                    raise
     except OSError as error:
         raise refusal(folder, "created", error) from error
 

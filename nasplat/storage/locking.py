@@ -8,6 +8,8 @@ from pathlib import Path
 
 import filelock
 
+from nasplat.storage.files import check_unlinked
+
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -21,8 +23,10 @@ def held(path: Path, *, seconds: float) -> Iterator[None]:
 
     Raises:
         filelock.Timeout: Another process holds it.
-        OSError: The file cannot be created, or its file system has no locks (`lacks_locks`).
+        OSError: The file cannot be created or is a link, or its file system has no locks (`lacks_locks`).
     """
+    if path.is_symlink() or (path.exists() and path.stat().st_size):
+        check_unlinked(path)  # locking empties the file
     lock = filelock.FileLock(path)
     try:
         with warnings.catch_warnings():
