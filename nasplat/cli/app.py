@@ -15,7 +15,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 import nasplat
-from nasplat.cli.console import err, printable
+from nasplat.cli.console import err
 from nasplat.errors import InputError, NasplatError, StorageError
 from nasplat.storage.files import is_full
 
@@ -170,5 +170,5 @@ def _usage(error: Any) -> int:
 
 
 def _report(error: NasplatError, code: int) -> int:
-    err.print(f"[bold red]error:[/] {escape(printable(' '.join(str(error).split())))}")
+    err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}")
     return code
