@@ -140,8 +140,8 @@ def retrain(
     tree["constraints"] = _lifted_limits(searched.config)
     tree["objectives"] = objective or _measured(tree, next(iter(members)))
     completed = SearchConfig.read(tree)
-    named = ray_address is not None or any(each.startswith("executor.address=") for each in set_ or [])
-    check_trusted(searched, completed, named=named, trusted=trust_run)
+    ours = ray_address is not None or any(each.startswith("executor.address=") for each in set_ or [])
+    check_trusted(searched, completed, named=ours, trusted=trust_run)
     data = _kept_data(data_of(searched, accept=False), searched.config, completed)
     if accept_changed_data and data:
         data |= replace(completed.resolved().workload, data=data).make().accept_data()
