@@ -1,4 +1,4 @@
-"""Exceptions by cause: every error names the rule, the value that was given, and the remedy."""
+"""Exceptions by cause: every error names the rule, the value that was given in a printable form, and the remedy."""
 
 import difflib
 from collections.abc import Iterable
@@ -50,6 +50,15 @@ class TrialFailed(NasplatError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def printable(text: str) -> str:
+    """Text with all that is no printable character escaped: control characters, line breaks, marks of direction.
+
+    >>> print(printable("a\\x1b[2J"), printable("b\\nc"))
+    a\\x1b[2J b\\nc
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

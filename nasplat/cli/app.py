@@ -19,7 +19,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 import nasplat
-from nasplat.cli.console import err, printable
+from nasplat.cli.console import err
 from nasplat.errors import DamageWarning, InputError, NasplatError, StorageError
 from nasplat.storage.files import is_full
 
@@ -196,7 +196,7 @@ def _warnings_printed() -> Iterator[None]:
                 others(message, category, filename, lineno, file, line)
             elif text not in said:
                 said.add(text)
-                err.print(f"[yellow]warning:[/] {escape(printable(text))}")
+                err.print(f"[yellow]warning:[/] {escape(text)}")
 
         warnings.showwarning = show
         yield
@@ -215,5 +215,5 @@ def _usage(error: Any) -> int:
 
 
 def _report(error: NasplatError, code: int) -> int:
-    err.print(f"[bold red]error:[/] {escape(printable(' '.join(str(error).split())))}")
+    err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}")
     return code

@@ -19,7 +19,7 @@ import nasplat
 from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark, TableBenchmark
-from nasplat.cli.console import err, out, print_json, print_table, printable
+from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.evaluation_record import FIGURES, Record
 from nasplat.cli.interruption import Interruption
 from nasplat.config import yaml_value
@@ -147,7 +147,7 @@ def evaluate(
     else:
         _print(summary, trials, title, top, measured)
         if folder is not None:
-            out.print(f"results: {escape(printable(str(folder)))}")
+            out.print(f"results: {escape(str(folder))}")
     if interrupted:
         remedy = (
             f"go on with the same command: {escape(shlex.join(['nasplat', *sys.argv[1:]]))}"
@@ -183,7 +183,7 @@ def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title: str, top: int, metric: Metric) -> None:
     """Print one table for all ranked architectures, and one without duplicates if there are any."""
-    out.print(f"[bold]{escape(printable(title))}[/]\n")
+    out.print(f"[bold]{escape(title)}[/]\n")
     regret = f"regret@{top}" + f" ({metric.unit})" * bool(metric.unit)
     columns = ["trained on", "predictor", "splits", "tau", "spearman", f"precision@{top}", regret]
     titles = {"all": "All others, mean ± half the 95 % interval over splits"}
@@ -212,7 +212,7 @@ def _print(summary: Sequence[Mapping[str, Any]], trials: Sequence[Trial], title:
         out.print()
     for row in summary:
         for problem in row["problems"]:
-            err.print(f"[yellow]{row['predictor']} on {row['size']}:[/] {escape(printable(problem))}")
+            err.print(f"[yellow]{row['predictor']} on {row['size']}:[/] {escape(problem)}")
 
 
 def _spelt(interval: Mapping[str, float]) -> str:

@@ -110,11 +110,13 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
     check, cost = document["verification"], document["cost"]
     out.print(f"exported: {escape(document['folder'])}")
     out.print(
-        f"  architecture   {measurement.architecture}  "
+        f"  architecture   {escape(str(measurement.architecture))}  "
         f"({figure('params', cost['params'])} parameters, {figure('macs', cost['macs'])} MACs)"
     )
     if analytic := document["analytic_metrics"]:
-        out.print(f"  from a table   {', '.join(f'{name} {figure(name, value)}' for name, value in analytic.items())}")
+        out.print(
+            f"  from a table   {escape(', '.join(f'{name} {figure(name, value)}' for name, value in analytic.items()))}"
+        )
     if (table := document.get("latency_table")) and "protocol" not in document:
         out.print(f"  table          {escape(told_table(table))}")
     for title, figures in (("searched on", document.get("measured")), ("final", document.get("final"))):
@@ -122,7 +124,7 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
             metrics = ", ".join(
                 f"{name} {figure(name, value)}" for name, value in figures.items() if name not in ("split", *cost)
             )
-            out.print(f"  {title:14} {figures['split']}: {metrics}")
+            out.print(f"  {title:14} {escape(figures['split'])}: {escape(metrics)}")
     if protocol := document.get("protocol"):
         out.print(f"  protocol       {escape(protocol)}")
     if latency := document.get("latency"):

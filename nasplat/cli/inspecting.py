@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from nasplat.cli.console import out, print_json, print_table, printable
+from nasplat.cli.console import out, print_json, print_table
 from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front, print_measurements
 from nasplat.cli.settings import EngineName, Json
 from nasplat.errors import InputError, NasplatError
@@ -58,7 +58,7 @@ def runs(
     )
     for summary in summaries:
         if "error" in summary:
-            out.print(f"[yellow]{escape(summary['run'])}:[/] {escape(printable(summary['error']))}")
+            out.print(f"[yellow]{escape(summary['run'])}:[/] {escape(summary['error'])}")
 
 
 def show(
@@ -181,7 +181,7 @@ def _show_run(history: History, top: int) -> None:
         f"{'outcomes':10} {summary['outcomes']}, {trained}{summary['failed']} failed, in {duration(summary['seconds'])}"
     )
     for change in history.run.data_changes:
-        out.print(f"{'data':10} [yellow]changed[/], accepted {escape(printable(change))}")
+        out.print(f"{'data':10} [yellow]changed[/], accepted {escape(change)}")
     ranked = history.ranked
     if summary["status"] == "interrupted":
         out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")
@@ -197,11 +197,10 @@ def _show_run(history: History, top: int) -> None:
     if summary["protocol"]:
         out.print(f"\n{escape(summary['protocol'])}")
     for incident in history.incidents:
-        out.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
+        out.print(f"[yellow]{escape(spelt(incident))}[/]")
     for failure in _failures(history):
         out.print(
-            f"[yellow]trial {failure['trial']} failed[/] ({escape(printable(failure['kind']))}): "
-            f"{escape(printable(failure['message']))}"
+            f"[yellow]trial {failure['trial']} failed[/] ({escape(failure['kind'])}): {escape(failure['message'])}"
         )
 
 

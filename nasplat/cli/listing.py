@@ -149,7 +149,10 @@ def _describe(kind: Kind, name: str, *, json: bool) -> None:
         measured = {"metrics": list(metrics)} if metrics else {}
         print_json({**entry, **measured, "options": [asdict(each) for each in options]})
         return
-    out.print(f"[bold]{escape(plugin.name)}[/] ({registry.kind}, {escape(plugin.origin)})\n\n{escape(about)}\n")
+    out.print(f"[bold]{escape(plugin.name)}[/] ({registry.kind}, {escape(plugin.origin)})\n")
+    for line in about.splitlines():
+        out.print(escape(line))
+    out.print()
     if metrics:
         out.print(f"metrics: {escape(', '.join(metrics))}\n")
     if not options:
@@ -170,4 +173,5 @@ def _describe_dataset(name: str, *, json: bool) -> None:
     if json:
         print_json(known[name])
     else:
-        out.print(f"[bold]{escape(name)}[/] (data set)\n\n{escape(known[name]['summary'])}")
+        out.print(f"[bold]{escape(name)}[/] (data set)\n")
+        out.print(escape(known[name]["summary"]))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from nasplat.cli.console import err, out, print_table, printable
+from nasplat.cli.console import err, out, print_table
 from nasplat.latency.conditions import Conditions, processor
 from nasplat.objective import Goal
 from nasplat.run.history import History
@@ -81,7 +81,7 @@ def print_front(
         )
     print_measurements(title, history.front, history.run.config.goal, final, latency)
     if history.run.protocol and "latency_ms" in shown_metrics(goal):
-        out.print(escape(printable(history.run.protocol)))
+        out.print(escape(history.run.protocol))
     if latency:
         any_ = next(iter(latency.values()))
         conditions = Conditions(any_.engine, any_.threads, any_.batch, any_.device)
@@ -106,7 +106,7 @@ def print_comparison(comparison: Comparison) -> None:
     columns, rows = side_by_side(comparison)
     print_table(title_of(comparison), columns, rows)
     for line in missing_of(comparison):
-        out.print(f"[yellow]{escape(printable(line))}[/]")
+        out.print(f"[yellow]{escape(line)}[/]")
     if agreement := agreement_of(comparison):
         out.print(agreement)
 

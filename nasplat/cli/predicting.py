@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nasplat.architecture import Architecture
 from nasplat.cli import evaluating
-from nasplat.cli.console import err, out, print_json, print_table, printable
+from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.config import yaml_value
-from nasplat.errors import InputError
+from nasplat.errors import InputError, printable
 from nasplat.metric import Metric
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import is_taken
@@ -134,7 +134,7 @@ def fit(
     repeats = f" ({merged} repeated, with the mean of their scores)" if merged else ""
     out.print(f"{escape(predictor)} of {escape(scores.space.name)}")
     out.print(f"  trained on   {len(scores)} architectures{repeats} in {duration(seconds)}")
-    out.print(f"  metric       {escape(printable(str(metric)))}, at best {figure(metric.name, about['best'])}")
+    out.print(f"  metric       {escape(str(metric))}, at best {figure(metric.name, about['best'])}")
     if tau is not None:
         out.print(f"  Kendall tau  {_spelt(tau)}")
     out.print(f"  saved        {escape(str(out_folder))}")
@@ -350,6 +350,6 @@ def _finish(named: Sequence[tuple[str, str]], read: Sequence[Architecture | Inpu
     """Report the codes that could not be read. Results of the others are already printed."""
     wrong = [(place, item) for (place, _), item in zip(named, read, strict=True) if isinstance(item, InputError)]
     for place, error in wrong:
-        err.print(f"[bold red]error:[/] {escape(printable(f'{place}: {error}' if place else str(error)))}")
+        err.print(f"[bold red]error:[/] {escape(f'{place}: {error}' if place else str(error))}")
     if wrong:
         raise typer.Exit(WRONG_INPUT)

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from nasplat.cli.console import printable
 from nasplat.search.loop import Search
 from nasplat.task import Outcome
 from nasplat.units import duration, figure, spelt
@@ -42,7 +41,7 @@ class SearchProgress:
     def watch(self, search: Search, outcome: Outcome | None) -> None:
         """Update the display. The terminal is redrawn only a few times a second."""
         for incident in search.incidents[self._incidents :]:
-            self._console.print(f"[yellow]{escape(printable(spelt(incident)))}[/]")
+            self._console.print(f"[yellow]{escape(spelt(incident))}[/]")
         self._incidents = len(search.incidents)
         if not self._bar.disable:
             fraction = search.fraction

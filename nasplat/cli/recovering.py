@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nasplat.cli.console import out, print_json, printable
+from nasplat.cli.console import out, print_json
 from nasplat.run.directory import Run
 from nasplat.storage.event_log import recovering
 
@@ -38,7 +38,7 @@ def recover(
         print_json({**summary, "out": None if out_folder is None else str(out_folder)})
         return
     for line in _lines(summary, BEYOND):
-        out.print(escape(printable(line)))
+        out.print(escape(line))
     if out_folder is not None:
         out.print(f"saved: {escape(str(out_folder))}")
         if Run(out_folder).history().ended is None:

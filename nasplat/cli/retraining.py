@@ -22,12 +22,14 @@ from nasplat.cli.settings import (
     Retries,
     Set,
     TrialSeconds,
+    TrustRun,
     Workers,
     assign,
     choose,
     enter,
     merge,
 )
+from nasplat.cli.trust import check_trusted
 from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
 from nasplat.data.manifest import DATA, DataChanged
 from nasplat.errors import InputError
@@ -96,6 +98,7 @@ def retrain(
         Path | None,
         typer.Option(help="The run directory to create. Default: RUN-retrained-N.", show_default=False),
     ] = None,
+    trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
@@ -137,6 +140,8 @@ def retrain(
     tree["constraints"] = _lifted_limits(searched.config)
     tree["objectives"] = objective or _measured(tree, next(iter(members)))
     completed = SearchConfig.read(tree)
+    ours = ray_address is not None or any(each.startswith("executor.address=") for each in set_ or [])
+    check_trusted(searched, completed, named=ours, trusted=trust_run)
     data = _kept_data(data_of(searched, accept=False), searched.config, completed)
     if accept_changed_data and data:
         data |= replace(completed.resolved().workload, data=data).make().accept_data()

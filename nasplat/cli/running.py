@@ -11,10 +11,11 @@ import typer
 from rich.markup import escape
 
 from nasplat.artifact import Artifacts
-from nasplat.cli.console import err, out, print_json, printable
+from nasplat.cli.console import err, out, print_json
 from nasplat.cli.interruption import Interruption
 from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front
 from nasplat.cli.progress import SearchProgress
+from nasplat.config import SearchConfig
 from nasplat.data.manifest import accepted_in, notes_of
 from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
@@ -53,10 +54,10 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     if create or assembly.workload.data is not None:
         assembly = assembly.with_data()
     for note in [*(notes_of(assembly.workload.data) if create else ()), *assembly.benchmark.data_notes()]:
-        err.print(f"[yellow]note:[/] {escape(printable(note))}")
+        err.print(f"[yellow]note:[/] {escape(note)}")
     store = ArtifactStore(folder / ARTIFACTS)
     for note in () if create else store.notes():
-        err.print(f"[yellow]note:[/] {escape(printable(note))}")
+        err.print(f"[yellow]note:[/] {escape(note)}")
     if err.is_terminal:
         err.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
     try:
@@ -76,13 +77,13 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     except StorageError as error:
         if not is_taken(folder):
             raise
-        raise RunError(f"{error}, then go on with: nasplat resume {shlex.quote(str(folder))}") from error
+        raise RunError(f"{error}, then go on with: {_resuming(folder, config)}") from error
     except RunError as error:
         if type(error) is not RunError or not is_taken(folder):
             raise
-        raise RunError(f"{error}; go on with: nasplat resume {shlex.quote(str(folder))}") from error
+        raise RunError(f"{error}; go on with: {_resuming(folder, config)}") from error
     except KeyboardInterrupt:
-        go_on = f"go on with: nasplat resume {escape(shlex.quote(str(folder)))}"
+        go_on = f"go on with: {escape(_resuming(folder, config))}"
         err.print(f"interrupted; {go_on if is_taken(folder) else 'nothing was created'}")
         raise typer.Exit(130) from None
     history = run.history()
@@ -107,6 +108,13 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
     if history.failures and not history.measurements:
         first = history.failures[0]
         raise RunError(f"every trial of {folder} failed; trial {first.id} ({first.kind}): {first.message}")
+
+
+def _resuming(folder: Path, config: SearchConfig) -> str:
+    """The command that goes on with a run; it names the cluster again, which a run alone cannot."""
+    address = config.executor.address
+    where = "" if address is None else f" --ray-address {shlex.quote(address)}"
+    return f"nasplat resume {shlex.quote(str(folder))}{where}"
 
 
 def _created(folder: Path, assembly: Assembly, choice: str, source: Source | None) -> Run:
@@ -144,8 +152,8 @@ def _print_result(loop: Search, history: History, comparison: Comparison | None)
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)
         example = next(failure for failure in history.failures if failure.kind == kind)
-        said = escape(printable(example.message))
-        err.print(f"[yellow]{number} failed ({escape(printable(kind))})[/], such as trial {example.id}: {said}")
+        said = escape(example.message)
+        err.print(f"[yellow]{number} failed ({escape(kind)})[/], such as trial {example.id}: {said}")
 
 
 def data_of(run: Run, *, accept: bool) -> dict[str, Any] | None:
@@ -165,10 +173,10 @@ def data_of(run: Run, *, accept: bool) -> dict[str, Any] | None:
     if accept:
         before, data = data, run.accepted_data()
         for each in accepted_in(data)[len(accepted_in(before)) :]:
-            err.print(f"[yellow]changed data accepted[/]: {escape(printable(each))}")
+            err.print(f"[yellow]changed data accepted[/]: {escape(each)}")
         for note in notes_of(data):
             if note not in notes_of(before):
-                err.print(f"[yellow]note:[/] {escape(printable(note))}")
+                err.print(f"[yellow]note:[/] {escape(note)}")
     return data
 
 

@@ -18,11 +18,13 @@ from nasplat.cli.settings import (
     Retries,
     Set,
     TrialSeconds,
+    TrustRun,
     Workers,
     assign,
     choose,
     merge,
 )
+from nasplat.cli.trust import check_trusted
 from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError
 from nasplat.run.directory import Run, next_free
@@ -132,6 +134,7 @@ def resume(
     trial_seconds: Annotated[
         float | None, typer.Option(help="Ray: new time limit of a trial.", show_default=False)
     ] = None,
+    trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
@@ -149,8 +152,10 @@ def resume(
         raise InputError(
             f"{run} uses the inline executor, which has no workers; leave out the options of the ray executor"
         )
+    config = SearchConfig.read(tree)
+    check_trusted(opened, config, named=ray_address is not None, trusted=trust_run)
     data = data_of(opened, accept=accept_changed_data)
-    assembly = Assembly.of(SearchConfig.read(tree), data, code_metrics=opened.code_metrics)
+    assembly = Assembly.of(config, data, code_metrics=opened.code_metrics)
     shared = (assembly.benchmark.code_metrics - opened.code_metrics).intersection(assembly.problem.goal.metrics)
     if shared:
         err.print(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from nasplat.cli.console import err, out, printable
+from nasplat.cli.console import err, out
 from nasplat.errors import InputError
 from nasplat.storage.files import read_file
 from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor
@@ -65,7 +65,7 @@ def _announce(saved: StoredPredictor, address: str, guarded: bool) -> None:
     learnt = saved.about.get("count")
     from_ = f", trained on {learnt} architectures" if isinstance(learnt, int) else ""
     out.print(f"serving {escape(saved.predictor.name)} of {escape(saved.space.name)}{from_}")
-    out.print(f"  values   {escape(printable(saved.unit))}")
+    out.print(f"  values   {escape(saved.unit)}")
     out.print(f"  address  {escape(address)}{'  (with the header Authorization: Bearer TOKEN)' if guarded else ''}")
     out.print(f"  routes   {escape(address)}/openapi.json")
     out.print("Ctrl-C ends it")

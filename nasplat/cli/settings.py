@@ -33,6 +33,13 @@ GpusPerWorker: TypeAlias = Annotated[
 RayAddress: TypeAlias = Annotated[
     str | None, typer.Option(help="An existing Ray cluster: auto or HOST:PORT.", show_default=False)
 ]
+TrustRun: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--trust-run",
+        help="Connect to the Ray cluster, and download into the folder, that the run itself names.",
+    ),
+]
 Retries: TypeAlias = Annotated[
     int | None, typer.Option(help="Ray: retries of a trial after a worker failure. Default: 2.", show_default=False)
 ]

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nasplat.cli.benchmarking import INTERRUPTED, Device
-from nasplat.cli.console import err, out, print_json, printable
+from nasplat.cli.console import err, out, print_json
 from nasplat.cli.interruption import Interruption
 from nasplat.errors import InputError
 from nasplat.executors.executor import cuda_is_available
@@ -76,9 +76,9 @@ def upscale(
     if wanted is not None:
         side_by_side.check_original(source.colors, wanted, scale)
     if source.several:
-        err.print(f"[yellow]{escape(printable(str(picture)))} holds several pictures[/]; the first is upscaled")
+        err.print(f"[yellow]{escape(str(picture))} holds several pictures[/]; the first is upscaled")
     if source.deep:
-        err.print(f"[yellow]{escape(printable(str(picture)))} has more than 8 bits a channel[/]; they are scaled to 8")
+        err.print(f"[yellow]{escape(str(picture))} has more than 8 bits a channel[/]; they are scaled to 8")
     began = time.monotonic()
     try:
         with Interruption() as interruption, _threads(threads), _bar() as progress:
@@ -112,7 +112,7 @@ def upscale(
         )
         return
     for path in images:
-        out.print(f"written: {escape(printable(str(path)))}")
+        out.print(f"written: {escape(str(path))}")
     sizes = " to ".join(f"{image.width} x {image.height}" for image in (source.colors, result))
     out.print(f"  upscaled   {sizes} pixels in {duration(seconds)} on {device.value}")
     for name, figure in (found or {}).items():

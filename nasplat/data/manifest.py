@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from nasplat.data.digests import DataFile, described, in_threads, is_large, is_same, stated
@@ -349,4 +349,6 @@ def _count(value: Any) -> int | None:
 
 def _file_of(row: Any) -> DataFile:
     name, size, changed_ns, digest, label = row
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"a file must lie below the folder of the data, but one is named {name!r}")
     return DataFile(str(name), int(size), int(changed_ns), str(digest), None if label is None else int(label))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nasplat.errors import printable
 from nasplat.export.timing import disagreement, told, told_table
 from nasplat.units import figure
 
@@ -14,7 +15,7 @@ which become links even without markup."""
 
 def escaped(value: object) -> str:
     """Text escaped for Markdown, in one line."""
-    return _ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
+    return _ACTIVE.sub(r"\\\1", printable(" ".join(str(value).split())))
 
 
 def card(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:

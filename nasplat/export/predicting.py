@@ -2,10 +2,12 @@
 
 import ast
 from importlib.resources import files
+from inspect import getsource
 
 import numpy as np
 
 from nasplat.benchmark import Preprocessing
+from nasplat.errors import printable
 from nasplat.export.code import quoted
 from nasplat.export.upscaling import LUMA
 
@@ -62,13 +64,13 @@ def main() -> int:
     try:
         session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
     except Exception as error:
-        print(f"model.onnx cannot be opened: {{error}}", file=sys.stderr)
+        print(printable(f"model.onnx cannot be opened: {{error}}"), file=sys.stderr)
         return 1
     for path in arguments.pictures:
         try:
             images = read(path)
         except Exception as error:
-            print(f"{{path}} cannot be read: {{error}}", file=sys.stderr)
+            print(printable(f"{{path}} cannot be read: {{error}}"), file=sys.stderr)
             failed = 1
             continue
         logits = session.run(["logits"], {{"images": images}})[0][0]
@@ -76,9 +78,11 @@ def main() -> int:
         probabilities /= probabilities.sum()
         best = probabilities.argsort()[::-1][: max(arguments.top, 1)]
         shown = ", ".join(f"{{CLASSES[n]}} {{100 * probabilities[n]:.1f}} %" for n in best)
-        print(f"{{path}}: {{shown}}")
+        print(printable(f"{{path}}: {{shown}}"))
     return failed
 
+
+{printable}
 
 # How an image file becomes pixels, as in training
 
@@ -128,10 +132,12 @@ def main() -> int:
             source = decode(arguments.picture)
         upscale(session, source).save(arguments.upscaled, icc_profile=source.profile)
     except Exception as error:
-        print(f"{{arguments.picture}} cannot be upscaled: {{error}}", file=sys.stderr)
+        print(printable(f"{{arguments.picture}} cannot be upscaled: {{error}}"), file=sys.stderr)
         return 1
     return 0
 
+
+{printable}
 
 # How an image file becomes pixels, as in training
 
@@ -154,10 +160,13 @@ def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | Non
         return None
     mode = quoted("RGB" if preprocessing.channels == 3 else "L")
     if scale is not None:
-        return _ENLARGE.format(imports=_IMPORTS, reader=_reader(), scale=scale, mode=mode, luma=LUMA)
+        return _ENLARGE.format(
+            imports=_IMPORTS, reader=_reader(), printable=getsource(printable), scale=scale, mode=mode, luma=LUMA
+        )
     return _CLASSIFY.format(
         imports=_IMPORTS,
         reader=_reader(),
+        printable=getsource(printable),
         mode=mode,
         height=preprocessing.height,
         width=preprocessing.width,

@@ -265,9 +265,11 @@ def read_table(path: Path, space: SearchSpace, io: IO) -> LatencyTable:
             listed.origin = Origin.read(facts)
             return listed
         if not set(BLOCK_COLUMNS[:3]) <= set(columns):
+            # Other columns are not quoted: a foreign run may have named any file of the user's.
+            found = [name for name in (*BLOCK_COLUMNS[:3], NETWORK_COLUMNS[0]) if name in columns]
             raise ValueError(
                 f"a table of blocks must have the columns {', '.join(BLOCK_COLUMNS[:3])}, and a table of networks "
-                f"{', '.join(NETWORK_COLUMNS)}, but this one has {shortly(columns)}"
+                f"{', '.join(NETWORK_COLUMNS)}, but of these this one has {', '.join(found) or 'none'}"
             )
         if not isinstance(space, BlockSpace):
             raise InputError(

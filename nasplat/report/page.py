@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from nasplat.errors import printable
 from nasplat.objective import Goal, Objective
 from nasplat.report.drawing import default_style, svg
 from nasplat.run.directory import Run
@@ -58,7 +59,7 @@ def render(run: Run, history: History) -> str:
     measured = history.measured
     kinds = [failure.kind for failure in history.failures]
     page = Environment(
-        loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined, finalize=_shown
     ).get_template("page.html")
     config = run.config.model_dump(mode="json")
     comparison = Comparison.of(history)
@@ -66,7 +67,7 @@ def render(run: Run, history: History) -> str:
         name=run.folder.resolve().name,
         status=history.status,
         config=config,
-        config_yaml=yaml.safe_dump(config, sort_keys=False),
+        config_yaml=escape(yaml.safe_dump(config, sort_keys=False)),  # YAML escapes control characters itself
         versions=run.environment["versions"],
         revision=run.environment["git"]["code"],
         threads=spelt_threads(run.environment),
@@ -98,6 +99,11 @@ def render(run: Run, history: History) -> str:
         fronts=[_front(measured, front, goal, other) for other in goal.objectives[1:]] if measured else [],
         scatter=_searched_and_retrained(comparison) if comparison is not None and comparison.paired else None,
     )
+
+
+def _shown(value: Any) -> Any:
+    """A value of the page: text of others without control characters; what is HTML already stays as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @default_style()

@@ -67,14 +67,35 @@ def _revision_of_code() -> str | None:
 
 
 def _revision(folder: Path) -> str | None:
-    """The commit checked out in a folder, with ``+changes`` if tracked files were changed; None outside of git."""
+    """The commit checked out in a folder, with ``+changes`` if tracked files were changed; None outside of git.
+
+    A repository may be anybody's, and its configuration can name programs. None of them is run: where it names filters
+    of files, which a comparison would run, the mark is ``+unknown``.
+    """
     try:
         head = _git(folder, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
+        if _has_filters(folder):
+            return f"{head}+unknown"
+        # Submodules have configurations of their own, so only their commits are compared.
+        status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+        return head + ("+changes" if _git(folder, *status) else "")
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 
+def _has_filters(folder: Path) -> bool:
+    """Whether the configuration of the repository itself, not that of its user, has filters of files."""
+    listed = _git(folder, "config", "--list", "--show-scope", "--name-only", "-z").split("\0")
+    settings = zip(listed[::2], listed[1::2], strict=False)
+    return any(scope in ("local", "worktree") and name.startswith("filter.") for scope, name in settings)
+
+
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=10)
+    """The output of a git command that runs no monitor and no hook, writes nothing and fetches nothing."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    harmless = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+    done = subprocess.run(
+        ["git", *harmless, *arguments],
+        cwd=folder, env=environment, check=True, capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
     return done.stdout.strip()
