@@ -233,7 +233,8 @@ def test_a_killed_writer_loses_nothing_that_append_returned_for(path: Path) -> N
             told = int(writer.stdout.readline())
         time.sleep(chance.random() / 50)
         writer.send_signal(signal.SIGKILL)
-        rest, _ = writer.communicate(timeout=PATIENCE)
+        rest = writer.stdout.read()  # not communicate, which leaves out what readline has buffered
+        writer.wait(PATIENCE)
         told = max([told, *map(int, rest.split("\n")[:-1])])
         assert writer.returncode == -signal.SIGKILL
         left_open += len(names_beside(path)) > 1

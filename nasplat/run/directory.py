@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, load_tree
-from nasplat.data.manifest import Manifest, accepted_in
+from nasplat.data.manifest import accepted_in
 from nasplat.errors import ArtifactError, DamageError, InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import cuda_is_available
 from nasplat.options import complete, explain
@@ -28,11 +28,12 @@ from nasplat.registry import SEARCH_SPACES
 from nasplat.run.environment import environment
 from nasplat.run.history import History
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG, LOG_FILES, refuse_links
+from nasplat.run.records import read_data, read_environment, spelt_data
 from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog, recovering
-from nasplat.storage.files import check_unlinked, is_taken, new_folder, read_file, remedy, write_atomically
+from nasplat.storage.files import check_unlinked, is_taken, new_folder, remedy, write_atomically
 from nasplat.storage.locking import held, lacks_locks
 from nasplat.storage.sqlite_errors import LOCAL_DISK
 from nasplat.task import Measurement, Spent, encode_outcome
@@ -101,7 +102,7 @@ class Run:
                 recorded["source"] = source.model_dump(mode="json")
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             if data is not None:
-                write_atomically(draft / DATA, _spelt(data))
+                write_atomically(draft / DATA, spelt_data(data))
             EventLog.create(draft / LOG).close()
             with _locked(draft):  # a place without locks is refused before a run is there
                 pass
@@ -184,7 +185,7 @@ class Run:
         if data is not None and data != self.data:
             path = self.folder / DATA
             try:
-                write_atomically(path, _spelt(data))
+                write_atomically(path, spelt_data(data))
             except OSError as error:
                 raise StorageError(f"the record {path} cannot be written: {error.strerror}") from error
 
@@ -396,56 +397,3 @@ def next_free(parent: Path, stem: str) -> Path:
     """The first of ``stem-1``, ``stem-2`` … that is not there yet."""
     taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
     return next(parent / name for i in range(1, len(taken) + 2) if (name := f"{stem}-{i}") not in taken)
-
-
-def read_data(folder: Path) -> dict[str, Any] | None:
-    """Read what a run recorded of its data; None if it recorded nothing.
-
-    Raises:
-        DamageError: The record is damaged.
-    """
-    path = folder / DATA
-    try:
-        recorded = json.loads(read_file(path))
-        if not isinstance(recorded, dict):
-            raise ValueError("it is no object")
-        for each in recorded.values():
-            Manifest.of_json(each)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise DamageError(f"{path} is damaged: {problem}; {recovering(folder)}, without this record") from error
-    return recorded
-
-
-def read_environment(folder: Path) -> dict[str, Any]:
-    """Read the environment that was recorded when a run was created.
-
-    Raises:
-        RunError: The record is missing or damaged.
-    """
-    path = folder / ENVIRONMENT
-    try:
-        recorded = json.loads(read_file(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamageError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
-    match recorded:
-        case {"versions": dict(versions), "git": {"code": str() | None}} if all(
-            isinstance(version, str | None) for version in versions.values()
-        ) and _are_names(recorded.get("code_metrics", [])):
-            found: dict[str, Any] = recorded
-            return found
-    raise DamageError(
-        f"{path} is damaged: it must have versions and git.code as text, and code_metrics, if there, as a list of "
-        f"names; {recovering(folder)}"
-    )
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _spelt(data: Mapping[str, Any]) -> str:
-    """The record of data as a file. Names that are no UTF-8 are escaped."""
-    return json.dumps(data, separators=(",", ":")) + "\n"

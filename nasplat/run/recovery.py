@@ -15,15 +15,15 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.config import SearchConfig, load_tree
-from nasplat.errors import DamageError, InputError, NasplatError, RunError, StorageError, StrategyError
+from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run, read_data, read_environment
+from nasplat.run.directory import Run
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, refuse_links
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
-from nasplat.search.accounts import Accounts
+from nasplat.run.records import read_data, read_environment
+from nasplat.run.rehearsal import snapshot_damage
 from nasplat.search.assembly import Assembly
-from nasplat.search.replay import replay
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
@@ -391,31 +391,11 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             artifacts = {digest: path for digest, path in stored.items() if digest in named}  # a store may be shared
             found = Salvage(folder, read_config, events, not problem, artifacts, spoilt, recorded, problem)
             if found.whole and found.gap is None:
-                found.problem = _snapshot_damage(scratch / LOG, read_config, recorded)
+                found.problem = snapshot_damage(scratch / LOG, read_config, recorded)
                 found.whole = not found.problem
     except OSError as error:
         raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
     return found
-
-
-def _snapshot_damage(path: Path, config: SearchConfig, recorded: Mapping[str, Any] | None) -> str:
-    """Why resuming would refuse the snapshot in a log that is whole otherwise; empty if it would not."""
-    code_metrics = frozenset((recorded or {}).get("code_metrics", ()))
-    with closing(EventLog.open(path)) as log:
-        if log.snapshot() is None:
-            return ""
-        try:
-            assembly = Assembly.of(config, code_metrics=code_metrics)
-            replay(log, assembly.strategy, assembly.problem, Accounts(config.goal), lambda outcome: None)
-        except DamageError as error:
-            return str(error).partition(";")[0]
-        except StrategyError:
-            return "after its snapshot the strategy asks for other tasks than the log has"
-        except NasplatError:  # nothing about the snapshot: the benchmark or its costs have changed
-            return ""
-        except Exception as error:  # noqa: BLE001  a strategy is foreign code, and its state may be damaged
-            return f"with its snapshot the strategy raised {type(error).__name__}: {error}"
-    return ""
 
 
 def _config(folder: Path, given: Path | None) -> SearchConfig:
