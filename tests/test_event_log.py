@@ -234,7 +234,7 @@ def test_a_killed_writer_loses_nothing_that_append_returned_for(path: Path) -> N
         time.sleep(chance.random() / 50)
         writer.send_signal(signal.SIGKILL)
         rest = writer.stdout.read()  # not communicate, which leaves out what readline has buffered
-        writer.wait(PATIENCE)
+        writer.communicate(timeout=PATIENCE)
         told = max([told, *map(int, rest.split("\n")[:-1])])
         assert writer.returncode == -signal.SIGKILL
         left_open += len(names_beside(path)) > 1
