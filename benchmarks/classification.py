@@ -15,7 +15,7 @@ from nasplat.benchmark import Preprocessing, SupernetBenchmark
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Splits
-from nasplat.data.manifest import DATA, manifest_of, manifests
+from nasplat.data.manifest import DATA, manifest_of, manifests, recorded_images
 from nasplat.data.options import DataOptions
 from nasplat.errors import InputError, TrialFailed
 from nasplat.latency.conditions import Conditions
@@ -147,8 +147,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     def data_notes(self) -> Sequence[str]:
         notes = self._dataset.survey().notes()
-        manifest = manifest_of(self.recorded, DATA)
-        images = manifest.images if manifest is not None and manifest.subset == self.data.subset else None
+        images = recorded_images(self.recorded, DATA, self.data.subset)
         if images is not None and (note := self.recipe.note(images)):
             notes = (*notes, note)
         return notes
@@ -403,10 +402,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     def _training_images(self, device: str) -> int:
         """The number of training images with which the run began, so that its batches stay as they are."""
-        manifest = manifest_of(self.recorded, DATA)
-        if manifest is not None and manifest.images is not None and manifest.subset == self.data.subset:
-            return manifest.images
-        return len(self._splits(device).training)
+        images = recorded_images(self.recorded, DATA, self.data.subset)
+        return len(self._splits(device).training) if images is None else images
 
     def _augmentation(self, device: str, *, cutout: int = 0) -> "Callable[[Tensor], Tensor] | None":
         from torchvision.transforms import v2

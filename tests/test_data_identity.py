@@ -267,6 +267,13 @@ def test_a_folder_that_was_copied_is_read_once(run: Run, images: Path, monkeypat
     worker.prepare()
 
 
+def test_no_trial_reads_the_record_of_all_files_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = Assembly.of(run.config, run.data).benchmark
+    benchmark.prepare()
+    monkeypatch.setattr(Manifest, "of_json", None)
+    benchmark.measure(run.history().measurements[0].task, device="cpu", artifacts=MemoryArtifacts())
+
+
 def test_accepting_writes_nothing_if_the_data_cannot_be_used(run: Run, images: Path) -> None:
     (images / "a" / "new.png").write_bytes(b"")
     before = run.data

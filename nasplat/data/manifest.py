@@ -286,6 +286,15 @@ def manifest_of(recorded: Mapping[str, Any] | None, purpose: str) -> Manifest | 
     return None if recorded is None or purpose not in recorded else Manifest.of_json(recorded[purpose])
 
 
+def recorded_images(recorded: Mapping[str, Any] | None, purpose: str, subset: int | None) -> int | None:
+    """The number of training images with which a run began, if it is recorded for this subset; else None.
+
+    The files are not looked at, since every trial asks for this number.
+    """
+    document = (recorded or {}).get(purpose)
+    return document["images"] if document is not None and document["subset"] == subset else None
+
+
 def notes_of(recorded: Mapping[str, Any] | None) -> list[str]:
     """What users should know about the data of a run, one line each."""
     return [note for each in (recorded or {}).values() for note in Manifest.of_json(each).notes]
