@@ -1,7 +1,7 @@
 """The configuration of a search: one schema for files and flags, resolved before anything is created."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -94,6 +94,19 @@ class Workload:
     space_options: dict[str, Any] = field(default_factory=dict)
     benchmark_options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | None = None
+
+    @property
+    def download_folder(self) -> str | None:
+        """The named folder into which the benchmark may download; None if it downloads into the data folder only."""
+        data = self.benchmark_options.get("data") or {}
+        return str(data["folder"]) if data.get("download") and data.get("folder") else None
+
+    def offline(self) -> Self:
+        """The same workload, but nothing is downloaded into a folder that the options name."""
+        if self.download_folder is None:
+            return self
+        data = self.benchmark_options["data"] | {"download": False}
+        return replace(self, benchmark_options=self.benchmark_options | {"data": data})
 
     def make(self) -> Benchmark:
         """Make the benchmark; it is not yet prepared."""

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from nasplat.errors import InputError
+
+MOST = 2**53
+"""Maximum of each figure of a cost: so far, integers are exact in floating-point numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -15,6 +20,9 @@ class Cost:
         memory_bits: Bits that store the parameters.
         published: Further metrics by name: counted by the own rules of a publication, or taken from a table.
         parts: The cost of each named part; if there are parts, they sum to the whole.
+
+    Raises:
+        InputError: A figure is larger than `MOST`, as of a network whose width is a slip of the pen.
     """
 
     params: int = 0
@@ -22,6 +30,14 @@ class Cost:
     memory_bits: int = 0
     published: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, "Cost"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.params > MOST or self.macs > MOST or self.memory_bits > MOST:
+            raise InputError(
+                f"the figures of a network's cost must be at most {MOST:.3g}, but got {float(self.params):.3g} "
+                f"parameters, {float(self.macs):.3g} multiply-accumulates and {float(self.memory_bits):.3g} bits; "
+                "choose smaller options of its space"
+            )
 
     @classmethod
     def total(cls, parts: Mapping[str, "Cost"]) -> Self:

@@ -270,6 +270,8 @@ def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) 
     if problem["type"] == "missing":
         return f"{place} is missing; it has no default"
     message = str(problem["msg"])
+    if problem["type"] == "json_invalid":  # the text is not quoted: a file of a foreign folder may be a link to another
+        return "it is not JSON"
     if problem["type"] == "value_error":  # our own validators, whose messages are complete
         return f"{place}: {message.removeprefix('Value error, ')}"
     return f"{place}: {message[:1].lower()}{message[1:]}, but got {shortly(problem['input'])}"

@@ -300,7 +300,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads(_read(folder / DOCUMENT), parse_constant=_finite, parse_float=_finite)
         if not isinstance(document, dict):
-            raise ValueError(f"{DOCUMENT} must contain a JSON object, but contains {shortly(document)}")
+            raise ValueError(f"{DOCUMENT} must contain a JSON object, but contains {type(document).__name__}")
         if document.get("format") != FORMAT:
             raise ValueError(
                 f"{DOCUMENT} has the format {shortly(document.get('format'))}, but this version of NASPlat reads "

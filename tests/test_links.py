@@ -116,7 +116,10 @@ def test_a_store_that_is_a_link_is_said_and_nothing_below_it_is_deleted(
     target = linked_store(run, tmp_path / "elsewhere")
     foreign(target)
     before = tree(target)
-    done = command("resume", run, "--evaluations", "16")
+    refused = command("resume", run, "--evaluations", "16")
+    assert (refused.returncode, tree(target)) == (2, before)
+    assert "leave their weights outside the run" in refused.stderr and "--trust-run" in refused.stderr
+    done = command("resume", run, "--evaluations", "16", "--trust-run")
     assert done.returncode == 0
     assert f"stay in {run / 'artifacts'}: it is a link to {target}" in " ".join(done.stderr.split())
     after = tree(target)
@@ -147,7 +150,7 @@ def test_two_runs_with_one_store_keep_the_weights_of_both(run: Path, command: Co
     copy = shutil.copytree(run, tmp_path / "runs" / "copy", ignore=shutil.ignore_patterns("artifacts"))
     (copy / "artifacts").symlink_to(run / "artifacts")
     before = tree(run / "artifacts")
-    assert command("resume", copy, "--evaluations", "16").returncode == 0
+    assert command("resume", copy, "--evaluations", "16", "--trust-run").returncode == 0
     done = command("resume", run, "--evaluations", "24")
     assert done.returncode == 0 and f"delete {run / 'artifacts' / SHARED} when" in " ".join(done.stderr.split())
     both = tree(run / "artifacts")
@@ -411,7 +414,7 @@ def test_whatever_is_linked_a_run_deletes_only_what_its_log_wrote(
     tangle(rng, run, outside)
     before_outside, before = tree(outside), tree(run / "artifacts")
     if rng.random() < 0.8:
-        command("resume", run, "--evaluations", rng.choice([8, 12, 16, 24]))
+        command("resume", run, "--evaluations", rng.choice([8, 12, 16, 24]), "--trust-run")
     if rng.random() < 0.5:
         Run(run).artifacts.collect(set(rng.sample(sorted(logged(run)), 2)), logged(run))
     after_outside, after = tree(outside), tree(run / "artifacts")

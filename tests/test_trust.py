@@ -17,7 +17,6 @@ import yaml
 from rich.markup import escape
 
 from nasplat.benchmark import Preprocessing
-from nasplat.cli import trust
 from nasplat.cli.console import SafeConsole
 from nasplat.config import SearchConfig
 from nasplat.data.manifest import Manifest
@@ -25,7 +24,7 @@ from nasplat.errors import InputError, RunError
 from nasplat.export.card import escaped
 from nasplat.export.predicting import predict_script
 from nasplat.latency.table import read_table
-from nasplat.run import environment
+from nasplat.run import environment, trust
 from nasplat.run.directory import Run
 from nasplat.run.environment import _revision
 from nasplat.run.layout import CONFIG, ENVIRONMENT
@@ -54,6 +53,11 @@ def change(run: Path, **sections: Any) -> None:
     for name, values in sections.items():
         tree[name] |= values
     (run / CONFIG).write_text(yaml.safe_dump(tree))
+
+
+def test_usage_errors_are_printable(command: Command) -> None:
+    done = command("show", "run", "--top", "\x1b[2J")
+    assert done.returncode == 2 and "\\x1b[2J" in done.stderr and "\x1b" not in done.stderr
 
 
 # Clusters, folders and plug-ins that a run names
@@ -94,6 +98,7 @@ def test_a_cluster_counts_only_if_its_user_names_it(
 def test_a_run_downloads_into_a_folder_of_its_own_only_if_trusted(run: Path, tmp_path: Path) -> None:
     change(run, benchmark={"data": {"folder": str(tmp_path / "place"), "download": True, "side": None}})
     opened = Run(run)
+    assert not opened.benchmark().data.download  # type: ignore[attr-defined]
     with pytest.raises(InputError, match=f"would download data into '{tmp_path / 'place'}'.*--trust-run"):
         trust.check_trusted(opened, opened.config, named=False, trusted=False)
     trust.check_trusted(opened, opened.config, named=False, trusted=True)

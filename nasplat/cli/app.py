@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import nasplat
 from nasplat.cli.console import err
-from nasplat.errors import DamageWarning, InputError, NasplatError, StorageError
+from nasplat.errors import DamageWarning, InputError, NasplatError, StorageError, printable
 from nasplat.storage.files import is_full
 
 # The base class of typer's errors about command-line arguments. Its module differs between versions of typer.
@@ -209,6 +209,8 @@ def _end_unread() -> int:
 
 
 def _usage(error: Any) -> int:
+    lines = str(error.message).expandtabs(4).split("\n")
+    error.message = "\n".join(map(printable, lines))  # arguments may be names of files, which others have chosen
     error.show()
     code: int = error.exit_code
     return code

@@ -29,7 +29,6 @@ from nasplat.cli.settings import (
     enter,
     merge,
 )
-from nasplat.cli.trust import check_trusted
 from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
 from nasplat.data.manifest import DATA, DataChanged
 from nasplat.errors import InputError
@@ -40,6 +39,7 @@ from nasplat.registry import BENCHMARKS, SEARCH_SPACES
 from nasplat.run.directory import RETRAINING, Run, next_free
 from nasplat.run.history import History
 from nasplat.run.source import Origin, Source
+from nasplat.run.trust import check_trusted
 from nasplat.search.assembly import Assembly
 from nasplat.task import Measurement
 

@@ -24,10 +24,10 @@ from nasplat.cli.settings import (
     choose,
     merge,
 )
-from nasplat.cli.trust import check_trusted
 from nasplat.config import SearchConfig, load_tree
 from nasplat.errors import InputError
 from nasplat.run.directory import Run, next_free
+from nasplat.run.trust import check_store_trusted, check_trusted
 from nasplat.search.assembly import Assembly
 
 
@@ -154,6 +154,7 @@ def resume(
         )
     config = SearchConfig.read(tree)
     check_trusted(opened, config, named=ray_address is not None, trusted=trust_run)
+    check_store_trusted(opened, trusted=trust_run)
     data = data_of(opened, accept=accept_changed_data)
     assembly = Assembly.of(config, data, code_metrics=opened.code_metrics)
     shared = (assembly.benchmark.code_metrics - opened.code_metrics).intersection(assembly.problem.goal.metrics)

@@ -37,7 +37,7 @@ TrustRun: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--trust-run",
-        help="Connect to the Ray cluster, and download into the folder, that the run itself names.",
+        help="Connect to the Ray cluster, and write into the folders, that the run itself names or links to.",
     ),
 ]
 Retries: TypeAlias = Annotated[

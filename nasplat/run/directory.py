@@ -142,12 +142,12 @@ class Run:
         return hashlib.sha256(json.dumps(first, sort_keys=True, default=repr).encode()).hexdigest()
 
     def benchmark(self) -> Benchmark:
-        """The run's benchmark, not yet prepared.
+        """The run's benchmark, not yet prepared. It downloads nothing into a folder that only the run names.
 
         Raises:
             InputError: The configuration names a plug-in or an option that is not there.
         """
-        return replace(self.config.resolved().workload, data=self.data).make()
+        return replace(self.config.resolved().workload.offline(), data=self.data).make()
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -173,7 +173,7 @@ class Run:
             InputError: The change cannot be accepted.
         """
         accepted = self.benchmark().accept_data()
-        replace(self.config.resolved().workload, data=accepted).make().check()
+        replace(self.config.resolved().workload.offline(), data=accepted).make().check()
         return accepted
 
     def keep_data(self, data: Mapping[str, Any] | None) -> None:

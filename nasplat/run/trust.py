@@ -1,11 +1,11 @@
 """What the configuration of a run may cause only if its user says so; `docs/trust.md` has the whole table."""
 
 import os
-from typing import Any
 
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError
 from nasplat.run.directory import Run
+from nasplat.run.layout import ARTIFACTS
 
 RAY_ADDRESS = "RAY_ADDRESS"
 """The variable by which a user, and Ray itself, names a cluster."""
@@ -41,6 +41,20 @@ def check_trusted(run: Run, now: SearchConfig, *, named: bool, trusted: bool) ->
         )
 
 
+def check_store_trusted(run: Run, *, trusted: bool) -> None:
+    """Check that a run that goes on writes no artifacts outside its folder: its store may be a link to anywhere.
+
+    Raises:
+        InputError: The store is a link, and the user does not trust the run.
+    """
+    store = run.folder / ARTIFACTS
+    if store.is_symlink() and not trusted:
+        raise InputError(
+            f"{store} is a link to {store.readlink()}, so trials would leave their weights outside the run; if the run "
+            "is your own, give --trust-run, or put a copy of the folder in place of the link"
+        )
+
+
 def _of_the_user(address: str | None) -> bool:
     """Whether the user's environment names the address. Ray takes `auto` from there."""
     return bool(os.environ.get(RAY_ADDRESS)) and address in ("auto", os.environ[RAY_ADDRESS])
@@ -48,5 +62,4 @@ def _of_the_user(address: str | None) -> bool:
 
 def _download_folder(config: SearchConfig) -> str | None:
     """The folder into which the benchmark may download; None if it downloads nothing, or into the data folder."""
-    data: dict[str, Any] = config.resolved().benchmark.options.get("data") or {}
-    return str(data["folder"]) if data.get("download") and data.get("folder") else None
+    return config.resolved().workload.download_folder
