@@ -13,7 +13,8 @@ from PIL import Image
 from nasplat.architecture import IO
 from nasplat.config import SearchConfig
 from nasplat.errors import NasplatError
-from nasplat.registry import PREDICTORS, SEARCH_SPACES
+from nasplat.predictors.random_forest import RandomForest
+from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import Run
 from nasplat.storage.event_log import EventLog
 from nasplat.testing.exports import write_export
@@ -41,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 8, 3), np.uint8)).save(place / "picture.png")
     cells = SEARCH_SPACES.get("nasbench201")()
     members = [cells.parse(f"{number:06d}") for number in (0, 11111, 123, 3210, 1032, 2301)]
-    PREDICTORS.get("random_forest")(cells, trees=2).fit(members, np.linspace(0.2, 0.9, 6)).save(place / "saved")
+    RandomForest(cells, trees=2).fit(members, np.linspace(0.2, 0.9, 6)).save(place / "saved")
     for folder in (place / "mine", place / "mine" / "ab", place / "mine" / "ab" / "cd"):
         folder.mkdir()
         (folder / "note.txt").write_text(SECRET)

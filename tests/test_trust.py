@@ -56,7 +56,7 @@ def change(run: Path, **sections: Any) -> None:
 
 
 def test_usage_errors_are_printable(command: Command) -> None:
-    done = command("show", "run", "--top", "\x1b[2J")
+    done = command("\x1b[2J")
     assert done.returncode == 2 and "\\x1b[2J" in done.stderr and "\x1b" not in done.stderr
 
 
