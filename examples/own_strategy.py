@@ -6,9 +6,9 @@ from typing import Any
 
 from nasplat import DuplicatePolicy, Goal, Measurement, Objective, Outcome, Problem, Strategy, Task
 from nasplat.config import Workload
+from nasplat.driver.budget import Budget
+from nasplat.driver.loop import Search
 from nasplat.executors.inline import InlineExecutor
-from nasplat.search.budget import Budget
-from nasplat.search.loop import Search
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
 from nasplat.task import decode_outcome, encode_outcome

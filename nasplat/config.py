@@ -43,7 +43,7 @@ class PluginConfig(BaseModel):
 
 
 class BudgetConfig(_Section):
-    """The limits of `nasplat.search.budget.Budget`."""
+    """The limits of `nasplat.driver.budget.Budget`."""
 
     evaluations: int | None = None
     seconds: float | None = None

@@ -155,7 +155,7 @@ def _origin(entry: EntryPoint) -> str:
 
 
 AUTO = "auto"
-"""The name that lets `nasplat.search.automatic` choose the strategy."""
+"""The name that lets `nasplat.driver.automatic` choose the strategy."""
 AUTO_SUMMARY = "Chosen by space, benchmark, objectives and budget; the search says why."
 
 # mypy expects a concrete class wherever a class is passed, but a contract is abstract.

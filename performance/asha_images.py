@@ -19,7 +19,7 @@ from scipy import stats
 
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.task import Measurement
 from nasplat.testing.runs import searched
@@ -53,9 +53,9 @@ def config(strategy: str, seed: int, **budget: int) -> SearchConfig:
 
 def search(folder: Path, wanted: SearchConfig) -> History:
     """Run a search, go on with it, or look at it if it has ended."""
-    if not folder.exists() or Run(folder).history().ended is None:
+    if not folder.exists() or RunDirectory(folder).history().ended is None:
         searched(folder, wanted)
-    return Run(folder).history()
+    return RunDirectory(folder).history()
 
 
 def tested(history: History) -> float:

@@ -31,7 +31,7 @@ from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.problem import Problem
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.strategies.cars import CARS
 from nasplat.task import Measurement
 from nasplat.testing.runs import searched
@@ -142,7 +142,7 @@ def search(settings: Row, seed: int) -> Row:
     config = SearchConfig.read({**settings["search"], "seed": seed})
     with tempfile.TemporaryDirectory() as folder:
         assembly = searched(Path(folder) / "run", config)
-        history = Run(Path(folder) / "run").history()
+        history = RunDirectory(Path(folder) / "run").history()
     measured = assembly.strategy.parents if isinstance(assembly.strategy, CARS) else history.measured
     found = {m.architecture.code: {name: m.metrics[name] for name in WANTED} for m in measured}
     return {"measured": found, "images": history.spending.images, "evaluations": history.spending.evaluations}

@@ -26,7 +26,7 @@ from nasplat.executors.executor import Executor
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import Measurement, Outcome, Task, Trained
 from nasplat.testing.runs import searched
@@ -99,7 +99,7 @@ def search(paths: int) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         searched(Path(folder) / "run", config)
-        return Run(Path(folder) / "run").history().elapsed[-1]
+        return RunDirectory(Path(folder) / "run").history().elapsed[-1]
 
 
 def accounting(rounds: int) -> dict[str, Any]:

@@ -23,19 +23,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import nasplat.search.collection
-import nasplat.search.loop
+import nasplat.driver.collection
+import nasplat.driver.loop
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, Workload
+from nasplat.driver.budget import Budget
+from nasplat.driver.loop import Search
 from nasplat.executors.executor import Executor
 from nasplat.executors.inline import InlineExecutor
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import LOG
-from nasplat.search.budget import Budget
-from nasplat.search.loop import Search
 from nasplat.storage.event_log import EventLog
 from nasplat.task import Evaluate, Measurement, Outcome
 from nasplat.testing import ToyBenchmark, ToySpace
@@ -84,8 +84,8 @@ class NotingWorkload(Workload):
 
 def child(folder: Path, strategy: str, seed: int, executor: str) -> None:
     """Search in a run directory, or go on; in a process of its own, to be killed."""
-    nasplat.search.loop.SNAPSHOT_EVENTS = SNAPSHOT_EVENTS
-    nasplat.search.collection.COLLECT_BYTES = 2_000
+    nasplat.driver.loop.SNAPSHOT_EVENTS = SNAPSHOT_EVENTS
+    nasplat.driver.collection.COLLECT_BYTES = 2_000
     options = STRATEGY_OPTIONS[strategy]
     config = SearchConfig.read(
         {
@@ -97,7 +97,7 @@ def child(folder: Path, strategy: str, seed: int, executor: str) -> None:
             "seed": seed,
         }
     )
-    run = Run(folder) if folder.exists() else Run.create(folder, config)
+    run = RunDirectory(folder) if folder.exists() else RunDirectory.create(folder, config)
     workload = NotingWorkload("toy", "toy", {}, {"notes": str(folder.absolute() / NOTES)})
     benchmark, artifacts = workload.make(), run.artifacts
     problem = Problem(benchmark.space, config.goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=seed)

@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation(
         "lost-trial",
         "A resumed search submits everything again that was asked for and never answered.",
-        "nasplat/search/loop.py",
+        "nasplat/driver/loop.py",
         "for task in list(self.accounts.outstanding.values()):\n            self._route(task)",
         "for task in list(self.accounts.outstanding.values())[1:]:\n            self._route(task)",
         ("tests/test_resume.py::test_what_was_in_flight_is_submitted_again_with_its_ids_and_seeds",),
@@ -126,7 +126,7 @@ MUTATIONS = (
     Mutation(
         "another-retry",
         "A search goes on from a snapshot with exactly what the strategy knew, each outcome told once.",
-        "nasplat/search/replay.py",
+        "nasplat/driver/replay.py",
         "event.seq > snapshot[0]",
         "event.seq >= snapshot[0]",
         ("tests/test_storage.py",),

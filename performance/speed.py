@@ -24,14 +24,14 @@ from typing import Any
 
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, Workload
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
 from nasplat.errors import InputError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
-from nasplat.search.loop import Search
+from nasplat.run.directory import RunDirectory
 from nasplat.task import Json, Measurement, Outcome, encode_outcome, encode_task
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.strategies import answer
@@ -82,7 +82,7 @@ def table_search(folder: Path, trials: int) -> dict[str, Any]:
         "budget": {"evaluations": trials},
     }
     assembly = Assembly.of(SearchConfig.read(config))
-    run, clock = Run.create(folder, assembly.config), Clock()
+    run, clock = RunDirectory.create(folder, assembly.config), Clock()
     began = time.perf_counter()
     with InlineExecutor(assembly.benchmark, run.artifacts) as executor, run.writing() as log:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, clock, run.artifacts).run()
@@ -198,8 +198,8 @@ def _bare_actors() -> float:
 
 def _ours(folder: Path) -> float:
     """A whole search through the `ray` executor, event log and all, once its workers are up."""
+    from nasplat.driver.budget import Budget
     from nasplat.executors.ray import RayExecutor
-    from nasplat.search.budget import Budget
 
     config = {
         "space": "nasbench201",
@@ -208,7 +208,7 @@ def _ours(folder: Path) -> float:
         "objectives": ["accuracy:max"],
         "budget": {"evaluations": RAY_TRIALS},
     }
-    run = Run.create(folder, SearchConfig.read(config))  # what is searched comes from the workload below
+    run = RunDirectory.create(folder, SearchConfig.read(config))  # what is searched comes from the workload below
     space = ToySpace()
     problem = Problem(space, Goal((Objective("accuracy", True),)), io=ToyBenchmark(space).io, fidelity=9)
     strategy: Any = STRATEGIES.get("random_search")

@@ -9,16 +9,16 @@ import pytest
 from nasplat_demo.space import Perceptron
 from nasplat_demo.supernet import SharedFormula, SharedGenerations
 
-import nasplat.search.collection
-import nasplat.search.loop
+import nasplat.driver.collection
+import nasplat.driver.loop
 from nasplat.artifact import Artifacts, Handle
 from nasplat.config import SearchConfig
+from nasplat.driver.budget import Budget
+from nasplat.driver.loop import Search
 from nasplat.executors.inline import InlineExecutor
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run
-from nasplat.search.budget import Budget
-from nasplat.search.loop import Search
+from nasplat.run.directory import RunDirectory
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Trained, TrainSupernet
 from nasplat.testing import ToyBenchmark, ToySpace
@@ -61,7 +61,7 @@ def search(folder: Path, strategy: str, trials: int, watcher: Any = None, **opti
     config = SearchConfig.read(
         {"space": "toy", "benchmark": "toy", "strategy": strategy, "objectives": ["accuracy:max"], "budget": {}}
     )
-    run = Run(folder) if folder.exists() else Run.create(folder, config)
+    run = RunDirectory(folder) if folder.exists() else RunDirectory.create(folder, config)
     benchmark, artifacts = Keeping(ToySpace()), run.artifacts
     problem = Problem(benchmark.space, config.goal, io=benchmark.io, fidelity=benchmark.fidelity)
     make: Any = STRATEGIES.get(strategy)
@@ -93,16 +93,16 @@ def test_nothing_to_collect_is_no_error(tmp_path: Path) -> None:
 def test_states_are_collected_while_searching_and_weights_are_not(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nasplat.search.collection, "COLLECT_BYTES", 500)
-    monkeypatch.setattr(nasplat.search.collection, "COLLECT_GROWTH", 0.0)
+    monkeypatch.setattr(nasplat.driver.collection, "COLLECT_BYTES", 500)
+    monkeypatch.setattr(nasplat.driver.collection, "COLLECT_GROWTH", 0.0)
     watcher = Most(tmp_path / "run" / "artifacts")
     options = {"options": {"duplicates": "measure"}}
     with search(tmp_path / "run", strategy, TRIALS, watcher, **options) as loop:
         loop.run()
-    history = Run(tmp_path / "run").history()
+    history = RunDirectory(tmp_path / "run").history()
     assert not history.failures
     left = [m.artifacts[STATE] for m in history.measured if STATE in m.artifacts]
-    store = Run(tmp_path / "run").artifacts
+    store = RunDirectory(tmp_path / "run").artifacts
     there = [handle for handle in left if store.path(handle).exists()]
     assert len(there) < len(left)
     finished = {m.task.continues for m in history.measured if m.task.continues is not None}
@@ -120,7 +120,7 @@ def test_what_a_killed_writer_left_behind_goes_once_the_log_names_it(tmp_path: P
     """The trial of a killed writer is repeated and gives the same state; what no trial gives may be another run's."""
     with search(tmp_path / "whole", "asha", 60) as loop:
         loop.run()
-    whole = Run(tmp_path / "whole")
+    whole = RunDirectory(tmp_path / "whole")
     trial, gone = next(
         (m, m.artifacts[STATE])
         for m in whole.history().measured
@@ -128,13 +128,13 @@ def test_what_a_killed_writer_left_behind_goes_once_the_log_names_it(tmp_path: P
     )
     with search(tmp_path / "run", "asha", 30) as loop:
         loop.run()
-    put = Run(tmp_path / "run").artifacts.put
+    put = RunDirectory(tmp_path / "run").artifacts.put
     orphan = put(f"state of {trial.architecture} at {trial.task.fidelity}, {trial.id}".encode())
     other = put(b"of another run, or of a trial whose outcome was never logged")
     assert orphan == gone
     with search(tmp_path / "run", "asha", 60) as loop:
         loop.run()
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     assert not run.artifacts.path(orphan).exists() and run.artifacts.path(other).exists()
     assert len(run.history().outcomes) == 60 and not run.history().failures
 
@@ -157,7 +157,7 @@ def test_a_task_in_flight_keeps_what_it_continues_from(tmp_path: Path, monkeypat
             loop.run()
     with search(tmp_path / "run", "asha", 60) as loop:
         loop.run()
-    history = Run(tmp_path / "run").history()
+    history = RunDirectory(tmp_path / "run").history()
     assert len(history.outcomes) == 60 and not history.failures
 
 
@@ -169,7 +169,7 @@ def shared_search(folder: Path, trials: int) -> Iterator[Search]:
     """A search of generations that share weights in a run directory, new or not."""
     tree = {"space": "toy", "benchmark": "toy", "strategy": "random_search"}  # names that no test here looks up
     config = SearchConfig.read(tree | {"objectives": ["accuracy:max", "params:min"], "budget": {}})
-    run = Run(folder) if folder.exists() else Run.create(folder, config)
+    run = RunDirectory(folder) if folder.exists() else RunDirectory.create(folder, config)
     benchmark, artifacts = SharedFormula(Perceptron()), run.artifacts
     problem = Problem(benchmark.space, config.goal, io=benchmark.io, fidelity=benchmark.fidelity)
     with InlineExecutor(benchmark, artifacts) as executor, run.writing() as log:
@@ -181,11 +181,11 @@ def shared_search(folder: Path, trials: int) -> Iterator[Search]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever can be deleted is, after every outcome."""
-    monkeypatch.setattr(nasplat.search.collection, "COLLECT_BYTES", 1)
-    monkeypatch.setattr(nasplat.search.collection, "COLLECT_GROWTH", 0.0)
+    monkeypatch.setattr(nasplat.driver.collection, "COLLECT_BYTES", 1)
+    monkeypatch.setattr(nasplat.driver.collection, "COLLECT_GROWTH", 0.0)
 
 
-def on_the_shelf(run: Run) -> set[str]:
+def on_the_shelf(run: RunDirectory) -> set[str]:
     return {path.parent.name + path.stem for path in run.artifacts.folder.rglob("*.safetensors")}
 
 
@@ -198,14 +198,14 @@ def needed_for(measurements: list[Measurement]) -> set[str]:
     return needed
 
 
-def last_generation(run: Run) -> list[Measurement]:
+def last_generation(run: RunDirectory) -> list[Measurement]:
     measured = run.history().measured
     last = [m for m in measured if m.task.fidelity == measured[-1].task.fidelity]
     assert {m.task.weights for m in last} != {m.task.weights for m in measured}
     return last
 
 
-def check_front_can_be_had(run: Run) -> None:
+def check_front_can_be_had(run: RunDirectory) -> None:
     for member in run.history().front:
         SharedFormula(Perceptron()).state_dict(member, artifacts=run.artifacts)
 
@@ -213,7 +213,7 @@ def check_front_can_be_had(run: Run) -> None:
 def test_what_was_measured_with_shared_weights_goes_with_them(tmp_path: Path, eager: None) -> None:
     with shared_search(tmp_path / "run", 40) as loop:
         loop.run()
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     trained = [outcome.weights.digest for outcome in run.history().outcomes if isinstance(outcome, Trained)]
     assert len(trained) > 4 and not run.history().failures
     assert on_the_shelf(run) == needed_for(last_generation(run)) | {trained[-1]}
@@ -251,7 +251,7 @@ def test_killed_at_any_moment_a_run_keeps_its_front_and_what_it_goes_on_with(
         monkeypatch.setattr(loop.executor, "submit", strike)
         with pytest.raises(KeyboardInterrupt):
             loop.run()
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     before = on_the_shelf(run)
     check_front_can_be_had(run)
     with shared_search(tmp_path / "run", 40) as loop:
@@ -260,7 +260,7 @@ def test_killed_at_any_moment_a_run_keeps_its_front_and_what_it_goes_on_with(
     assert on_the_shelf(run) == before, "from the log alone follows what the killed process had kept"
     with shared_search(tmp_path / "run", 40) as loop:
         loop.run()
-    whole = Run(tmp_path / "whole")
+    whole = RunDirectory(tmp_path / "whole")
     assert [m.metrics for m in run.history().measured] == [m.metrics for m in whole.history().measured]
     assert on_the_shelf(run) == on_the_shelf(whole)
 
@@ -279,7 +279,7 @@ def test_weights_that_nothing_was_measured_with_yet_leave_the_front_its_own(
 
         monkeypatch.setattr(loop.accounts, "tell", spend)
         loop.run()
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     assert isinstance(run.history().outcomes[-1], Trained)
     assert needed_for(run.history().front) < on_the_shelf(run)
     check_front_can_be_had(run)

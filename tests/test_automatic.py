@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.automatic import POPULATION, choose
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
-from nasplat.search.automatic import POPULATION, choose
+from nasplat.run.directory import RunDirectory
 from nasplat.strategies.cars import CARS
 from nasplat.task import Evaluate
 from nasplat.testing import ToyBenchmark, ToySpace
@@ -270,7 +270,9 @@ def test_a_search_says_what_was_chosen_and_keeps_it(command: CommandLine, tmp_pa
 
     named = command("search", "run/config.yaml", "--out", "named")
     assert (named.returncode, named.stderr) == (0, "")
-    codes = [[m.architecture.code for m in Run(tmp_path / name).history().measurements] for name in ("run", "named")]
+    codes = [
+        [m.architecture.code for m in RunDirectory(tmp_path / name).history().measurements] for name in ("run", "named")
+    ]
     assert codes[0] == codes[1]
     assert "choice" not in command("show", "named").stdout
 
@@ -284,12 +286,12 @@ def test_a_resumed_run_does_not_choose_again(
     def tripwire(*arguments: object) -> None:
         raise AssertionError("it chose again")
 
-    monkeypatch.setattr("nasplat.search.assembly.choose", tripwire)
+    monkeypatch.setattr("nasplat.driver.assembly.choose", tripwire)
     done = command("resume", "run", "--evaluations", "12", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     said = json.loads(done.stdout)
     assert (said["strategy"], said["choice"], said["evaluations"]) == ("predictor_guided", SAID, 12)
-    assert Run(tmp_path / "run").config.strategy.name == "predictor_guided"
+    assert RunDirectory(tmp_path / "run").config.strategy.name == "predictor_guided"
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from nasplat.benchmarks import nasbench201_official
 from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.errors import InputError, StorageError
 from nasplat.registry import BENCHMARKS, Plugin
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate
 
@@ -349,7 +349,7 @@ def test_an_imported_table_is_searched(
             *("--objective", "accuracy:max", "--evaluations", 6, "--executor", "inline", "--out", dataset),
         )
         assert done.returncode == 0, done.stderr
-        measurements = Run(Path(dataset)).history().measurements
+        measurements = RunDirectory(Path(dataset)).history().measurements
         assert len(measurements) == 6
         for measurement in measurements:
             index = codes[measurement.architecture.code]

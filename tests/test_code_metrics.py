@@ -14,6 +14,8 @@ from nasplat.benchmark import Benchmark
 from nasplat.benchmarks.classification import Classification
 from nasplat.benchmarks.zero_cost import ZeroCost
 from nasplat.data.options import DataOptions
+from nasplat.driver.budget import Budget
+from nasplat.driver.loop import Search
 from nasplat.executors.inline import InlineExecutor
 from nasplat.latency.measuring import Latency
 from nasplat.latency.options import LatencyOptions
@@ -21,10 +23,8 @@ from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import construct
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import ENVIRONMENT, LOG
-from nasplat.search.budget import Budget
-from nasplat.search.loop import Search
 from nasplat.search_space import Gene
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.storage.event_log import EventLog
@@ -227,7 +227,9 @@ def test_an_older_run_goes_on_as_it_would_have_and_says_so(
     assert "nwot of one code is told for all codes" in " ".join(old.stderr.split())
     new = command("resume", "new", "--evaluations", "12")
     assert new.returncode == 0 and "one code is told" not in new.stderr
-    asked = {name: [m.architecture.code for m in Run(Path(name)).history().measured] for name in ("old", "new")}
+    asked = {
+        name: [m.architecture.code for m in RunDirectory(Path(name)).history().measured] for name in ("old", "new")
+    }
     keys = {name: {SPACE.canonical_key(SPACE.parse(code)) for code in codes} for name, codes in asked.items()}
     assert len(keys["old"]) == len(asked["old"]) == 12
     assert len(keys["new"]) < len(set(asked["new"])) == 12

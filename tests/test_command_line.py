@@ -23,7 +23,7 @@ from nasplat.errors import InputError
 from nasplat.export import bundle
 from nasplat.export.verification import Verification
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, LOG
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Measurement, Spent
@@ -89,7 +89,7 @@ def strict_json(text: str) -> Any:
 
 def trials(run: Path) -> list[Measurement]:
     """The outcomes of a run, measurements all, without what they took."""
-    history = Run(run).history()
+    history = RunDirectory(run).history()
     assert len(history.measurements) == len(history.outcomes)
     return [replace(measurement, spent=Spent()) for measurement in history.measurements]
 
@@ -479,7 +479,7 @@ def quick_exports(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bins_are_exported_into_a_folder_each(
     run: Path, command: CommandLine, tmp_path: Path, quick_exports: None
 ) -> None:
-    members = Run(run).history().picks("bins:2")
+    members = RunDirectory(run).history().picks("bins:2")
     assert 2 <= len(members) <= 3 and [m.metrics["params"] for m in members] == sorted(
         m.metrics["params"] for m in members
     )
@@ -501,7 +501,7 @@ def test_bins_are_exported_into_a_folder_each(
 def test_bins_are_not_exported_where_one_of_them_lies_already(
     run: Path, command: CommandLine, tmp_path: Path, quick_exports: None
 ) -> None:
-    largest = Run(run).history().picks("bins:2")[-1]
+    largest = RunDirectory(run).history().picks("bins:2")[-1]
     (tmp_path / "new" / f"trial-{largest.id}").mkdir(parents=True)
     before = listing(tmp_path)
     refused = command("export", "run", "--pick", "bins:2", "--untrained", "--out", "new")
@@ -532,10 +532,10 @@ def test_a_place_for_a_result_that_cannot_be_written_is_refused(
 
 @pytest.mark.slow
 def test_a_run_that_somebody_writes_is_not_resumed(run: Path, nasplat: CommandLine, tmp_path: Path) -> None:
-    with Run(run).writing():
-        events = Run(run).history().outcomes
+    with RunDirectory(run).writing():
+        events = RunDirectory(run).history().outcomes
         check_refused(nasplat("resume", "run"), "run is being written by another process")
-        assert Run(run).history().outcomes == events
+        assert RunDirectory(run).history().outcomes == events
 
 
 @pytest.mark.parametrize(
@@ -819,11 +819,11 @@ def test_former_names_of_options_are_the_same_options(command: CommandLine, tmp_
     )  # fmt: skip
     for name, former in (("ema", "benchmark.ema=.5"), ("grouped", "benchmark.recipe.ema=.5")):
         check_done(command(*search, "--set", former, "--out", name))
-    old, new = (Run(tmp_path / name).config.benchmark for name in ("ema", "grouped"))
+    old, new = (RunDirectory(tmp_path / name).config.benchmark for name in ("ema", "grouped"))
     assert old == new and new.options["recipe"]["ema"] == 0.5
     last = command(*search, "--set", "benchmark.ema=.5", "--set", "benchmark.recipe.ema=.25", "--out", "last")
     check_done(last)
-    assert Run(tmp_path / "last").config.benchmark.options["recipe"]["ema"] == 0.25
+    assert RunDirectory(tmp_path / "last").config.benchmark.options["recipe"]["ema"] == 0.25
     (tmp_path / "both.yaml").write_text(
         "space: nasbench201\nbenchmark: {name: classification, ema: .5, recipe: {ema: .25}}\nstrategy: random_search\n"
         "objectives: [accuracy:max]\nbudget: {evaluations: 1}\n"
@@ -882,7 +882,7 @@ def test_a_report_is_one_well_formed_file_without_references(run: Path, command:
     assert page.outside == []
     assert page.seen.count("html") == page.seen.count("body") == 1 and page.seen.count("svg") == 2
     assert not re.findall(r"@import|url\(\s*['\"]?(?!#|data:)", text)
-    for member in Run(run).history().front:
+    for member in RunDirectory(run).history().front:
         assert member.architecture.code in text
 
     done = command("report", "run", "--out", "page.html", "--json")
@@ -1067,7 +1067,7 @@ def test_generations_and_the_trainings_between_them_are_told_apart(
     )  # fmt: skip
     assert done.returncode == 0
     assert "the budget ended inside a generation: 2 of its tasks were not started" in done.stderr
-    history = Run(tmp_path / "runs" / "shared").history()
+    history = RunDirectory(tmp_path / "runs" / "shared").history()
     trained, epochs = len(history.trained), history.fidelities[-1]
     assert f"40 measured, {trained} supernet trainings in" in done.stdout
     assert re.search(rf"Front: \d+ of \d+ after {epochs} epochs, 40 measured", done.stdout)

@@ -52,7 +52,7 @@ def failed(benchmark: Classification, task: Evaluate, artifacts: MemoryArtifacts
 def test_a_network_that_memory_cannot_hold_is_refused_before_it_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = NASBench201(channels=1_000_000)
+    space = NASBench201(channels=100_000)
     monkeypatch.setattr(space, "build", lambda *_: pytest.fail("it was built"))
     params = space.cost(space.parse(CODE), IO.image(3, 32, 10)).params
     with pytest.raises(TrialFailed, match=rf"has {params:,} parameters, .* GB of memory; choose") as failure:

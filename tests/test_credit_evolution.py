@@ -14,14 +14,14 @@ from numpy.random import Generator, default_rng
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, MemoryArtifacts
 from nasplat.cost import Cost
+from nasplat.driver.budget import Budget
+from nasplat.driver.loop import Search
 from nasplat.errors import InputError
 from nasplat.evolution.credit import Terms, difference, founding, preference, regression
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import SEARCH_SPACES
-from nasplat.search.budget import Budget
-from nasplat.search.loop import Search
 from nasplat.search_space import Gene, GeneSpace, Prior
 from nasplat.storage.event_log import EventLog
 from nasplat.storage.state import pack, unpack
@@ -499,7 +499,7 @@ class Killed(BaseException):
 def test_a_search_killed_between_and_inside_generations_ends_as_one_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nasplat.search.loop.SNAPSHOT_EVENTS", 7)
+    monkeypatch.setattr("nasplat.driver.loop.SNAPSHOT_EVENTS", 7)
 
     class Mortal(ToyBenchmark):
         left = 10**9

@@ -19,9 +19,9 @@ from nasplat.data.datasets import dataset
 from nasplat.data.manifest import DataChanged, Manifest, accepted_file, check_file, one_file
 from nasplat.data.picture_sets import accepted, check_recorded, picture_set
 from nasplat.data.splitting import stratified_order
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, RunError
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
+from nasplat.run.directory import RunDirectory
 from nasplat.testing.runs import searched
 from nasplat.training.options import RecipeOptions
 
@@ -65,12 +65,12 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(images: Path, tmp_path: Path) -> Run:
+def run(images: Path, tmp_path: Path) -> RunDirectory:
     searched(tmp_path / "run", config(images))
-    return Run(tmp_path / "run")
+    return RunDirectory(tmp_path / "run")
 
 
-def refusal(run: Run, images: Path) -> str:
+def refusal(run: RunDirectory, images: Path) -> str:
     """Why the search cannot be resumed on the data of today."""
     with pytest.raises(InputError) as refused:
         Assembly.of(config(images, 2), run.data)
@@ -91,7 +91,7 @@ def add(images: Path) -> None:
 # What is kept
 
 
-def test_a_run_keeps_classes_split_contents_and_scaling(run: Run, images: Path) -> None:
+def test_a_run_keeps_classes_split_contents_and_scaling(run: RunDirectory, images: Path) -> None:
     assert run.data is not None
     manifest = Manifest.of_json(run.data["data"])
     assert manifest.classes == ("a", "b", "c") and manifest.side == 8
@@ -102,7 +102,7 @@ def test_a_run_keeps_classes_split_contents_and_scaling(run: Run, images: Path) 
     assert np.allclose(manifest.std, pixels.std((0, 1, 2)), rtol=1e-6)
 
 
-def test_the_record_of_a_folder_that_was_copied_is_the_same(run: Run, images: Path, tmp_path: Path) -> None:
+def test_the_record_of_a_folder_that_was_copied_is_the_same(run: RunDirectory, images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "copy")
     assert run.data is not None
     recorded = Manifest.of_json(run.data["data"])
@@ -124,13 +124,15 @@ def test_the_record_of_a_folder_that_was_copied_is_the_same(run: Run, images: Pa
         (lambda images: draw(images, "a", 1, seed=5), "1 changed (a/0.png)"),
     ],
 )
-def test_a_change_is_refused_by_its_name(change: Callable[[Path], None], says: str, run: Run, images: Path) -> None:
+def test_a_change_is_refused_by_its_name(
+    change: Callable[[Path], None], says: str, run: RunDirectory, images: Path
+) -> None:
     change(images)
     assert says in (said := refusal(run, images)), said
     assert "--accept-changed-data" in said
 
 
-def test_a_touched_file_is_no_change(run: Run, images: Path) -> None:
+def test_a_touched_file_is_no_change(run: RunDirectory, images: Path) -> None:
     path = images / "a" / "0.png"
     content = path.read_bytes()
     path.unlink()
@@ -139,11 +141,13 @@ def test_a_touched_file_is_no_change(run: Run, images: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_test_of_a_renamed_class_is_refused_and_not_recorded(run: Run, images: Path, command: Command) -> None:
+def test_a_test_of_a_renamed_class_is_refused_and_not_recorded(
+    run: RunDirectory, images: Path, command: Command
+) -> None:
     rename_class(images)
     done = command("export", run.folder, "--test", "--no-latency")
     assert done.returncode == 2 and "10 renamed (a/" in done.stderr, done.stderr
-    assert Run(run.folder).history().tested == {}
+    assert RunDirectory(run.folder).history().tested == {}
     accepted = command("test", run.folder, "--accept-changed-data", "--json")
     assert accepted.returncode == 0, accepted.stderr
     assert "changed data accepted" in accepted.stderr and run.data is not None
@@ -154,7 +158,7 @@ def test_a_test_of_a_renamed_class_is_refused_and_not_recorded(run: Run, images:
 
 
 @pytest.mark.slow
-def test_an_export_needs_no_data(run: Run, images: Path, command: Command, tmp_path: Path) -> None:
+def test_an_export_needs_no_data(run: RunDirectory, images: Path, command: Command, tmp_path: Path) -> None:
     first = command("export", run.folder, "--no-latency", "--json", "--out", tmp_path / "first")
     shutil.rmtree(images)
     second = command("export", run.folder, "--no-latency", "--json", "--out", tmp_path / "second")
@@ -164,7 +168,7 @@ def test_an_export_needs_no_data(run: Run, images: Path, command: Command, tmp_p
     assert (tmp_path / "first" / "predict.py").read_text() == (tmp_path / "second" / "predict.py").read_text()
 
 
-def test_accepted_images_are_for_training_and_the_others_keep_their_part(run: Run, images: Path) -> None:
+def test_accepted_images_are_for_training_and_the_others_keep_their_part(run: RunDirectory, images: Path) -> None:
     before = Manifest.of_json((run.data or {})["data"])
     add(images)
     moved, gone = before.parts["test"][0], before.parts["validation"][0]
@@ -181,7 +185,7 @@ def test_accepted_images_are_for_training_and_the_others_keep_their_part(run: Ru
     Assembly.of(config(images, 2), run.data)
 
 
-def test_classes_that_came_or_went_cannot_be_accepted(run: Run, images: Path) -> None:
+def test_classes_that_came_or_went_cannot_be_accepted(run: RunDirectory, images: Path) -> None:
     draw(images, "d", 5, seed=7)
     with pytest.raises(InputError, match="other classes need a new search"):
         run.accepted_data()
@@ -190,9 +194,9 @@ def test_classes_that_came_or_went_cannot_be_accepted(run: Run, images: Path) ->
 # What a second look found
 
 
-def search_of(folder: Path, place: Path) -> Run:
+def search_of(folder: Path, place: Path) -> RunDirectory:
     searched(place, config(folder))
-    return Run(place)
+    return RunDirectory(place)
 
 
 def test_a_folder_with_copies_across_parts_is_no_changed_folder(tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_a_folder_with_copies_across_parts_is_no_changed_folder(tmp_path: Path) 
     assert any("2 images, such as train/a/leak.png, are left out" in note for note in after.notes)
 
 
-def test_exchanged_classes_are_named_and_their_outputs_follow_the_images(run: Run, images: Path) -> None:
+def test_exchanged_classes_are_named_and_their_outputs_follow_the_images(run: RunDirectory, images: Path) -> None:
     final = run.benchmark().final(run.history().measurements[0], device="cpu", artifacts=run.artifacts)
     exchange_classes(images, np.random.default_rng(0))
     assert "the images of a are now in b, those of b are now in a" in refusal(run, images)
@@ -234,7 +238,7 @@ def test_one_rule_of_digests_holds_for_all_parts(limit: int, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("change", ["side", "folder"])
-def test_a_retraining_keeps_the_split_for_another_size_or_place(change: str, run: Run, images: Path) -> None:
+def test_a_retraining_keeps_the_split_for_another_size_or_place(change: str, run: RunDirectory, images: Path) -> None:
     now = config(images)
     data = now.benchmark.options["data"]
     if change == "side":
@@ -258,7 +262,9 @@ def test_a_retraining_keeps_the_split_for_another_size_or_place(change: str, run
     assert (after.mean == before.mean) is (change == "folder")
 
 
-def test_a_folder_that_was_copied_is_read_once(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_was_copied_is_read_once(
+    run: RunDirectory, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in images.rglob("*.png"):
         path.write_bytes(path.read_bytes())
     assembly = Assembly.of(run.config, run.data).with_data()
@@ -267,14 +273,14 @@ def test_a_folder_that_was_copied_is_read_once(run: Run, images: Path, monkeypat
     worker.prepare()
 
 
-def test_no_trial_reads_the_record_of_all_files_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_trial_reads_the_record_of_all_files_again(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = Assembly.of(run.config, run.data).benchmark
     benchmark.prepare()
     monkeypatch.setattr(Manifest, "of_json", None)
     benchmark.measure(run.history().measurements[0].task, device="cpu", artifacts=MemoryArtifacts())
 
 
-def test_accepting_writes_nothing_if_the_data_cannot_be_used(run: Run, images: Path) -> None:
+def test_accepting_writes_nothing_if_the_data_cannot_be_used(run: RunDirectory, images: Path) -> None:
     (images / "a" / "new.png").write_bytes(b"")
     before = run.data
     with pytest.raises(InputError, match="cannot be read"):
@@ -282,7 +288,7 @@ def test_accepting_writes_nothing_if_the_data_cannot_be_used(run: Run, images: P
     assert run.data == before
 
 
-def test_a_folder_laid_out_anew_keeps_its_split(run: Run, images: Path) -> None:
+def test_a_folder_laid_out_anew_keeps_its_split(run: RunDirectory, images: Path) -> None:
     before = Manifest.of_json((run.data or {})["data"])
     images.rename(images.parent / "train")
     images.mkdir()
@@ -491,30 +497,30 @@ CHANGES = (
 )  # fmt: skip
 
 
-def resumed(run: Run) -> object:
+def resumed(run: RunDirectory) -> object:
     """The first trial, measured again as a resumed search would measure its next one."""
     assembly = Assembly.of(run.config, run.data)
     first = run.history().measurements[0]
     return assembly.benchmark.measure(first.task, device="cpu", artifacts=MemoryArtifacts()).metrics
 
 
-def retrained(run: Run) -> object:
+def retrained(run: RunDirectory) -> object:
     now = run.config.model_copy(update={"seed": 7})
     assembly = Assembly.of(now, _kept_data(run.data, run.config, now))
     first = run.history().measurements[0]
     return assembly.benchmark.measure(first.task, device="cpu", artifacts=MemoryArtifacts()).metrics
 
 
-def finally_measured(run: Run) -> object:
+def finally_measured(run: RunDirectory) -> object:
     first = run.history().measurements[0]
     return run.benchmark().final(first, device="cpu", artifacts=run.artifacts).metrics
 
 
-def preprocessed(run: Run) -> object:
+def preprocessed(run: RunDirectory) -> object:
     return run.benchmark().preprocessing()
 
 
-def verified_on(run: Run) -> object:
+def verified_on(run: RunDirectory) -> object:
     inputs = run.benchmark().inputs(6)
     assert inputs is not None
     return inputs.tolist()
@@ -524,19 +530,19 @@ COMMANDS = (resumed, retrained, finally_measured, preprocessed, verified_on)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Callable[[Run], object], object]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Callable[[RunDirectory], object], object]]:
     """A folder with images and a run, and what each command gives with them."""
     place = tmp_path_factory.mktemp("identity")
     draw(place / "images")
     searched(place / "run", config(place / "images"))
-    run = Run(place / "run")
+    run = RunDirectory(place / "run")
     return place, {command: command(run) for command in COMMANDS}
 
 
 @pytest.mark.sweep(25)
 @pytest.mark.parametrize("number", range(500))
 def test_after_any_change_figures_are_as_before_or_the_change_is_named(
-    number: int, trained: tuple[Path, dict[Callable[[Run], object], object]], tmp_path: Path
+    number: int, trained: tuple[Path, dict[Callable[[RunDirectory], object], object]], tmp_path: Path
 ) -> None:
     place, before = trained
     rng = np.random.default_rng(number)
@@ -544,7 +550,7 @@ def test_after_any_change_figures_are_as_before_or_the_change_is_named(
     shutil.copytree(place / "images", tmp_path / "images")
     config_ = (tmp_path / "run" / "config.yaml").read_text()
     (tmp_path / "run" / "config.yaml").write_text(config_.replace(str(place / "images"), str(tmp_path / "images")))
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     for _ in range(int(rng.integers(1, 4))):
         CHANGES[int(rng.integers(len(CHANGES)))](tmp_path / "images", rng)
         command = COMMANDS[int(rng.integers(len(COMMANDS)))]

@@ -36,9 +36,9 @@ from nasplat.data.dataset import Source
 from nasplat.data.datasets import DATASETS, dataset
 from nasplat.data.distortion import Distortion
 from nasplat.data.examples import Examples, Scaling, Splits
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.options import complete, construct
-from nasplat.search.assembly import Assembly
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate
 from nasplat.training import augmentation

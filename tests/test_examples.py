@@ -11,8 +11,8 @@ from numpy.random import default_rng
 
 from nasplat.architecture import IO
 from nasplat.config import SearchConfig, load_tree
+from nasplat.driver.assembly import Assembly
 from nasplat.latency.table import Row, write_table
-from nasplat.search.assembly import Assembly
 from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.testing import STRATEGY_CHECKS
 

@@ -14,7 +14,7 @@ import pytest
 from nasplat.artifact import Artifacts, MemoryArtifacts
 from nasplat.errors import StorageError
 from nasplat.executors.executor import perform
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, decode_outcome, encode_outcome
 from nasplat.testing import ToyBenchmark, ToySpace
@@ -86,12 +86,12 @@ def test_a_search_on_a_full_disk_stops_and_goes_on_when_there_is_room(tmp_path: 
     stopped = nasplat(search, "ulimit -f 100; ")
     assert stopped.returncode == 1, stopped.stderr
     assert stopped.stderr.count("\n") == 1 and stopped.stderr.endswith("go on with: nasplat resume run\n")
-    history = Run(tmp_path / "run").history()
+    history = RunDirectory(tmp_path / "run").history()
     assert 0 < len(history.measured) < 30
     assert not history.failures
     going_on = nasplat(f"resume run --evaluations {history.spending.evaluations + 1}", "")
     assert going_on.returncode == 0, going_on.stderr
-    assert Run(tmp_path / "run").history().outcomes[: len(history.outcomes)] == history.outcomes
+    assert RunDirectory(tmp_path / "run").history().outcomes[: len(history.outcomes)] == history.outcomes
 
 
 def test_a_full_disk_is_no_fault_of_the_trial(tmp_path: Path) -> None:

@@ -29,14 +29,14 @@ from nasplat.config import SearchConfig
 from nasplat.data.dataset import Dataset
 from nasplat.data.datasets import DATASETS, dataset
 from nasplat.data.examples import Examples, Splits
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
 from nasplat.errors import InputError, RunError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export import bundle
 from nasplat.export.verification import Verification
 from nasplat.nn.onnx import write_onnx
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
-from nasplat.search.loop import Search
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Measurement
 
@@ -50,7 +50,7 @@ FILES = {
 }  # fmt: skip
 
 
-def search(folder: Path, **changes: Any) -> Run:
+def search(folder: Path, **changes: Any) -> RunDirectory:
     """A finished run of random search, small unless `changes` say otherwise."""
     tree: dict[str, Any] = {
         "space": {"name": "nasbench201", "channels": 4, "cells": 1},
@@ -60,19 +60,19 @@ def search(folder: Path, **changes: Any) -> Run:
         "budget": {"evaluations": 3},
     }
     assembly = Assembly.of(SearchConfig.read(tree | changes))
-    run = Run.create(folder, assembly.config)
+    run = RunDirectory.create(folder, assembly.config)
     with run.writing() as log, InlineExecutor(assembly.benchmark, run.artifacts) as executor:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget).run()
     return run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return search(tmp_path_factory.mktemp("runs") / "digits")
 
 
 @pytest.fixture(scope="module")
-def measurements(run: Run) -> list[Measurement]:
+def measurements(run: RunDirectory) -> list[Measurement]:
     found = run.history().measurements
     assert len(found) == 3
     assert all(measurement.cached_from is None for measurement in found)
@@ -80,7 +80,7 @@ def measurements(run: Run) -> list[Measurement]:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Run, measurements: list[Measurement]) -> list[tuple[Path, dict[str, Any]]]:
+def exported(run: RunDirectory, measurements: list[Measurement]) -> list[tuple[Path, dict[str, Any]]]:
     """Every trial's export with a final measurement, and what `export` returned."""
     folders = [run.folder / "export" / str(measurement.id) for measurement in measurements]
     return [
@@ -109,7 +109,7 @@ def logits_of(folder: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_an_export_is_files_that_say_where_they_come_from(
-    run: Run, measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
+    run: RunDirectory, measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
 ) -> None:
     for measurement, (folder, returned) in zip(measurements, exported, strict=True):
         assert {path.name for path in folder.iterdir()} == FILES
@@ -126,7 +126,7 @@ def test_an_export_is_files_that_say_where_they_come_from(
 
 
 def test_the_exported_weights_are_the_measured_artifact_byte_for_byte(
-    run: Run, measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
+    run: RunDirectory, measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
 ) -> None:
     for measurement, (folder, _) in zip(measurements, exported, strict=True):
         handle = measurement.artifacts["weights"]
@@ -172,7 +172,7 @@ def test_a_fresh_process_gets_the_recorded_figures_from_the_folders_alone(
 
 
 def test_the_final_figures_are_those_of_the_benchmark(
-    run: Run, measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
+    run: RunDirectory, measurements: list[Measurement], exported: list[tuple[Path, dict[str, Any]]]
 ) -> None:
     benchmark = Assembly.of(run.config).benchmark
     for measurement, (_, description) in zip(measurements, exported, strict=True):
@@ -234,7 +234,7 @@ def test_the_verification_is_recorded(exported: list[tuple[Path, dict[str, Any]]
 
 @pytest.mark.parametrize("change", [0.01, float("nan")], ids=["slightly", "not a number"])
 def test_an_onnx_file_that_disagrees_is_never_exported(
-    run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
 ) -> None:
     write = write_onnx
 
@@ -252,7 +252,7 @@ def test_an_onnx_file_that_disagrees_is_never_exported(
 
 
 def test_an_exporter_that_fails_leaves_nothing_behind(
-    run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(network: nn.Module, shape: tuple[int, ...], path: Path, **how: Any) -> None:
         path.write_bytes(b"half")
@@ -266,7 +266,7 @@ def test_an_exporter_that_fails_leaves_nothing_behind(
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
 def test_nothing_that_exists_is_written_over(
-    run: Run, measurements: list[Measurement], tmp_path: Path, kind: str
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path, kind: str
 ) -> None:
     target = tmp_path / "network"
     match kind:
@@ -281,7 +281,9 @@ def test_nothing_that_exists_is_written_over(
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_place_that_cannot_be_created_is_refused(run: Run, measurements: list[Measurement], tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_created_is_refused(
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be created"):
         bundle.export(run, measurements[0], tmp_path / "file" / "network")
@@ -368,9 +370,9 @@ def test_loading_refuses_the_weights_of_another_network(
 
 @pytest.mark.parametrize("damage", [lose, empty, cut, scramble])
 def test_a_damaged_artifact_is_noticed_and_nothing_is_exported(
-    run: Run, measurements: list[Measurement], tmp_path: Path, damage: Callable[[Path], None]
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    other = Run(Path(shutil.copytree(run.folder, tmp_path / "copy")))
+    other = RunDirectory(Path(shutil.copytree(run.folder, tmp_path / "copy")))
     handle = measurements[0].artifacts["weights"]
     damage(other.artifacts.path(handle))
     with pytest.raises(RunError, match=f"artifact {handle} (is damaged|is missing|cannot be read)"):
@@ -379,9 +381,9 @@ def test_a_damaged_artifact_is_noticed_and_nothing_is_exported(
 
 
 def test_an_artifact_of_other_weights_under_the_handle_is_noticed(
-    run: Run, measurements: list[Measurement], tmp_path: Path
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path
 ) -> None:
-    other = Run(Path(shutil.copytree(run.folder, tmp_path / "copy")))
+    other = RunDirectory(Path(shutil.copytree(run.folder, tmp_path / "copy")))
     first, second = (measurement.artifacts["weights"] for measurement in measurements[:2])
     shutil.copy(other.artifacts.path(second), other.artifacts.path(first))
     with pytest.raises(RunError, match="is damaged"):
@@ -389,7 +391,7 @@ def test_an_artifact_of_other_weights_under_the_handle_is_noticed(
 
 
 def test_a_trial_answered_from_the_cache_has_no_network_of_its_own(
-    run: Run, measurements: list[Measurement], tmp_path: Path
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path
 ) -> None:
     cached = Measurement(task=measurements[0].task, metrics=measurements[0].metrics, cached_from=0)
     with pytest.raises(InputError, match=r"trial \d+ left no weights.*cache hit"):
@@ -397,7 +399,7 @@ def test_a_trial_answered_from_the_cache_has_no_network_of_its_own(
 
 
 def test_exporting_and_loading_leave_the_global_generators_alone(
-    run: Run, measurements: list[Measurement], tmp_path: Path
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path
 ) -> None:
     torch.rand(3)  # so that this is no state in which a seed might have left them
     before = generator_states()
@@ -450,7 +452,7 @@ def test_images_with_odd_sides_are_exported_and_verified_too(odd_data: str, tmp_
 
 
 @pytest.fixture
-def table_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def table_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     """A run of one trial on a small table of cells without convolutions."""
     space, path = NASBench201(), tmp_path / "data" / "nasbench201" / "table.csv.gz"
     path.parent.mkdir(parents=True)
@@ -463,7 +465,7 @@ def table_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return search(tmp_path / "run", space="nasbench201", benchmark="nasbench201", budget={"evaluations": 1})
 
 
-def test_a_run_on_a_table_has_no_weights_unless_fresh_ones_will_do(table_run: Run, tmp_path: Path) -> None:
+def test_a_run_on_a_table_has_no_weights_unless_fresh_ones_will_do(table_run: RunDirectory, tmp_path: Path) -> None:
     (measurement,) = table_run.history().measurements
     target = tmp_path / "network"
     with pytest.raises(InputError, match=r"trial 0 left no weights.*--untrained"):
@@ -482,7 +484,7 @@ def test_a_run_on_a_table_has_no_weights_unless_fresh_ones_will_do(table_run: Ru
 
 
 def test_fresh_weights_are_those_that_training_would_start_from_each_time(
-    run: Run, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "write_onnx", lambda network, io, path, **how: None)  # slow, and not in question here
     monkeypatch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)
@@ -501,7 +503,7 @@ def test_fresh_weights_are_those_that_training_would_start_from_each_time(
 
 
 def test_final_figures_belong_to_the_exported_weights_or_are_refused(
-    run: Run, measurements: list[Measurement], tmp_path: Path
+    run: RunDirectory, measurements: list[Measurement], tmp_path: Path
 ) -> None:
     try:
         description = bundle.export(run, measurements[0], tmp_path / "network", untrained=True, test=True)
@@ -517,13 +519,13 @@ def test_final_figures_belong_to_the_exported_weights_or_are_refused(
 
 
 @pytest.fixture
-def shared_run(shared_plugins: None, tmp_path: Path) -> Run:
+def shared_run(shared_plugins: None, tmp_path: Path) -> RunDirectory:
     """A run of several generations, of which the last one's shared weights are left."""
     names = {"space": "demo_perceptron", "benchmark": "demo_shared", "strategy": "demo_shared"}
     assembly = Assembly.of(
         SearchConfig.read(names | {"objectives": ["accuracy:max", "params:min"], "budget": {"evaluations": 40}})
     )
-    run = Run.create(tmp_path / "run", assembly.config)
+    run = RunDirectory.create(tmp_path / "run", assembly.config)
     with run.writing() as log, InlineExecutor(assembly.benchmark, run.artifacts) as executor:
         Search(
             assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=run.artifacts
@@ -532,7 +534,7 @@ def shared_run(shared_plugins: None, tmp_path: Path) -> Run:
 
 
 def test_a_path_is_exported_with_the_shared_weights_and_the_statistics_it_was_measured_with(
-    shared_run: Run, tmp_path: Path
+    shared_run: RunDirectory, tmp_path: Path
 ) -> None:
     member = shared_run.history().front[-1]
     bundle.export(shared_run, member, tmp_path / "network", test=True)
@@ -547,14 +549,16 @@ def test_a_path_is_exported_with_the_shared_weights_and_the_statistics_it_was_me
             assert torch.equal(tensor, shared[name][tuple(map(slice, tensor.shape))])
 
 
-def test_a_path_of_weights_that_were_replaced_is_refused_with_what_can_be_had(shared_run: Run, tmp_path: Path) -> None:
+def test_a_path_of_weights_that_were_replaced_is_refused_with_what_can_be_had(
+    shared_run: RunDirectory, tmp_path: Path
+) -> None:
     early = shared_run.history().measured[0]
     with pytest.raises(InputError, match=r"shared weights of trial 1, after 2 epochs.*pick a trial of the front"):
         bundle.export(shared_run, early, tmp_path / "network")
     assert not (tmp_path / "network").exists()
 
 
-def test_shared_weights_that_are_lost_are_not_called_replaced(shared_run: Run, tmp_path: Path) -> None:
+def test_shared_weights_that_are_lost_are_not_called_replaced(shared_run: RunDirectory, tmp_path: Path) -> None:
     member = shared_run.history().front[0]
     assert member.task.weights is not None
     shared_run.artifacts.path(member.task.weights).unlink()

@@ -30,7 +30,7 @@ from nasplat.export.predicting import predict_script
 from nasplat.export.program import write_program
 from nasplat.export.verification import source_network
 from nasplat.registry import SEARCH_SPACES
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.task import Measurement
 from nasplat.testing.runs import searched
@@ -41,10 +41,10 @@ CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run of two tiny networks that read digits."""
     from nasplat.config import SearchConfig
-    from nasplat.search.assembly import Assembly
+    from nasplat.driver.assembly import Assembly
 
     config = SearchConfig.read(
         {
@@ -57,16 +57,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     folder = tmp_path_factory.mktemp("runs") / "run"
     searched(folder, Assembly.of(config).config)
-    return Run(folder)
+    return RunDirectory(folder)
 
 
 @pytest.fixture(scope="module")
-def best(run: Run) -> Measurement:
+def best(run: RunDirectory) -> Measurement:
     return run.history().pick("best")
 
 
 @pytest.fixture(scope="module")
-def whole(run: Run, best: Measurement) -> tuple[Path, dict[str, Any]]:
+def whole(run: RunDirectory, best: Measurement) -> tuple[Path, dict[str, Any]]:
     """An export in all forms, and what `export` returned."""
     folder = run.folder / "whole"
     return folder, bundle.export(run, best, folder, formats=list(Format), features=True, latency=True)
@@ -104,7 +104,7 @@ def test_features_are_what_the_last_linear_layer_takes(whole: tuple[Path, dict[s
     assert np.abs(features @ weight.T + bias - logits).max() < 1e-4
 
 
-def test_features_need_a_linear_layer_and_an_onnx_model(run: Run, best: Measurement, tmp_path: Path) -> None:
+def test_features_need_a_linear_layer_and_an_onnx_model(run: RunDirectory, best: Measurement, tmp_path: Path) -> None:
     from nasplat.nn.onnx import write_onnx
 
     space = ESRNTiny()
@@ -136,7 +136,7 @@ def test_what_was_compared_is_recorded_for_every_form(whole: tuple[Path, dict[st
 
 
 def test_features_that_disagree_are_never_exported(
-    run: Run, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nasplat.nn import onnx
 
@@ -187,7 +187,7 @@ def test_classes_may_be_called_anything() -> None:
 
 @pytest.mark.parametrize("form", [Format.PT2, Format.SOURCE])
 def test_a_form_that_disagrees_is_never_exported(
-    run: Run, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
+    run: RunDirectory, best: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
 ) -> None:
     if form is Format.SOURCE:
         write = formats.write_source
@@ -301,7 +301,9 @@ def test_the_script_upscales_a_picture(tmp_path: Path) -> None:
 # The card
 
 
-def test_the_card_tells_what_there_is_to_know(run: Run, best: Measurement, whole: tuple[Path, dict[str, Any]]) -> None:
+def test_the_card_tells_what_there_is_to_know(
+    run: RunDirectory, best: Measurement, whole: tuple[Path, dict[str, Any]]
+) -> None:
     text = (whole[0] / "README.md").read_text()
     for said in (
         best.architecture.code, "validation", str(best.task.seed), "random\\_search", "accuracy:max", "evaluations 2",
@@ -324,7 +326,7 @@ def test_names_that_mean_something_in_markdown_are_escaped(whole: tuple[Path, di
     assert "strategy b\\*" in text and "x\\|y" in text
 
 
-def test_the_source_does_not_speak_of_this_machine(run: Run, whole: tuple[Path, dict[str, Any]]) -> None:
+def test_the_source_does_not_speak_of_this_machine(run: RunDirectory, whole: tuple[Path, dict[str, Any]]) -> None:
     text = (whole[0] / "network.py").read_text()
     assert str(run.folder.parent) not in text
     assert f"Its code is {whole[1]['architecture']}" in text
@@ -334,7 +336,7 @@ def test_the_source_does_not_speak_of_this_machine(run: Run, whole: tuple[Path, 
 
 
 def test_without_data_exports_say_that_no_real_inputs_were_tried(
-    run: Run, best: Measurement, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, best: Measurement, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(self: Classification, device: str) -> None:
         raise InputError("the pictures are missing; set NASPLAT_DATA")
@@ -385,7 +387,7 @@ for number in range(int(sys.argv[3])):
 KILLED = 12
 
 
-def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(run: Run, tmp_path: Path) -> None:
+def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(run: RunDirectory, tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", EXPORTING, str(run.folder), str(tmp_path), str(KILLED)]
     subprocess.run(arguments, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     exports = {path.name: path for path in tmp_path.iterdir() if not path.name.startswith(".")}

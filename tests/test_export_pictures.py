@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 
 from nasplat.architecture import IO
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.export import bundle, opening
 from nasplat.nn.residual_dense.network import ResidualDenseNetwork
 from nasplat.registry import SEARCH_SPACES
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
+from nasplat.run.directory import RunDirectory
 from nasplat.testing.exports import write_export
 from nasplat.testing.runs import searched
 
@@ -50,22 +50,22 @@ def config(scale: int) -> SearchConfig:
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, Path]:
     """A run and the export of its best network."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     searched(folder, Assembly.of(config(request.param)).config)
-    run = Run(folder)
+    run = RunDirectory(folder)
     bundle.export(run, run.history().picks("best")[0], folder / "network")
     return run, folder / "network"
 
 
 @pytest.fixture
-def folder(exported: tuple[Run, Path], tmp_path: Path) -> Path:
+def folder(exported: tuple[RunDirectory, Path], tmp_path: Path) -> Path:
     """A copy of the export that a test may damage."""
     return Path(shutil.copytree(exported[1], tmp_path / "network"))
 
 
-def test_the_folder_says_how_many_times_it_upscales(exported: tuple[Run, Path]) -> None:
+def test_the_folder_says_how_many_times_it_upscales(exported: tuple[RunDirectory, Path]) -> None:
     run, folder = exported
     (best,) = run.history().picks("best")
     description = json.loads((folder / "architecture.json").read_text())
@@ -80,7 +80,7 @@ def test_the_folder_says_how_many_times_it_upscales(exported: tuple[Run, Path]) 
     assert load_file(folder / "weights.safetensors").keys() == bundle.load(folder).state_dict().keys()
 
 
-def test_an_opened_folder_knows_its_architecture(exported: tuple[Run, Path]) -> None:
+def test_an_opened_folder_knows_its_architecture(exported: tuple[RunDirectory, Path]) -> None:
     run, folder = exported
     opened = opening.opened(folder)
     (best,) = run.history().picks("best")
@@ -91,7 +91,9 @@ def test_an_opened_folder_knows_its_architecture(exported: tuple[Run, Path]) -> 
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 2, 2), (1, 12, 16), (3, 37, 5), (2, 5, 64), (7, 24, 33)])
-def test_onnx_takes_any_batch_and_any_sides(exported: tuple[Run, Path], batch: int, height: int, width: int) -> None:
+def test_onnx_takes_any_batch_and_any_sides(
+    exported: tuple[RunDirectory, Path], batch: int, height: int, width: int
+) -> None:
     """It was written at 2 pictures of 12 x 16, and is verified at others than these."""
     network, scale = bundle.load(exported[1]), opening.opened(exported[1]).io.scale or 0
     session = onnxruntime.InferenceSession(exported[1] / "model.onnx", providers=["CPUExecutionProvider"])
@@ -104,7 +106,7 @@ def test_onnx_takes_any_batch_and_any_sides(exported: tuple[Run, Path], batch: i
     assert np.abs(given - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
 
 
-def test_the_onnx_file_names_what_is_free(exported: tuple[Run, Path]) -> None:
+def test_the_onnx_file_names_what_is_free(exported: tuple[RunDirectory, Path]) -> None:
     model = onnx.load(exported[1] / "model.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     (images,) = model.graph.input
@@ -117,7 +119,7 @@ def test_the_onnx_file_names_what_is_free(exported: tuple[Run, Path]) -> None:
 
 
 def test_an_export_upscales_a_picture_on_the_command_line(
-    command: CommandLine, exported: tuple[Run, Path], tmp_path: Path
+    command: CommandLine, exported: tuple[RunDirectory, Path], tmp_path: Path
 ) -> None:
     run, _ = exported
     done = command("export", run.folder, "--out", "network")

@@ -20,10 +20,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from nasplat.config import SearchConfig
-from nasplat.search.assembly import Assembly
+from nasplat.driver.assembly import Assembly
 from nasplat.executors.ray import RayExecutor
 from nasplat.run.directory import Run
-from nasplat.search.loop import Search
+from nasplat.driver.loop import Search
 
 memory = dict(line.split(":") for line in open("/proc/meminfo"))
 total, available = (int(memory[key].split()[0]) for key in ("MemTotal", "MemAvailable"))

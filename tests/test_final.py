@@ -22,13 +22,13 @@ from nasplat.data.datasets import DATASETS
 from nasplat.data.examples import Splits
 from nasplat.data.pictures import Pictures, Rows
 from nasplat.data.splitting import Parts
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export.card import escaped
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import LOCK, LOG
 from nasplat.run.recovery import BEYOND, salvage
-from nasplat.search.assembly import Assembly
-from nasplat.search.loop import Search
 from nasplat.storage.event_log import EventLog
 from nasplat.task import Measurement, encode_outcome
 from nasplat.testing.runs import searched
@@ -133,13 +133,13 @@ def test_every_way_to_a_final_measurement_records_the_same_one(
     assert looked_at(reads) == {row: 3 for row in range(COUNTS["test"])}  # once for each of the copies
     done(command("test", "exported"))
     assert looked_at(reads) == {row: 3 for row in range(COUNTS["test"])}
-    best = Run(tmp_path / "run").history().pick("best")
-    final = Run(tmp_path / "run").history().tested[best.id]
+    best = RunDirectory(tmp_path / "run").history().pick("best")
+    final = RunDirectory(tmp_path / "run").history().tested[best.id]
     assert (final.split, final.task, final.artifacts) == ("test", best.task, best.artifacts)
     assert datetime.now(UTC).timestamp() - 600 < final.spent.started < datetime.now(UTC).timestamp()
-    others = [Run(tmp_path / name).history().tested for name in ("shown", "exported")]
+    others = [RunDirectory(tmp_path / name).history().tested for name in ("shown", "exported")]
     assert [tested[best.id].metrics for tested in others] == [final.metrics] * 2
-    assert set(others[0]) == {m.id for m in Run(tmp_path / "run").history().front}
+    assert set(others[0]) == {m.id for m in RunDirectory(tmp_path / "run").history().front}
     assert exported["final"]["accuracy"] == final.metrics["accuracy"]
 
 
@@ -150,10 +150,10 @@ def test_a_tested_run_goes_on_and_keeps_what_was_recorded(
     done(command("search", *TRAINED, *WATCHED, *STRATEGIES["random"], "--out", "run"))
     shutil.copytree(tmp_path / "run", tmp_path / "untested")
     done(command("test", "run"))
-    tested = Run(tmp_path / "run").history().tested
+    tested = RunDirectory(tmp_path / "run").history().tested
     for name in ("run", "untested"):
         done(command("resume", name, "--evaluations", "16"))
-    histories = [Run(tmp_path / name).history() for name in ("run", "untested")]
+    histories = [RunDirectory(tmp_path / name).history() for name in ("run", "untested")]
     assert histories[0].tested == tested
     assert [m.metrics for m in histories[0].measurements] == [m.metrics for m in histories[1].measurements]
     assert histories[0].status == "finished"
@@ -190,7 +190,7 @@ def config() -> SearchConfig:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tested") / "run"
     searched(folder, config())
-    run = Run(folder)
+    run = RunDirectory(folder)
     run.final(run.history().measurements[1], run.benchmark())
     return folder
 
@@ -227,23 +227,26 @@ def test_a_record_that_cannot_be_is_damage(statement: str, said: str, tested: Pa
     assert said in refused.stderr
     assert "nasplat recover" in refused.stderr
     done(command("recover", "run", "--out", "new"))
-    assert Run(tested.with_name("new")).history().measurements == Run(tested.with_name("new")).history().outcomes
+    assert (
+        RunDirectory(tested.with_name("new")).history().measurements
+        == RunDirectory(tested.with_name("new")).history().outcomes
+    )
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_recovery_keeps_what_was_tested(whole: bool, tested: Path, command: CommandLine) -> None:
-    before = Run(tested).history().tested
+    before = RunDirectory(tested).history().tested
     if not whole:  # SQLite does not know the tables any more, and the rows are found in the bytes
         content = bytearray((tested / LOG).read_bytes())
         content[:100] = bytes(100)
         (tested / LOG).write_bytes(content)
     assert salvage(tested).validator.tested == before
     done(command("recover", "run", "--out", "new"))
-    assert Run(tested.with_name("new")).history().tested == before
+    assert RunDirectory(tested.with_name("new")).history().tested == before
 
 
 def test_what_was_tested_beyond_a_gap_is_kept_beside_the_log(tested: Path, command: CommandLine) -> None:
-    before = Run(tested).history().tested[1]
+    before = RunDirectory(tested).history().tested[1]
     change(tested, "UPDATE events SET body = '{' WHERE seq = 5")
     done(command("recover", "run", "--out", "new"))
     lines = [json.loads(line)["outcome"] for line in (tested.with_name("new") / BEYOND).read_text().splitlines()]
@@ -251,7 +254,7 @@ def test_what_was_tested_beyond_a_gap_is_kept_beside_the_log(tested: Path, comma
 
 
 def test_a_run_that_is_being_written_is_not_tested(tested: Path, command: CommandLine) -> None:
-    with Run(tested).writing():
+    with RunDirectory(tested).writing():
         refused = command("test", "run")
         assert (refused.returncode, refused.stdout) == (2, "")
         assert "being written by another process" in refused.stderr
@@ -265,30 +268,30 @@ def test_a_run_that_cannot_be_written_is_not_tested(tested: Path, command: Comma
     refused = command("test", "run")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "run cannot be written" in refused.stderr
-    assert set(Run(tested).history().tested) == {1}
+    assert set(RunDirectory(tested).history().tested) == {1}
 
 
 def test_a_second_process_does_not_measure_again(
     tested: Path, command: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tested)
+    run = RunDirectory(tested)
     measurement = run.history().measurements[1]
     stale = run.history()
     stale.tested = {}
     histories = iter([stale])
-    actual = Run.history
+    actual = RunDirectory.history
 
-    def history(self: Run) -> Any:
+    def history(self: RunDirectory) -> Any:
         return next(histories, None) or actual(self)
 
-    monkeypatch.setattr(Run, "history", history)
+    monkeypatch.setattr(RunDirectory, "history", history)
     events = _events(tested)
     assert run.finals([measurement], run.benchmark()) == {1: actual(run).tested[1]}
     assert _events(tested) == events
 
 
 def test_each_final_measurement_is_safe_before_the_next_begins(tested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, order = Run(tested), []
+    run, order = RunDirectory(tested), []
     benchmark = run.benchmark()
     measure, sync = benchmark.final, EventLog.sync
 
@@ -315,7 +318,7 @@ def _events(run: Path) -> int:
 @pytest.mark.exports
 @pytest.mark.slow
 def test_an_export_tells_what_was_tested_before(tested: Path, command: CommandLine) -> None:
-    final = Run(tested).history().tested[1]
+    final = RunDirectory(tested).history().tested[1]
     told = json.loads(done(command("export", "run", "--pick", "1", "--out", "told", "--no-latency", "--json")))
     assert told["final"] == {"split": "test", **final.metrics}
     assert "not measured on test data" not in (tested.with_name("told") / "README.md").read_text()
@@ -348,7 +351,7 @@ def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp
     benchmark = {"name": "classification", "epochs": 2, "subset": 200, "distillation": 0.5}
     tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {"evaluations": 3}}
     searched(tmp_path / "run", SearchConfig.read(tree))
-    teacher, part = Run(tmp_path / "run").history().measurements[1:]
+    teacher, part = RunDirectory(tmp_path / "run").history().measurements[1:]
     assert (teacher.task.fidelity, part.task.fidelity) == (2, 1)
     cards = {}
     for measurement in (teacher, part):
@@ -367,7 +370,7 @@ def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path)
     benchmark = {"name": "classification", "epochs": 2, "subset": 200}
     tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {}}
     searched(tmp_path / "run", SearchConfig.read(tree))
-    whole = Run(tmp_path / "run").history().pick("best")
+    whole = RunDirectory(tmp_path / "run").history().pick("best")
     assert whole.id == 1
     refused = command("test", "run", "--pick", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -375,7 +378,7 @@ def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path)
     refused = command("export", "run", "--pick", "0", "--test")  # whose weights are gone besides
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "take --pick 1" in refused.stderr
-    assert not Run(tmp_path / "run").history().tested
+    assert not RunDirectory(tmp_path / "run").history().tested
     assert not (tmp_path / "run" / "export").exists()
     assert "epochs" not in done(command("test", "run")).splitlines()[1]
 
@@ -412,7 +415,7 @@ def test_where_every_trial_failed_picks_say_so(
 @pytest.mark.slow
 def test_what_left_nothing_to_test_is_refused(tmp_path: Path, command: CommandLine) -> None:
     config_ = Assembly.of(config())
-    run = Run.create(tmp_path / "run", config_.config)
+    run = RunDirectory.create(tmp_path / "run", config_.config)
     refused = command("test", "run")
     assert refused.returncode == 2
     assert "no measurement to pick" in refused.stderr
@@ -429,7 +432,7 @@ def test_what_left_nothing_to_test_is_refused(tmp_path: Path, command: CommandLi
     shutil.rmtree(run.folder / "artifacts")
     refused = command("test", "run")
     assert refused.returncode == 1
-    assert not Run(run.folder).history().tested
+    assert not RunDirectory(run.folder).history().tested
 
 
 # Damaged test files
@@ -461,10 +464,10 @@ def test_garbage_for_test_pictures_stands_in_the_way_of_the_test_alone(
     refused = command("test", "new")
     assert refused.returncode == 2
     assert "t10k-images-idx3-ubyte is damaged" in refused.stderr
-    assert not Run(tmp_path / "new").history().tested
+    assert not RunDirectory(tmp_path / "new").history().tested
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx(pixels[:30]))
     assert "1 changed (fashion_mnist/t10k-images-idx3-ubyte)" in command("test", "new").stderr
     done(command("test", "new", "--accept-changed-data"))
-    (final,) = Run(tmp_path / "new").history().tested.values()
+    (final,) = RunDirectory(tmp_path / "new").history().tested.values()
     body = encode_outcome(final)
     assert (body["split"], set(final.metrics)) == ("test", {"accuracy", "loss"})

@@ -15,7 +15,7 @@ from nasplat.config import SearchConfig
 from nasplat.errors import NasplatError
 from nasplat.predictors.random_forest import RandomForest
 from nasplat.registry import SEARCH_SPACES
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.storage.event_log import EventLog
 from nasplat.testing.exports import write_export
 from nasplat.testing.runs import searched
@@ -173,7 +173,7 @@ def test_no_mutated_run_reaches_beyond_itself(
     connected: list[object] = []
     monkeypatch.setattr("ray.init", lambda *given, **named: connected.append((given, named)))
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    before, trials = seen(tmp_path / "mine"), [outcome.id for outcome in Run(base / "run").history().outcomes]
+    before, trials = seen(tmp_path / "mine"), [outcome.id for outcome in RunDirectory(base / "run").history().outcomes]
     done = command(*words)
     said = done.stdout + done.stderr
     assert done.returncode in (0, 1, 2), said

@@ -17,7 +17,7 @@ from nasplat.architecture import IO
 from nasplat.data.dataset import Source
 from nasplat.data.datasets import dataset
 from nasplat.errors import InputError
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.ghost import GhostImageNet
 from nasplat.training.seeding import seeded
 
@@ -83,7 +83,7 @@ def test_ghost_networks_are_built_and_trained_on_pictures_in_folders(command: Co
     assert done.returncode == 0, done.stderr
     shown = json.loads(command("show", "run", "--json").stdout)
     assert (shown["status"], shown["outcomes"], shown["failed"]) == ("finished", 1, 0)
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     (measurement,) = run.history().measurements
     assert measurement.spent.images == 24
     space, io = GhostImageNet(), IO.image(channels=3, side=32, outputs=2)
@@ -112,7 +112,7 @@ def test_classes_alone_are_split_and_searched_on(command: Command, tmp_path: Pat
     draw(tmp_path / "photos", 10, classes=("dark", "grey", "light"))
     done = command(*SEARCH, *settings(data_folder="photos", side=32, epochs=1, batch_size=6))
     assert done.returncode == 0, done.stderr
-    assert [measurement.spent.images for measurement in Run(tmp_path / "run").history().measurements] == [18]
+    assert [measurement.spent.images for measurement in RunDirectory(tmp_path / "run").history().measurements] == [18]
 
 
 # Wrong

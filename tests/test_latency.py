@@ -17,13 +17,13 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.cli import main
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
 from nasplat.errors import InputError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.latency.measuring import exported, measure_latency, onnx_passes, passes
 from nasplat.options import construct
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
-from nasplat.search.loop import Search
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate
 
@@ -287,7 +287,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     config = tree(benchmark={"name": "classification", "epochs": 1}, objectives=["accuracy:max", "params:min"])
     assembly = Assembly.of(SearchConfig.read(config))
-    run = Run.create(folder, assembly.config)
+    run = RunDirectory.create(folder, assembly.config)
     with run.writing() as log, InlineExecutor(assembly.benchmark, run.artifacts) as executor:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget).run()
     return folder
@@ -310,7 +310,7 @@ def test_the_front_is_measured_here_and_now_and_the_run_left_as_it_is(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
-    front = Run(run).history().front
+    front = RunDirectory(run).history().front
     text = show(run, capsys, monkeypatch, "--front", "--latency", "--latency-batch", "2")
     lines = text.splitlines()
     assert lines[1].split()[-1] == "latency"

@@ -19,7 +19,7 @@ from nasplat.latency.measuring import Latency
 from nasplat.latency.options import LatencyOptions, LatencyTableOptions
 from nasplat.latency.table import BLOCK_COLUMNS, Row, described, read_table, write_table
 from nasplat.registry import SEARCH_SPACES, Plugin
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.testing.runs import searched
@@ -183,7 +183,7 @@ def test_an_export_is_held_to_the_table_of_its_run(
         "budget": {"evaluations": 1},
     }
     searched(tmp_path / "run", SearchConfig.read(tree))
-    protocol = Run(tmp_path / "run").protocol
+    protocol = RunDirectory(tmp_path / "run").protocol
     assert "latency_ms is predicted by table.csv: onnxruntime, 2 threads, batch 4, cpu" in protocol
     assert "10.0 % at most" in protocol and protocol in words(command("show", "run").stdout)
     for milliseconds, agrees in ((5.2, True), (6.0, False)):  # 5 ms are predicted; the table was off by a tenth

@@ -21,14 +21,14 @@ from nasplat.architecture import IO, Architecture
 from nasplat.benchmarks.classification import Classification
 from nasplat.cli import main
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, RunError
 from nasplat.export.bundle import export
 from nasplat.latency.building import Accuracy, Plan, _Stopwatch, build_table, evenly_spaced
 from nasplat.latency.table import BlockTable, Row, Surface, described, read_facts, read_table, write_table
 from nasplat.options import construct
 from nasplat.registry import SEARCH_SPACES, STRATEGIES, Plugin
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
+from nasplat.run.directory import RunDirectory
 from nasplat.search_space import Block
 from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -529,7 +529,7 @@ def test_a_search_uses_the_table_and_keeps_its_bound(strategy: str, tmp_path: Pa
     config = tree(path, strategy={"name": strategy, **options}, constraints=[f"latency_ms<={bound}"])
     config["benchmark"]["epochs"] = 3
     searched(tmp_path / "run", SearchConfig.read(config))
-    measured = Run(tmp_path / "run").history().measured
+    measured = RunDirectory(tmp_path / "run").history().measured
     assert len(measured) >= 4
     for m in measured:
         assert m.metrics["latency_ms"] == pytest.approx(whole(m.architecture, DIGITS), rel=1e-4)
@@ -544,7 +544,7 @@ def test_a_search_on_a_table_of_networks_stays_within_it(tmp_path: Path) -> None
     latencies = {a.code: 1 + i / 8 for i, a in enumerate(members)}
     path.write_text("architecture,latency_ms\n" + "".join(f"{code},{ms}\n" for code, ms in latencies.items()))
     searched(tmp_path / "run", SearchConfig.read(tree(path, constraints=["latency_ms<=2"])))
-    measured = Run(tmp_path / "run").history().measured
+    measured = RunDirectory(tmp_path / "run").history().measured
     assert len(measured) == 8
     for m in measured:
         assert m.metrics["latency_ms"] == latencies[m.architecture.code] <= 2
@@ -612,7 +612,7 @@ def test_an_export_tells_what_was_predicted_from_what_was_measured(tmp_path: Pat
     path = tmp_path / "table.csv"
     write_table(path, described(SPACE, DIGITS), rows(DIGITS))
     searched(tmp_path / "run", SearchConfig.read(tree(path, budget={"evaluations": 2})))
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     best = run.history().measured[0]
     description = export(run, best, tmp_path / "network", test=True)
     assert description["analytic_metrics"] == {"latency_ms": best.metrics["latency_ms"]}

@@ -17,7 +17,7 @@ import pytest
 from nasplat.artifact import Handle
 from nasplat.cli.evaluation_record import SETTINGS, TRIALS, Record
 from nasplat.errors import InputError, StorageError
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, DATA, ENVIRONMENT, LOCK, LOG
 from nasplat.run.recovery import salvage
 from nasplat.storage.artifact_store import SHARED, ArtifactStore
@@ -58,7 +58,7 @@ def tree(folder: Path) -> dict[str, File]:
 def logged(run: Path) -> set[str]:
     """The digests that the outcomes of a run's log name."""
     found = set()
-    for outcome in Run(run).history().outcomes:
+    for outcome in RunDirectory(run).history().outcomes:
         if isinstance(outcome, Trained):
             found.add(outcome.weights.digest)
         elif isinstance(outcome, Measurement):
@@ -237,13 +237,13 @@ def test_a_recovered_run_takes_no_weights_of_others_from_a_shared_store(run: Pat
     found = salvage(run)
     assert found.healthy and other.digest not in found.artifacts
     found.save(tmp_path / "saved")
-    assert not Run(tmp_path / "saved").artifacts.path(other).exists()
+    assert not RunDirectory(tmp_path / "saved").artifacts.path(other).exists()
 
 
 def test_lost_weights_are_named_with_trial_and_remedy(run: Path, command: CommandLine, tmp_path: Path) -> None:
-    best = Run(run).history().pick("best")
+    best = RunDirectory(run).history().pick("best")
     assert best.task.weights is not None
-    Run(run).artifacts.path(best.task.weights).unlink()
+    RunDirectory(run).artifacts.path(best.task.weights).unlink()
     done = command("export", run, "--out", tmp_path / "network")
     said = " ".join(done.stderr.split())
     assert done.returncode == 1 and f"trial {best.id}" in said and f"{best.task.weights} is missing" in said
@@ -416,7 +416,7 @@ def test_whatever_is_linked_a_run_deletes_only_what_its_log_wrote(
     if rng.random() < 0.8:
         command("resume", run, "--evaluations", rng.choice([8, 12, 16, 24]), "--trust-run")
     if rng.random() < 0.5:
-        Run(run).artifacts.collect(set(rng.sample(sorted(logged(run)), 2)), logged(run))
+        RunDirectory(run).artifacts.collect(set(rng.sample(sorted(logged(run)), 2)), logged(run))
     after_outside, after = tree(outside), tree(run / "artifacts")
     written = logged(run)
     assert before_outside.items() <= after_outside.items(), "something outside the run is gone or changed"

@@ -29,7 +29,7 @@ import pytest
 import yaml
 from markupsafe import Markup
 
-import nasplat.search.loop
+import nasplat.driver.loop
 from nasplat.cli.app import main
 from nasplat.errors import InputError
 from nasplat.export import bundle, opening
@@ -122,7 +122,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lighten(patch: pytest.MonkeyPatch) -> None:
     """Snapshots of short runs, and no drawing and no ONNX, which take seconds and read nothing of what is mangled."""
-    patch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 5)
+    patch.setattr(nasplat.driver.loop, "SNAPSHOT_EVENTS", 5)
     patch.setattr(page, "_svg", lambda drawing, title: Markup("<svg/>"))
     patch.setattr(bundle, "write_onnx", lambda network, shape, path, **how: path.write_bytes(b"onnx"))
     patch.setattr(bundle, "verified", lambda *given, **how: VERIFIED)

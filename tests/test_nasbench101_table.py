@@ -15,11 +15,11 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.nasbench101 import NASBench101Table
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, TrialFailed
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.search.assembly import Assembly
 from nasplat.search_spaces.nasbench101 import NASBench101
 from nasplat.task import Evaluate, Measurement, Outcome, Task
 from nasplat.testing.strategies import drive

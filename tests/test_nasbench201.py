@@ -22,11 +22,11 @@ from nasplat.architecture import IO
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, TrialFailed
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Measurement
 from nasplat.testing.runs import searched
@@ -746,7 +746,7 @@ def test_a_search_for_a_device_keeps_its_bound(latencies: dict[str, dict[str, st
         "budget": {"evaluations": 60},
     }
     searched(tmp_path / "run", SearchConfig.read(tree))
-    history = Run(tmp_path / "run").history()
+    history = RunDirectory(tmp_path / "run").history()
     assert len(history.measurements) == 60
     assert all(m.metrics["latency_raspi4_ms"] <= 20 for m in history.measured)
     published = {float(row["pixel3_ms"]) for row in latencies.values()}

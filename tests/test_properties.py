@@ -28,10 +28,10 @@ from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.cli import app
 from nasplat.cli.app import main
 from nasplat.config import SearchConfig, load_tree, yaml_value
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Objective
 from nasplat.registry import SEARCH_SPACES
-from nasplat.search.assembly import Assembly
 from nasplat.search_space import GeneSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.storage.state import pack, unpack

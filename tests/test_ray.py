@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nasplat.config import Workload
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.task import Measurement, Outcome
 
 PATIENCE = 300.0
@@ -179,7 +179,7 @@ def test_a_search_that_starts_ray_works_at_once_and_shuts_it_down(installed: dic
     _, said = search.communicate(timeout=PATIENCE)
     assert seen, "the Ray that the search started could not be recognised"
     assert (search.returncode, said) == (0, "")
-    outcomes = Run(tmp_path / "run").history().outcomes
+    outcomes = RunDirectory(tmp_path / "run").history().outcomes
     assert len(outcomes) == 20
     assert overlapping(outcomes), "no two trials ran at the same time on different workers"
     deadline = time.monotonic() + PATIENCE
@@ -315,7 +315,7 @@ def test_retries_and_the_time_limit_are_the_users_to_set(cluster: Any, tmp_path:
     done = _demo(cluster, tmp_path, "--evaluations", "6", "--set", "benchmark.exit_at=2", "--retries", "0")
     assert done.returncode == 0, done.stderr
     assert [(i["trial"], i["action"]) for i in json.loads(done.stdout)["incidents"]] == [(2, "failed")]
-    resolved = Run(tmp_path / "run").config.executor
+    resolved = RunDirectory(tmp_path / "run").config.executor
     assert (resolved.retries, resolved.trial_seconds) == (0, None)
 
 

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 
 import pytest
 
-import nasplat.search.loop
+import nasplat.driver.loop
 from nasplat.cli.app import main
 from nasplat.errors import RunError
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, DATA, ENVIRONMENT, LOG
 from nasplat.run.recovery import BEYOND, NOTE, salvage
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -113,7 +113,7 @@ def events_of(run: Path) -> list[Event]:
 
 def trials(run: Path) -> list[Outcome]:
     """The outcomes of a run without what they took."""
-    return [replace(outcome, spent=Spent()) for outcome in Run(run).history().outcomes]
+    return [replace(outcome, spent=Spent()) for outcome in RunDirectory(run).history().outcomes]
 
 
 def run_sql(path: Path, *statements: str) -> None:
@@ -357,7 +357,7 @@ def test_a_flipped_bit_never_makes_a_run_shorter_without_a_word(run: Path) -> No
     killed(run)
     files = [run / LOG, run / f"{LOG}-wal"]
     whole = [file.read_bytes() for file in files]
-    outcomes, chance = len(Run(run).history().outcomes), random.Random(0)
+    outcomes, chance = len(RunDirectory(run).history().outcomes), random.Random(0)
     told = 0
     for _ in range(60):
         which = chance.randrange(2)
@@ -371,14 +371,14 @@ def test_a_flipped_bit_never_makes_a_run_shorter_without_a_word(run: Path) -> No
         try:
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
-                read = len(Run(run).history().outcomes)
+                read = len(RunDirectory(run).history().outcomes)
         except RunError:
             told += 1
             continue
         assert warned or read == outcomes, (files[which].name, bit)
         if warned:
             told += 1
-            with pytest.raises(RunError, match="nasplat recover"), Run(run).writing():
+            with pytest.raises(RunError, match="nasplat recover"), RunDirectory(run).writing():
                 pass
     assert told > 30
 
@@ -416,7 +416,7 @@ def test_a_lost_environment_is_remade(run: Path, command: CommandLine) -> None:
     done = command("recover", "run", "--out", "new")
     assert done.returncode == 0
     assert "environment    cannot be read" in done.stdout
-    assert "python" in Run(run.with_name("new")).environment["versions"]
+    assert "python" in RunDirectory(run.with_name("new")).environment["versions"]
 
 
 def test_a_lost_configuration_is_asked_for(run: Path, command: CommandLine) -> None:
@@ -444,7 +444,7 @@ def test_whole_artifacts_are_kept_and_damaged_ones_told(
         "--objective", "accuracy:max", "--evaluations", "3", "--out", "run",
     ]  # fmt: skip
     assert command(*training).returncode == 0
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     handles = [m.artifacts["weights"] for m in run.history().measurements]
     path = run.artifacts.path(handles[1])
     path.write_bytes(path.read_bytes()[:-1])
@@ -453,7 +453,7 @@ def test_whole_artifacts_are_kept_and_damaged_ones_told(
     assert not said["healthy"]
     assert (said["saved"]["artifacts"], said["artifacts_damaged"]) == (2, 1)
     assert said["artifacts_missing"] == {handles[1].digest: [1]}
-    new = Run(tmp_path / "new")
+    new = RunDirectory(tmp_path / "new")
     assert [new.artifacts.path(handle).exists() for handle in handles] == [True, False, True]
     assert new.artifacts.get(handles[0]) == run.artifacts.get(handles[0])
 
@@ -467,14 +467,17 @@ def test_a_damaged_snapshot_is_left_out(run: Path, command: CommandLine) -> None
     assert "nasplat recover" in command("resume", "run", "--evaluations", str(EVALUATIONS + 5)).stderr
     assert command("recover", "run", "--out", "new").returncode == 0
     assert command("resume", "new", "--evaluations", str(EVALUATIONS + 5)).returncode == 0
-    assert len([m for m in Run(run.with_name("new")).history().outcomes if isinstance(m, Measurement)]) > EVALUATIONS
+    assert (
+        len([m for m in RunDirectory(run.with_name("new")).history().outcomes if isinstance(m, Measurement)])
+        > EVALUATIONS
+    )
 
 
 @pytest.fixture
 def with_snapshot(tmp_path: Path, table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run with a snapshot in the middle of its log."""
     monkeypatch.setenv("NASPLAT_DATA", str(table_folder))
-    monkeypatch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 30)
+    monkeypatch.setattr(nasplat.driver.loop, "SNAPSHOT_EVENTS", 30)
     monkeypatch.chdir(tmp_path)
     assert call(*SEARCH, "--evaluations", "20", "--out", "run") == 0
     return tmp_path / "run"
@@ -576,12 +579,12 @@ def test_a_run_that_is_being_written_is_not_recovered(run: Path, command: Comman
 
 
 def test_incidents_are_recovered_with_the_rest(run: Path) -> None:
-    assert Run(run).history().incidents == [INCIDENT]
+    assert RunDirectory(run).history().incidents == [INCIDENT]
     damaged = bytearray((run / LOG).read_bytes())
     damaged[:100] = bytes(100)  # without its header SQLite reaches nothing, and every event is found in the bytes
     (run / LOG).write_bytes(damaged)
     assert call("recover", str(run), "--out", "saved") == 0
-    assert Run(Path("saved")).history().incidents == [INCIDENT]
+    assert RunDirectory(Path("saved")).history().incidents == [INCIDENT]
 
 
 def test_a_state_that_was_collected_is_not_missing(run: Path) -> None:
@@ -619,7 +622,7 @@ def test_states_that_were_collected_beyond_the_gap_fail_their_trials_alone(
     assert not found.healthy and found.states_gone
     assert call("recover", "run", "--out", "saved") == 0
     assert call("resume", "saved") == 0
-    history = Run(Path("saved")).history()
+    history = RunDirectory(Path("saved")).history()
     assert len(history.outcomes) == 24
     assert {failure.kind for failure in history.failures} == {"artifact lost"}
     assert lost in {failure.id for failure in history.failures}
@@ -638,7 +641,7 @@ def shared(shared_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_weights_that_later_ones_replaced_are_not_missing(shared: Path) -> None:
-    run = Run(shared)
+    run = RunDirectory(shared)
     measured = run.history().measured
     assert not all(run.artifacts.path(handle).exists() for m in measured for handle in m.artifacts.values())
     found = salvage(shared)
@@ -646,7 +649,7 @@ def test_weights_that_later_ones_replaced_are_not_missing(shared: Path) -> None:
 
 
 def test_shared_weights_that_are_lost_are_missing_with_all_their_trials(shared: Path) -> None:
-    run = Run(shared)
+    run = RunDirectory(shared)
     last = run.history().measured[-1]
     generation = [m.id for m in run.history().measured if m.task.weights == last.task.weights]
     assert last.task.weights is not None
@@ -670,6 +673,8 @@ def test_what_an_answered_task_continued_from_is_not_asked_for_again(
         "--strategy", "asha", "--set", "strategy.eta=2", "--objective", "accuracy:max",
     ]  # fmt: skip
     assert call(*search, "--evaluations", "3", "--out", "run") == 0
-    last = Run(Path("run")).history().measured[-1]
-    assert last.task.continues is not None and not Run(Path("run")).artifacts.path(last.task.continues).exists()
+    last = RunDirectory(Path("run")).history().measured[-1]
+    assert (
+        last.task.continues is not None and not RunDirectory(Path("run")).artifacts.path(last.task.continues).exists()
+    )
     assert salvage(Path("run")).healthy

@@ -20,14 +20,14 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
 from nasplat.errors import InputError
 from nasplat.executors.executor import Executor
 from nasplat.executors.inline import InlineExecutor
 from nasplat.report import page
 from nasplat.report.page import render, write_report
-from nasplat.run.directory import Run
-from nasplat.search.assembly import Assembly
-from nasplat.search.loop import Search
+from nasplat.run.directory import RunDirectory
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task
 from nasplat.units import figure
 
@@ -155,7 +155,7 @@ def measure(task: Evaluate) -> Measurement:
     return Measurement(task=task, metrics=metrics, spent=Spent(seconds=0.25, images=64, device="cpu"))
 
 
-def searched(folder: Path, answer: Answer = measure, *, evaluations: int = 12, **changes: Any) -> Run:
+def searched(folder: Path, answer: Answer = measure, *, evaluations: int = 12, **changes: Any) -> RunDirectory:
     """A finished run with scripted outcomes."""
     tree: dict[str, Any] = {
         "space": "nasbench201",
@@ -165,13 +165,13 @@ def searched(folder: Path, answer: Answer = measure, *, evaluations: int = 12, *
         "budget": {"evaluations": evaluations},
     }
     assembly = Assembly.of(SearchConfig.read(tree | changes))
-    run = Run.create(folder, assembly.config)
+    run = RunDirectory.create(folder, assembly.config)
     with run.writing() as log, Scripted(answer) as executor:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget).run()
     return run
 
 
-def page_of(run: Run) -> Page:
+def page_of(run: RunDirectory) -> Page:
     return check_stands_alone(render(run, run.history()))
 
 
@@ -259,25 +259,25 @@ def test_answers_from_memory_are_counted_apart(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def shared_run(shared_plugins: None, tmp_path: Path) -> Run:
+def shared_run(shared_plugins: None, tmp_path: Path) -> RunDirectory:
     """Generations with shared weights, in which the early ones look better than all that follow."""
     names = {"space": "demo_perceptron", "benchmark": "demo_shared", "strategy": "demo_shared"}
     goal = {"objectives": ["accuracy:max", "params:min"], "budget": {"evaluations": 40}}
     assembly = Assembly.of(SearchConfig.read(names | goal))
-    run = Run.create(tmp_path / "run", assembly.config)
+    run = RunDirectory.create(tmp_path / "run", assembly.config)
     with run.writing() as log, InlineExecutor(assembly.benchmark, run.artifacts) as executor:
         Search(assembly.problem, assembly.strategy, executor, log, assembly.budget).run()
     return run
 
 
 @pytest.mark.slow
-def test_supernet_trainings_are_counted_as_such(shared_run: Run) -> None:
+def test_supernet_trainings_are_counted_as_such(shared_run: RunDirectory) -> None:
     trained = len(shared_run.history().trained)
     assert trained > 4
     assert f"40 measured, {trained} supernet trainings in" in page_of(shared_run).text
 
 
-def drawn(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
+def drawn(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     """The drawings of a report before they are text."""
     drawings: list[Axes] = []
 
@@ -305,7 +305,7 @@ def labels_of(axes: Axes) -> list[str]:
 
 
 def test_the_best_so_far_begins_anew_where_more_epochs_are_reached(
-    shared_run: Run, monkeypatch: pytest.MonkeyPatch
+    shared_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = shared_run.history()
     progress, front = drawn(shared_run, monkeypatch)
@@ -343,7 +343,7 @@ def test_the_best_so_far_of_one_fidelity_is_one_curve(tmp_path: Path, monkeypatc
 def test_a_run_without_any_outcome_has_a_report(tmp_path: Path) -> None:
     tree = {"space": "nasbench201", "benchmark": "classification", "strategy": "random_search"}
     config = SearchConfig.read(tree | {"objectives": ["accuracy:max"], "budget": {"evaluations": 3}})
-    page = page_of(Run.create(tmp_path / "run", Assembly.of(config).config))
+    page = page_of(RunDirectory.create(tmp_path / "run", Assembly.of(config).config))
     assert "nothing measured yet" in page.text
     assert "interrupted" in page.text
     assert not page.tables

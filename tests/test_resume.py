@@ -23,20 +23,20 @@ from typing import Any, ClassVar
 import pytest
 
 import kill_campaign
-import nasplat.search.loop
+import nasplat.driver.loop
 from nasplat.architecture import Architecture
 from nasplat.artifact import Artifacts, MemoryArtifacts
 from nasplat.cli.app import main
+from nasplat.driver.budget import Budget
+from nasplat.driver.loop import Search
 from nasplat.errors import StrategyError, TrialFailed
 from nasplat.executors.executor import Executor, perform
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, LOG
-from nasplat.search.budget import Budget
-from nasplat.search.loop import Search
 from nasplat.storage.event_log import EventLog
 from nasplat.storage.state import pack
 from nasplat.strategy import Strategy
@@ -54,7 +54,7 @@ DRIVER = '''
 import os
 import time
 
-import nasplat.search.loop
+import nasplat.driver.loop
 from nasplat.benchmarks.nasbench201 import NASBench201Table
 from nasplat.registry import BENCHMARKS
 from nasplat.strategy import Strategy
@@ -80,7 +80,7 @@ if __name__ == "__main__":
     from nasplat.cli.app import main
 
     BENCHMARKS.register("counting", "counting:Counting")
-    nasplat.search.loop.SNAPSHOT_EVENTS = int(os.environ.get("SNAPSHOT_EVENTS", nasplat.search.loop.SNAPSHOT_EVENTS))
+    nasplat.driver.loop.SNAPSHOT_EVENTS = int(os.environ.get("SNAPSHOT_EVENTS", nasplat.driver.loop.SNAPSHOT_EVENTS))
     restore = Strategy.restore
 
     def noted_restore(self, state):
@@ -280,7 +280,7 @@ def test_a_search_killed_again_and_again_ends_as_one_left_alone(
     assert len(_measured(counted.notes("run.txt"))) <= len(_measured(counted.notes("alone.txt"))) + len(thresholds)
     assert set(_measured(counted.notes("run.txt"))) == set(_measured(counted.notes("alone.txt")))
     assert sum(restored) >= 2, "no kill came after a snapshot, so that none was ever restored"
-    assert Run(run).history().status == "finished"
+    assert RunDirectory(run).history().status == "finished"
 
 
 def _kill(counted: Counted, run: Path, arguments: list[str], threshold: int | None, snapshots: int | None) -> bool:
@@ -364,12 +364,12 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
     assert process.returncode == 130, errors
     assert output == ""
     assert named_command(errors) == ["resume", "run"]
-    history = Run(run).history()
+    history = RunDirectory(run).history()
     assert (history.status, len(history.outcomes) < 1000) == ("interrupted", True)
 
     counted.finish(*named_command(errors), notes="run.txt")
     assert event_trace(run) == event_trace(counted.folder / "alone")
-    assert Run(run).history().status == "finished"
+    assert RunDirectory(run).history().status == "finished"
 
 
 @pytest.mark.slow
@@ -443,7 +443,7 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
     assert outcomes_in(tmp_path / "run") < 44
     run_here(tmp_path, "resume", "run")
     assert event_trace(tmp_path / "run") == event_trace(shared)  # weights and statistics are named by their content
-    fronts = [Run(folder).history().front for folder in (tmp_path / "run", shared)]
+    fronts = [RunDirectory(folder).history().front for folder in (tmp_path / "run", shared)]
     assert [m.id for m in fronts[0]] == [m.id for m in fronts[1]]
     kept = [sorted(p.name for p in (folder / "artifacts").rglob("*.*")) for folder in (tmp_path / "run", shared)]
     assert kept[0] == kept[1]
@@ -522,7 +522,7 @@ def test_a_larger_budget_extends_a_run_to_what_it_would_have_been(counted: Count
     before.check()
     assert event_trace(run) == event_trace(counted.folder / "large")
     assert json.loads(said)["evaluations"] == 400
-    assert Run(run).history().status == "finished"
+    assert RunDirectory(run).history().status == "finished"
 
 
 @pytest.mark.slow
@@ -688,7 +688,7 @@ def test_a_replay_that_asks_for_the_same_goes_on(log: EventLog) -> None:
 
 
 def test_a_snapshot_spares_the_replay_of_what_it_covers(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 30)
+    monkeypatch.setattr(nasplat.driver.loop, "SNAPSHOT_EVENTS", 30)
     benchmark, again = Scripted(), Scripted()
     make: Callable[..., Strategy] = STRATEGIES.get("regularized_evolution")
     evolution = partial(make, population=10, sample=3)

@@ -21,13 +21,13 @@ import yaml
 
 from nasplat.artifact import Artifacts, Handle
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, Plugin
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
 from nasplat.run.retrained import Comparison
-from nasplat.search.assembly import Assembly
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.strategies.retraining import Retraining
@@ -207,7 +207,7 @@ def weights_of(folder: Path) -> dict[tuple[str, int], Handle]:
     """The digests of the finished weights, by code and replicate."""
     return {
         (m.architecture.code, m.task.replicate): m.artifacts["weights"]
-        for m in Run(folder).history().measurements
+        for m in RunDirectory(folder).history().measurements
         if m.task.fidelity == 4
     }
 
@@ -234,7 +234,7 @@ def test_of_parts_only_the_last_leaves_its_weights(command: CommandLine, tmp_pat
     config = tree(strategy=strategy, budget={"evaluations": 3})
     config["benchmark"]["subset"] = 200
     searched(tmp_path / "run", SearchConfig.read(config))
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     first, _, third = run.history().measurements
     kept = {path.parent.name + path.stem for path in run.artifacts.folder.glob("*/*")}
     assert kept == {handle.digest for handle in third.artifacts.values()}  # it may still be continued
@@ -270,7 +270,7 @@ def test_two_ray_workers_give_the_weights_of_one_process(
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     done = command("search", "config.yaml", "--out", "run")
     assert done.returncode == 0, done.stderr
-    workers = {outcome.spent.worker for outcome in Run(tmp_path / "run").history().outcomes}
+    workers = {outcome.spent.worker for outcome in RunDirectory(tmp_path / "run").history().outcomes}
     assert len(workers) == 2
     assert weights_of(tmp_path / "run") == unbroken
 
@@ -301,7 +301,7 @@ def test_two_ray_workers_give_learners_the_weights_of_one_process(
     where = ("--executor", "ray", "--workers", "2", "--ray-address", cluster.address)
     done = command(*parts, *where, "--out", "ray")
     assert done.returncode == 0, done.stderr
-    history = Run(tmp_path / "ray").history()
+    history = RunDirectory(tmp_path / "ray").history()
     assert len({outcome.spent.worker for outcome in history.outcomes}) == 2
     assert sum(m.task.teacher is not None for m in history.complete) == 4
     assert len(weights_of(tmp_path / "inline")) == 6
@@ -331,7 +331,7 @@ from pathlib import Path
 
 import torch._dynamo
 from nasplat.config import SearchConfig
-from nasplat.search.assembly import Assembly
+from nasplat.driver.assembly import Assembly
 from nasplat.run.directory import Run
 from nasplat.testing.runs import searched
 
@@ -363,7 +363,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 5
-    history = Run(tmp_path / "run").history()
+    history = RunDirectory(tmp_path / "run").history()
     assert (history.status, len(history.outcomes)) == ("finished", 18)
     assert weights_of(tmp_path / "run") == unbroken
 
@@ -373,7 +373,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(json.dumps(tree(benchmark={"name": "classification", "epochs": 400})))
     process = begin(tmp_path, "search", "config.yaml", "--out", "run")
     deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / "run" / LOG).exists() or not Run(tmp_path / "run").history().asked:
+    while not (tmp_path / "run" / LOG).exists() or not RunDirectory(tmp_path / "run").history().asked:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -424,7 +424,7 @@ def test_picks_are_retrained_and_stand_beside_what_the_search_said(
     said = json.loads(done.stdout)
     assert (said["run"], said["status"], said["strategy"]) == ("run-retrained-1", "finished", "retraining")
 
-    old, new = Run(tmp_path / run).history(), Run(tmp_path / "run-retrained-1").history()
+    old, new = RunDirectory(tmp_path / run).history(), RunDirectory(tmp_path / "run-retrained-1").history()
     searched_ = {m.architecture.code: m for m in old.measurements[:4]}
     values: dict[str, list[float]] = {}
     for m in new.measurements:
@@ -461,7 +461,7 @@ def test_picks_are_retrained_and_stand_beside_what_the_search_said(
 
 def test_where_it_came_from_is_kept(command: CommandLine, run: str, tmp_path: Path) -> None:
     assert command("retrain", run, "--pick", "best", "--out", "new").returncode == 0
-    source, old = Run(tmp_path / "new").source, Run(tmp_path / run).history()
+    source, old = RunDirectory(tmp_path / "new").source, RunDirectory(tmp_path / run).history()
     assert source is not None
     assert (source.run, source.evaluations, source.seed, source.objectives) == (
         *("run", 8, 0),
@@ -503,13 +503,15 @@ def test_a_damaged_origin_is_named(key: str, value: Any, command: CommandLine, r
 
 @pytest.mark.slow
 def test_by_default_bins_of_the_front_are_picked_or_the_best(command: CommandLine, run: str, tmp_path: Path) -> None:
-    history = Run(tmp_path / run).history()
+    history = RunDirectory(tmp_path / run).history()
     assert command("retrain", run, "--out", "new").returncode == 0
-    assert Run(tmp_path / "new").config.strategy.options["members"] == [
+    assert RunDirectory(tmp_path / "new").config.strategy.options["members"] == [
         m.architecture.code for m in history.picks("bins:5")
     ]
     assert command("retrain", run, "--pick", "front", "--out", "whole").returncode == 0
-    assert Run(tmp_path / "whole").config.strategy.options["members"] == [m.architecture.code for m in history.front]
+    assert RunDirectory(tmp_path / "whole").config.strategy.options["members"] == [
+        m.architecture.code for m in history.front
+    ]
 
 
 @pytest.mark.slow
@@ -520,12 +522,12 @@ def test_a_recipe_and_flags_lie_over_the_options_of_the_search(command: CommandL
         *("--set", "benchmark.recipe.schedule=one_cycle", "--checkpoints", "1", "--out", "new"),
     )
     assert done.returncode == 0, done.stderr
-    config = Run(tmp_path / "new").config
-    old = Run(tmp_path / run).config.benchmark.options
+    config = RunDirectory(tmp_path / "new").config
+    old = RunDirectory(tmp_path / run).config.benchmark.options
     changed = {"learning_rate": 0.05, "augment": True, "schedule": "one_cycle"}
     assert config.benchmark.options == old | {"epochs": 2, "recipe": old["recipe"] | changed}
     assert (config.seed, config.strategy.options["checkpoints"]) == (5, 1)
-    assert [outcome.task.fidelity for outcome in Run(tmp_path / "new").history().measurements] == [2]
+    assert [outcome.task.fidelity for outcome in RunDirectory(tmp_path / "new").history().measurements] == [2]
 
 
 def copied(template: Path, folder: Path, **options: Any) -> None:
@@ -541,8 +543,8 @@ def test_a_null_of_a_recipe_unsets_what_the_search_had(command: CommandLine, tem
     (tmp_path / "recipe.yaml").write_text("subset: null\n")  # by its former name
     done = command("retrain", "small", "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
     assert done.returncode == 0, done.stderr
-    assert Run(tmp_path / "small").config.benchmark.options["data"] == {"subset": 300}
-    assert Run(tmp_path / "new").config.benchmark.options["data"]["subset"] is None
+    assert RunDirectory(tmp_path / "small").config.benchmark.options["data"] == {"subset": 300}
+    assert RunDirectory(tmp_path / "new").config.benchmark.options["data"]["subset"] is None
 
 
 @pytest.mark.parametrize("text", ["", "# epochs: 7\n"])
@@ -550,7 +552,7 @@ def test_a_recipe_without_values_changes_nothing(text: str, command: CommandLine
     (tmp_path / "recipe.yaml").write_text(text)
     done = command("retrain", run, "--pick", "best", "--recipe", "recipe.yaml", "--out", "new")
     assert done.returncode == 0, done.stderr
-    assert Run(tmp_path / "new").config.benchmark == Run(tmp_path / run).config.benchmark
+    assert RunDirectory(tmp_path / "new").config.benchmark == RunDirectory(tmp_path / run).config.benchmark
 
 
 WRONG: dict[str, tuple[list[str], list[str]]] = {
@@ -587,7 +589,7 @@ def test_wrong_input_is_refused_and_nothing_is_created(
 def test_what_is_no_run_or_has_nothing_yet_is_refused(command: CommandLine, tmp_path: Path) -> None:
     refused(command("retrain", "nothing"), "nothing does not exist")
     config = Assembly.of(SearchConfig.read(tree(strategy="random_search", budget={"evaluations": 1}))).config
-    run = Run.create(tmp_path / "run", config)
+    run = RunDirectory.create(tmp_path / "run", config)
     refused(command("retrain", "run"), "no measurement to pick")
     with run.writing():
         refused(command("retrain", "run"), "is being searched by another process")
@@ -646,7 +648,7 @@ def test_the_largest_pick_teaches_the_others(command: CommandLine, tmp_path: Pat
     assert command(*TOYS).returncode == 0
     done = command("retrain", "toys", "--distill", "--seeds", "2", "--out", "new")
     assert (done.returncode, done.stderr) == (0, "")
-    run = Run(tmp_path / "new")
+    run = RunDirectory(tmp_path / "new")
     assert run.config.strategy.options["teacher"] is True
     assert run.config.benchmark.options["distillation"] == 0.5
     measured = run.history().complete
@@ -655,7 +657,7 @@ def test_the_largest_pick_teaches_the_others(command: CommandLine, tmp_path: Pat
     assert sum(m.task.teacher is None for m in measured) == 2
     options = ("--set", "benchmark.distillation=0.7", "--out", "stronger")
     assert command("retrain", "toys", "--distill", *options).returncode == 0
-    assert Run(tmp_path / "stronger").config.benchmark.options["distillation"] == 0.7
+    assert RunDirectory(tmp_path / "stronger").config.benchmark.options["distillation"] == 0.7
     refused(command("retrain", "toys", "--distill", "--pick", "best"), "only one is picked")
 
 
@@ -666,7 +668,7 @@ def test_who_was_left_out_and_why_is_told(
     failing: str, command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command(*TOYS).returncode == 0
-    members = Run(tmp_path / "toys").history().measurements[:3]
+    members = RunDirectory(tmp_path / "toys").history().measurements[:3]
     largest = max(members, key=lambda m: m.metrics["params"])
     measure = Taught.measure
 
@@ -680,7 +682,7 @@ def test_who_was_left_out_and_why_is_told(
     done = command("retrain", "toys", *picks, "--distill", "--seeds", "2", "--checkpoints", "1", "--out", "new")
     shown = command("show", "new")
     title = "Retrained: 0 of 3 members" + (" after 9 epochs" if failing == "teacher" else "")
-    trial = Run(tmp_path / "new").history().failures[0].id
+    trial = RunDirectory(tmp_path / "new").history().failures[0].id
     others = ", ".join(m.architecture.code for m in members if m is not largest)
     for said in (done.stdout, shown.stdout):
         assert title in said
@@ -714,7 +716,7 @@ def test_distillation_in_a_recipe_means_a_teacher(command: CommandLine, tmp_path
         done = command("retrain", "toys", *picks, *options, "--out", name)
         assert done.returncode == 0, done.stderr
         assert "distillation is 0.3: the largest network is trained first" in done.stderr
-        config = Run(tmp_path / name).config
+        config = RunDirectory(tmp_path / name).config
         assert (config.strategy.options["teacher"], config.benchmark.options["distillation"]) == (True, 0.3)
     nobody = ("has no teacher", "is configured for distillation", "set it to 0")
     refused(command("retrain", "toys", "--pick", "0", "--recipe", "recipe.yaml"), *nobody)
@@ -774,7 +776,7 @@ def test_objectives_that_nobody_measures_now_are_dropped_aloud(command: CommandL
         del BENCHMARKS._plugins["plain_toy"]
     assert done.returncode == 0, done.stderr
     assert "dropped from the objectives: speed:max" in done.stderr
-    assert Run(tmp_path / "new").config.objectives == ["accuracy:max", "params:min"]
+    assert RunDirectory(tmp_path / "new").config.objectives == ["accuracy:max", "params:min"]
 
 
 @pytest.mark.usefixtures("toys")
@@ -799,15 +801,15 @@ def test_constraints_are_left_behind_but_where_they_lift_a_limit(
     assert command(*TOYS, *lifted).returncode == 0
     done = command("retrain", "toys", "--pick", "best", "--out", "new")
     assert done.returncode == 0, done.stderr
-    assert Run(tmp_path / "new").config.constraints == ["params<=100000"]
+    assert RunDirectory(tmp_path / "new").config.constraints == ["params<=100000"]
 
 
 @pytest.mark.usefixtures("toys")
 def test_a_comparison_counts_what_is_done(command: CommandLine, tmp_path: Path) -> None:
     assert command(*TOYS).returncode == 0
-    assert Comparison.of(Run(tmp_path / "toys").history()) is None
+    assert Comparison.of(RunDirectory(tmp_path / "toys").history()) is None
     assert command("retrain", "toys", "--pick", "0", "--pick", "1", "--out", "two").returncode == 0
-    two = Comparison.of(Run(tmp_path / "two").history())
+    two = Comparison.of(RunDirectory(tmp_path / "two").history())
     assert two is not None
     assert (two.spearman, two.kendall, [m.begun for m in two.members]) == (None, None, [1, 1])
     assert [m.retrained and m.retrained.deviation for m in two.members] == [None, None]

@@ -16,13 +16,13 @@ from typing import Any, TypeAlias
 
 import pytest
 
-import nasplat.search.loop
+import nasplat.driver.loop
 from nasplat.cli.app import main
 from nasplat.export import bundle
 from nasplat.export.verification import Verification
 from nasplat.report import page
 from nasplat.run import directory, recovery
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import LOG
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
@@ -61,7 +61,7 @@ def call(*arguments: str) -> int:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Runs `nasplat ARGUMENTS` in this process, in an empty directory, with a snapshot every few events."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(nasplat.search.loop, "SNAPSHOT_EVENTS", 6)
+    monkeypatch.setattr(nasplat.driver.loop, "SNAPSHOT_EVENTS", 6)
 
     def run(*arguments: str) -> Done:
         capsys.readouterr()
@@ -83,7 +83,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trials(run: Path) -> list[Outcome]:
     """The outcomes of a run without what they took."""
-    return [replace(outcome, spent=Spent()) for outcome in Run(run).history().outcomes]
+    return [replace(outcome, spent=Spent()) for outcome in RunDirectory(run).history().outcomes]
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -165,7 +165,7 @@ def test_a_search_on_a_full_disk_stops_and_goes_on_to_the_same_trials(
     done = command("resume", "run")
     assert done.returncode == 0, done.stderr
     assert trials(tmp_path / "run") == trials(template)
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     for measurement in run.history().measurements:
         for handle in measurement.artifacts.values():
             run.artifacts.get(handle)  # which refuses what is not whole
@@ -192,7 +192,7 @@ def test_resuming_on_a_full_disk_stops_and_goes_on_when_there_is_room(
     assert not hidden(tmp_path)
     assert command("resume", "run", "--evaluations", "12").returncode == 0
     assert trials(tmp_path / "run")[:10] == trials(template)
-    assert Run(tmp_path / "run").config.budget.evaluations == 12
+    assert RunDirectory(tmp_path / "run").config.budget.evaluations == 12
 
 
 @pytest.mark.parametrize(("owner", "name"), [(directory, "write_atomically"), (EventLog, "create")])
@@ -338,7 +338,7 @@ def test_a_run_has_one_writer_and_any_number_of_readers(command: CommandLine, tm
     ) as writer:
         try:
             until = time.monotonic() + PATIENCE
-            while not (tmp_path / "run").exists() or not Run(tmp_path / "run").history().outcomes:
+            while not (tmp_path / "run").exists() or not RunDirectory(tmp_path / "run").history().outcomes:
                 assert time.monotonic() < until
                 time.sleep(0.1)
             for arguments in (["resume", "run"], ["search", *words[1:]], ["recover", "run", "--out", "new"]):
@@ -357,7 +357,7 @@ def test_a_run_has_one_writer_and_any_number_of_readers(command: CommandLine, tm
             writer.kill()
     assert writer.returncode == 130
     assert "nasplat resume run" in said
-    seen = len(Run(tmp_path / "run").history().asked)
+    seen = len(RunDirectory(tmp_path / "run").history().asked)
     assert command("resume", "run", "--evaluations", str(seen)).returncode == 0
 
 
@@ -393,5 +393,5 @@ def test_two_searches_at_the_same_instant_get_a_folder_each_or_one_is_refused(tm
     for code, text in zip(codes, said, strict=True):
         assert (text.count("\n"), "exists; choose another --out" in text) == ((0, False) if code == 0 else (1, True))
     for run in made:
-        assert len(Run(run).history().outcomes) == 2
+        assert len(RunDirectory(run).history().outcomes) == 2
         assert (run / LOG).exists()

@@ -25,10 +25,10 @@ from nasplat.cost import Cost
 from nasplat.data.picture_files import Pixels
 from nasplat.data.picture_sets import PICTURE_SETS, Entry, Picture, PictureSet
 from nasplat.data.resolution import agreement, bicubic_agreement, luma, shrunk, whole
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, TrialFailed
 from nasplat.nn import costs
 from nasplat.options import complete, construct
-from nasplat.search.assembly import Assembly
 from nasplat.search_space import Gene, GeneSpace
 from nasplat.task import Evaluate, Measurement
 from nasplat.training.fit import HALVINGS, Recipe

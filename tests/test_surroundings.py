@@ -30,7 +30,7 @@ from nasplat.registry import BENCHMARKS, SEARCH_SPACES, Plugin
 from nasplat.report.curves import learning_curves
 from nasplat.report.drawing import default_style
 from nasplat.run import environment
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import LOCK, LOG
 from nasplat.run.recovery import salvage
 from nasplat.storage import event_log
@@ -88,7 +88,7 @@ def rights(path: Path) -> int:
 @pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o027, 0o077])
 def test_files_and_folders_have_the_rights_that_the_umask_gives(mask: int, tmp_path: Path, toy: SearchConfig) -> None:
     with umask(mask):
-        Run.create(tmp_path / "new" / "run", toy)
+        RunDirectory.create(tmp_path / "new" / "run", toy)
         with new_folder(tmp_path / "export") as draft:
             write_atomically(draft / "file", "text")
     paths = [tmp_path / "new", *(tmp_path / "new").rglob("*"), tmp_path / "export", tmp_path / "export" / "file"]
@@ -107,7 +107,7 @@ def test_a_folder_that_refuses_chmod_can_be_written(
     for owner, name in ((os, "chmod"), (os, "fchmod"), (Path, "chmod")):
         monkeypatch.setattr(owner, name, refuse)
     searched(tmp_path / "run", toy)
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     assert run.artifacts.get(run.artifacts.put(b"weights")) == b"weights"
     assert len(run.history().measurements) == 12
 
@@ -199,7 +199,7 @@ def test_with_a_rollback_journal_a_killed_writer_loses_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", unshared)
-        run = Run.create(tmp_path / "run", toy)
+        run = RunDirectory.create(tmp_path / "run", toy)
     log = run.folder / LOG
     subprocess.run([sys.executable, "-c", KILLED, str(log)], check=True)
     assert (run.folder / f"{LOG}-journal").stat().st_size > 1000
@@ -219,7 +219,7 @@ def test_a_run_without_shared_memory_is_complete_resumes_and_is_read_meanwhile(
     searched(tmp_path / "usual", toy)
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", unshared)
-        Run.create(tmp_path / "run", config(7))
+        RunDirectory.create(tmp_path / "run", config(7))
     append, seen = EventLog.append, []
 
     def watched(log: EventLog, *given: Any, **options: Any) -> int:
@@ -231,7 +231,7 @@ def test_a_run_without_shared_memory_is_complete_resumes_and_is_read_meanwhile(
     monkeypatch.setattr(EventLog, "append", watched)
     searched(tmp_path / "run", config(7))
     first = event_trace(tmp_path / "run")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     with run.writing():
         run.keep(run.config.model_copy(update={"budget": toy.budget}))
     searched(tmp_path / "run", toy)
@@ -495,7 +495,7 @@ def test_the_environment_records_threads(tmp_path: Path, toy: SearchConfig, monk
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    run = Run.create(tmp_path / "run", toy)
+    run = RunDirectory.create(tmp_path / "run", toy)
     expected = {"cpus": 2, "torch": 7, "variables": {"OMP_NUM_THREADS": "3"}}
     assert json.loads((run.folder / "environment.json").read_text())["threads"] == expected
     assert environment.spelt_threads(run.environment) == "2 CPUs, torch with 7 threads, OMP_NUM_THREADS=3"

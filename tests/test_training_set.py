@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nasplat.errors import InputError
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.surrogates.training_set import TrainingSet, member, read_names, read_training_set
 
@@ -212,7 +212,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def by_hand(run: Path, metric: str) -> dict[str, float]:
     """The mean of a metric for every code measured at the highest fidelity, straight from the outcomes."""
-    measured = Run(run).history().measured
+    measured = RunDirectory(run).history().measured
     highest = max(m.task.fidelity for m in measured)
     values: dict[str, list[float]] = {}
     for m in measured:
@@ -231,7 +231,7 @@ def test_a_run_gives_its_trials_at_the_highest_fidelity_with_the_space_as_it_was
     found = read_training_set([run])
     assert (found.space.name, found.space.channels) == ("nasbench201", 1)  # type: ignore[attr-defined]
     assert as_dict(found) == by_hand(run, "accuracy")
-    assert len({m.task.fidelity for m in Run(run).history().measured}) == 2  # else nothing would be left out
+    assert len({m.task.fidelity for m in RunDirectory(run).history().measured}) == 2  # else nothing would be left out
     assert found.description["metric"] == {"name": "accuracy", "direction": "max", "unit": "fraction"}
     (source,) = found.description["sources"]
     assert (source["kind"], source["name"]) == ("run", "run")

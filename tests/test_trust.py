@@ -25,7 +25,7 @@ from nasplat.export.card import escaped
 from nasplat.export.predicting import predict_script
 from nasplat.latency.table import read_table
 from nasplat.run import environment, trust
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import _revision
 from nasplat.run.layout import CONFIG, ENVIRONMENT
 from nasplat.search_spaces.nasbench201 import NASBench201
@@ -97,7 +97,7 @@ def test_a_cluster_counts_only_if_its_user_names_it(
 @pytest.mark.slow
 def test_a_run_downloads_into_a_folder_of_its_own_only_if_trusted(run: Path, tmp_path: Path) -> None:
     change(run, benchmark={"data": {"folder": str(tmp_path / "place"), "download": True, "side": None}})
-    opened = Run(run)
+    opened = RunDirectory(run)
     assert not opened.benchmark().data.download  # type: ignore[attr-defined]
     with pytest.raises(InputError, match=f"would download data into '{tmp_path / 'place'}'.*--trust-run"):
         trust.check_trusted(opened, opened.config, named=False, trusted=False)

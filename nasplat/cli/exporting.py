@@ -11,7 +11,7 @@ from nasplat.cli.running import keep_accepted
 from nasplat.cli.settings import AcceptChangedData, EngineName
 from nasplat.errors import InputError
 from nasplat.export.formats import Format
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.history import names_several
 from nasplat.storage.files import is_taken
 from nasplat.task import Measurement
@@ -75,7 +75,7 @@ def export(
     """Export a network: its weights, a model card, and formats such as ONNX, each verified against torch."""
     from nasplat.export import bundle
 
-    opened = Run(run)
+    opened = RunDirectory(run)
     if test or accept_changed_data:
         keep_accepted(opened, accept=accept_changed_data)
     measurements, several = opened.history().picks(pick), names_several(pick)

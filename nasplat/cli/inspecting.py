@@ -13,7 +13,7 @@ from nasplat.cli.console import out, print_json, print_table
 from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front, print_measurements
 from nasplat.cli.settings import EngineName, Json
 from nasplat.errors import InputError, NasplatError
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.layout import LOG
 from nasplat.run.retrained import Comparison
@@ -91,7 +91,7 @@ def show(
         raise InputError("--latency measures the members of the front; give --front too")
     if front and architecture is not None:
         raise InputError("--front and --architecture exclude each other; leave one out")
-    opened = Run(run)
+    opened = RunDirectory(run)
     history = opened.history()
     if front:
         latencies = _latencies(history, engine, latency_batch, latency_threads) if latency else {}
@@ -214,7 +214,7 @@ def report(
     """Write a report: one HTML file with curves, front and configuration."""
     from nasplat.report.page import write_report
 
-    opened = Run(run)
+    opened = RunDirectory(run)
     path = out_file or run / "report.html"
     write_report(opened, path)
     if json:
@@ -226,7 +226,7 @@ def report(
 def _summary_of(folder: Path) -> dict[str, Any]:
     """A summary of a run. The summary of a damaged run holds its error, so that the other runs are still listed."""
     try:
-        return _summary(Run(folder).history())
+        return _summary(RunDirectory(folder).history())
     except NasplatError as error:
         return {"run": str(folder), "status": "damaged", "error": str(error)}
 

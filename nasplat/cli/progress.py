@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from nasplat.search.loop import Search
+from nasplat.driver.loop import Search
 from nasplat.task import Outcome
 from nasplat.units import duration, figure, spelt
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from nasplat.cli.console import out, print_json
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.storage.event_log import recovering
 
 
@@ -41,7 +41,7 @@ def recover(
         out.print(escape(line))
     if out_folder is not None:
         out.print(f"saved: {escape(str(out_folder))}")
-        if Run(out_folder).history().ended is None:
+        if RunDirectory(out_folder).history().ended is None:
             out.print(f"go on with: nasplat resume {escape(shlex.quote(str(out_folder)))}")
     elif not found.healthy:
         out.print(escape(recovering(run)))

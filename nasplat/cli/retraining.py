@@ -31,16 +31,16 @@ from nasplat.cli.settings import (
 )
 from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
 from nasplat.data.manifest import DATA, DataChanged
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.latency.table import TABLE
 from nasplat.objective import Objective
 from nasplat.options import grouped, nested, option_names
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
-from nasplat.run.directory import RETRAINING, Run, next_free
+from nasplat.run.directory import RETRAINING, RunDirectory, next_free
 from nasplat.run.history import History
 from nasplat.run.source import Origin, Source
 from nasplat.run.trust import check_trusted
-from nasplat.search.assembly import Assembly
 from nasplat.task import Measurement
 
 BINS = "bins:5"
@@ -106,7 +106,7 @@ def retrain(
 
     The new run is resumed, shown, tested and exported like any other.
     """
-    searched = Run(run)
+    searched = RunDirectory(run)
     history = searched.history()
     if history.status == "running":
         raise InputError(f"{run} is being searched by another process; wait for it, or interrupt it")

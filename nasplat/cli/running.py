@@ -17,15 +17,15 @@ from nasplat.cli.output import describe, describe_comparison, print_comparison, 
 from nasplat.cli.progress import SearchProgress
 from nasplat.config import SearchConfig
 from nasplat.data.manifest import accepted_in, notes_of
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
 from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.layout import ARTIFACTS, DATA, LOG
 from nasplat.run.retrained import Comparison
 from nasplat.run.source import Source
-from nasplat.search.assembly import Assembly
-from nasplat.search.loop import Search
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.files import is_taken
 from nasplat.strategy import GenerationalStrategy
@@ -64,7 +64,7 @@ def run_search(assembly: Assembly, folder: Path, *, create: bool, json: bool, so
         # Workers start first, so that their errors occur before any file is created.
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
-            run = _created(folder, assembly, choice, source) if create else Run(folder)
+            run = _created(folder, assembly, choice, source) if create else RunDirectory(folder)
             with run.writing() as log, SearchProgress(err) as progress:
                 run.keep(config)
                 run.keep_data(assembly.workload.data)
@@ -117,10 +117,10 @@ def _resuming(folder: Path, config: SearchConfig) -> str:
     return f"nasplat resume {shlex.quote(str(folder))}{where}"
 
 
-def _created(folder: Path, assembly: Assembly, choice: str, source: Source | None) -> Run:
+def _created(folder: Path, assembly: Assembly, choice: str, source: Source | None) -> RunDirectory:
     """The directory of a new run."""
     benchmark = assembly.benchmark
-    return Run.create(
+    return RunDirectory.create(
         folder,
         assembly.config,
         protocol=benchmark.protocol,
@@ -156,7 +156,7 @@ def _print_result(loop: Search, history: History, comparison: Comparison | None)
         err.print(f"[yellow]{number} failed ({escape(kind)})[/], such as trial {example.id}: {said}")
 
 
-def data_of(run: Run, *, accept: bool) -> dict[str, Any] | None:
+def data_of(run: RunDirectory, *, accept: bool) -> dict[str, Any] | None:
     """What a run recorded of its data; with `accept`, what it is to record of the data of today.
 
     Raises:
@@ -180,7 +180,7 @@ def data_of(run: Run, *, accept: bool) -> dict[str, Any] | None:
     return data
 
 
-def keep_accepted(run: Run, *, accept: bool) -> None:
+def keep_accepted(run: RunDirectory, *, accept: bool) -> None:
     """Before test data is measured: warn if the run has no record of its data, or record that a change was accepted.
 
     Raises:

@@ -25,10 +25,10 @@ from nasplat.cli.settings import (
     merge,
 )
 from nasplat.config import SearchConfig, load_tree
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
-from nasplat.run.directory import Run, next_free
+from nasplat.run.directory import RunDirectory, next_free
 from nasplat.run.trust import check_store_trusted, check_trusted
-from nasplat.search.assembly import Assembly
 
 
 def search(
@@ -139,7 +139,7 @@ def resume(
     json: Json = False,
 ) -> None:
     """Continue a run that was interrupted or killed, or one with a larger budget."""
-    opened = Run(run)
+    opened = RunDirectory(run)
     tree, history = opened.config.model_dump(mode="json"), opened.history()
     limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
     merge(tree, "budget", limits)

@@ -11,7 +11,7 @@ from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.output import describe, describe_comparison, print_comparison
 from nasplat.cli.running import keep_accepted
 from nasplat.cli.settings import AcceptChangedData, Json
-from nasplat.run.directory import RETRAINING, Run
+from nasplat.run.directory import RETRAINING, RunDirectory
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement
@@ -31,7 +31,7 @@ def test(
     json: Json = False,
 ) -> None:
     """Measure networks on test data. Each network is measured only once; later calls show the recorded result."""
-    opened = Run(run)
+    opened = RunDirectory(run)
     keep_accepted(opened, accept=accept_changed_data)
     history = opened.history()
     picked = {m.id: m for which in pick or ["best"] for m in history.picks(which)}

@@ -32,7 +32,7 @@ from nasplat.nn.onnx import FEATURES, write_onnx
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.storage.files import is_taken, new_folder, write_atomically
 from nasplat.task import Measurement
 from nasplat.units import figure
@@ -45,7 +45,7 @@ CARD, VERIFY, PREDICT = "README.md", "verify.json", "predict.py"
 
 
 def export(
-    run: Run,
+    run: RunDirectory,
     measurement: Measurement,
     folder: Path,
     *,
@@ -123,7 +123,7 @@ def export(
 
 
 def _description(
-    run: Run, measurement: Measurement, benchmark: Benchmark, architecture: Architecture, *, untrained: bool
+    run: RunDirectory, measurement: Measurement, benchmark: Benchmark, architecture: Architecture, *, untrained: bool
 ) -> dict[str, Any]:
     """The description of the network, its metrics, and its origin."""
     config, io = run.config, benchmark.io
@@ -207,7 +207,7 @@ def measured_latency(
     return described(latency, benchmark, predicted_ms)
 
 
-def _found(run: Run, measurement: Measurement) -> dict[str, Any]:
+def _found(run: RunDirectory, measurement: Measurement) -> dict[str, Any]:
     """The settings of the search: only the chosen options."""
     config = run.config
     found: dict[str, Any] = {
@@ -283,7 +283,7 @@ def verify(network: "nn.Module", io: IO, path: Path) -> Verification:
     return compared(network, onnx_runner(path), random_inputs(io))
 
 
-def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
+def _weights(run: RunDirectory, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
     """The measured network's weights as safetensors, or new ones if these are accepted."""
     if untrained:
         return _safetensors(_built(benchmark, measurement.architecture, measurement.task.seed).state_dict())
@@ -314,7 +314,7 @@ def _weights(run: Run, measurement: Measurement, benchmark: Benchmark, *, untrai
         ) from error
 
 
-def _continued(run: Run, measurement: Measurement) -> Measurement | None:
+def _continued(run: RunDirectory, measurement: Measurement) -> Measurement | None:
     """The last measurement of the same training, if the search has deleted the weights of the given measurement."""
     if not STRATEGIES.get(run.config.strategy.name).replaces_parts:
         return None
@@ -330,7 +330,7 @@ def _continued(run: Run, measurement: Measurement) -> Measurement | None:
     return max(later, key=lambda m: m.task.fidelity, default=None)
 
 
-def _superseded(run: Run, measurement: Measurement) -> bool:
+def _superseded(run: RunDirectory, measurement: Measurement) -> bool:
     """Whether a measurement was made with shared weights that the search has since deleted, which is allowed."""
     weights = measurement.task.weights
     if weights is None or run.artifacts.path(weights).exists():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nasplat.errors import printable
 from nasplat.objective import Goal, Objective
 from nasplat.report.drawing import default_style, svg
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
@@ -37,7 +37,7 @@ WORSE_CORNER: dict[tuple[bool, bool], Literal["lower left", "lower right", "uppe
 """The corner without a front, by whether more is better upwards and to the right."""
 
 
-def write_report(run: Run, path: Path) -> None:
+def write_report(run: RunDirectory, path: Path) -> None:
     """Write the report of a run to a file, complete or not at all.
 
     Raises:
@@ -51,7 +51,7 @@ def write_report(run: Run, path: Path) -> None:
         raise refusal(path, "written", error) from error
 
 
-def render(run: Run, history: History) -> str:
+def render(run: RunDirectory, history: History) -> str:
     """The report as HTML."""
     goal = run.config.goal
     front = history.front

@@ -44,7 +44,7 @@ LOCK_SECONDS = 1.0
 """Seconds to wait for the lock. A reader holds it for an instant to check whether a process is writing."""
 
 
-class Run:
+class RunDirectory:
     """A run's directory.
 
     ``config.yaml`` is the resolved configuration. ``environment.json`` is the software environment. ``events.sqlite``

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from nasplat.driver.budget import Spending
 from nasplat.errors import DamageError, InputError
 from nasplat.objective import bins, knee
 from nasplat.run.layout import CONFIG, LOG
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
-from nasplat.search.budget import Spending
 from nasplat.storage.event_log import EventLog, recovering
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Task, Trained
 from nasplat.units import shown_metrics
 
 if TYPE_CHECKING:
-    from nasplat.run.directory import Run
+    from nasplat.run.directory import RunDirectory
 
 MOST_BINS = 1_000
 """Maximum M of ``bins:M``."""
@@ -38,7 +38,7 @@ class History:
         ended: Why the search ended (``budget`` or ``strategy``), or None while it has not.
     """
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: "RunDirectory") -> None:
         self.run = run
         goal = run.config.goal
         validator = LogValidator(finite=goal.metrics, shown=shown_metrics(goal))

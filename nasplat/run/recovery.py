@@ -15,15 +15,15 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.config import SearchConfig, load_tree
+from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.registry import STRATEGIES
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, refuse_links
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
 from nasplat.run.records import read_data, read_environment
 from nasplat.run.rehearsal import snapshot_damage
-from nasplat.search.assembly import Assembly
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
@@ -373,7 +373,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
     if not present:
         raise InputError(f"{folder} is not a run, or its event log {LOG} is missing; nothing can be recovered")
     refuse_links(folder)
-    if (folder / CONFIG).is_file() and log.is_file() and Run(folder).is_being_written():
+    if (folder / CONFIG).is_file() and log.is_file() and RunDirectory(folder).is_being_written():
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
     stored, spoilt = _artifacts(folder / ARTIFACTS)

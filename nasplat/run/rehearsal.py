@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from nasplat.config import SearchConfig
+from nasplat.driver.accounts import Accounts
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.replay import replay
 from nasplat.errors import DamageError, NasplatError, StrategyError
-from nasplat.search.accounts import Accounts
-from nasplat.search.assembly import Assembly
-from nasplat.search.replay import replay
 from nasplat.storage.event_log import EventLog
 
 

@@ -4,14 +4,14 @@ import os
 
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import ARTIFACTS
 
 RAY_ADDRESS = "RAY_ADDRESS"
 """The variable by which a user, and Ray itself, names a cluster."""
 
 
-def check_trusted(run: Run, now: SearchConfig, *, named: bool, trusted: bool) -> None:
+def check_trusted(run: RunDirectory, now: SearchConfig, *, named: bool, trusted: bool) -> None:
     """Check that no place is used that only the configuration of a run names. A run may be anybody's copy.
 
     A cluster that is connected to sends objects that Ray unpickles, which runs code. A download writes into a folder.
@@ -41,7 +41,7 @@ def check_trusted(run: Run, now: SearchConfig, *, named: bool, trusted: bool) ->
         )
 
 
-def check_store_trusted(run: Run, *, trusted: bool) -> None:
+def check_store_trusted(run: RunDirectory, *, trusted: bool) -> None:
     """Check that a run that goes on writes no artifacts outside its folder: its store may be a link to anywhere.
 
     Raises:

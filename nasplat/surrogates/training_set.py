@@ -22,7 +22,7 @@ from nasplat.metric import Metric, parse_metric
 from nasplat.options import shortly
 from nasplat.predictor import options_of
 from nasplat.registry import SEARCH_SPACES
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
 from nasplat.surrogates.predictor_store import make_space
@@ -158,7 +158,7 @@ class _Reading:
 
     def run(self, folder: Path) -> None:
         """Read the measured trials of a run."""
-        run = Run(folder)
+        run = RunDirectory(folder)
         config = run.config
         self._agree(make_space(config.space.name, config.space.options), folder)
         objectives = {objective.metric: objective for objective in config.goal.objectives}

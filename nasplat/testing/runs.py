@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
 from nasplat.executors.inline import InlineExecutor
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import LOG
-from nasplat.search.assembly import Assembly
-from nasplat.search.loop import Search
 from nasplat.storage.event_log import EventLog
 from nasplat.task import Outcome, Spent, Task, decode_outcome, decode_task
 
@@ -23,12 +23,12 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
         The parts of the search. The strategy has its state at the end of the search.
     """
     if folder.exists():
-        run = Run(folder)
+        run = RunDirectory(folder)
         assembly = Assembly.of(config, run.data, code_metrics=run.code_metrics)
     else:
         assembly = Assembly.of(config).with_data()
         benchmark = assembly.benchmark
-        run = Run.create(
+        run = RunDirectory.create(
             folder,
             assembly.config,
             protocol=benchmark.protocol,

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nasplat.driver.accounts import Accounts
 from nasplat.errors import RunError, StrategyError
 from nasplat.problem import Problem
-from nasplat.search.accounts import Accounts
 from nasplat.storage.event_log import Event, EventLog
 from nasplat.strategy import Strategy
 from nasplat.task import Json, Measurement, Outcome, decode_incident, decode_outcome, decode_task, encode_task

@@ -26,10 +26,10 @@ from typing import Any
 
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark, SupernetBenchmark, TableBenchmark
+from nasplat.driver.budget import Budget
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.registry import AUTO
-from nasplat.search.budget import Budget
 from nasplat.search_space import LISTED, SupernetSpace
 
 MOST_EXAMPLES = 2_000

@@ -5,12 +5,12 @@ from typing import Any, Self
 
 from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.config import PluginConfig, SearchConfig, Workload
+from nasplat.driver.automatic import Choice, choose
+from nasplat.driver.budget import Budget
 from nasplat.errors import InputError
 from nasplat.options import construct
 from nasplat.problem import Problem
 from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES, STRATEGIES
-from nasplat.search.automatic import Choice, choose
-from nasplat.search.budget import Budget
 from nasplat.search_space import SupernetSpace
 from nasplat.strategy import Strategy
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from nasplat.driver.budget import Spending
 from nasplat.objective import Goal
-from nasplat.search.budget import Spending
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, Trained
 
 

@@ -7,15 +7,15 @@ import time
 from dataclasses import replace
 from typing import Protocol
 
+from nasplat.driver import collection
+from nasplat.driver.accounts import Accounts
+from nasplat.driver.budget import Budget, Spending
+from nasplat.driver.cache import Cache
+from nasplat.driver.collection import Collector
+from nasplat.driver.replay import replay
 from nasplat.errors import StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
-from nasplat.search import collection
-from nasplat.search.accounts import Accounts
-from nasplat.search.budget import Budget, Spending
-from nasplat.search.cache import Cache
-from nasplat.search.collection import Collector
-from nasplat.search.replay import replay
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
 from nasplat.strategy import Strategy
@@ -62,7 +62,7 @@ class Search:
         budget: When to stop asking.
         watcher: Gets notified of the progress.
         artifacts: The executor's artifact store, from which unreachable artifacts are deleted; see
-            `nasplat.search.collection`.
+            `nasplat.driver.collection`.
 
     Attributes:
         accounts: The tasks, their outcomes, and their cost.
