@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from nasplat.benchmark import Benchmark, TableBenchmark
     from nasplat.cost import Cost
     from nasplat.errors import InputError, NasplatError, TrialFailed
+    from nasplat.interface.run import Run, fit_predictor, load, open_predictor, open_run, recover, search
     from nasplat.objective import Constraint, Goal, Objective
     from nasplat.predictor import Predictor
     from nasplat.problem import Problem
@@ -37,6 +38,7 @@ __all__ = [
     "Outcome",
     "Predictor",
     "Problem",
+    "Run",
     "SearchSpace",
     "Strategy",
     "TableBenchmark",
@@ -44,9 +46,15 @@ __all__ = [
     "TrainSupernet",
     "Trained",
     "TrialFailed",
+    "fit_predictor",
+    "load",
+    "open_predictor",
+    "open_run",
+    "recover",
+    "search",
 ]
 
-_CONTRACTS = (
+_MODULES = (
     "architecture",
     "benchmark",
     "cost",
@@ -57,14 +65,15 @@ _CONTRACTS = (
     "search_space",
     "strategy",
     "task",
+    "interface.run",  # the last: it needs most of the others
 )
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use; `nasplat --help` needs none of them."""
     if name in __all__:
-        for contract in _CONTRACTS:
-            module = importlib.import_module(f"nasplat.{contract}")
+        for each in _MODULES:
+            module = importlib.import_module(f"nasplat.{each}")
             if hasattr(module, name):
                 return globals().setdefault(name, getattr(module, name))
     raise AttributeError(f"module 'nasplat' has no attribute {name!r}")

@@ -13,6 +13,7 @@ from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import complete, construct, explain
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
 
 LARGEST = 100_000
@@ -87,6 +88,8 @@ class Workload:
         space_options: Arguments of the space's constructor, JSON values.
         benchmark_options: Arguments of the benchmark's constructor, JSON values.
         data: What the run recorded of its data; None in a run without a record.
+        adopted: The classes of space and benchmark that are no installed plug-ins but the user's own, by name; workers
+            are sent them.
     """
 
     space: str
@@ -94,6 +97,7 @@ class Workload:
     space_options: dict[str, Any] = field(default_factory=dict)
     benchmark_options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | None = None
+    adopted: dict[str, type] = field(default_factory=dict)
 
     @property
     def download_folder(self) -> str | None:
@@ -110,8 +114,10 @@ class Workload:
 
     def make(self) -> Benchmark:
         """Make the benchmark; it is not yet prepared."""
-        space = construct("space", SEARCH_SPACES.get(self.space), **self.space_options)
-        benchmark = construct("benchmark", BENCHMARKS.get(self.benchmark), space, **self.benchmark_options)
+        space_class: type[SearchSpace] = self.adopted.get(self.space) or SEARCH_SPACES.get(self.space)
+        space: SearchSpace = construct("space", space_class, **self.space_options)
+        benchmark_class: type[Benchmark] = self.adopted.get(self.benchmark) or BENCHMARKS.get(self.benchmark)
+        benchmark: Benchmark = construct("benchmark", benchmark_class, space, **self.benchmark_options)
         benchmark.recorded = self.data
         return benchmark
 
@@ -183,7 +189,11 @@ class SearchConfig(_Section):
     @property
     def workload(self) -> Workload:
         """The benchmark on the search space, in the form that is sent to workers."""
-        return Workload(self.space.name, self.benchmark.name, self.space.options, self.benchmark.options)
+        named: dict[str, Registry[Any]] = {self.space.name: SEARCH_SPACES, self.benchmark.name: BENCHMARKS}
+        adopted = {name: found for name, registry in named.items() if (found := registry.adopted(name)) is not None}
+        return Workload(
+            self.space.name, self.benchmark.name, self.space.options, self.benchmark.options, adopted=adopted
+        )
 
     def to_yaml(self) -> str:
         """The configuration as a file that `load_tree` reads back."""

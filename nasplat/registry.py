@@ -54,6 +54,7 @@ class Registry(Generic[T]):
         self.reserved = dict(reserved or {})
         self._plugins: dict[str, Plugin] = {}
         self._former: dict[str, str] = {}
+        self._adopted: dict[str, type[T]] = {}
         self._discovered = False
 
     def register(self, name: str, target: str, origin: str = "built-in", *, former: str = "") -> None:
@@ -86,6 +87,23 @@ class Registry(Generic[T]):
                     f"which files of earlier versions use for {new!r}; give it another one"
                 )
 
+    def adopt(self, name: str, plugin: type[T]) -> None:
+        """Make a class of the user known in this process as ``MODULE:ATTRIBUTE``; a later one replaces it.
+
+        Raises:
+            InputError: It is no subclass of the contract.
+        """
+        if not (isinstance(plugin, type) and issubclass(plugin, self.base)):
+            raise InputError(
+                f"the {self.kind} {name!r} must be a subclass of {self.base.__module__}.{self.base.__qualname__}, but "
+                f"is {plugin!r}"
+            )
+        self._adopted[name] = plugin
+
+    def adopted(self, name: str) -> type[T] | None:
+        """The class of the user that is known as this name in this process; None if there is none."""
+        return self._adopted.get(name)
+
     def names(self) -> list[str]:
         """All registered names, sorted."""
         self._discover()
@@ -105,6 +123,12 @@ class Registry(Generic[T]):
             )
         if name not in self._plugins:
             name = self._former.get(name, name)
+        if name not in self._plugins and ":" in name:
+            raise InputError(
+                f"the {self.kind} {name!r} is an object of a Python module, which is imported only if you name it "
+                "yourself: on the command line of a search, by --trust-run for a run of your own, or in "
+                "nasplat.open_run"
+            )
         if name not in self._plugins:
             raise InputError(unknown(self.kind, name, [*self._plugins, *self.reserved]))
         return self._plugins[name]
@@ -115,6 +139,8 @@ class Registry(Generic[T]):
         Raises:
             InputError: The name is unknown, or its target cannot be loaded or is of another kind.
         """
+        if name in self._adopted:
+            return self._adopted[name]
         plugin = self.plugin(name)
         module, _, attribute = plugin.target.partition(":")
         try:
@@ -134,9 +160,9 @@ class Registry(Generic[T]):
         return found
 
     def __contains__(self, name: object) -> bool:
-        """Whether a name, or a former name, is registered."""
+        """Whether a name, or a former name, is registered or adopted."""
         self._discover()
-        return name in self._plugins or name in self._former
+        return name in self._plugins or name in self._former or name in self._adopted
 
     def __iter__(self) -> Iterator[Plugin]:
         return (self._plugins[name] for name in self.names())

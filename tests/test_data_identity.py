@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from nasplat.artifact import MemoryArtifacts
-from nasplat.cli.retraining import _kept_data
 from nasplat.config import SearchConfig
 from nasplat.data.dataset import Source
 from nasplat.data.datasets import dataset
@@ -21,6 +20,7 @@ from nasplat.data.picture_sets import accepted, check_recorded, picture_set
 from nasplat.data.splitting import stratified_order
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, RunError
+from nasplat.interface.retraining import _kept_data
 from nasplat.run.directory import RunDirectory
 from nasplat.testing.runs import searched
 from nasplat.training.options import RecipeOptions

@@ -17,12 +17,12 @@ import yaml
 from rich.markup import escape
 
 from nasplat.benchmark import Preprocessing
-from nasplat.cli.console import SafeConsole
 from nasplat.config import SearchConfig
 from nasplat.data.manifest import Manifest
 from nasplat.errors import InputError, RunError
 from nasplat.export.card import escaped
 from nasplat.export.predicting import predict_script
+from nasplat.interface.console import SafeConsole
 from nasplat.latency.table import read_table
 from nasplat.run import environment, trust
 from nasplat.run.directory import RunDirectory
@@ -80,7 +80,7 @@ def test_a_cluster_counts_only_if_its_user_names_it(
         connected.append(assembly.config.executor.address)
         raise InputError("connected")
 
-    monkeypatch.setattr("nasplat.cli.running._executor", connect)
+    monkeypatch.setattr("nasplat.interface.running._executor", connect)
     name, *options = words
     for environment_ in ("", "192.0.2.2:6379"):
         monkeypatch.setenv(trust.RAY_ADDRESS, environment_)

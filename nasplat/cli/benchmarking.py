@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from nasplat.benchmark import TableBenchmark, TableFile
 from nasplat.cli.console import err, out, print_json, print_table
-from nasplat.cli.interruption import Interruption
 from nasplat.cli.predicting import assigned
 from nasplat.cli.settings import EngineName
 from nasplat.errors import InputError
+from nasplat.interface.interruption import Interruption
 from nasplat.latency.building import Accuracy, Built, Plan, build_table
 from nasplat.registry import BENCHMARKS
 from nasplat.surrogates.predictor_store import make_space

@@ -6,43 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
-from rich.segment import Segment
 from rich.table import Table
 
 from nasplat.errors import printable
-
-
-class SafeConsole(Console):
-    """A console for texts of others: what is no printable character is escaped, whoever prints it.
-
-    A string is one line. Only line breaks at its beginning and end are layout; one inside it could pretend to be a line
-    of this program. Markup is kept; text of others goes through `rich.markup.escape`.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, emoji=False, **options)
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print strings as lines, and anything else that rich can draw."""
-        super().print(*(_line(each) if isinstance(each, str) else each for each in objects), **options)
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Segments of text without control characters, also of tables and progress bars."""
-        for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable():
-                yield segment
-            else:  # line breaks are rich's own, since those in strings and cells were escaped before
-                yield Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
-
-
-def _line(text: str) -> str:
-    """A string for `SafeConsole.print`, escaped but for the line breaks around it."""
-    inside = text.strip("\n")
-    before, _, after = text.partition(inside) if inside else (text, "", "")
-    return f"{before}{printable(inside)}{after}"
-
+from nasplat.interface.console import SafeConsole
 
 out = SafeConsole(soft_wrap=True)
 PROSE = {"what it is", "meaning"}

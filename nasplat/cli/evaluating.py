@@ -21,9 +21,9 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark, TableBenchmark
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.evaluation_record import FIGURES, Record
-from nasplat.cli.interruption import Interruption
 from nasplat.config import yaml_value
 from nasplat.errors import InputError, RunError, TrialFailed
+from nasplat.interface.interruption import Interruption
 from nasplat.metric import Metric, parse_metric, spelt
 from nasplat.options import complete, shortly
 from nasplat.predictor import options_of

@@ -7,20 +7,15 @@ import typer
 from rich.markup import escape
 
 from nasplat.cli.console import err, out, print_json
-from nasplat.cli.running import keep_accepted
-from nasplat.cli.settings import AcceptChangedData, EngineName
-from nasplat.errors import InputError
-from nasplat.export.formats import Format
-from nasplat.run.directory import RunDirectory
+from nasplat.cli.settings import AcceptChangedData, EngineName, TrustRun
+from nasplat.interface.adoption import opened
+from nasplat.interface.exporting import FORMS, exported
 from nasplat.run.history import names_several
-from nasplat.storage.files import is_taken
 from nasplat.task import Measurement
 from nasplat.units import figure
 
 ONE_BY_ONE = {"onnxruntime": "model.onnx", "torch.export": "model.pt2", "source": "network.py"}
 """The runtimes of an exported network, each with the file that it runs."""
-FORMS = {**{form.name.lower(): [form] for form in Format}, "all": list(Format)}
-"""The export formats that are written in addition to the weights."""
 
 
 def export(
@@ -69,38 +64,25 @@ def export(
             help="The engine of --latency.", show_default="that of the run's latency table or options; else torch"
         ),
     ] = None,
+    trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
     """Export a network: its weights, a model card, and formats such as ONNX, each verified against torch."""
-    from nasplat.export import bundle
-
-    opened = RunDirectory(run)
-    if test or accept_changed_data:
-        keep_accepted(opened, accept=accept_changed_data)
-    measurements, several = opened.history().picks(pick), names_several(pick)
-    if form not in FORMS:
-        raise InputError(f"--format must be one of {', '.join(FORMS)}, but got {form!r}")
-    parent = run / "export" if out_folder is None else out_folder
-    folders = [parent / f"trial-{m.id}" if several or out_folder is None else out_folder for m in measurements]
-    for folder in folders:
-        if is_taken(folder):  # before any of the others is written
-            raise InputError(f"{folder} exists; choose another --out")
-    documents = []
     from nasplat.export.timing import disagreement
 
-    for measurement, folder in zip(measurements, folders, strict=True):
-        description = bundle.export(
-            opened, measurement, folder, untrained=untrained, test=test, formats=FORMS[form], features=features,
-            latency=latency, engine=None if engine is None else engine.value,
-        )  # fmt: skip
-        documents.append({"folder": str(folder), **description})
-        if warning := disagreement(documents[-1]):
-            err.print(f"[yellow]{escape(str(folder))}:[/] {escape(warning)}")
+    documents = []
+    for measurement, document in exported(
+        opened(run, trust=trust_run), err, pick, out=out_folder, form=form, test=test, untrained=untrained,
+        features=features, latency=latency, engine=None if engine is None else engine.value, accept_changed_data=accept_changed_data,
+    ):  # fmt: skip
+        documents.append(document)
+        if warning := disagreement(document):
+            err.print(f"[yellow]{escape(document['folder'])}:[/] {escape(warning)}")
         if not json:
-            _print(measurement, documents[-1])
+            _print(measurement, document)
     if json:
-        print_json(documents if several else documents[0])
+        print_json(documents if names_several(pick) else documents[0])
 
 
 def _print(measurement: Measurement, document: dict[str, Any]) -> None:

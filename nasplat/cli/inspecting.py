@@ -11,8 +11,9 @@ from rich.markup import escape
 
 from nasplat.cli.console import out, print_json, print_table
 from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front, print_measurements
-from nasplat.cli.settings import EngineName, Json
+from nasplat.cli.settings import EngineName, Json, TrustRun
 from nasplat.errors import InputError, NasplatError
+from nasplat.interface import adoption
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.layout import LOG
@@ -82,6 +83,7 @@ def show(
         int | None, typer.Option(min=1, help="Threads for --latency.", show_default=THE_RUNS)
     ] = None,
     engine: Annotated[EngineName | None, typer.Option(help="The engine of --latency.", show_default=THE_RUNS)] = None,
+    trust_run: TrustRun = False,
     json: Json = False,
 ) -> None:
     """Show what a run found: its best trials, its front, or one architecture."""
@@ -91,10 +93,20 @@ def show(
         raise InputError("--latency measures the members of the front; give --front too")
     if front and architecture is not None:
         raise InputError("--front and --architecture exclude each other; leave one out")
-    opened = RunDirectory(run)
+    opened = adoption.opened(run, trust=trust_run)
     history = opened.history()
     if front:
-        latencies = _latencies(history, engine, latency_batch, latency_threads) if latency else {}
+        latencies = {}
+        if latency:
+            from nasplat.export import timing
+
+            latencies = timing.latencies(
+                opened.benchmark(),
+                history.front,
+                engine=None if engine is None else engine.value,
+                batch=latency_batch,
+                threads=latency_threads,
+            )
         _show_front(history, latencies, test=test, json=json)
     elif architecture is not None:
         wanted = opened.benchmark().space.parse(architecture)
@@ -122,27 +134,6 @@ def show(
         )
     else:
         _show_run(history, top)
-
-
-def _latencies(
-    history: History, engine: EngineName | None, batch: int | None, threads: int | None
-) -> "dict[int, Latency]":
-    """The latency of every member of the front, measured on this machine. The run is not changed.
-
-    It is measured under the conditions of the run's latency, where no others are given.
-    """
-    from nasplat.export.timing import conditions_of, measured
-    from nasplat.nn.counting import built
-    from nasplat.training.seeding import seeded
-
-    benchmark = history.run.benchmark()
-    conditions = conditions_of(benchmark, engine=None if engine is None else engine.value, batch=batch, threads=threads)
-    found = {}
-    for member in history.front:
-        with seeded(0):  # fresh weights take as long as trained ones
-            network = built(benchmark.space, member.architecture, benchmark.io)
-        found[member.id] = measured(network, benchmark.io, conditions)
-    return found
 
 
 def _show_front(history: History, latencies: "dict[int, Latency]", *, test: bool, json: bool) -> None:

@@ -1,14 +1,10 @@
 """`nasplat predictor fit`, `predict` and `rank`: predictors that are fitted to measured architectures."""
 
 import sys
-import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from numpy.random import default_rng
 from rich.markup import escape
@@ -19,20 +15,18 @@ from nasplat.cli import evaluating
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.config import yaml_value
 from nasplat.errors import InputError, printable
+from nasplat.interface import predicting as fitting
 from nasplat.metric import Metric
 from nasplat.search_space import SearchSpace
-from nasplat.storage.files import is_taken
 from nasplat.surrogates.predictor_store import (
     Predicted,
     StoredPredictor,
     best_first,
-    make_predictor,
     make_space,
     open_predictor,
     scored,
 )
-from nasplat.surrogates.ranking_metrics import cross_validated
-from nasplat.surrogates.training_set import TrainingSet, member, read_names, read_training_set
+from nasplat.surrogates.training_set import member, read_names, read_training_set
 from nasplat.units import duration, figure
 
 WRONG_INPUT = 2
@@ -104,39 +98,34 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a predictor to measured architectures, cross-validate it, and save it."""
-    if is_taken(out_folder):
-        raise InputError(f"{out_folder} exists; choose another --out")
     options = assigned(set_, ("predictor", "space"))
-    scores = read_training_set(sources, space=chosen_space(space, options["space"]), metric=score)
-    made = make_predictor(predictor, scores.space, options["predictor"])
-    began = time.monotonic()
-    made.fit(scores.architectures, scores.scores)
-    seconds = time.monotonic() - began
-    if made.cross_validated is not None:
-        tau: dict[str, Any] | None = {"mean": made.cross_validated, "how": f"cross-validated by {predictor} itself"}
-    else:
-        tau = _cross_validated(predictor, options["predictor"], scores, folds) if folds else None
-    metric = scores.metric or Metric.of("score")
-    about = {
-        **scores.description,
-        "count": len(scores),
-        "digest": scores.digest,
-        "best": metric.sign * float(scores.scores.max()),
-        "tau": tau,
-        "seconds": seconds,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    made.save(out_folder, about)
+    bar = Progress(
+        TextColumn("cross-validating"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    )  # fmt: skip
+    shown = bar.add_task("", total=folds, start=False)
+    with bar:
+        saved = fitting.fit(
+            sources,
+            predictor,
+            out=out_folder,
+            space=chosen_space(space, options["space"]),
+            score=score,
+            options=options["predictor"],
+            folds=folds,
+            advance=lambda: bar.advance(shown),
+        )
+    about = saved.about
     if json:
-        print_json({"saved": str(out_folder), "predictor": predictor, "options": made.options(), **about})
+        print_json({"saved": str(out_folder), "predictor": predictor, "options": saved.predictor.options(), **about})
         return
-    merged = scores.description["merged"]
-    repeats = f" ({merged} repeated, with the mean of their scores)" if merged else ""
-    out.print(f"{escape(predictor)} of {escape(scores.space.name)}")
-    out.print(f"  trained on   {len(scores)} architectures{repeats} in {duration(seconds)}")
+    metric = saved.metric or Metric.of("score")
+    repeats = f" ({about['merged']} repeated, with the mean of their scores)" if about["merged"] else ""
+    out.print(f"{escape(predictor)} of {escape(saved.space.name)}")
+    out.print(f"  trained on   {about['count']} architectures{repeats} in {duration(about['seconds'])}")
     out.print(f"  metric       {escape(str(metric))}, at best {figure(metric.name, about['best'])}")
-    if tau is not None:
-        out.print(f"  Kendall tau  {_spelt(tau)}")
+    if about["tau"] is not None:
+        out.print(f"  Kendall tau  {_spelt(about['tau'])}")
     out.print(f"  saved        {escape(str(out_folder))}")
 
 
@@ -255,28 +244,6 @@ def chosen_space(name: str | None, options: dict[str, Any]) -> SearchSpace | Non
     if name is None and options:
         raise InputError(f"--set space.{next(iter(options))}=… needs --space NAME; runs have their own options")
     return None if name is None else make_space(name, options)
-
-
-def _cross_validated(predictor: str, options: dict[str, Any], scores: TrainingSet, folds: int) -> dict[str, Any]:
-    """Cross-validation: Kendall's tau between out-of-fold predictions and scores, for each fold."""
-    make = partial(make_predictor, predictor, scores.space, options)
-    with Progress(
-        TextColumn("cross-validating"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=err, transient=True, disable=not err.is_terminal,
-    ) as bar:  # fmt: skip
-        shown = bar.add_task("", total=folds)
-        try:
-            taus = cross_validated(
-                make, scores.architectures, scores.scores, folds, default_rng(0), lambda: bar.advance(shown)
-            ).taus.tolist()
-        except InputError as error:
-            raise InputError(f"{error}; or leave cross-validation out with --folds 0") from error
-    return {
-        "mean": float(np.mean(taus)),
-        "deviation": float(np.std(taus, ddof=1)),
-        "folds": taus,
-        "how": f"cross-validated in {folds} folds",
-    }
 
 
 def _spelt(tau: dict[str, Any]) -> str:

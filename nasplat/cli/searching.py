@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from nasplat.cli.console import err
-from nasplat.cli.running import data_of, refuse_existing, run_search
+from nasplat.cli.running import print_result, told_how_to_go_on
 from nasplat.cli.settings import (
     AcceptChangedData,
     CpusPerWorker,
@@ -20,15 +19,10 @@ from nasplat.cli.settings import (
     TrialSeconds,
     TrustRun,
     Workers,
-    assign,
-    choose,
-    merge,
 )
-from nasplat.config import SearchConfig, load_tree
-from nasplat.driver.assembly import Assembly
-from nasplat.errors import InputError
-from nasplat.run.directory import RunDirectory, next_free
-from nasplat.run.trust import check_store_trusted, check_trusted
+from nasplat.interface import searching
+from nasplat.interface.configuring import configured, parsed
+from nasplat.run.directory import RunDirectory
 
 
 def search(
@@ -38,7 +32,8 @@ def search(
         str | None, typer.Option(help="The benchmark that measures architectures.", show_default=False)
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="The search strategy; auto chooses one and says why.", show_default=False)
+        str | None,
+        typer.Option(help="The search strategy. Default: auto, which chooses one and says why.", show_default=False),
     ] = None,
     objective: Annotated[
         list[str] | None, typer.Option(help="METRIC:max or METRIC:min; repeatable.", show_default=False)
@@ -72,44 +67,27 @@ def search(
     json: Json = False,
 ) -> None:
     """Search, from a configuration file, from flags, or from both."""
-    tree = load_tree(config) if config else {}
-    for section, name in (("space", space), ("benchmark", benchmark), ("strategy", strategy), ("executor", executor)):
-        if name is not None:
-            choose(tree, section, name)
-    for key, values in (("objectives", objective), ("constraints", constraint)):
-        if values:
-            tree[key] = values
-    if seed is not None:
-        tree["seed"] = seed
-    limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
-    merge(tree, "budget", limits)
-    placing = {
-        "workers": workers,
-        "cpus_per_worker": cpus_per_worker,
-        "gpus_per_worker": gpus_per_worker,
-        "address": ray_address,
-        "retries": retries,
-        "trial_seconds": trial_seconds,
-    }
-    merge(tree, "executor", placing)
-    for assignment in set_ or []:
-        assign(tree, assignment)
-    missing = [f"--{key}" for key in ("space", "benchmark", "strategy") if key not in tree]
-    missing += ["--objective"] * ("objectives" not in tree)
-    if missing:
-        raise InputError(
-            f"a search needs {', '.join(missing)}; for example: nasplat search --space nasbench201 "
-            "--benchmark classification --strategy random_search --objective accuracy:max --evaluations 20"
-        )
-    read = SearchConfig.read(tree)
-    for each in read.goal.objectives:
-        each.check_direction()
-    assembly = Assembly.of(read)
-    folder = out or next_free(
-        Path("runs"), f"{assembly.config.strategy.name}-{assembly.config.space.name}".replace("/", "-")
+    read = configured(
+        config,
+        plugins={"space": space, "benchmark": benchmark, "strategy": strategy},
+        objectives=objective,
+        constraints=constraint,
+        budget=_limits(evaluations, seconds, images, device_seconds),
+        seed=seed,
+        executor=executor,
+        placing={
+            "workers": workers,
+            "cpus_per_worker": cpus_per_worker,
+            "gpus_per_worker": gpus_per_worker,
+            "address": ray_address,
+            "retries": retries,
+            "trial_seconds": trial_seconds,
+        },
+        assignments=[parsed(each) for each in set_ or []],
     )
-    refuse_existing(folder)
-    run_search(assembly, folder, create=True, json=json)
+    with told_how_to_go_on():
+        searched = searching.search(read, err, out=out)
+    print_result(searched, json=json)
 
 
 def resume(
@@ -139,34 +117,19 @@ def resume(
     json: Json = False,
 ) -> None:
     """Continue a run that was interrupted or killed, or one with a larger budget."""
-    opened = RunDirectory(run)
-    tree, history = opened.config.model_dump(mode="json"), opened.history()
-    limits = {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}
-    merge(tree, "budget", limits)
-    merge(
-        tree,
-        "executor",
-        {"workers": workers, "address": ray_address, "retries": retries, "trial_seconds": trial_seconds},
-    )
-    if opened.config.executor.name == "inline" and (workers, ray_address, retries, trial_seconds) != (None,) * 4:
-        raise InputError(
-            f"{run} uses the inline executor, which has no workers; leave out the options of the ray executor"
+    with told_how_to_go_on():
+        searched = searching.resume(
+            RunDirectory(run),
+            err,
+            budget=_limits(evaluations, seconds, images, device_seconds),
+            placing={"workers": workers, "address": ray_address, "retries": retries, "trial_seconds": trial_seconds},
+            trust=trust_run,
+            accept_changed_data=accept_changed_data,
         )
-    config = SearchConfig.read(tree)
-    check_trusted(opened, config, named=ray_address is not None, trusted=trust_run)
-    check_store_trusted(opened, trusted=trust_run)
-    data = data_of(opened, accept=accept_changed_data)
-    assembly = Assembly.of(config, data, code_metrics=opened.code_metrics)
-    shared = (assembly.benchmark.code_metrics - opened.code_metrics).intersection(assembly.problem.goal.metrics)
-    if shared:
-        err.print(
-            f"[yellow]{escape(', '.join(sorted(shared)))} of one code is told for all codes of the same network[/], as "
-            "when this run began; a new search measures each code"
-        )
-    for name, limit in limits.items():
-        spent = getattr(history.spending, name)
-        if limit is not None and limit < spent:
-            raise InputError(
-                f"{run} has spent {spent:g} {name} already, but the new budget is {limit:g}; give a larger one"
-            )
-    run_search(assembly, run, create=False, json=json)
+    print_result(searched, json=json)
+
+
+def _limits(
+    evaluations: int | None, seconds: float | None, images: int | None, device_seconds: float | None
+) -> dict[str, float | None]:
+    return {"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds}

@@ -1,15 +1,9 @@
 """Flags that set what a configuration file could, shared by the commands that search."""
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
-
-from nasplat.config import yaml_value
-from nasplat.errors import InputError
-from nasplat.options import grouped, merged, nested, shortly
-from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 
 AcceptChangedData: TypeAlias = Annotated[
     bool,
@@ -37,7 +31,7 @@ TrustRun: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--trust-run",
-        help="Connect to the Ray cluster, and write into the folders, that the run itself names or links to.",
+        help="The run is your own: import modules, connect to the Ray cluster, and write into folders that it names.",
     ),
 ]
 Retries: TypeAlias = Annotated[
@@ -62,74 +56,3 @@ class EngineName(StrEnum):
 
     TORCH = "torch"
     ONNXRUNTIME = "onnxruntime"
-
-
-REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
-"""The sections of a configuration that name a plug-in."""
-
-
-def choose(tree: dict[str, Any], section: str, name: str) -> None:
-    """Set the plug-in of a section. Options from a file are kept only if the file names the same plug-in."""
-    now = tree.get(section)
-    if section == "executor" and name == "inline":
-        now = None  # a file's options for workers no longer apply
-    if isinstance(now, dict) and (now.get("name") == name or section == "executor"):
-        tree[section] = {**now, "name": name}
-    else:
-        tree[section] = {"name": name}
-
-
-def merge(tree: dict[str, Any], section: str, flags: Mapping[str, Any]) -> None:
-    """Enter the given flags into a section. None means that a flag was not given."""
-    enter(tree, section, {key: value for key, value in flags.items() if value is not None})
-
-
-def enter(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
-    """Enter values into a section. None is a value like any other."""
-    if values:
-        tree[section] = merged(_section(tree, section), _grouped(tree, section, values))
-
-
-def assign(tree: dict[str, Any], assignment: str) -> None:
-    """Carry out one ``--set section.option=value``, or ``section.group.option=value``.
-
-    Raises:
-        InputError: The assignment has another form, or names no section.
-    """
-    path, equals, text = assignment.partition("=")
-    section, dot, option = path.partition(".")
-    if not (equals and dot and section and all(option.split("."))):
-        raise InputError(f"--set takes SECTION.OPTION=VALUE, such as strategy.population=50, but got {assignment!r}")
-    if section not in ("space", "benchmark", "strategy", "executor", "budget"):
-        raise InputError(
-            f"--set {assignment}: no section is named {section!r}; there are space, benchmark, strategy, "
-            "executor and budget"
-        )
-    try:
-        value = yaml_value(text)
-    except ValueError:
-        value = text
-    changed = _grouped(tree, section, nested(option, value))
-    if option in changed:  # a mapping replaces the old value and is not merged with it
-        tree[section] = {**_section(tree, section), option: value}
-    else:
-        tree[section] = merged(_section(tree, section), changed)
-
-
-def _grouped(tree: Mapping[str, Any], section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for a section, with former names of options replaced if the section's plug-in is known."""
-    name = tree[section].get("name") if isinstance(tree.get(section), dict) else tree.get(section)
-    registry = REGISTRIES.get(section)
-    if registry is None or name not in registry.names():
-        return dict(values)
-    return grouped(registry.get(name), values, section)
-
-
-def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """A section of the configuration as a mapping. A bare name means the plug-in without options."""
-    now = tree.get(section, {})
-    if isinstance(now, str):
-        return {"name": now}
-    if not isinstance(now, dict):
-        raise InputError(f"{section} must be a mapping or a plug-in's name, but the configuration has {shortly(now)}")
-    return _grouped(tree, section, now)

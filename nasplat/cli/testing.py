@@ -9,9 +9,10 @@ from rich.markup import escape
 
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.output import describe, describe_comparison, print_comparison
-from nasplat.cli.running import keep_accepted
-from nasplat.cli.settings import AcceptChangedData, Json
-from nasplat.run.directory import RETRAINING, RunDirectory
+from nasplat.cli.settings import AcceptChangedData, Json, TrustRun
+from nasplat.interface import adoption
+from nasplat.interface.running import keep_accepted
+from nasplat.run.directory import RETRAINING
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement
@@ -27,12 +28,13 @@ def test(
             show_default=False,
         ),
     ] = None,
+    trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
     json: Json = False,
 ) -> None:
     """Measure networks on test data. Each network is measured only once; later calls show the recorded result."""
-    opened = RunDirectory(run)
-    keep_accepted(opened, accept=accept_changed_data)
+    opened = adoption.opened(run, trust=trust_run)
+    keep_accepted(opened, err, accept=accept_changed_data)
     history = opened.history()
     picked = {m.id: m for which in pick or ["best"] for m in history.picks(which)}
     _warn_of_parts(history, list(picked.values()))

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nasplat.cli.benchmarking import INTERRUPTED, Device
 from nasplat.cli.console import err, out, print_json
-from nasplat.cli.interruption import Interruption
 from nasplat.errors import InputError
 from nasplat.executors.executor import cuda_is_available
+from nasplat.interface.interruption import Interruption
 from nasplat.storage.files import appearing, appearing_folder, is_taken, refusal
 from nasplat.units import duration
 

@@ -1,6 +1,6 @@
 """The latency of a found network on this machine, beside the one that its run was told by a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from nasplat.benchmark import Benchmark
 from nasplat.executors.executor import cuda_is_available
 from nasplat.latency.conditions import Conditions, Engine, Origin, processor
 from nasplat.latency.known import LatencyKnown
+from nasplat.task import Measurement
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +47,31 @@ def measured(network: "nn.Module", io: IO, conditions: Conditions, onnx: Path | 
     if conditions.engine == "onnxruntime" and device == "cpu" and onnx is not None:
         return onnx_latency(onnx.read_bytes(), io.input_shape, batch=batch, threads=threads)
     return measure_latency(network, io, batch=batch, threads=threads, device=device, engine=conditions.engine)
+
+
+def latencies(
+    benchmark: Benchmark,
+    measurements: Sequence[Measurement],
+    *,
+    engine: Engine | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+) -> "dict[int, Latency]":
+    """The latency of each network on this machine, by trial; under the benchmark's conditions where none are given.
+
+    Raises:
+        InputError: A condition is invalid.
+    """
+    from nasplat.nn.counting import built
+    from nasplat.training.seeding import seeded
+
+    conditions = conditions_of(benchmark, engine=engine, batch=batch, threads=threads)
+    found = {}
+    for measurement in measurements:
+        with seeded(0):  # fresh weights take as long as trained ones
+            network = built(benchmark.space, measurement.architecture, benchmark.io)
+        found[measurement.id] = measured(network, benchmark.io, conditions)
+    return found
 
 
 def described_table(benchmark: Benchmark) -> dict[str, Any] | None:

@@ -42,6 +42,24 @@ class StoredPredictor:
     versions: dict[str, Any]
     digest: str
 
+    def estimate(self, architectures: "Sequence[str | Architecture]") -> "list[Predicted]":
+        """Estimates of codes, or of other texts that the space reads, in the metric's unit, in their order.
+
+        Raises:
+            InputError: A code is not a member of the space.
+        """
+        parsed = [self.space.parse(each) if isinstance(each, str) else each for each in architectures]
+        return scored(self.predictor, parsed, self.metric)
+
+    def rank(self, architectures: "Sequence[str | Architecture]") -> "list[str | Architecture]":
+        """The given architectures, the best first.
+
+        Raises:
+            InputError: A code is not a member of the space.
+        """
+        order = best_first(self.estimate(architectures), self.metric)
+        return [architectures[i] for i in order]
+
     @property
     def metric(self) -> Metric | None:
         """The metric of its estimates. None if its document does not say, or its scores have a unit of their own."""

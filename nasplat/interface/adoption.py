@@ -1,0 +1,157 @@
+"""Objects of the user as plug-ins: a class, an instance, a function, a module with choices, or where one is found."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasplat.benchmark import Benchmark
+from nasplat.config import PluginConfig, SearchConfig
+from nasplat.errors import InputError, NasplatError
+from nasplat.options import complete, shortly
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.run.directory import RunDirectory
+from nasplat.search_space import SearchSpace
+
+REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
+"""The sections of a configuration that name a plug-in."""
+
+
+def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[str, Any]]:
+    """The name and the options of a plug-in, which is made known in this process if it is no installed one.
+
+    Args:
+        section: ``space``, ``benchmark`` or ``strategy``.
+        given: The name of an installed plug-in; ``MODULE:ATTRIBUTE``, which is imported; a mapping of a configuration
+            with `name` and options; or an object: a class, an instance of a space or a benchmark, for a benchmark a
+            function, for a space a class of modules with choices.
+        known_as: The name in configurations; by default that of the object's module and its variable there.
+
+    Raises:
+        InputError: It is none of these, or its module cannot be imported.
+    """
+    registry = REGISTRIES[section]
+    match given:
+        case str():
+            if ":" not in given:
+                return given, {}
+            return adopt(section, imported(section, given), known_as=given)
+        case PluginConfig():
+            return adopt(section, given.model_dump(mode="json"))
+        case Mapping() if isinstance(given.get("name"), str):
+            name, options = adopt(section, given["name"])
+            return name, {**options, **{key: value for key, value in given.items() if key != "name"}}
+    made = _as_plugin(section, given)
+    plugin = made if isinstance(made, type) else type(made)
+    options = {} if isinstance(made, type) else _options(section, made)
+    registered = [each.name for each in registry if each.target == _address(plugin)]
+    if registered and not known_as:
+        return registered[0], options
+    name = known_as or _found_as(given, made)
+    registry.adopt(name, plugin)
+    return name, options
+
+
+def adopt_all(config: SearchConfig) -> None:
+    """Import what a configuration names by module: it is the user's own, or the user trusts it.
+
+    Raises:
+        InputError: A module cannot be imported.
+    """
+    for section in REGISTRIES:
+        name = getattr(config, section).name
+        if ":" in name and REGISTRIES[section].adopted(name) is None:
+            adopt(section, name)
+
+
+def opened(folder: Path, *, trust: bool) -> RunDirectory:
+    """A run; what it names by module is imported if its user trusts it.
+
+    Raises:
+        InputError: It is no run directory, or a module cannot be imported.
+    """
+    run = RunDirectory(folder)
+    if trust:
+        adopt_all(run.config)
+    return run
+
+
+def imported(section: str, name: str) -> Any:
+    """The object that ``MODULE:ATTRIBUTE`` names; modules are also found in the working directory.
+
+    Raises:
+        InputError: There is none, or its module raises an error.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except NasplatError:
+        raise
+    except Exception as error:  # the module of a user may raise anything
+        raise InputError(
+            f"the {section} {name!r} cannot be imported: {type(error).__name__}: {error}; it must be MODULE:ATTRIBUTE, "
+            "where Python finds the module in the working directory or as an installed package"
+        ) from error
+    return found
+
+
+def _as_plugin(section: str, given: Any) -> Any:
+    """A class of the contract, or an instance of one, for an object of the user.
+
+    Raises:
+        InputError: It is no such object.
+    """
+    base = REGISTRIES[section].base
+    if isinstance(given, type) and issubclass(given, base):
+        return given
+    if section == "space" and isinstance(given, SearchSpace):
+        return given
+    if section == "benchmark" and isinstance(given, Benchmark):
+        return given
+    if section == "space" and isinstance(given, type) and _is_module(given):
+        from nasplat.authoring.space import space
+
+        return space(model=given)
+    if section == "benchmark" and callable(given) and not isinstance(given, type):
+        from nasplat.authoring.function import function_benchmark
+
+        return function_benchmark(given)
+    forms = {
+        "space": "the name of a search space, a SearchSpace as nasplat.space makes one, or a torch module with choices",
+        "benchmark": "the name of a benchmark, a Benchmark, or a function that measures a network",
+        "strategy": "the name of a strategy, or a subclass of Strategy",
+    }
+    raise InputError(f"the {section} must be {forms[section]}, but got {shortly(given)}")
+
+
+def _is_module(given: type) -> bool:
+    from torch import nn
+
+    return issubclass(given, nn.Module)
+
+
+def _options(section: str, plugin: Any) -> dict[str, Any]:
+    """The options of an instance, which it has stored under their names."""
+    parameters = inspect.signature(type(plugin)).parameters.values()
+    names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    return complete(section, type(plugin), {name: getattr(plugin, name) for name in names})
+
+
+def _address(plugin: type) -> str:
+    return f"{plugin.__module__}:{plugin.__qualname__}"
+
+
+def _found_as(given: Any, made: Any) -> str:
+    """Where an object can be imported from: its module and the variable that holds it, or else its own name."""
+    home = str(getattr(given, "__module__", None) or "__main__")
+    for variable, value in list(vars(sys.modules[home]).items()) if home in sys.modules else ():
+        if value is given:
+            return f"{home}:{variable}"
+    return f"{home}:{getattr(given, '__qualname__', None) or getattr(made, 'name', type(made).__name__)}"

@@ -1,0 +1,160 @@
+"""The configuration of a search as a tree of plain values, from a file, from arguments, or from both."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nasplat.config import SearchConfig, load_tree, yaml_value
+from nasplat.errors import InputError
+from nasplat.interface.adoption import adopt
+from nasplat.options import grouped, merged, nested, shortly
+from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+
+REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
+"""The sections of a configuration that name a plug-in."""
+SECTIONS = (*REGISTRIES, "executor", "budget")
+"""The sections of a configuration that have options."""
+
+
+def configured(
+    config: Path | None = None,
+    *,
+    plugins: Mapping[str, Any],
+    objectives: Sequence[str] | None = None,
+    constraints: Sequence[str] | None = None,
+    budget: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    executor: str | None = None,
+    placing: Mapping[str, Any] | None = None,
+    assignments: Sequence[tuple[str, Any]] = (),
+) -> SearchConfig:
+    """The configuration of a search. None means that a value is not given; it is then that of the file, or the default.
+
+    Args:
+        config: A YAML file; everything else overrides it.
+        plugins: Space, benchmark and strategy by section, each in a form that `adopt` takes.
+        objectives: ``METRIC:max`` or ``METRIC:min``.
+        constraints: ``METRIC<=NUMBER`` or ``METRIC>=NUMBER``.
+        budget: The limits of the budget.
+        seed: The random seed.
+        executor: ``inline`` or ``ray``.
+        placing: The options of the executor.
+        assignments: Further options, as pairs of ``SECTION.OPTION`` and value.
+
+    Raises:
+        InputError: Something is missing, unknown or of the wrong type.
+    """
+    tree = load_tree(config) if config else {}
+    for section in REGISTRIES:
+        name = (tree.get(section) or {}).get("name") if isinstance(tree.get(section), dict) else tree.get(section)
+        if plugins.get(section) is not None:
+            choose(tree, section, plugins[section])
+        elif isinstance(name, str) and ":" in name:  # the file is the user's own
+            adopt(section, name)
+    if executor is not None:
+        place(tree, executor)
+    for key, values in (("objectives", objectives), ("constraints", constraints)):
+        if values:
+            tree[key] = [values] if isinstance(values, str) else list(values)
+    if seed is not None:
+        tree["seed"] = seed
+    merge(tree, "budget", budget or {})
+    merge(tree, "executor", placing or {})
+    for path, value in assignments:
+        assign(tree, path, value)
+    tree.setdefault("strategy", AUTO)
+    if missing := [key for key in ("space", "benchmark", "objectives") if key not in tree]:
+        raise InputError(
+            f"a search needs {', '.join(missing)}; for example: nasplat search --space nasbench201 --benchmark "
+            "classification --objective accuracy:max --evaluations 20, or from Python nasplat.search("
+            'space="nasbench201", benchmark="classification", objectives=["accuracy:max"], evaluations=20)'
+        )
+    read = SearchConfig.read(tree)
+    for each in read.goal.objectives:
+        each.check_direction()
+    return read
+
+
+def choose(tree: dict[str, Any], section: str, plugin: Any) -> None:
+    """Set the plug-in of a section. Options from a file are kept only if the file names the same plug-in."""
+    name, options = adopt(section, plugin)
+    now = tree.get(section)
+    kept = now if isinstance(now, dict) and now.get("name") == name else {}
+    tree[section] = {**kept, "name": name}
+    enter(tree, section, options)
+
+
+def place(tree: dict[str, Any], executor: str) -> None:
+    """Set the executor. Options from a file are kept for workers, and dropped for the inline executor."""
+    now = tree.get("executor")
+    tree["executor"] = (
+        {**now, "name": executor} if isinstance(now, dict) and executor != "inline" else {"name": executor}
+    )
+
+
+def merge(tree: dict[str, Any], section: str, given: Mapping[str, Any]) -> None:
+    """Enter the given values into a section. None means that a value was not given."""
+    enter(tree, section, {key: value for key, value in given.items() if value is not None})
+
+
+def enter(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    """Enter values into a section. None is a value like any other."""
+    if values:
+        tree[section] = merged(_section(tree, section), _grouped(tree, section, values))
+
+
+def parsed(assignment: str) -> tuple[str, Any]:
+    """Read ``SECTION.OPTION=VALUE``, or ``SECTION.GROUP.OPTION=VALUE``; the value is YAML, or else text.
+
+    Raises:
+        InputError: The assignment has another form.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals:
+        raise InputError(f"--set takes SECTION.OPTION=VALUE, such as strategy.population=50, but got {assignment!r}")
+    try:
+        return path, yaml_value(text)
+    except ValueError:
+        return path, text
+
+
+def assign(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set one option ``SECTION.OPTION``, or ``SECTION.GROUP.OPTION``.
+
+    Raises:
+        InputError: The path has another form, or names no section.
+    """
+    section, dot, option = path.partition(".")
+    if not (dot and section and all(option.split("."))):
+        raise InputError(
+            "an option, as of --set, is SECTION.OPTION=VALUE, such as strategy.population=50, but got "
+            f"{f'{path}={shortly(value)}'!r}"
+        )
+    if section not in SECTIONS:
+        raise InputError(
+            f"{path}: no section is named {section!r}; there are {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]}"
+        )
+    changed = _grouped(tree, section, nested(option, value))
+    if option in changed:  # a mapping replaces the old value and is not merged with it
+        tree[section] = {**_section(tree, section), option: value}
+    else:
+        tree[section] = merged(_section(tree, section), changed)
+
+
+def _grouped(tree: Mapping[str, Any], section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for a section, with former names of options replaced if the section's plug-in is known."""
+    name = tree[section].get("name") if isinstance(tree.get(section), dict) else tree.get(section)
+    registry = REGISTRIES.get(section)
+    if registry is None or not isinstance(name, str) or name not in registry:
+        return dict(values)
+    return grouped(registry.get(name), values, section)
+
+
+def _section(tree: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """A section of the configuration as a mapping. A bare name means the plug-in without options."""
+    now = tree.get(section, {})
+    if isinstance(now, str):
+        return {"name": now}
+    if not isinstance(now, dict):
+        raise InputError(f"{section} must be a mapping or a plug-in's name, but the configuration has {shortly(now)}")
+    return _grouped(tree, section, now)

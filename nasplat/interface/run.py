@@ -1,0 +1,575 @@
+"""A run as people use it from Python."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from html import escape as escape_html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from nasplat.config import SearchConfig
+from nasplat.interface import retraining, searching
+from nasplat.interface.adoption import adopt, adopt_all
+from nasplat.interface.configuring import configured
+from nasplat.interface.console import SafeConsole
+from nasplat.interface.exporting import exported
+from nasplat.interface.running import Searched, check_some_measured, keep_accepted
+from nasplat.objective import Goal
+from nasplat.run.directory import RunDirectory
+from nasplat.run.history import History, names_several
+from nasplat.run.retrained import Comparison
+from nasplat.task import Measurement, Outcome
+from nasplat.units import figure, shown_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from nasplat.latency.conditions import Engine
+    from nasplat.latency.measuring import Latency
+    from nasplat.surrogates.predictor_store import StoredPredictor
+
+
+class Run:
+    """A search and what it found, in a directory.
+
+    `nasplat.search` makes one, `nasplat.open_run` opens one. Everything is read from the directory when it is asked
+    for, so a run that another process continues can be looked at meanwhile.
+
+    Args:
+        folder: The run directory.
+        space: Whatever was given to `nasplat.search` as the space, if it is no installed plug-in.
+        benchmark: Whatever was given as the benchmark, if it is no installed plug-in.
+        strategy: Whatever was given as the strategy, if it is no installed plug-in.
+        trust: Whether modules, clusters and folders that only the run names may be used; for a run of your own.
+
+    Raises:
+        InputError: It is no run directory, or an object is not the one that the run names.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        space: Any = None,
+        benchmark: Any = None,
+        strategy: Any = None,
+        trust: bool = False,
+    ) -> None:
+        self.directory = RunDirectory(Path(folder))
+        self.trust = trust
+        config = self.directory.config
+        for section, given in (("space", space), ("benchmark", benchmark), ("strategy", strategy)):
+            if given is not None:  # the run's name for it counts, for a notebook may have another one
+                adopt(section, given, known_as=getattr(config, section).name)
+        if trust:
+            adopt_all(config)
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.directory.folder
+
+    @property
+    def config(self) -> SearchConfig:
+        """The resolved configuration."""
+        return self.directory.config
+
+    @property
+    def goal(self) -> Goal:
+        """Objectives and constraints."""
+        return self.config.goal
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``running`` or ``interrupted``."""
+        return self._history().status
+
+    def front(self) -> list[Measurement]:
+        """The non-dominated measurements, sorted by the first objective."""
+        return self._history().front
+
+    def trials(self) -> list[Outcome]:
+        """All outcomes in the order they were told: measurements, failures, trainings of shared weights."""
+        return self._history().outcomes
+
+    @property
+    def best(self) -> Measurement:
+        """The member of the front that is best by the first objective.
+
+        Raises:
+            InputError: Nothing was measured, or nothing satisfies the constraints.
+        """
+        return self._history().pick("best")
+
+    def pick(self, which: str | int) -> list[Measurement]:
+        """Measurements by ``best``, ``knee``, a trial's number, ``front``, ``bins:M`` or ``all``.
+
+        Raises:
+            InputError: There is no such trial, or nothing was measured.
+        """
+        return self._history().picks(str(which))
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Search and retraining side by side; None if this is no retraining."""
+        return Comparison.of(self._history())
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """All trials as a table of pandas, one row each: codes, genes, metrics with units, times.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        from nasplat.results.table import dataframe
+
+        return dataframe(self.directory)
+
+    def resume(
+        self,
+        *,
+        evaluations: int | None = None,
+        seconds: float | None = None,
+        images: int | None = None,
+        device_seconds: float | None = None,
+        workers: int | None = None,
+        ray_address: str | None = None,
+        retries: int | None = None,
+        trial_seconds: float | None = None,
+        accept_changed_data: bool = False,
+        progress: bool = True,
+    ) -> "Run":
+        """Go on with the search, or give it a larger budget, in total.
+
+        Raises:
+            InputError: A limit is smaller than what is spent, an option does not fit, or the data has changed.
+            RunError: The search cannot go on, or every trial failed.
+            KeyboardInterrupt: It was interrupted; it can be resumed again.
+        """
+        return self._ended(
+            searching.resume(
+                self.directory,
+                _console(progress),
+                budget={
+                    "evaluations": evaluations,
+                    "seconds": seconds,
+                    "images": images,
+                    "device_seconds": device_seconds,
+                },
+                placing={
+                    "workers": workers,
+                    "address": ray_address,
+                    "retries": retries,
+                    "trial_seconds": trial_seconds,
+                },
+                trust=self.trust,
+                accept_changed_data=accept_changed_data,
+            )
+        )
+
+    def retrain(
+        self,
+        pick: str | int | Sequence[str | int] | None = None,
+        *,
+        recipe: str | Path | Mapping[str, Any] | None = None,
+        epochs: int | None = None,
+        seeds: int = 1,
+        checkpoints: int = 10,
+        distill: bool = False,
+        benchmark: Any = None,
+        objectives: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        executor: str | None = None,
+        workers: int | None = None,
+        cpus_per_worker: float | None = None,
+        gpus_per_worker: float | None = None,
+        ray_address: str | None = None,
+        retries: int | None = None,
+        trial_seconds: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        out: str | Path | None = None,
+        accept_changed_data: bool = False,
+        progress: bool = True,
+    ) -> "Run":
+        """Fully train networks that the search found, in a new run.
+
+        Args:
+            pick: As in `pick`, one or several; by default ``bins:5``, or ``best`` with a single objective.
+            recipe: Options of the benchmark, or a YAML file with them.
+            epochs: Epochs of each training.
+            seeds: Number of trainings of each network.
+            checkpoints: Number of checkpoints of a training.
+            distill: Whether the largest network teaches the others.
+            benchmark: The benchmark that trains; by default the search's.
+            objectives: By default the search's.
+            seed: By default the search's.
+            executor: As the options that follow, of `nasplat.search`.
+            workers: Ray workers.
+            cpus_per_worker: CPUs for each worker.
+            gpus_per_worker: GPUs for each worker.
+            ray_address: An existing Ray cluster.
+            retries: Retries of a trial after a worker failure.
+            trial_seconds: Time limit of a trial.
+            options: Further options by ``SECTION.OPTION``.
+            out: The new run directory; by default ``RUN-retrained-N``.
+            accept_changed_data: Whether to go on although the data has changed.
+            progress: Whether to show the progress.
+
+        Raises:
+            InputError, RunError, KeyboardInterrupt: As in `resume`.
+        """
+        picks = None if pick is None else [pick] if isinstance(pick, str | int) else list(pick)
+        wanted = [objectives] if isinstance(objectives, str) else objectives
+        return self._ended(
+            retraining.retrain(
+                self.directory,
+                _console(progress),
+                pick=None if picks is None else [str(each) for each in picks],
+                recipe=Path(recipe) if isinstance(recipe, str) else recipe,
+                epochs=epochs,
+                seeds=seeds,
+                checkpoints=checkpoints,
+                distill=distill,
+                benchmark=benchmark,
+                objectives=wanted,
+                seed=seed,
+                executor=executor,
+                placing={
+                    "workers": workers,
+                    "cpus_per_worker": cpus_per_worker,
+                    "gpus_per_worker": gpus_per_worker,
+                    "address": ray_address,
+                    "retries": retries,
+                    "trial_seconds": trial_seconds,
+                },
+                assignments=list((options or {}).items()),
+                out=None if out is None else Path(out),
+                trust=self.trust,
+                accept_changed_data=accept_changed_data,
+            )
+        )
+
+    def test(self, pick: str | int = "best", *, accept_changed_data: bool = False) -> list[Measurement]:
+        """Measure networks on test data, in the order of `pick`. Each is measured once; later calls give the record.
+
+        Raises:
+            InputError: Nothing fits `pick`, the benchmark has no test data, or the data has changed.
+        """
+        keep_accepted(self.directory, _console(True), accept=accept_changed_data)
+        picked = self.pick(pick)
+        finals = self.directory.finals(picked, self.directory.benchmark())
+        return [finals[measurement.id] for measurement in picked]
+
+    def export(
+        self,
+        pick: str | int = "best",
+        *,
+        out: str | Path | None = None,
+        format: str = "onnx",
+        test: bool = False,
+        untrained: bool = False,
+        features: bool = False,
+        latency: bool = True,
+        engine: "Engine | None" = None,
+        accept_changed_data: bool = False,
+    ) -> Path | list[Path]:
+        """Export networks as files that can be shipped, each verified against torch.
+
+        Args:
+            pick: As in `pick`.
+            out: The folder to create; for several networks, the parent of their folders. By default
+                ``RUN/export/trial-N``.
+            format: ``onnx``, ``pt2`` (a torch.export program), ``source`` (a Python file that needs only torch), or
+                ``all``.
+            test: Whether to measure on the test split too.
+            untrained: Whether new weights are accepted if the measurement left none.
+            features: Whether the ONNX model also outputs the input of the last linear layer.
+            latency: Whether to measure the latency on this machine.
+            engine: ``torch`` or ``onnxruntime``; by default that of the run.
+            accept_changed_data: Whether to go on although the data has changed.
+
+        Returns:
+            The folder, which `nasplat.load` reads; of ``front``, ``bins:M`` and ``all`` a list of folders.
+
+        Raises:
+            InputError: A value does not fit, there are no weights, or a folder exists.
+            RunError: An exported format differs from torch by more than rounding.
+        """
+        from nasplat.export.timing import disagreement
+
+        folders = []
+        for _, document in exported(
+            self.directory,
+            _console(True),
+            str(pick),
+            out=None if out is None else Path(out),
+            form=format,
+            test=test,
+            untrained=untrained,
+            features=features,
+            latency=latency,
+            engine=engine,
+            accept_changed_data=accept_changed_data,
+        ):
+            if warning := disagreement(document):
+                warnings.warn(f"{document['folder']}: {warning}", stacklevel=2)
+            folders.append(Path(document["folder"]))
+        return folders if names_several(str(pick)) else folders[0]
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write a report, one HTML file with curves, front and configuration; by default ``RUN/report.html``."""
+        from nasplat.report.page import write_report
+
+        path = self.folder / "report.html" if out is None else Path(out)
+        write_report(self.directory, path)
+        return path
+
+    def latency(
+        self,
+        pick: str | int = "front",
+        *,
+        engine: "Engine | None" = None,
+        batch: int | None = None,
+        threads: int | None = None,
+    ) -> "dict[int, Latency]":
+        """The latencies of networks on this machine by trial, under the conditions of the run where none are given.
+
+        Raises:
+            InputError: Nothing fits `pick`, or a condition is invalid.
+        """
+        from nasplat.export.timing import latencies
+
+        return latencies(self.directory.benchmark(), self.pick(pick), engine=engine, batch=batch, threads=threads)
+
+    def recover(self, out: str | Path, *, config: str | Path | None = None) -> "Run":
+        """Save the readable parts of a damaged run as a new run, which can be resumed.
+
+        Raises:
+            InputError: Nothing can be saved, or the directory exists.
+        """
+        return recover(self.folder, out, config=config)
+
+    def _ended(self, searched: Searched) -> "Run":
+        """The run of a search that has come to its end."""
+        check_some_measured(searched.run)
+        return self if searched.run.folder == self.folder else Run(searched.run.folder, trust=self.trust)
+
+    def _history(self) -> History:
+        return self.directory.history()
+
+    def __repr__(self) -> str:
+        history = self._history()
+        counts = f"{len(history.outcomes)} trials, {len(history.front)} on the front"
+        return f"Run({str(self.folder)!r}): {history.status}, {counts}"
+
+    def _repr_html_(self) -> str:
+        """The front as a table, for notebooks."""
+        history = self._history()
+        metrics = shown_metrics(self.goal)
+        head = "".join(f"<th>{escape_html(name)}</th>" for name in ("trial", "architecture", *metrics))
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f"<td>{escape_html(cell)}</td>"
+                for cell in (str(m.id), m.architecture.code, *(figure(name, m.metrics[name]) for name in metrics))
+            )
+            + "</tr>"
+            for m in history.front
+        )
+        return f"<p>{escape_html(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def search(
+    config: str | Path | None = None,
+    *,
+    space: Any = None,
+    benchmark: Any = None,
+    strategy: Any = None,
+    objectives: str | Sequence[str] | None = None,
+    constraints: str | Sequence[str] | None = None,
+    evaluations: int | None = None,
+    seconds: float | None = None,
+    images: int | None = None,
+    device_seconds: float | None = None,
+    seed: int | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    cpus_per_worker: float | None = None,
+    gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    retries: int | None = None,
+    trial_seconds: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Run:
+    """Search for architectures, in a new run directory.
+
+    It does what ``nasplat search`` does, with the same defaults::
+
+        run = nasplat.search(space="nasbench201", benchmark="zero_cost", objectives=["synflow:max", "params:min"],
+                             evaluations=50)
+
+    Args:
+        config: A YAML file with a configuration; what else is given overrides it.
+        space: The search space: the name of an installed one, a mapping with `name` and options, a `SearchSpace`, what
+            `nasplat.space` made, a torch module with `nasplat.choice` in it, or ``MODULE:ATTRIBUTE`` of one of these.
+        benchmark: What measures: the name of an installed benchmark, a mapping with `name` and options, a `Benchmark`,
+            a function ``evaluate(network, *, epochs, seed, device, …) -> {"accuracy": …}``, or ``MODULE:ATTRIBUTE``.
+        strategy: The name of a strategy, a mapping with `name` and options, or a `Strategy`; by default ``auto``, which
+            chooses one and says why.
+        objectives: ``METRIC:max`` or ``METRIC:min``, one or several.
+        constraints: ``METRIC<=NUMBER`` or ``METRIC>=NUMBER``.
+        evaluations: Budget: evaluations.
+        seconds: Budget: seconds of searching.
+        images: Budget: training images, in addition to evaluations or seconds.
+        device_seconds: Budget: device-seconds, in addition to evaluations or seconds.
+        seed: The random seed; by default 0.
+        executor: ``inline`` (in this process) or ``ray``; by default ``inline``.
+        workers: Ray workers; by default 1.
+        cpus_per_worker: CPUs for each worker; by default 1.
+        gpus_per_worker: GPUs for each worker, such as 0.5; by default 0.
+        ray_address: An existing Ray cluster: ``auto`` or ``HOST:PORT``.
+        retries: Retries of a trial after a worker failure; by default 2.
+        trial_seconds: Time limit of a trial; after it, the trial fails.
+        options: Further options by ``SECTION.OPTION``, such as ``{"benchmark.epochs": 3}``.
+        out: The run directory to create; by default ``runs/STRATEGY-SPACE-N``.
+        progress: Whether to show the progress, on terminals and in notebooks.
+
+    Returns:
+        The run, at its end.
+
+    Raises:
+        InputError: Something is missing, unknown, or does not fit together; nothing was created.
+        RunError: The search could not go on, or every trial failed. The message says how to go on.
+        KeyboardInterrupt: It was interrupted; the message says how to go on.
+    """
+    read = configured(
+        None if config is None else Path(config),
+        plugins={"space": space, "benchmark": benchmark, "strategy": strategy},
+        objectives=[objectives] if isinstance(objectives, str) else objectives,
+        constraints=[constraints] if isinstance(constraints, str) else constraints,
+        budget={"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds},
+        seed=seed,
+        executor=executor,
+        placing={
+            "workers": workers,
+            "cpus_per_worker": cpus_per_worker,
+            "gpus_per_worker": gpus_per_worker,
+            "address": ray_address,
+            "retries": retries,
+            "trial_seconds": trial_seconds,
+        },
+        assignments=list((options or {}).items()),
+    )
+    searched = searching.search(read, _console(progress), out=None if out is None else Path(out))
+    check_some_measured(searched.run)
+    return Run(searched.run.folder)
+
+
+def open_run(
+    folder: str | Path, *, space: Any = None, benchmark: Any = None, strategy: Any = None, trust: bool = False
+) -> Run:
+    """Open a run. Objects of your own that it was searched with are given again, or `trust` has them imported.
+
+    Args:
+        folder: The run directory.
+        space: Whatever was given to `nasplat.search`, if it is no installed plug-in.
+        benchmark: Likewise.
+        strategy: Likewise.
+        trust: Whether modules, clusters and folders that only the run names may be used; for a run of your own.
+
+    Raises:
+        InputError: It is no run directory.
+    """
+    return Run(folder, space=space, benchmark=benchmark, strategy=strategy, trust=trust)
+
+
+def recover(folder: str | Path, out: str | Path, *, config: str | Path | None = None) -> Run:
+    """Save the readable parts of a damaged run as a new run, which can be resumed.
+
+    Args:
+        folder: The damaged run.
+        out: The run directory to create.
+        config: A configuration file to use instead of the run's own.
+
+    Raises:
+        InputError: Nothing can be saved, or the directory exists.
+    """
+    from nasplat.run.recovery import salvage
+
+    salvage(Path(folder), None if config is None else Path(config)).save(Path(out))
+    return Run(out)
+
+
+def load(folder: str | Path) -> "nn.Module":
+    """The network of an exported folder with its weights, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: A file is missing or damaged, or belongs to another version.
+    """
+    from nasplat.export.opening import load as read
+
+    return read(folder)
+
+
+def fit_predictor(
+    sources: "str | Path | Run | Sequence[str | Path | Run]",
+    predictor: str = "auto",
+    *,
+    out: str | Path | None = None,
+    space: Any = None,
+    score: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    folds: int = 5,
+) -> "StoredPredictor":
+    """Fit a predictor to measured architectures, and cross-validate it.
+
+    Args:
+        sources: Runs, their directories, or files of architectures with scores (CSV, JSON); one or several.
+        predictor: The name of the predictor.
+        out: The folder to save it in, for `nasplat.open_predictor` and ``nasplat serve``; None saves nothing.
+        space: The search space of the codes in files, in a form that `nasplat.search` takes; runs name their own.
+        score: The column or metric to predict; ``COLUMN:max`` or ``COLUMN:min`` if its name does not say which is
+            better.
+        options: Options of the predictor.
+        folds: Folds of the cross-validation; 0 for none.
+
+    Returns:
+        The predictor: `estimate` gives estimates of codes in the metric's unit; `about` says how well it ranks.
+
+    Raises:
+        InputError: A source, the predictor or an option does not fit, or there are too few architectures.
+    """
+    from nasplat.interface.predicting import fit
+    from nasplat.surrogates.predictor_store import make_space
+
+    several = [sources] if isinstance(sources, str | Path | Run) else list(sources)
+    paths = [each.folder if isinstance(each, Run) else Path(each) for each in several]
+    chosen = None if space is None else make_space(*adopt("space", space))
+    return fit(
+        paths,
+        predictor,
+        out=None if out is None else Path(out),
+        space=chosen,
+        score=score,
+        options=options,
+        folds=folds,
+    )
+
+
+def open_predictor(folder: str | Path) -> "StoredPredictor":
+    """Open a saved predictor.
+
+    Raises:
+        InputError: The folder is missing or damaged, or of another version.
+    """
+    from nasplat.surrogates.predictor_store import open_predictor as opened
+
+    return opened(Path(folder))
+
+
+def _console(progress: bool) -> Console:
+    """Where notes and progress are shown: standard error, or the notebook."""
+    return SafeConsole(stderr=True, soft_wrap=True, quiet=not progress)

@@ -1,0 +1,237 @@
+"""Running a search to its end: its executor, its directory, interruption, and who is told of it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from nasplat.artifact import Artifacts
+from nasplat.data.manifest import accepted_in, notes_of
+from nasplat.driver.assembly import Assembly
+from nasplat.driver.loop import Search
+from nasplat.errors import InputError, RunError, StorageError
+from nasplat.executors.executor import Executor, cuda_is_available
+from nasplat.interface.interruption import Interruption
+from nasplat.interface.progress import SearchProgress
+from nasplat.run.directory import RunDirectory
+from nasplat.run.layout import ARTIFACTS, DATA, LOG
+from nasplat.run.source import Source
+from nasplat.storage.artifact_store import ArtifactStore
+from nasplat.storage.files import is_taken
+
+
+class Interrupted(KeyboardInterrupt):
+    """A search was interrupted.
+
+    Args:
+        folder: The directory of its run.
+
+    Attributes:
+        created: Whether the run exists, so that the search can go on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.created = is_taken(folder)
+        super().__init__(
+            f"go on with nasplat.open_run({str(folder)!r}).resume()" if self.created else "nothing was created"
+        )
+
+
+class Stopped(RunError):
+    """A search ended before its end, as on a full disk; its run can go on once the cause is gone.
+
+    Args:
+        why: The cause.
+        folder: The directory of the run.
+    """
+
+    def __init__(self, why: str, folder: Path) -> None:
+        super().__init__(f"{why}; go on with nasplat.open_run({str(folder)!r}).resume()")
+        self.why = why
+        self.folder = folder
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search that has come to its end.
+
+    Args:
+        run: Its run.
+        loop: The loop, with what it counted.
+    """
+
+    run: RunDirectory
+    loop: Search
+
+
+def run_search(
+    assembly: Assembly,
+    folder: Path,
+    console: Console,
+    *,
+    create: bool,
+    source: Source | None = None,
+) -> Searched:
+    """Run the search of a directory to its end.
+
+    Args:
+        assembly: The parts of the search.
+        folder: The run directory.
+        console: Where notes, incidents and progress are printed.
+        create: Whether to create the run directory. It is created completely or not at all.
+        source: The source of the members of a retraining; only for a new run directory.
+
+    Raises:
+        InputError: The directory exists already, or another process is writing the run.
+        Interrupted: The user interrupted it.
+        Stopped: The search cannot go on, but its run exists.
+        RunError: The search cannot go on.
+    """
+    if create:
+        refuse_existing(folder)
+    config = assembly.config
+    if assembly.choice is not None:
+        console.print(escape(str(assembly.choice)))
+    if create or assembly.workload.data is not None:
+        assembly = assembly.with_data()
+    for note in [*(notes_of(assembly.workload.data) if create else ()), *assembly.benchmark.data_notes()]:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    store = ArtifactStore(folder / ARTIFACTS)
+    for note in () if create else store.notes():
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    if console.is_terminal:
+        console.print(f"[dim]starting {'Ray and its workers' if config.executor.name == 'ray' else 'the search'} …[/]")
+    try:
+        # Workers start first, so that their errors occur before any file is created.
+        with Interruption() as interruption, _executor(assembly, store) as executor:
+            interruption.check()
+            run = _created(folder, assembly, source) if create else RunDirectory(folder)
+            with run.writing() as log, SearchProgress(console) as progress:
+                run.keep(config)
+                run.keep_data(assembly.workload.data)
+                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, store)
+                try:
+                    interruption.arm()
+                    loop.run()
+                finally:
+                    interruption.disarm()
+    except StorageError as error:
+        if not is_taken(folder):
+            raise
+        raise Stopped(str(error), folder) from error
+    except RunError as error:
+        if type(error) is not RunError or not is_taken(folder):
+            raise
+        raise Stopped(str(error), folder) from error
+    except KeyboardInterrupt:
+        raise Interrupted(folder) from None
+    return Searched(run, loop)
+
+
+def check_some_measured(run: RunDirectory) -> None:
+    """Check that not every trial of a run failed.
+
+    Raises:
+        RunError: Every trial failed; the message has the first.
+    """
+    history = run.history()
+    if history.failures and not history.measurements:
+        first = history.failures[0]
+        raise RunError(f"every trial of {run.folder} failed; trial {first.id} ({first.kind}): {first.message}")
+
+
+def _created(folder: Path, assembly: Assembly, source: Source | None) -> RunDirectory:
+    """The directory of a new run."""
+    benchmark = assembly.benchmark
+    return RunDirectory.create(
+        folder,
+        assembly.config,
+        protocol=benchmark.protocol,
+        choice=str(assembly.choice or ""),
+        code_metrics=benchmark.code_metrics,
+        source=source,
+        data=assembly.workload.data,
+    )
+
+
+def data_of(run: RunDirectory, console: Console, *, accept: bool) -> dict[str, Any] | None:
+    """What a run recorded of its data; with `accept`, what it is to record of the data of today.
+
+    Raises:
+        InputError: The change of the data cannot be accepted.
+    """
+    data = run.data
+    if data is None:
+        if (run.config.resolved().benchmark.options.get("data") or {}).get("folder"):
+            console.print(
+                f"[yellow]{escape(str(run.folder))} has no record of its data[/] ({DATA}), as runs of earlier "
+                "versions: a change of the data is not noticed"
+            )
+        return None
+    if accept:
+        before, data = data, run.accepted_data()
+        for each in accepted_in(data)[len(accepted_in(before)) :]:
+            console.print(f"[yellow]changed data accepted[/]: {escape(each)}")
+        for note in notes_of(data):
+            if note not in notes_of(before):
+                console.print(f"[yellow]note:[/] {escape(note)}")
+    return data
+
+
+def keep_accepted(run: RunDirectory, console: Console, *, accept: bool) -> None:
+    """Before test data is measured: warn if the run has no record of its data, or record that a change was accepted.
+
+    Raises:
+        InputError: The change cannot be accepted, or another process is writing the run.
+    """
+    data = data_of(run, console, accept=accept)
+    if accept and data != run.data:
+        with run.writing():
+            run.keep_data(data)
+
+
+@contextmanager
+def _executor(assembly: Assembly, artifacts: Artifacts) -> Iterator[Executor]:
+    """The configured executor; the one place that chooses between them."""
+    config = assembly.config.executor
+    if config.name == "inline":
+        from nasplat.executors.inline import InlineExecutor
+
+        device = "cuda" if cuda_is_available() else "cpu"
+        with InlineExecutor(assembly.benchmark, artifacts, device=device) as executor:
+            yield executor
+        return
+    from nasplat.executors.ray import RayExecutor
+
+    # Ray reports dead workers on standard output, which is for results alone.
+    with (
+        redirect_stdout(sys.stderr),
+        RayExecutor(
+            assembly.workload,
+            artifacts,
+            workers=config.workers,
+            cpus_per_worker=config.cpus_per_worker,
+            gpus_per_worker=config.gpus_per_worker,
+            address=config.address,
+            retries=config.retries,
+            trial_seconds=config.trial_seconds,
+        ) as ray_executor,
+    ):
+        yield ray_executor
+
+
+def refuse_existing(folder: Path) -> None:
+    """Check that the folder of a new run does not exist yet.
+
+    Raises:
+        InputError: The path exists, as a run or as anything else.
+    """
+    if is_taken(folder):
+        go_on = f", or continue it with `nasplat resume {folder}`" if is_taken(folder / LOG) else ""
+        raise InputError(f"{folder} exists; choose another --out{go_on}")

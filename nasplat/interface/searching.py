@@ -1,0 +1,89 @@
+"""A search in a new run, and going on with one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from nasplat.config import SearchConfig
+from nasplat.driver.assembly import Assembly
+from nasplat.errors import InputError
+from nasplat.interface.adoption import adopt_all
+from nasplat.interface.configuring import merge
+from nasplat.interface.running import Searched, data_of, refuse_existing, run_search
+from nasplat.run.directory import RunDirectory, next_free
+from nasplat.run.trust import check_store_trusted, check_trusted
+
+
+def search(config: SearchConfig, console: Console, *, out: Path | None = None) -> Searched:
+    """Search in a new run.
+
+    Args:
+        config: The configuration.
+        console: Where notes and progress are printed.
+        out: The run directory to create; by default ``runs/STRATEGY-SPACE-N``.
+
+    Raises:
+        InputError: The configuration does not fit together, or the directory exists.
+        Interrupted, Stopped, RunError: As in `run_search`.
+    """
+    assembly = Assembly.of(config)
+    named = f"{assembly.config.strategy.name}-{assembly.config.space.name}".replace("/", "-").replace(":", "-")
+    folder = out or next_free(Path("runs"), named)
+    refuse_existing(folder)
+    return run_search(assembly, folder, console, create=True)
+
+
+def resume(
+    run: RunDirectory,
+    console: Console,
+    *,
+    budget: Mapping[str, Any] | None = None,
+    placing: Mapping[str, Any] | None = None,
+    trust: bool = False,
+    accept_changed_data: bool = False,
+) -> Searched:
+    """Continue a run that was interrupted or killed, or one with a larger budget.
+
+    Args:
+        run: The run.
+        console: Where notes and progress are printed.
+        budget: New limits of the budget, in total; None leaves one as it is.
+        placing: New options of the Ray executor; None leaves one as it is.
+        trust: Whether modules, clusters and folders that only the run names may be used.
+        accept_changed_data: Whether to go on although the data has changed.
+
+    Raises:
+        InputError: A new limit is smaller than what is spent, an option does not fit, or the data has changed.
+        Interrupted, Stopped, RunError: As in `run_search`.
+    """
+    tree, history = run.config.model_dump(mode="json"), run.history()
+    given = {key: value for key, value in (placing or {}).items() if value is not None}
+    merge(tree, "budget", budget or {})
+    merge(tree, "executor", given)
+    if run.config.executor.name == "inline" and given:
+        raise InputError(
+            f"{run.folder} uses the inline executor, which has no workers; leave out the options of the ray executor"
+        )
+    config = SearchConfig.read(tree)
+    if trust:
+        adopt_all(config)
+    check_trusted(run, config, named="address" in given, trusted=trust)
+    check_store_trusted(run, trusted=trust)
+    data = data_of(run, console, accept=accept_changed_data)
+    assembly = Assembly.of(config, data, code_metrics=run.code_metrics)
+    shared = (assembly.benchmark.code_metrics - run.code_metrics).intersection(assembly.problem.goal.metrics)
+    if shared:
+        console.print(
+            f"[yellow]{escape(', '.join(sorted(shared)))} of one code is told for all codes of the same network[/], as "
+            "when this run began; a new search measures each code"
+        )
+    for name, limit in (budget or {}).items():
+        spent = getattr(history.spending, name)
+        if limit is not None and limit < spent:
+            raise InputError(
+                f"{run.folder} has spent {spent:g} {name} already, but the new budget is {limit:g}; give a larger one"
+            )
+    return run_search(assembly, run.folder, console, create=False)

@@ -1,0 +1,173 @@
+"""Searches and runs from Python: what the command line does, by the same code."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nasplat
+from nasplat.config import SearchConfig
+from nasplat.interface import searching
+from nasplat.interface.running import Interrupted, Stopped
+from nasplat.search_spaces.nasbench201 import NASBench201
+from nasplat.strategies.random_search import RandomSearch
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SMALL: dict[str, Any] = {
+    "space": {"name": "nasbench201", "channels": 1, "cells": 1},
+    "benchmark": {"name": "classification", "epochs": 1, "data": {"subset": 60}, "recipe": {"batch_size": 32}},
+    "strategy": "random_search",
+    "objectives": ["accuracy:max", "params:min"],
+    "evaluations": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> nasplat.Run:
+    return nasplat.search(**SMALL, out=tmp_path_factory.mktemp("runs") / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (
+            ["--space", "nasbench201", "--benchmark", "zero_cost", "--objective", "synflow:max", "--evaluations", "9"],
+            {"space": "nasbench201", "benchmark": "zero_cost", "objectives": "synflow:max", "evaluations": 9},
+        ),
+        (
+            ["--space", "nasbench201", "--set", "space.channels=4", "--benchmark", "classification",
+             "--strategy", "cars", "--set", "benchmark.recipe.ema=.9", "--objective", "accuracy:max",
+             "--objective", "macs:min", "--seed", "3",
+             "--constraint", "params<=9000", "--executor", "ray", "--workers", "2", "--trial-seconds", "60"],
+            {"space": NASBench201(channels=4), "benchmark": {"name": "classification", "recipe": {"ema": 0.9}},
+             "strategy": "cars", "objectives": ["accuracy:max", "macs:min"], "constraints": "params<=9000", "seed": 3,
+             "executor": "ray", "workers": 2, "trial_seconds": 60},
+        ),
+        (
+            ["--space", "ghost/small", "--benchmark", "classification", "--strategy", "random_search",
+             "--objective", "loss:min", "--seconds", "5", "--images", "100"],
+            {"space": "ghost/small", "benchmark": "classification", "strategy": RandomSearch,
+             "objectives": ["loss:min"], "seconds": 5, "images": 100},
+        ),
+        (["file.yaml", "--evaluations", "7"], {"config": "file.yaml", "evaluations": 7}),
+    ],
+    ids=["defaults", "options", "objects", "file"],
+)  # fmt: skip
+def test_command_line_and_python_give_one_configuration(
+    words: list[str], given: dict[str, Any], command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {**SMALL, "budget": {"evaluations": SMALL["evaluations"]}}
+    del config["evaluations"]
+    (tmp_path / "file.yaml").write_text(SearchConfig.read(config).to_yaml())
+    seen: list[SearchConfig] = []
+
+    def stop(config: SearchConfig, *_: object, **__: object) -> None:
+        seen.append(config.resolved())
+        raise nasplat.InputError("seen")
+
+    monkeypatch.setattr(searching, "search", stop)
+    assert "seen" in command("search", *words).stderr
+    with pytest.raises(nasplat.InputError, match="seen"):
+        nasplat.search(**given)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.slow
+def test_a_run_is_searched_resumed_tested_exported_and_loaded(finished: nasplat.Run, tmp_path: Path) -> None:
+    run = finished
+    assert run.status == "finished" and len(run.trials()) == 3
+    assert run.best in run.front() and run.pick("best") == [run.best] == run.pick(run.best.id)
+    assert run.resume(evaluations=4, progress=False) is run and len(run.trials()) == 4
+    (final,) = run.test()
+    assert final.split == "test" and final.architecture == run.best.architecture
+    folder = run.export(out=tmp_path / "network", latency=False)
+    assert isinstance(folder, Path)
+    network = nasplat.load(folder)
+    with torch.no_grad():
+        assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert isinstance(run.export("front", out=tmp_path / "several", latency=False, format="source"), list)
+    assert "<svg" in run.report(tmp_path / "report.html").read_text()
+    assert run.best.architecture.code in run._repr_html_() and "finished, 4 trials" in repr(run)
+    assert nasplat.open_run(run.folder).front() == run.front()
+    assert run.latency("best", threads=1)[run.best.id].median_ms > 0
+
+
+@pytest.mark.slow
+def test_networks_are_retrained_in_a_new_run(finished: nasplat.Run, tmp_path: Path) -> None:
+    new = finished.retrain("best", epochs=2, out=tmp_path / "new", progress=False)
+    assert new.config.strategy.name == "retraining" and new.best.task.fidelity == 2
+    assert new.comparison is not None and len(new.comparison.members) == 1
+
+
+@pytest.mark.slow
+def test_a_predictor_is_fitted_to_runs_and_opened_again(finished: nasplat.Run, tmp_path: Path) -> None:
+    fitted = nasplat.fit_predictor(finished, "random_forest", score="accuracy", out=tmp_path / "saved", folds=0)
+    codes = [outcome.architecture.code for outcome in finished.front()]
+    values = [each.value for each in fitted.estimate(codes)]
+    assert all(0 <= value <= 1 for value in values)
+    assert [each.value for each in nasplat.open_predictor(tmp_path / "saved").estimate(codes)] == values
+    assert fitted.rank(codes)[0] == codes[values.index(max(values))]
+    unsaved = nasplat.fit_predictor([finished.folder], "random_forest", score="accuracy", folds=0)
+    assert [each.value for each in unsaved.estimate(codes)] == values
+
+
+def test_what_is_missing_or_wrong_is_told_before_anything_is_created(tmp_path: Path) -> None:
+    for given, said in (
+        ({}, "a search needs space, benchmark, objectives"),
+        (SMALL | {"space": 3}, "the space must be the name of a search space"),
+        (SMALL | {"space": "nasbnech201"}, "did you mean 'nasbench201'"),
+        (SMALL | {"benchmark": torch.nn.Linear}, "the benchmark must be"),
+        (SMALL | {"strategy": lambda: 0}, "the strategy must be"),
+        (SMALL | {"objectives": "accuracy"}, "accuracy"),
+        (SMALL | {"options": {"benchmark.epcohs": 3}}, "epochs"),
+        (SMALL | {"options": {"epochs": 3}}, "an option"),
+        (SMALL | {"space": "absent_module:Space"}, "No module named 'absent_module'"),
+    ):
+        with pytest.raises(nasplat.InputError, match=said):
+            nasplat.search(**given, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_says_how_to_go_on_and_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tells = RandomSearch.tell
+
+    def interrupt(self: RandomSearch, outcome: nasplat.Outcome) -> None:
+        tells(self, outcome)
+        if outcome.id == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RandomSearch, "tell", interrupt)
+        with pytest.raises(Interrupted, match=r"nasplat\.open_run\('.*run'\)\.resume\(\)"):
+            nasplat.search(**SMALL, out=tmp_path / "run", progress=False)
+    run = nasplat.open_run(tmp_path / "run")
+    assert run.status == "interrupted"
+    assert len(run.resume(progress=False).trials()) == 3
+    whole = nasplat.search(**SMALL, out=tmp_path / "whole", progress=False)
+    assert [m.metrics for m in run.front()] == [m.metrics for m in whole.front()]
+
+
+def test_a_search_that_cannot_go_on_says_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise nasplat.errors.RunError("the workers are gone")
+
+    monkeypatch.setattr("nasplat.driver.loop.Search.run", fail)
+    with pytest.raises(Stopped, match=r"the workers are gone; go on with nasplat\.open_run"):
+        nasplat.search(
+            **SMALL | {"benchmark": "zero_cost", "objectives": "synflow:max"}, out=tmp_path / "run", progress=False
+        )
+
+
+def test_the_names_of_the_package_are_found_and_cheap() -> None:
+    assert set(nasplat.__all__) <= set(dir(nasplat))
+    assert all(getattr(nasplat, name) is not None for name in nasplat.__all__)
+    code = "import nasplat, sys; nasplat.InputError; print('torch' in sys.modules, 'ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
