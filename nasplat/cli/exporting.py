@@ -74,7 +74,8 @@ def export(
     documents = []
     for measurement, document in exported(
         opened(run, trust=trust_run), err, pick, out=out_folder, form=form, test=test, untrained=untrained,
-        features=features, latency=latency, engine=None if engine is None else engine.value, accept_changed_data=accept_changed_data,
+        features=features, latency=latency, engine=None if engine is None else engine.value,
+        accept_changed_data=accept_changed_data,
     ):  # fmt: skip
         documents.append(document)
         if warning := disagreement(document):
