@@ -262,8 +262,8 @@ def test_a_search_needs_a_budget_that_it_reaches(budget: list[str], command: Com
 
 
 def test_a_search_says_all_that_it_lacks(command: CommandLine, tmp_path: Path) -> None:
-    check_refused(command("search"), "--space, --benchmark, --strategy, --objective", "nasplat search --space")
-    check_refused(command(*SEARCH[:3]), "--benchmark, --strategy, --objective")
+    check_refused(command("search"), "space, benchmark, objectives", "nasplat search --space")
+    check_refused(command(*SEARCH[:3]), "benchmark, objectives")
     assert listing(tmp_path) == {}
 
 

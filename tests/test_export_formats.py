@@ -366,9 +366,9 @@ import os, random, signal, sys, time
 from pathlib import Path
 from nasplat.export import bundle
 from nasplat.export.formats import Format
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 
-run, folder = Run(Path(sys.argv[1])), Path(sys.argv[2])
+run, folder = RunDirectory(Path(sys.argv[1])), Path(sys.argv[2])
 best = run.history().pick("best")
 bundle.export(run, best, folder / "first", formats=[Format.SOURCE])
 began = time.perf_counter()

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
 from nasplat.executors.ray import RayExecutor
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.driver.loop import Search
 
 memory = dict(line.split(":") for line in open("/proc/meminfo"))

@@ -126,7 +126,7 @@ def test_what_is_missing_or_wrong_is_told_before_anything_is_created(tmp_path: P
         (SMALL | {"strategy": lambda: 0}, "the strategy must be"),
         (SMALL | {"objectives": "accuracy"}, "accuracy"),
         (SMALL | {"options": {"benchmark.epcohs": 3}}, "epochs"),
-        (SMALL | {"options": {"epochs": 3}}, "an option"),
+        (SMALL | {"options": {"epochs": 3}}, "the name of an option is"),
         (SMALL | {"space": "absent_module:Space"}, "No module named 'absent_module'"),
     ):
         with pytest.raises(nasplat.InputError, match=said):

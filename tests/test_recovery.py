@@ -564,8 +564,8 @@ def test_what_cannot_be_recovered_is_refused_and_nothing_is_created(run: Path, c
 
 @pytest.mark.slow
 def test_a_run_that_is_being_written_is_not_recovered(run: Path, command: CommandLine) -> None:
-    held = "import sys; from pathlib import Path; from nasplat.run.directory import Run\n"
-    held += "with Run(Path('run')).writing(): print(flush=True); sys.stdin.read()"
+    held = "import sys; from pathlib import Path; from nasplat.run.directory import RunDirectory\n"
+    held += "with RunDirectory(Path('run')).writing(): print(flush=True); sys.stdin.read()"
     writer = subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert writer.stdout is not None

@@ -443,9 +443,9 @@ RENDER = """
 import sys
 from pathlib import Path
 from nasplat.report.page import write_report
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 
-write_report(Run(Path(sys.argv[1])), Path(sys.argv[2]))
+write_report(RunDirectory(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 

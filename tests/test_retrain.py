@@ -332,7 +332,7 @@ from pathlib import Path
 import torch._dynamo
 from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.testing.runs import searched
 
 config = SearchConfig.read(json.loads(Path("config.json").read_text()))

@@ -110,12 +110,17 @@ def parsed(assignment: str) -> tuple[str, Any]:
         InputError: The assignment has another form.
     """
     path, equals, text = assignment.partition("=")
-    if not equals:
+    if not equals or not _names_an_option(path):
         raise InputError(f"--set takes SECTION.OPTION=VALUE, such as strategy.population=50, but got {assignment!r}")
     try:
         return path, yaml_value(text)
     except ValueError:
         return path, text
+
+
+def _names_an_option(path: str) -> bool:
+    section, _, option = path.partition(".")
+    return bool(section) and all(option.split("."))
 
 
 def assign(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -124,12 +129,9 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
     Raises:
         InputError: The path has another form, or names no section.
     """
-    section, dot, option = path.partition(".")
-    if not (dot and section and all(option.split("."))):
-        raise InputError(
-            "an option, as of --set, is SECTION.OPTION=VALUE, such as strategy.population=50, but got "
-            f"{f'{path}={shortly(value)}'!r}"
-        )
+    section, _, option = path.partition(".")
+    if not _names_an_option(path):
+        raise InputError(f"the name of an option is SECTION.OPTION, such as strategy.population, but got {path!r}")
     if section not in SECTIONS:
         raise InputError(
             f"{path}: no section is named {section!r}; there are {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]}"
