@@ -84,7 +84,7 @@ assembly = Assembly.of(SearchConfig.read({{
     "objectives": ["accuracy:max"], "budget": {{"evaluations": {TRIALS}}},
     "executor": {{"name": "ray", "workers": 3, "trial_seconds": 10.0}},
 }}))
-run, chaos = Run.create(Path("run"), assembly.config), Chaos()
+run, chaos = RunDirectory.create(Path("run"), assembly.config), Chaos()
 executor = RayExecutor(assembly.workload, run.artifacts, workers=3, trial_seconds=10.0)
 with executor, run.writing() as log:
     Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, chaos).run()
