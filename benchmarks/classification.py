@@ -155,7 +155,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def check_supernet(self) -> None:
         if not isinstance(self.space, SupernetSpace):
             raise InputError(
-                f"weights are shared in a supernet, but the search space {self.space.name} has none; take a space with "
+                f"weights are shared in a supernet, but the search space {self.space.name} has none"
+                f"{f' ({self.space.no_supernet})' * bool(self.space.no_supernet)}; take a space with "
                 "a supernet, such as --space nasbench201"
             )
         for name in AIDS:

@@ -1,8 +1,19 @@
-"""The cost of a network, computed without training it."""
+"""The cost of a network, computed without training it, and counted on a network where no formula gives it."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from nasplat.architecture import IO
+from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+OTHER = "other"
+"""The part of a counted cost that belongs to none of the named parts."""
 
 from nasplat.errors import InputError
 
@@ -75,3 +86,148 @@ class Cost:
             "memory_bits": self.memory_bits,
             **self.published,
         }
+
+
+def counted_params(network: "nn.Module") -> int:
+    """The number of trainable parameters; a shared one counts once."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def counted_macs(network: "nn.Module", io: IO) -> int:
+    """The multiply-accumulates of convolutions and matrix products in evaluation, for one example.
+
+    That is half of what torch's FlopCounterMode counts. Nothing is computed, if the network runs on the meta device.
+    """
+    import torch
+
+    try:
+        return _macs(copy.deepcopy(network).to("meta"), torch.zeros(1, *io.input_shape, device="meta"))
+    except (RuntimeError, TypeError, ValueError):  # the network looks at values, or keeps tensors where it is
+        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        return _macs(copy.deepcopy(network), torch.zeros(1, *io.input_shape, device=device))
+
+
+def _macs(network: "nn.Module", examples: "Tensor") -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    _evaluate(network, examples, counter)
+    return counter.get_total_flops() // 2
+
+
+def _evaluate(network: "nn.Module", examples: "Tensor", counter: Any) -> Any:
+    import torch
+
+    with torch.no_grad(), counter:
+        return network.eval()(examples)
+
+
+Parts: TypeAlias = Mapping[str, Sequence["nn.Module"]]
+"""The modules of each named part of a network. What lies in two parts belongs to the inner one."""
+
+
+def children(network: "nn.Module") -> Parts:
+    """The children of a network as its parts."""
+    return {name: [child] for name, child in network.named_children()}
+
+
+def count(make: Callable[[], "nn.Module"], io: IO, parts: Callable[["nn.Module"], Parts] = children) -> Cost:
+    """The cost of the network that `make` makes, counted while it evaluates one example.
+
+    It is made on the meta device, which allocates no memory and computes nothing. A network that looks at values, or
+    mixes devices, cannot be; it is made once more, on the CPU. Torch's global generator is left as it was.
+
+    Args:
+        make: Makes the network.
+        io: Its input and output shapes.
+        parts: The parts of the network. What belongs to none of them is the part `OTHER`.
+
+    Raises:
+        InputError: `make` returned something else, or the outputs have another shape than `io` says.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        with suppress(Exception), torch.device("meta"):  # what is wrong with it everywhere is raised below
+            return _counted(make(), io, parts)
+        return _counted(make(), io, parts)
+
+
+def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts]) -> Cost:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if not isinstance(network, torch.nn.Module):
+        raise InputError(f"build must return a torch.nn.Module, but it returned a {type(network).__name__}")
+    named = parts(network)
+    owners = {id(module): name for name, modules in named.items() for module in modules}
+    params, bits = _parameters(network, owners)
+    counter = FlopCounterMode(display=False)
+    flops, running, counted_so_far = dict.fromkeys([*named, OTHER], 0), [OTHER], 0
+
+    def attribute() -> None:
+        """Give what was counted since the last call to the innermost part that is running."""
+        nonlocal counted_so_far
+        total = counter.get_total_flops()
+        flops[running[-1]] += total - counted_so_far
+        counted_so_far = total
+
+    def enter(module: "nn.Module", given: object) -> None:
+        attribute()
+        running.append(owners[id(module)])
+
+    def leave(module: "nn.Module", given: object, result: object) -> None:
+        attribute()
+        running.pop()
+
+    hooks = [
+        hook
+        for module in network.modules()
+        if id(module) in owners
+        for hook in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))
+    ]
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    try:
+        outputs = _evaluate(network, torch.zeros(1, *io.input_shape, device=device), counter)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    attribute()
+    _check_outputs(outputs, io)
+    costs = {
+        name: Cost(params=params.get(name, 0), macs=flops[name] // 2, memory_bits=bits.get(name, 0)) for name in flops
+    }
+    return Cost.total({name: cost for name, cost in costs.items() if name != OTHER or cost.memory_bits or cost.macs})
+
+
+def _parameters(network: "nn.Module", owners: Mapping[int, str]) -> tuple[dict[str, int], dict[str, int]]:
+    """The number of trainable parameters of each part, and the bits that store them."""
+    params: dict[str, int] = {}
+    bits: dict[str, int] = {}
+    seen: set[int] = set()
+
+    def visit(module: "nn.Module", part: str) -> None:
+        part = owners.get(id(module), part)
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                params[part] = params.get(part, 0) + parameter.numel()
+                bits[part] = bits.get(part, 0) + parameter.numel() * parameter.element_size() * 8
+        for child in module.children():
+            visit(child, part)
+
+    visit(network, OTHER)
+    return params, bits
+
+
+def _check_outputs(outputs: object, io: IO) -> None:
+    import torch
+
+    wanted = (1, *io.output_shape)
+    if not isinstance(outputs, torch.Tensor):
+        raise InputError(f"forward must return one tensor, but it returned a {type(outputs).__name__}; select it there")
+    if tuple(outputs.shape) != wanted:
+        raise InputError(
+            f"for an input of the shape {(1, *io.input_shape)} the output must have the shape {wanted}, but it has "
+            f"{tuple(outputs.shape)}; take the shapes from io, or from input_shape and outputs"
+        )

@@ -4,17 +4,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, product
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
 import numpy as np
-from numpy.random import Generator
+from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
-from nasplat.cost import Cost
+from nasplat.cost import Cost, Parts, children, count
 from nasplat.errors import InputError
+from nasplat.gene import NAMED
+from nasplat.gene import Gene as Gene
 from nasplat.graph import ABSENT, Graphs, Operation, Role
 
 if TYPE_CHECKING:
@@ -31,9 +33,8 @@ ATTEMPTS = 10_000
 LISTED = 100_000
 """Maximum number of combinations of genes for a space whose members can be listed."""
 
-SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
-NAMED = 24
-"""For a code of the wrong length, the error names the genes if there are at most this many."""
+COUNTED, REPEATED = 4096, 4
+"""Maximum number of counted costs in the cache of a space, and how often it builds a network again to compare it."""
 
 
 class SearchSpace(ABC):
@@ -57,6 +58,9 @@ class SearchSpace(ABC):
 
     limits: ClassVar[tuple[str, ...]] = ()
     """Hard constraints on costs, such as ``params<=325e3``; a search's own constraint on the same side replaces one."""
+
+    no_supernet: ClassVar[str] = ""
+    """Why networks cannot share weights, for the error of a strategy that needs it; empty if nothing is known."""
 
     @abstractmethod
     def sample(self, rng: Generator) -> Architecture:
@@ -171,63 +175,34 @@ class BlockSpace(SearchSpace):
         """The blocks of the architecture's network, in order; every parameter is in one of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gene:
-    """One categorical decision.
+class _ClassName:
+    """A class attribute that is the name of the class, unless the class says another."""
 
-    Args:
-        name: The name of the decision in error messages.
-        choices: The names of the alternatives. Up to 36 choices take one symbol of the code, more take two.
-        parts: The names of the parts of a choice, if the names of choices are parts joined by underscores, such as
-            ``("type", "growth")`` for ``S_16``. Strategies may credit the parts. If empty, choices have no parts.
-
-    Raises:
-        InputError: There are too few or too many choices, or the name of a choice has other parts.
-    """
-
-    name: str
-    choices: tuple[str, ...]
-    parts: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 2 <= len(self.choices) <= len(SYMBOLS) ** 2:
-            raise InputError(
-                f"a gene must have 2 to {len(SYMBOLS) ** 2:,} choices, but {self.name!r} has {len(self.choices):,}; "
-                "split it in two"
-            )
-        for choice in self.choices:
-            if self.parts and choice.count("_") + 1 != len(self.parts):
-                raise InputError(
-                    f"a choice of the gene {self.name!r} must be {'_'.join(self.parts)}, but {choice!r} has "
-                    f"{choice.count('_') + 1} parts"
-                )
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        """The symbol of each choice in a code."""
-        if len(self.choices) <= len(SYMBOLS):
-            return tuple(SYMBOLS[: len(self.choices)])
-        return tuple(a + b for a in SYMBOLS for b in SYMBOLS)[: len(self.choices)]
-
-    def legend(self) -> str:
-        """The symbols with their meaning: ``0 (none), 1 (skip_connect)``; of many only the first and the last."""
-        meanings = [f"{symbol} ({choice})" for symbol, choice in zip(self.symbols, self.choices, strict=True)]
-        return ", ".join(meanings if len(meanings) <= NAMED else [*meanings[:3], "…", meanings[-1]])
+    def __get__(self, instance: object, owner: type) -> str:
+        return owner.__name__
 
 
 class GeneSpace(SearchSpace):
     """A search space that is a product of categorical genes.
 
-    A subclass defines `genes`, `cost` and `build`, and also `canonical_key` if different codes can compute the same
-    function. The code has one symbol for each gene, in order: ``0`` is its first choice.
+    A subclass defines `genes` and `build`. By default its name is that of the class, and costs are counted on built
+    networks; a `cost` by formula is faster. Override `active_genes` if some genes have no effect in some architectures,
+    and `canonical_key` if different codes can compute the same function for another reason. The code has one symbol
+    for each gene, in order: ``0`` is its first choice.
     """
 
+    name: ClassVar[str] = cast(str, _ClassName())
     genes: ClassVar[tuple[Gene, ...]]
 
     def choices(self, architecture: Architecture) -> list[int]:
         """The index of the choice of every gene."""
         code = architecture.code
         return [numbers[code[place]] for numbers, place in zip(self._numbers, self._places, strict=True)]
+
+    def chosen(self, architecture: Architecture) -> dict[str, str]:
+        """The choice of every gene, by the gene's name."""
+        choices = self.choices(architecture)
+        return {gene.name: gene.choices[choice] for gene, choice in zip(self.genes, choices, strict=True)}
 
     def active_genes(self, architecture: Architecture) -> Sequence[int]:
         """The genes that have an effect in this architecture, by default all; only active genes mutate."""
@@ -324,8 +299,58 @@ class GeneSpace(SearchSpace):
         return [self.member(choices) for choices in combinations if self.violation(choices) is None]
 
     def canonical_key(self, architecture: Architecture) -> str:
-        """The code itself: correct if different codes compute different functions."""
-        return architecture.code
+        """The code, with the first choice of every inactive gene: correct if no other codes compute one function."""
+        active = self.active_genes(architecture)
+        if len(active) == len(self.genes):
+            return architecture.code
+        choices = self.choices(architecture)
+        return self.member([choices[gene] if gene in active else 0 for gene in range(len(choices))]).code
+
+    def check_io(self, io: IO) -> None:
+        """Check that the data fits the task of the networks; if costs are counted, also that networks fit the data.
+
+        Raises:
+            InputError: They do not, or `build` returns something else each time that it is called.
+        """
+        super().check_io(io)
+        if self.counts_its_networks:
+            member = self.sample(default_rng(0))
+            first = self.cost(member, io)
+            for _ in range(REPEATED):
+                again = self._count(member, io)
+                if first != again:
+                    counts = [f"{cost.params:,} parameters and {cost.macs:,} MACs" for cost in (first, again)]
+                    raise InputError(self.irreproducible(member, *counts))
+
+    def cost(self, architecture: Architecture, io: IO) -> Cost:
+        """The cost of the network that `build` returns, counted by torch; the last few thousand are cached.
+
+        The network is made and run on the meta device, which allocates no memory and computes nothing. If it cannot be,
+        since it looks at values, it runs on the CPU. The parts of the cost are the children of the network.
+
+        Raises:
+            InputError: The network cannot be built or run, or its outputs have another shape than `io` says.
+        """
+        return self._counts(architecture, io)
+
+    @property
+    def counts_its_networks(self) -> bool:
+        """Whether costs are counted on built networks, not computed by formula."""
+        return type(self).cost is GeneSpace.cost
+
+    def irreproducible(self, architecture: Architecture, first: str, again: str) -> str:
+        """The message for a `build` that makes two networks for one architecture, with the counts of both."""
+        return (
+            f"a network must depend on nothing but the choices of its genes, but {self.said(architecture)} of "
+            f"{self.name} first had {first} and then {again}; make every random decision in its build a gene"
+        )
+
+    def said(self, architecture: Architecture) -> str:
+        """An architecture in messages: its code with the choices of its genes, if they are not too many."""
+        if len(self.genes) > NAMED:
+            return architecture.code
+        choices = ", ".join(f"{name}={choice}" for name, choice in self.chosen(architecture).items())
+        return f"{architecture.code} ({choices})"
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """One-hot choices of all genes, in order, with zeros for inactive genes: `[sum of all choices]`."""
@@ -338,8 +363,8 @@ class GeneSpace(SearchSpace):
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
         """A chain: the input, one node for every gene in order, the output.
 
-        A node's type is its gene's choice. A node's cost is that of the part with the gene's name, if there is one. A
-        space whose genes are connected in another way overrides this method.
+        A node's type is its gene's choice; inactive genes have no node. A node's cost is that of the part with the
+        gene's name, if there is one. A space whose genes are connected in another way overrides this method.
         """
         names = list(dict.fromkeys(choice for gene in self.genes for choice in gene.choices))
         operations = (
@@ -352,16 +377,32 @@ class GeneSpace(SearchSpace):
         types[:, 0], types[:, -1] = 0, len(operations) - 1
         params, macs = np.zeros((n, nodes), dtype=np.int64), np.zeros((n, nodes), dtype=np.int64)
         number = [[1 + names.index(choice) for choice in gene.choices] for gene in self.genes]
+        adjacency = np.zeros((n, nodes, nodes), dtype=bool)
         for row, architecture in enumerate(architectures):
-            types[row, 1:-1] = [
-                types_[choice] for types_, choice in zip(number, self.choices(architecture), strict=True)
-            ]
+            choices, active = self.choices(architecture), sorted(self.active_genes(architecture))
             parts = self.cost(architecture, self.reference_io).parts
-            for node, gene in enumerate(self.genes, 1):
-                if gene.name in parts:
-                    params[row, node], macs[row, node] = parts[gene.name].params, parts[gene.name].macs
-        chain = np.eye(nodes, k=1, dtype=bool)
-        return Graphs(operations, types, np.broadcast_to(chain, (n, nodes, nodes)).copy(), params, macs)
+            for gene in active:
+                types[row, 1 + gene] = number[gene][choices[gene]]
+                part = parts.get(self.genes[gene].name, Cost())
+                params[row, 1 + gene], macs[row, 1 + gene] = part.params, part.macs
+            chain = [0, *(1 + gene for gene in active), nodes - 1]
+            adjacency[row, chain[:-1], chain[1:]] = True
+        return Graphs(operations, types, adjacency, params, macs)
+
+    @cached_property
+    def _counts(self) -> Callable[[Architecture, IO], Cost]:
+        return lru_cache(maxsize=COUNTED)(self._count)
+
+    def _count(self, architecture: Architecture, io: IO) -> Cost:
+        try:
+            return count(lambda: self.build(architecture, io), io, self._parts)
+        except Exception as error:  # foreign code may raise anything
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            raise InputError(
+                f"the network of {self.said(architecture)} of {self.name} cannot be used: {kind}{error}"
+            ) from error
+
+    _parts: Callable[["nn.Module"], Parts] = staticmethod(children)  # those of counted costs
 
     @cached_property
     def _sizes(self) -> list[int]:

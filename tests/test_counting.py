@@ -14,13 +14,13 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.benchmarks.super_resolution import SuperResolution
-from nasplat.cost import Cost
+from nasplat.cost import Cost, counted_macs, counted_params
 from nasplat.data.options import DataOptions
 from nasplat.errors import TrialFailed
 from nasplat.executors.executor import perform
 from nasplat.latency.building import Plan, build_table
 from nasplat.nn import counting
-from nasplat.nn.counting import built, counted_macs, counted_params
+from nasplat.nn.counting import built
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.surrogates.zero_cost import Proxies

@@ -5,17 +5,17 @@ wrongly would win by its error. Whatever builds a network to measure it counts i
 multiply-accumulates as well.
 """
 
-import copy
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasplat.architecture import IO, Architecture
+from nasplat.cost import counted_macs, counted_params
 from nasplat.errors import TrialFailed
-from nasplat.search_space import SearchSpace
+from nasplat.search_space import GeneSpace, SearchSpace
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -77,40 +77,14 @@ def check_macs(network: "nn.Module", space: SearchSpace, architecture: Architect
     _compare("multiply-accumulates", space.cost(architecture, io).macs, counted_macs(network, io), space, architecture)
 
 
-def counted_params(network: "nn.Module") -> int:
-    """The number of trainable parameters; a shared one counts once."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-
-
-def counted_macs(network: "nn.Module", io: IO) -> int:
-    """The multiply-accumulates of convolutions and matrix products in evaluation, for one example.
-
-    That is half of what torch's FlopCounterMode counts. Nothing is computed, if the network runs on the meta device.
-    """
-    import torch
-
-    try:
-        return _half_of_flops(copy.deepcopy(network).to("meta"), torch.zeros(1, *io.input_shape, device="meta"))
-    except (RuntimeError, TypeError, ValueError):  # the network looks at values, or keeps tensors where it is
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-        return _half_of_flops(copy.deepcopy(network), torch.zeros(1, *io.input_shape, device=device))
-
-
-def _half_of_flops(network: "nn.Module", examples: "Tensor") -> int:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        network.eval()(examples)
-    return counter.get_total_flops() // 2
-
-
 def _compare(what: str, claimed: int, counted: int, space: SearchSpace, architecture: Architecture) -> None:
-    if counted != claimed:
-        raise TrialFailed(
-            "wrong cost",
-            f"the search space {space.name} computes {claimed:,} {what} for {architecture.code}, but the network that "
-            f"it builds has {counted:,}; correct cost or build of {type(space).__name__}, which "
-            "nasplat.testing.SEARCH_SPACE_CHECKS compare",
-        )
+    if counted == claimed:
+        return
+    if isinstance(space, GeneSpace) and space.counts_its_networks:
+        raise TrialFailed("not reproducible", space.irreproducible(architecture, f"{claimed:,} {what}", f"{counted:,}"))
+    raise TrialFailed(
+        "wrong cost",
+        f"the search space {space.name} computes {claimed:,} {what} for {architecture.code}, but the network that "
+        f"it builds has {counted:,}; correct cost or build of {type(space).__name__}, which "
+        "nasplat.testing.SEARCH_SPACE_CHECKS compare",
+    )

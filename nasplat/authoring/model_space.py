@@ -1,0 +1,149 @@
+"""The search space of a model with choices in it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from nasplat.architecture import IO, Architecture
+from nasplat.authoring.choices import Construction
+from nasplat.authoring.discovery import Discovery, discover
+from nasplat.authoring.space import (
+    SHAPES,
+    AuthoredSpace,
+    check_parameters,
+    declared,
+    genes_of,
+    materialized,
+    new_class,
+    shapes,
+)
+from nasplat.authoring.weight_sharing import SharedModel, shape_only
+from nasplat.cost import Parts
+from nasplat.errors import InputError
+from nasplat.search_space import SupernetSpace
+
+if TYPE_CHECKING:
+    from nasplat.nn.supernet import Supernet
+
+_CHOSEN: WeakKeyDictionary[nn.Module, Mapping[str, Sequence[nn.Module]]] = WeakKeyDictionary()
+"""The modules that were chosen for networks as they are built."""
+
+
+class ModelSpace(AuthoredSpace):
+    """A search space whose networks a model makes; `nasplat.space` makes its subclasses.
+
+    A decision is active if the model asks for it, and what it decides is in the network.
+    """
+
+    model: ClassVar[type[nn.Module]]
+    discovery: ClassVar[Discovery]
+
+    def active_genes(self, architecture: Architecture) -> Sequence[int]:
+        active = set(self.discovery.active(self._taken(architecture)))
+        return [number for number, gene in enumerate(self.genes) if gene.name in active]
+
+    def build(self, architecture: Architecture, io: IO) -> nn.Module:
+        """The model with the choices of the architecture, and nothing else."""
+        return self.constructed(architecture, io)[0]
+
+    def constructed(self, architecture: Architecture, io: IO) -> tuple[nn.Module, Construction]:
+        """The network, and how it was made.
+
+        Raises:
+            InputError: The model asks for decisions that its space does not have for this architecture.
+        """
+        active = self.active_genes(architecture)
+        taken = {
+            gene.name: choice if number in active else 0
+            for number, (gene, choice) in enumerate(zip(self.genes, self.choices(architecture), strict=True))
+        }
+        construction = Construction(taken)
+        with construction.making():
+            network = materialized(self.model(**declared(self.model, shapes(io))), io)
+        self._check(architecture, network, construction, {self.genes[number].name for number in active})
+        _CHOSEN[network] = construction.chosen()
+        return network, construction
+
+    def _check(self, architecture: Architecture, network: nn.Module, made: Construction, active: set[str]) -> None:
+        modules = set(map(id, network.modules()))
+        for place in made.places:
+            known = self.discovery.decisions.get(place.label)
+            if known == made.decisions[place.label] and place.label in active:
+                continue
+            if (
+                known is None
+                or known != made.decisions[place.label]
+                or place.module is None
+                or id(place.module) in modules
+            ):
+                raise InputError(
+                    f"the decisions of a model may depend on alternatives that contain them, and on each number alone, "
+                    f"but {self.said(architecture)} of {self.name} asks for {place.label!r} in another way; write the "
+                    "space with genes and build"
+                )
+
+    @staticmethod
+    def _parts(network: nn.Module) -> Parts:
+        """The chosen modules, by the labels of their choices."""
+        return _CHOSEN[network]
+
+    def _taken(self, architecture: Architecture) -> dict[str, int]:
+        return {gene.name: choice for gene, choice in zip(self.genes, self.choices(architecture), strict=True)}
+
+
+class SharedModelSpace(ModelSpace, SupernetSpace):
+    """The search space of a model whose networks can share their weights."""
+
+    def supernet(self, io: IO) -> "Supernet":
+        """The weights of every alternative of every choice, and of the layers of the largest sizes."""
+        from nasplat.nn.supernet import Supernet
+
+        return Supernet(SharedModel(self, io), self._covering())
+
+    def _covering(self) -> list[Architecture]:
+        found = (self.member([taken[gene.name] for gene in self.genes]) for taken in self.discovery.covering())
+        return list(dict.fromkeys(found))
+
+    def check_sharing(self) -> None:
+        """Check that the networks can share weights, with all values of each number.
+
+        Raises:
+            InputError: They cannot.
+        """
+        supernet = self.supernet(self.reference_io)
+        largest = self._covering()[0]
+        for number, gene in enumerate(self.genes):
+            for choice in range(len(gene.choices)):
+                choices = self.choices(largest)
+                choices[number] = choice
+                supernet.path(self.member(choices))
+
+
+def model_space_class(model: type[nn.Module], common: Mapping[str, Any]) -> type[ModelSpace]:
+    """The class of the space of a model.
+
+    Raises:
+        InputError: The model is no class of modules, cannot be made, or asks for no decisions.
+    """
+    if not (isinstance(model, type) and issubclass(model, nn.Module)):
+        raise InputError(
+            f"model must be a subclass of torch.nn.Module, but got {model!r}; give the class, not a module"
+        )
+    check_parameters("the constructor of the model", model, offered=SHAPES)
+    arguments = declared(model, shapes(common["reference_io"]))
+
+    def make(construction: Construction) -> None:
+        with construction.making():
+            model(**arguments)
+
+    discovery = discover(lambda construction: shape_only(lambda: make(construction)))
+    values = {label: decision.options for label, decision in discovery.decisions.items()}
+    attributes = {"model": model, "discovery": discovery, "values": values, "genes": genes_of(values), **common}
+    shared: type[SharedModelSpace] = new_class(SharedModelSpace, model, attributes)
+    try:
+        shape_only(shared().check_sharing)
+    except InputError as error:
+        return new_class(ModelSpace, model, {**attributes, "no_supernet": str(error)})
+    return shared
