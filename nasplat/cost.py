@@ -1,8 +1,8 @@
 """The cost of a network, computed without training it, and counted on a network where no formula gives it."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -118,8 +118,23 @@ def _macs(network: "nn.Module", examples: "Tensor") -> int:
 def _evaluate(network: "nn.Module", examples: "Tensor", counter: Any) -> Any:
     import torch
 
-    with torch.no_grad(), counter:
+    with torch.no_grad(), unfused_attention(), counter:
         return network.eval()(examples)
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Attention runs as products of matrices. Torch fuses it on some devices, and does not count what is fused."""
+    from torch.backends import mha
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fused = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(fused)
 
 
 Parts: TypeAlias = Mapping[str, Sequence["nn.Module"]]
@@ -131,7 +146,9 @@ def children(network: "nn.Module") -> Parts:
     return {name: [child] for name, child in network.named_children()}
 
 
-def count(make: Callable[[], "nn.Module"], io: IO, parts: Callable[["nn.Module"], Parts] = children) -> Cost:
+def count(
+    make: Callable[[], "nn.Module"], io: IO, parts: Callable[["nn.Module"], Parts] = children, *, seed: int = 0
+) -> Cost:
     """The cost of the network that `make` makes, counted while it evaluates one example.
 
     It is made on the meta device, which allocates no memory and computes nothing. A network that looks at values, or
@@ -141,6 +158,7 @@ def count(make: Callable[[], "nn.Module"], io: IO, parts: Callable[["nn.Module"]
         make: Makes the network.
         io: Its input and output shapes.
         parts: The parts of the network. What belongs to none of them is the part `OTHER`.
+        seed: The seed of torch's global generator meanwhile.
 
     Raises:
         InputError: `make` returned something else, or the outputs have another shape than `io` says.
@@ -148,6 +166,7 @@ def count(make: Callable[[], "nn.Module"], io: IO, parts: Callable[["nn.Module"]
     import torch
 
     with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         with suppress(Exception), torch.device("meta"):  # what is wrong with it everywhere is raised below
             return _counted(make(), io, parts)
         return _counted(make(), io, parts)

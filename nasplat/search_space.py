@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate, product
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
@@ -301,8 +301,6 @@ class GeneSpace(SearchSpace):
     def canonical_key(self, architecture: Architecture) -> str:
         """The code, with the first choice of every inactive gene: correct if no other codes compute one function."""
         active = self.active_genes(architecture)
-        if len(active) == len(self.genes):
-            return architecture.code
         choices = self.choices(architecture)
         return self.member([choices[gene] if gene in active else 0 for gene in range(len(choices))]).code
 
@@ -316,8 +314,8 @@ class GeneSpace(SearchSpace):
         if self.counts_its_networks:
             member = self.sample(default_rng(0))
             first = self.cost(member, io)
-            for _ in range(REPEATED):
-                again = self._count(member, io)
+            for seed in range(1, REPEATED + 1):
+                again = self._counted_cost(member, io, seed)
                 if first != again:
                     counts = [f"{cost.params:,} parameters and {cost.macs:,} MACs" for cost in (first, again)]
                     raise InputError(self.irreproducible(member, *counts))
@@ -331,7 +329,11 @@ class GeneSpace(SearchSpace):
         Raises:
             InputError: The network cannot be built or run, or its outputs have another shape than `io` says.
         """
-        return self._counts(architecture, io)
+        costs, key = self._counted_costs, (architecture, io)
+        costs[key] = costs.pop(key, None) or self._counted_cost(architecture, io)
+        while len(costs) > COUNTED:
+            del costs[next(iter(costs))]
+        return costs[key]
 
     @property
     def counts_its_networks(self) -> bool:
@@ -347,10 +349,8 @@ class GeneSpace(SearchSpace):
 
     def said(self, architecture: Architecture) -> str:
         """An architecture in messages: its code with the choices of its genes, if they are not too many."""
-        if len(self.genes) > NAMED:
-            return architecture.code
         choices = ", ".join(f"{name}={choice}" for name, choice in self.chosen(architecture).items())
-        return f"{architecture.code} ({choices})"
+        return f"{architecture.code} ({choices})" if len(self.genes) <= NAMED else architecture.code
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """One-hot choices of all genes, in order, with zeros for inactive genes: `[sum of all choices]`."""
@@ -390,19 +390,19 @@ class GeneSpace(SearchSpace):
         return Graphs(operations, types, adjacency, params, macs)
 
     @cached_property
-    def _counts(self) -> Callable[[Architecture, IO], Cost]:
-        return lru_cache(maxsize=COUNTED)(self._count)
+    def _counted_costs(self) -> dict[tuple[Architecture, IO], Cost]:
+        return {}
 
-    def _count(self, architecture: Architecture, io: IO) -> Cost:
+    def _counted_cost(self, architecture: Architecture, io: IO, seed: int = 0) -> Cost:
         try:
-            return count(lambda: self.build(architecture, io), io, self._parts)
+            return count(lambda: self.build(architecture, io), io, self._counted_parts, seed=seed)
         except Exception as error:  # foreign code may raise anything
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             raise InputError(
                 f"the network of {self.said(architecture)} of {self.name} cannot be used: {kind}{error}"
             ) from error
 
-    _parts: Callable[["nn.Module"], Parts] = staticmethod(children)  # those of counted costs
+    _counted_parts: Callable[["nn.Module"], Parts] = staticmethod(children)  # those of counted costs
 
     @cached_property
     def _sizes(self) -> list[int]:

@@ -1,23 +1,23 @@
 """The search space of a model with choices in it."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
-from nasplat.authoring.choices import Construction
+from nasplat.authoring.choices import Construction, Place
 from nasplat.authoring.discovery import Discovery, discover
 from nasplat.authoring.space import (
     SHAPES,
     AuthoredSpace,
     check_parameters,
-    declared,
     genes_of,
     materialized,
+    named_shapes,
     new_class,
-    shapes,
 )
 from nasplat.authoring.weight_sharing import SharedModel, shape_only
 from nasplat.cost import Parts
@@ -61,32 +61,37 @@ class ModelSpace(AuthoredSpace):
         }
         construction = Construction(taken)
         with construction.making():
-            network = materialized(self.model(**declared(self.model, shapes(io))), io)
-        self._check(architecture, network, construction, {self.genes[number].name for number in active})
-        _CHOSEN[network] = construction.chosen()
+            network = materialized(self.model(**named_shapes(self.model, io)), io)
+        inside = set(map(id, network.modules()))
+        for place in construction.places:
+            self._check(architecture, place, construction, active, inside)
+        _CHOSEN[network] = {
+            label: [module for module in modules if id(module) in inside]
+            for label, modules in construction.chosen().items()
+        }
         return network, construction
 
-    def _check(self, architecture: Architecture, network: nn.Module, made: Construction, active: set[str]) -> None:
-        modules = set(map(id, network.modules()))
-        for place in made.places:
-            known = self.discovery.decisions.get(place.label)
-            if known == made.decisions[place.label] and place.label in active:
-                continue
-            if (
-                known is None
-                or known != made.decisions[place.label]
-                or place.module is None
-                or id(place.module) in modules
-            ):
-                raise InputError(
-                    f"the decisions of a model may depend on alternatives that contain them, and on each number alone, "
-                    f"but {self.said(architecture)} of {self.name} asks for {place.label!r} in another way; write the "
-                    "space with genes and build"
-                )
+    def _check(
+        self, architecture: Architecture, place: Place, made: Construction, active: Sequence[int], inside: set[int]
+    ) -> None:
+        """Check that a decision is the one of a gene, and that the gene is active if what it decides is inside."""
+        label = place.label
+        same = self.discovery.decisions.get(label) == made.decisions[label]
+        if same and (self._number[label] in active or (place.module is not None and id(place.module) not in inside)):
+            return
+        raise InputError(
+            f"a decision may depend on the alternatives that it lies in, and on each number alone, but "
+            f"{self.said(architecture)} of {self.name} asks for {label!r} in another way; write the space with genes "
+            "and build"
+        )
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {gene.name: number for number, gene in enumerate(self.genes)}
 
     @staticmethod
-    def _parts(network: nn.Module) -> Parts:
-        """The chosen modules, by the labels of their choices."""
+    def _counted_parts(network: nn.Module) -> Parts:
+        """The chosen modules in the network, by the labels of their choices."""
         return _CHOSEN[network]
 
     def _taken(self, architecture: Architecture) -> dict[str, int]:
@@ -132,13 +137,8 @@ def model_space_class(model: type[nn.Module], common: Mapping[str, Any]) -> type
             f"model must be a subclass of torch.nn.Module, but got {model!r}; give the class, not a module"
         )
     check_parameters("the constructor of the model", model, offered=SHAPES)
-    arguments = declared(model, shapes(common["reference_io"]))
-
-    def make(construction: Construction) -> None:
-        with construction.making():
-            model(**arguments)
-
-    discovery = discover(lambda construction: shape_only(lambda: make(construction)))
+    io = common["reference_io"]
+    discovery = discover(lambda construction: _explore(model, io, construction))
     values = {label: decision.options for label, decision in discovery.decisions.items()}
     attributes = {"model": model, "discovery": discovery, "values": values, "genes": genes_of(values), **common}
     shared: type[SharedModelSpace] = new_class(SharedModelSpace, model, attributes)
@@ -147,3 +147,26 @@ def model_space_class(model: type[nn.Module], common: Mapping[str, Any]) -> type
     except InputError as error:
         return new_class(ModelSpace, model, {**attributes, "no_supernet": str(error)})
     return shared
+
+
+def _explore(model: type[nn.Module], io: IO, construction: Construction) -> None:
+    """Make a model on the meta device.
+
+    Raises:
+        InputError: It cannot be made, or run where its lazy layers need that.
+    """
+
+    def make() -> None:
+        with construction.making():
+            materialized(model(**named_shapes(model, io)), io)
+
+    try:
+        shape_only(make)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"a model must be made for inputs of the shape {io.input_shape} and {io.outputs} outputs, but "
+            f"{model.__qualname__} raised {type(error).__name__}: {error}; correct it, or give "
+            "input_shape and outputs"
+        ) from error

@@ -89,7 +89,7 @@ class FunctionSpace(AuthoredSpace):
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The network that the function returns."""
         function = type(self).function
-        network = function(**declared(function, self.chosen_values(architecture) | shapes(io)))
+        network = function(**declared(function, self.chosen_values(architecture)), **named_shapes(function, io))
         return materialized(network, io)
 
 
@@ -176,7 +176,8 @@ def space(
     if allowed is not None:
         check_parameters("allowed", allowed, offered=made.values)
     found = made()
-    found.sample(default_rng(0))  # refuses a space without members now, not in the middle of a search
+    # Refuses a space without members, and wrong functions, now instead of in the middle of a search.
+    found.active_genes(found.sample(default_rng(0)))
     return found
 
 
@@ -195,9 +196,11 @@ def materialized(network: object, io: IO) -> "nn.Module":
     if not isinstance(network, torch.nn.Module):
         raise InputError(f"build must return a torch.nn.Module, but it returned {network!r}; return the network")
     if any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
+        training = [module for module in network.modules() if module.training]
         with torch.no_grad():
             network.eval()(torch.zeros(1, *io.input_shape))
-        network.train()
+        for module in training:
+            module.training = True
     return network
 
 
@@ -223,17 +226,19 @@ def text(value: Value) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def shapes(io: IO) -> dict[str, Any]:
-    """What a function or model may be told of the data, by the name of its parameter."""
-    return {"io": io, "input_shape": io.input_shape, "outputs": io.outputs}
+def named_shapes(function: Callable[..., Any], io: IO) -> dict[str, Any]:
+    """Those of the shapes of the data that a function or model has parameters for."""
+    named = inspect.signature(function).parameters
+    shapes = {"io": io, "input_shape": io.input_shape, "outputs": io.outputs}
+    return {name: shape for name, shape in shapes.items() if name in named}
 
 
-def declared(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the offered arguments that the function has parameters for."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return dict(offered)
-    return {name: value for name, value in offered.items() if name in {parameter.name for parameter in parameters}}
+def declared(function: Callable[..., Any], values: Mapping[str, Value]) -> dict[str, Value]:
+    """Those of the values that the function has parameters for."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(values)
+    return {name: value for name, value in values.items() if name in parameters}
 
 
 def called(role: str, function: Callable[..., Any], values: Mapping[str, Value], said: str) -> Any:
@@ -356,7 +361,7 @@ def _limits(limits: Sequence[str]) -> tuple[str, ...]:
 
 def _name(name: str | None, author: object) -> str:
     if name is None:
-        name = re.sub(r"[^\w.-]+", "", getattr(author, "__name__", type(author).__name__))
+        name = getattr(author, "__name__", "space").replace("<lambda>", "space")
     if not re.fullmatch(r"[A-Za-z0-9_./-]+", name):
         raise InputError(
             f"the name of a space must consist of letters, digits and any of _ . / -, but got {name!r}; give another"

@@ -81,8 +81,8 @@ class SharedModel:
                     shared[id(module)] = _shared(module, key, lambda: real(path), part)
                 except InputError as error:
                     raise InputError(
-                        f"the networks of {self._space.name} cannot share weights: {error} in "
-                        f"{self._space.said(architecture)}"
+                        f"the networks of {self._space.name} cannot share weights: in "
+                        f"{self._space.said(architecture)}, {error}"
                     ) from error
             found = shared.setdefault(id(module), module)
             for name, child in [*module.named_children()]:
@@ -95,7 +95,7 @@ class SharedModel:
 def _shared(module: nn.Module, key: str, real: Callable[[], nn.Module], part: "Part") -> nn.Module:
     """A module with shared tensors in place of its own."""
     key = key.replace(".", "·")  # names of modules have no dots
-    where = f"the module {key.removeprefix('net/')!r}"
+    where = f"the layer {key.removeprefix('net').strip('/')!r}"
     leaf = next(module.children(), None) is None
     own = type(module).__name__
     try:
@@ -105,7 +105,8 @@ def _shared(module: nn.Module, key: str, real: Callable[[], nn.Module], part: "P
             found = part(key, real if leaf else lambda: _without_children(real()))
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{where} ({own}) is not the same kind of layer in all networks, or not in all ({error})"
+            f"{where} ({own}) must be the same kind of layer in all networks, and be in those with the largest "
+            "numbers; give layers that differ names of their own"
         ) from error
     if type(found) is NESTED.get(type(module)):
         there = {name: found.part(name) for name in tensors(module)}
@@ -113,16 +114,15 @@ def _shared(module: nn.Module, key: str, real: Callable[[], nn.Module], part: "P
     else:
         there, whole = dict[str, "Tensor | None"](tensors(found)), found
     if leaf and type(whole) is not type(module):
-        raise InputError(
-            f"{where} is {own}, but elsewhere {type(whole).__name__}; give modules that differ other names"
-        )
-    sizes = {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
-    others = {name: None if tensor is None else tuple(tensor.shape) for name, tensor in there.items()}
-    if sizes != others:
-        raise InputError(
-            f"{where} ({own}) has tensors of {sizes}, which are not part of those of other networks, {others}; only "
-            "Conv2d, BatchNorm2d and Linear may change their size, and be largest with the largest numbers"
-        )
+        raise InputError(f"{where} is {own}, but elsewhere {type(whole).__name__}; give layers that differ other names")
+    for name, tensor in tensors(module).items():
+        other = there.get(name)
+        if other is None or other.shape != tensor.shape:
+            raise InputError(
+                f"{where} ({own}) has a {name} of the shape {tuple(tensor.shape)}, which is no part of "
+                f"{'none' if other is None else tuple(other.shape)}; only Conv2d, BatchNorm2d and Linear may change "
+                "their sizes, and must be largest with the largest numbers"
+            )
     if found is not whole:
         return found
     if any(

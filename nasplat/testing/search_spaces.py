@@ -14,6 +14,7 @@ from nasplat.errors import InputError
 from nasplat.graph import Role
 from nasplat.search_space import BlockSpace, SearchSpace, SupernetSpace
 from nasplat.testing.common import check_configuration, does_not_apply, global_generators_untouched
+from nasplat.testing.genes import genes_have_an_effect
 
 if TYPE_CHECKING:
     from torch import nn
@@ -171,6 +172,7 @@ def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from nasplat.cost import unfused_attention
     from nasplat.training.seeding import seeded
 
     for architecture in _samples(space)[:8]:
@@ -180,7 +182,7 @@ def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
         params = sum(p.numel() for p in network.parameters() if p.requires_grad)
         assert cost.params == params, f"{architecture} has {params} params, but its cost says {cost.params}"
         counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
+        with torch.no_grad(), unfused_attention(), counter:
             network(torch.zeros(1, *io.input_shape))
         macs = counter.get_total_flops() / 2
         assert cost.macs == macs, f"{architecture} needs {macs:g} MACs, but its cost says {cost.macs}"
@@ -374,6 +376,7 @@ SEARCH_SPACE_CHECKS: tuple[Callable[[SearchSpace, IO], None], ...] = (
     graphs_are_well_formed,
     tensors_have_one_shape,
     cost_is_what_is_built,
+    genes_have_an_effect,
     networks_fit_their_io,
     other_data_is_refused,
     same_weights_same_outputs,
