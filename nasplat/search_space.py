@@ -330,7 +330,7 @@ class GeneSpace(SearchSpace):
             InputError: The network cannot be built or run, or its outputs have another shape than `io` says.
         """
         costs, key = self._counted_costs, (architecture, io)
-        costs[key] = costs.pop(key, None) or self._counted_cost(architecture, io)
+        costs[key] = costs.pop(key) if key in costs else self._counted_cost(architecture, io)
         while len(costs) > COUNTED:
             del costs[next(iter(costs))]
         return costs[key]
