@@ -64,7 +64,6 @@ class Convolutions(GeneSpace):
         return nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, io.outputs))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("check", UNSHARED, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("made", [PERCEPTRONS, Convolutions()], ids=["function", "subclass"])
 def test_such_spaces_keep_the_contract(made: GeneSpace, check: Callable[[SearchSpace, IO], None]) -> None:

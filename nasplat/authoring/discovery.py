@@ -36,18 +36,22 @@ class Discovery:
             if any(all(taken[other] in options for other, options in each.items()) for each in conditions)
         ]
 
-    def covering(self) -> list[dict[str, int]]:
-        """Decisions that together take every alternative of every choice, at every place, with the largest numbers."""
+    def covering(self) -> list[tuple[dict[str, int], frozenset[str]]]:
+        """Decisions that together take every alternative of every choice, at every place, with the largest numbers.
+
+        Each comes with the labels that it is about; the others may be decided in another way.
+        """
         largest = {
             label: decision.options.index(max(decision.options)) if decision.numeric else 0
             for label, decision in self.decisions.items()
         }
-        found = [largest]
+        found = [(largest, frozenset[str]())]
         for label, decision in self.decisions.items():
             for condition in () if decision.numeric else self.conditions[label]:
                 base = {**largest, **self.reached[label]}
                 base |= {other: min(options) for other, options in condition.items() if base[other] not in options}
-                found += [{**base, label: option} for option in range(len(decision.options))]
+                about = frozenset([label, *condition, *self.reached[label]])
+                found += [({**base, label: option}, about) for option in range(len(decision.options))]
         return found
 
 

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
+from numpy.random import default_rng
 from torch import nn
 
 from nasplat.architecture import IO, Architecture
@@ -26,6 +27,9 @@ from nasplat.search_space import SupernetSpace
 
 if TYPE_CHECKING:
     from nasplat.nn.supernet import Supernet
+
+ATTEMPTS = 1000
+"""Maximum number of draws for a member with a given alternative."""
 
 _CHOSEN: WeakKeyDictionary[nn.Module, Mapping[str, Sequence[nn.Module]]] = WeakKeyDictionary()
 """The modules that were chosen for networks as they are built."""
@@ -108,8 +112,24 @@ class SharedModelSpace(ModelSpace, SupernetSpace):
         return Supernet(SharedModel(self, io), self._covering())
 
     def _covering(self) -> list[Architecture]:
-        found = (self.member([taken[gene.name] for gene in self.genes]) for taken in self.discovery.covering())
-        return list(dict.fromkeys(found))
+        """Members that together have every part; none for an alternative that no member seems to have."""
+        found = (self._member_like(taken, about) for taken, about in self.discovery.covering())
+        return list(dict.fromkeys(member for member in found if member is not None))
+
+    def _member_like(self, taken: Mapping[str, int], about: frozenset[str]) -> Architecture | None:
+        """The architecture with these decisions. If it is forbidden, others than those it is about are drawn anew."""
+        choices, rng = [taken[gene.name] for gene in self.genes], default_rng(0)
+        decisions = self.discovery.decisions
+        free = [number for number, gene in enumerate(self.genes) if gene.name not in about]
+        for attempt in range(ATTEMPTS):
+            if self.violation(choices) is None:
+                return self.member(choices)
+            for number in free:
+                name, options = self.genes[number].name, len(self.genes[number].choices)
+                # Numbers stay the largest as long as possible, since the shared layers have their sizes.
+                if attempt >= ATTEMPTS // 2 or not decisions[name].numeric:
+                    choices[number] = int(rng.integers(options))
+        return None
 
     def check_sharing(self) -> None:
         """Check that the networks can share weights, with all values of each number.
@@ -123,7 +143,8 @@ class SharedModelSpace(ModelSpace, SupernetSpace):
             for choice in range(len(gene.choices)):
                 choices = self.choices(largest)
                 choices[number] = choice
-                supernet.path(self.member(choices))
+                if self.violation(choices) is None:
+                    supernet.path(self.member(choices))
 
 
 def model_space_class(model: type[nn.Module], common: Mapping[str, Any]) -> type[ModelSpace]:

@@ -164,5 +164,7 @@ def _holds_values(module: nn.Module) -> bool:
     return any(
         isinstance(each, Tensor) and each.is_meta and not _is_own(each, module)
         for value in _plain(module)
-        for each in (value if isinstance(value, list | tuple) else (value,))
+        for each in (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        )
     )
