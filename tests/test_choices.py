@@ -239,6 +239,19 @@ def test_only_the_chosen_path_has_gradients_and_widths_share_leading_channels() 
     assert gradient.shape == (6, 1, 3, 3) and gradient[:3].any() and not gradient[3:].any()
 
 
+def test_paths_follow_a_supernet_that_is_moved() -> None:
+    with seeded(0):
+        supernet, images = PLAIN.supernet(IMAGES), torch.randn(5, 1, 4, 4)  # type: ignore[attr-defined]
+    architecture = PLAIN.parse("112")
+    supernet.path(architecture)
+    supernet.double()
+    path = supernet.path(architecture)
+    assert all(not tensor.is_floating_point() or tensor.dtype == torch.float64 for tensor in path.state_dict().values())
+    path(images.double())
+    tracked = supernet.parts["net/second[second=block]/0"].num_batches_tracked
+    assert path.state_dict()["second.0.num_batches_tracked"] == tracked == 1
+
+
 def test_the_same_label_is_the_same_decision() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
