@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 OTHER = "other"
 """The part of a counted cost that belongs to none of the named parts."""
 
-from nasplat.errors import InputError
-
 MOST = 2**53
 """Maximum of each figure of a cost: so far, integers are exact in floating-point numbers."""
 

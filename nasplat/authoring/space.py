@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
@@ -148,6 +149,7 @@ def space(
         "limits": _limits(limits),
         "reference_io": _io(input_shape, outputs),
         "allowed": None if allowed is None else staticmethod(allowed),
+        "__module__": sys._getframe(1).f_globals.get("__name__", __name__),  # where a configuration finds the space
     }
     made: type[AuthoredSpace]
     if model is not None:
@@ -208,10 +210,9 @@ def new_class(base: type[Space], author: object, attributes: Mapping[str, Any]) 
     """A subclass of a space, named after its space and documented like the function or model that it is made of."""
     own = author.__doc__ if inspect.isfunction(author) or inspect.isclass(author) else None
     said = inspect.cleandoc(own or "") or f"Networks of {getattr(author, '__qualname__', repr(author))}."
-    module = getattr(author, "__module__", __name__)
     name = re.sub(r"\W", "_", str(attributes["name"]))
     made: type[Space] = types.new_class(
-        name, (base,), exec_body=lambda body: body.update({"__doc__": said, "__module__": module, **attributes})
+        name, (base,), exec_body=lambda body: body.update({"__doc__": said, **attributes})
     )
     return made
 
