@@ -16,13 +16,13 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.results.extras import needed
 from nasplat.results.table import columns_of, dataframe, write_csv, write_table
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.task import Measurement
 
 CommandLine = Callable[..., CompletedProcess[str]]
 
 
-def read(run: Run) -> list[dict[str, str]]:
+def read(run: RunDirectory) -> list[dict[str, str]]:
     """The rows of the CSV."""
     text = io.StringIO()
     write_csv(columns_of(run.history()), text)

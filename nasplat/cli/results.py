@@ -11,7 +11,7 @@ from rich.markup import escape
 from nasplat.cli.console import err, out, print_json
 from nasplat.cli.settings import Json
 from nasplat.results.table import columns_of, write_csv, write_table
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
 
@@ -28,7 +28,7 @@ def table(
     ] = None,
 ) -> None:
     """Write the trials of a run as a table: genes, metrics, seconds, and what is on the front."""
-    opened = Run(run)
+    opened = RunDirectory(run)
     if out_file is None:
         write_csv(columns_of(opened.history()), sys.stdout)
         return
@@ -50,7 +50,7 @@ def export_study(
     """Write a copy of a run as a study of Optuna, for optuna-dashboard; needs the extra optuna."""
     from nasplat.results.study import export_study as write
 
-    study = write(Run(run), storage, name=name, replace=replace)
+    study = write(RunDirectory(run), storage, name=name, replace=replace)
     if json:
         print_json({"storage": str(storage), **asdict(study)})
         return

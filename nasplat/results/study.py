@@ -16,7 +16,7 @@ from nasplat.errors import InputError, printable
 from nasplat.objective import Goal
 from nasplat.results.extras import needed
 from nasplat.results.trials import Trial
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.search_space import GeneSpace, SearchSpace
 from nasplat.storage.files import appearing, check_unlinked, refusal
@@ -44,7 +44,7 @@ class ExportedStudy:
     unfinished: int
 
 
-def export_study(run: Run, storage: Path, *, name: str | None = None, replace: bool = False) -> ExportedStudy:
+def export_study(run: RunDirectory, storage: Path, *, name: str | None = None, replace: bool = False) -> ExportedStudy:
     """Write a run as a study into a journal file of Optuna, completely or not at all.
 
     The study is a copy: what is done to it, by the dashboard for example, does not change the run.

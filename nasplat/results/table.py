@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 from nasplat.errors import InputError, printable
 from nasplat.results.extras import needed
 from nasplat.results.trials import Trial
-from nasplat.run.directory import Run
+from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.storage.files import appearing, refusal
 from nasplat.units import shown_metrics
@@ -92,7 +92,7 @@ def columns_of(history: History) -> list[Column]:
     return [_storable(column) for column in columns.values()]
 
 
-def dataframe(run: Run) -> "pandas.DataFrame":
+def dataframe(run: RunDirectory) -> "pandas.DataFrame":
     """The trials of a run as a data frame, with the columns of `columns_of`. Times are in UTC.
 
     Raises:
@@ -112,7 +112,7 @@ def dataframe(run: Run) -> "pandas.DataFrame":
     return pandas.DataFrame(series)
 
 
-def write_table(run: Run, path: Path) -> int:
+def write_table(run: RunDirectory, path: Path) -> int:
     """Write the trials of a run, completely or not at all; a file that is there is replaced.
 
     The name says the format: ``.csv`` or ``.parquet``. See `write_csv` for what the cells of CSV hold.
