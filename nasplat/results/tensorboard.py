@@ -63,18 +63,18 @@ class TensorBoard:
         self._writer.close()
 
     def _write_folder(self, trial: Trial) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard import SummaryWriter, summary
 
         folder = self.folder / f"trial-{trial.number}"
         draft = self.folder / f".trial-{trial.number}"
         for left in (folder, draft):  # from a session that was killed
             shutil.rmtree(left, ignore_errors=True)
         chosen = {**trial.genes, "code": trial.code, "fidelity": trial.fidelity, "status": trial.status}
-        writer = SummaryWriter(draft)
+        hparams: Any = summary.hparams
+        writer: Any = SummaryWriter(draft)
         try:
-            for summary in hparams(chosen, dict(trial.metrics)):
-                writer.file_writer.add_summary(summary, 0, self._time(trial))
+            for part in hparams(chosen, dict(trial.metrics)):
+                writer.file_writer.add_summary(part, 0, self._time(trial))
             for epoch, metrics in trial.curve:
                 self._add(writer, metrics, epoch, trial)
             self._add(writer, trial.metrics, trial.fidelity, trial)
