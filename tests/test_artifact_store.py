@@ -67,7 +67,13 @@ def search(folder: Path, strategy: str, trials: int, watcher: Any = None, **opti
     make: Any = STRATEGIES.get(strategy)
     with InlineExecutor(benchmark, artifacts) as executor, run.writing() as log:
         yield Search(
-            problem, make(problem, **options), executor, log, Budget(evaluations=trials), watcher, artifacts=artifacts
+            problem,
+            make(problem, **options),
+            executor,
+            log,
+            Budget(evaluations=trials),
+            [watcher] if watcher else [],
+            artifacts=artifacts,
         )
 
 

@@ -87,7 +87,7 @@ assembly = Assembly.of(SearchConfig.read({{
 run, chaos = RunDirectory.create(Path("run"), assembly.config), Chaos()
 executor = RayExecutor(assembly.workload, run.artifacts, workers=3, trial_seconds=10.0)
 with executor, run.writing() as log:
-    Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, chaos).run()
+    Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, [chaos]).run()
     pids = {{outcome.spent.worker for outcome in run.history().outcomes}}
 # What Ray kills hard may take it a few seconds.
 deadline = time.monotonic() + 300

@@ -59,6 +59,14 @@ COMMANDS = {
     ),
     "show": LazyCommand("inspecting:show", "Show what a run found: its best trials, its front, or one architecture."),
     "report": LazyCommand("inspecting:report", "Write a report: one HTML file with curves, front and configuration."),
+    "table": LazyCommand(
+        "results:table",
+        "Write the trials of a run as a table: genes, metrics, seconds, and what is on the front.",
+    ),
+    "export-study": LazyCommand(
+        "results:export_study",
+        "Write a copy of a run as a study of Optuna, for optuna-dashboard; needs the extra optuna.",
+    ),
     "export": LazyCommand(
         "exporting:export",
         "Export a network: its weights, a model card, and formats such as ONNX, each verified against torch.",

@@ -13,6 +13,7 @@ from nasplat.cli.settings import (
     ExecutorName,
     GpusPerWorker,
     Json,
+    LogTo,
     RayAddress,
     Retries,
     Set,
@@ -68,6 +69,7 @@ def retrain(
     retries: Retries = None,
     trial_seconds: TrialSeconds = None,
     set_: Set = None,
+    log_to: LogTo = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run directory to create. Default: RUN-retrained-N.", show_default=False),
@@ -107,5 +109,6 @@ def retrain(
             out=out,
             trust=trust_run,
             accept_changed_data=accept_changed_data,
+            log_to=log_to or (),
         )
     print_result(searched, json=json)

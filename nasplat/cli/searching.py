@@ -13,6 +13,7 @@ from nasplat.cli.settings import (
     ExecutorName,
     GpusPerWorker,
     Json,
+    LogTo,
     RayAddress,
     Retries,
     Set,
@@ -60,6 +61,7 @@ def search(
     retries: Retries = None,
     trial_seconds: TrialSeconds = None,
     set_: Set = None,
+    log_to: LogTo = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run directory to create. Default: runs/STRATEGY-SPACE-N.", show_default=False),
@@ -86,7 +88,7 @@ def search(
         assignments=[parsed(each) for each in set_ or []],
     )
     with told_how_to_go_on():
-        searched = searching.search(read, err, out=out)
+        searched = searching.search(read, err, out=out, log_to=log_to or ())
     print_result(searched, json=json)
 
 
@@ -114,6 +116,7 @@ def resume(
     ] = None,
     trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
+    log_to: LogTo = None,
     json: Json = False,
 ) -> None:
     """Continue a run that was interrupted or killed, or one with a larger budget."""
@@ -125,6 +128,7 @@ def resume(
             placing={"workers": workers, "address": ray_address, "retries": retries, "trial_seconds": trial_seconds},
             trust=trust_run,
             accept_changed_data=accept_changed_data,
+            log_to=log_to or (),
         )
     print_result(searched, json=json)
 

@@ -41,6 +41,14 @@ TrialSeconds: TypeAlias = Annotated[
     float | None,
     typer.Option(help="Ray: time limit of a trial in seconds; after it, the trial fails.", show_default=False),
 ]
+LogTo: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-to",
+        help="Also write the trials to tensorboard:DIR or mlflow:URI (extras); repeatable.",
+        show_default=False,
+    ),
+]
 Set: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

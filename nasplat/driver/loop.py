@@ -4,6 +4,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -41,7 +42,7 @@ PARKED = 4
 
 
 class Watcher(Protocol):
-    """Gets notified of the search's progress."""
+    """Gets notified of the search's progress: what shows it, and what tracks it elsewhere."""
 
     def watch(self, search: "Search", outcome: Outcome | None) -> None:
         """Called after every outcome that was told, and every half second with None."""
@@ -60,7 +61,7 @@ class Search:
         executor: Runs the tasks.
         log: The run's log.
         budget: When to stop asking.
-        watcher: Gets notified of the progress.
+        watchers: Get notified of the progress, in this order.
         artifacts: The executor's artifact store, from which unreachable artifacts are deleted; see
             `nasplat.driver.collection`.
 
@@ -76,7 +77,7 @@ class Search:
         executor: Executor,
         log: EventLog,
         budget: Budget,
-        watcher: Watcher | None = None,
+        watchers: Sequence[Watcher] = (),
         artifacts: ArtifactStore | None = None,
     ) -> None:
         self.problem = problem
@@ -84,7 +85,7 @@ class Search:
         self.executor = executor
         self.log = log
         self.budget = budget
-        self.watcher = watcher
+        self.watchers = tuple(watchers)
         self.accounts = Accounts(problem.goal)
         self.incidents: list[Incident] = []
         self._cache = Cache(problem)
@@ -251,9 +252,9 @@ class Search:
         return replace(outcome, metrics=metrics)
 
     def _notify(self, outcome: Outcome | None) -> None:
-        if self.watcher is not None:
-            self._elapsed()
-            self.watcher.watch(self, outcome)
+        self._elapsed()
+        for watcher in self.watchers:
+            watcher.watch(self, outcome)
 
     def _snapshot(self) -> None:
         since = self.log.last - self._snapshot_at

@@ -55,6 +55,7 @@ def retrain(
     out: Path | None = None,
     trust: bool = False,
     accept_changed_data: bool = False,
+    log_to: Sequence[str] = (),
 ) -> Searched:
     """Fully train networks that a search found, in a new run. None means what the search has, or the default.
 
@@ -75,6 +76,7 @@ def retrain(
         assignments: Further options, as pairs of ``SECTION.OPTION`` and value.
         out: The run directory to create; by default ``RUN-retrained-N``.
         trust: Whether modules, clusters and folders that only the run names may be used.
+        log_to: As in `run_search`.
         accept_changed_data: Whether to go on although the data has changed since the search.
 
     Returns:
@@ -126,7 +128,7 @@ def retrain(
     named = run if run.name not in ("", "..") else run.resolve()
     folder = out or next_free(named.parent, f"{named.name}-retrained")
     refuse_existing(folder)
-    return run_search(assembly, folder, console, create=True, source=_source(run, history, members))
+    return run_search(assembly, folder, console, create=True, source=_source(run, history, members), log_to=log_to)
 
 
 def _picked(history: History, picks: Sequence[str] | None) -> dict[str, Measurement]:

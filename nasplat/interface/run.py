@@ -126,6 +126,24 @@ class Run:
 
         return dataframe(self.directory)
 
+    def table(self, out: str | Path) -> Path:
+        """Write all trials as a table; the name ends in ``.csv`` or ``.parquet``.
+
+        Raises:
+            InputError: The name ends otherwise, the place cannot be written, or pyarrow is not installed.
+        """
+        from nasplat.results.table import write_table
+
+        write_table(self.directory, Path(out))
+        return Path(out)
+
+    def export_study(self, storage: str | Path, *, name: str | None = None, replace: bool = False) -> Path:
+        """Write a copy of the run as a study of Optuna; see `nasplat.results.study.export_study`."""
+        from nasplat.results.study import export_study
+
+        export_study(self.directory, Path(storage), name=name, replace=replace)
+        return Path(storage)
+
     def resume(
         self,
         *,
@@ -138,9 +156,10 @@ class Run:
         retries: int | None = None,
         trial_seconds: float | None = None,
         accept_changed_data: bool = False,
+        log_to: str | Sequence[str] = (),
         progress: bool = True,
     ) -> "Run":
-        """Go on with the search, or give it a larger budget, in total.
+        """Go on with the search, or give it a larger budget, in total; `log_to` as in `nasplat.search`.
 
         Raises:
             InputError: A limit is smaller than what is spent, an option does not fit, or the data has changed.
@@ -165,6 +184,7 @@ class Run:
                 },
                 trust=self.trust,
                 accept_changed_data=accept_changed_data,
+                log_to=_listed(log_to),
             )
         )
 
@@ -190,6 +210,7 @@ class Run:
         options: Mapping[str, Any] | None = None,
         out: str | Path | None = None,
         accept_changed_data: bool = False,
+        log_to: str | Sequence[str] = (),
         progress: bool = True,
     ) -> "Run":
         """Fully train networks that the search found, in a new run.
@@ -214,6 +235,7 @@ class Run:
             options: Further options by ``SECTION.OPTION``.
             out: The new run directory; by default ``RUN-retrained-N``.
             accept_changed_data: Whether to go on although the data has changed.
+            log_to: As in `nasplat.search`.
             progress: Whether to show the progress.
 
         Raises:
@@ -247,6 +269,7 @@ class Run:
                 out=None if out is None else Path(out),
                 trust=self.trust,
                 accept_changed_data=accept_changed_data,
+                log_to=_listed(log_to),
             )
         )
 
@@ -402,6 +425,7 @@ def search(
     trial_seconds: float | None = None,
     options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
+    log_to: str | Sequence[str] = (),
     progress: bool = True,
 ) -> Run:
     """Search for architectures, in a new run directory.
@@ -435,6 +459,7 @@ def search(
         trial_seconds: Time limit of a trial; after it, the trial fails.
         options: Further options by ``SECTION.OPTION``, such as ``{"benchmark.epochs": 3}``.
         out: The run directory to create; by default ``runs/STRATEGY-SPACE-N``.
+        log_to: Where trials are tracked too: ``tensorboard:DIR`` or ``mlflow:URI``, one or several.
         progress: Whether to show the progress, on terminals and in notebooks.
 
     Returns:
@@ -463,9 +488,14 @@ def search(
         },
         assignments=list((options or {}).items()),
     )
-    searched = searching.search(read, _console(progress), out=None if out is None else Path(out))
+    folder = None if out is None else Path(out)
+    searched = searching.search(read, _console(progress), out=folder, log_to=_listed(log_to))
     check_some_measured(searched.run)
     return Run(searched.run.folder)
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 def open_run(

@@ -1,9 +1,10 @@
 """Running a search to its end: its executor, its directory, interruption, and who is told of it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nasplat.errors import InputError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
 from nasplat.interface.interruption import Interruption
 from nasplat.interface.progress import SearchProgress
+from nasplat.results.tracking import Target, tracking
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import ARTIFACTS, DATA, LOG
 from nasplat.run.source import Source
@@ -77,6 +79,7 @@ def run_search(
     *,
     create: bool,
     source: Source | None = None,
+    log_to: Sequence[str] = (),
 ) -> Searched:
     """Run the search of a directory to its end.
 
@@ -86,6 +89,7 @@ def run_search(
         console: Where notes, incidents and progress are printed.
         create: Whether to create the run directory. It is created completely or not at all.
         source: The source of the members of a retraining; only for a new run directory.
+        log_to: Where trials are tracked too: ``tensorboard:DIR`` or ``mlflow:URI``.
 
     Raises:
         InputError: The directory exists already, or another process is writing the run.
@@ -95,6 +99,7 @@ def run_search(
     """
     if create:
         refuse_existing(folder)
+    targets = [Target.parse(text) for text in log_to]
     config = assembly.config
     if assembly.choice is not None:
         console.print(escape(str(assembly.choice)))
@@ -112,10 +117,15 @@ def run_search(
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
             run = _created(folder, assembly, source) if create else RunDirectory(folder)
-            with run.writing() as log, SearchProgress(console) as progress:
+            with (
+                run.writing() as log,
+                SearchProgress(console) as progress,
+                tracking(run, targets, partial(_warn, console)) as trackers,
+            ):
                 run.keep(config)
                 run.keep_data(assembly.workload.data)
-                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, store)
+                watchers = [progress, *trackers]
+                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, watchers, store)
                 try:
                     interruption.arm()
                     loop.run()
@@ -132,6 +142,10 @@ def run_search(
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
     return Searched(run, loop)
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
 def check_some_measured(run: RunDirectory) -> None:

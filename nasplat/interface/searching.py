@@ -1,6 +1,6 @@
 """A search in a new run, and going on with one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from nasplat.run.directory import RunDirectory, next_free
 from nasplat.run.trust import check_store_trusted, check_trusted
 
 
-def search(config: SearchConfig, console: Console, *, out: Path | None = None) -> Searched:
+def search(config: SearchConfig, console: Console, *, out: Path | None = None, log_to: Sequence[str] = ()) -> Searched:
     """Search in a new run.
 
     Args:
         config: The configuration.
         console: Where notes and progress are printed.
         out: The run directory to create; by default ``runs/STRATEGY-SPACE-N``.
+        log_to: As in `run_search`.
 
     Raises:
         InputError: The configuration does not fit together, or the directory exists.
@@ -33,7 +34,7 @@ def search(config: SearchConfig, console: Console, *, out: Path | None = None) -
     named = f"{assembly.config.strategy.name}-{assembly.config.space.name}".replace("/", "-").replace(":", "-")
     folder = out or next_free(Path("runs"), named)
     refuse_existing(folder)
-    return run_search(assembly, folder, console, create=True)
+    return run_search(assembly, folder, console, create=True, log_to=log_to)
 
 
 def resume(
@@ -44,6 +45,7 @@ def resume(
     placing: Mapping[str, Any] | None = None,
     trust: bool = False,
     accept_changed_data: bool = False,
+    log_to: Sequence[str] = (),
 ) -> Searched:
     """Continue a run that was interrupted or killed, or one with a larger budget.
 
@@ -54,6 +56,7 @@ def resume(
         placing: New options of the Ray executor; None leaves one as it is.
         trust: Whether modules, clusters and folders that only the run names may be used.
         accept_changed_data: Whether to go on although the data has changed.
+        log_to: As in `run_search`.
 
     Raises:
         InputError: A new limit is smaller than what is spent, an option does not fit, or the data has changed.
@@ -86,4 +89,4 @@ def resume(
             raise InputError(
                 f"{run.folder} has spent {spent:g} {name} already, but the new budget is {limit:g}; give a larger one"
             )
-    return run_search(assembly, run.folder, console, create=False)
+    return run_search(assembly, run.folder, console, create=False, log_to=log_to)

@@ -220,7 +220,7 @@ class RunDirectory:
             return None
         try:
             source = Source.model_validate(recorded)
-            if (space := self._space) is not None:
+            if (space := self.space) is not None:
                 for code in source.members:
                     space.parse(code)
         except ValidationError as error:
@@ -232,7 +232,7 @@ class RunDirectory:
         raise DamageError(f"{self.folder / ENVIRONMENT} is damaged: {problem}; {recovering(self.folder)}")
 
     @property
-    def _space(self) -> SearchSpace | None:
+    def space(self) -> SearchSpace | None:
         """The search space; None if its plug-in is missing. The run can be read without the plug-in."""
         config = self.config.space
         try:

@@ -1,0 +1,1 @@
+"""The trials of a run where people look: tables, data frames, Optuna studies, TensorBoard and MLflow."""
