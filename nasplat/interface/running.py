@@ -115,7 +115,16 @@ def run_search(
             with run.writing() as log, SearchProgress(console) as progress:
                 run.keep(config)
                 run.keep_data(assembly.workload.data)
-                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, progress, store)
+                loop = Search(
+                    assembly.problem,
+                    assembly.strategy,
+                    executor,
+                    log,
+                    assembly.budget,
+                    progress,
+                    store,
+                    assembly.stopping,
+                )
                 try:
                     interruption.arm()
                     loop.run()

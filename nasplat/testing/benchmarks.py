@@ -283,7 +283,7 @@ def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
     benchmark.prepare()
     problem = Problem(
         benchmark.space,
-        Goal((Objective(benchmark.metrics[0], True),)),
+        Goal((Objective(next(iter(benchmark.metrics), "accuracy"), True),)),
         io=benchmark.io,
         fidelity=benchmark.fidelity,
         is_measurable=benchmark.feasible,

@@ -1,0 +1,1 @@
+"""Plug-ins made of what users have: functions, model classes, tables."""
