@@ -55,6 +55,9 @@ class SearchSpace(ABC):
     It also tells the task of the networks: super-resolution if it has a scale, classification otherwise.
     """
 
+    builds: ClassVar[bool] = True
+    """Whether networks can be built; False if the members are known only from a table."""
+
     limits: ClassVar[tuple[str, ...]] = ()
     """Hard constraints on costs, such as ``params<=325e3``; a search's own constraint on the same side replaces one."""
 

@@ -805,7 +805,7 @@ def test_a_constraint_on_what_is_no_number_fails_the_trial(log: EventLog) -> Non
     search = run_search(strategy, benchmark, log)
     (failure,) = strategy.told
     assert isinstance(failure, Failure)
-    assert (failure.kind, failure.message, search.best) == ("non-finite", "loss is nan", None)
+    assert (failure.kind, search.best) == ("non-finite", None) and "loss is nan, but must be" in failure.message
 
 
 def test_a_strategy_that_gives_more_than_it_was_asked_for_is_stopped(log: EventLog) -> None:

@@ -12,13 +12,13 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.authoring.function import FunctionBenchmark, function_benchmark
 from nasplat.authoring.reporting import Reporter
 from nasplat.config import SearchConfig, StoppingConfig
+from nasplat.driver.budget import Budget
+from nasplat.driver.loop import Search
+from nasplat.driver.stopping import MedianStopping
 from nasplat.errors import InputError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.search.budget import Budget
-from nasplat.search.loop import Search
-from nasplat.search.stopping import MedianStopping
 from nasplat.storage.event_log import EventLog
 from nasplat.strategies.random_search import RandomSearch
 from nasplat.strategies.regularized_evolution import RegularizedEvolution

@@ -62,6 +62,11 @@ class Assembly:
         _check_supernet(config)
         benchmark = workload.make()
         _check_alone(benchmark, config)
+        if benchmark.trains and not benchmark.space.builds:
+            raise InputError(
+                f"the benchmark {config.benchmark.name} trains networks, but those of {config.space.name} cannot be "
+                "built; choose the benchmark that was made with the space, or another space"
+            )
         benchmark.check()
         benchmark.space.check_io(benchmark.io)
         problem = Problem(

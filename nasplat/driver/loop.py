@@ -265,8 +265,8 @@ class Search:
                 return Failure(
                     task=outcome.task,
                     kind="non-finite",
-                    message=f"{metric} is {metrics[metric]}, but must be a finite number in each measurement, as an objective or "
-                    "constraint names it; its training may have diverged",
+                    message=f"{metric} is {metrics[metric]}, but must be a finite number in objectives and "
+                    "constraints; the training may have diverged",
                     spent=outcome.spent,
                     curve=outcome.curve,
                 )

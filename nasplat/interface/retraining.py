@@ -90,7 +90,9 @@ def retrain(
     if trust:
         adopt_all(searched.config)
     members = _picked(history, pick)
-    tree: dict[str, Any] = searched.config.model_dump(mode="json", exclude={"strategy", "constraints", "budget", "stopping"})
+    tree: dict[str, Any] = searched.config.model_dump(
+        mode="json", exclude={"strategy", "constraints", "budget", "stopping"}
+    )
     if benchmark is not None:
         choose(tree, "benchmark", benchmark)
     _check_trains(history, None if benchmark is None else tree["benchmark"]["name"])
