@@ -2,11 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.random import Generator
@@ -231,6 +231,11 @@ class GeneSpace(SearchSpace):
         """The index of the choice of every gene."""
         code = architecture.code
         return [numbers[code[place]] for numbers, place in zip(self._numbers, self._places, strict=True)]
+
+    def chosen_values(self, architecture: Architecture) -> Mapping[str, Any]:
+        """The value of every gene by its name; by default the name of its choice."""
+        pairs = zip(self.genes, self.choices(architecture), strict=True)
+        return {gene.name: gene.choices[choice] for gene, choice in pairs}
 
     def active_genes(self, architecture: Architecture) -> Sequence[int]:
         """The genes that have an effect in this architecture, by default all; only active genes mutate."""

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,11 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.authoring.checkpoint import Checkpoint
 from nasplat.authoring.function import Function, FunctionBenchmark, function_benchmark, measures
 from nasplat.authoring.reporting import Reporter
+from nasplat.config import Workload
 from nasplat.curve import StopRule
 from nasplat.errors import InputError, TrialFailed
 from nasplat.executors.executor import perform
+from nasplat.executors.sending import check_sendable
 from nasplat.metric import Metric
 from nasplat.objective import Goal, Objective
 from nasplat.options import construct, defaults, described_options
@@ -475,3 +478,20 @@ def test_a_malformed_curve_is_refused(curve: Any) -> None:
     body = encode_outcome(Failure(task=TASK, kind="stopped", message=""))
     with pytest.raises((KeyError, TypeError, ValueError)):
         decode_outcome({**body, "curve": curve})
+
+
+def test_what_cannot_be_sent_to_workers_is_refused_before_they_start() -> None:
+    lock = threading.Lock()
+
+    def holding(network: nn.Module) -> Any:
+        with lock:
+            return {"accuracy": 0.5}
+
+    def free(network: nn.Module) -> Any:
+        return {"accuracy": 0.5}
+
+    check_sendable(Workload("toy", "mine:free", adopted={"mine:free": function_benchmark(free)}))
+    with pytest.raises(
+        InputError, match=r"must be sent mine:holding .* '_thread.lock' object; open files"
+    ):
+        check_sendable(Workload("toy", "mine:holding", adopted={"mine:holding": function_benchmark(holding)}))

@@ -115,6 +115,17 @@ def test_a_table_keeps_both_contracts(which: str, files: dict[str, Path]) -> Non
 def test_columns_become_genes(files: dict[str, Path]) -> None:
     space, benchmark = read(files["whole"])
     assert space.name == "results" and not space.builds
+    assert type(space).__module__ == benchmark.__module__ == __name__
+    assert space.chosen_values(space.parse("01021110")) == {
+        "depth": 1,
+        "width": 24,
+        "kernel": 3,
+        "activation": "swish",
+        "norm": "layer",
+        "dropout": 0.1,
+        "expansion": 2,
+        "attention": "local",
+    }
     assert {gene.name: gene.choices for gene in space.genes} == {
         gene: tuple(sorted(choices) if isinstance(choices[0], str) else map(str, choices))
         for gene, choices in (GENES | {"dropout": ("0", "0.1", "0.25")}).items()

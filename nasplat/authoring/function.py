@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
-from nasplat.authoring.reporting import Reporter, Stopped, numbers
+from nasplat.authoring.reporting import Reporter, TrialStopped, numbers
 from nasplat.benchmark import Benchmark
 from nasplat.errors import ArtifactError, InputError, StorageError, TrialFailed
 from nasplat.executors.executor import failure_kind
@@ -100,7 +100,7 @@ class FunctionBenchmark(Benchmark):
     def check(self) -> None:
         if self.subject == "choices" and not isinstance(self.space, GeneSpace):
             raise InputError(
-                f"{self._name}(choices) is given the choice of each gene, but {self.space.name} has no genes; name the "
+                f"{self._name}(choices) is given the value of each gene, but {self.space.name} has no genes; name the "
                 "first parameter `network` or `architecture`"
             )
 
@@ -186,8 +186,7 @@ class FunctionBenchmark(Benchmark):
             return architecture
         if self.subject == "choices":
             assert isinstance(self.space, GeneSpace)
-            chosen = zip(self.space.genes, self.space.choices(architecture), strict=True)
-            return {gene.name: gene.choices[choice] for gene, choice in chosen}
+            return dict(self.space.chosen_values(architecture))
         from nasplat.nn.counting import built
 
         return built(self.space, architecture, self.io).to(device)
@@ -212,7 +211,7 @@ class FunctionBenchmark(Benchmark):
         """The result of a call; if it fails, what was reported before is kept with the failure."""
         try:
             metrics = call()
-        except Stopped:
+        except TrialStopped:
             metrics = {}
         except (ArtifactError, StorageError):
             raise
@@ -256,7 +255,7 @@ def function_benchmark(function: Function) -> type[FunctionBenchmark]:
     - ``network``: the new `torch.nn.Module` of the architecture, on the device. The function trains it in place; the
       weights that it has at the end are kept, tested and exported.
     - ``architecture``: the `Architecture` itself, and nothing is built. Nothing can be exported then.
-    - ``choices``: the name of the chosen alternative of each gene, by the gene's name, and nothing is built.
+    - ``choices``: the chosen value of each gene, by the gene's name, and nothing is built.
 
     Of these parameters, it is given those that it has:
 

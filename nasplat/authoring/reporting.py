@@ -13,7 +13,7 @@ MOST_EPOCHS = 10_000
 """Maximum number of epochs that a trial can report; the log keeps all of them."""
 
 
-class Stopped(BaseException):
+class TrialStopped(BaseException):
     """Ends a function whose trial is stopped; no `Exception`, so that the function does not take it for a fault."""
 
 
@@ -74,7 +74,7 @@ class Reporter:
                 self.stopped = (
                     f"by epoch {number}, {rule.metric} had not reached {threshold:.6g}, the median of the trials before"
                 )
-                raise Stopped
+                raise TrialStopped
 
 
 def numbers(metrics: object, name: str, how: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A table of somebody's measurements as a search space and a benchmark."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,6 +38,13 @@ class TableSpace(GeneSpace):
     """
 
     builds: ClassVar[bool] = False
+
+    def chosen_values(self, architecture: Architecture) -> Mapping[str, Any]:
+        """The value of every gene by its name; numbers as numbers."""
+        return {
+            gene: text if math.isnan(_number(text)) else (int(text) if text.lstrip("-").isdigit() else float(text))
+            for gene, text in super().chosen_values(architecture).items()
+        }
 
     def cost(self, architecture: Architecture, io: IO) -> Cost:
         return Cost(counted=False)
@@ -205,14 +213,14 @@ def table(
             f"{', '.join(layout.metrics) or 'none'} and test columns for {', '.join(layout.test) or 'none'}"
         )
     contents = _read(layout)
-    about: dict[str, Any] = {
-        "__doc__": f"The combinations in {file.name}.",
-        "name": layout.name,
-        "genes": contents.genes,
-    }
-    space = type("Table", (TableSpace,), about)
-    about = {"__doc__": f"The metrics in {file.name}.", "metrics": tuple(layout.metrics), "layout": layout}
-    benchmark = type("Lookup", (TableLookup,), about)
+    # As with named tuples, the classes belong to the module that made them, where a configuration finds them.
+    about: dict[str, Any] = {"__module__": sys._getframe(1).f_globals.get("__name__", "__main__")}
+    described = f"The combinations in {file.name}."
+    space = type("Table", (TableSpace,), about | {"__doc__": described, "name": layout.name, "genes": contents.genes})
+    described = f"The metrics in {file.name}."
+    benchmark = type(
+        "Lookup", (TableLookup,), about | {"__doc__": described, "metrics": tuple(layout.metrics), "layout": layout}
+    )
     assert issubclass(space, TableSpace) and issubclass(benchmark, TableLookup)
     return space(), benchmark
 
