@@ -13,6 +13,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Series, TableFile
 from nasplat.benchmarks import tables
+from nasplat.data import csv_table
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
 from nasplat.registry import SEARCH_SPACES
@@ -247,7 +248,7 @@ def _read(path: Path, wanted: Sequence[str], space: SearchSpace) -> _Table:
     found: dict[str, int] = {}
     values: list[NDArray[np.float64]] = []
     wrong = tables.Outliers("an accuracy must be a fraction of 0 to 1")
-    with tables.opened(path) as (columns, rows):
+    with csv_table.opened(path) as (columns, rows):
         key, vertices, bits, ops = map(columns.index, CELL)
         places = [columns.index(column) for column in wanted]
         accuracies = [place for place, column in zip(places, wanted, strict=True) if ACCURACY.fullmatch(column)]

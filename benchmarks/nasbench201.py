@@ -13,6 +13,7 @@ from nasplat.artifact import Artifacts
 from nasplat.benchmark import Series, TableFile
 from nasplat.benchmarks import nasbench201_package as package
 from nasplat.benchmarks import tables
+from nasplat.data import csv_table
 from nasplat.data.location import data_folder
 from nasplat.errors import InputError, TrialFailed
 from nasplat.registry import SEARCH_SPACES
@@ -173,7 +174,7 @@ class NASBench201Table(tables.FileTables):
         indices = [row.get(INDEX, math.nan) for row in self._rows.values()]
         if not path.is_file() or all(map(math.isnan, indices)):
             return [], {}
-        with tables.opened(path) as (columns, rows):
+        with csv_table.opened(path) as (columns, rows):
             metrics, places = _devices(columns)
             name = columns.index("index")
             found = {float(row[name]): [_milliseconds(row[place], row[name]) for place in places] for row in rows}
@@ -345,7 +346,7 @@ def _read(path: Path, wanted: Mapping[Any, str], space: SearchSpace) -> tuple[in
     wrong = tables.Outliers(
         "an accuracy must be in percent, at most 100 and at least half of what guessing gives, which no fraction is"
     )
-    opened = package.opened if package.holds(path) else tables.opened
+    opened = package.opened if package.holds(path) else csv_table.opened
     with opened(path) as (columns, rows):
         name = columns.index("arch_str")
         places = [(key, columns.index(column)) for key, column in wanted.items()]
@@ -368,7 +369,7 @@ def _least(column: str) -> float:
 
 
 def _describe_latencies(path: Path) -> TableFile:
-    with tables.opened(path) as (columns, rows):
+    with csv_table.opened(path) as (columns, rows):
         metrics, _ = _devices(columns)
         return TableFile(path=path, rows=sum(1 for _ in rows), metrics=tuple(metrics))
 

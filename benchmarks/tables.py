@@ -1,86 +1,27 @@
-"""Compact tables, which benchmarks read and imports write. The format is gzipped CSV; incomplete tables are refused."""
+"""Compact tables, which benchmarks read and imports write. The format is gzipped CSV."""
 
 import csv
 import gzip
 import io
 import tempfile
-import zlib
-from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from nasplat.benchmark import TableBenchmark
-from nasplat.data.manifest import FILE_REMEDY, DataChanged, accepted_file, check_file, manifest_of, one_file
+from nasplat.data.csv_table import opened
+from nasplat.data.recorded_files import RecordedFiles
 from nasplat.errors import InputError, StorageError
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import appearing, appearing_folder, is_taken
-from nasplat.storage.files import opened as opened_file
 
 NAMED = 3
 """Maximum number of wrong values that an error names."""
-LARGEST = 1_000_000_000
-"""Maximum number of characters of a table, several times what all trials of NAS-Bench-101 take."""
 
 
-class FileTables(TableBenchmark):
+class FileTables(RecordedFiles, TableBenchmark):
     """A benchmark of tables that are single files, which a run records with their contents."""
-
-    @abstractmethod
-    def files(self) -> dict[str, Path]:
-        """The files that are read, by the purpose under which a run records them.
-
-        Raises:
-            InputError: A table is missing.
-        """
-
-    def check_files(self) -> None:
-        """Refuse files that are not those that the run recorded; for `check`.
-
-        Raises:
-            InputError: A file has changed, or is missing.
-        """
-        if self.recorded:
-            for purpose, path in self.files().items():
-                recorded = manifest_of(self.recorded, purpose)
-                if recorded is None and path.is_file():
-                    raise DataChanged(f"{path} was not there when the run was created", FILE_REMEDY)
-                check_file(recorded, path)
-
-    def record_data(self) -> dict[str, Any]:
-        return {
-            purpose: (manifest_of(self.recorded, purpose) or one_file(purpose, path)).to_json()
-            for purpose, path in self.files().items()
-            if path.is_file()
-        }
-
-    def accept_data(self) -> dict[str, Any]:
-        return {
-            purpose: accepted_file(manifest_of(self.recorded, purpose), purpose, path).to_json()
-            for purpose, path in self.files().items()
-            if path.is_file()
-        }
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
-    """The columns of a table and its rows, each as long as the header.
-
-    Raises:
-        InputError: The table cannot be read, or the caller finds a wrong value.
-    """
-    try:
-        with (
-            opened_file(path) as packed,
-            gzip.GzipFile(fileobj=packed) as unpacked,
-            io.TextIOWrapper(unpacked, encoding="utf-8", newline="") as file,
-        ):
-            rows = csv.reader(_lines(file))
-            columns = next(rows, [])
-            yield columns, _complete(rows, len(columns))
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error
 
 
 def header(path: Path) -> list[str]:
@@ -205,24 +146,3 @@ def check_published(space: SearchSpace, name: str, shape: Mapping[str, int]) -> 
 
 def _spelt(options: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file. An endless line, as from decompressed zeros, comes in pieces that csv refuses.
-
-    Raises:
-        ValueError: The file is larger than `LARGEST`.
-    """
-    size = 0
-    while line := file.readline(csv.field_size_limit() + 2):
-        size += len(line)
-        if size > LARGEST:
-            raise ValueError(f"it unpacks to more than {LARGEST:,} characters, which no table has")
-        yield line
-
-
-def _complete(rows: Any, length: int) -> Iterator[list[str]]:
-    for row in filter(None, rows):
-        if len(row) != length:
-            raise ValueError(f"line {rows.line_num} has {len(row)} of {length} cells")
-        yield row

@@ -49,7 +49,14 @@ class Artifacts(ABC):
         """Store named tensors as safetensors; equal tensors give equal handles."""
         from safetensors.torch import save
 
-        return self.put(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+        kept: dict[str, Tensor] = {}
+        storages: set[int] = set()
+        for name, tensor in tensors.items():
+            tensor = tensor.detach().cpu().contiguous()
+            storage = tensor.untyped_storage().data_ptr()
+            kept[name] = tensor.clone() if storage in storages else tensor  # tied weights; safetensors refuses them
+            storages.add(storage)
+        return self.put(save(kept))
 
     def get_tensors(self, handle: Handle) -> "dict[str, Tensor]":
         """The named tensors of a handle, on the CPU."""

@@ -56,7 +56,8 @@ class Benchmark(ABC):
     """
 
     metrics: ClassVar[tuple[str, ...]]
-    """The metrics that every measurement has."""
+    """The metrics that every measurement has; empty if they are known only from a measurement. A goal may then name
+    any metric, and a measurement that lacks it becomes a failure."""
 
     code_metrics: frozenset[str] = frozenset()
     """The measured metrics that depend on an architecture's code, not only on the function that it computes, such as
@@ -70,6 +71,9 @@ class Benchmark(ABC):
 
     distills: bool = False
     """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
+
+    reports: ClassVar[bool] = False
+    """Whether measurements report figures while they train, and end early by the `stop` of their task."""
 
     recorded: Mapping[str, Any] | None = None
     """What `record_data` gave for the run that this benchmark measures for; None in a new run. It is set before any
@@ -97,6 +101,10 @@ class Benchmark(ABC):
     def fidelities(self) -> Sequence[int]:
         """All fidelities that a task may have, rising to the full one; by default every number of epochs from 1."""
         return range(1, self.fidelity + 1)
+
+    def can_measure(self, metric: str) -> bool:
+        """Whether a measurement may have the metric: one of `metrics`, or any if those are not known before."""
+        return not self.metrics or metric in self.metrics
 
     def check(self) -> None:  # noqa: B027  most benchmarks have nothing to refuse
         """Cheap checks for what would make every trial fail: a missing file, a space that cannot be measured.

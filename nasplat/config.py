@@ -52,6 +52,19 @@ class BudgetConfig(_Section):
     device_seconds: float | None = None
 
 
+class StoppingConfig(_Section):
+    """When trials end before their time, by what they report while they train: `nasplat.driver.stopping`."""
+
+    rule: Literal["none", "median"] = "none"
+    startup_trials: int = Field(default=5, ge=1)
+    warmup_epochs: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_rule(cls, value: Any) -> Any:
+        return {"rule": value} if isinstance(value, str) else value
+
+
 class ExecutorConfig(_Section):
     """Where tasks run."""
 
@@ -131,6 +144,7 @@ class SearchConfig(_Section):
     objectives: list[str] = Field(min_length=1)
     constraints: list[str] = []
     budget: BudgetConfig = BudgetConfig()
+    stopping: StoppingConfig = StoppingConfig()
     seed: int = Field(default=0, ge=0)
     executor: ExecutorConfig = ExecutorConfig()
 

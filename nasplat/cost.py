@@ -29,6 +29,7 @@ class Cost:
         memory_bits: Bits that store the parameters.
         published: Further metrics by name: counted by the own rules of a publication, or taken from a table.
         parts: The cost of each named part; if there are parts, they sum to the whole.
+        counted: Whether parameters, multiply-accumulates and memory are known. If not, they are 0 here, and no metrics.
 
     Raises:
         InputError: A figure is larger than `MOST`, as of a network whose width is a slip of the pen.
@@ -39,6 +40,7 @@ class Cost:
     memory_bits: int = 0
     published: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, "Cost"] = field(default_factory=dict)
+    counted: bool = True
 
     def __post_init__(self) -> None:
         if self.params > MOST or self.macs > MOST or self.memory_bits > MOST:
@@ -78,12 +80,8 @@ class Cost:
 
     def metrics(self) -> dict[str, float]:
         """The totals by the metric names that objectives and constraints use."""
-        return {
-            "params": self.params,
-            "macs": self.macs,
-            "memory_bits": self.memory_bits,
-            **self.published,
-        }
+        counts = {"params": self.params, "macs": self.macs, "memory_bits": self.memory_bits}
+        return {**(counts if self.counted else {}), **self.published}
 
 
 def counted_params(network: "nn.Module") -> int:

@@ -1,7 +1,7 @@
 """Exceptions by cause: every error names the rule, the value that was given in a printable form, and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class NasplatError(Exception):
@@ -45,11 +45,13 @@ class TrialFailed(NasplatError):
     Args:
         kind: A short name such as ``"diverged"``; progress and reports count failures by kind.
         message: What happened, with the values that show it.
+        curve: What the trial reported before, by epoch.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, *, curve: Mapping[int, Mapping[str, float]] | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.curve = dict(curve or {})
 
 
 def printable(text: str) -> str:

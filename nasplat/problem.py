@@ -236,9 +236,14 @@ class Problem:
     def check_metrics(self, measured: tuple[str, ...]) -> None:
         """Check that every metric in objectives and constraints exists.
 
+        Args:
+            measured: The metrics of the benchmark; if there are none, they are known only from a measurement.
+
         Raises:
             InputError: A metric is neither a cost of the space nor a metric of the benchmark.
         """
+        if not measured:
+            return
         available = self.free_metrics | set(measured)
         for metric in (*self.goal.metrics, *(limit.metric for limit in self.limits)):
             if metric not in available:

@@ -2,11 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 from numpy.random import Generator, default_rng
@@ -55,6 +55,9 @@ class SearchSpace(ABC):
 
     It also tells the task of the networks: super-resolution if it has a scale, classification otherwise.
     """
+
+    builds: ClassVar[bool] = True
+    """Whether networks can be built; False if the members are known only from a table."""
 
     limits: ClassVar[tuple[str, ...]] = ()
     """Hard constraints on costs, such as ``params<=325e3``; a search's own constraint on the same side replaces one."""
@@ -203,6 +206,10 @@ class GeneSpace(SearchSpace):
         """The choice of every gene, by the gene's name."""
         choices = self.choices(architecture)
         return {gene.name: gene.choices[choice] for gene, choice in zip(self.genes, choices, strict=True)}
+
+    def chosen_values(self, architecture: Architecture) -> Mapping[str, Any]:
+        """The value of every gene by its name; by default the name of its choice."""
+        return self.chosen(architecture)
 
     def active_genes(self, architecture: Architecture) -> Sequence[int]:
         """The genes that have an effect in this architecture, by default all; only active genes mutate."""

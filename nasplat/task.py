@@ -9,6 +9,8 @@ import numpy as np
 
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
+from nasplat.curve import Curve, StopRule, decode_curve, decode_rule, encode_curve, encode_rule
+from nasplat.storage.decoding import count, number, text, typed
 
 Split: TypeAlias = Literal["validation", "test"]
 Action: TypeAlias = Literal["tried again", "failed", "replaced", "given up"]
@@ -47,6 +49,7 @@ class Evaluate:
         replicate: Distinguishes repeated measurements of one architecture.
         continues: The state that an earlier evaluation of the same architecture at lower fidelity left.
         teacher: The network to learn from in addition to the data, for benchmarks that support it.
+        stop: When to end the trial early, for benchmarks that report while they train.
     """
 
     id: int
@@ -57,6 +60,7 @@ class Evaluate:
     replicate: int = 0
     continues: Handle | None = None
     teacher: Teacher | None = None
+    stop: StopRule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,7 @@ class Measurement:
         artifacts: Handles by role: ``weights``, ``state`` …
         spent: The cost of the work.
         cached_from: For a cache hit, the id of the task whose measurement is the answer; a cache hit costs nothing.
+        curve: What was reported while it trained; a cache hit has none.
     """
 
     task: Evaluate
@@ -120,6 +125,7 @@ class Measurement:
     artifacts: Mapping[str, Handle] = field(default_factory=dict)
     spent: Spent = field(default_factory=Spent)
     cached_from: int | None = None
+    curve: Curve = field(default_factory=dict)
 
     @property
     def id(self) -> int:
@@ -155,10 +161,11 @@ class Failure:
 
     Args:
         task: The task.
-        kind: A short name to count by: ``diverged``, ``non-finite``, ``worker died``, or the exception's name.
+        kind: A short name to count by: ``diverged``, ``stopped``, ``worker died``, or the exception's name.
         message: What happened, in one line.
         traceback: The traceback, if there was an exception.
         spent: The cost of the work.
+        curve: What was reported before.
     """
 
     task: Task
@@ -166,6 +173,7 @@ class Failure:
     message: str
     traceback: str = ""
     spent: Spent = field(default_factory=Spent)
+    curve: Curve = field(default_factory=dict)
 
     @property
     def id(self) -> int:
@@ -233,6 +241,8 @@ def encode_task(task: Task) -> Json:
                 body["continues"] = task.continues.digest
             if (teacher := task.teacher) is not None:
                 body["teacher"] = [teacher.architecture.space, teacher.architecture.code, teacher.weights.digest]
+            if (stop := task.stop) is not None:
+                body["stop"] = encode_rule(stop)
             return body
         case TrainSupernet():
             return {
@@ -254,7 +264,7 @@ def decode_task(body: Json) -> Task:
     if not isinstance(body, dict):
         raise TypeError(f"a task must be a JSON object, but this is {type(body).__name__}")
     weights = _handle(body, "weights")
-    number, seed = _count(body, "id"), _count(body, "seed")
+    number, seed = count(body, "id"), count(body, "seed")
     if seed >= 2**64:
         raise ValueError(f"a seed must have at most 64 bits, but task {number} has {seed}")
     if "train" in body:
@@ -262,20 +272,21 @@ def decode_task(body: Json) -> Task:
             id=number,
             seed=seed,
             architectures=tuple(
-                Architecture(_text(pair, 0), _text(pair, 1)) for pair in _typed(body, "train", list, "a list")
+                Architecture(text(pair, 0), text(pair, 1)) for pair in typed(body, "train", list, "a list")
             ),
-            epochs=_count(body, "epochs"),
+            epochs=count(body, "epochs"),
             weights=weights,
         )
     return Evaluate(
         id=number,
         seed=seed,
-        architecture=Architecture(_text(body, "space"), _text(body, "evaluate")),
-        fidelity=_count(body, "fidelity"),
+        architecture=Architecture(text(body, "space"), text(body, "evaluate")),
+        fidelity=count(body, "fidelity"),
         weights=weights,
-        replicate=_count(body, "replicate") if "replicate" in body else 0,
+        replicate=count(body, "replicate") if "replicate" in body else 0,
         continues=_handle(body, "continues"),
         teacher=_teacher(body["teacher"]) if "teacher" in body else None,
+        stop=decode_rule(body["stop"]) if "stop" in body else None,
     )
 
 
@@ -303,6 +314,8 @@ def encode_outcome(outcome: Outcome, *, with_task: bool = True) -> Json:
             body |= {"failure": outcome.kind, "message": outcome.message, "traceback": outcome.traceback}
         case _:
             assert_never(outcome)
+    if not isinstance(outcome, Trained) and outcome.curve:
+        body["curve"] = encode_curve(outcome.curve)
     return body
 
 
@@ -328,41 +341,43 @@ def decode_outcome(body: Json, task: Task | None = None) -> Outcome:
         raise TypeError(f"an outcome must be a JSON object, but this is {type(body).__name__}")
     if task is None:
         task = decode_task(body["task"])
-    spending = _typed(body, "spent", dict, "an object")
+    spending = typed(body, "spent", dict, "an object")
     spent = Spent(
-        seconds=_number(spending, "seconds"),
-        images=_count(spending, "images"),
-        device=_text(spending, "device"),
-        worker=_text(spending, "worker"),
-        started=_number(spending, "started"),
+        seconds=number(spending, "seconds"),
+        images=count(spending, "images"),
+        device=text(spending, "device"),
+        worker=text(spending, "worker"),
+        started=number(spending, "started"),
     )
     if "failure" in body:
         return Failure(
             task=task,
-            kind=_text(body, "failure"),
-            message=_text(body, "message"),
-            traceback=_text(body, "traceback"),
+            kind=text(body, "failure"),
+            message=text(body, "message"),
+            traceback=text(body, "traceback"),
             spent=spent,
+            curve=decode_curve(body["curve"]) if "curve" in body else {},
         )
     if "trained" in body:
         if not isinstance(task, TrainSupernet):
             raise ValueError(f"task {task.id} has trained weights as its outcome, but is not a supernet training")
-        return Trained(task=task, weights=Handle(_text(body, "trained")), spent=spent)
+        return Trained(task=task, weights=Handle(text(body, "trained")), spent=spent)
     if not isinstance(task, Evaluate):
         raise ValueError(f"task {task.id} has metrics as its outcome, but is not an evaluation")
-    metrics = _typed(body, "metrics", dict, "an object")
-    artifacts = _typed(body, "artifacts", dict, "an object") if "artifacts" in body else {}
+    metrics = typed(body, "metrics", dict, "an object")
+    artifacts = typed(body, "artifacts", dict, "an object") if "artifacts" in body else {}
     split = body["split"]
     if split not in ("validation", "test"):
         raise ValueError(f"a split must be validation or test, but task {task.id} was measured on {split!r}")
     cached = "remembered" if "remembered" in body else "cached_from"  # the former is what old logs have
     return Measurement(
         task=task,
-        metrics={name: _number(metrics, name) for name in metrics},
+        metrics={name: number(metrics, name) for name in metrics},
         split=split,
-        artifacts={role: Handle(_text(artifacts, role)) for role in artifacts},
+        artifacts={role: Handle(text(artifacts, role)) for role in artifacts},
         spent=spent,
-        cached_from=None if body.get(cached) is None else _count(body, cached),
+        cached_from=None if body.get(cached) is None else count(body, cached),
+        curve=decode_curve(body["curve"]) if "curve" in body else {},
     )
 
 
@@ -383,50 +398,18 @@ def decode_incident(body: Json) -> Incident:
             f"an incident's action must be one of {', '.join(get_args(Action))}, but is {reprlib.repr(action)}"
         )
     return Incident(
-        kind=_text(body, "kind"),
-        message=_text(body, "message"),
+        kind=text(body, "kind"),
+        message=text(body, "message"),
         action=action,
-        trial=_count(body, "trial") if body.get("trial") is not None else None,
-        worker=_text(body, "worker"),
-        seconds=_number(body, "seconds"),
+        trial=count(body, "trial") if body.get("trial") is not None else None,
+        worker=text(body, "worker"),
+        seconds=number(body, "seconds"),
     )
 
 
-# JSON is untrusted input: the type of each value is checked before it is used.
-
-
-def _typed(body: Any, key: str | int, kind: type, called: str) -> Any:
-    value = body[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{key!r} must be {called}, but is {reprlib.repr(value)}")
-    return value
-
-
-def _text(body: Any, key: str | int) -> str:
-    value: str = _typed(body, key, str, "text")
-    return value
-
-
-def _count(body: Any, key: str) -> int:
-    value: int = _typed(body, key, int, "a whole number")
-    if value < 0:
-        raise ValueError(f"{key!r} must be at least 0, but is {reprlib.repr(value)}")
-    return value
-
-
-def _number(body: Any, key: str) -> float:
-    value = body[key]
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{key!r} must be a number, but is {reprlib.repr(value)}")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise ValueError(f"{key!r} is too large for a number") from error
-
-
 def _handle(body: Json, key: str) -> Handle | None:
-    return Handle(_text(body, key)) if body.get(key) else None
+    return Handle(text(body, key)) if body.get(key) else None
 
 
 def _teacher(body: Any) -> Teacher:
-    return Teacher(architecture=Architecture(_text(body, 0), _text(body, 1)), weights=Handle(_text(body, 2)))
+    return Teacher(architecture=Architecture(text(body, 0), text(body, 1)), weights=Handle(text(body, 2)))

@@ -14,6 +14,7 @@ from PIL import Image
 from nasplat.architecture import IO
 from nasplat.benchmarks import tables
 from nasplat.config import load_recipe, load_tree
+from nasplat.data import csv_table
 from nasplat.data.dataset import Source
 from nasplat.data.datasets import dataset
 from nasplat.data.manifest import one_file
@@ -87,14 +88,14 @@ def test_a_pipe_among_images_is_refused_or_left_out(tmp_path: Path) -> None:
 
 
 def test_a_table_is_unpacked_no_further_than_it_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "LARGEST", 1 << 20)
+    monkeypatch.setattr(csv_table, "LARGEST", 1 << 20)
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"code,score\n" + b"000000,1\n" * (1 << 20), compresslevel=1))
     tracemalloc.start()
     try:
         with (
             pytest.raises(InputError, match="unpacks to more than 1,048,576 characters"),
-            tables.opened(path) as (_, rows),
+            csv_table.opened(path) as (_, rows),
         ):
             for _ in rows:
                 pass

@@ -238,8 +238,10 @@ def _scores(
         make_space(space or benchmark, given.get("space")), **complete("benchmark", kind, given.get("benchmark", {}))
     )
     measuring.check()
+    if metric is None and not measuring.metrics:
+        raise InputError(f"{benchmark} does not say what it measures; name a metric of it with --score")
     name, maximize = parse_metric(metric or measuring.metrics[0])
-    if name not in measuring.metrics:
+    if not measuring.can_measure(name):
         raise InputError(f"{benchmark} measures {', '.join(measuring.metrics)}, but --score is {shortly(metric)}")
     wanted = Metric.of(name, maximize)
     measuring.prepare()

@@ -7,6 +7,7 @@ from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.config import PluginConfig, SearchConfig, Workload
 from nasplat.driver.automatic import Choice, choose
 from nasplat.driver.budget import Budget
+from nasplat.driver.stopping import MedianStopping
 from nasplat.errors import InputError
 from nasplat.options import construct
 from nasplat.problem import Problem
@@ -27,6 +28,7 @@ class Assembly:
         strategy: The strategy, in its initial state.
         budget: When to stop.
         choice: The automatic choice of the strategy with its reasons, if the configuration left the strategy open.
+        stopping: The rules by which trials end early, if there are any.
     """
 
     config: SearchConfig
@@ -36,6 +38,7 @@ class Assembly:
     strategy: Strategy
     budget: Budget
     choice: Choice | None = None
+    stopping: MedianStopping | None = None
 
     @classmethod
     def of(
@@ -59,6 +62,11 @@ class Assembly:
         _check_supernet(config)
         benchmark = workload.make()
         _check_alone(benchmark, config)
+        if benchmark.trains and not benchmark.space.builds:
+            raise InputError(
+                f"the benchmark {config.benchmark.name} trains networks, but those of {config.space.name} cannot be "
+                "built; choose the benchmark that was made with the space, or another space"
+            )
         benchmark.check()
         benchmark.space.check_io(benchmark.io)
         problem = Problem(
@@ -97,7 +105,8 @@ class Assembly:
             raise InputError(
                 "a search needs a budget that is certain to end it, but got neither --evaluations N nor --seconds N"
             )
-        return cls(config, workload, benchmark, problem, strategy, budget, choice)
+        stopping = MedianStopping.of(config.stopping, goal, benchmark, free=problem.free_metrics)
+        return cls(config, workload, benchmark, problem, strategy, budget, choice, stopping)
 
     def with_data(self) -> Self:
         """The same search, with a record of its data, which is read for that.

@@ -14,6 +14,7 @@ from nasplat.driver.budget import Budget, Spending
 from nasplat.driver.cache import Cache
 from nasplat.driver.collection import Collector
 from nasplat.driver.replay import replay
+from nasplat.driver.stopping import MedianStopping
 from nasplat.errors import StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
@@ -64,6 +65,7 @@ class Search:
         watchers: Get notified of the progress, in this order.
         artifacts: The executor's artifact store, from which unreachable artifacts are deleted; see
             `nasplat.driver.collection`.
+        stopping: Gives tasks the rules by which their trials end early; None if none does.
 
     Attributes:
         accounts: The tasks, their outcomes, and their cost.
@@ -79,6 +81,7 @@ class Search:
         budget: Budget,
         watchers: Sequence[Watcher] = (),
         artifacts: ArtifactStore | None = None,
+        stopping: MedianStopping | None = None,
     ) -> None:
         self.problem = problem
         self.strategy = strategy
@@ -86,6 +89,7 @@ class Search:
         self.log = log
         self.budget = budget
         self.watchers = tuple(watchers)
+        self.stopping = stopping
         self.accounts = Accounts(problem.goal)
         self.incidents: list[Incident] = []
         self._cache = Cache(problem)
@@ -159,7 +163,7 @@ class Search:
 
     def replay(self) -> None:
         """Bring strategy, cache and accounts to the end of the log; `run` does this first."""
-        done = replay(self.log, self.strategy, self.problem, self.accounts, self._enter)
+        done = replay(self.log, self.strategy, self.problem, self.accounts, self._enter, self._ruled)
         self._seconds_before, self._snapshot_at, self._may_ask = done.seconds, done.snapshot, done.may_ask
         self._clock = time.monotonic()
 
@@ -191,6 +195,7 @@ class Search:
             return False
         tasks = self.strategy.ask(room)
         self._check(tasks, room)
+        tasks = [self._ruled(task) for task in tasks]
         self.log.append("ask", {"n": room, "tasks": [encode_task(task) for task in tasks]}, elapsed=self._elapsed())
         self.accounts.ask(tasks)
         self._may_ask = bool(tasks)  # after an empty answer, new tasks need a new outcome
@@ -231,10 +236,16 @@ class Search:
             self._route(task)
 
     def _enter(self, outcome: Outcome) -> None:
-        """Add an outcome to the cache, and its artifacts to the collector; also used in replay."""
+        """Add an outcome to the cache, the stopping rules and the collector; also used in replay."""
         if isinstance(outcome, Measurement) and outcome.cached_from is None:
             self._cache.add(outcome)
         self._collector.add(outcome)
+        if self.stopping is not None:
+            self.stopping.enter(outcome)
+
+    def _ruled(self, task: Task) -> Task:
+        """A task of the strategy, with the rule by which its trial ends early."""
+        return task if self.stopping is None else self.stopping.ruled(task)
 
     def _completed(self, outcome: Outcome) -> Outcome:
         """Add the analytic (free) metrics to a measurement; it becomes a failure if an objective is not finite."""
@@ -242,12 +253,23 @@ class Search:
             return outcome
         metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}
         for metric in self.problem.goal.metrics:
-            if not math.isfinite(metrics.get(metric, math.nan)):
+            if metric not in metrics:
+                return Failure(
+                    task=outcome.task,
+                    kind="no metric",
+                    message=f"a measurement must have every metric of objectives and constraints, but {metric} is "
+                    f"missing from {', '.join(sorted(outcome.metrics))}; return it, or name another objective",
+                    spent=outcome.spent,
+                    curve=outcome.curve,
+                )
+            if not math.isfinite(metrics[metric]):
                 return Failure(
                     task=outcome.task,
                     kind="non-finite",
-                    message=f"{metric} is {metrics.get(metric, 'missing')}",
+                    message=f"{metric} is {metrics[metric]}, but must be a finite number in objectives and "
+                    "constraints; the training may have diverged",
                     spent=outcome.spent,
+                    curve=outcome.curve,
                 )
         return replace(outcome, metrics=metrics)
 

@@ -9,7 +9,7 @@ from nasplat.errors import RunError, StrategyError
 from nasplat.problem import Problem
 from nasplat.storage.event_log import Event, EventLog
 from nasplat.strategy import Strategy
-from nasplat.task import Json, Measurement, Outcome, decode_incident, decode_outcome, decode_task, encode_task
+from nasplat.task import Json, Measurement, Outcome, Task, decode_incident, decode_outcome, decode_task, encode_task
 
 COSTED_AGAIN = 5
 """Number of logged measurements whose costs are computed again, to check that they are unchanged."""
@@ -31,7 +31,12 @@ class Replayed:
 
 
 def replay(
-    log: EventLog, strategy: Strategy, problem: Problem, accounts: Accounts, entered: Callable[[Outcome], None]
+    log: EventLog,
+    strategy: Strategy,
+    problem: Problem,
+    accounts: Accounts,
+    entered: Callable[[Outcome], None],
+    ruled: Callable[[Task], Task] = lambda task: task,
 ) -> Replayed:
     """Restore the newest snapshot of the strategy, and repeat the events after it.
 
@@ -41,6 +46,7 @@ def replay(
         problem: The strategy's problem.
         accounts: Empty accounts; all events are added to them.
         entered: Called with every outcome of the log, in order.
+        ruled: Completes a task of the strategy as the search did, by the outcomes so far.
 
     Raises:
         StrategyError: The strategy asks for other tasks than the log has.
@@ -56,7 +62,7 @@ def replay(
         if event.kind == "ask":
             logged: list[Json] = event.body["tasks"]
             if strategy_lives:
-                _ask_again(strategy, event, logged, restored=snapshot is not None)
+                _ask_again(strategy, ruled, event, logged, restored=snapshot is not None)
             accounts.ask([decode_task(body) for body in logged])
             may_ask = bool(logged)
         elif event.kind == "incident":
@@ -75,8 +81,10 @@ def replay(
     return Replayed(seconds, snapshot[0] if snapshot else 0, may_ask)
 
 
-def _ask_again(strategy: Strategy, event: Event, logged: list[Json], *, restored: bool) -> None:
-    asked = [encode_task(task) for task in strategy.ask(event.body["n"])]
+def _ask_again(
+    strategy: Strategy, ruled: Callable[[Task], Task], event: Event, logged: list[Json], *, restored: bool
+) -> None:
+    asked = [encode_task(ruled(task)) for task in strategy.ask(event.body["n"])]
     if asked != logged:
         raise StrategyError(
             f"on resuming, {type(strategy).__name__} asked for other tasks than the log has at event {event.seq}: "

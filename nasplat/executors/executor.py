@@ -81,7 +81,10 @@ def perform(
     except StorageError:
         raise  # no fault of the trial
     except (Exception, SystemExit) as error:  # noqa: BLE001  a benchmark is foreign code, its trial ends with it
-        outcome = Failure(task=task, kind=_kind(error), message=str(error), traceback=traceback.format_exc())
+        curve = error.curve if isinstance(error, TrialFailed) else {}
+        outcome = Failure(
+            task=task, kind=failure_kind(error), message=str(error), traceback=traceback.format_exc(), curve=curve
+        )
     spent = Spent(
         seconds=time.perf_counter() - clock,
         images=outcome.spent.images,
@@ -92,8 +95,8 @@ def perform(
     return replace(outcome, spent=spent)
 
 
-def _kind(error: BaseException) -> str:
-    """A failure's short name; every library has its own exception for out of memory."""
+def failure_kind(error: BaseException) -> str:
+    """A failure's short name from its exception; every library has its own exception for out of memory."""
     if isinstance(error, TrialFailed):
         return error.kind
     if isinstance(error, ArtifactError):

@@ -19,6 +19,7 @@ from nasplat.executors.group import Rank
 from nasplat.executors.objects import Objects
 from nasplat.executors.ray_cluster import check_own_node, connect, kind_of, reason_of, require
 from nasplat.executors.retrying import NODE_LOST, OBJECT_LOST, RetryPolicy
+from nasplat.executors.sending import check_sendable
 from nasplat.executors.worker_pool import Slot, WorkerPool
 from nasplat.task import (
     Action,
@@ -64,7 +65,8 @@ class RayExecutor(Executor):
         trial_seconds: Maximum time of one attempt of a task; None for no limit.
 
     Raises:
-        InputError: The cluster cannot be reached, or lacks the CPUs or GPUs that the workers need.
+        InputError: The cluster cannot be reached, or lacks the CPUs or GPUs that the workers need; or the workload has
+            a class that cannot be sent to them.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class RayExecutor(Executor):
         retries: int = 2,
         trial_seconds: float | None = None,
     ) -> None:
+        check_sendable(workload)
         self._artifacts = artifacts
         self._objects = Objects(artifacts)
         self._device = "cuda" if gpus_per_worker else "cpu"

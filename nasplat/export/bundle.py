@@ -128,7 +128,11 @@ def _description(
     """The description of the network, its metrics, and its origin."""
     config, io = run.config, benchmark.io
     cost = benchmark.space.cost(architecture, io).metrics()
-    analytic = {name: value for name, value in measurement.metrics.items() if name not in (*cost, *benchmark.metrics)}
+    analytic = {
+        name: value
+        for name, value in measurement.metrics.items()
+        if name not in cost and not benchmark.can_measure(name)
+    }
     description: dict[str, Any] = {
         "format": FORMAT,
         "space": {"name": config.space.name, **config.space.options},

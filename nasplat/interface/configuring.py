@@ -12,7 +12,7 @@ from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES, STRATEGIES, Regist
 
 REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
 """The sections of a configuration that name a plug-in."""
-SECTIONS = (*REGISTRIES, "executor", "budget")
+SECTIONS = (*REGISTRIES, "executor", "stopping", "budget")
 """The sections of a configuration that have options."""
 
 

@@ -92,7 +92,9 @@ def retrain(
     if trust:
         adopt_all(searched.config)
     members = _picked(history, pick)
-    tree: dict[str, Any] = searched.config.model_dump(mode="json", exclude={"strategy", "constraints", "budget"})
+    tree: dict[str, Any] = searched.config.model_dump(
+        mode="json", exclude={"strategy", "constraints", "budget", "stopping"}
+    )
     if benchmark is not None:
         choose(tree, "benchmark", benchmark)
     _check_trains(history, None if benchmark is None else tree["benchmark"]["name"])
@@ -236,13 +238,13 @@ def _measured(tree: dict[str, Any], code: str, console: Console) -> list[str]:
     benchmark.space.check_io(benchmark.io)
     free = _free_metrics(benchmark, benchmark.space.parse(code))
     wanted = [Objective.parse(text) for text in config.objectives]
-    if not any(each.metric in benchmark.metrics for each in wanted):
+    if not any(benchmark.can_measure(each.metric) and each.metric not in free for each in wanted):
         raise InputError(
             f"the benchmark {config.benchmark.name} measures {', '.join(benchmark.metrics)}, but none of the search's "
             f"objectives, {', '.join(config.objectives)}; give an objective, such as --objective "
-            f"{benchmark.metrics[0]}:max"
+            f"{next(iter(benchmark.metrics), 'accuracy')}:max"
         )
-    kept = [each for each in wanted if each.metric in benchmark.metrics or each.metric in free]
+    kept = [each for each in wanted if benchmark.can_measure(each.metric) or each.metric in free]
     dropped = [str(each) for each in wanted if each not in kept]
     if dropped:
         console.print(

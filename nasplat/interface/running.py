@@ -124,8 +124,16 @@ def run_search(
             ):
                 run.keep(config)
                 run.keep_data(assembly.workload.data)
-                watchers = [progress, *trackers]
-                loop = Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, watchers, store)
+                loop = Search(
+                    assembly.problem,
+                    assembly.strategy,
+                    executor,
+                    log,
+                    assembly.budget,
+                    [progress, *trackers],
+                    store,
+                    assembly.stopping,
+                )
                 try:
                     interruption.arm()
                     loop.run()

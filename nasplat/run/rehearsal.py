@@ -21,7 +21,11 @@ def snapshot_damage(path: Path, config: SearchConfig, recorded: Mapping[str, Any
             return ""
         try:
             assembly = Assembly.of(config, code_metrics=code_metrics)
-            replay(log, assembly.strategy, assembly.problem, Accounts(config.goal), lambda outcome: None)
+            stopping, accounts = assembly.stopping, Accounts(config.goal)
+            if stopping is None:
+                replay(log, assembly.strategy, assembly.problem, accounts, lambda outcome: None)
+            else:
+                replay(log, assembly.strategy, assembly.problem, accounts, stopping.enter, stopping.ruled)
         except DamageError as error:
             return str(error).partition(";")[0]
         except StrategyError:

@@ -37,7 +37,15 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
         )
     artifacts = run.artifacts
     with InlineExecutor(assembly.benchmark, artifacts) as executor, run.writing() as log:
-        Search(assembly.problem, assembly.strategy, executor, log, assembly.budget, artifacts=artifacts).run()
+        Search(
+            assembly.problem,
+            assembly.strategy,
+            executor,
+            log,
+            assembly.budget,
+            artifacts=artifacts,
+            stopping=assembly.stopping,
+        ).run()
     return assembly
 
 

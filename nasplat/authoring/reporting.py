@@ -1,0 +1,122 @@
+"""What a function of a user's own tells: the metrics that it returns, and figures while it trains."""
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from nasplat.curve import StopRule
+from nasplat.errors import InputError, TrialFailed
+from nasplat.metric import Metric
+from nasplat.options import shortly
+
+MOST_EPOCHS = 10_000
+"""Maximum number of epochs that a trial can report; the log keeps all of them."""
+
+
+class TrialStopped(BaseException):
+    """Ends a function whose trial is stopped; no `Exception`, so that the function does not take it for a fault."""
+
+
+class Reporter:
+    """Takes figures while a function trains: ``report(epoch, {"accuracy": 0.8})`` after each epoch.
+
+    Args:
+        name: The function's name in messages.
+        stop: When the trial is stopped, if ever.
+
+    Attributes:
+        curve: What was reported, by epoch; two reports of one epoch are joined.
+        images: The training images processed, as far as it was told.
+        stopped: Why the trial was stopped; empty if it was not.
+    """
+
+    def __init__(self, name: str, stop: StopRule | None = None) -> None:
+        self.curve: dict[int, dict[str, float]] = {}
+        self.images = 0
+        self.stopped = ""
+        self._name = name
+        self._stop = stop
+
+    def __call__(self, epoch: int, metrics: Mapping[str, Any], *, images: int = 0) -> None:
+        """Report the figures of an epoch. If the trial is to be stopped, this does not return.
+
+        Args:
+            epoch: The epoch, 0 or more; later calls may not name an earlier one. Count them alike in all trials.
+            metrics: Figures by name, as the function returns them. NaN is allowed.
+            images: The training images processed since the last report.
+
+        Raises:
+            TrialFailed: The epoch or the figures are of another form.
+        """
+        try:
+            number = operator.index(epoch)
+        except TypeError:
+            number = -1
+        newest = next(reversed(self.curve), 0)
+        if number < newest:
+            raise TrialFailed(
+                "wrong report",
+                f"report must be told whole numbers of epochs that do not fall, but {self._name} reports {epoch!r} "
+                f"after {newest}; call report(epoch, metrics) once at the end of each epoch",
+            )
+        if number not in self.curve and len(self.curve) >= MOST_EPOCHS:
+            raise TrialFailed(
+                "wrong report",
+                f"a trial can report {MOST_EPOCHS:,} epochs, but {self._name} reports more; report epochs, not steps",
+            )
+        figures = numbers(metrics, self._name, "report")
+        self.curve[number] = self.curve.get(number, {}) | figures
+        self.images += operator.index(images)
+        rule = self._stop
+        if rule is not None and rule.metric in figures:
+            threshold = rule.threshold(number, self.curve)
+            if threshold is not None:
+                self.stopped = (
+                    f"by epoch {number}, {rule.metric} had not reached {threshold:.6g}, the median of the trials before"
+                )
+                raise TrialStopped
+
+
+def numbers(metrics: object, name: str, how: str) -> dict[str, float]:
+    """The metrics that a function gave as plain numbers.
+
+    Args:
+        metrics: What it gave.
+        name: The name of the function.
+        how: What it did with them: ``return`` or ``report``.
+
+    Raises:
+        TrialFailed: They are no mapping, or a value is no number, or one that its metric cannot have.
+    """
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise TrialFailed(
+            "no metric",
+            f"{name} must {how} its metrics by name, such as {{'accuracy': 0.9}}, but {how}s {shortly(metrics)}",
+        )
+    found = {}
+    for key, value in metrics.items():
+        if not isinstance(key, str):
+            raise TrialFailed("no metric", f"{name} must name its metrics by text, but {how}s one as {shortly(key)}")
+        found[key] = _number(value, key, name, how)
+        known = Metric.known(key)
+        if known is not None and found[key] == found[key]:  # NaN has its own failure, if it is an objective
+            try:
+                known.check(found[key])
+            except InputError as error:
+                raise TrialFailed("impossible metric", f"{name}: {error}") from None
+    return found
+
+
+def _number(value: Any, key: str, name: str, how: str) -> float:
+    """A number, or the one of a tensor or array without dimensions, wherever it is."""
+    given = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return float(given)
+    kind = type(value).__name__
+    if hasattr(value, "shape"):
+        kind = f"{kind} of shape {tuple(value.shape)}" + (f" on {value.device}" if hasattr(value, "device") else "")
+    raise TrialFailed(
+        "no number",
+        f"{name} must {how} numbers, but {key} is {kind if kind != 'str' else shortly(value)}; {how} one number, such "
+        f"as float({key}) or {key}.mean().item()",
+    )

@@ -1,0 +1,84 @@
+"""What a trial reports while it trains, and the rule that ends it early."""
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from nasplat.storage.decoding import count, number, text, typed
+
+Curve: TypeAlias = Mapping[int, Mapping[str, float]]
+"""What a trial reported while it trained: values by metric name, by epoch in rising order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRule:
+    """When a trial ends before its time: at an epoch where its best value so far is worse than a threshold.
+
+    The rule travels with the task, so that no worker waits for the driver, and a resumed search repeats it.
+
+    Args:
+        metric: The reported metric that counts.
+        maximize: Whether higher values are better.
+        thresholds: The worst value with which a trial goes on, by epoch.
+    """
+
+    metric: str
+    maximize: bool
+    thresholds: tuple[tuple[int, float], ...]
+
+    def threshold(self, epoch: int, curve: Curve) -> float | None:
+        """The threshold that a trial misses at an epoch, or None if it may go on.
+
+        A trial that never reported the metric goes on; one that only reported NaN does not.
+
+        Args:
+            epoch: The epoch.
+            curve: What the trial has reported, up to this epoch.
+        """
+        threshold = dict(self.thresholds).get(epoch)
+        values = [metrics[self.metric] for metrics in curve.values() if self.metric in metrics]
+        if threshold is None or not values:
+            return None
+        sign = 1.0 if self.maximize else -1.0
+        return None if any(sign * value >= sign * threshold for value in values) else threshold
+
+
+def encode_curve(curve: Curve) -> list[Any]:
+    """Encode a curve as JSON; `decode_curve` is the inverse."""
+    return [[epoch, dict(metrics)] for epoch, metrics in curve.items()]
+
+
+def decode_curve(points: Any) -> dict[int, dict[str, float]]:
+    """Decode a curve from the result of `encode_curve`.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not an encoded curve.
+    """
+    curve: dict[int, dict[str, float]] = {}
+    for point in typed({"curve": points}, "curve", list, "a list"):
+        metrics = typed(point, 1, dict, "an object")
+        curve[count(point, 0)] = {name: number(metrics, name) for name in metrics}
+    return curve
+
+
+def encode_rule(rule: StopRule) -> list[Any]:
+    """Encode a rule as JSON; `decode_rule` is the inverse."""
+    return [rule.metric, "max" if rule.maximize else "min", [list(pair) for pair in rule.thresholds]]
+
+
+def decode_rule(body: Any) -> StopRule:
+    """Decode a rule from the result of `encode_rule`.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not an encoded rule.
+    """
+    direction = text(body, 1)
+    if direction not in ("max", "min"):
+        raise ValueError(f"a direction must be max or min, but is {reprlib.repr(direction)}")
+    pairs = typed(body, 2, list, "a list")
+    return StopRule(
+        metric=text(body, 0),
+        maximize=direction == "max",
+        thresholds=tuple((count(pair, 0), number(pair, 1)) for pair in pairs),
+    )
