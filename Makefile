@@ -6,6 +6,10 @@ endif
 IN_VENV = $(VENV)/bin
 LATENCY = runs/latency.csv
 
+# Installing compiles nothing, so that the first process to load a module keeps what it has compiled: also where the
+# environment asks for no byte code, as in many containers. Otherwise each process compiles torch and Ray again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: search test test-all
 
 search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks that classify digits, export some of them

@@ -27,6 +27,11 @@ if "NASPLAT_DATA" not in os.environ and _SHARED.is_dir():
 # Tests run beside each other and beside Ray workers; more threads than cores would only wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Hundreds of processes import torch, Ray and this project. Installing compiles nothing, and where this variable is set,
+# as in many containers, each of them would compile all of it again, which takes longer than most tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A Ray cluster asks for the token that starting it has made; who names its address is told so before Ray is loaded.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 

@@ -3,8 +3,13 @@
 import configparser
 import importlib
 import inspect
+import os
 import pkgutil
 import re
+import runpy
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -125,6 +130,26 @@ def test_the_version_is_in_the_changelog() -> None:
 def test_warnings_are_errors_in_tests() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert settings["tool"]["pytest"]["ini_options"]["filterwarnings"][0] == "error"
+
+
+def test_tests_keep_what_python_compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the environment asks for no byte code, the suite took half as long again: all of torch in each process."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    runpy.run_path(str(ROOT / "tests" / "conftest.py"))
+    assert not sys.dont_write_bytecode
+    (tmp_path / "fresh.py").touch()
+    program = "import os, fresh; print(os.path.isfile(fresh.__cached__))"
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True) == "True\n"
+
+
+def test_make_keeps_what_python_compiles() -> None:
+    """It installs without byte code, for the first process that loads a module to write it."""
+    if shutil.which("make") is None:
+        pytest.skip("there is no make here")
+    asked = ["make", "-s", "--eval", "asked:; @echo $${PYTHONDONTWRITEBYTECODE-nothing}", "asked"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    assert subprocess.check_output(asked, cwd=ROOT, env=environment, text=True) == "nothing\n"
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import Artifacts, MemoryArtifacts
 from nasplat.cli.app import main
 from nasplat.driver.budget import Budget
-from nasplat.driver.loop import Search
-from nasplat.errors import StrategyError, TrialFailed
+from nasplat.driver.loop import FAILURES, Search
+from nasplat.errors import RunError, StrategyError, TrialFailed
 from nasplat.executors.executor import Executor, perform
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Constraint, Goal, Objective
@@ -925,6 +925,55 @@ def test_each_ask_is_in_the_log_before_it_is_worked_on(log: EventLog) -> None:
     strategy = Script(problem(benchmark), asks=[["0123"], ["0000"]])
     search = run_search(strategy, benchmark, log)
     assert search.outcomes["measured"] == 2
+
+
+class Stubborn(Script):
+    """Asks again for a training of the supernet that fails at once, and every so often for an evaluation.
+
+    Args:
+        problem: What is searched.
+        every: The evaluation comes after so many trainings.
+    """
+
+    def __init__(self, problem: Problem, *, every: int) -> None:
+        super().__init__(problem, asks=[])
+        self.every = every
+
+    def ask(self, n: int) -> list[Task]:
+        assert len(self.told) < 1000, "nothing ends the search"
+        if len(self.told) % (self.every + 1) == self.every:
+            return [self.problem.evaluate(self.problem.sample())]
+        return [self.problem.train_supernet((), epochs=1)]
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError  # no snapshot is taken
+
+
+@pytest.mark.parametrize("budget", [Budget(evaluations=5), Budget(evaluations=5, seconds=1e6), Budget(images=5)])
+def test_trainings_that_only_fail_end_the_run_with_their_cause(budget: Budget, log: EventLog) -> None:
+    for session in (1, 2):  # going on tries again, for the cause may be gone
+        benchmark = Scripted()
+        strategy = Stubborn(problem(benchmark), every=2 * FAILURES)
+        search = Search(strategy.problem, strategy, InlineExecutor(benchmark, MemoryArtifacts()), log, budget)
+        cause = "the last cause: no supernet: the benchmark Scripted cannot train a supernet"
+        with pytest.raises(RunError, match=f"{FAILURES} tasks in a row failed .* {cause}; .* resume"):
+            search.run()
+        assert search.outcomes["failed"] == session * FAILURES
+    assert len(list(log.events("outcome"))) == 2 * FAILURES and not list(log.events("end"))
+
+
+def test_failures_between_which_something_succeeds_end_no_run(log: EventLog) -> None:
+    benchmark = Scripted()
+    search = run_search(Stubborn(problem(benchmark), every=FAILURES - 1), benchmark, log, evaluations=3)
+    assert search.outcomes == {"measured": 3, "cached": 0, "trained": 0, "failed": 3 * (FAILURES - 1)}
+    assert [event.body["reason"] for event in log.events("end")] == ["budget"]
+
+
+def test_evaluations_that_only_fail_use_up_the_budget(log: EventLog) -> None:
+    number = 2 * FAILURES
+    benchmark = Scripted({trial: TrialFailed("demo", "on purpose") for trial in range(number)})
+    search = run_search(Stubborn(problem(benchmark), every=0), benchmark, log, evaluations=number)
+    assert search.outcomes["failed"] == number
 
 
 def check_killed_and_resumed(place: Path, strategy: str, executor: str, seed: int) -> None:

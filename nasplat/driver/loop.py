@@ -15,7 +15,7 @@ from nasplat.driver.cache import Cache
 from nasplat.driver.collection import Collector
 from nasplat.driver.replay import replay
 from nasplat.driver.stopping import MedianStopping
-from nasplat.errors import StrategyError
+from nasplat.errors import RunError, StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
 from nasplat.storage.artifact_store import ArtifactStore
@@ -28,6 +28,7 @@ from nasplat.task import (
     Measurement,
     Outcome,
     Task,
+    TrainSupernet,
     encode_incident,
     encode_outcome,
     encode_task,
@@ -40,6 +41,8 @@ SNAPSHOT_GROWTH = 0.5
 WAIT_SECONDS = 0.5
 PARKED = 4
 """Maximum number of outstanding tasks for each worker, including tasks that wait for equal work."""
+FAILURES = 100
+"""Maximum number of failures in a row of tasks that no limit of the budget is certain to end; then the run ends."""
 
 
 class Watcher(Protocol):
@@ -96,6 +99,8 @@ class Search:
         self._collector = Collector(artifacts, strategy)
         self._submitted: set[int] = set()
         self._may_ask = True
+        self._failures = 0  # in a row, and in this session: a resumed run tries as often again
+        self._last_failure = ""
         self._snapshot_at = 0
         self._clock = time.monotonic()
         self._seconds_before = 0.0
@@ -130,7 +135,7 @@ class Search:
 
         Raises:
             StrategyError: The strategy broke its contract.
-            RunError: The log cannot be written, or no worker is available any more.
+            RunError: The log cannot be written, no worker is left, or only failures come that no limit counts.
         """
         self.replay()
         self.collect()
@@ -145,6 +150,7 @@ class Search:
             while self._ask():
                 pass  # cache hits leave room for more tasks
             if not self._submitted:
+                self._check_failures()
                 break
             try:
                 outcomes = self.executor.wait(WAIT_SECONDS)
@@ -191,7 +197,7 @@ class Search:
         room = min(capacity - len(self._submitted), PARKED * capacity - len(self.accounts.outstanding))
         if self.budget.evaluations is not None:
             room = min(room, self.budget.evaluations - self.spending.evaluations)
-        if room <= 0 or not self._may_ask or self._spent():
+        if room <= 0 or not self._may_ask or self._failures >= FAILURES or self._spent():
             return False
         tasks = self.strategy.ask(room)
         self._check(tasks, room)
@@ -229,11 +235,27 @@ class Search:
         self.accounts.tell(outcome)
         self._enter(outcome)
         self._may_ask = True
+        self._count_failures(outcome)
         self.strategy.tell(outcome)
         self._notify(outcome)
         self._snapshot()
         for task in self._cache.release(outcome.task):
             self._route(task)
+
+    def _count_failures(self, outcome: Outcome) -> None:
+        """Count a failure that no limit counts: such tasks may fail at once, and a strategy ask for them for ever."""
+        if not isinstance(outcome, Failure):
+            self._failures = 0
+        elif isinstance(outcome.task, TrainSupernet) or not self.budget.ends:
+            self._failures += 1
+            self._last_failure = f"{outcome.kind}: {outcome.message}"
+
+    def _check_failures(self) -> None:
+        if self._failures >= FAILURES and not self._spent():
+            raise RunError(
+                f"{self._failures} tasks in a row failed that no limit of the budget counts, as supernet trainings; "
+                f"the last cause: {self._last_failure}; remove the cause and resume the run"
+            )
 
     def _enter(self, outcome: Outcome) -> None:
         """Add an outcome to the cache, the stopping rules and the collector; also used in replay."""
