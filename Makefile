@@ -6,7 +6,7 @@ endif
 IN_VENV = $(VENV)/bin
 LATENCY = runs/latency.csv
 
-.PHONY: search test test-all
+.PHONY: search test test-all docs
 
 search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks that classify digits, export some of them
 	$(IN_VENV)/nasplat search examples/quickstart.yaml --out $(RUN)
@@ -25,6 +25,10 @@ test: $(VENV)/ready  ## Install, run the tests on all cores
 
 test-all: $(VENV)/ready  ## Install, run the tests with all of their long sweeps
 	$(PYTEST) --whole $(ARGS)
+
+# The doctrees lie beside the site and not in it, and all pages are read anew, so that every warning is seen.
+docs: $(VENV)/ready  ## Install, build the documentation in build/docs; a warning, or a link that leads nowhere, is an error
+	$(IN_VENV)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -d build/doctrees docs build/docs
 
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
