@@ -55,7 +55,8 @@ def setup(app: Any) -> None:
 
 def _arrays(*event: Any) -> tuple[str | None, str | None]:
     *_, arguments, returned = event
-    return tuple(
-        text and re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]", r"NDArray[\1]", text)
-        for text in (arguments, returned)
-    )
+    return _short(arguments), _short(returned)
+
+
+def _short(annotations: str | None) -> str | None:
+    return annotations and re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]", r"NDArray[\1]", annotations)
