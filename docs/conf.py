@@ -38,11 +38,11 @@ nitpick_ignore_regex = [
     ("py:.*", r"nasplat\.strategy\._today|PydanticUndefined"),
 ]
 
-smartquotes = False  # -- begins an option
+smartquotes_action = "D"  # dashes; quotation marks stay as they are written
 default_role = "code"  # docstrings have names in single backticks
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

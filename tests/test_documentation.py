@@ -166,6 +166,35 @@ def test_every_plugin_and_command_has_its_page() -> None:
     assert "`--score" in written["commands/predictor.md"]
 
 
+def test_help_texts_are_code_where_they_have_options_and_plain_elsewhere() -> None:
+    assert generate.plain("in addition to --device-seconds") == "in addition to `--device-seconds`"
+    assert generate.plain("see `nasplat --help`, a < b | c * d") == r"see `nasplat --help`, a \< b \| c \* d"
+    assert generate.table(["a"], [["x | y"], [r"x \| y"]]).splitlines()[2:] == [r"| x \| y |"] * 2
+
+
+def site(folder: Path) -> CompletedProcess[str]:
+    """Check a built site as CI does."""
+    return subprocess.run([sys.executable, ROOT / ".ci" / "site.py", folder], capture_output=True, text=True)
+
+
+def test_a_site_that_fetches_from_elsewhere_or_leads_nowhere_is_told(tmp_path: Path) -> None:
+    assert site(tmp_path).returncode == 1
+    (tmp_path / "other.html").write_text('<p id="here"><a href="https://elsewhere.org">for those who follow it</a>')
+    (tmp_path / "index.html").write_text('<script src="local.js"></script><a href="other.html#here">other</a>')
+    (tmp_path / "local.js").touch()
+    (tmp_path / "style.css").write_text("a { background: url(local.js) }")
+    done = site(tmp_path)
+    assert done.returncode == 0, done.stdout
+    (tmp_path / "wrong.html").write_text(
+        '<script src="https://a.org/x.js"></script><link href="//b.org/x.css"><img src="http://c.org/x.png">'
+        '<a href="other.html#there">x</a><a href="nowhere.html">x</a>'
+    )
+    (tmp_path / "style.css").write_text('@import "https://d.org/fonts";')
+    done = site(tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.count(" fetches ") == 4 and done.stdout.count("which is not there") == 2
+
+
 @pytest.mark.parametrize(
     ("shown", "printed"),
     [
