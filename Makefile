@@ -10,7 +10,7 @@ LATENCY = runs/latency.csv
 # environment asks for no byte code, as in many containers. Otherwise each process compiles torch and Ray again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: search test test-all
+.PHONY: search test test-all docs
 
 search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks that classify digits, export some of them
 	$(IN_VENV)/nasplat search examples/quickstart.yaml --out $(RUN)
@@ -29,6 +29,10 @@ test: $(VENV)/ready  ## Install, run the tests on all cores
 
 test-all: $(VENV)/ready  ## Install, run the tests with all of their long sweeps
 	$(PYTEST) --whole $(ARGS)
+
+# The doctrees lie beside the site and not in it, and all pages are read anew, so that every warning is seen.
+docs: $(VENV)/ready  ## Install, build the documentation in build/docs; a warning, or a link that leads nowhere, is an error
+	$(IN_VENV)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -d build/doctrees docs build/docs
 
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -50,7 +50,7 @@ class IO:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The output shape of one example: ``(outputs,)``, or ``(outputs, height, width)`` for an image."""
+        """The shape of one output, ``(outputs,)`` or, of an image, ``(outputs, height, width)``."""
         if self.scale is None:
             return (self.outputs,)
         _, height, width = self.input_shape

@@ -125,44 +125,55 @@ def _datasets() -> list[dict[str, Any]]:
     ]
 
 
-def _describe(kind: Kind, name: str, *, json: bool) -> None:
-    """Tell what one plug-in is, and its options.
+def described(kind: Kind, name: str) -> dict[str, Any]:
+    """What one plug-in is: name, summary, whole description, origin, metrics of a benchmark, and its options.
+
+    `nasplat list KIND NAME` prints this, and the pages of the documentation are written from it.
 
     Raises:
         InputError: The name is unknown, or the plug-in cannot be loaded.
     """
+    registry = REGISTRIES[kind]
+    if name in registry.reserved:
+        return {"name": name, "summary": registry.reserved[name], "options": []}
+    plugin, found = registry.plugin(name), registry.get(name)
+    options, about = described_options(found), (inspect.getdoc(found) or "").partition("\nArgs:\n")[0].strip()
+    entry = {"name": plugin.name, "summary": about.partition("\n")[0], "about": about, "origin": plugin.origin}
+    metrics = tuple(getattr(found, "metrics", ())) if kind is Kind.BENCHMARKS else ()
+    measured = {"metrics": list(metrics)} if metrics else {}
+    return {**entry, **measured, "options": [asdict(each) for each in options]}
+
+
+def _describe(kind: Kind, name: str, *, json: bool) -> None:
+    """Tell what one plug-in is, and its options.
+
+    Raises:
+        InputError: As in `described`.
+    """
     if kind is Kind.DATASETS:
         _describe_dataset(name, json=json)
         return
-    registry = REGISTRIES[kind]
-    if name in registry.reserved:
-        if json:
-            print_json({"name": name, "summary": registry.reserved[name], "options": []})
-        else:
-            out.print(f"[bold]{escape(name)}[/] {escape(registry.reserved[name])}")
-        return
-    plugin, found = registry.plugin(name), registry.get(name)
-    options, about = described_options(found), (inspect.getdoc(found) or "").partition("\nArgs:\n")[0].strip()
-    metrics = tuple(getattr(found, "metrics", ())) if kind is Kind.BENCHMARKS else ()
+    entry = described(kind, name)
     if json:
-        entry = {"name": name, "summary": about.partition("\n")[0], "about": about, "origin": plugin.origin}
-        measured = {"metrics": list(metrics)} if metrics else {}
-        print_json({**entry, **measured, "options": [asdict(each) for each in options]})
+        print_json(entry)
         return
-    out.print(f"[bold]{escape(plugin.name)}[/] ({registry.kind}, {escape(plugin.origin)})\n")
-    for line in about.splitlines():
+    if "about" not in entry:  # a name that stands for others
+        out.print(f"[bold]{escape(name)}[/] {escape(entry['summary'])}")
+        return
+    out.print(f"[bold]{escape(entry['name'])}[/] ({REGISTRIES[kind].kind}, {escape(entry['origin'])})\n")
+    for line in entry["about"].splitlines():
         out.print(escape(line))
     out.print()
-    if metrics:
-        out.print(f"metrics: {escape(', '.join(metrics))}\n")
-    if not options:
+    if "metrics" in entry:
+        out.print(f"metrics: {escape(', '.join(entry['metrics']))}\n")
+    if not entry["options"]:
         out.print("no options")
         return
-    section = SECTIONS[kind]
+    section, first = SECTIONS[kind], entry["options"][0]
     print_table(
-        f"options, as in --set {section}.{options[0].name}={options[0].default}",
+        f"options, as in --set {section}.{first['name']}={first['default']}",
         ["option", "type", "default", "meaning"],
-        [(each.name, each.type, each.default, each.meaning) for each in options],
+        [(each["name"], each["type"], each["default"], each["meaning"]) for each in entry["options"]],
     )
 
 
