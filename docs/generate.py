@@ -126,7 +126,7 @@ def file_name(plugin: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A docstring or help text as Markdown: code keeps its backticks, options become code, and all else is no markup."""
+    """A docstring or help text as Markdown: code keeps its backticks, options become code, all else is text."""
     parts = re.split(r"(`+[^`]*`+)", text)
     parts[::2] = [re.sub(r"([\\*_<>\[\]#|])", r"\\\1", part) for part in parts[::2]]
     parts[::2] = [re.sub(r"--[a-z][a-z-]*", r"`\g<0>`", part) for part in parts[::2]]

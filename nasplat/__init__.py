@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasplat.architecture import IO, Architecture
+    from nasplat.authoring.checkpoint import Checkpoint
+    from nasplat.authoring.choices import choice, number
+    from nasplat.authoring.function import measures
+    from nasplat.authoring.reporting import Reporter
+    from nasplat.authoring.space import space
+    from nasplat.authoring.table import table
     from nasplat.benchmark import Benchmark, TableBenchmark
     from nasplat.cost import Cost
+    from nasplat.curve import StopRule
     from nasplat.errors import InputError, NasplatError, TrialFailed
-    from nasplat.interface.run import Run, fit_predictor, load, open_predictor, open_run, recover, search
+    from nasplat.interface.functions import fit_predictor, load, open_predictor, recover, search
+    from nasplat.interface.run import Run, open_run
     from nasplat.objective import Constraint, Goal, Objective
     from nasplat.predictor import Predictor
     from nasplat.problem import Problem
@@ -22,6 +30,7 @@ __all__ = [
     "IO",
     "Architecture",
     "Benchmark",
+    "Checkpoint",
     "Constraint",
     "Cost",
     "DuplicatePolicy",
@@ -38,26 +47,34 @@ __all__ = [
     "Outcome",
     "Predictor",
     "Problem",
+    "Reporter",
     "Run",
     "SearchSpace",
+    "StopRule",
     "Strategy",
     "TableBenchmark",
     "Task",
     "TrainSupernet",
     "Trained",
     "TrialFailed",
+    "choice",
     "fit_predictor",
     "load",
+    "measures",
+    "number",
     "open_predictor",
     "open_run",
     "recover",
     "search",
+    "space",
+    "table",
 ]
 
-_MODULES = (
+_CONTRACTS = (
     "architecture",
     "benchmark",
     "cost",
+    "curve",
     "errors",
     "objective",
     "predictor",
@@ -65,14 +82,26 @@ _MODULES = (
     "search_space",
     "strategy",
     "task",
-    "interface.run",  # the last: it needs most of the others
 )
+_ELSEWHERE = {
+    "Checkpoint": "authoring.checkpoint",
+    "Reporter": "authoring.reporting",
+    "Run": "interface.run",
+    "choice": "authoring.choices",
+    "measures": "authoring.function",
+    "number": "authoring.choices",
+    "open_run": "interface.run",
+    "space": "authoring.space",
+    "table": "authoring.table",
+}
+"""The modules of names that are no contracts; those of `interface.functions` are not listed."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use; `nasplat --help` needs none of them."""
     if name in __all__:
-        for each in _MODULES:
+        contracts = _CONTRACTS if name[0].isupper() else ("interface.functions",)
+        for each in (_ELSEWHERE[name],) if name in _ELSEWHERE else contracts:
             module = importlib.import_module(f"nasplat.{each}")
             if hasattr(module, name):
                 return globals().setdefault(name, getattr(module, name))

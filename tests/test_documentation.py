@@ -24,8 +24,7 @@ import generate
 import nasplat
 from nasplat.cli.app import COMMANDS, load
 from nasplat.cli.listing import REGISTRIES as PLUGINS
-from nasplat.cli.settings import REGISTRIES, assign, choose
-from nasplat.config import SearchConfig, load_tree
+from nasplat.interface.configuring import REGISTRIES, configured, parsed
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -286,12 +285,9 @@ def same_figures(shown: list[str], done: CompletedProcess[str]) -> bool:
 
 def resolve(given: dict[str, Any]) -> None:
     """Complete the configuration that flags of `nasplat search` give, which refuses unknown plug-ins and options."""
-    tree: dict[str, Any] = load_tree(ROOT / given["config"]) if given["config"] else {}
-    for section in REGISTRIES:
-        if given[section]:
-            choose(tree, section, given[section])
-    if given["objective"]:
-        tree["objectives"] = given["objective"]
-    for assignment in given["set_"] or ():
-        assign(tree, assignment)
-    SearchConfig.read(tree).resolved()
+    configured(
+        ROOT / given["config"] if given["config"] else None,
+        plugins={section: given[section] for section in REGISTRIES},
+        objectives=given["objective"] or ["accuracy:max"],
+        assignments=[parsed(each) for each in given["set_"] or ()],
+    ).resolved()

@@ -11,7 +11,6 @@ from rich.console import Console
 from nasplat.config import SearchConfig
 from nasplat.interface import retraining, searching
 from nasplat.interface.adoption import adopt, adopt_all
-from nasplat.interface.configuring import configured
 from nasplat.interface.console import SafeConsole
 from nasplat.interface.exporting import exported
 from nasplat.interface.running import Searched, check_some_measured, keep_accepted
@@ -24,11 +23,9 @@ from nasplat.units import figure, shown_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
     from nasplat.latency.conditions import Engine
     from nasplat.latency.measuring import Latency
-    from nasplat.surrogates.predictor_store import StoredPredictor
 
 
 class Run:
@@ -169,7 +166,7 @@ class Run:
         return self._ended(
             searching.resume(
                 self.directory,
-                _console(progress),
+                console_of(progress),
                 budget={
                     "evaluations": evaluations,
                     "seconds": seconds,
@@ -184,7 +181,7 @@ class Run:
                 },
                 trust=self.trust,
                 accept_changed_data=accept_changed_data,
-                log_to=_listed(log_to),
+                log_to=listed(log_to),
             )
         )
 
@@ -246,7 +243,7 @@ class Run:
         return self._ended(
             retraining.retrain(
                 self.directory,
-                _console(progress),
+                console_of(progress),
                 pick=None if picks is None else [str(each) for each in picks],
                 recipe=Path(recipe) if isinstance(recipe, str) else recipe,
                 epochs=epochs,
@@ -269,7 +266,7 @@ class Run:
                 out=None if out is None else Path(out),
                 trust=self.trust,
                 accept_changed_data=accept_changed_data,
-                log_to=_listed(log_to),
+                log_to=listed(log_to),
             )
         )
 
@@ -279,7 +276,7 @@ class Run:
         Raises:
             InputError: Nothing fits `pick`, the benchmark has no test data, or the data has changed.
         """
-        keep_accepted(self.directory, _console(True), accept=accept_changed_data)
+        keep_accepted(self.directory, console_of(True), accept=accept_changed_data)
         picked = self.pick(pick)
         finals = self.directory.finals(picked, self.directory.benchmark())
         return [finals[measurement.id] for measurement in picked]
@@ -324,7 +321,7 @@ class Run:
         folders = []
         for _, document in exported(
             self.directory,
-            _console(True),
+            console_of(True),
             str(pick),
             out=None if out is None else Path(out),
             form=format,
@@ -371,7 +368,10 @@ class Run:
         Raises:
             InputError: Nothing can be saved, or the directory exists.
         """
-        return recover(self.folder, out, config=config)
+        from nasplat.run.recovery import salvage
+
+        salvage(self.folder, None if config is None else Path(config)).save(Path(out))
+        return Run(out, trust=self.trust)
 
     def _ended(self, searched: Searched) -> "Run":
         """The run of a search that has come to its end."""
@@ -403,101 +403,6 @@ class Run:
         return f"<p>{escape_html(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def search(
-    config: str | Path | None = None,
-    *,
-    space: Any = None,
-    benchmark: Any = None,
-    strategy: Any = None,
-    objectives: str | Sequence[str] | None = None,
-    constraints: str | Sequence[str] | None = None,
-    evaluations: int | None = None,
-    seconds: float | None = None,
-    images: int | None = None,
-    device_seconds: float | None = None,
-    seed: int | None = None,
-    executor: str | None = None,
-    workers: int | None = None,
-    cpus_per_worker: float | None = None,
-    gpus_per_worker: float | None = None,
-    ray_address: str | None = None,
-    retries: int | None = None,
-    trial_seconds: float | None = None,
-    options: Mapping[str, Any] | None = None,
-    out: str | Path | None = None,
-    log_to: str | Sequence[str] = (),
-    progress: bool = True,
-) -> Run:
-    """Search for architectures, in a new run directory.
-
-    It does what ``nasplat search`` does, with the same defaults::
-
-        run = nasplat.search(space="nasbench201", benchmark="zero_cost", objectives=["synflow:max", "params:min"],
-                             evaluations=50)
-
-    Args:
-        config: A YAML file with a configuration; what else is given overrides it.
-        space: The search space: the name of an installed one, a mapping with `name` and options, a `SearchSpace`, what
-            `nasplat.space` made, a torch module with `nasplat.choice` in it, or ``MODULE:ATTRIBUTE`` of one of these.
-        benchmark: What measures: the name of an installed benchmark, a mapping with `name` and options, a `Benchmark`,
-            a function ``evaluate(network, *, epochs, seed, device, …) -> {"accuracy": …}``, or ``MODULE:ATTRIBUTE``.
-        strategy: The name of a strategy, a mapping with `name` and options, or a `Strategy`; by default ``auto``, which
-            chooses one and says why.
-        objectives: ``METRIC:max`` or ``METRIC:min``, one or several.
-        constraints: ``METRIC<=NUMBER`` or ``METRIC>=NUMBER``.
-        evaluations: Budget: evaluations.
-        seconds: Budget: seconds of searching.
-        images: Budget: training images, in addition to evaluations or seconds.
-        device_seconds: Budget: device-seconds, in addition to evaluations or seconds.
-        seed: The random seed; by default 0.
-        executor: ``inline`` (in this process) or ``ray``; by default ``inline``.
-        workers: Ray workers; by default 1.
-        cpus_per_worker: CPUs for each worker; by default 1.
-        gpus_per_worker: GPUs for each worker, such as 0.5; by default 0.
-        ray_address: An existing Ray cluster: ``auto`` or ``HOST:PORT``.
-        retries: Retries of a trial after a worker failure; by default 2.
-        trial_seconds: Time limit of a trial; after it, the trial fails.
-        options: Further options by ``SECTION.OPTION``, such as ``{"benchmark.epochs": 3}``.
-        out: The run directory to create; by default ``runs/STRATEGY-SPACE-N``.
-        log_to: Where trials are tracked too: ``tensorboard:DIR`` or ``mlflow:URI``, one or several.
-        progress: Whether to show the progress, on terminals and in notebooks.
-
-    Returns:
-        The run, at its end.
-
-    Raises:
-        InputError: Something is missing, unknown, or does not fit together; nothing was created.
-        RunError: The search could not go on, or every trial failed. The message says how to go on.
-        KeyboardInterrupt: It was interrupted; the message says how to go on.
-    """
-    read = configured(
-        None if config is None else Path(config),
-        plugins={"space": space, "benchmark": benchmark, "strategy": strategy},
-        objectives=[objectives] if isinstance(objectives, str) else objectives,
-        constraints=[constraints] if isinstance(constraints, str) else constraints,
-        budget={"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds},
-        seed=seed,
-        executor=executor,
-        placing={
-            "workers": workers,
-            "cpus_per_worker": cpus_per_worker,
-            "gpus_per_worker": gpus_per_worker,
-            "address": ray_address,
-            "retries": retries,
-            "trial_seconds": trial_seconds,
-        },
-        assignments=list((options or {}).items()),
-    )
-    folder = None if out is None else Path(out)
-    searched = searching.search(read, _console(progress), out=folder, log_to=_listed(log_to))
-    check_some_measured(searched.run)
-    return Run(searched.run.folder)
-
-
-def _listed(texts: str | Sequence[str]) -> Sequence[str]:
-    return [texts] if isinstance(texts, str) else texts
-
-
 def open_run(
     folder: str | Path, *, space: Any = None, benchmark: Any = None, strategy: Any = None, trust: bool = False
 ) -> Run:
@@ -516,90 +421,11 @@ def open_run(
     return Run(folder, space=space, benchmark=benchmark, strategy=strategy, trust=trust)
 
 
-def recover(folder: str | Path, out: str | Path, *, config: str | Path | None = None) -> Run:
-    """Save the readable parts of a damaged run as a new run, which can be resumed.
-
-    Args:
-        folder: The damaged run.
-        out: The run directory to create.
-        config: A configuration file to use instead of the run's own.
-
-    Raises:
-        InputError: Nothing can be saved, or the directory exists.
-    """
-    from nasplat.run.recovery import salvage
-
-    salvage(Path(folder), None if config is None else Path(config)).save(Path(out))
-    return Run(out)
-
-
-def load(folder: str | Path) -> "nn.Module":
-    """The network of an exported folder with its weights, in evaluation mode, on the CPU.
-
-    Raises:
-        InputError: A file is missing or damaged, or belongs to another version.
-    """
-    from nasplat.export.opening import load as read
-
-    return read(folder)
-
-
-def fit_predictor(
-    sources: "str | Path | Run | Sequence[str | Path | Run]",
-    predictor: str = "auto",
-    *,
-    out: str | Path | None = None,
-    space: Any = None,
-    score: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    folds: int = 5,
-) -> "StoredPredictor":
-    """Fit a predictor to measured architectures, and cross-validate it.
-
-    Args:
-        sources: Runs, their directories, or files of architectures with scores (CSV, JSON); one or several.
-        predictor: The name of the predictor.
-        out: The folder to save it in, for `nasplat.open_predictor` and ``nasplat serve``; None saves nothing.
-        space: The search space of the codes in files, in a form that `nasplat.search` takes; runs name their own.
-        score: The column or metric to predict; ``COLUMN:max`` or ``COLUMN:min`` if its name does not say which is
-            better.
-        options: Options of the predictor.
-        folds: Folds of the cross-validation; 0 for none.
-
-    Returns:
-        The predictor: `estimate` gives estimates of codes in the metric's unit; `about` says how well it ranks.
-
-    Raises:
-        InputError: A source, the predictor or an option does not fit, or there are too few architectures.
-    """
-    from nasplat.interface.predicting import fit
-    from nasplat.surrogates.predictor_store import make_space
-
-    several = [sources] if isinstance(sources, str | Path | Run) else list(sources)
-    paths = [each.folder if isinstance(each, Run) else Path(each) for each in several]
-    chosen = None if space is None else make_space(*adopt("space", space))
-    return fit(
-        paths,
-        predictor,
-        out=None if out is None else Path(out),
-        space=chosen,
-        score=score,
-        options=options,
-        folds=folds,
-    )
-
-
-def open_predictor(folder: str | Path) -> "StoredPredictor":
-    """Open a saved predictor.
-
-    Raises:
-        InputError: The folder is missing or damaged, or of another version.
-    """
-    from nasplat.surrogates.predictor_store import open_predictor as opened
-
-    return opened(Path(folder))
-
-
-def _console(progress: bool) -> Console:
+def console_of(progress: bool) -> Console:
     """Where notes and progress are shown: standard error, or the notebook."""
     return SafeConsole(stderr=True, soft_wrap=True, quiet=not progress)
+
+
+def listed(texts: str | Sequence[str]) -> Sequence[str]:
+    """One text or several as several."""
+    return [texts] if isinstance(texts, str) else texts
