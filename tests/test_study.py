@@ -88,6 +88,7 @@ def test_values_that_json_lacks_are_text(tmp_path: Path) -> None:
     assert trials(tmp_path / "journal")[0].user_attrs["loss"] == "inf"
 
 
+@pytest.mark.slow
 def test_a_taken_name_is_refused_unless_asked_and_other_studies_stay(tmp_path: Path) -> None:
     run, journal = handmade.handmade(tmp_path / "run"), tmp_path / "journal"
     export_study(run, journal, name="other")
