@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+import nasplat
 from nasplat.errors import InputError
 from nasplat.results import study
 from nasplat.results.study import export_study
@@ -87,6 +88,7 @@ def test_values_that_json_lacks_are_text(tmp_path: Path) -> None:
     assert trials(tmp_path / "journal")[0].user_attrs["loss"] == "inf"
 
 
+@pytest.mark.slow
 def test_a_taken_name_is_refused_unless_asked_and_other_studies_stay(tmp_path: Path) -> None:
     run, journal = handmade.handmade(tmp_path / "run"), tmp_path / "journal"
     export_study(run, journal, name="other")
@@ -180,3 +182,9 @@ def test_the_dashboard_shows_the_same_trials_objectives_and_front(tmp_path: Path
     assert values == {n: [MEASURED[n]["accuracy"], MEASURED[n]["params"]] for n in (0, 2, 6, 7)}
     best = {each["value"] for trial in details["best_trials"] for each in trial["user_attrs"] if each["key"] == "code"}
     assert best == {member.architecture.code for member in run.history().front}
+
+
+def test_a_run_in_python_exports_the_same_study(tmp_path: Path) -> None:
+    run = handmade.handmade(tmp_path / "run")
+    journal = nasplat.open_run(run.folder).export_study(tmp_path / "journal", name="mine")
+    assert len(opened(journal, "mine").trials) == 7

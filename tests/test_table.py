@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 import handmade
 import pytest
 
+import nasplat
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.results.extras import needed
@@ -141,3 +142,10 @@ def test_a_package_that_lacks_another_is_not_called_missing(monkeypatch: pytest.
     monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(ModuleNotFoundError, match="numpy"):
         needed("pandas", "pandas")
+
+
+def test_a_run_in_python_writes_the_same_table(tmp_path: Path) -> None:
+    run = handmade.handmade(tmp_path / "run")
+    write_table(run, tmp_path / "trials.csv")
+    written = nasplat.open_run(run.folder).table(tmp_path / "again.csv")
+    assert written.read_bytes() == (tmp_path / "trials.csv").read_bytes()
