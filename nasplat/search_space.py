@@ -179,7 +179,7 @@ class BlockSpace(SearchSpace):
 
 
 class _ClassName:
-    """A class attribute that is the name of the class, unless the class says another."""
+    """A class attribute that is the name of the class."""
 
     def __get__(self, instance: object, owner: type) -> str:
         return owner.__name__
@@ -189,9 +189,8 @@ class GeneSpace(SearchSpace):
     """A search space that is a product of categorical genes.
 
     A subclass defines `genes` and `build`. By default its name is that of the class, and costs are counted on built
-    networks; a `cost` by formula is faster. Override `active_genes` if some genes have no effect in some architectures,
-    and `canonical_key` if different codes can compute the same function for another reason. The code has one symbol
-    for each gene, in order: ``0`` is its first choice.
+    networks; a `cost` by formula is faster. `active_genes` tells which genes have an effect; override `canonical_key`
+    if codes are equal for another reason. The code has one symbol for each gene, in order: ``0`` is its first choice.
     """
 
     name: ClassVar[str] = cast(str, _ClassName())
@@ -202,14 +201,10 @@ class GeneSpace(SearchSpace):
         code = architecture.code
         return [numbers[code[place]] for numbers, place in zip(self._numbers, self._places, strict=True)]
 
-    def chosen(self, architecture: Architecture) -> dict[str, str]:
-        """The choice of every gene, by the gene's name."""
+    def chosen(self, architecture: Architecture) -> Mapping[str, Any]:
+        """The value of every gene by its name; by default the name of its choice."""
         choices = self.choices(architecture)
         return {gene.name: gene.choices[choice] for gene, choice in zip(self.genes, choices, strict=True)}
-
-    def chosen_values(self, architecture: Architecture) -> Mapping[str, Any]:
-        """The value of every gene by its name; by default the name of its choice."""
-        return self.chosen(architecture)
 
     def active_genes(self, architecture: Architecture) -> Sequence[int]:
         """The genes that have an effect in this architecture, by default all; only active genes mutate."""
@@ -356,13 +351,12 @@ class GeneSpace(SearchSpace):
 
     def said(self, architecture: Architecture) -> str:
         """An architecture in messages: its code with the choices of its genes, if they are not too many."""
-        choices = ", ".join(f"{name}={choice}" for name, choice in self.chosen(architecture).items())
-        return f"{architecture.code} ({choices})" if len(self.genes) <= NAMED else architecture.code
+        said = ", ".join(f"{name}={choice}" for name, choice in self.chosen(architecture).items())
+        return f"{architecture.code} ({said})" if len(self.genes) <= NAMED else architecture.code
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """One-hot choices of all genes, in order, with zeros for inactive genes: `[sum of all choices]`."""
-        hot = np.zeros(self._offsets[-1])
-        choices = self.choices(architecture)
+        hot, choices = np.zeros(self._offsets[-1]), self.choices(architecture)
         for gene in self.active_genes(architecture):
             hot[self._offsets[gene] + choices[gene]] = 1.0
         return hot

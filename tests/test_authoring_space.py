@@ -174,7 +174,7 @@ def test_inactive_genes_change_neither_network_nor_key() -> None:
     assert PERCEPTRONS.canonical_key(one) == PERCEPTRONS.canonical_key(other) == "0100"
     assert PERCEPTRONS.canonical_key(PERCEPTRONS.parse("1110")) == "1110"
     assert PERCEPTRONS.active_genes(other) == [0, 1, 3]
-    assert PERCEPTRONS.chosen_values(other) == {"depth": 1, "first": 3, "second": 2, "gate": "relu"}
+    assert PERCEPTRONS.chosen(other) == {"depth": 1, "first": 3, "second": 2, "gate": "relu"}
     assert not any(neighbor.code[2] != "0" for neighbor in PERCEPTRONS.neighbors(one))
     graph = PERCEPTRONS.graphs([other])
     assert graph.types[0, 3] == -1 and graph.adjacency[0, 2, 4] and not graph.adjacency[0, 2, 3]

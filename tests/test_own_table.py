@@ -116,7 +116,7 @@ def test_columns_become_genes(files: dict[str, Path]) -> None:
     space, benchmark = read(files["whole"])
     assert space.name == "results" and not space.builds
     assert type(space).__module__ == benchmark.__module__ == __name__
-    assert space.chosen_values(space.parse("01021110")) == {
+    assert space.chosen(space.parse("01021110")) == {
         "depth": 1,
         "width": 24,
         "kernel": 3,

@@ -186,7 +186,7 @@ class FunctionBenchmark(Benchmark):
             return architecture
         if self.subject == "choices":
             assert isinstance(self.space, GeneSpace)
-            return dict(self.space.chosen_values(architecture))
+            return dict(self.space.chosen(architecture))
         from nasplat.nn.counting import built
 
         return built(self.space, architecture, self.io).to(device)

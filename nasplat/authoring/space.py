@@ -34,7 +34,7 @@ class AuthoredSpace(GeneSpace):
     allowed: ClassVar[Callable[..., bool | str] | None] = None
     """Whether a combination of values is a member, or why it is not."""
 
-    def chosen_values(self, architecture: Architecture) -> dict[str, Value]:
+    def chosen(self, architecture: Architecture) -> dict[str, Value]:
         """The value of every gene, by name. Inactive genes have their first value, whatever the code says."""
         active = self.active_genes(architecture)
         return {
@@ -49,7 +49,7 @@ class AuthoredSpace(GeneSpace):
         if allowed is None:
             return None
         member = self.member(choices)
-        said = called("allowed", allowed, self.chosen_values(member), self.said(member))
+        said = called("allowed", allowed, self.chosen(member), self.said(member))
         if isinstance(said, str):
             return f"is not allowed: {said}"
         if said not in (True, False):
@@ -90,7 +90,7 @@ class FunctionSpace(AuthoredSpace):
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The network that the function returns."""
         function = type(self).function
-        network = function(**declared(function, self.chosen_values(architecture)), **named_shapes(function, io))
+        network = function(**declared(function, self.chosen(architecture)), **named_shapes(function, io))
         return materialized(network, io)
 
 
@@ -143,7 +143,7 @@ def space(
     ...     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, outputs))
     >>> perceptrons = space({"width": (16, 32), "depth": (1, 2, 3)}, perceptron)
     >>> perceptrons.chosen(perceptrons.parse("12"))
-    {'width': '32', 'depth': '3'}
+    {'width': 32, 'depth': 3}
     """
     common: dict[str, Any] = {
         "limits": _limits(limits),

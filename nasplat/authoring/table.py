@@ -39,11 +39,11 @@ class TableSpace(GeneSpace):
 
     builds: ClassVar[bool] = False
 
-    def chosen_values(self, architecture: Architecture) -> Mapping[str, Any]:
+    def chosen(self, architecture: Architecture) -> Mapping[str, Any]:
         """The value of every gene by its name; numbers as numbers."""
         return {
             gene: text if math.isnan(_number(text)) else (int(text) if text.lstrip("-").isdigit() else float(text))
-            for gene, text in super().chosen_values(architecture).items()
+            for gene, text in super().chosen(architecture).items()
         }
 
     def cost(self, architecture: Architecture, io: IO) -> Cost:
