@@ -302,8 +302,7 @@ class GeneSpace(SearchSpace):
 
     def canonical_key(self, architecture: Architecture) -> str:
         """The code, with the first choice of every inactive gene: correct if no other codes compute one function."""
-        active = self.active_genes(architecture)
-        choices = self.choices(architecture)
+        active, choices = self.active_genes(architecture), self.choices(architecture)
         return self.member([choices[gene] if gene in active else 0 for gene in range(len(choices))]).code
 
     def check_io(self, io: IO) -> None:
@@ -350,8 +349,9 @@ class GeneSpace(SearchSpace):
         )
 
     def said(self, architecture: Architecture) -> str:
-        """An architecture in messages: its code with the choices of its genes, if they are not too many."""
-        said = ", ".join(f"{name}={choice}" for name, choice in self.chosen(architecture).items())
+        """An architecture in messages: its code with the choices of its genes, if they are few."""
+        pairs = zip(self.genes, self.choices(architecture), strict=True)
+        said = ", ".join(f"{gene.name}={gene.choices[choice]}" for gene, choice in pairs)
         return f"{architecture.code} ({said})" if len(self.genes) <= NAMED else architecture.code
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
