@@ -32,10 +32,12 @@ myst_heading_anchors = 3
 nitpicky = True
 nitpick_ignore_regex = [
     # Libraries, whose pages lie elsewhere
-    ("py:.*", r"(np|npt|numpy|torch|pydantic|collections|pathlib|typing|types|abc|enum|os)\..*"),
+    ("py:.*", r"(np|npt|numpy|pandas|pd|torch|pydantic|collections|pathlib|typing|types|abc|enum|os)\..*"),
     ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|nn\.Module|T)"),
-    # What annotations of options hold beside the type
-    ("py:.*", r"nasplat\.strategy\._today|PydanticUndefined"),
+    # Imported for type checkers alone, so that Sphinx does not see which they are; the page has them
+    ("py:class", "Engine|Latency|StoredPredictor"),
+    # What annotations of options hold beside the type, and what nobody makes or asks for by name
+    ("py:.*", r"nasplat\.strategy\._today|PydanticUndefined|nasplat\.run\.(history\.History|source\.Origin)"),
 ]
 
 smartquotes_action = "D"  # dashes; quotation marks stay as they are written

@@ -153,6 +153,12 @@ def test_everything_public_stands_on_the_page_about_python() -> None:
     assert set(re.findall(r"^\.\. auto\w+:: nasplat\.(\w+)$", text, re.MULTILINE)) == set(nasplat.__all__)
 
 
+def test_every_room_stands_on_the_page_of_the_parts() -> None:
+    text = (DOCS / "reference" / "layout.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in (ROOT / "nasplat").glob("*/__init__.py") if not path.parent.is_symlink()}
+    assert set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) >= rooms
+
+
 @pytest.mark.slow
 def test_every_plugin_and_command_has_its_page() -> None:
     written = dict(generate.pages())
