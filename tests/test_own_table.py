@@ -42,6 +42,7 @@ GENES = {
 }
 """Eight genes: 8,640 combinations."""
 UNBUILT = {
+    "genes_have_an_effect",
     "cost_is_what_is_built",
     "networks_fit_their_io",
     "same_weights_same_outputs",
