@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nasplat.cost import Cost
     from nasplat.curve import StopRule
     from nasplat.errors import InputError, NasplatError, TrialFailed
+    from nasplat.interface.asking import AskTell
     from nasplat.interface.functions import fit_predictor, load, open_predictor, recover, search
     from nasplat.interface.run import Run, open_run
     from nasplat.objective import Constraint, Goal, Objective
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "IO",
     "Architecture",
+    "AskTell",
     "Benchmark",
     "Checkpoint",
     "Constraint",
@@ -84,6 +86,7 @@ _CONTRACTS = (
     "task",
 )
 _ELSEWHERE = {
+    "AskTell": "interface.asking",
     "Checkpoint": "authoring.checkpoint",
     "Reporter": "authoring.reporting",
     "Run": "interface.run",

@@ -137,6 +137,17 @@ class Search:
             StrategyError: The strategy broke its contract.
             RunError: The log cannot be written, no worker is left, or only failures come that no limit counts.
         """
+        self.begin()
+        while self.fill():
+            try:
+                outcomes = self.executor.wait(WAIT_SECONDS)
+            finally:
+                self._note_incidents()
+            self.take(outcomes)
+        self.end()
+
+    def begin(self) -> None:
+        """Replay the log, and submit the tasks that have no outcome; the first part of `run`."""
         self.replay()
         self.collect()
         self.log.append(
@@ -146,23 +157,27 @@ class Search:
         )
         for task in list(self.accounts.outstanding.values()):
             self._route(task)
-        while True:
-            while self._ask():
-                pass  # cache hits leave room for more tasks
-            if not self._submitted:
-                self._check_failures()
-                break
-            try:
-                outcomes = self.executor.wait(WAIT_SECONDS)
-            finally:
-                self._note_incidents()
-            for outcome in outcomes:
-                self._submitted.discard(outcome.id)
-                self._settle(outcome)
-            self.collect(at_least=collection.COLLECT_BYTES)
-            if not outcomes:
-                self._notify(None)
-                self.log.sync()  # while events come in, the log syncs itself
+
+    def fill(self) -> bool:
+        """Ask for and submit as many tasks as there is room for; return whether any is in work."""
+        while self._ask():
+            pass  # cache hits leave room for more tasks
+        if not self._submitted:
+            self._check_failures()
+        return bool(self._submitted)
+
+    def take(self, outcomes: Sequence[Outcome]) -> None:
+        """Log the outcomes of the executor and tell them; none means that time has passed."""
+        for outcome in outcomes:
+            self._submitted.discard(outcome.id)
+            self._settle(outcome)
+        self.collect(at_least=collection.COLLECT_BYTES)
+        if not outcomes:
+            self._notify(None)
+            self.log.sync()  # while events come in, the log syncs itself
+
+    def end(self) -> None:
+        """Log that the search has come to its end; the last part of `run`."""
         self.collect()
         self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
         self.log.sync()

@@ -31,10 +31,15 @@ def search(config: SearchConfig, console: Console, *, out: Path | None = None, l
         Interrupted, Stopped, RunError: As in `run_search`.
     """
     assembly = Assembly.of(config)
-    named = f"{assembly.config.strategy.name}-{assembly.config.space.name}".replace("/", "-").replace(":", "-")
-    folder = out or next_free(Path("runs"), named)
+    folder = out or new_folder_of(assembly.config)
     refuse_existing(folder)
     return run_search(assembly, folder, console, create=True, log_to=log_to)
+
+
+def new_folder_of(config: SearchConfig) -> Path:
+    """The default directory of a new run: ``runs/STRATEGY-SPACE-N``."""
+    named = f"{config.strategy.name}-{config.space.name}".replace("/", "-").replace(":", "-")
+    return next_free(Path("runs"), named)
 
 
 def resume(
