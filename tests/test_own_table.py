@@ -13,6 +13,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from numpy.random import default_rng
 
+import nasplat
 from nasplat.artifact import MemoryArtifacts
 from nasplat.authoring.table import TableLookup, TableSpace, table
 from nasplat.benchmark import Benchmark
@@ -325,3 +326,16 @@ def test_a_benchmark_that_trains_is_refused(files: dict[str, Path], monkeypatch:
     )
     with pytest.raises(InputError, match="trains networks, but those of results cannot be built"):
         Assembly.of(config)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_table_is_shown_and_goes_on(files: dict[str, Path], tmp_path: Path) -> None:
+    space, benchmark = table(files["part"], metrics={"accuracy": ("acc", 0.01)}, genes=list(GENES))
+    given: dict[str, Any] = {"space": space, "benchmark": benchmark, "strategy": "random_search"}
+    run = nasplat.search(**given, objectives="accuracy:max", evaluations=5, out=tmp_path / "run", progress=False)
+    again = nasplat.open_run(tmp_path / "run", **given)
+    assert again.best == run.best and "params" not in run.best.metrics  # nothing is known of their size
+    again.resume(evaluations=8, progress=False)
+    assert len(again.trials()) == 8
+    assert "params" not in again._repr_html_() and "accuracy" in again._repr_html_()
+    again.report(tmp_path / "report.html")
