@@ -137,6 +137,7 @@ def test_columns_become_genes(files: dict[str, Path]) -> None:
     assert again.genes == space.genes  # whatever the order of rows
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_row(files: dict[str, Path]) -> None:
     space, benchmark = read(files["whole"])
     measuring = benchmark(space)
@@ -243,6 +244,7 @@ def test_rows_of_one_combination_are_replicates(tmp_path: Path) -> None:
     assert space.genes[0].choices == ("1", "2")  # a row without its metric is left out
 
 
+@pytest.mark.slow
 def test_no_test_metrics_no_final_measurement(files: dict[str, Path]) -> None:
     space, benchmark = read(files["whole"])
     measurement = look(benchmark(space), Evaluate(id=0, seed=0, architecture=space.parse("0" * 8), fidelity=1))
@@ -298,12 +300,14 @@ def test_a_change_of_the_file_is_noticed(tmp_path: Path) -> None:
         benchmark(space).check()
 
 
+@pytest.mark.slow
 def test_another_space_is_refused(files: dict[str, Path]) -> None:
     (space, _), (_, benchmark) = read(files["part"]), read(files["whole"])
     with pytest.raises(InputError, match="made with it, results, but got part"):
         benchmark(space).check()
 
 
+@pytest.mark.slow
 def test_both_can_be_sent_by_value(files: dict[str, Path]) -> None:
     space, benchmark = pickle.loads(cloudpickle.dumps(read(files["part"])))
     first, second = space.sample(default_rng(0)), read(files["part"])[0].sample(default_rng(0))
@@ -312,6 +316,7 @@ def test_both_can_be_sent_by_value(files: dict[str, Path]) -> None:
     assert look(benchmark(space), Evaluate(id=0, seed=0, architecture=member, fidelity=1)).metrics["accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_trains_is_refused(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     space, _ = read(files["whole"])
     monkeypatch.setattr(SEARCH_SPACES, "get", lambda name: type(space))
