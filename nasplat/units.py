@@ -1,8 +1,10 @@
 """Human-readable values of metrics and durations."""
 
+from collections.abc import Iterable
+
 from nasplat.metric import FRACTION, Metric
 from nasplat.objective import Goal
-from nasplat.task import Incident
+from nasplat.task import Incident, Measurement
 
 
 def figure(name: str, value: float) -> str:
@@ -37,10 +39,13 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
 
 
-def shown_metrics(goal: Goal) -> list[str]:
-    """The metrics of a result table: the objectives first, then parameters and MACs."""
+def shown_metrics(goal: Goal, measurements: Iterable[Measurement] = ()) -> list[str]:
+    """The metrics of a result table: the objectives first, then parameters and MACs, if the measurements have them."""
+    known = [measurement.metrics for measurement in measurements]
     metrics = [objective.metric for objective in goal.objectives]
-    return metrics + [name for name in ("params", "macs") if name not in metrics]
+    return metrics + [
+        name for name in ("params", "macs") if name not in metrics and all(name in each for each in known)
+    ]
 
 
 def spelt(incident: Incident) -> str:

@@ -13,6 +13,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from numpy.random import default_rng
 
+import nasplat
 from nasplat.artifact import MemoryArtifacts
 from nasplat.authoring.table import TableLookup, TableSpace, table
 from nasplat.benchmark import Benchmark
@@ -136,6 +137,7 @@ def test_columns_become_genes(files: dict[str, Path]) -> None:
     assert again.genes == space.genes  # whatever the order of rows
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_row(files: dict[str, Path]) -> None:
     space, benchmark = read(files["whole"])
     measuring = benchmark(space)
@@ -242,6 +244,7 @@ def test_rows_of_one_combination_are_replicates(tmp_path: Path) -> None:
     assert space.genes[0].choices == ("1", "2")  # a row without its metric is left out
 
 
+@pytest.mark.slow
 def test_no_test_metrics_no_final_measurement(files: dict[str, Path]) -> None:
     space, benchmark = read(files["whole"])
     measurement = look(benchmark(space), Evaluate(id=0, seed=0, architecture=space.parse("0" * 8), fidelity=1))
@@ -297,12 +300,14 @@ def test_a_change_of_the_file_is_noticed(tmp_path: Path) -> None:
         benchmark(space).check()
 
 
+@pytest.mark.slow
 def test_another_space_is_refused(files: dict[str, Path]) -> None:
     (space, _), (_, benchmark) = read(files["part"]), read(files["whole"])
     with pytest.raises(InputError, match="made with it, results, but got part"):
         benchmark(space).check()
 
 
+@pytest.mark.slow
 def test_both_can_be_sent_by_value(files: dict[str, Path]) -> None:
     space, benchmark = pickle.loads(cloudpickle.dumps(read(files["part"])))
     first, second = space.sample(default_rng(0)), read(files["part"])[0].sample(default_rng(0))
@@ -311,6 +316,7 @@ def test_both_can_be_sent_by_value(files: dict[str, Path]) -> None:
     assert look(benchmark(space), Evaluate(id=0, seed=0, architecture=member, fidelity=1)).metrics["accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_trains_is_refused(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     space, _ = read(files["whole"])
     monkeypatch.setattr(SEARCH_SPACES, "get", lambda name: type(space))
@@ -325,3 +331,16 @@ def test_a_benchmark_that_trains_is_refused(files: dict[str, Path], monkeypatch:
     )
     with pytest.raises(InputError, match="trains networks, but those of results cannot be built"):
         Assembly.of(config)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_table_is_shown_and_goes_on(files: dict[str, Path], tmp_path: Path) -> None:
+    space, benchmark = table(files["part"], metrics={"accuracy": ("acc", 0.01)}, genes=list(GENES))
+    given: dict[str, Any] = {"space": space, "benchmark": benchmark, "strategy": "random_search"}
+    run = nasplat.search(**given, objectives="accuracy:max", evaluations=5, out=tmp_path / "run", progress=False)
+    again = nasplat.open_run(tmp_path / "run", **given)
+    assert again.best == run.best and "params" not in run.best.metrics  # nothing is known of their size
+    again.resume(evaluations=8, progress=False)
+    assert len(again.trials()) == 8
+    assert "params" not in again._repr_html_() and "accuracy" in again._repr_html_()
+    again.report(tmp_path / "report.html")

@@ -93,6 +93,7 @@ def test_trials_end_where_optunas_median_pruner_ends_them(tmp_path: Path) -> Non
     assert 10 < stopped < 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [random, lambda problem: RegularizedEvolution(problem, population=8, sample=3)])
 def test_a_resumed_search_repeats_its_rules(make: Callable[[Problem], Strategy], tmp_path: Path) -> None:
     whole = search(tmp_path / "whole", make, 40)

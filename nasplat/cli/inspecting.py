@@ -226,6 +226,7 @@ def _summary(history: History) -> dict[str, Any]:
     """A run in a few figures."""
     config = history.run.config
     best = history.front[0] if history.front else None
+    shown = shown_metrics(config.goal, history.front)
     return {
         "run": str(history.run.folder),
         "status": history.status,
@@ -238,7 +239,7 @@ def _summary(history: History) -> dict[str, Any]:
         "trained": len(history.trained),
         "failed": len(history.failures),
         "seconds": history.elapsed[-1] if history.elapsed else 0.0,
-        "best": best and {name: best.metrics[name] for name in shown_metrics(config.goal)},
+        "best": best and {name: best.metrics[name] for name in shown},
     }
 
 

@@ -31,7 +31,7 @@ def print_measurements(
     The table has a column of epochs if `epochs` is true or the measurements differ in epochs. Final measurements add a
     column with the first objective on test data.
     """
-    metrics = shown_metrics(goal)
+    metrics = shown_metrics(goal, measurements)
     first = metrics[0]
     epochs = epochs or len({m.task.fidelity for m in measurements}) > 1
     print_table(

@@ -389,7 +389,7 @@ class Run:
     def _repr_html_(self) -> str:
         """The front as a table, for notebooks."""
         history = self._history()
-        metrics = shown_metrics(self.goal)
+        metrics = shown_metrics(self.goal, history.front)
         head = "".join(f"<th>{escape_html(name)}</th>" for name in ("trial", "architecture", *metrics))
         rows = "".join(
             "<tr>"

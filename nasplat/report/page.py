@@ -55,7 +55,7 @@ def render(run: RunDirectory, history: History) -> str:
     """The report as HTML."""
     goal = run.config.goal
     front = history.front
-    metrics = shown_metrics(goal)
+    metrics = shown_metrics(goal, history.measured)
     measured = history.measured
     kinds = [failure.kind for failure in history.failures]
     page = Environment(

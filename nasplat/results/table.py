@@ -55,7 +55,7 @@ def columns_of(history: History) -> list[Column]:
     trials = sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number)
     front = {member.id for member in history.front}
     tested = {number: final.metrics for number, final in history.tested.items()}
-    shown = shown_metrics(history.run.config.goal)
+    shown = shown_metrics(history.run.config.goal, history.measured)
     metrics = _united(shown, (trial.metrics for trial in trials))
     final_metrics = _united(shown, tested.values())
 

@@ -20,7 +20,7 @@ class LogValidator:
 
     Args:
         finite: Metrics that every measurement has, and has a finite number for.
-        shown: Metrics that every measurement has.
+        shown: Metrics that every measurement has, if the first one does: a table of others need not have their costs.
 
     Attributes:
         seq: The number of the last event taken.
@@ -108,12 +108,14 @@ class LogValidator:
     def _check(self, outcome: Outcome) -> None:
         if not isinstance(outcome, Measurement):
             return
-        for name in (*self._finite, *self._shown):
+        shown = self._shown if self._measured else [name for name in self._shown if name in outcome.metrics]
+        for name in (*self._finite, *shown):
             if name not in outcome.metrics:
                 raise ValueError(f"measures task {outcome.id} without the metric {name!r}")
         for name in self._finite:
             if not math.isfinite(outcome.metrics[name]):
                 raise ValueError(f"has {outcome.metrics[name]} as {name!r} of task {outcome.id}, but it must be finite")
+        self._shown = shown
 
 
 def _list(value: object) -> list[dict[str, object]]:
