@@ -36,6 +36,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|nn\.Module|T)"),
     # Imported for type checkers alone, so that Sphinx does not see which they are; the page has them
     ("py:class", "Engine|Latency|StoredPredictor"),
+    # Aliases and type variables, which Sphinx does not see through
+    ("py:class", r"Value|Alternative|nasplat\.authoring\.(choices\.Number|function\.F)"),
     # What annotations of options hold beside the type, and what nobody makes or asks for by name
     ("py:.*", r"nasplat\.strategy\._today|PydanticUndefined|nasplat\.run\.(history\.History|source\.Origin)"),
 ]

@@ -128,7 +128,7 @@ def space(
         limits: Hard constraints on costs, such as ``params<=325e3``.
 
     Returns:
-        The space: an instance of a new class. ``.sample(numpy.random.default_rng(0))`` draws an architecture,
+        An instance of a new class, the space. ``.sample(numpy.random.default_rng(0))`` draws an architecture,
         ``.build(architecture, io)`` builds its network.
 
     Raises:

@@ -158,7 +158,7 @@ def fit_predictor(
         folds: Folds of the cross-validation; 0 for none.
 
     Returns:
-        The predictor: `estimate` gives estimates of codes in the metric's unit; `about` says how well it ranks.
+        The predictor. Its `estimate` gives estimates of codes in the metric's unit, its `about` says how well it ranks.
 
     Raises:
         InputError: A source, the predictor or an option does not fit, or there are too few architectures.
