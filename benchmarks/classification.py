@@ -407,6 +407,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return len(self._splits(device).training) if images is None else images
 
     def _augmentation(self, device: str, *, cutout: int = 0) -> "Callable[[Tensor], Tensor] | None":
+        if not self.recipe.augment and not cutout:
+            return None  # without loading torchvision, which every process that trains would wait for
         from torchvision.transforms import v2
 
         from nasplat.training.augmentation import CutoutEach, augmentation, mean
@@ -415,7 +417,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         changes = [augmentation(training.images, mirrored=self._dataset.mirrored)] if self.recipe.augment else []
         if cutout:
             changes.append(CutoutEach(cutout, mean(training)))
-        return v2.Compose(changes) if changes else None
+        augmented: Callable[[Tensor], Tensor] = v2.Compose(changes)
+        return augmented
 
     def _latency(self, model: "nn.Module", device: str) -> dict[str, float]:
         from nasplat.latency.measuring import measure_latency
