@@ -104,7 +104,7 @@ def _spelt(value: object) -> str:
 
 
 _USES = {
-    "architecture.json": "all of this as JSON; `nasplat.export.bundle.load(folder)` reads it and returns the network",
+    "architecture.json": "all of this as JSON; `nasplat.load(folder)` reads it and returns the network",
     "weights.safetensors": "the weights, with the names of torch's state dict",
     "model.onnx": '`onnxruntime.InferenceSession("model.onnx").run(None, {"images": images})`; any batch size',
     "model.pt2": '`torch.export.load("model.pt2").module()(images)`; any batch size; the file contains no pickles',

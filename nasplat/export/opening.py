@@ -54,17 +54,25 @@ class Exported:
     io: IO
 
 
-def load(folder: Path | str) -> "nn.Module":
+def load(folder: Path | str, space: SearchSpace | None = None) -> "nn.Module":
     """The network of an exported folder with its weights, in evaluation mode, on the CPU.
+
+    Args:
+        folder: The exported folder.
+        space: The search space of the network, if it is no installed plug-in.
 
     Raises:
         InputError: A file is missing or damaged, or belongs to another version.
     """
-    return opened(folder).network
+    return opened(folder, space).network
 
 
-def opened(folder: Path | str) -> Exported:
+def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
     """The network of an exported folder, as from `load`, and its description.
+
+    Args:
+        folder: The exported folder.
+        space: The search space of the network, if it is no installed plug-in.
 
     Raises:
         InputError: A file is missing or damaged, or belongs to another version.
@@ -85,8 +93,9 @@ def opened(folder: Path | str) -> Exported:
     if description.format != FORMAT:
         raise InputError(f"{path} has format {description.format}, but this version reads format {FORMAT}")
     try:
-        make = SEARCH_SPACES.get(description.space.name)
-        space = make(**complete("space", make, description.space.model_extra or {}))
+        if space is None:
+            make = SEARCH_SPACES.get(description.space.name)
+            space = make(**complete("space", make, description.space.model_extra or {}))
         architecture = space.parse(description.architecture)
         io = IO(tuple(description.input_shape), description.outputs, description.scale)
         space.check_io(io)

@@ -124,15 +124,20 @@ def recover(folder: str | Path, out: str | Path, *, config: str | Path | None = 
     return Run(out)
 
 
-def load(folder: str | Path) -> "nn.Module":
+def load(folder: str | Path, *, space: Any = None) -> "nn.Module":
     """The network of an exported folder with its weights, in evaluation mode, on the CPU.
+
+    Args:
+        folder: The exported folder.
+        space: Whatever was given to `nasplat.search` as the space, if it is no installed plug-in.
 
     Raises:
         InputError: A file is missing or damaged, or belongs to another version.
     """
     from nasplat.export.opening import load as read
+    from nasplat.surrogates.predictor_store import make_space
 
-    return read(folder)
+    return read(folder, None if space is None else make_space(*adopt("space", space)))
 
 
 def fit_predictor(
