@@ -34,7 +34,8 @@ class Net(nn.Module):
         """Logits `[n, outputs]` of images `[n, channels, 8, 8]`."""
         features = torch.relu(self.norm(self.stem(images)))
         features = torch.relu(self.body(features))
-        return self.classify(nn.functional.adaptive_avg_pool2d(features, 4).flatten(1))
+        logits: Tensor = self.classify(nn.functional.adaptive_avg_pool2d(features, 4).flatten(1))
+        return logits
 
 
 if __name__ == "__main__":

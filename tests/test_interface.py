@@ -87,11 +87,11 @@ def test_a_run_is_searched_resumed_tested_exported_and_loaded(finished: nasplat.
     (final,) = run.test()
     assert final.split == "test" and final.architecture == run.best.architecture
     folder = run.export(out=tmp_path / "network", latency=False)
-    assert isinstance(folder, Path)
     network = nasplat.load(folder)
     with torch.no_grad():
         assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    assert isinstance(run.export("front", out=tmp_path / "several", latency=False, format="source"), list)
+    several = run.export("front", out=tmp_path / "several", latency=False, format="source")
+    assert {path.name for path in several.iterdir()} == {f"trial-{member.id}" for member in run.front()}
     assert "<svg" in run.report(tmp_path / "report.html").read_text()
     assert run.best.architecture.code in run._repr_html_() and "finished, 4 trials" in repr(run)
     assert nasplat.open_run(run.folder).front() == run.front()

@@ -190,7 +190,12 @@ class WorkerPool:
     def check_first_starts(self) -> None:
         """Raise a `RunError` if all workers that were started first have failed to start."""
         if self._last_death and not self.idle and not self.starting:
-            raise RunError(f"a worker could not be started: {self._last_death}")
+            modules = (
+                "; workers find modules of your own in the working directory, beside the script, or on PYTHONPATH"
+                if "ModuleNotFoundError" in self._last_death
+                else ""
+            )
+            raise RunError(f"a worker could not be started: {self._last_death}{modules}")
 
     def check_workers(self, *, may_give_up: bool) -> None:
         """Measure how long there has been no worker; raise a `RunError` if none can start, or if it is too long.

@@ -293,7 +293,7 @@ class Run:
         latency: bool = True,
         engine: "Engine | None" = None,
         accept_changed_data: bool = False,
-    ) -> Path | list[Path]:
+    ) -> Path:
         """Export networks as files that can be shipped, each verified against torch.
 
         Args:
@@ -310,7 +310,8 @@ class Run:
             accept_changed_data: Whether to go on although the data has changed.
 
         Returns:
-            The folder, which `nasplat.load` reads; of ``front``, ``bins:M`` and ``all`` a list of folders.
+            The folder, which `nasplat.load` reads; of ``front``, ``bins:M`` and ``all`` the parent of the folders
+            ``trial-N``.
 
         Raises:
             InputError: A value does not fit, there are no weights, or a folder exists.
@@ -335,7 +336,7 @@ class Run:
             if warning := disagreement(document):
                 warnings.warn(f"{document['folder']}: {warning}", stacklevel=2)
             folders.append(Path(document["folder"]))
-        return folders if names_several(str(pick)) else folders[0]
+        return folders[0].parent if names_several(str(pick)) else folders[0]
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write a report, one HTML file with curves, front and configuration; by default ``RUN/report.html``."""
