@@ -134,6 +134,17 @@ def test_what_is_missing_or_wrong_is_told_before_anything_is_created(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+def test_a_module_that_searches_while_it_is_imported_is_told_so(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "eager.py").write_text(
+        "import nasplat\n\ndef evaluate(network): ...\n\n"
+        "nasplat.search(space='nasbench201', benchmark=evaluate, objectives='accuracy:max', evaluations=1)\n"
+    )
+    words = ["--space", "nasbench201", "--benchmark", "eager:evaluate", "--objective", "accuracy:max"]
+    done = command("search", *words, "--evaluations", "1")
+    assert done.returncode == 2 and "eager starts a search while it is imported" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_an_interrupted_search_says_how_to_go_on_and_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tells = RandomSearch.tell

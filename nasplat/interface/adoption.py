@@ -10,11 +10,13 @@ from typing import Any
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig, SearchConfig
 from nasplat.errors import InputError, NasplatError
+from nasplat.executors.executor import is_worker
 from nasplat.options import complete, shortly
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.run.directory import RunDirectory
 from nasplat.search_space import SearchSpace
 
+_importing: list[str] = []
 REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
 """The sections of a configuration that name a plug-in."""
 
@@ -88,6 +90,7 @@ def imported(section: str, name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    _importing.append(module)
     try:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
@@ -99,7 +102,23 @@ def imported(section: str, name: str) -> Any:
             f"the {section} {name!r} cannot be imported: {type(error).__name__}: {error}; it must be MODULE:ATTRIBUTE, "
             "where Python finds the module in the working directory or as an installed package"
         ) from error
+    finally:
+        _importing.pop()
     return found
+
+
+def check_not_importing() -> None:
+    """Refuse a search that starts while a module is imported: each worker imports it too, and would search again.
+
+    Raises:
+        InputError: It is being imported, for a search or by a worker.
+    """
+    if _importing or is_worker():
+        module = _importing[-1] if _importing else "a module"
+        raise InputError(
+            f"{module} starts a search while it is imported, as every worker does; put that below "
+            'if __name__ == "__main__":'
+        )
 
 
 def _as_plugin(section: str, given: Any) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasplat.interface import searching
-from nasplat.interface.adoption import adopt
+from nasplat.interface.adoption import adopt, check_not_importing
 from nasplat.interface.configuring import configured
 from nasplat.interface.run import Run, console_of, listed
 from nasplat.interface.running import check_some_measured
@@ -83,6 +83,7 @@ def search(
         RunError: The search could not go on, or every trial failed. The message says how to go on.
         KeyboardInterrupt: It was interrupted; the message says how to go on.
     """
+    check_not_importing()
     read = configured(
         None if config is None else Path(config),
         plugins={"space": space, "benchmark": benchmark, "strategy": strategy},
