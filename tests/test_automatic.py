@@ -319,4 +319,4 @@ def test_it_stands_below_the_list_of_strategies_and_in_the_help(command: Command
     lines = command("list", "strategies").stdout.splitlines()
     assert any(line.startswith("auto ") and "the search says why" in line for line in lines)
     assert not any("the search says why" in line for line in command("list", "predictors").stdout.splitlines())
-    assert "auto chooses one and says why" in re.sub(r"[\s│]+", " ", command("search", "--help").stdout)
+    assert "auto, which chooses one and says why" in re.sub(r"[\s│]+", " ", command("search", "--help").stdout)
