@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -182,3 +183,30 @@ def test_the_names_of_the_package_are_found_and_cheap() -> None:
     code = "import nasplat, sys; nasplat.InputError; print('torch' in sys.modules, 'ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+class Cell:
+    """What IPython shows below a cell."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> "Cell":
+        self.update(data, raw=raw)
+        return self
+
+    def update(self, data: dict[str, str], *, raw: bool) -> None:
+        self.lines.append(data["text/plain"])
+
+
+def test_a_notebook_shows_the_progress_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, module = Cell(), ModuleType("IPython.display")
+    monkeypatch.setattr(module, "display", cell.display, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    nasplat.search(
+        **SMALL | {"benchmark": "zero_cost", "objectives": "synflow:max", "evaluations": 3}, out=tmp_path / "run"
+    )
+    assert cell.lines[0] == "starting" and cell.lines[-1] == ""
+    assert any("done" in line and "best synflow" in line and "%" in line for line in cell.lines)

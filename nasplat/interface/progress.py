@@ -1,7 +1,8 @@
 """Progress of a search: done, running, failed, best so far, rate, time left; and incidents as they happen."""
 
+import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,41 +12,88 @@ from nasplat.driver.loop import Search
 from nasplat.task import Outcome
 from nasplat.units import duration, figure, spelt
 
+PER_SECOND = 5
+"""How often the progress is drawn at most."""
+
+
+class _TerminalBar:
+    """A bar on a terminal; elsewhere nothing."""
+
+    def __init__(self, console: Console) -> None:
+        self.shown = console.is_terminal and not console.quiet
+        self._bar = Progress(
+            BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=console,
+            transient=True, disable=not self.shown, refresh_per_second=PER_SECOND,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=1.0)
+
+    def start(self) -> None:
+        self._bar.start()
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+    def update(self, fraction: float, text: str) -> None:
+        self._bar.update(self._task, completed=fraction, description=text)
+
+
+class _NotebookLine:
+    """A line below a cell of a notebook, which is replaced as the search goes on.
+
+    Rich could draw its bar there, but only with another package, ipywidgets.
+    """
+
+    shown = True
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._next = 0.0
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._handle = display({"text/plain": "starting"}, raw=True, display_id=True)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.update({"text/plain": ""}, raw=True)
+
+    def update(self, fraction: float, text: str) -> None:
+        if self._handle is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + 1 / PER_SECOND
+            self._handle.update({"text/plain": f"{100 * fraction:3.0f} %  {text}"}, raw=True)
+
 
 class SearchProgress:
-    """Shows the progress of a search on a terminal. Without a terminal, it prints only incidents.
+    """Shows the progress of a search on a terminal or in a notebook. Elsewhere it prints only incidents.
 
     Args:
         console: Where to show it.
     """
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=console,
-            transient=True, disable=not console.is_terminal, refresh_per_second=5,
-        )  # fmt: skip
-        self._task = self._bar.add_task("starting", total=1.0)
+        self._display = _NotebookLine() if console.is_jupyter and not console.quiet else _TerminalBar(console)
         self._before: tuple[int, float, float] | None = None
         self._console = console
         self._incidents = 0
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._display.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._display.stop()
 
     def watch(self, search: Search, outcome: Outcome | None) -> None:
-        """Update the display. The terminal is redrawn only a few times a second."""
+        """Update the display, which is redrawn only a few times a second."""
         for incident in search.incidents[self._incidents :]:
             self._console.print(f"[yellow]{escape(spelt(incident))}[/]")
         self._incidents = len(search.incidents)
-        if not self._bar.disable:
+        if self._display.shown:
             fraction = search.fraction
-            self._bar.update(self._task, completed=fraction, description=self._describe(search, fraction))
+            self._display.update(fraction, self._describe(search, fraction))
 
     def _describe(self, search: Search, fraction: float) -> str:
         count = search.outcomes
