@@ -112,18 +112,9 @@ class Workload:
     data: dict[str, Any] | None = None
     adopted: dict[str, type] = field(default_factory=dict)
 
-    @property
-    def download_folder(self) -> str | None:
-        """The named folder into which the benchmark may download; None if it downloads into the data folder only."""
-        data = self.benchmark_options.get("data") or {}
-        return str(data["folder"]) if data.get("download") and data.get("folder") else None
-
     def offline(self) -> Self:
-        """The same workload, but nothing is downloaded into a folder that the options name."""
-        if self.download_folder is None:
-            return self
-        data = self.benchmark_options["data"] | {"download": False}
-        return replace(self, benchmark_options=self.benchmark_options | {"data": data})
+        """The same workload, but nothing is downloaded."""
+        return replace(self, benchmark_options=_offline(self.benchmark_options))
 
     def make(self) -> Benchmark:
         """Make the benchmark; it is not yet prepared."""
@@ -188,6 +179,18 @@ class SearchConfig(_Section):
             }
         )
 
+    def offline(self) -> "SearchConfig":
+        """The same configuration, but the benchmark downloads nothing.
+
+        Raises:
+            InputError: As `resolved`.
+        """
+        benchmark = self.resolved().benchmark  # an option may have a former name, outside of its group
+        options = _offline(benchmark.options)
+        if options == benchmark.options:
+            return self
+        return self.model_copy(update={"benchmark": PluginConfig(name=benchmark.name, **options)})
+
     @property
     def goal(self) -> Goal:
         """Parse the objectives and constraints.
@@ -230,6 +233,14 @@ def side_of(constraint: str) -> tuple[str, bool]:
     return parsed.metric, parsed.upper
 
 
+def _offline(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolved options of a benchmark without the permission to download."""
+    data = options.get("data")
+    if isinstance(data, Mapping) and data.get("download"):
+        return {**options, "data": {**data, "download": False}}
+    return dict(options)
+
+
 def load_tree(path: Path) -> dict[str, Any]:
     """Read the plain values of a configuration, a YAML file.
 
@@ -258,11 +269,9 @@ def _mapping(path: Path, what: str, tree: Any) -> dict[str, Any]:
 def _read_yaml(path: Path, what: str) -> Any:
     """Read the value of a YAML file; messages call the file `what`."""
     try:
-        content = read_file(path, LARGEST + 1)
+        content = read_file(path, LARGEST)
     except OSError as error:
         raise InputError(f"the {what} {path} cannot be read: {error.strerror}") from error
-    if len(content) > LARGEST:
-        raise InputError(f"the {what} {path} must have at most {LARGEST:,} bytes, but is larger")
     try:
         return yaml_value(content.decode())
     except ValueError as error:

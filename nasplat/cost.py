@@ -1,6 +1,7 @@
 """The cost of a network, computed without training it, and counted on a network where no formula gives it."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,9 +46,9 @@ class Cost:
     def __post_init__(self) -> None:
         if self.params > MOST or self.macs > MOST or self.memory_bits > MOST:
             raise InputError(
-                f"the figures of a network's cost must be at most {MOST:.3g}, but got {float(self.params):.3g} "
-                f"parameters, {float(self.macs):.3g} multiply-accumulates and {float(self.memory_bits):.3g} bits; "
-                "choose smaller options of its space"
+                f"the figures of a network's cost must be at most {MOST:.3g}, but got {_spelt(self.params)} "
+                f"parameters, {_spelt(self.macs)} multiply-accumulates and {_spelt(self.memory_bits)} bits; choose "
+                "smaller options of its space"
             )
 
     @classmethod
@@ -82,6 +83,11 @@ class Cost:
         """The totals by the metric names that objectives and constraints use."""
         counts = {"params": self.params, "macs": self.macs, "memory_bits": self.memory_bits}
         return {**(counts if self.counted else {}), **self.published}
+
+
+def _spelt(count: int) -> str:
+    """A count as text; none is too large for it, as they are for floating-point numbers and for decimal digits."""
+    return f"{float(count):.3g}" if count <= MOST**4 else f"10^{math.floor(math.log10(count))}"
 
 
 def counted_params(network: "nn.Module") -> int:

@@ -1,5 +1,6 @@
 """The side file of a log: damage is told from what a killed writer leaves."""
 
+import os
 import random
 import struct
 from contextlib import closing
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from nasplat.errors import DamageWarning, RunError
+from nasplat.storage import event_log
 from nasplat.storage.event_log import EventLog
 from nasplat.storage.write_ahead import FRAME_HEADER, WAL_HEADER, damage
 
@@ -89,12 +91,25 @@ def test_each_flipped_bit_is_found_where_it_is(side: bytes) -> None:
     chance = random.Random(0)
     bits = [chance.randrange(8 * len(side)) for _ in range(100)]
     bits += range(0, 8 * WAL_HEADER, 5)
-    bits += [8 * (len(side) - FRAME) + bit for bit in range(0, 8 * FRAME_HEADER, 3)]  # the last frame's header
+    bits += [8 * (len(side) - FRAME) + bit for bit in range(8 * FRAME_HEADER)]  # the last frame's header
     for bit in bits:
         hurt = bytearray(side)
         hurt[bit // 8] ^= 1 << bit % 8
         where = (bit // 8 - WAL_HEADER) // FRAME + 1
         assert damage(bytes(hurt)).startswith("the header " if where == 0 else f"frame {where} "), bit
+
+
+def test_a_lost_mark_at_the_end_is_damage_but_not_a_transaction_that_never_ended(side: bytes) -> None:
+    """A transaction that was rolled back leaves frames, and a power cut may tear one, with the salts of today."""
+    mark = len(side) - FRAME + 4
+    assert any(side[mark : mark + 4])
+    assert damage(side[:mark] + bytes(4) + side[mark + 4 :]).endswith("the 1 transactions from there on")
+    torn = side[:mark] + bytes(4) + side[mark + 4 : -100] + bytes(100)
+    assert damage(torn) == ""
+    rolled_back = (
+        side[: mark - 4] + side[mark - 4 - FRAME : mark - FRAME] + bytes(4) + side[mark + 4 - FRAME : mark - 4]
+    )
+    assert len(rolled_back) == len(side) and damage(rolled_back) == ""
 
 
 def test_a_lost_block_in_the_middle_is_damage_and_one_at_the_end_looks_like_a_kill(side: bytes) -> None:
@@ -125,6 +140,30 @@ def test_a_writer_leaves_no_frames_of_an_earlier_use(tmp_path: Path) -> None:
         log.sync()
         log.append("ask", {}, elapsed=0.0)
         assert path.with_name("events.sqlite-wal").stat().st_size < 10 * FRAME
+
+
+def test_a_log_is_looked_through_once_as_long_as_it_does_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.sqlite"
+    EventLog.create(path).close()
+    looked: list[object] = []
+    monkeypatch.setattr(event_log, "structural_damage", lambda connection: looked.append(connection) or "")
+
+    def looks() -> int:
+        before = len(looked)
+        EventLog.open(path).close()
+        return len(looked) - before
+
+    assert [looks(), looks()] == [1, 1], "it has just changed, and may change again at the same time"
+    os.utime(path, (1000, 1000))
+    assert [looks(), looks()] == [1, 0]
+    os.utime(path, (2000, 2000))
+    assert [looks(), looks()] == [1, 0]
+    path.with_name("copy").write_bytes(path.read_bytes())
+    os.utime(path.with_name("copy"), (2000, 2000))
+    path.with_name("copy").replace(path)
+    assert looks() == 1
 
 
 def test_shared_memory_that_was_left_over_changes_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import nasplat
 from nasplat.cli.console import err
-from nasplat.errors import DamageWarning, InputError, NasplatError, StorageError, printable
+from nasplat.errors import DamageWarning, InputError, NasplatError, RunError, StorageError, printable
 from nasplat.storage.files import is_full
 
 # The base class of typer's errors about command-line arguments. Its module differs between versions of typer.
@@ -166,6 +166,8 @@ def main() -> None:
         code = _report(error, WRONG_INPUT)
     except NasplatError as error:
         code = _report(error, FAILED)
+    except MemoryError:
+        code = _report(RunError("there is not enough memory; free some, or raise its limit (ulimit -v)"), FAILED)
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted")
         code = INTERRUPTED

@@ -1,7 +1,6 @@
 """`nasplat runs`, `nasplat show` and `nasplat report`: looking at what there is."""
 
 import os
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +17,7 @@ from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.layout import LOG
 from nasplat.run.retrained import Comparison
+from nasplat.run.trust import resuming
 from nasplat.task import Measurement, encode_incident
 from nasplat.units import duration, figure, shown_metrics, spelt
 
@@ -175,7 +175,7 @@ def _show_run(history: History, top: int) -> None:
         out.print(f"{'data':10} [yellow]changed[/], accepted {escape(change)}")
     ranked = history.ranked
     if summary["status"] == "interrupted":
-        out.print(f"{'go on with':10} nasplat resume {escape(shlex.quote(summary['run']))}")
+        out.print(f"{'go on with':10} {escape(resuming(history.run))}")
     if history.tested:
         out.print(f"{'tested':10} {len(history.tested)} on test data, each once; see nasplat test")
     out.print()

@@ -1,6 +1,5 @@
 """`nasplat recover`: what can be saved of a damaged run."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ from rich.markup import escape
 
 from nasplat.cli.console import out, print_json
 from nasplat.run.directory import RunDirectory
+from nasplat.run.trust import resuming
 from nasplat.storage.event_log import recovering
 
 
@@ -41,8 +41,8 @@ def recover(
         out.print(escape(line))
     if out_folder is not None:
         out.print(f"saved: {escape(str(out_folder))}")
-        if RunDirectory(out_folder).history().ended is None:
-            out.print(f"go on with: nasplat resume {escape(shlex.quote(str(out_folder)))}")
+        if (saved := RunDirectory(out_folder)).history().ended is None:
+            out.print(f"go on with: {escape(resuming(saved))}")
     elif not found.healthy:
         out.print(escape(recovering(run)))
 

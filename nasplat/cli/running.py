@@ -1,9 +1,7 @@
 """What a command says of a search: its result, or how to go on with it."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import typer
 from rich.markup import escape
@@ -16,6 +14,7 @@ from nasplat.interface.running import Interrupted, Searched, Stopped, check_some
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
+from nasplat.run.trust import resuming
 from nasplat.strategy import GenerationalStrategy
 from nasplat.task import encode_incident
 from nasplat.units import duration
@@ -32,10 +31,10 @@ def told_how_to_go_on() -> Iterator[None]:
         yield
     except Stopped as error:
         joined = ", then go on with" if isinstance(error.__cause__, StorageError) else "; go on with"
-        raise RunError(f"{error.why}{joined}: {_resuming(error.folder)}") from error
+        raise RunError(f"{error.why}{joined}: {resuming(RunDirectory(error.folder))}") from error
     except Interrupted as error:
-        go_on = f"go on with: {escape(_resuming(error.folder))}" if error.created else "nothing was created"
-        err.print(f"interrupted; {go_on}")
+        go_on = f"go on with: {resuming(RunDirectory(error.folder))}" if error.created else "nothing was created"
+        err.print(f"interrupted; {escape(go_on)}")
         raise typer.Exit(130) from None
 
 
@@ -68,15 +67,6 @@ def print_result(searched: Searched, *, json: bool) -> None:
     check_some_measured(run)
 
 
-def _resuming(folder: Path) -> str:
-    """The command that goes on with a run; it names again what a run alone cannot: a cluster, or a module."""
-    config = RunDirectory(folder).config
-    address = config.executor.address
-    where = "" if address is None else f" --ray-address {shlex.quote(address)}"
-    modules = any(":" in plugin.name for plugin in (config.space, config.benchmark, config.strategy))
-    return f"nasplat resume {shlex.quote(str(folder))}{where}{' --trust-run' if modules else ''}"
-
-
 def _print_result(loop: Search, history: History, comparison: Comparison | None) -> None:
     """Print the result of a search as text."""
     if comparison is None:
@@ -93,7 +83,7 @@ def _print_result(loop: Search, history: History, comparison: Comparison | None)
         err.print(
             f"[yellow]the budget ended inside a generation[/]: {strategy.unasked} of its tasks were not "
             "started; to finish it, give a larger budget to "
-            f"nasplat resume {escape(shlex.quote(str(history.run.folder)))}"
+            f"{escape(resuming(history.run))}"
         )
     for kind in sorted({failure.kind for failure in history.failures}):
         number = sum(failure.kind == kind for failure in history.failures)

@@ -31,7 +31,8 @@ TrustRun: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--trust-run",
-        help="The run is your own: import modules, connect to the Ray cluster, and write into folders that it names.",
+        help="The run is your own: import modules, connect to the Ray cluster, write into folders, and download data, "
+        "as it says.",
     ),
 ]
 Retries: TypeAlias = Annotated[

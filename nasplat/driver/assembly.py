@@ -42,7 +42,12 @@ class Assembly:
 
     @classmethod
     def of(
-        cls, config: SearchConfig, data: dict[str, Any] | None = None, *, code_metrics: frozenset[str] | None = None
+        cls,
+        config: SearchConfig,
+        data: dict[str, Any] | None = None,
+        *,
+        code_metrics: frozenset[str] | None = None,
+        offline: bool = False,
     ) -> Self:
         """Make the parts, and choose the strategy if the configuration leaves it open; nothing is created on disk.
 
@@ -51,6 +56,7 @@ class Assembly:
             data: What an earlier run recorded of its data, which must be unchanged; None for new data.
             code_metrics: The metrics that the search began with as those of the code, if it goes on; by default the
                 benchmark's.
+            offline: Whether nothing is downloaded although the configuration says so.
 
         Raises:
             InputError: An error that can be detected before the search begins.
@@ -58,7 +64,7 @@ class Assembly:
         config = config.resolved()
         budget = Budget(**config.budget.model_dump())
         goal = config.goal
-        workload = replace(config.workload, data=data)
+        workload = replace(config.workload.offline() if offline else config.workload, data=data)
         _check_supernet(config)
         benchmark = workload.make()
         _check_alone(benchmark, config)

@@ -53,7 +53,7 @@ def exported(
         The measurement, and the content of ``architecture.json`` with the `folder`.
 
     Raises:
-        InputError: A value does not fit, or a folder exists.
+        InputError: A value does not fit, a folder exists, or the default one is a link.
         RunError: An exported format differs from torch.
     """
     from nasplat.export import bundle
@@ -64,6 +64,8 @@ def exported(
     if form not in FORMS:
         raise InputError(f"--format must be one of {', '.join(FORMS)}, but got {form!r}")
     parent = run.folder / "export" if out is None else out
+    if out is None and parent.is_symlink():  # drafts would be written, and deleted, in a folder that the run chose
+        raise InputError(f"{parent} is a link to {parent.readlink()}, outside the run; give --out FOLDER")
     folders = [parent if out is not None and not several else parent / f"trial-{m.id}" for m in measurements]
     for folder in folders:
         if is_taken(folder):  # before any of the others is written

@@ -75,7 +75,8 @@ def retrain(
         placing: The options of the executor.
         assignments: Further options, as pairs of ``SECTION.OPTION`` and value.
         out: The run directory to create; by default ``RUN-retrained-N``.
-        trust: Whether modules, clusters and folders that only the run names may be used.
+        trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
+            it says so.
         log_to: As in `run_search`.
         accept_changed_data: Whether to go on although the data has changed since the search.
 
@@ -92,9 +93,8 @@ def retrain(
     if trust:
         adopt_all(searched.config)
     members = _picked(history, pick)
-    tree: dict[str, Any] = searched.config.model_dump(
-        mode="json", exclude={"strategy", "constraints", "budget", "stopping"}
-    )
+    known = searched.config if trust else searched.config.offline()  # a download is then asked for by the user alone
+    tree: dict[str, Any] = known.model_dump(mode="json", exclude={"strategy", "constraints", "budget", "stopping"})
     if benchmark is not None:
         choose(tree, "benchmark", benchmark)
     _check_trains(history, None if benchmark is None else tree["benchmark"]["name"])

@@ -39,7 +39,8 @@ class Run:
         space: Whatever was given to `nasplat.search` as the space, if it is no installed plug-in.
         benchmark: Whatever was given as the benchmark, if it is no installed plug-in.
         strategy: Whatever was given as the strategy, if it is no installed plug-in.
-        trust: Whether modules, clusters and folders that only the run names may be used; for a run of your own.
+        trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
+            it says so; for a run of your own.
 
     Raises:
         InputError: It is no run directory, or an object is not the one that the run names.
@@ -414,7 +415,8 @@ def open_run(
         space: Whatever was given to `nasplat.search`, if it is no installed plug-in.
         benchmark: Likewise.
         strategy: Likewise.
-        trust: Whether modules, clusters and folders that only the run names may be used; for a run of your own.
+        trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
+            it says so; for a run of your own.
 
     Raises:
         InputError: It is no run directory.

@@ -59,7 +59,8 @@ def resume(
         console: Where notes and progress are printed.
         budget: New limits of the budget, in total; None leaves one as it is.
         placing: New options of the Ray executor; None leaves one as it is.
-        trust: Whether modules, clusters and folders that only the run names may be used.
+        trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
+            it says so.
         accept_changed_data: Whether to go on although the data has changed.
         log_to: As in `run_search`.
 
@@ -81,7 +82,7 @@ def resume(
     check_trusted(run, config, named="address" in given, trusted=trust)
     check_store_trusted(run, trusted=trust)
     data = data_of(run, console, accept=accept_changed_data)
-    assembly = Assembly.of(config, data, code_metrics=run.code_metrics)
+    assembly = Assembly.of(config, data, code_metrics=run.code_metrics, offline=not trust)
     shared = (assembly.benchmark.code_metrics - run.code_metrics).intersection(assembly.problem.goal.metrics)
     if shared:
         console.print(

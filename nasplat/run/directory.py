@@ -27,7 +27,7 @@ from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.environment import environment
 from nasplat.run.history import History
-from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG, LOG_FILES, refuse_links
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG, LOG_FILES, check_files
 from nasplat.run.records import read_data, read_environment, spelt_data
 from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
@@ -55,7 +55,7 @@ class RunDirectory:
         folder: An existing run directory.
 
     Raises:
-        InputError: The folder is not a run directory, or one of its files is a link.
+        InputError: The folder is not a run directory, or one of its files is a link or no file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +63,7 @@ class RunDirectory:
         if not os.path.isfile(folder / LOG) or not os.path.isfile(folder / CONFIG):  # noqa: PTH113
             what = "is not a run directory" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
             raise InputError(f"{folder} {what}; `nasplat runs` lists the runs below ./runs")
-        refuse_links(folder)
+        check_files(folder)
         self.folder = folder
 
     @classmethod
@@ -142,7 +142,7 @@ class RunDirectory:
         return hashlib.sha256(json.dumps(first, sort_keys=True, default=repr).encode()).hexdigest()
 
     def benchmark(self) -> Benchmark:
-        """The run's benchmark, not yet prepared. It downloads nothing into a folder that only the run names.
+        """The run's benchmark, not yet prepared. It downloads nothing, even if the run says so.
 
         Raises:
             InputError: The configuration names a plug-in or an option that is not there.

@@ -70,7 +70,8 @@ def _revision(folder: Path) -> str | None:
     """The commit checked out in a folder, with ``+changes`` if tracked files were changed; None outside of git.
 
     A repository may be anybody's, and its configuration can name programs. None of them is run: where it names filters
-    of files, which a comparison would run, the mark is ``+unknown``.
+    of files, which a comparison would run, the mark is ``+unknown``; so it is with a git before 2.26, which does not
+    say whose configuration names them.
     """
     try:
         head = _git(folder, "rev-parse", "HEAD")
@@ -84,8 +85,11 @@ def _revision(folder: Path) -> str | None:
 
 
 def _has_filters(folder: Path) -> bool:
-    """Whether the configuration of the repository itself, not that of its user, has filters of files."""
-    listed = _git(folder, "config", "--list", "--show-scope", "--name-only", "-z").split("\0")
+    """Whether the configuration of the repository itself, not that of its user, has filters; True if unknown."""
+    try:
+        listed = _git(folder, "config", "--list", "--show-scope", "--name-only", "-z").split("\0")
+    except subprocess.CalledProcessError:
+        return True
     settings = zip(listed[::2], listed[1::2], strict=False)
     return any(scope in ("local", "worktree") and name.startswith("filter.") for scope, name in settings)
 

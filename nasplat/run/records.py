@@ -11,6 +11,9 @@ from nasplat.run.layout import DATA, ENVIRONMENT
 from nasplat.storage.event_log import recovering
 from nasplat.storage.files import read_file
 
+LARGEST = {DATA: 1 << 30, ENVIRONMENT: 1 << 24}
+"""Bytes of the records. That of data has a line of a hundred bytes for each file."""
+
 
 def read_data(folder: Path) -> dict[str, Any] | None:
     """Read what a run recorded of its data; None if it recorded nothing.
@@ -20,7 +23,7 @@ def read_data(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / DATA
     try:
-        recorded = json.loads(read_file(path))
+        recorded = json.loads(read_file(path, LARGEST[DATA]))
         if not isinstance(recorded, dict):
             raise ValueError("it is no object")
         for each in recorded.values():
@@ -41,7 +44,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     """
     path = folder / ENVIRONMENT
     try:
-        recorded = json.loads(read_file(path))
+        recorded = json.loads(read_file(path, LARGEST[ENVIRONMENT]))
     except (OSError, ValueError, RecursionError) as error:
         raise DamageError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
     match recorded:

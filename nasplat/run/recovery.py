@@ -5,7 +5,7 @@ The damaged files are only read: the log is copied first, and SQLite sees the co
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,12 +20,12 @@ from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import environment
-from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, refuse_links
+from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, check_files
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
-from nasplat.run.records import read_data, read_environment
+from nasplat.run.records import LARGEST, read_data, read_environment
 from nasplat.run.rehearsal import snapshot_damage
 from nasplat.storage.artifact_store import ArtifactStore
-from nasplat.storage.carving import read_events
+from nasplat.storage.carving import copied, read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
 from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
 from nasplat.strategy import Strategy, digests_in, named_digests
@@ -58,7 +58,8 @@ class Salvage:
         events: All readings of each event that could be read, by event number.
         whole: Whether SQLite finds no damage in the log.
         artifacts: The artifacts that an event names and whose content matches their digest, by digest.
-        spoilt: The other files in the artifact folder.
+        spoilt: The files of artifacts that an event names whose content does not match their digest; none in a store
+            that is a link, which others may use.
         environment: The environment that was recorded when the run was created; None if it cannot be read.
         problem: The description of the damage in the log; empty if there is none.
     """
@@ -200,7 +201,7 @@ class Salvage:
     def data(self) -> bytes | None:
         """The record of the run's data; None if there is none that can be read, so that the saved run has none."""
         try:
-            return None if read_data(self.folder) is None else read_file(self.folder / DATA)
+            return None if read_data(self.folder) is None else read_file(self.folder / DATA, LARGEST[DATA])
         except (OSError, RunError):
             return None
 
@@ -299,7 +300,7 @@ class _Replay:
         self._answer: list[dict[str, Any]] = []
         self.refusal = ""
         try:
-            assembly = Assembly.of(config, code_metrics=code_metrics)
+            assembly = Assembly.of(config, code_metrics=code_metrics, offline=True)
         except NasplatError as error:
             self.refusal = " ".join(str(error).split())
         else:
@@ -357,12 +358,13 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         config: A configuration to use instead of the run's own, if that is lost.
 
     Raises:
-        InputError: The directory does not exist or is not a run, or one of its files is a link, or a process is
-            writing it.
+        InputError: The directory does not exist or is not a run, or one of its files is a link or no file, or a process
+            is writing it.
         RunError: There is no configuration; without it no run can continue.
         StorageError: The log cannot be copied, for example if the disk is full.
     """
     log = folder / LOG
+    check_files(folder)
     try:
         present = [path for path in (log, *(folder / f"{LOG}{side}" for side in SIDES)) if path.is_file()]
         told = folder.is_dir()
@@ -372,23 +374,21 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
         raise InputError(f"{folder} is not a directory; `nasplat runs` lists the runs below ./runs")
     if not present:
         raise InputError(f"{folder} is not a run, or its event log {LOG} is missing; nothing can be recovered")
-    refuse_links(folder)
     if (folder / CONFIG).is_file() and log.is_file() and RunDirectory(folder).is_being_written():
         raise InputError(f"{folder} is being written by another process; wait for it, or end it first")
     read_config = _config(folder, config)
-    stored, spoilt = _artifacts(folder / ARTIFACTS)
     recorded = None
     with suppress(NasplatError):
         recorded = read_environment(folder)
     try:
         with scratch_folder() as scratch:
-            for path in present:
-                shutil.copyfile(path, scratch / path.name)
+            cut = [said for path in present if (said := copied(path, scratch / path.name))]
             events, problem = read_events(scratch / LOG)
+            problem = "; ".join([*cut, problem] if problem else cut)
             named = {
                 digest for each in events.values() for event in each for digest in digests_in(json.dumps(event.body))
             }
-            artifacts = {digest: path for digest, path in stored.items() if digest in named}  # a store may be shared
+            artifacts, spoilt = _artifacts(ArtifactStore(folder / ARTIFACTS), named)
             found = Salvage(folder, read_config, events, not problem, artifacts, spoilt, recorded, problem)
             if found.whole and found.gap is None:
                 found.problem = snapshot_damage(scratch / LOG, read_config, recorded)
@@ -418,19 +418,22 @@ def _way(measurement: Measurement, state: Handle | None) -> tuple[Architecture, 
     return measurement.architecture, measurement.task.replicate, state
 
 
-def _artifacts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The undamaged artifacts by digest, and all other files. Folders of a store that are links are left out."""
+def _artifacts(store: ArtifactStore, named: Set[str]) -> tuple[dict[str, Path], list[Path]]:
+    """The undamaged artifacts with these digests, and the files of damaged ones.
+
+    No other file is looked at: the store may be shared, or a link to anywhere. Its folders that are links are left out.
+    """
     whole, spoilt = {}, []
-    for path in sorted(folder.glob("[!.]*/[!.]*")):
-        if path.parent.is_symlink():
+    for digest in sorted(named):
+        path = store.path(Handle(digest))
+        if path.parent.is_symlink() or path.is_symlink() or not path.is_file():
             continue
-        digest = path.parent.name + path.stem
         try:
-            fits = not path.is_symlink() and Handle.of(read_file(path)).digest == digest
+            fits = Handle.of(read_file(path)).digest == digest
         except OSError:
             fits = False
-        if fits and ArtifactStore(folder).path(Handle(digest)) == path:
+        if fits:
             whole[digest] = path
-        else:
+        elif not store.folder.is_symlink():
             spoilt.append(path)
     return whole, spoilt

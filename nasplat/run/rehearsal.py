@@ -20,7 +20,7 @@ def snapshot_damage(path: Path, config: SearchConfig, recorded: Mapping[str, Any
         if log.snapshot() is None:
             return ""
         try:
-            assembly = Assembly.of(config, code_metrics=code_metrics)
+            assembly = Assembly.of(config, code_metrics=code_metrics, offline=True)
             stopping, accounts = assembly.stopping, Accounts(config.goal)
             if stopping is None:
                 replay(log, assembly.strategy, assembly.problem, accounts, lambda outcome: None)

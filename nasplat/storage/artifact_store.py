@@ -50,8 +50,8 @@ class ArtifactStore(Artifacts):
             return handle
         path = self.path(handle)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._check_place(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
         except OSError as error:
             raise StorageError(

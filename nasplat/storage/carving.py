@@ -7,6 +7,7 @@ are equal: older copies are in the side file (the write-ahead log) or in pages t
 """
 
 import re
+import shutil
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,8 @@ LEAF_OVERHEAD = 35
 USUAL_PAGE_SIZE = 4096
 SMALLEST_EVENT = 16
 """Minimum size of an event in bytes. An event number above file size / minimum size is damage."""
+LARGEST = 1 << 30
+"""Bytes that are read of a log, and of each file beside it. A file with holes has almost any size."""
 MOST_CANDIDATES = 4
 """Maximum number of different readings that are kept for one event; an event without damage has one reading."""
 
@@ -30,7 +33,25 @@ _RECORD = re.compile(
     rb"([\x05-\x08])\x00(\x13|\x15|\x1b|\x1d)([\x01-\x09])([\x80-\xff]{0,3}[\x00-\x7f])(ask|end|incident|outcome|session|test)",
     re.DOTALL,
 )
+_PIECE = 1 << 24
+"""Bytes that are copied at once."""
 _SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}
+
+
+def copied(path: Path, target: Path) -> str:
+    """Copy a log, or a file beside it, up to `LARGEST`; returns what is wrong if it is larger, and else nothing.
+
+    Raises:
+        OSError: It cannot be copied.
+    """
+    size = path.stat().st_size
+    if size <= LARGEST:
+        shutil.copyfile(path, target)
+        return ""
+    with path.open("rb") as source, target.open("wb") as copy:
+        for place in range(0, LARGEST, _PIECE):
+            copy.write(source.read(min(_PIECE, LARGEST - place)))
+    return f"{path.name} has {size:,} bytes, of which only the first {LARGEST:,} were read"
 
 
 def read_events(copy: Path) -> tuple[dict[int, list[Event]], str]:

@@ -27,6 +27,11 @@ SIDES = ("-wal", "-journal")
 PIECE = 1000
 """Events that are read at once."""
 
+_COARSE = 1_000_000_000
+"""Nanoseconds within which two changes of a file may have the same time."""
+_SOUND: dict[Path, tuple[tuple[int, ...] | None, ...]] = {}
+"""The state of each log, with the files beside it, in which this process has found no damage."""
+
 _SCHEMA = """
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, elapsed REAL NOT NULL, body TEXT NOT NULL
@@ -128,7 +133,7 @@ class EventLog:
             reader = cls._reader(path)
             with ExitStack() as undo:
                 undo.callback(reader.close)
-                problem = problem or structural_damage(reader._connection)
+                problem = problem or _damage_once(path, reader._connection)
                 if not problem and write:
                     return cls._opened(path, "mode=rw", write=True)
                 if write:
@@ -342,6 +347,30 @@ def structural_damage(connection: sqlite3.Connection) -> str:
     """
     said = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     return "" if said == "ok" else " ".join(said.removeprefix("*** in database main ***").split())
+
+
+def _damage_once(path: Path, connection: sqlite3.Connection) -> str:
+    """As `structural_damage`, which reads the whole file; a file that was sound and has not changed is not read again.
+
+    Times of files are coarse, so a file that has just changed may change again without another time.
+    """
+    state = tuple(_state(path.with_name(path.name + side)) for side in ("", *SIDES))
+    if _SOUND.get(path) == state:
+        return ""
+    now = time.time_ns()
+    problem = structural_damage(connection)
+    if not problem and all(each is None or now - each[2] > _COARSE for each in state):
+        _SOUND[path] = state
+    return problem
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Device, number, time of change in ns, and size of a file; None if there is none, or an empty one of a reader."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size) if status.st_size else None
 
 
 def _is_damaged(path: Path, problem: object) -> DamageError:

@@ -15,6 +15,8 @@ from nasplat.errors import InputError, NasplatError, StorageError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
+LARGEST = 1 << 34
+"""Bytes of a file that is read as a whole, unless its reader knows better: weights of four billion parameters."""
 
 
 def is_taken(path: Path) -> bool:
@@ -61,14 +63,35 @@ def opened(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def read_file(path: Path, most: int = -1) -> bytes:
-    """Read a file, or at most its first `most` bytes; a device or a pipe, which might never end, is refused.
+def read_file(path: Path, most: int = LARGEST) -> bytes:
+    """Read a file; a device or a pipe, which might never end, is refused, and so is a file that is too large.
+
+    A file with holes has almost any size without having content.
+
+    Args:
+        path: The file.
+        most: Its maximum size in bytes.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, is larger, or does not fit into memory.
     """
     with opened(path) as file:
-        return file.read(most)
+        check_size(path, most)
+        try:
+            return file.read()
+        except MemoryError:
+            raise OSError(errno.ENOMEM, "it does not fit into memory", str(path)) from None
+
+
+def check_size(path: Path, most: int) -> None:
+    """Check that a file is no larger than so many bytes.
+
+    Raises:
+        OSError: It is larger, or cannot be found.
+    """
+    size = path.stat().st_size
+    if size > most:
+        raise OSError(errno.EINVAL, f"it must have at most {most:,} bytes, but has {size:,}", str(path))
 
 
 def check_unlinked(path: Path) -> None:

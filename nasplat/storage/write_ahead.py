@@ -8,14 +8,19 @@ different, since SQLite counts up one and draws the other.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nasplat.storage.files import opened
 
 WAL_HEADER, FRAME_HEADER = 32, 24
 PAGE_SIZES = {2**power for power in range(9, 17)}
 _MAGIC = {0x377F0682: "<u4", 0x377F0683: ">u4"}
 """The first number of the file, and the byte order of the words that checksums are of."""
+LARGEST = 1 << 30
+"""Bytes of a side file. SQLite moves its frames into the log after some megabytes, unless a long read delays it."""
 _LOOKS = 3
 """Looks at the file of an active writer, of which two in a row must find the same damage."""
 
@@ -28,8 +33,12 @@ def damage_of(path: Path) -> str:
     said = ""
     for _ in range(_LOOKS):
         try:
-            found = damage(path.read_bytes())
-        except OSError:  # a folder, or a file that its writer has just closed; SQLite says what it makes of it
+            with opened(path) as file:
+                size = path.stat().st_size
+                if size > LARGEST:
+                    return f"its write-ahead file has {size:,} bytes, but has at most {LARGEST:,} unless it is damaged"
+                found = damage(file.read())
+        except OSError:  # no file, or one that its writer has just closed; SQLite says what it makes of it
             return ""
         if not found or found == said:
             return found
@@ -43,6 +52,10 @@ def damage(side: bytes) -> str:
     There is damage if a transaction was written to its end, so that its last frame is there, and SQLite does not reach
     that frame. A killed writer leaves an incomplete transaction: its last frame is missing, or cut short by the end of
     the file. So a file that has lost its end, or is lost, looks like one that was never longer, and is not noticed.
+
+    The mark of a last frame may itself be what was damaged, so that the frame looks like one in the middle. Such a
+    frame fits its checksum with some other mark. Frames of a rolled-back transaction, or torn by a power cut, fit with
+    none: they were never part of the log, or not yet safe.
 
     A kill is taken for damage if it falls between the header and the page of a frame that replaces one of an earlier
     use. `EventLog` cuts such frames off after the first transaction, so that this is a matter of microseconds.
@@ -60,18 +73,31 @@ def damage(side: bytes) -> str:
     )
     heads = frames[:, :FRAME_HEADER].copy().view(">u4").astype(np.uint32)
     pages = [frames[:, :8].copy().view(order), frames[:, FRAME_HEADER:].copy().view(order)]
-    valid = _valid(header, heads, np.concatenate(pages, axis=1))
+    valid, lost_mark = _valid(header, heads, np.concatenate(pages, axis=1))
     written = (heads[valid:, 1] != 0) & (heads[valid:, 2:4] == header[4:6]).any(axis=1)  # one salt may be the damage
-    if not written.any():
+    lost = int(written.sum()) + lost_mark
+    if not lost:
         return ""
     return (
-        f"frame {valid + 1} of its write-ahead file is damaged, and SQLite does not read the "
-        f"{int(written.sum())} transactions from there on"
+        f"frame {valid + 1} of its write-ahead file is damaged, and SQLite does not read the {lost} transactions from "
+        "there on"
     )
 
 
-def _valid(header: NDArray[np.uint32], heads: NDArray[np.uint32], words: NDArray[np.uint32]) -> int:
-    """The number of valid frames before the first that is not.
+class _Valid(NamedTuple):
+    """The valid frames before the first that is not.
+
+    Args:
+        number: How many they are.
+        lost_mark: Whether the next frame ends a transaction, but has lost the mark of that.
+    """
+
+    number: int
+    lost_mark: bool
+
+
+def _valid(header: NDArray[np.uint32], heads: NDArray[np.uint32], words: NDArray[np.uint32]) -> _Valid:
+    """Compare frames with their checksums up to the first that is not valid.
 
     Args:
         header: The words of the file's header.
@@ -88,8 +114,23 @@ def _valid(header: NDArray[np.uint32], heads: NDArray[np.uint32], words: NDArray
             (alone[at][1] + c * first + d * second) & 0xFFFFFFFF,
         )
         if head[2:4] != salts or head[4:6] != [first, second]:
-            return at
-    return len(heads)
+            missing = (head[4] - first) & 0xFFFFFFFF, (head[5] - second) & 0xFFFFFFFF
+            return _Valid(at, head[1] == 0 and head[2:4] == salts and _is_a_mark(missing, words.shape[1]))
+    return _Valid(len(heads), False)
+
+
+def _is_a_mark(missing: tuple[int, int], number: int) -> bool:
+    """Whether checksums lack what one other value of a frame's commit mark would add to them.
+
+    Args:
+        missing: What the two checksums of the frame lack.
+        number: The number of words that checksums are of; the mark is the second.
+    """
+    *_, times_in_first, times_in_second = _fibonacci(number)
+    odd = times_in_first % 2  # of two neighbours in the sequence at least one is, and so has an inverse
+    mark = missing[0 if odd else 1] * pow(times_in_first if odd else times_in_second, -1, 1 << 32) & 0xFFFFFFFF
+    lacks = tuple(times * mark & 0xFFFFFFFF for times in (times_in_first, times_in_second))
+    return mark != 0 and lacks == missing
 
 
 def _sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
