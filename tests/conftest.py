@@ -5,6 +5,7 @@ import gzip
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -178,6 +179,24 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return subprocess.CompletedProcess(words, ended.value.code, printed.out, printed.err)
 
     return run
+
+
+PATIENCE = 60
+"""Seconds after which a reader that waits for a pipe is interrupted."""
+
+
+@pytest.fixture
+def never_waiting() -> Iterator[None]:
+    """Interrupts a reader that waits."""
+
+    def interrupt(*_: Any) -> None:
+        pytest.fail("it waited for a pipe")  # no `except Exception` of what is tested catches this
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(PATIENCE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

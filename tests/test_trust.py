@@ -4,9 +4,12 @@ import importlib.util
 import json
 import os
 import re
+import shlex
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from nasplat.latency.table import read_table
 from nasplat.run import environment, trust
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import _revision
-from nasplat.run.layout import CONFIG, ENVIRONMENT
+from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.testing.runs import searched
 
@@ -94,14 +97,116 @@ def test_a_cluster_counts_only_if_its_user_names_it(
     assert connected == [theirs, "192.0.2.3:1", theirs]
 
 
+@pytest.fixture
+def downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """The folders into which data would have been downloaded; there is no data."""
+    folders: list[Path] = []
+
+    def download(archives: object, folder: Path, *_: object, **__: object) -> None:
+        folders.append(folder)
+        raise InputError("downloaded")
+
+    monkeypatch.setattr("nasplat.data.pictures.download", download)
+    monkeypatch.setenv("NASPLAT_DATA", str(tmp_path / "data"))
+    return folders
+
+
 @pytest.mark.slow
-def test_a_run_downloads_into_a_folder_of_its_own_only_if_trusted(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [False, True], ids=["the data folder", "a folder of the run"])
+def test_a_run_downloads_only_if_trusted(
+    command: Command, run: Path, tmp_path: Path, downloaded: list[Path], named: bool
+) -> None:
+    folder = tmp_path / ("place" if named else "data")
+    options = {"download": True, "folder": str(folder) if named else None, "side": None}
+    change(run, benchmark={"dataset": "cifar10", "data": options})
+    assert not RunDirectory(run).benchmark().data.download  # type: ignore[attr-defined]
+    for words in (
+        ("resume", run, "--evaluations", "3"), ("test", run), ("export", run, "--untrained"), ("recover", run),
+        ("show", run, "--front", "--latency"),
+    ):  # fmt: skip
+        done = command(*words)
+        assert not downloaded and not folder.exists(), words
+        if words[0] == "resume":
+            assert done.returncode == 2 and "--trust-run" in done.stderr and "missing" in done.stderr
+    command("resume", run, "--evaluations", "3", "--trust-run")
+    assert downloaded == [folder]
+
+
+@pytest.mark.slow
+def test_a_retraining_downloads_only_what_its_user_asks_for(
+    command: Command, run: Path, tmp_path: Path, downloaded: list[Path]
+) -> None:
+    tree = yaml.safe_load((run / CONFIG).read_text())
+    tree["benchmark"] = {"name": "classification", "dataset": "cifar10", "download": True}  # by its former name
+    (run / CONFIG).write_text(yaml.safe_dump(tree))
+    words = ("retrain", run, "--benchmark", "classification", "--objective", "accuracy:max", "--out", tmp_path / "new")
+    done = command(*words)
+    assert done.returncode == 2 and "--set benchmark.data.download=true" in done.stderr and not downloaded
+    assert command(*words, "--accept-changed-data").returncode == 2 and not downloaded
+    command(*words, "--set", "benchmark.data.download=true")
+    command(*words, "--trust-run")
+    assert downloaded == [tmp_path / "data"] * 2
+
+
+@pytest.mark.slow
+def test_data_that_is_there_is_used_without_a_question(command: Command, run: Path, tmp_path: Path) -> None:
     change(run, benchmark={"data": {"folder": str(tmp_path / "place"), "download": True, "side": None}})
-    opened = RunDirectory(run)
-    assert not opened.benchmark().data.download  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match=f"would download data into '{tmp_path / 'place'}'.*--trust-run"):
-        trust.check_trusted(opened, opened.config, named=False, trusted=False)
-    trust.check_trusted(opened, opened.config, named=False, trusted=True)
+    assert command("resume", run, "--evaluations", "3").returncode == 0
+    assert yaml.safe_load((run / CONFIG).read_text())["benchmark"]["data"]["download"], "what the run says stays"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["address", "store", "module"])
+def test_show_names_the_command_that_resume_takes(
+    command: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.delenv(trust.RAY_ADDRESS, raising=False)
+    tree = yaml.safe_load((run / CONFIG).read_text())
+    tree["budget"]["evaluations"] = 3
+    match what:
+        case "address":
+            tree["executor"] = {"name": "ray", "address": "192.0.2.1:6379"}
+        case "store":
+            (tmp_path / "elsewhere").mkdir()
+            (run / "artifacts").symlink_to(tmp_path / "elsewhere")
+        case "module":
+            tree["strategy"]["name"] = "nasplat.strategies.random_search:RandomSearch"
+    (run / CONFIG).write_text(yaml.safe_dump(tree))
+    events = sqlite3.connect(run / LOG)
+    events.execute("DELETE FROM events WHERE kind = 'end'")
+    events.commit()
+    events.close()
+    started: list[object] = []
+
+    @contextmanager
+    def executor(assembly: Any, *_: object) -> Iterator[Any]:
+        started.append(assembly)
+        raise InputError("started")
+        yield
+
+    monkeypatch.setattr("nasplat.interface.running._executor", executor)
+    told = re.search(r"go on with nasplat (resume .*)", command("show", run).stdout)
+    assert told is not None
+    assert command("resume", run).returncode == 2 and not started
+    done = command(*shlex.split(told[1]))
+    assert started and "started" in done.stderr
+    assert (
+        re.search(r"go on with: nasplat (.*)", command("recover", run, "--out", "new").stdout)[1].split()[2:]
+        == [  # type: ignore[index]
+            word for word in shlex.split(told[1])[2:] if what != "store"
+        ]
+    )
+
+
+@pytest.mark.parametrize("what", ["a dangling link", "a pipe"])
+def test_a_store_that_is_no_folder_is_said(command: Command, run: Path, what: str) -> None:
+    if what == "a pipe":
+        os.mkfifo(run / "artifacts")
+    else:
+        (run / "artifacts").symlink_to("absent")
+    done = command("resume", run, "--evaluations", "3", "--trust-run")
+    assert done.returncode == 2 and "no folder" in done.stderr and "delete it" in done.stderr
+    assert ("link to absent" in done.stderr) == (what != "a pipe")
 
 
 @pytest.mark.slow
@@ -269,6 +374,18 @@ def test_a_revision_is_found_without_running_what_a_repository_names(
     # What the test sets is what an unguarded git runs.
     subprocess.run(["git", "status"], cwd=repository, capture_output=True, check=False)
     assert mark.exists()
+
+
+def test_a_git_that_does_not_say_whose_a_filter_is_still_tells_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before version 2.26."""
+
+    def run(folder: Path, *words: str) -> str:
+        if "--show-scope" in words:
+            raise subprocess.CalledProcessError(129, "git")
+        return "0123"
+
+    monkeypatch.setattr(environment, "_git", run)
+    assert _revision(Path()) == "0123+unknown"
 
 
 @pytest.mark.slow
