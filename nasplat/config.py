@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
-from nasplat.options import complete, construct, explain
+from nasplat.options import complete, construct, explain, grouped
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
@@ -180,16 +180,11 @@ class SearchConfig(_Section):
         )
 
     def offline(self) -> "SearchConfig":
-        """The same configuration, but the benchmark downloads nothing.
-
-        Raises:
-            InputError: As `resolved`.
-        """
-        benchmark = self.resolved().benchmark  # an option may have a former name, outside of its group
-        options = _offline(benchmark.options)
-        if options == benchmark.options:
-            return self
-        return self.model_copy(update={"benchmark": PluginConfig(name=benchmark.name, **options)})
+        """The same configuration, but the benchmark downloads nothing."""
+        name, options = self.benchmark.name, self.benchmark.options
+        if name in BENCHMARKS:  # an option may have a former name, outside of its group
+            options = grouped(BENCHMARKS.get(name), options)
+        return self.model_copy(update={"benchmark": PluginConfig(name=name, **_offline(options))})
 
     @property
     def goal(self) -> Goal:
@@ -234,7 +229,7 @@ def side_of(constraint: str) -> tuple[str, bool]:
 
 
 def _offline(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolved options of a benchmark without the permission to download."""
+    """The options of a benchmark, by their names of today, without the permission to download."""
     data = options.get("data")
     if isinstance(data, Mapping) and data.get("download"):
         return {**options, "data": {**data, "download": False}}
