@@ -137,10 +137,10 @@ def test_what_is_no_file_beside_a_log_is_refused_by_its_name(
 ) -> None:
     (run / name).unlink(missing_ok=True)
     KINDS[kind](run / name)
-    for words in (("show", run), ("runs", run.parent), ("resume", run), ("recover", run)):
-        done = command(*words)
+    for which in ("show", "runs", "resume", "recover"):
+        done = command(which, run.parent if which == "runs" else run)
         said = " ".join((done.stdout + done.stderr).split())
-        assert done.returncode == (0 if words[0] == "runs" else 2)
+        assert done.returncode == (0 if which == "runs" else 2)
         assert f"{run / name} is {kind}, but" in said and "delete it, or put the file of another copy" in said
 
 

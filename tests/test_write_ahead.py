@@ -149,7 +149,12 @@ def test_a_log_is_looked_through_once_as_long_as_it_does_not_change(
     path = tmp_path / "events.sqlite"
     EventLog.create(path).close()
     looked: list[object] = []
-    monkeypatch.setattr(event_log, "structural_damage", lambda connection: looked.append(connection) or "")
+
+    def look(connection: object) -> str:
+        looked.append(connection)
+        return ""
+
+    monkeypatch.setattr(event_log, "structural_damage", look)
 
     def looks() -> int:
         before = len(looked)
