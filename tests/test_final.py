@@ -1,6 +1,8 @@
 """Test data: nothing reads it before the final measurement, which is made once for each network, and recorded."""
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -27,7 +29,7 @@ from nasplat.driver.loop import Search
 from nasplat.executors.inline import InlineExecutor
 from nasplat.export.card import escaped
 from nasplat.run.directory import RunDirectory
-from nasplat.run.layout import LOCK, LOG
+from nasplat.run.layout import LOG
 from nasplat.run.recovery import BEYOND, salvage
 from nasplat.storage.event_log import EventLog
 from nasplat.task import Measurement, encode_outcome
@@ -262,9 +264,13 @@ def test_a_run_that_is_being_written_is_not_tested(tested: Path, command: Comman
     done(command("test", "run"))
 
 
-def test_a_run_that_cannot_be_written_is_not_tested(tested: Path, command: CommandLine) -> None:
-    (tested / LOCK).unlink()
-    (tested / LOCK).mkdir()  # what nobody can lock, be it root
+def test_a_run_that_cannot_be_written_is_not_tested(
+    tested: Path, command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("nasplat.run.directory.held", denied)
     refused = command("test", "run")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "run cannot be written" in refused.stderr
