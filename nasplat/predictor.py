@@ -158,7 +158,7 @@ class Predictor(ABC):
             "format": FORMAT,
             "predictor": self.name,
             "options": self.options(),
-            "space": {"name": self.space.name, "options": options_of(self.space)},
+            "space": {"name": self.space.known_as or self.space.name, "options": options_of(self.space)},
             "versions": {name: version(name) for name in ("nasplat", "numpy", "scikit-learn", "torch")},
             "about": dict(about or {}),
             "target": None if self.target_transform is None else self.target_transform.as_json(),
@@ -191,7 +191,7 @@ class Predictor(ABC):
 
         document = read_document(folder)
         saved, name = document["space"], document["predictor"]
-        if name not in (cls.name, cls.former_name) or saved["name"] != space.name:
+        if name not in (cls.name, cls.former_name) or saved["name"] != (space.known_as or space.name):
             raise InputError(f"{folder} holds a {name} of {saved['name']}, not a {cls.name} of {space.name}")
         if complete("space", type(space), saved["options"]) != options_of(space):
             raise InputError(

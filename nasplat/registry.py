@@ -91,14 +91,18 @@ class Registry(Generic[T]):
         """Make a class of the user known in this process as ``MODULE:ATTRIBUTE``; a later one replaces it.
 
         Raises:
-            InputError: It is no subclass of the contract.
+            InputError: The name could be that of an installed plug-in, or it is no subclass of the contract.
         """
+        if ":" not in name:
+            raise InputError(f"the {self.kind} {name!r} must be named as MODULE:ATTRIBUTE, unlike installed plug-ins")
         if not (isinstance(plugin, type) and issubclass(plugin, self.base)):
             raise InputError(
                 f"the {self.kind} {name!r} must be a subclass of {self.base.__module__}.{self.base.__qualname__}, but "
                 f"is {plugin!r}"
             )
         self._adopted[name] = plugin
+        if issubclass(plugin, SearchSpace):
+            plugin.known_as = name  # what is saved of an instance, as a predictor, names its space so
 
     def adopted(self, name: str) -> type[T] | None:
         """The class of the user that is known as this name in this process; None if there is none."""
@@ -125,9 +129,9 @@ class Registry(Generic[T]):
             name = self._former.get(name, name)
         if name not in self._plugins and ":" in name:
             raise InputError(
-                f"the {self.kind} {name!r} is an object of a Python module, which is imported only if you name it "
-                "yourself: on the command line of a search, by --trust-run for a run of your own, or in "
-                "nasplat.open_run"
+                f"the {self.kind} {name!r} is an object of somebody's program, which is used only if you say so: give "
+                f"it to Python, as in nasplat.open_run(RUN, {self.kind.rpartition(' ')[2]}=…)"
+                + ("" if name.startswith("__main__:") else ", or give --trust-run if the run is your own")
             )
         if name not in self._plugins:
             raise InputError(unknown(self.kind, name, [*self._plugins, *self.reserved]))

@@ -49,12 +49,12 @@ class SearchSpace(ABC):
     name: ClassVar[str]
     """The name the space is registered under; every architecture carries it."""
 
-    reference_io: ClassVar[IO] = IO.image(channels=3, side=32, outputs=10)
-    """The input and output shapes that predictors compute node costs for. Predictors compare costs within the space,
-    so any usual size is suitable.
+    known_as: ClassVar[str] = ""
+    """The name in configurations of a space that is no installed plug-in, as ``MODULE:ATTRIBUTE``."""
 
-    It also tells the task of the networks: super-resolution if it has a scale, classification otherwise.
-    """
+    reference_io: ClassVar[IO] = IO.image(channels=3, side=32, outputs=10)
+    """The shapes that predictors compute node costs for; they compare within the space, so any usual size is suitable.
+    It also tells the task of the networks: super-resolution if it has a scale, classification otherwise."""
 
     builds: ClassVar[bool] = True
     """Whether networks can be built; False if the members are known only from a table."""

@@ -24,7 +24,8 @@ import generate
 import nasplat
 from nasplat.cli.app import COMMANDS, load
 from nasplat.cli.listing import REGISTRIES as PLUGINS
-from nasplat.interface.configuring import REGISTRIES, configured, parsed
+from nasplat.interface.configuring import configured, parsed
+from nasplat.interface.sections import REGISTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from nasplat.cli.console import err, out, print_json
-from nasplat.cli.settings import AcceptChangedData, EngineName, TrustRun
+from nasplat.cli.settings import AcceptChangedCode, AcceptChangedData, EngineName, TrustRun
 from nasplat.interface.adoption import opened
 from nasplat.interface.exporting import FORMS, exported
 from nasplat.run.history import names_several
@@ -66,6 +66,7 @@ def export(
     ] = None,
     trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
+    accept_changed_code: AcceptChangedCode = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
     """Export a network: its weights, a model card, and formats such as ONNX, each verified against torch."""
@@ -73,7 +74,8 @@ def export(
 
     documents = []
     for measurement, document in exported(
-        opened(run, trust=trust_run), err, pick, out=out_folder, form=form, test=test, untrained=untrained,
+        opened(run, trust=trust_run, accept_changed_code=accept_changed_code), err, pick, out=out_folder, form=form,
+        test=test, untrained=untrained,
         features=features, latency=latency, engine=None if engine is None else engine.value,
         accept_changed_data=accept_changed_data,
     ):  # fmt: skip

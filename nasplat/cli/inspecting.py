@@ -93,7 +93,7 @@ def show(
         raise InputError("--latency measures the members of the front; give --front too")
     if front and architecture is not None:
         raise InputError("--front and --architecture exclude each other; leave one out")
-    opened = adoption.opened(run, trust=trust_run)
+    opened = adoption.opened(run, trust=trust_run, accept_changed_code=True)
     history = opened.history()
     if front:
         latencies = {}

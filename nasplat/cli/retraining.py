@@ -8,6 +8,7 @@ import typer
 from nasplat.cli.console import err
 from nasplat.cli.running import print_result, told_how_to_go_on
 from nasplat.cli.settings import (
+    AcceptChangedCode,
     AcceptChangedData,
     CpusPerWorker,
     ExecutorName,
@@ -22,8 +23,8 @@ from nasplat.cli.settings import (
     Workers,
 )
 from nasplat.interface import retraining
+from nasplat.interface.adoption import opened
 from nasplat.interface.configuring import parsed
-from nasplat.run.directory import RunDirectory
 
 
 def retrain(
@@ -76,6 +77,7 @@ def retrain(
     ] = None,
     trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
+    accept_changed_code: AcceptChangedCode = False,
     json: Json = False,
 ) -> None:
     """Fully train networks that a search found, in a new run, and compare the results with the search.
@@ -92,7 +94,7 @@ def retrain(
     }
     with told_how_to_go_on():
         searched = retraining.retrain(
-            RunDirectory(run),
+            opened(run, trust=trust_run, accept_changed_code=accept_changed_code),
             err,
             pick=pick,
             recipe=recipe,

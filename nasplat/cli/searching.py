@@ -8,6 +8,7 @@ import typer
 from nasplat.cli.console import err
 from nasplat.cli.running import print_result, told_how_to_go_on
 from nasplat.cli.settings import (
+    AcceptChangedCode,
     AcceptChangedData,
     CpusPerWorker,
     ExecutorName,
@@ -22,8 +23,8 @@ from nasplat.cli.settings import (
     Workers,
 )
 from nasplat.interface import searching
+from nasplat.interface.adoption import opened
 from nasplat.interface.configuring import configured, parsed
-from nasplat.run.directory import RunDirectory
 
 
 def search(
@@ -116,13 +117,14 @@ def resume(
     ] = None,
     trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
+    accept_changed_code: AcceptChangedCode = False,
     log_to: LogTo = None,
     json: Json = False,
 ) -> None:
     """Continue a run that was interrupted or killed, or one with a larger budget."""
     with told_how_to_go_on():
         searched = searching.resume(
-            RunDirectory(run),
+            opened(run, trust=trust_run, accept_changed_code=accept_changed_code),
             err,
             budget=_limits(evaluations, seconds, images, device_seconds),
             placing={"workers": workers, "address": ray_address, "retries": retries, "trial_seconds": trial_seconds},

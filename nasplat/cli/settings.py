@@ -27,6 +27,13 @@ GpusPerWorker: TypeAlias = Annotated[
 RayAddress: TypeAlias = Annotated[
     str | None, typer.Option(help="An existing Ray cluster: auto or HOST:PORT.", show_default=False)
 ]
+AcceptChangedCode: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changed-code",
+        help="Go on although the code of your own space, benchmark or strategy has changed since the run was created.",
+    ),
+]
 TrustRun: TypeAlias = Annotated[
     bool,
     typer.Option(

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.output import describe, describe_comparison, print_comparison
-from nasplat.cli.settings import AcceptChangedData, Json, TrustRun
+from nasplat.cli.settings import AcceptChangedCode, AcceptChangedData, Json, TrustRun
 from nasplat.interface import adoption
 from nasplat.interface.running import keep_accepted
 from nasplat.run.directory import RETRAINING
@@ -30,10 +30,11 @@ def test(
     ] = None,
     trust_run: TrustRun = False,
     accept_changed_data: AcceptChangedData = False,
+    accept_changed_code: AcceptChangedCode = False,
     json: Json = False,
 ) -> None:
     """Measure networks on test data. Each network is measured only once; later calls show the recorded result."""
-    opened = adoption.opened(run, trust=trust_run)
+    opened = adoption.opened(run, trust=trust_run, accept_changed_code=accept_changed_code)
     keep_accepted(opened, err, accept=accept_changed_data)
     history = opened.history()
     picked = {m.id: m for which in pick or ["best"] for m in history.picks(which)}

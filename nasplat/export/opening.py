@@ -100,6 +100,11 @@ def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
         io = IO(tuple(description.input_shape), description.outputs, description.scale)
         space.check_io(io)
     except InputError as error:
+        if ":" in description.space.name and space is None:
+            raise InputError(
+                f"the network in {folder} is of {description.space.name}, a space of somebody's own; give that space: "
+                "nasplat.load(folder, space=…)"
+            ) from error
         raise InputError(f"{path} does not fit this version: {error}") from error
     path = folder / WEIGHTS
     try:

@@ -11,14 +11,17 @@ from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig, SearchConfig
 from nasplat.errors import InputError, NasplatError
 from nasplat.executors.executor import is_worker
+from nasplat.interface.fingerprints import check_unchanged, fingerprint
+from nasplat.interface.sections import REGISTRIES
 from nasplat.options import complete, shortly
-from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.registry import Registry
 from nasplat.run.directory import RunDirectory
 from nasplat.search_space import SearchSpace
 
+NUMBER = "#"
+"""It parts a name from the number that tells it from others of the same name."""
+MOST_OF_ONE_NAME = 10_000
 _importing: list[str] = []
-REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
-"""The sections of a configuration that name a plug-in."""
 
 
 def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[str, Any]]:
@@ -39,11 +42,11 @@ def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[st
         case str():
             if ":" not in given:
                 return given, {}
-            return adopt(section, imported(section, given), known_as=given)
+            return adopt(section, imported(section, given), known_as=known_as or given)
         case PluginConfig():
             return adopt(section, given.model_dump(mode="json"))
         case Mapping() if isinstance(given.get("name"), str):
-            name, options = adopt(section, given["name"])
+            name, options = adopt(section, given["name"], known_as=known_as)
             return name, {**options, **{key: value for key, value in given.items() if key != "name"}}
     made = _as_plugin(section, given)
     plugin = made if isinstance(made, type) else type(made)
@@ -51,9 +54,22 @@ def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[st
     registered = [each.name for each in registry if each.target == _address(plugin)]
     if registered and not known_as:
         return registered[0], options
-    name = known_as or _found_as(given, made)
+    name = known_as or _unique(registry, _found_as(given, made), plugin)
     registry.adopt(name, plugin)
     return name, options
+
+
+def _unique(registry: Registry[Any], name: str, plugin: type) -> str:
+    """The name, with a number if another class of this process has it, as after a cell of a notebook was changed.
+
+    An earlier run keeps its own objects so.
+    """
+    for number in range(1, MOST_OF_ONE_NAME):
+        found = f"{name}{NUMBER}{number}" if number > 1 else name
+        now = registry.adopted(found)
+        if now in (None, plugin) or fingerprint(now, exact=True) == fingerprint(plugin, exact=True):
+            return found
+    raise InputError(f"{MOST_OF_ONE_NAME:,} different objects had the name {name} in this process; give it another")
 
 
 def adopt_all(config: SearchConfig) -> None:
@@ -68,15 +84,36 @@ def adopt_all(config: SearchConfig) -> None:
             adopt(section, name)
 
 
-def opened(folder: Path, *, trust: bool) -> RunDirectory:
+def adopt_for(run: RunDirectory, section: str, given: Any) -> None:
+    """Make an object known as what a run names in a section: it was searched with it, perhaps in another process.
+
+    Raises:
+        InputError: The run was searched with an installed plug-in, or with other options.
+    """
+    plugin: PluginConfig = getattr(run.config, section)
+    own = ":" in plugin.name
+    name, options = adopt(section, given, known_as=plugin.name if own else "")
+    if name != plugin.name:
+        raise InputError(
+            f"{run.folder} was searched with the {section} {plugin.name}, an installed plug-in, but got {name}; leave "
+            "it out"
+        )
+    other = [key for key, value in options.items() if plugin.options.get(key, value) != value]
+    if other:
+        said = ", ".join(f"{key}={shortly(plugin.options[key])}" for key in other)
+        raise InputError(f"{run.folder} was searched with the {section} {name} with {said}; give it with these options")
+
+
+def opened(folder: Path, *, trust: bool, accept_changed_code: bool = False) -> RunDirectory:
     """A run; what it names by module is imported if its user trusts it.
 
     Raises:
-        InputError: It is no run directory, or a module cannot be imported.
+        InputError: It is no run directory, a module cannot be imported, or it has changed since the search.
     """
     run = RunDirectory(folder)
     if trust:
         adopt_all(run.config)
+    check_unchanged(run, accept=accept_changed_code)
     return run
 
 
@@ -86,7 +123,7 @@ def imported(section: str, name: str) -> Any:
     Raises:
         InputError: There is none, or its module raises an error.
     """
-    module, _, attribute = name.partition(":")
+    module, _, attribute = name.partition(NUMBER)[0].partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -171,6 +208,6 @@ def _found_as(given: Any, made: Any) -> str:
     """Where an object can be imported from: its module and the variable that holds it, or else its own name."""
     home = str(getattr(given, "__module__", None) or "__main__")
     for variable, value in list(vars(sys.modules[home]).items()) if home in sys.modules else ():
-        if value is given:
+        if value is given and not variable.startswith("_"):  # such as `_`, the last result in a notebook
             return f"{home}:{variable}"
     return f"{home}:{getattr(given, '__qualname__', None) or getattr(made, 'name', type(made).__name__)}"

@@ -19,6 +19,7 @@ from nasplat.errors import InputError, TrialFailed
 from nasplat.executors.executor import Executor
 from nasplat.interface.adoption import adopt
 from nasplat.interface.configuring import configured
+from nasplat.interface.fingerprints import objects_of
 from nasplat.interface.run import Run, listed
 from nasplat.interface.searching import new_folder_of
 from nasplat.run.directory import RunDirectory
@@ -146,6 +147,7 @@ class AskTell:
             choice=str(assembly.choice or ""),
             code_metrics=assembly.benchmark.code_metrics,
             data={},
+            objects=objects_of(assembly.config),
         )
         self._begin(assembly, Run(folder))
 

@@ -7,11 +7,10 @@ from typing import Any
 from nasplat.config import SearchConfig, load_tree, yaml_value
 from nasplat.errors import InputError
 from nasplat.interface.adoption import adopt
+from nasplat.interface.sections import REGISTRIES
 from nasplat.options import grouped, merged, nested, shortly
-from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.registry import AUTO
 
-REGISTRIES: dict[str, Registry[Any]] = {"space": SEARCH_SPACES, "benchmark": BENCHMARKS, "strategy": STRATEGIES}
-"""The sections of a configuration that name a plug-in."""
 SECTIONS = (*REGISTRIES, "executor", "stopping", "budget")
 """The sections of a configuration that have options."""
 

@@ -186,12 +186,19 @@ def fit_predictor(
     )
 
 
-def open_predictor(folder: str | Path) -> "StoredPredictor":
+def open_predictor(folder: str | Path, *, space: Any = None) -> "StoredPredictor":
     """Open a saved predictor.
+
+    Args:
+        folder: The folder that it was saved in.
+        space: Its search space, if that is no installed plug-in, in a form that `nasplat.search` takes.
 
     Raises:
         InputError: The folder is missing or damaged, or of another version.
     """
+    from nasplat.predictor import read_document
     from nasplat.surrogates.predictor_store import open_predictor as opened
 
+    if space is not None:
+        adopt("space", space, known_as=read_document(Path(folder))["space"]["name"])
     return opened(Path(folder))

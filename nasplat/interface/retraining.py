@@ -15,7 +15,6 @@ from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
 from nasplat.data.manifest import DATA, DataChanged
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
-from nasplat.interface.adoption import adopt_all
 from nasplat.interface.configuring import assign, choose, enter, merge, place
 from nasplat.interface.running import Searched, data_of, refuse_existing, run_search
 from nasplat.latency.table import TABLE
@@ -90,8 +89,6 @@ def retrain(
     run, history = searched.folder, searched.history()
     if history.status == "running":
         raise InputError(f"{run} is being searched by another process; wait for it, or interrupt it")
-    if trust:
-        adopt_all(searched.config)
     members = _picked(history, pick)
     known = searched.config if trust else searched.config.offline()  # a download is then asked for by the user alone
     tree: dict[str, Any] = known.model_dump(mode="json", exclude={"strategy", "constraints", "budget", "stopping"})

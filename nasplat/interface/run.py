@@ -10,9 +10,10 @@ from rich.console import Console
 
 from nasplat.config import SearchConfig
 from nasplat.interface import retraining, searching
-from nasplat.interface.adoption import adopt, adopt_all
+from nasplat.interface.adoption import adopt_all, adopt_for
 from nasplat.interface.console import SafeConsole
 from nasplat.interface.exporting import exported
+from nasplat.interface.fingerprints import check_unchanged
 from nasplat.interface.running import Searched, check_some_measured, keep_accepted
 from nasplat.objective import Goal
 from nasplat.run.directory import RunDirectory
@@ -41,9 +42,10 @@ class Run:
         strategy: Whatever was given as the strategy, if it is no installed plug-in.
         trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
             it says so; for a run of your own.
+        accept_changed_code: Whether code of your own that has changed since the search is accepted.
 
     Raises:
-        InputError: It is no run directory, or an object is not the one that the run names.
+        InputError: It is no run directory, or an object is not the one that it was searched with.
     """
 
     def __init__(
@@ -54,15 +56,16 @@ class Run:
         benchmark: Any = None,
         strategy: Any = None,
         trust: bool = False,
+        accept_changed_code: bool = False,
     ) -> None:
         self.directory = RunDirectory(Path(folder))
         self.trust = trust
-        config = self.directory.config
         for section, given in (("space", space), ("benchmark", benchmark), ("strategy", strategy)):
-            if given is not None:  # the run's name for it counts, for a notebook may have another one
-                adopt(section, given, known_as=getattr(config, section).name)
+            if given is not None:
+                adopt_for(self.directory, section, given)
         if trust:
-            adopt_all(config)
+            adopt_all(self.directory.config)
+        check_unchanged(self.directory, accept=accept_changed_code)
 
     @property
     def folder(self) -> Path:
@@ -406,7 +409,13 @@ class Run:
 
 
 def open_run(
-    folder: str | Path, *, space: Any = None, benchmark: Any = None, strategy: Any = None, trust: bool = False
+    folder: str | Path,
+    *,
+    space: Any = None,
+    benchmark: Any = None,
+    strategy: Any = None,
+    trust: bool = False,
+    accept_changed_code: bool = False,
 ) -> Run:
     """Open a run. Objects of your own that it was searched with are given again, or `trust` has them imported.
 
@@ -417,11 +426,19 @@ def open_run(
         strategy: Likewise.
         trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
             it says so; for a run of your own.
+        accept_changed_code: Whether code of your own that has changed since the search is accepted.
 
     Raises:
-        InputError: It is no run directory.
+        InputError: It is no run directory, or an object is not the one that it was searched with.
     """
-    return Run(folder, space=space, benchmark=benchmark, strategy=strategy, trust=trust)
+    return Run(
+        folder,
+        space=space,
+        benchmark=benchmark,
+        strategy=strategy,
+        trust=trust,
+        accept_changed_code=accept_changed_code,
+    )
 
 
 def console_of(progress: bool) -> Console:

@@ -15,16 +15,30 @@ from nasplat.artifact import Artifacts
 from nasplat.data.manifest import accepted_in, notes_of
 from nasplat.driver.assembly import Assembly
 from nasplat.driver.loop import Search
-from nasplat.errors import InputError, RunError, StorageError
+from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import Executor, cuda_is_available
+from nasplat.interface.fingerprints import objects_of
 from nasplat.interface.interruption import Interruption
 from nasplat.interface.progress import SearchProgress
+from nasplat.interface.sections import REGISTRIES
 from nasplat.results.tracking import Target, tracking
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import ARTIFACTS, DATA, LOG
 from nasplat.run.source import Source
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.files import is_taken
+
+
+def reopening(folder: Path) -> str:
+    """How a program goes on with a run: as it stands in this process, with its objects in another one."""
+    try:
+        config = RunDirectory(folder).config
+    except NasplatError:
+        return f"nasplat.open_run({str(folder)!r}).resume()"
+    own = [section for section in REGISTRIES if ":" in getattr(config, section).name]
+    objects = "".join(f", {section}=…" for section in own)
+    again = f"; in another process, give its objects again: nasplat.open_run({str(folder)!r}{objects}).resume()"
+    return f"nasplat.open_run({str(folder)!r}).resume(){again * bool(own)}"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,9 +54,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.created = is_taken(folder)
-        super().__init__(
-            f"go on with nasplat.open_run({str(folder)!r}).resume()" if self.created else "nothing was created"
-        )
+        super().__init__(f"go on with {reopening(folder)}" if self.created else "nothing was created")
 
 
 class Stopped(RunError):
@@ -54,7 +66,7 @@ class Stopped(RunError):
     """
 
     def __init__(self, why: str, folder: Path) -> None:
-        super().__init__(f"{why}; go on with nasplat.open_run({str(folder)!r}).resume()")
+        super().__init__(f"{why}; go on with {reopening(folder)}")
         self.why = why
         self.folder = folder
 
@@ -124,6 +136,7 @@ def run_search(
             ):
                 run.keep(config)
                 run.keep_data(assembly.workload.data)
+                run.keep_objects(objects_of(config))
                 loop = Search(
                     assembly.problem,
                     assembly.strategy,
@@ -179,6 +192,7 @@ def _created(folder: Path, assembly: Assembly, source: Source | None) -> RunDire
         code_metrics=benchmark.code_metrics,
         source=source,
         data=assembly.workload.data,
+        objects=objects_of(assembly.config),
     )
 
 

@@ -10,7 +10,6 @@ from rich.markup import escape
 from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
-from nasplat.interface.adoption import adopt_all
 from nasplat.interface.configuring import merge
 from nasplat.interface.running import Searched, data_of, refuse_existing, run_search
 from nasplat.run.directory import RunDirectory, next_free
@@ -77,8 +76,6 @@ def resume(
             f"{run.folder} uses the inline executor, which has no workers; leave out the options of the ray executor"
         )
     config = SearchConfig.read(tree)
-    if trust:
-        adopt_all(config)
     check_trusted(run, config, named="address" in given, trusted=trust)
     check_store_trusted(run, trusted=trust)
     data = data_of(run, console, accept=accept_changed_data)

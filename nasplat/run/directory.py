@@ -77,6 +77,7 @@ class RunDirectory:
         code_metrics: frozenset[str] = frozenset(),
         source: Source | None = None,
         data: Mapping[str, Any] | None = None,
+        objects: Mapping[str, str] | None = None,
     ) -> Self:
         """Create a run directory with an empty log, completely or not at all.
 
@@ -88,6 +89,7 @@ class RunDirectory:
             code_metrics: The benchmark's metrics of the code; they decide what the search asks for.
             source: The origin of the members of a retraining.
             data: What the benchmark recorded of its data.
+            objects: The fingerprints of plug-ins that are the user's own, by section.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -98,6 +100,8 @@ class RunDirectory:
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
             recorded = environment() | {"protocol": protocol, "choice": choice, "code_metrics": sorted(code_metrics)}
+            if objects:
+                recorded["objects"] = dict(objects)
             if source is not None:
                 recorded["source"] = source.model_dump(mode="json")
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
@@ -271,6 +275,29 @@ class RunDirectory:
     def environment(self) -> dict[str, Any]:
         """The environment that was recorded when the run was created."""
         return read_environment(self.folder)
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """The fingerprints of plug-ins that are the user's own, by section; empty if the record cannot be read."""
+        try:
+            return dict(self.environment.get("objects", {}))
+        except RunError:
+            return {}
+
+    def keep_objects(self, objects: Mapping[str, str]) -> None:
+        """Replace the fingerprints, of which the former ones are kept as well; only for the run's writer.
+
+        Raises:
+            RunError: The record is damaged.
+            StorageError: It cannot be written, as when the disk is full.
+        """
+        if (before := self.objects) and before != objects:
+            path, recorded = self.folder / ENVIRONMENT, self.environment
+            recorded |= {"objects": dict(objects), "former_objects": [*recorded.get("former_objects", []), before]}
+            try:
+                write_atomically(path, json.dumps(recorded, indent=2) + "\n")
+            except OSError as error:
+                raise StorageError(f"the record {path} cannot be written: {error.strerror}; {remedy(error)}") from error
 
     def final(self, measurement: Measurement, benchmark: Benchmark) -> Measurement:
         """The final measurement of one network on the test split; see `finals`."""

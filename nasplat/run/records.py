@@ -48,19 +48,25 @@ def read_environment(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DamageError(f"{path} cannot be read: {error}; {recovering(folder)}") from error
     match recorded:
-        case {"versions": dict(versions), "git": {"code": str() | None}} if all(
-            isinstance(version, str | None) for version in versions.values()
-        ) and _are_names(recorded.get("code_metrics", [])):
+        case {"versions": dict(versions), "git": {"code": str() | None}} if (
+            all(isinstance(version, str | None) for version in versions.values())
+            and _are_names(recorded.get("code_metrics", []))
+            and _are_texts(recorded.get("objects", {}))
+        ):
             found: dict[str, Any] = recorded
             return found
     raise DamageError(
-        f"{path} is damaged: it must have versions and git.code as text, and code_metrics, if there, as a list of "
-        f"names; {recovering(folder)}"
+        f"{path} is damaged: it must have versions and git.code as text, and if they are there, code_metrics as a list "
+        f"of names and objects as text; {recovering(folder)}"
     )
 
 
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def spelt_data(data: Mapping[str, Any]) -> str:
