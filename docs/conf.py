@@ -32,7 +32,10 @@ myst_heading_anchors = 3
 nitpicky = True
 nitpick_ignore_regex = [
     # Libraries, whose pages lie elsewhere
-    ("py:.*", r"(np|npt|numpy|pandas|pd|torch|pydantic|annotated_types|collections|pathlib|typing|types|abc|enum|os)\..*"),
+    (
+        "py:.*",
+        r"(np|npt|numpy|pandas|pd|torch|pydantic|annotated_types|collections|pathlib|typing|types|abc|enum|os)\..*",
+    ),
     ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|nn\.Module|T)"),
     # Imported for type checkers alone, so that Sphinx does not see which they are; the page has them
     ("py:class", "Engine|Latency|StoredPredictor"),
