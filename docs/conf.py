@@ -32,7 +32,10 @@ myst_heading_anchors = 3
 nitpicky = True
 nitpick_ignore_regex = [
     # Libraries, whose pages lie elsewhere
-    ("py:.*", r"(np|npt|numpy|pandas|pd|torch|pydantic|collections|pathlib|typing|types|abc|enum|os)\..*"),
+    (
+        "py:.*",
+        r"(np|npt|numpy|pandas|pd|torch|pydantic|annotated_types|collections|pathlib|typing|types|abc|enum|os)\..*",
+    ),
     ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|nn\.Module|T)"),
     # Imported for type checkers alone, so that Sphinx does not see which they are; the page has them
     ("py:class", "Engine|Latency|StoredPredictor"),
@@ -53,8 +56,20 @@ autodoc_typehints_format = "short"
 
 
 def setup(app: Any) -> None:
-    """Write types of arrays as the code does, where Sphinx sees what the alias stands for."""
+    """Write types of arrays as the code does, where Sphinx sees what the alias stands for, and words as words."""
     app.connect("autodoc-process-signature", _arrays)
+    app.connect("autodoc-process-docstring", _in_words, priority=0)  # before napoleon
+
+
+def _in_words(*event: Any) -> None:
+    """Let no words before a colon pass for a type, below `Returns:` and of properties; types stand in signatures."""
+    _, what, _, _, _, lines = event
+    starts = [number for number, line in enumerate(lines[1:], 1) if lines[number - 1].strip() == "Returns:"]
+    if what in ("attribute", "property"):
+        starts.append(0)
+    for number in starts:
+        text = lines[number].lstrip()
+        lines[number] = f"{lines[number].removesuffix(text)}: {text}"
 
 
 def _arrays(*event: Any) -> tuple[str | None, str | None]:

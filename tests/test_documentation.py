@@ -1,27 +1,37 @@
 """The blocks of README and documentation do what they show, and the pages are whole.
 
 A page is one session in an empty folder: its blocks run in their order. Of a console block, every command runs, and
-what it prints must be what the page shows, with other figures. A comment above a block may say otherwise:
+what it prints must be what the page shows, with other figures. What a Python block prints is shown by a block of text
+directly below it. A comment above a block may say otherwise:
 
-- `<!-- shorter in the test: WORDS -->`: the words are added to the block's first command, so that it costs less.
+- `<!-- shorter in the test: WORDS -->`: the words are added to the block's first command, so that it costs less. In a
+  Python block, `OLD -> NEW` is replaced, several with semicolons between.
 - `<!-- long run: WHY -->`: the block is not run. Its commands must still be ones that the command line takes.
+- `<!-- needs: MODULE -->`: the block is run where this optional package is installed; elsewhere as for a long run.
+- `<!-- file: NAME -->`: the block is a file of this name in the session's folder, which later blocks use.
 
 `docs/results.md` and `docs/decisions` have no part in this: they are records of their time, not promises of today.
 """
 
+import ast
+import inspect
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 
 import generate
 import nasplat
+from nasplat.benchmarks import nasbench201_package
 from nasplat.cli.app import COMMANDS, load
 from nasplat.cli.listing import REGISTRIES as PLUGINS
 from nasplat.interface.configuring import configured, parsed
@@ -33,11 +43,14 @@ RECORDS = {DOCS / "results.md", DOCS / "changelog.md", DOCS / "contributing.md"}
 FOLDERS = {DOCS, DOCS / "guides", DOCS / "reference", DOCS / "tutorials"}
 PAGES = [ROOT / "README.md", *sorted({path for folder in FOLDERS for path in folder.glob("*.md")} - RECORDS)]
 
+FIND = nasbench201_package.find
+"""As it is outside of tests, which hide the installed package."""
+
 CommandLine = Callable[..., CompletedProcess[str]]
 
 
 class Block(NamedTuple):
-    """A block of a page: its language, its lines, where it stands, and what the comment above it says."""
+    """A block of a page: language, lines, where it stands, what the comment above it says, and what Python prints."""
 
     page: Path
     line: int
@@ -45,6 +58,12 @@ class Block(NamedTuple):
     text: str
     mark: str
     words: str
+    printed: list[str]
+
+    @property
+    def runs(self) -> bool:
+        """Whether the block is run here."""
+        return self.mark != "long run" and (self.mark != "needs" or find_spec(self.words) is not None)
 
     @property
     def place(self) -> str:
@@ -60,8 +79,8 @@ class Step(NamedTuple):
 
 
 BLOCK = re.compile(
-    r"^(?:<!-- (?P<mark>shorter in the test|long run):(?P<words>[^\n]*?) ?-->\n)?"
-    r"```(?P<language>console|python)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- (?P<mark>shorter in the test|long run|needs|file):(?P<words>[^\n]*?) ?-->\n)?"
+    r"```(?P<language>console|python)\n(?P<text>.*?)^```$(?:\n+^```text\n(?P<printed>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -77,6 +96,7 @@ def blocks(page: Path) -> list[Block]:
             found["text"],
             found["mark"] or "",
             (found["words"] or "").strip(),
+            (found["printed"] or "").splitlines(),
         )
         for found in BLOCK.finditer(text)
     ]
@@ -97,46 +117,104 @@ def steps(block: Block) -> list[Step]:
     return found
 
 
-SESSIONS = [page for page in PAGES if any(block.mark != "long run" for block in blocks(page))]
-LONG = [block for page in PAGES for block in blocks(page) if block.mark == "long run"]
+SESSIONS = [page for page in PAGES if any(block.runs for block in blocks(page))]
+LONG = [block for page in PAGES for block in blocks(page) if block.mark in ("long run", "needs")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", SESSIONS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_does_what_it_shows(page: Path, command: CommandLine, tmp_path: Path) -> None:
-    names: dict[str, Any] = {}
+def test_a_page_does_what_it_shows(
+    page: Path,
+    command: CommandLine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(nasbench201_package, "find", FIND)
+    monkeypatch.setenv("NASPLAT_DATA", str(tmp_path / "data"))  # nobody has tables yet
     exact = True  # until a block is shortened: what follows may build on it
-    for block in blocks(page):
-        if block.mark == "long run":
-            continue
-        if block.language == "python":
-            exec(compile(block.text, block.place, "exec"), names)
-            continue
-        exact = exact and not block.mark
-        for index, step in enumerate(steps(block)):
-            done = carried_out(step.command, block.words if index == 0 else "", command, tmp_path)
-            fails = any(line.startswith("error: ") for line in step.printed)
-            assert (done.returncode != 0) == fails, (block.place, done.stderr)
-            if step.printed:
-                assert same_shape(step.printed, done), (block.place, done.stdout, done.stderr)
-                assert not exact or same_figures(step.printed, done), (block.place, done.stdout)
+    with python_session(tmp_path, monkeypatch) as python:
+        for block in blocks(page):
+            if not block.runs:
+                continue
+            if block.mark == "file":
+                (tmp_path / block.words).write_text(block.text, encoding="utf-8")
+                continue
+            exact = exact and block.mark != "shorter in the test"
+            if block.language == "python":
+                capsys.readouterr()
+                exec(compile(shortened(block), block.place, "exec"), vars(python))
+                printed = capsys.readouterr()
+                ran = [(block.printed, CompletedProcess("", 0, printed.out, printed.err))]
+            else:
+                words = [block.words if block.mark == "shorter in the test" else ""]  # of the first command alone
+                ran = [
+                    (step.printed, carried_out(step.command, words.pop() if words else "", command, tmp_path))
+                    for step in steps(block)
+                ]
+            for shown, done in ran:
+                fails = any(line.startswith("error: ") for line in shown)
+                assert (done.returncode != 0) == fails, (block.place, done.stderr)
+                if shown:
+                    assert same_shape(shown, done), (block.place, done.stdout, done.stderr)
+                    assert not exact or same_figures(shown, done), (block.place, done.stdout)
 
 
 @pytest.mark.parametrize("block", LONG, ids=lambda block: block.place)
 def test_a_long_run_is_one_that_the_command_line_takes(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert block.words, f"{block.place}: say why it is not run"
+    if block.language == "python":
+        check_python(block.text)
+        return
     for step in steps(block):
-        program, *arguments = shlex.split(step.command, comments=True)
-        if program != "nasplat":
-            continue
-        command, name = load(arguments.pop(0)), "nasplat"
-        while nested := getattr(command, "commands", None):
-            name = arguments.pop(0)
-            command = nested[name]
-        given = command.make_context(name, arguments).params
-        if "space" in given and "strategy" in given:
-            resolve(given)
+        check_command(step.command)
+
+
+def rows(page: Path) -> Iterator[list[str]]:
+    """The cells of the rows of all tables of a page, without heads."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and "in Python" not in cells:
+            yield cells
+
+
+def test_commands_and_python_stand_side_by_side() -> None:
+    page = DOCS / "guides" / "python_and_commands.md"
+    found = list(rows(page))
+    assert len(found) > 25
+    for left, right in found:
+        for command_line in re.findall(r"`(nasplat [^`]+)`", left):
+            check_command(command_line)
+        for code in re.findall(r"`([^`]+)`", right):
+            check_python(code)
+    text = page.read_text(encoding="utf-8")
+    named = {name for name in COMMANDS if re.search(rf"`nasplat {name}\b", text)}
+    assert named == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("search", nasplat.search),
+        ("resume", nasplat.Run.resume),
+        ("retrain", nasplat.Run.retrain),
+        ("test", nasplat.Run.test),
+        ("export", nasplat.Run.export),
+        ("report", nasplat.Run.report),
+        ("table", nasplat.Run.table),
+        ("export-study", nasplat.Run.export_study),
+        ("recover", nasplat.recover),
+    ],
+)
+def test_what_a_command_takes_its_function_takes(name: str, function: Callable[..., Any]) -> None:
+    elsewhere = {"run", "trust_run", "json"}  # the object itself, what opened it, and how results are printed
+    renamed = {
+        "set_": "options", "objective": "objectives", "constraint": "constraints", "form": "format",
+        "out_file": "out", "out_folder": "out",
+    }  # fmt: skip
+    flags = {renamed.get(each.name, each.name) for each in load(name).params} - elsewhere
+    assert flags <= set(inspect.signature(function).parameters)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
@@ -230,6 +308,31 @@ def test_other_words_have_another_shape(shown: list[str], printed: list[str]) ->
 # How a session is run and compared
 
 
+@contextmanager
+def python_session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module in which Python blocks run, as in a notebook; what they import from the folder is forgotten after."""
+    python = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", python)
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    try:
+        yield python
+    finally:
+        for name in set(sys.modules) - before:
+            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
+
+
+def shortened(block: Block) -> str:
+    """The text of a Python block, with what the comment above it replaces."""
+    text = block.text
+    for each in block.words.split(";") if block.mark == "shorter in the test" else ():
+        old, arrow, new = (part.strip() for part in each.partition("->"))
+        assert arrow and old in text, f"{block.place}: {each!r} replaces nothing"
+        text = text.replace(old, new)
+    return text
+
+
 def carried_out(line: str, words: str, command: CommandLine, folder: Path) -> CompletedProcess[str]:
     """Run a line of a console: `nasplat` in this process, which has imported all already, anything else in a shell."""
     program, *arguments = shlex.split(f"{line} {words}", comments=True)
@@ -288,6 +391,34 @@ def same_figures(shown: list[str], done: CompletedProcess[str]) -> bool:
     return all(
         figures(one) == pytest.approx(figures(other), rel=0.2) for one, other in zip(lines, printed, strict=True)
     )
+
+
+def check_command(line: str) -> None:
+    """Check that the command line takes a line, and that the configuration of a search has what it names."""
+    program, *arguments = shlex.split(line, comments=True)
+    if program != "nasplat":
+        return
+    command, name = load(arguments.pop(0)), "nasplat"
+    while nested := getattr(command, "commands", None):
+        name = arguments.pop(0)
+        command = nested[name]
+    given = command.make_context(name, arguments).params
+    if "space" in given and "strategy" in given:
+        resolve(given)
+
+
+def check_python(code: str) -> None:
+    """Check that `nasplat`, a run and a predictor have what a text asks of them, and take its arguments."""
+    owners = {"nasplat": nasplat, "run": nasplat.Run}
+    for each in ast.walk(ast.parse(code)):
+        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id in owners:
+            assert hasattr(owners[each.value.id], each.attr), code
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute):
+            owner = owners.get(getattr(each.func.value, "id", ""))
+            if owner is not None:
+                first = [None] if owner is nasplat.Run else []
+                keywords = {str(keyword.arg): None for keyword in each.keywords}
+                inspect.signature(getattr(owner, each.func.attr)).bind_partial(*first, *each.args, **keywords)
 
 
 def resolve(given: dict[str, Any]) -> None:

@@ -57,6 +57,15 @@ def change(run: Path, **sections: Any) -> None:
     (run / CONFIG).write_text(yaml.safe_dump(tree))
 
 
+def test_a_run_cannot_name_where_its_trials_are_tracked(run: Path) -> None:
+    tree = yaml.safe_load((run / CONFIG).read_text())
+    for section in (tree, tree["executor"]):
+        section["log_to"] = ["mlflow:https://elsewhere.example"]
+        with pytest.raises(InputError, match="log_to"):
+            SearchConfig.read(tree)
+        del section["log_to"]
+
+
 def test_usage_errors_are_printable(command: Command) -> None:
     done = command("\x1b[2J")
     assert done.returncode == 2 and "\\x1b[2J" in done.stderr and "\x1b" not in done.stderr
