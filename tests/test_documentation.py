@@ -208,7 +208,7 @@ def test_commands_and_python_stand_side_by_side() -> None:
     ],
 )
 def test_what_a_command_takes_its_function_takes(name: str, function: Callable[..., Any]) -> None:
-    elsewhere = {"run", "trust_run", "json"}  # the object itself, what opened it, and how results are printed
+    elsewhere = {"run", "trust_run", "accept_changed_code", "json"}  # the object, what opened it, how it is printed
     renamed = {
         "set_": "options", "objective": "objectives", "constraint": "constraints", "form": "format",
         "out_file": "out", "out_folder": "out",
