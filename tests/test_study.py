@@ -23,6 +23,7 @@ from nasplat.errors import InputError
 from nasplat.results import study
 from nasplat.results.study import export_study
 from nasplat.task import Evaluate, Measurement
+from nasplat.testing import ToySpace
 
 CommandLine = Callable[..., CompletedProcess[str]]
 MEASURED = {outcome.id: outcome.metrics for outcome in handmade.OUTCOMES if isinstance(outcome, Measurement)}
@@ -72,12 +73,11 @@ def test_a_trial_keeps_genes_constraints_times_and_why_it_failed(tmp_path: Path)
     assert found[4].intermediate_values == {12: 0.95} and found[0].intermediate_values == {200: 0.1 + 0.2}
 
 
-def test_curves_are_intermediate_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = study._trials
-    curve = ((1, {"accuracy": 0.25}), (2, {"accuracy": float("nan")}), (3, {"loss": 1.0}))
-    monkeypatch.setattr(study, "_trials", lambda history: [replace(each, curve=curve) for each in made(history)])
-    export_study(handmade.handmade(tmp_path / "run", handmade.OUTCOMES[:1]), tmp_path / "journal")
-    assert trials(tmp_path / "journal")[0].intermediate_values == {1: 0.25}
+def test_curves_are_intermediate_values(tmp_path: Path) -> None:
+    found = nasplat.search(space=ToySpace(), benchmark=handmade.reporting, objectives=["accuracy:max"], evaluations=2,
+                           strategy="random_search", out=tmp_path / "run")  # fmt: skip
+    found.export_study(tmp_path / "journal")
+    assert [trial.intermediate_values for trial in opened(tmp_path / "journal").trials] == [{1: 0.25}] * 2
 
 
 def test_values_that_json_lacks_are_text(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from nasplat.artifact import MemoryArtifacts
+from nasplat.authoring.function import function_benchmark
 from nasplat.driver.budget import Budget
 from nasplat.driver.loop import Search, Watcher
 from nasplat.errors import InputError
+from nasplat.executors.executor import perform
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
@@ -22,8 +25,10 @@ from nasplat.results import tracking
 from nasplat.results.tracking import Target, Tracker
 from nasplat.results.trials import Trial
 from nasplat.run.directory import RunDirectory
+from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.storage.event_log import EventLog
 from nasplat.strategies.random_search import RandomSearch
+from nasplat.task import Measurement
 from nasplat.testing.toy import ToyBenchmark, ToySpace
 
 CommandLine = Callable[..., CompletedProcess[str]]
@@ -206,6 +211,37 @@ def test_tensorboard_goes_on_without_duplicates(run: RunDirectory, tmp_path: Pat
     other = handmade.handmade(tmp_path / "elsewhere" / "run", outcomes[:1])
     (warning,) = session(other, target, outcomes[:1])
     assert "has another run" in warning
+
+
+@pytest.fixture
+def curve() -> Measurement:
+    """A trial that reported while it trained."""
+    measuring = function_benchmark(handmade.reporting)(NASBench201())
+    task = replace(handmade.task(0, "000001"), fidelity=1)
+    outcome = perform(task, measuring, device="cpu", artifacts=MemoryArtifacts())
+    assert isinstance(outcome, Measurement) and len(outcome.curve) == 3
+    return replace(outcome, metrics={**outcome.metrics, "params": 1.0, "macs": 1.0})
+
+
+@pytest.mark.slow
+def test_tensorboard_has_what_trials_report(run: RunDirectory, tmp_path: Path, curve: Measurement) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    assert session(run, f"tensorboard:{tmp_path / 'logs'}", [curve]) == []
+    found = scalars(tmp_path / "logs" / "run" / "trial-0")
+    assert found["loss"] == [(3, 1.0)]
+    assert [step for step, _ in found["accuracy"]] == [1, 2, 1] and found["accuracy"][0] == (1, 0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own
+def test_mlflow_has_what_trials_report(run: RunDirectory, tmp_path: Path, curve: Measurement) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert session(run, f"mlflow:{uri}", [curve]) == []
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("nasplat").experiment_id
+    found = next(each for each in client.search_runs([experiment]) if "nasplat.trial" in each.data.tags)
+    assert [(each.step, each.value) for each in client.get_metric_history(found.info.run_id, "loss")] == [(3, 1.0)]
 
 
 @pytest.mark.slow

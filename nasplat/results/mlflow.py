@@ -90,7 +90,7 @@ class MLflow:
             tags["failure"] = f"{trial.failure}: {trial.message}"[:5000]
         begun, ended = _milliseconds(trial.started), _milliseconds(trial.finished)
         created = client.create_run(self._experiment, begun, tags, f"trial-{trial.number}")
-        points = [(epoch, metrics) for epoch, metrics in trial.curve]
+        points = list(trial.curve.items())
         points.append((trial.fidelity, {**trial.metrics, "seconds": trial.seconds, "trial": trial.number}))
         metrics = [
             Metric(_name(name), value, ended or 0, step) for step, values in points for name, value in values.items()

@@ -164,7 +164,9 @@ def _frozen(
         "on_front": trial.number in front,
         **{name: value for name, value in trial.metrics.items() if name not in names},
     }
-    steps = {step: metrics[first] for step, metrics in trial.curve if math.isfinite(metrics.get(first, math.nan))}
+    steps = {
+        epoch: metrics[first] for epoch, metrics in trial.curve.items() if math.isfinite(metrics.get(first, math.nan))
+    }
     if several and trial.metrics:
         steps[trial.fidelity] = trial.metrics[first]
     frozen: FrozenTrial = optuna.trial.create_trial(

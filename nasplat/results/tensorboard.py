@@ -75,7 +75,7 @@ class TensorBoard:
         try:
             for part in hparams(chosen, dict(trial.metrics)):
                 writer.file_writer.add_summary(part, 0, self._time(trial))
-            for epoch, metrics in trial.curve:
+            for epoch, metrics in trial.curve.items():
                 self._add(writer, metrics, epoch, trial)
             self._add(writer, trial.metrics, trial.fidelity, trial)
         finally:

@@ -1,17 +1,17 @@
 """A finished trial in plain values, as tables and other tools take it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeAlias
 
 from nasplat.architecture import Architecture
+from nasplat.curve import Curve
 from nasplat.errors import InputError, printable
 from nasplat.search_space import GeneSpace, SearchSpace
 from nasplat.task import Evaluate, Failure, Measurement, Outcome
 
 Status: TypeAlias = Literal["measured", "cached", "failed"]
-Curve: TypeAlias = Sequence[tuple[int, Mapping[str, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Trial:
     started: datetime | None
     finished: datetime | None
     cached_from: int | None = None
-    curve: Curve = ()
+    curve: Curve = field(default_factory=dict)
 
     @classmethod
     def of(cls, outcome: Outcome, space: SearchSpace | None) -> Self | None:
@@ -75,7 +75,7 @@ class Trial:
         if isinstance(outcome, Measurement):
             details = {
                 "status": "measured" if outcome.cached_from is None else "cached",
-                "metrics": {printable(name): value for name, value in outcome.metrics.items()},
+                "metrics": _printable(outcome.metrics),
                 "split": outcome.split,
                 "cached_from": outcome.cached_from,
             }
@@ -94,7 +94,7 @@ class Trial:
             worker=printable(spent.worker),
             started=_instant(spent.started),
             finished=_instant(spent.started and spent.started + spent.seconds),
-            curve=tuple(getattr(outcome, "curve", ())),
+            curve={epoch: _printable(metrics) for epoch, metrics in outcome.curve.items()},
             **details,
         )
 
@@ -108,6 +108,10 @@ def genes_of(architecture: Architecture, space: SearchSpace | None) -> dict[str,
     except InputError:
         return {}
     return {gene.name: gene.choices[choice] for gene, choice in zip(space.genes, choices, strict=True)}
+
+
+def _printable(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {printable(name): value for name, value in metrics.items()}
 
 
 def _instant(seconds: float) -> datetime | None:
