@@ -1,5 +1,6 @@
 """What a trial reports while it trains, and the rule that ends it early."""
 
+import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,21 +28,15 @@ class StopRule:
     maximize: bool
     thresholds: tuple[tuple[int, float], ...]
 
-    def threshold(self, epoch: int, curve: Curve) -> float | None:
-        """The threshold that a trial misses at an epoch, or None if it may go on.
+    def better(self, best: float | None, value: float) -> float:
+        """The better one of the best value so far, None before the first, and a new value; NaN is worst."""
+        if best is None or math.isnan(best):
+            return value
+        return value if (value > best if self.maximize else value < best) else best
 
-        A trial that never reported the metric goes on; one that only reported NaN does not.
-
-        Args:
-            epoch: The epoch.
-            curve: What the trial has reported, up to this epoch.
-        """
-        threshold = dict(self.thresholds).get(epoch)
-        values = [metrics[self.metric] for metrics in curve.values() if self.metric in metrics]
-        if threshold is None or not values:
-            return None
-        sign = 1.0 if self.maximize else -1.0
-        return None if any(sign * value >= sign * threshold for value in values) else threshold
+    def misses(self, best: float, threshold: float) -> bool:
+        """Whether a trial with this best value ends at a threshold; NaN misses every one."""
+        return not (best >= threshold if self.maximize else best <= threshold)
 
 
 def encode_curve(curve: Curve) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.curve import Curve, StopRule, decode_curve, decode_rule, encode_curve, encode_rule
+from nasplat.errors import InputError
 from nasplat.storage.decoding import count, number, text, typed
 
 Split: TypeAlias = Literal["validation", "test"]
@@ -95,6 +96,9 @@ class Spent:
         device: ``cpu`` or ``cuda``.
         worker: The process that did it, as ``host:pid``.
         started: Seconds since 1970 when the work began.
+
+    Raises:
+        InputError: The number of images is no whole number, or negative.
     """
 
     seconds: float = 0.0
@@ -102,6 +106,10 @@ class Spent:
     device: str = ""
     worker: str = ""
     started: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.images >= 0 and self.images % 1 == 0):  # a log with anything else could not be read again
+            raise InputError(f"images must be a whole number, 0 or more, but got {self.images!r}; count them anew")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.authoring.checkpoint import Checkpoint
 from nasplat.authoring.function import Function, FunctionBenchmark, function_benchmark, measures
-from nasplat.authoring.reporting import Reporter
+from nasplat.authoring.reporting import Reporter, TrialStopped
 from nasplat.config import Workload
 from nasplat.curve import StopRule
 from nasplat.errors import InputError, TrialFailed
@@ -34,6 +35,7 @@ from nasplat.task import (
     Evaluate,
     Failure,
     Measurement,
+    Spent,
     decode_outcome,
     decode_task,
     encode_outcome,
@@ -220,13 +222,54 @@ def test_a_rule_stops_a_trial(swallows: bool) -> None:
 
 
 def test_a_rule_counts_the_best_value_so_far() -> None:
-    stop = StopRule(metric="loss", maximize=False, thresholds=((2, 0.5),))
-    assert stop.threshold(2, {1: {"loss": 0.4}, 2: {"loss": 0.9}}) is None
-    assert stop.threshold(2, {1: {"loss": 0.5}}) is None
-    assert stop.threshold(2, {1: {"loss": 0.6}}) == 0.5
-    assert stop.threshold(1, {1: {"loss": 0.6}}) is None
-    assert stop.threshold(2, {1: {"accuracy": 0.6}}) is None
-    assert stop.threshold(2, {1: {"loss": float("nan")}}) == 0.5
+    stop, nan = StopRule(metric="loss", maximize=False, thresholds=((2, 0.5),)), float("nan")
+
+    def stops(*reports: tuple[int, str, float]) -> bool:
+        reporter = Reporter("f", stop)
+        try:
+            for epoch, metric, value in reports:
+                reporter(epoch, {metric: value})
+        except TrialStopped:
+            return True
+        return False
+
+    assert not stops((1, "loss", 0.4), (2, "loss", 0.9))
+    assert not stops((1, "loss", 0.5), (2, "loss", nan))
+    assert stops((1, "loss", 0.6), (2, "loss", 0.6))
+    assert not stops((1, "loss", 0.6))
+    assert not stops((2, "accuracy", 0.6))
+    assert stops((1, "loss", nan), (2, "loss", nan))
+    assert not stops((1, "loss", nan), (2, "loss", 0.5))
+
+
+def test_a_rule_of_many_epochs_costs_no_more_for_each_report() -> None:
+    epochs = 3000
+    stop = StopRule(metric="loss", maximize=False, thresholds=tuple((epoch, 1.0) for epoch in range(epochs)))
+    reporter, began = Reporter("f", stop), time.process_time()
+    for epoch in range(epochs):
+        reporter(epoch, {"loss": 0.5})
+    assert time.process_time() - began < 0.3  # 0.6 s if each report went through all thresholds and epochs
+
+
+@pytest.mark.parametrize("images", [-5, 2.5, "3", None])
+def test_a_wrong_number_of_images_fails_the_trial_and_nothing_of_it_is_logged(images: Any) -> None:
+    def training(network: nn.Module, report: Reporter) -> Any:
+        report(1, {"loss": 1.0}, images=7)
+        report(2, {"loss": 1.0}, images=images)
+        return {"accuracy": 1.0}
+
+    task = replace(TASK, fidelity=1)
+    outcome = perform(task, made(training), device="cpu", artifacts=MemoryArtifacts())
+    assert isinstance(outcome, Failure) and outcome.kind == "wrong report"
+    assert f"reports images={images!r}; give the training images" in outcome.message
+    assert outcome.curve == {1: {"loss": 1.0}}
+    assert decode_outcome(encode_outcome(outcome)) == outcome
+
+
+@pytest.mark.parametrize("images", [-1, 2.5, float("nan")])
+def test_no_work_processes_a_number_of_images_that_a_log_could_not_tell(images: Any) -> None:
+    with pytest.raises(InputError, match="images must be a whole number, 0 or more"):
+        Spent(images=images)
 
 
 def test_higher_fidelities_continue_from_a_checkpoint_alone() -> None:
@@ -301,6 +344,8 @@ RETURNED: dict[str, tuple[Any, str, str]] = {
     "text": ({"accuracy": "0.9"}, "no number", "accuracy is '0.9'; return one number"),
     "a truth value": ({"accuracy": True}, "no number", "accuracy is bool"),
     "a tensor of many": ({"accuracy": torch.zeros(2)}, "no number", "Tensor of shape (2,) on cpu; return one number"),
+    "a tensor without a value": ({"accuracy": torch.zeros((), device="meta")}, "no number", "shape () on meta"),
+    "more than a float": ({"loss": 10**400}, "no number", "loss is a whole number beyond the largest float"),
     "an array": ({"loss": np.zeros((1, 1))}, "no number", "ndarray of shape (1, 1)"),
     "percent": ({"accuracy": 93.5}, "impossible metric", "a fraction of 0 to 1, but got 93.5; if it is in percent"),
 }

@@ -36,6 +36,8 @@ class Reporter:
         self.stopped = ""
         self._name = name
         self._stop = stop
+        self._thresholds = {} if stop is None else dict(stop.thresholds)
+        self._best: float | None = None
 
     def __call__(self, epoch: int, metrics: Mapping[str, Any], *, images: int = 0) -> None:
         """Report the figures of an epoch. If the trial is to be stopped, this does not return.
@@ -46,7 +48,7 @@ class Reporter:
             images: The training images processed since the last report.
 
         Raises:
-            TrialFailed: The epoch or the figures are of another form.
+            TrialFailed: The epoch, the figures or the images are of another form.
         """
         try:
             number = operator.index(epoch)
@@ -65,16 +67,36 @@ class Reporter:
                 f"a trial can report {MOST_EPOCHS:,} epochs, but {self._name} reports more; report epochs, not steps",
             )
         figures = numbers(metrics, self._name, "report")
+        self.images += self._counted(images)
         self.curve[number] = self.curve.get(number, {}) | figures
-        self.images += operator.index(images)
         rule = self._stop
-        if rule is not None and rule.metric in figures:
-            threshold = rule.threshold(number, self.curve)
-            if threshold is not None:
-                self.stopped = (
-                    f"by epoch {number}, {rule.metric} had not reached {threshold:.6g}, the median of the trials before"
-                )
-                raise TrialStopped
+        if rule is None or rule.metric not in figures:
+            return
+        self._best = rule.better(self._best, figures[rule.metric])
+        threshold = self._thresholds.get(number)
+        if threshold is not None and rule.misses(self._best, threshold):
+            self.stopped = (
+                f"by epoch {number}, {rule.metric} had not reached {threshold:.6g}, the median of the trials before"
+            )
+            raise TrialStopped
+
+    def _counted(self, images: object) -> int:
+        """A number of images.
+
+        Raises:
+            TrialFailed: It is none.
+        """
+        try:
+            number = operator.index(images)  # type: ignore[arg-type]  # what it is for is found out here
+        except TypeError:
+            number = -1
+        if number < 0:
+            raise TrialFailed(
+                "wrong report",
+                f"report must be told a whole number of images, 0 or more, but {self._name} reports images="
+                f"{shortly(images)}; give the training images processed since the last report",
+            )
+        return number
 
 
 def numbers(metrics: object, name: str, how: str) -> dict[str, float]:
@@ -109,10 +131,16 @@ def numbers(metrics: object, name: str, how: str) -> dict[str, float]:
 
 def _number(value: Any, key: str, name: str, how: str) -> float:
     """A number, or the one of a tensor or array without dimensions, wherever it is."""
-    given = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        return float(given)
-    kind = type(value).__name__
+    kind, given = type(value).__name__, value
+    try:
+        if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+            given = value.item()
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return float(given)
+    except OverflowError:
+        kind = "a whole number beyond the largest float"
+    except RuntimeError:  # a tensor of the meta device has no value
+        pass
     if hasattr(value, "shape"):
         kind = f"{kind} of shape {tuple(value.shape)}" + (f" on {value.device}" if hasattr(value, "device") else "")
     raise TrialFailed(
