@@ -274,8 +274,9 @@ def test_no_test_metrics_no_final_measurement(files: dict[str, Path]) -> None:
     ],
 )
 def test_what_is_no_table_is_refused(given: Rows, options: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as refused:
         table(write(tmp_path / "t.csv", given), **options)
+    assert "damaged" not in str(refused.value)
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:

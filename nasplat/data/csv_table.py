@@ -34,6 +34,8 @@ def opened(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
             rows = csv.reader(_lines(file))
             columns = next(rows, [])
             yield columns, _complete(rows, len(columns))
+    except InputError:  # of the caller, which is a ValueError, too
+        raise
     except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error
 
