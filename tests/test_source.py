@@ -81,6 +81,44 @@ def check_equal(network: nn.Module, other: nn.Module, *shapes: tuple[int, ...]) 
         assert expected.abs().max().item() > 0
 
 
+def sequences() -> dict[str, nn.Module]:
+    """Networks without a class of their own, as functions that build networks return them."""
+    layers = nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5)
+    inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    again = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() * self.scale
+
+    class Named(nn.Sequential):
+        pass
+
+    return {
+        "plain": nn.Sequential(nn.Flatten(), *layers),
+        "one": nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(12, 5))),
+        "nested": nn.Sequential(inner, again, Own(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)),
+        "named": nn.Sequential(OrderedDict(flat=nn.Flatten(), own=Own(), head=nn.Linear(12, 5))),
+        "subclass": Named(Own(), nn.Flatten(), nn.Dropout(), nn.Linear(12, 5)),
+        "layer": nn.Linear(2, 5),
+    }
+
+
+@pytest.mark.parametrize("kind", sequences())
+def test_a_network_without_a_class_of_its_own_is_a_function(kind: str, tmp_path: Path) -> None:
+    network = sequences()[kind].eval()
+    io = IO((2,) if kind == "layer" else (3, 2, 2), 5)
+    text = source(network, io, ["A network."])
+    wanted = "nn.Linear" if kind == "layer" else "nn.Sequential"
+    assert f"def build() -> {wanted}:" in text and f'"weights.safetensors") -> {wanted}:' in text
+    assert ("class " in text) == (kind not in ("plain", "one", "layer"))
+    check_equal(network, from_text(text, network, tmp_path), (1, *io.input_shape), (3, *io.input_shape))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_a_source_computes_what_the_network_does_in_float64(name: str, tmp_path: Path) -> None:

@@ -33,21 +33,24 @@ class Described:
         self._trace = trace
         self._definitions: dict[str, Definition] = {}
         self._keys: dict[str, str] = {}
-        self._visit("", network)
+        if torchs_class(network) is None:
+            self._visit("", network)
+        else:  # a sequence has no forward of its own
+            self._register("", "build", "The network without its weights.", Member({"": self._made("", network)}, None))
 
     def definitions(self) -> list[Definition]:
-        """All definitions. A sequence with a single use has no definition; its code is inlined."""
-        single = {
-            path: member.attributes[""]
+        """All definitions. A sequence with a single use in another module has no definition; its code is inlined."""
+        inlined = [
+            each
             for each in self._definitions.values()
-            if each.is_function and len(each.members) == 1
-            for path, member in each.members.items()
-        }
+            if each.is_function and len(each.members) == 1 and "" not in each.members
+        ]
+        single = {path: member.attributes[""] for each in inlined for path, member in each.members.items()}
 
         def unfold(part: Code) -> Code | None:
             return single.get(part.path) if isinstance(part, Part) else None
 
-        found = [each for each in self._definitions.values() if not (each.is_function and len(each.members) == 1)]
+        found = [each for each in self._definitions.values() if each not in inlined]
         for each in found:
             for path, member in each.members.items():
                 inside = {name: changed(code, unfold) for name, code in member.attributes.items()}
@@ -111,7 +114,9 @@ class Described:
 
     def _container(self, path: str, module: "nn.Sequential | nn.ModuleList | nn.ModuleDict") -> Code:
         children = {
-            name: self._made(f"{path}.{name}", child) for name, child in module._modules.items() if child is not None
+            name: self._made(f"{path}.{name}".lstrip("."), child)
+            for name, child in module._modules.items()
+            if child is not None
         }
         if isinstance(module, nn.ModuleDict) or list(children) != [str(place) for place in range(len(children))]:
             if isinstance(module, nn.ModuleList):
@@ -123,7 +128,7 @@ class Described:
         if isinstance(module, nn.ModuleList):
             return call("nn.ModuleList", Node("list", tuple(children.values())))
         code = call("nn.Sequential", *children.values())
-        if len(children) < 2 or not all(map(_is_leaf, module)):
+        if not path or len(children) < 2 or not all(map(_is_leaf, module)):
             return code
         kinds = [_kind(child) for child in module]
         self._register(path, _function_name(kinds), _sentence(kinds), Member({"": code}, None))

@@ -35,7 +35,7 @@ def source(network: "nn.Module", io: "IO", heading: Sequence[str]) -> str:
     shape = (io.input_shape[0], *SIDES) if upscales else io.input_shape
     definitions = written(network, traced(network, shape, free_sides=upscales))
     body = [line for each in definitions for line in ("", "", *_definition(each))]
-    lines = [*_docstring(heading, indent=0), "", *_imports(body), *body, *_load(definitions[-1].definition.name)]
+    lines = [*_docstring(heading, indent=0), "", *_imports(body), *body, *_load(definitions[-1])]
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +55,7 @@ def _definition(each: Written) -> list[str]:
     if definition.is_function:
         (code,) = each.attributes.values()
         return [
-            *_signature(definition.name, parameters, "nn.Sequential", indent=0),
+            *_signature(definition.name, parameters, _class_of(each), indent=0),
             *_docstring([definition.doc], indent=4),
             *laid_out("return ", code, indent=4),
         ]
@@ -106,11 +106,12 @@ def _type(result: Code) -> str:
     return "Tensor"
 
 
-def _load(name: str) -> list[str]:
+def _load(network: Written) -> list[str]:
+    name = network.definition.name
     return [
         "",
         "",
-        f'def load(path: str = "weights.safetensors") -> {name}:',
+        f'def load(path: str = "weights.safetensors") -> {_class_of(network)}:',
         '    """The network with its weights, in evaluation mode.',
         "",
         "    The path of the weights begins at this file's folder.",
@@ -123,6 +124,14 @@ def _load(name: str) -> list[str]:
         "    network.load_state_dict(load_file(Path(__file__).parent / path))",
         "    return network.eval()",
     ]
+
+
+def _class_of(each: Written) -> str:
+    """The class of the modules that a definition makes."""
+    if not each.definition.is_function:
+        return each.definition.name
+    (code,) = each.attributes.values()
+    return flat(code).partition("(")[0]
 
 
 def _signature(name: str, parameters: Sequence[str], result: str, *, indent: int) -> list[str]:
