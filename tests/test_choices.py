@@ -173,6 +173,47 @@ def test_outside_of_a_space_a_model_has_its_first_alternatives_and_numbers() -> 
     assert network(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
 
 
+class Late(nn.Module):
+    """Asks for decisions too late, and for one in time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LazyLinear(number("width", (3, 6)))
+        self.late = "number"
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden: Tensor = self.layer(images.flatten(1))[:, :3]
+        if self.late == "number":
+            return hidden * number("scale", (1, 2))
+        result: Tensor = choice("act", {"relu": nn.ReLU(), "gelu": nn.GELU()})(hidden)
+        return result
+
+
+class LateInside(Late):
+    """Has a size of its own, so that it is only run when it is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, number("width", (3, 6)))  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("late", ["number", "choice"])
+def test_a_decision_in_forward_is_refused(late: str) -> None:
+    network = LateInside()
+    network.late = late
+    said = f"nasplat.{late} must be called in the constructor of a model, but .* while a network runs; call it in __in"
+    with pytest.raises(InputError, match=said):
+        network(torch.zeros(1, 1, 4, 4))
+
+
+def test_a_decision_in_forward_is_refused_before_a_search() -> None:
+    with pytest.raises(InputError, match="nasplat.number must be called in the constructor"):
+        space(model=Late, **SHAPES)  # is run to find the size of its layer
+    made = space(model=LateInside, **SHAPES)
+    with pytest.raises(InputError, match="nasplat.number must be called in the constructor"):
+        made.check_io(IMAGES)
+
+
 def test_functions_are_called_only_for_the_chosen_alternative() -> None:
     made: list[str] = []
 

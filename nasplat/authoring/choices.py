@@ -5,6 +5,7 @@ an architecture, so that the network is exactly the one that would have been wri
 space, as in ``Net()``, it is the first alternative and the first number, so that a model can be tried and debugged.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -41,7 +42,8 @@ def choice(label: str, alternatives: "Mapping[str, Alternative]") -> "nn.Module"
         The chosen module. Outside of any search space it is the first.
 
     Raises:
-        InputError: There are fewer than two alternatives, one of them is no module, or the label has another meaning.
+        InputError: There are fewer than two alternatives, one of them is no module, the label has another meaning, or a
+            network is running: a choice in its `forward` would come too late.
 
     >>> from torch import nn
     >>> class Net(nn.Module):
@@ -61,7 +63,7 @@ def choice(label: str, alternatives: "Mapping[str, Alternative]") -> "nn.Module"
     for name in alternatives:
         if not isinstance(name, str) or not name:
             raise InputError(f"the names of alternatives must be text, but {label!r} has {name!r}")
-    making = _MAKING.get()
+    making = _making("choice", label)
     if making is not None:
         return making.choice(Decision(_label(label), tuple(alternatives)), list(alternatives.values()))
     return _module(label, *next(iter(alternatives.items())))
@@ -83,13 +85,14 @@ def number(label: str, values: "Sequence[Number]") -> "Number":
         The chosen number. Outside of any search space it is the first.
 
     Raises:
-        InputError: There are fewer than two values, one is no number or given twice, or the label has another meaning.
+        InputError: There are fewer than two values, one is no number or given twice, the label has another meaning, or
+            a network is running: a number in its `forward` would come too late.
     """
     numbers = checked_values(_label(label), values)
     for value in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"the values of number({label!r}, …) must be numbers, but one is {value!r}; use choice")
-    making = _MAKING.get()
+    making = _making("number", label)
     at = 0 if making is None else making.number(Decision(label, numbers))  # type: ignore[arg-type]
     return values[at]
 
@@ -199,6 +202,27 @@ class Construction:
 
 
 _MAKING: "ContextVar[Construction | None]" = ContextVar("making", default=None)
+
+
+def _making(function: str, label: object) -> Construction | None:
+    """The construction that is asked, if any.
+
+    Raises:
+        InputError: A network is running. Its space has been found from its constructor alone, so that what its forward
+            asks for is no gene, and would be the first alternative or number in every network.
+    """
+    from torch import nn
+
+    running = nn.Module._call_impl.__code__
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name != "__init__":  # a supernet makes networks while it runs
+        if frame.f_code is running:
+            raise InputError(
+                f"nasplat.{function} must be called in the constructor of a model, but {label!r} is asked for while a "
+                "network runs; call it in __init__, and keep the result as an attribute"
+            )
+        frame = frame.f_back
+    return _MAKING.get()
 
 
 def _module(label: str, name: str, alternative: "Alternative") -> "nn.Module":
