@@ -35,6 +35,10 @@ class DamageWarning(UserWarning):
     """A run is damaged, and what is read of it may not be all of it; the message ends with the remedy."""
 
 
+class InfeasibleWarning(UserWarning):
+    """A search leaves out architectures whose networks cannot be built or run; the message ends with the remedy."""
+
+
 class StrategyError(RunError):
     """A strategy broke its contract: an infeasible proposal, too many tasks, or a replay that differs."""
 

@@ -1,5 +1,7 @@
 """One categorical decision of a search space."""
 
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nasplat.errors import InputError
@@ -51,3 +53,21 @@ class Gene:
         """The symbols with their meaning: ``0 (none), 1 (skip_connect)``; of many only the first and the last."""
         meanings = [f"{symbol} ({choice})" for symbol, choice in zip(self.symbols, self.choices, strict=True)]
         return ", ".join(meanings if len(meanings) <= NAMED else [*meanings[:3], "…", meanings[-1]])
+
+
+def checked(genes: object, space: str) -> Sequence[Gene]:
+    """The genes of a space.
+
+    Args:
+        genes: What its class has as `genes`.
+        space: The name of the space.
+
+    Raises:
+        InputError: It is no sequence of genes.
+    """
+    if not isinstance(genes, Sequence) or not genes or not all(isinstance(gene, Gene) for gene in genes):
+        raise InputError(
+            f"the genes of a space must be a tuple of Gene(name, choices), at least one, but those of {space} are "
+            f'{reprlib.repr(genes)}; write Gene("width", ("16", "24")), or use nasplat.space(genes, build)'
+        )
+    return genes

@@ -1,5 +1,7 @@
 """The input of a strategy: a space, a goal, hard constraints, and a random generator."""
 
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,7 +12,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle
 from nasplat.cost import Cost
-from nasplat.errors import InputError, unknown
+from nasplat.errors import InfeasibleWarning, InputError, unknown
 from nasplat.objective import Goal
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Teacher, TrainSupernet, derive_seed
@@ -75,6 +77,7 @@ class Problem:
         self.seed = seed
         self.rng: Generator = default_rng(SeedSequence([seed]))
         self.cost = lru_cache(maxsize=4096)(self._cost)
+        self._has_cost = lru_cache(maxsize=65536)(self._can_be_counted)
         self.key = lru_cache(maxsize=65536)(space.canonical_key)
         free = self.cost(enumerable_members[0] if enumerable_members else space.sample(default_rng(0))).metrics()
         self.goal = Goal(goal.objectives, tuple(c for c in goal.constraints if c.metric not in free))
@@ -84,6 +87,7 @@ class Problem:
         self._by_code = not code_metrics.isdisjoint(self.goal.metrics)
         self._priced_by = tuple(o.metric for o in goal.objectives if o.metric in free)
         self._next_id = 0
+        self._has_warned = False
 
     def evaluate(
         self,
@@ -122,15 +126,23 @@ class Problem:
         )
 
     def feasible(self, architecture: Architecture) -> bool:
-        """Whether the benchmark can measure the architecture and it satisfies every hard constraint."""
+        """Whether the benchmark can measure the architecture and it satisfies every hard constraint.
+
+        If costs are objectives or have constraints, an architecture without a countable cost is not feasible.
+        """
         if not self._is_measurable(architecture):
             return False
         return not self.excess(architecture)
 
     def excess(self, architecture: Architecture) -> float:
-        """The sum of an architecture's relative excesses over the hard constraints; 0 if it satisfies them."""
-        if not self.limits:
+        """The sum of an architecture's relative excesses over the hard constraints; 0 if it satisfies them.
+
+        Infinite if its cost is needed and cannot be counted, since its network cannot be built or run.
+        """
+        if not self.limits and not self._priced_by:
             return 0.0
+        if not self._has_cost(architecture):
+            return math.inf
         metrics = self.cost(architecture).metrics()
         return sum(limit.excess(metrics) for limit in self.limits)
 
@@ -277,6 +289,22 @@ class Problem:
         """Continue from the result of `state`."""
         self.rng.bit_generator.state = state["rng"]
         self._next_id = state["next_id"]
+
+    def _can_be_counted(self, architecture: Architecture) -> bool:
+        """Whether an architecture has a cost; the first that has none is told of, since there may be thousands."""
+        try:
+            self.cost(architecture)
+        except InputError as error:
+            if not self._has_warned:
+                warnings.warn(
+                    f"{error}; the search leaves it out, and all others like it: correct build, or exclude them by "
+                    "`allowed` of nasplat.space, or by `violation` of the space's class",
+                    InfeasibleWarning,
+                    stacklevel=2,
+                )
+            self._has_warned = True
+            return False
+        return True
 
     def _number(self) -> int:
         self._next_id += 1

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost, Parts, children, count
 from nasplat.errors import InputError
-from nasplat.gene import NAMED
+from nasplat.gene import NAMED, checked
 from nasplat.gene import Gene as Gene
 from nasplat.graph import ABSENT, Graphs, Operation, Role
 
@@ -220,9 +221,8 @@ class GeneSpace(SearchSpace):
 
     def member(self, choices: Sequence[int]) -> Architecture:
         """The architecture with the given choice of every gene."""
-        return Architecture(
-            self.name, "".join(symbols[choice] for symbols, choice in zip(self._symbols, choices, strict=True))
-        )
+        code = "".join(symbols[choice] for symbols, choice in zip(self._symbols, choices, strict=True))
+        return Architecture(self.name, code)
 
     def sample(self, rng: Generator) -> Architecture:
         for _ in range(ATTEMPTS):
@@ -274,10 +274,8 @@ class GeneSpace(SearchSpace):
         """Take every gene from either parent with equal probability."""
         for _ in range(ATTEMPTS):
             first = rng.integers(2, size=len(self.genes)).tolist()
-            child = Architecture(
-                self.name,
-                "".join((a if take else b).code[place] for take, place in zip(first, self._places, strict=True)),
-            )
+            code = "".join((a if take else b).code[place] for take, place in zip(first, self._places, strict=True))
+            child = Architecture(self.name, code)
             if self._holds(child):
                 return child
         raise self._none_found(f"crossed from {a.code} and {b.code}")
@@ -365,7 +363,7 @@ class GeneSpace(SearchSpace):
         """A chain: the input, one node for every gene in order, the output.
 
         A node's type is its gene's choice; inactive genes have no node. A node's cost is that of the part with the
-        gene's name, if there is one. A space whose genes are connected in another way overrides this method.
+        gene's name, if there is one and the network can be built. Override it for genes that are connected otherwise.
         """
         names = list(dict.fromkeys(choice for gene in self.genes for choice in gene.choices))
         operations = (
@@ -381,7 +379,9 @@ class GeneSpace(SearchSpace):
         adjacency = np.zeros((n, nodes, nodes), dtype=bool)
         for row, architecture in enumerate(architectures):
             choices, active = self.choices(architecture), sorted(self.active_genes(architecture))
-            parts = self.cost(architecture, self.reference_io).parts
+            parts: Mapping[str, Cost] = {}
+            with suppress(InputError):  # what cannot be built has choices all the same, and predictors may meet it
+                parts = self.cost(architecture, self.reference_io).parts
             for gene in active:
                 types[row, 1 + gene] = number[gene][choices[gene]]
                 part = parts.get(self.genes[gene].name, Cost())
@@ -407,7 +407,7 @@ class GeneSpace(SearchSpace):
 
     @cached_property
     def _sizes(self) -> list[int]:
-        return [len(gene.choices) for gene in self.genes]
+        return [len(gene.choices) for gene in checked(self.genes, self.name)]
 
     @cached_property
     def _offsets(self) -> list[int]:
@@ -416,7 +416,7 @@ class GeneSpace(SearchSpace):
 
     @cached_property
     def _symbols(self) -> list[tuple[str, ...]]:
-        return [gene.symbols for gene in self.genes]
+        return [gene.symbols for gene in checked(self.genes, self.name)]
 
     @cached_property
     def _numbers(self) -> list[dict[str, int]]:

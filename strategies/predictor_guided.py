@@ -356,8 +356,10 @@ class PredictorGuided(Strategy):
             for _ in range(GENERATION):
                 for _ in range(CHILD_ATTEMPTS):
                     child = self._child(parents)
+                    if not problem.feasible(child) or not self._new(child):
+                        continue
                     identity = problem.deduplication_key(child)
-                    if problem.feasible(child) and self._new(child) and not (identity in bred or identity in children):
+                    if not (identity in bred or identity in children):
                         children[identity] = child
                         break
             if not children:

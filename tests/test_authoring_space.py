@@ -64,6 +64,21 @@ class Convolutions(GeneSpace):
         return nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, io.outputs))
 
 
+@pytest.mark.parametrize("wrong", [{"width": (1, 2)}, (), ("width",), {Gene("width", ("1", "2"))}], ids=repr)
+def test_genes_that_are_none_are_refused(wrong: Any) -> None:
+    class Wrong(GeneSpace):
+        genes = wrong
+
+        def build(self, architecture: Architecture, io: IO) -> nn.Module:
+            raise NotImplementedError
+
+    for use in (lambda: Wrong().sample(default_rng(0)), lambda: Wrong().parse("0"), Wrong().members):
+        with pytest.raises(
+            InputError, match=r"the genes of a space must be a tuple of Gene\(name, choices\), .* Wrong"
+        ):
+            use()
+
+
 @pytest.mark.parametrize("check", UNSHARED, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("made", [PERCEPTRONS, Convolutions()], ids=["function", "subclass"])
 def test_such_spaces_keep_the_contract(made: GeneSpace, check: Callable[[SearchSpace, IO], None]) -> None:

@@ -207,10 +207,10 @@ def test_a_decision_in_forward_is_refused(late: str) -> None:
 
 
 def test_a_decision_in_forward_is_refused_before_a_search() -> None:
-    with pytest.raises(InputError, match="nasplat.number must be called in the constructor"):
+    with pytest.raises(InputError, match=r"nasplat\.number must be called in the constructor"):
         space(model=Late, **SHAPES)  # is run to find the size of its layer
     made = space(model=LateInside, **SHAPES)
-    with pytest.raises(InputError, match="nasplat.number must be called in the constructor"):
+    with pytest.raises(InputError, match=r"nasplat\.number must be called in the constructor"):
         made.check_io(IMAGES)
 
 

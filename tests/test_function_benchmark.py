@@ -20,7 +20,7 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.authoring.checkpoint import Checkpoint
 from nasplat.authoring.function import Function, FunctionBenchmark, function_benchmark, measures
-from nasplat.authoring.reporting import Reporter, TrialStopped
+from nasplat.authoring.reporting import MOST_EPOCHS, Reporter, TrialStopped
 from nasplat.config import Workload
 from nasplat.curve import StopRule
 from nasplat.errors import InputError, TrialFailed
@@ -243,12 +243,12 @@ def test_a_rule_counts_the_best_value_so_far() -> None:
 
 
 def test_a_rule_of_many_epochs_costs_no_more_for_each_report() -> None:
-    epochs = 3000
+    epochs = MOST_EPOCHS
     stop = StopRule(metric="loss", maximize=False, thresholds=tuple((epoch, 1.0) for epoch in range(epochs)))
     reporter, began = Reporter("f", stop), time.process_time()
     for epoch in range(epochs):
         reporter(epoch, {"loss": 0.5})
-    assert time.process_time() - began < 0.3  # 0.6 s if each report went through all thresholds and epochs
+    assert time.process_time() - began < 1  # 5 s if each report went through all thresholds and epochs
 
 
 @pytest.mark.parametrize("images", [-5, 2.5, "3", None])

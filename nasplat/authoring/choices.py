@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from nasplat.authoring.space import checked_values
@@ -214,7 +215,7 @@ def _making(function: str, label: object) -> Construction | None:
     from torch import nn
 
     running = nn.Module._call_impl.__code__
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_name != "__init__":  # a supernet makes networks while it runs
         if frame.f_code is running:
             raise InputError(

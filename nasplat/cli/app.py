@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import nasplat
 from nasplat.cli.console import err
-from nasplat.errors import DamageWarning, InputError, NasplatError, RunError, StorageError, printable
+from nasplat.errors import DamageWarning, InfeasibleWarning, InputError, NasplatError, RunError, StorageError, printable
 from nasplat.storage.files import is_full
 
 # The base class of typer's errors about command-line arguments. Its module differs between versions of typer.
@@ -187,10 +187,12 @@ def main() -> None:
 
 @contextmanager
 def _warnings_printed() -> Iterator[None]:
-    """Print each warning of damage once, as messages are printed; other warnings are shown as Python shows them."""
+    """Print each warning of the platform once, as messages are printed; others are shown as Python shows them."""
     said: set[str] = set()
+    own = DamageWarning, InfeasibleWarning
     with warnings.catch_warnings():
-        warnings.simplefilter("always", DamageWarning)
+        for each in own:
+            warnings.simplefilter("always", each)
         others = warnings.showwarning
 
         def show(
@@ -202,7 +204,7 @@ def _warnings_printed() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             text = " ".join(str(message).split())
-            if not issubclass(category, DamageWarning):
+            if not issubclass(category, own):
                 others(message, category, filename, lineno, file, line)
             elif text not in said:
                 said.add(text)

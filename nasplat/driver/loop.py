@@ -15,7 +15,7 @@ from nasplat.driver.cache import Cache
 from nasplat.driver.collection import Collector
 from nasplat.driver.replay import replay
 from nasplat.driver.stopping import MedianStopping
-from nasplat.errors import RunError, StrategyError
+from nasplat.errors import InputError, RunError, StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
 from nasplat.storage.artifact_store import ArtifactStore
@@ -288,7 +288,12 @@ class Search:
         """Add the analytic (free) metrics to a measurement; it becomes a failure if an objective is not finite."""
         if not isinstance(outcome, Measurement):
             return outcome
-        metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}
+        try:
+            metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}
+        except InputError as error:  # what is measured need not be the network
+            return Failure(
+                task=outcome.task, kind="no cost", message=str(error), spent=outcome.spent, curve=outcome.curve
+            )
         for metric in self.problem.goal.metrics:
             if metric not in metrics:
                 return Failure(

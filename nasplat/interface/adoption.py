@@ -50,6 +50,7 @@ def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[st
             return name, {**options, **{key: value for key, value in given.items() if key != "name"}}
     made = _as_plugin(section, given)
     plugin = made if isinstance(made, type) else type(made)
+    _check_constructor(section, plugin, made)
     options = {} if isinstance(made, type) else _options(section, made)
     registered = [each.name for each in registry if each.target == _address(plugin)]
     if registered and not known_as:
@@ -198,6 +199,24 @@ def _options(section: str, plugin: Any) -> dict[str, Any]:
     parameters = inspect.signature(type(plugin)).parameters.values()
     names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     return complete(section, type(plugin), {name: getattr(plugin, name) for name in names})
+
+
+def _check_constructor(section: str, plugin: type, made: Any) -> None:
+    """Refuse parameters of a constructor that are no options, where they must be given or an instance may have others.
+
+    Raises:
+        InputError: There is one.
+    """
+    given = {"space": 0, "benchmark": 1, "strategy": 1}[section]  # what the contract passes by position
+    for parameter in list(inspect.signature(plugin).parameters.values())[given:]:
+        if parameter.kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            continue
+        if made is not plugin or parameter.default is inspect.Parameter.empty:
+            raise InputError(
+                f"the options of a {section} must be keyword-only parameters of its constructor, since every worker "
+                f"makes it anew, but {parameter.name!r} of {_address(plugin)} is positional; write a * before it, and "
+                "a type behind it"
+            )
 
 
 def _address(plugin: type) -> str:

@@ -97,11 +97,12 @@ class Comparison:
         seeds = int(options.get("seeds", 1))
         objective = history.run.config.goal.objectives[0]
         searched = Objective.parse(source.objectives[0]) if source else None
-        space = history.run.config.space.name
+        asked = [task for task in history.asked.values() if isinstance(task, Evaluate)]
+        # A configuration may name a space by its module, where architectures have the space's own name.
+        space = asked[0].architecture.space if asked else history.run.config.space.name
         replicates: dict[Architecture, set[int]] = {
             Architecture(space, code): set() for code in (source.members if source else options.get("members") or ())
         }
-        asked = [task for task in history.asked.values() if isinstance(task, Evaluate)]
         for task in asked:
             replicates.setdefault(task.architecture, set()).add(task.replicate)
         if not replicates:
