@@ -1,5 +1,7 @@
 """Ask and tell: searches whose networks the caller measures."""
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import nasplat
 from nasplat.task import Evaluate
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 SPACE = {"name": "nasbench201", "channels": 2, "cells": 1}
 GIVEN: dict[str, Any] = {"space": SPACE, "objectives": ["accuracy:max", "params:min"], "evaluations": 12}
 
@@ -64,13 +67,70 @@ def test_several_are_asked_before_one_is_told_and_some_fail(tmp_path: Path) -> N
             ({"accuracy": "high"}, "accuracy is 'high'"),
             ({"accuracy": 93.0}, "fraction"),
             (0.5, "its metrics by name"),
+            ({"loss": 0.5}, "accuracy is missing from loss.*failure=WHY"),
+            ({"accuracy": float("nan")}, "accuracy is nan"),
         ):
             with pytest.raises(nasplat.InputError, match=said):
                 search.tell(trial, metrics)  # type: ignore[arg-type]
-        search.tell(trial, {"loss": 0.5})
+        search.tell(trial, {"accuracy": 0.5})
     failures = [outcome for outcome in search.run.trials() if isinstance(outcome, nasplat.Failure)]
-    assert failures[0].message == "the board did not answer"
-    assert "accuracy is missing from loss" in failures[1].message
+    assert [each.message for each in failures] == ["the board did not answer"]
+
+
+def test_once_all_are_asked_for_there_is_no_next_and_the_last_outcome_ends_the_search(tmp_path: Path) -> None:
+    with nasplat.AskTell(**GIVEN | {"evaluations": 3}, strategy="random_search", out=tmp_path / "run") as search:
+        trials = [search.ask() for _ in range(3)]
+        assert search.ask() is None
+        for trial in trials:
+            assert trial is not None and search.run.status == "running"
+            search.tell(trial, {"accuracy": accuracy(trial)})
+        assert search.run.status == "finished"
+        assert search.ask() is None
+    with nasplat.AskTell.open(tmp_path / "run") as search:
+        pass
+    assert search.run.status == "finished"
+
+
+def test_a_strategy_that_waits_says_so(tmp_path: Path) -> None:
+    with nasplat.AskTell(**GIVEN, strategy={"name": "nsga2", "population": 4}, out=tmp_path / "run") as search:
+        for _ in range(4):
+            assert search.ask() is not None
+        with pytest.raises(
+            nasplat.InputError, match="asks for no more before it is told an outcome; tell that of trial 0"
+        ):
+            search.ask()
+
+
+def test_a_closed_search_says_so_and_a_smaller_budget_is_refused(tmp_path: Path) -> None:
+    with nasplat.AskTell(**GIVEN, strategy="random_search", out=tmp_path / "run") as search:
+        searched(search, 5)
+        trial = search.ask()
+    assert trial is not None
+    for act in (search.ask, lambda: search.tell(trial, {"accuracy": 0.5})):
+        with pytest.raises(nasplat.InputError, match=r"is closed; go on with nasplat\.AskTell\.open\('.*run'\)"):
+            act()
+    with pytest.raises(nasplat.InputError, match="spent 6 evaluations already, but the new budget is 2"):
+        nasplat.AskTell.open(tmp_path / "run", evaluations=2)
+    with nasplat.AskTell.open(tmp_path / "run", evaluations=6) as search:
+        assert len(searched(search)) == 1
+
+
+def test_what_the_caller_measures_is_not_measured_here(tmp_path: Path, command: Command) -> None:
+    with nasplat.AskTell(**GIVEN, strategy="random_search", out=tmp_path / "run") as search:
+        searched(search, 2)
+    run = nasplat.open_run(tmp_path / "run")
+    before = (tmp_path / "run" / "events.sqlite").read_bytes()
+    for act, said in (
+        (run.resume, r"cannot be resumed: .* go on with nasplat\.AskTell\.open\('.*run'\)"),
+        (run.retrain, "cannot be retrained: .* name a benchmark that trains"),
+        (run.test, "cannot be tested: "),
+    ):
+        with pytest.raises(nasplat.InputError, match=said):
+            act()
+    assert (tmp_path / "run" / "events.sqlite").read_bytes() == before and run.status == "interrupted"
+    done = command("resume", "run", "--trust-run")
+    assert done.returncode == 2 and "go on with nasplat.AskTell.open('run')" in done.stderr
+    assert "nasplat.AskTell.open('run')" in command("show", "run").stdout
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

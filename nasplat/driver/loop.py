@@ -179,8 +179,44 @@ class Search:
     def end(self) -> None:
         """Log that the search has come to its end; the last part of `run`."""
         self.collect()
-        self.log.append("end", {"reason": "budget" if self._spent() else "strategy"}, elapsed=self._elapsed())
+        self.log.append("end", {"reason": "budget" if self.spent() else "strategy"}, elapsed=self._elapsed())
         self.log.sync()
+
+    def completed(self, outcome: Outcome) -> Outcome:
+        """Add the analytic (free) metrics to a measurement; it becomes a failure if an objective is not finite."""
+        if not isinstance(outcome, Measurement):
+            return outcome
+        try:
+            metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}
+        except InputError as error:  # what is measured need not be the network
+            return Failure(
+                task=outcome.task, kind="no cost", message=str(error), spent=outcome.spent, curve=outcome.curve
+            )
+        for metric in self.problem.goal.metrics:
+            if metric not in metrics:
+                return Failure(
+                    task=outcome.task,
+                    kind="no metric",
+                    message=f"a measurement must have every metric of objectives and constraints, but {metric} is "
+                    f"missing from {', '.join(sorted(outcome.metrics))}; return it, or name another objective",
+                    spent=outcome.spent,
+                    curve=outcome.curve,
+                )
+            if not math.isfinite(metrics[metric]):
+                return Failure(
+                    task=outcome.task,
+                    kind="non-finite",
+                    message=f"{metric} is {metrics[metric]}, but must be a finite number in objectives and "
+                    "constraints; the training may have diverged",
+                    spent=outcome.spent,
+                    curve=outcome.curve,
+                )
+        return replace(outcome, metrics=metrics)
+
+    def spent(self) -> bool:
+        """Whether the budget is spent, so that no more is asked for."""
+        self._elapsed()
+        return self.spending.fraction(self.budget) >= 1.0
 
     def replay(self) -> None:
         """Bring strategy, cache and accounts to the end of the log; `run` does this first."""
@@ -202,17 +238,13 @@ class Search:
         self.spending.seconds = self._seconds_before + time.monotonic() - self._clock
         return self.spending.seconds
 
-    def _spent(self) -> bool:
-        self._elapsed()
-        return self.spending.fraction(self.budget) >= 1.0
-
     def _ask(self) -> bool:
         """Ask for as many tasks as there is room for; return whether there were any."""
         capacity = self.executor.capacity
         room = min(capacity - len(self._submitted), PARKED * capacity - len(self.accounts.outstanding))
         if self.budget.evaluations is not None:
             room = min(room, self.budget.evaluations - self.spending.evaluations)
-        if room <= 0 or not self._may_ask or self._failures >= FAILURES or self._spent():
+        if room <= 0 or not self._may_ask or self._failures >= FAILURES or self.spent():
             return False
         tasks = self.strategy.ask(room)
         self._check(tasks, room)
@@ -245,7 +277,7 @@ class Search:
 
     def _settle(self, outcome: Outcome) -> None:
         """Log an outcome and tell it, then handle the tasks that waited for it."""
-        outcome = self._completed(outcome)
+        outcome = self.completed(outcome)
         self.log.append("outcome", encode_outcome(outcome, with_task=False), elapsed=self._elapsed())
         self.accounts.tell(outcome)
         self._enter(outcome)
@@ -266,7 +298,7 @@ class Search:
             self._last_failure = f"{outcome.kind}: {outcome.message}"
 
     def _check_failures(self) -> None:
-        if self._failures >= FAILURES and not self._spent():
+        if self._failures >= FAILURES and not self.spent():
             raise RunError(
                 f"{self._failures} tasks in a row failed that no limit of the budget counts, as supernet trainings; "
                 f"the last cause: {self._last_failure}; remove the cause and resume the run"
@@ -283,37 +315,6 @@ class Search:
     def _ruled(self, task: Task) -> Task:
         """A task of the strategy, with the rule by which its trial ends early."""
         return task if self.stopping is None else self.stopping.ruled(task)
-
-    def _completed(self, outcome: Outcome) -> Outcome:
-        """Add the analytic (free) metrics to a measurement; it becomes a failure if an objective is not finite."""
-        if not isinstance(outcome, Measurement):
-            return outcome
-        try:
-            metrics = {**outcome.metrics, **self.problem.cost(outcome.architecture).metrics()}
-        except InputError as error:  # what is measured need not be the network
-            return Failure(
-                task=outcome.task, kind="no cost", message=str(error), spent=outcome.spent, curve=outcome.curve
-            )
-        for metric in self.problem.goal.metrics:
-            if metric not in metrics:
-                return Failure(
-                    task=outcome.task,
-                    kind="no metric",
-                    message=f"a measurement must have every metric of objectives and constraints, but {metric} is "
-                    f"missing from {', '.join(sorted(outcome.metrics))}; return it, or name another objective",
-                    spent=outcome.spent,
-                    curve=outcome.curve,
-                )
-            if not math.isfinite(metrics[metric]):
-                return Failure(
-                    task=outcome.task,
-                    kind="non-finite",
-                    message=f"{metric} is {metrics[metric]}, but must be a finite number in objectives and "
-                    "constraints; the training may have diverged",
-                    spent=outcome.spent,
-                    curve=outcome.curve,
-                )
-        return replace(outcome, metrics=metrics)
 
     def _notify(self, outcome: Outcome | None) -> None:
         self._elapsed()

@@ -21,7 +21,7 @@ from nasplat.interface.adoption import adopt
 from nasplat.interface.configuring import configured
 from nasplat.interface.fingerprints import objects_of
 from nasplat.interface.run import Run, listed
-from nasplat.interface.searching import new_folder_of
+from nasplat.interface.searching import check_unspent, new_folder_of
 from nasplat.run.directory import RunDirectory
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Spent, Task
@@ -99,7 +99,7 @@ class AskTell:
                 search.tell(trial, {"accuracy": measure(space.build(trial.architecture, search.io))})
         search.run.front()
 
-    Several trials may be asked for before the first is told.
+    Several trials may be asked for before the first is told, by one thread.
 
     Args:
         space: The search space, in a form that `nasplat.search` takes.
@@ -171,12 +171,13 @@ class AskTell:
             trust: Whether modules that only the run names may be imported; for a run of your own.
 
         Raises:
-            InputError: It is no run of `AskTell`, or another process is writing it.
+            InputError: It is no run of `AskTell`, another process is writing it, or more trials were asked for already.
         """
         name, _ = adopt("benchmark", Told)
         run = Run(folder, space=space, strategy=strategy, trust=trust)
         if run.config.benchmark.name != name:
             raise InputError(f"{folder} is no run of nasplat.AskTell; go on with nasplat.open_run(…).resume()")
+        check_unspent(run.directory.history(), {"evaluations": evaluations})
         tree = run.config.model_dump(mode="json")
         if evaluations is not None:
             tree["budget"]["evaluations"] = evaluations
@@ -188,7 +189,7 @@ class AskTell:
     def _begin(self, assembly: Assembly, run: Run) -> None:
         self.run, self.io = run, assembly.benchmark.io
         self._executor = _Waiting()
-        self._ended = False
+        self._closed = self._ended = False
         self._given: dict[int, tuple[Evaluate, float]] = {}
         self._open = ExitStack()
         with self._open:
@@ -196,25 +197,29 @@ class AskTell:
             run.directory.keep(assembly.config)
             self._search = Search(assembly.problem, assembly.strategy, self._executor, log, assembly.budget)
             self._search.begin()
+            self._end_if_spent()
             self._open = self._open.pop_all()
 
     def ask(self) -> Evaluate | None:
-        """The next trial: its `architecture`, `fidelity` and `seed`. None once there is none left to ask for.
+        """The next trial: its `architecture`, `fidelity` and `seed`. None if there is none left to ask for.
+
+        So it is once all evaluations are asked for, while some may still wait for their outcome. If one of these fails,
+        a trial of an equal network may be left that had waited for it; it is the next one then.
 
         Raises:
-            InputError: The strategy must be told the outcome of an earlier trial first.
+            InputError: The search is closed, or the strategy asks for no more before it is told an outcome.
         """
+        self._check_open()
         if not self._executor.tasks:
             self._executor.wanted = len(self._given) + 1
             self._search.fill()
         if not self._executor.tasks:
-            if self._given:
+            if self._given and not self._search.spent():
                 raise InputError(
-                    f"the strategy needs the outcome of trial {min(self._given)} before it asks for more; tell it first"
+                    f"the strategy asks for no more before it is told an outcome; tell that of trial {min(self._given)}"
                 )
-            if not self._ended:
-                self._search.end()
-            self._ended = True
+            if not self._given:
+                self._end()
             return None
         task = self._executor.tasks.popleft()
         self._given[task.id] = task, time.time()
@@ -229,8 +234,10 @@ class AskTell:
             failure: In place of metrics: why it failed.
 
         Raises:
-            InputError: The trial is not asked for or told already, or a metric is no number.
+            InputError: The search is closed; the trial is not asked for, or told already; or a metric is no number, or
+                one of objectives or constraints is missing or not finite. The trial then still waits for its outcome.
         """
+        self._check_open()
         if trial.id not in self._given:
             raise InputError(f"trial {trial.id} is not waiting for its outcome; tell once what was asked for")
         if (metrics is None) == (not failure):
@@ -239,17 +246,36 @@ class AskTell:
             found = None if metrics is None else numbers(metrics, "tell", "take")
         except TrialFailed as error:
             raise InputError(str(error)) from None
-        task, began = self._given.pop(trial.id)
+        task, began = self._given[trial.id]
         spent = Spent(seconds=time.time() - began, started=began)
         if found is None:
             outcome: Outcome = Failure(task=task, kind="failed", message=failure, spent=spent)
         else:
-            outcome = Measurement(task=task, metrics=found, spent=spent)
+            outcome = self._search.completed(Measurement(task=task, metrics=found, spent=spent))
+            if isinstance(outcome, Failure):
+                raise InputError(f"{outcome.message}; if the trial failed, tell failure=WHY in place of metrics")
+        del self._given[trial.id]
         self._search.take([outcome])
+        self._end_if_spent()
 
     def close(self) -> None:
         """Close the run; trials that were not told are asked for again when it is opened."""
+        self._closed = True
         self._open.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(f"the search is closed; go on with nasplat.AskTell.open({str(self.run.folder)!r})")
+
+    def _end_if_spent(self) -> None:
+        """Log the end once all evaluations are asked for and told."""
+        if self._search.spent() and not self._search.running and not self._given:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._search.end()
+        self._ended = True
 
     def __enter__(self) -> Self:
         return self

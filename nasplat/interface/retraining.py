@@ -16,7 +16,7 @@ from nasplat.data.manifest import DATA, DataChanged
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.interface.configuring import assign, choose, enter, merge, place
-from nasplat.interface.running import Searched, data_of, refuse_existing, run_search
+from nasplat.interface.running import Searched, check_measures, data_of, refuse_existing, run_search
 from nasplat.latency.table import TABLE
 from nasplat.objective import Objective
 from nasplat.options import grouped, nested, option_names, shortly
@@ -89,6 +89,8 @@ def retrain(
     run, history = searched.folder, searched.history()
     if history.status == "running":
         raise InputError(f"{run} is being searched by another process; wait for it, or interrupt it")
+    if benchmark is None:
+        check_measures(searched, "retrained", "name a benchmark that trains, such as --benchmark classification")
     members = _picked(history, pick)
     known = searched.config if trust else searched.config.offline()  # a download is then asked for by the user alone
     tree: dict[str, Any] = known.model_dump(mode="json", exclude={"strategy", "constraints", "budget", "stopping"})

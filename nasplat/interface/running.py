@@ -22,7 +22,7 @@ from nasplat.interface.interruption import Interruption
 from nasplat.interface.progress import SearchProgress
 from nasplat.interface.sections import REGISTRIES
 from nasplat.results.tracking import Target, tracking
-from nasplat.run.directory import RunDirectory
+from nasplat.run.directory import ASKED, RunDirectory
 from nasplat.run.layout import ARTIFACTS, DATA, LOG
 from nasplat.run.source import Source
 from nasplat.storage.artifact_store import ArtifactStore
@@ -196,6 +196,23 @@ def _created(folder: Path, assembly: Assembly, source: Source | None) -> RunDire
     )
 
 
+def check_measures(run: RunDirectory, action: str, remedy: str) -> None:
+    """Check that the benchmark of a run measures networks by itself.
+
+    Args:
+        run: The run.
+        action: What the run cannot be: ``resumed``.
+        remedy: What to do instead.
+
+    Raises:
+        InputError: The networks are measured by the caller of `nasplat.AskTell`.
+    """
+    if run.config.benchmark.name == ASKED:
+        raise InputError(
+            f"{run.folder} cannot be {action}: its networks are measured by the caller of nasplat.AskTell; {remedy}"
+        )
+
+
 def data_of(run: RunDirectory, console: Console, *, accept: bool) -> dict[str, Any] | None:
     """What a run recorded of its data; with `accept`, what it is to record of the data of today.
 
@@ -224,8 +241,10 @@ def keep_accepted(run: RunDirectory, console: Console, *, accept: bool) -> None:
     """Before test data is measured: warn if the run has no record of its data, or record that a change was accepted.
 
     Raises:
-        InputError: The change cannot be accepted, or another process is writing the run.
+        InputError: The change cannot be accepted, another process is writing the run, or its networks are measured by
+            the caller.
     """
+    check_measures(run, "tested", "test them where you measure them")
     data = data_of(run, console, accept=accept)
     if accept and data != run.data:
         with run.writing():

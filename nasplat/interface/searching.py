@@ -11,9 +11,10 @@ from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.interface.configuring import merge
-from nasplat.interface.running import Searched, data_of, refuse_existing, run_search
+from nasplat.interface.running import Searched, check_measures, data_of, refuse_existing, run_search
 from nasplat.run.directory import RunDirectory, next_free
-from nasplat.run.trust import check_store_trusted, check_trusted
+from nasplat.run.history import History
+from nasplat.run.trust import check_store_trusted, check_trusted, resuming
 
 
 def search(config: SearchConfig, console: Console, *, out: Path | None = None, log_to: Sequence[str] = ()) -> Searched:
@@ -67,6 +68,7 @@ def resume(
         InputError: A new limit is smaller than what is spent, an option does not fit, or the data has changed.
         Interrupted, Stopped, RunError: As in `run_search`.
     """
+    check_measures(run, "resumed", f"go on with {resuming(run)}")
     tree, history = run.config.model_dump(mode="json"), run.history()
     given = {key: value for key, value in (placing or {}).items() if value is not None}
     merge(tree, "budget", budget or {})
@@ -86,10 +88,20 @@ def resume(
             f"[yellow]{escape(', '.join(sorted(shared)))} of one code is told for all codes of the same network[/], as "
             "when this run began; a new search measures each code"
         )
-    for name, limit in (budget or {}).items():
+    check_unspent(history, budget or {})
+    return run_search(assembly, run.folder, console, create=False, log_to=log_to)
+
+
+def check_unspent(history: History, budget: Mapping[str, float | None]) -> None:
+    """Check that the new limits of a run are not below what it has spent; None leaves a limit as it is.
+
+    Raises:
+        InputError: One is.
+    """
+    for name, limit in budget.items():
         spent = getattr(history.spending, name)
         if limit is not None and limit < spent:
             raise InputError(
-                f"{run.folder} has spent {spent:g} {name} already, but the new budget is {limit:g}; give a larger one"
+                f"{history.run.folder} has spent {spent:g} {name} already, but the new budget is {limit:g}; give a "
+                "larger one"
             )
-    return run_search(assembly, run.folder, console, create=False, log_to=log_to)

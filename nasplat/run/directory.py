@@ -40,6 +40,8 @@ from nasplat.task import Measurement, Spent, encode_outcome
 
 RETRAINING = "retraining"
 """The name of the strategy that retrains members of an earlier search."""
+ASKED = "nasplat.interface.asking:Told"
+"""The name of the benchmark of runs whose networks the caller of `nasplat.AskTell` measures."""
 LOCK_SECONDS = 1.0
 """Seconds to wait for the lock. A reader holds it for an instant to check whether a process is writing."""
 

@@ -5,7 +5,7 @@ import shlex
 
 from nasplat.config import SearchConfig
 from nasplat.errors import InputError
-from nasplat.run.directory import RunDirectory
+from nasplat.run.directory import ASKED, RunDirectory
 from nasplat.run.layout import ARTIFACTS
 from nasplat.storage.files import is_taken
 
@@ -58,8 +58,13 @@ def check_store_trusted(run: RunDirectory, *, trusted: bool) -> None:
 
 
 def resuming(run: RunDirectory) -> str:
-    """The command that goes on with a run; it names again what a run alone cannot: a cluster, a module, a store."""
+    """The command that goes on with a run; it names again what a run alone cannot: a cluster, a module, a store.
+
+    A run whose networks a caller measures goes on in Python.
+    """
     config = run.config
+    if config.benchmark.name == ASKED:
+        return f"nasplat.AskTell.open({str(run.folder)!r})"
     words = ["nasplat", "resume", str(run.folder)]
     if not _is_local(config.executor.address):
         words += ["--ray-address", str(config.executor.address)]
