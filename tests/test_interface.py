@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -164,6 +165,38 @@ def test_an_interrupted_search_says_how_to_go_on_and_does(tmp_path: Path, monkey
     assert len(run.resume(progress=False).trials()) == 3
     whole = nasplat.search(**SMALL, out=tmp_path / "whole", progress=False)
     assert [m.metrics for m in run.front()] == [m.metrics for m in whole.front()]
+
+
+def swallow(network: torch.nn.Module, seed: int) -> dict[str, float]:
+    """A training within a bare except, as people write it, which is interrupted."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except:  # noqa: E722
+        pass
+    return {"accuracy": 0.5}
+
+
+FUNCTION: dict[str, Any] = {
+    "space": SMALL["space"],
+    "benchmark": swallow,
+    "strategy": "random_search",
+    "objectives": "accuracy:max",
+    "evaluations": 3,
+}
+
+
+def test_an_interruption_that_the_users_code_catches_ends_the_search_after_the_outcome(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=r"\.resume\(\)"):
+        nasplat.search(**FUNCTION, out=tmp_path / "run", progress=False)
+    run = nasplat.open_run(tmp_path / "run", benchmark=swallow)
+    assert run.status == "interrupted" and len(run.trials()) == 1
+
+
+def test_a_search_runs_in_any_thread(tmp_path: Path) -> None:
+    given = FUNCTION | {"benchmark": lambda network: {"accuracy": 0.5}}
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(nasplat.search, **given, out=tmp_path / "run", progress=False).result()
+    assert run.status == "finished" and len(run.trials()) == 3
 
 
 def test_a_search_that_cannot_go_on_says_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

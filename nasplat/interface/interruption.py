@@ -1,16 +1,25 @@
 """Handling of Ctrl-C (SIGINT) and SIGTERM."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from nasplat.task import Outcome
+
+if TYPE_CHECKING:
+    from nasplat.driver.loop import Search
 
 
 class Interruption:
     """Delays SIGINT and SIGTERM until the work can be interrupted cleanly.
 
     A library that is starting up may swallow an exception or break on it. So the first signal is only recorded, and
-    `arm` raises it later. A second signal is raised at once. After `arm`, every signal is raised when it arrives.
+    `arm` raises it later. A second signal is raised at once. After `arm`, every signal is raised when it arrives; and
+    again after the next outcome, since a benchmark may have caught it: this is a watcher of the search.
     SIGTERM is treated like Ctrl-C: the run stays resumable, and a message says how to resume it.
+
+    Python handles signals in the main thread alone. A search in another thread leaves them as they are.
     """
 
     def __init__(self) -> None:
@@ -20,8 +29,9 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            self._before[each] = signal.signal(each, self._strike)
+        if threading.current_thread() is threading.main_thread():
+            for each in (signal.SIGINT, signal.SIGTERM):
+                self._before[each] = signal.signal(each, self._strike)
         return self
 
     def __exit__(
@@ -38,6 +48,14 @@ class Interruption:
         """
         if self._noted:
             raise KeyboardInterrupt
+
+    def watch(self, search: "Search", outcome: Outcome | None) -> None:
+        """Raise the recorded signal, if there is one; the search calls this after each outcome that it has told.
+
+        Raises:
+            KeyboardInterrupt: A signal was recorded.
+        """
+        self.check()
 
     def arm(self) -> None:
         """From now on, raise each signal when it arrives. This replaces signal handlers that a library has installed.
@@ -57,6 +75,6 @@ class Interruption:
     def _strike(self, signum: int, frame: FrameType | None) -> None:
         if self._closing:
             return
-        if self._armed or self._noted:
+        again, self._noted = self._noted, True
+        if self._armed or again:
             raise KeyboardInterrupt
-        self._noted = True

@@ -143,7 +143,7 @@ def run_search(
                     executor,
                     log,
                     assembly.budget,
-                    [progress, *trackers],
+                    [progress, *trackers, interruption],  # last, so that the others have seen the outcome
                     store,
                     assembly.stopping,
                 )
