@@ -315,6 +315,13 @@ def test_a_gene_that_decides_nothing_is_a_warning_of_the_checks() -> None:
     assert len(warned) == 3
 
 
+def test_a_gene_that_is_never_active_is_a_warning_with_another_remedy() -> None:
+    check = next(check for check in SEARCH_SPACE_CHECKS if check.__name__ == "genes_have_an_effect")
+    made = space(GENES, perceptron, active=lambda depth: ["depth", "gate", "first"], name="forgetful", **SHAPES)
+    with pytest.warns(UserWarning, match="'second' is active in none of 30 samples of forgetful; name it in active"):
+        check(made, IMAGES)
+
+
 def test_the_oldest_counted_costs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     from nasplat import search_space
 

@@ -25,7 +25,7 @@ from nasplat.config import Workload
 from nasplat.curve import StopRule
 from nasplat.errors import InputError, TrialFailed
 from nasplat.executors.executor import perform
-from nasplat.executors.sending import check_sendable
+from nasplat.executors.sending import Sent
 from nasplat.metric import Metric
 from nasplat.objective import Goal, Objective
 from nasplat.options import construct, defaults, described_options
@@ -535,6 +535,35 @@ def test_what_cannot_be_sent_to_workers_is_refused_before_they_start() -> None:
     def free(network: nn.Module) -> Any:
         return {"accuracy": 0.5}
 
-    check_sendable(Workload("toy", "mine:free", adopted={"mine:free": function_benchmark(free)}))
+    Sent(Workload("toy", "mine:free", adopted={"mine:free": function_benchmark(free)}))
     with pytest.raises(InputError, match=r"must be sent mine:holding .* '_thread.lock' object; open files"):
-        check_sendable(Workload("toy", "mine:holding", adopted={"mine:holding": function_benchmark(holding)}))
+        Sent(Workload("toy", "mine:holding", adopted={"mine:holding": function_benchmark(holding)}))
+
+
+EAGER = """
+import sys
+import nasplat
+
+def evaluate(network):
+    return {"accuracy": 0.5}
+
+if "receiving" in sys.argv:
+    nasplat.search(space="nasbench201", benchmark=evaluate, objectives="accuracy:max", evaluations=1)
+"""
+
+
+def test_a_module_that_searches_while_a_worker_imports_it_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "eager.py").write_text(EAGER)
+    send = (
+        "import eager, nasplat, pickle; from nasplat.authoring.function import function_benchmark;"
+        "from nasplat.config import Workload; from nasplat.executors.sending import Sent;"
+        "print(pickle.dumps(Sent(Workload('toy', 'eager:evaluate',"
+        "adopted={'eager:evaluate': function_benchmark(eager.evaluate)}))).hex())"
+    )
+    sent = subprocess.run([sys.executable, "-c", send], cwd=tmp_path, capture_output=True, text=True, check=True)
+    take = "import pickle, sys; print(type(pickle.loads(bytes.fromhex(sys.stdin.read()))).__name__)"
+    words = [sys.executable, "-c", take]
+    taken = subprocess.run(words, input=sent.stdout, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert taken.stdout.strip() == "Workload"
+    done = subprocess.run([*words, "receiving"], input=sent.stdout, cwd=tmp_path, capture_output=True, text=True)
+    assert "the module of eager:evaluate starts a search while it is imported" in done.stderr

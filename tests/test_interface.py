@@ -16,6 +16,7 @@ import torch
 import nasplat
 from nasplat.config import SearchConfig
 from nasplat.interface import searching
+from nasplat.interface.adoption import adopt
 from nasplat.interface.running import Interrupted, Stopped
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.strategies.random_search import RandomSearch
@@ -147,6 +148,18 @@ def test_a_module_that_searches_while_it_is_imported_is_told_so(tmp_path: Path, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_working_directory_is_searched_first_for_what_is_named_and_last_for_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    (tmp_path / "pytest_timeout.py").write_text("def evaluate(network): ...")  # an installed module has this name
+    monkeypatch.delitem(sys.modules, "pytest_timeout", raising=False)
+    before = list(sys.path)
+    assert adopt("benchmark", "pytest_timeout:evaluate")[0] == "pytest_timeout:evaluate"
+    assert sys.path == [*before, str(tmp_path)]
+
+
 @pytest.mark.slow
 def test_an_interrupted_search_says_how_to_go_on_and_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tells = RandomSearch.tell
@@ -171,7 +184,7 @@ def swallow(network: torch.nn.Module, seed: int) -> dict[str, float]:
     """A training within a bare except, as people write it, which is interrupted."""
     try:
         os.kill(os.getpid(), signal.SIGINT)
-    except:  # noqa: E722
+    except:  # noqa: E722, SIM105
         pass
     return {"accuracy": 0.5}
 

@@ -134,6 +134,27 @@ def test_a_worker_is_told_names_and_options_alone() -> None:
         assert code not in shipped
 
 
+IN_A_TASK = """
+import json, sys
+from pathlib import Path
+import nasplat
+import ray
+
+@ray.remote
+def search(folder):
+    given = {"space": "demo_perceptron", "benchmark": "demo_formula", "objectives": ["accuracy:max"]}
+    run = nasplat.search(**given, strategy="random_search", evaluations=2, out=folder, progress=False)
+    return run.status, len(run.trials())
+
+ray.init(sys.argv[1])
+Path("said.json").write_text(json.dumps(ray.get(search.remote(str(Path("run").absolute())))))
+"""
+
+
+def test_a_task_of_the_users_own_searches(cluster: Any, tmp_path: Path) -> None:
+    assert _script(cluster, tmp_path, IN_A_TASK) == ["finished", 2]
+
+
 def test_a_cluster_is_left_running_and_used_again(cluster: Any, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -62,12 +61,6 @@ class Executor(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def is_worker() -> bool:
-    """Whether this process is a worker of Ray, which runs tasks of a search in another process."""
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 def perform(

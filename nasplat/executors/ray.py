@@ -19,7 +19,7 @@ from nasplat.executors.group import Rank
 from nasplat.executors.objects import Objects
 from nasplat.executors.ray_cluster import check_own_node, connect, kind_of, reason_of, require
 from nasplat.executors.retrying import NODE_LOST, OBJECT_LOST, RetryPolicy
-from nasplat.executors.sending import check_sendable
+from nasplat.executors.sending import Sent
 from nasplat.executors.worker_pool import Slot, WorkerPool
 from nasplat.task import (
     Action,
@@ -81,7 +81,7 @@ class RayExecutor(Executor):
         retries: int = 2,
         trial_seconds: float | None = None,
     ) -> None:
-        check_sendable(workload)
+        sent = Sent(workload)
         self._artifacts = artifacts
         self._objects = Objects(artifacts)
         self._device = "cuda" if gpus_per_worker else "cpu"
@@ -94,7 +94,7 @@ class RayExecutor(Executor):
         self._incidents: list[Incident] = []
         self._retry_policy = RetryPolicy(retries)
         self._pool = WorkerPool(
-            workload,
+            sent,
             self._device,
             size=workers,
             options={"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker},

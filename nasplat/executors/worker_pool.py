@@ -10,10 +10,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from nasplat.config import Workload
 from nasplat.errors import RunError
 from nasplat.executors.ray_cluster import check_own_node, is_node_lost, reason_of, why_no_worker
 from nasplat.executors.retrying import NODE_LOST, WORKER_DIED
+from nasplat.executors.sending import Sent
 from nasplat.executors.worker import Worker
 from nasplat.task import Incident
 
@@ -54,7 +54,7 @@ class WorkerPool:
     waits for these answers (the keys of `starting`) together with the answers to tasks, and passes them to `receive`.
 
     Args:
-        workload: The benchmark and the search space.
+        sent: The benchmark and the search space.
         device: The torch device of each worker.
         size: Number of worker slots.
         options: Ray's options for an actor: the CPUs and GPUs that it reserves.
@@ -63,7 +63,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        workload: Workload,
+        sent: Sent,
         device: str,
         *,
         size: int,
@@ -74,7 +74,7 @@ class WorkerPool:
         self.idle: deque[Slot] = deque()
         self.busy: set[Slot] = set()
         self.starting: dict[Any, Slot] = {}  # by the reference to the answer
-        self._workload = workload
+        self._sent = sent
         self._device = device
         self._options = options
         self._incidents = incidents
@@ -91,7 +91,7 @@ class WorkerPool:
         if time.monotonic() < self._start_not_before or self._too_many_deaths():
             return
         while len(self.idle) + len(self.busy) + len(self.starting) < self.n_slots:
-            actor: Any = ray.remote(Worker).options(**self._options).remote(self._workload, self._device)
+            actor: Any = ray.remote(Worker).options(**self._options).remote(self._sent, self._device)
             self.starting[actor.name.remote()] = Slot(actor)
 
     def receive(self, reference: Any) -> None:

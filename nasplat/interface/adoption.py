@@ -3,14 +3,15 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig, SearchConfig
 from nasplat.errors import InputError, NasplatError
-from nasplat.executors.executor import is_worker
+from nasplat.executors.importing import being_imported, importing
 from nasplat.interface.fingerprints import check_unchanged, fingerprint
 from nasplat.interface.sections import REGISTRIES
 from nasplat.options import complete, shortly
@@ -21,7 +22,6 @@ from nasplat.search_space import SearchSpace
 NUMBER = "#"
 """It parts a name from the number that tells it from others of the same name."""
 MOST_OF_ONE_NAME = 10_000
-_importing: list[str] = []
 
 
 def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[str, Any]]:
@@ -125,14 +125,11 @@ def imported(section: str, name: str) -> Any:
         InputError: There is none, or its module raises an error.
     """
     module, _, attribute = name.partition(NUMBER)[0].partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    _importing.append(module)
     try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        with importing(module), _found_here():
+            found: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
     except NasplatError:
         raise
     except Exception as error:  # the module of a user may raise anything
@@ -140,9 +137,23 @@ def imported(section: str, name: str) -> Any:
             f"the {section} {name!r} cannot be imported: {type(error).__name__}: {error}; it must be MODULE:ATTRIBUTE, "
             "where Python finds the module in the working directory or as an installed package"
         ) from error
-    finally:
-        _importing.pop()
     return found
+
+
+@contextmanager
+def _found_here() -> Iterator[None]:
+    """Find modules in the working directory first; afterwards it is the last place, for what they import later."""
+    here = str(Path.cwd())
+    if here in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # what was imported may have changed it
+            sys.path.remove(here)
+        sys.path.append(here)
 
 
 def check_not_importing() -> None:
@@ -151,8 +162,7 @@ def check_not_importing() -> None:
     Raises:
         InputError: It is being imported, for a search or by a worker.
     """
-    if _importing or is_worker():
-        module = _importing[-1] if _importing else "a module"
+    if module := being_imported():
         raise InputError(
             f"{module} starts a search while it is imported, as every worker does; put that below "
             'if __name__ == "__main__":'

@@ -373,10 +373,9 @@ class Run:
         Raises:
             InputError: Nothing can be saved, or the directory exists.
         """
-        from nasplat.run.recovery import salvage
+        from nasplat.interface.functions import recover
 
-        salvage(self.folder, None if config is None else Path(config)).save(Path(out))
-        return Run(out, trust=self.trust)
+        return Run(recover(self.folder, out, config=config).folder, trust=self.trust)
 
     def _ended(self, searched: Searched) -> "Run":
         """The run of a search that has come to its end."""

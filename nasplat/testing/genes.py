@@ -26,7 +26,13 @@ def genes_have_an_effect(space: SearchSpace, io: IO) -> None:
     samples = [space.sample(rng) for _ in range(SAMPLES)]
     for number, gene in enumerate(space.genes):
         members = [member for member in samples if number in space.active_genes(member)][:MEMBERS]
-        if not any(_matters(space, member, number, io) for member in members):
+        if not members:
+            warnings.warn(
+                f"a gene should change the networks, but {gene.name!r} is active in none of {SAMPLES} samples of "
+                f"{space.name}; name it in active wherever it has an effect, or leave it out",
+                stacklevel=2,
+            )
+        elif not any(_matters(space, member, number, io) for member in members):
             warnings.warn(
                 f"a gene should change the networks, but none of {len(members)} networks of {space.name} changes with "
                 f"{gene.name!r}; use it in build, or leave it out",
