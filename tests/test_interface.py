@@ -17,6 +17,7 @@ import nasplat
 from nasplat.config import SearchConfig
 from nasplat.interface import searching
 from nasplat.interface.adoption import adopt
+from nasplat.interface.configuring import configured
 from nasplat.interface.running import Interrupted, Stopped
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.strategies.random_search import RandomSearch
@@ -137,6 +138,38 @@ def test_what_is_missing_or_wrong_is_told_before_anything_is_created(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_given_twice_with_different_values_is_refused(
+    tmp_path: Path, command: Command, finished: nasplat.Run
+) -> None:
+    zero_cost = {"name": "zero_cost", "dataset": "noise"}
+    for given, said in (
+        ({"options": {"budget.evaluations": 5}}, "budget.evaluations is given twice, as 3 and as 5; leave one out"),
+        ({"executor": "inline", "options": {"executor.name": "ray"}}, "executor.name is given twice"),
+        ({"executor": "ray", "ray_address": "auto", "options": {"executor.address": "local"}}, "executor.address is"),
+        (
+            {"options": {"benchmark.recipe.batch_size": 16}},
+            "benchmark.recipe.batch_size is given twice, as 32 and as 16",
+        ),
+        ({"options": {"benchmark.batch_size": 16}}, "benchmark.recipe.batch_size is given twice"),  # its former name
+        ({"benchmark": zero_cost, "options": {"benchmark.name": "classification"}}, "benchmark.name is given twice"),
+    ):
+        with pytest.raises(nasplat.InputError, match=said):
+            nasplat.search(**SMALL | given, out=tmp_path / "run", progress=False)
+    with pytest.raises(nasplat.InputError, match=r"benchmark.epochs is given twice, as 2 and as 3"):
+        finished.retrain(epochs=2, options={"benchmark.epochs": 3}, out=tmp_path / "run", progress=False)
+    words = ["search", "--space", "nasbench201", "--benchmark", "zero_cost", "--objective", "synflow:max"]
+    done = command(*words, "--evaluations", "2", "--set", "budget.evaluations=5", "--out", "run")
+    assert done.returncode == 2 and "budget.evaluations is given twice, as 2 and as 5" in done.stderr
+    assert not (tmp_path / "run").exists()
+    read = configured(
+        plugins={section: SMALL[section] for section in ("space", "benchmark", "strategy")},
+        objectives=SMALL["objectives"],
+        budget={"evaluations": 3},
+        assignments=[("budget.evaluations", 3), ("benchmark.recipe.batch_size", 32)],
+    )
+    assert read.budget.evaluations == 3
+
+
 def test_a_module_that_searches_while_it_is_imported_is_told_so(tmp_path: Path, command: Command) -> None:
     (tmp_path / "eager.py").write_text(
         "import nasplat\n\ndef evaluate(network): ...\n\n"
@@ -184,8 +217,8 @@ def swallow(network: torch.nn.Module, seed: int) -> dict[str, float]:
     """A training within a bare except, as people write it, which is interrupted."""
     try:
         os.kill(os.getpid(), signal.SIGINT)
-    except:  # noqa: E722, SIM105
-        pass
+    except:  # noqa: E722
+        return {"accuracy": 0.0}
     return {"accuracy": 0.5}
 
 

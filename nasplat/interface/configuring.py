@@ -1,6 +1,6 @@
 """The configuration of a search as a tree of plain values, from a file, from arguments, or from both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def configured(
         assignments: Further options, as pairs of ``SECTION.OPTION`` and value.
 
     Raises:
-        InputError: Something is missing, unknown or of the wrong type.
+        InputError: Something is missing, unknown, of the wrong type, or given twice with different values.
     """
     tree = load_tree(config) if config else {}
     for section in REGISTRIES:
@@ -61,6 +61,15 @@ def configured(
     merge(tree, "executor", placing or {})
     for path, value in assignments:
         assign(tree, path, value)
+    check_given_once(
+        tree,
+        [
+            *((section, given) for section, given in plugins.items() if isinstance(given, Mapping)),
+            ("budget", budget or {}),
+            ("executor", {"name": executor, **(placing or {})}),
+        ],
+        assignments,
+    )
     tree.setdefault("strategy", AUTO)
     if missing := [key for key in ("space", "benchmark", "objectives") if key not in tree]:
         raise InputError(
@@ -140,6 +149,44 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
         tree[section] = {**_section(tree, section), option: value}
     else:
         tree[section] = merged(_section(tree, section), changed)
+
+
+def check_given_once(
+    tree: Mapping[str, Any], given: Iterable[tuple[str, Mapping[str, Any]]], assignments: Iterable[tuple[str, Any]]
+) -> None:
+    """Check that no assignment says another value than an argument. Of two assignments, the last one counts.
+
+    Args:
+        tree: The configuration, which has the plug-ins' names.
+        given: Sections and the arguments for them. None means that one was not given.
+        assignments: Pairs of ``SECTION.OPTION`` and value.
+
+    Raises:
+        InputError: One does; the message has both values.
+    """
+
+    def said(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(_leaves(section, _grouped(tree, section, values)))
+
+    arguments: dict[str, Any] = {}
+    for section, values in given:
+        arguments |= said(section, {name: value for name, value in values.items() if value is not None})
+    for path, value in assignments:
+        section, _, option = path.partition(".")
+        for name, assigned in said(section, nested(option, value)).items():
+            if name in arguments and arguments[name] != assigned:
+                raise InputError(
+                    f"{name} is given twice, as {shortly(arguments[name])} and as {shortly(assigned)}; leave one out"
+                )
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values below a path, by their own paths."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaves(f"{path}.{name}", each)
+    else:
+        yield path, value
 
 
 def _grouped(tree: Mapping[str, Any], section: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
 from nasplat.data.manifest import DATA, DataChanged
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
-from nasplat.interface.configuring import assign, choose, enter, merge, place
+from nasplat.interface.configuring import assign, check_given_once, choose, enter, merge, place
 from nasplat.interface.running import Searched, check_measures, data_of, refuse_existing, run_search
 from nasplat.latency.table import TABLE
 from nasplat.objective import Objective
@@ -109,6 +109,14 @@ def retrain(
         _distill(tree)
     for path, value in assignments:
         assign(tree, path, value)
+    check_given_once(
+        tree,
+        [
+            ("benchmark", {**(benchmark if isinstance(benchmark, Mapping) else {}), "epochs": epochs}),
+            ("executor", {"name": executor, **(placing or {})}),
+        ],
+        assignments,
+    )
     if not distill and len(members) > 1:
         _teach(tree, console)
     tree["constraints"] = _lifted_limits(searched.config)
