@@ -134,7 +134,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         if self.latency.engine != "torch" and not self.latency.batch:
             raise InputError(
                 f"latency.engine={self.latency.engine} has no effect, since latency.batch=0 means that latency is not "
-                "measured; add --set benchmark.latency.batch=1, or leave the engine out"
+                "measured; add --set benchmark.latency.batch=1 (options={'benchmark.latency.batch': 1}), or leave "
+                "the engine out"
             )
         self._dataset.check()
         self.check_table()
@@ -157,7 +158,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
             raise InputError(
                 f"weights are shared in a supernet, but the search space {self.space.name} has none"
                 f"{f' ({self.space.no_supernet})' * bool(self.space.no_supernet)}; take a space with "
-                "a supernet, such as --space nasbench201"
+                "a supernet, such as --space nasbench201 (space='nasbench201')"
             )
         for name in AIDS:
             if value := getattr(self.recipe, name):
@@ -242,7 +243,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         if self.shared_weights.statistics == "batch":
             raise InputError(
                 f"trial {measurement.id} was measured with batch statistics, and a network with batch statistics "
-                "cannot be exported; search with --set benchmark.shared_weights.statistics=recalibrated"
+                "cannot be exported; search with --set benchmark.shared_weights.statistics=recalibrated "
+                "(options={'benchmark.shared_weights.statistics': 'recalibrated'})"
             )
         weights: dict[str, Tensor] = dict(self._path(task, "cpu", artifacts).state_dict())
         left = measurement.artifacts.get(STATISTICS)

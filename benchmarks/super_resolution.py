@@ -122,7 +122,7 @@ class SuperResolution(LatencyKnown):
         if not any(self._tests.values()):
             raise InputError(
                 f"{self.dataset} has no test images; name a set with test images, such as --set "
-                "benchmark.data.tests=[set5]"
+                "benchmark.data.tests=[set5] (options={'benchmark.data.tests': ['set5']})"
             )
         self.check_table()
         _ = self._survey  # opens all files

@@ -87,7 +87,7 @@ class ExecutorConfig(_Section):
             name for name in type(self).model_fields if getattr(self, name) != type(self).model_fields[name].default
         ]
         if self.name == "inline" and given:
-            raise ValueError(f"{', '.join(given)} belongs to the ray executor; add --executor ray")
+            raise ValueError(f"{', '.join(given)} belongs to the ray executor; add --executor ray (executor='ray')")
         return self
 
 

@@ -134,7 +134,9 @@ class Goal:
 
     def __post_init__(self) -> None:
         if not self.objectives:
-            raise InputError("a search needs at least one objective, such as --objective accuracy:max")
+            raise InputError(
+                "a search needs at least one objective, such as --objective accuracy:max (objectives='accuracy:max')"
+            )
         names = [objective.metric for objective in self.objectives]
         twice = {name for name in names if names.count(name) > 1}
         if twice:

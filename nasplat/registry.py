@@ -131,7 +131,7 @@ class Registry(Generic[T]):
             raise InputError(
                 f"the {self.kind} {name!r} is an object of somebody's program, which is used only if you say so: give "
                 f"it to Python, as in nasplat.open_run(RUN, {self.kind.rpartition(' ')[2]}=…)"
-                + ("" if name.startswith("__main__:") else ", or give --trust-run if the run is your own")
+                + ("" if name.startswith("__main__:") else ", or give --trust-run (trust=True) if the run is your own")
             )
         if name not in self._plugins:
             raise InputError(unknown(self.kind, name, [*self._plugins, *self.reserved]))

@@ -121,8 +121,10 @@ class CARS(GenerationalStrategy):
         if self._warmup + self._interval > epochs:
             raise InputError(
                 f"cars needs {self._warmup} epochs for the warm-up and {self._interval} for each generation, but the "
-                f"benchmark's whole training has {epochs}; raise it, by --set benchmark.epochs, to "
-                f"{self._warmup + self._interval} or more, or shorten the warm-up, by --set strategy.warmup"
+                f"benchmark's whole training has {epochs}; raise it, by --set benchmark.epochs "
+                f"(options={{'benchmark.epochs': …}}), to "
+                f"{self._warmup + self._interval} or more, or shorten the warm-up, by --set strategy.warmup "
+                "(options={'strategy.warmup': …})"
             )
         if mutation + crossover > 1:
             raise InputError(

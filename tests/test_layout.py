@@ -1,5 +1,6 @@
 """The four top-level folders, the links that tools follow, and the map that builds follow say the same."""
 
+import ast
 import configparser
 import importlib
 import inspect
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,41 @@ def test_the_picture_of_the_rooms_is_of_the_imports_as_they_are() -> None:
 def test_no_module_has_more_lines_than_one_idea_needs() -> None:
     long = {name: len(path.read_text().splitlines()) for name, path in house.modules(ROOT).items()}
     assert {name: lines for name, lines in long.items() if lines > 450} == {}
+
+
+COMMANDS_ALONE = {
+    "cli", "server", "testing", "export/predicting.py", "latency/building.py", "latency/table.py", "nn/streaming.py",
+    "interface/configuring.py", "run/environment.py", "benchmarks/nasbench201_package.py", "benchmarks/tables.py",
+}  # fmt: skip
+"""Where messages are of commands that have no function in Python, or have options of other programs."""
+IN_PYTHON = {"set": "options", "objective": "objectives", "trust_run": "trust"}
+"""The arguments of Python that have other names than the options of commands."""
+
+
+def said_in(source: str) -> Iterator[str]:
+    """The texts of a module but its docstrings; what is filled in is left out."""
+    tree = ast.parse(source)
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    parts: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts |= {id(each) for each in node.values}
+            yield "".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone | parts:
+            yield node.value
+
+
+def test_messages_name_an_option_as_commands_and_as_python_have_it() -> None:
+    found, unsaid = 0, []
+    for folder in (ROOT / "nasplat", *(ROOT / each for each in FOLDERS)):
+        for path in sorted(folder.rglob("*.py")):
+            place = path.relative_to(folder if folder.name == "nasplat" else ROOT)
+            if str(place) in COMMANDS_ALONE or place.parts[0] in COMMANDS_ALONE:
+                continue
+            for text in said_in(path.read_text()):
+                for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", re.sub("`.*?`", "", text) * (" " in text)):
+                    name = option.replace("-", "_")
+                    found += 1
+                    if f"{IN_PYTHON.get(name, name)}=" not in text:
+                        unsaid.append(f"{place}: {text}")
+    assert found > 50 and not unsaid, "\n".join(unsaid)

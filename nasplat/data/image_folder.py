@@ -327,6 +327,6 @@ def _side_of_first(place: Path, classes: Sequence[str]) -> int:
     if width != height:
         raise InputError(
             f"{place / first} has {width} x {height} pixels, but networks take square images; "
-            "resize all images, for example with --set benchmark.data.side=224"
+            "resize all images, for example with --set benchmark.data.side=224 (options={'benchmark.data.side': 224})"
         )
     return width

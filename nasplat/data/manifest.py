@@ -19,7 +19,8 @@ NAMED = 3
 SAME_CONTENT = "they have the content of images of another part"
 """The number of files that a message names of each kind of change."""
 REMEDY = (
-    "restore the data, or go on with --accept-changed-data: what is still there keeps its part, new images are for "
+    "restore the data, or go on with --accept-changed-data (accept_changed_data=True): what is still there keeps its "
+    "part, new images are for "
     "training alone, and the run records the change"
 )
 
@@ -321,7 +322,7 @@ def one_file(name: str, path: Path) -> Manifest:
     return Manifest(name, {"file": tuple(described(path.parent, [path.name], sampled=sampled))}, sampled=sampled)
 
 
-FILE_REMEDY = "restore the file, or go on with --accept-changed-data, which the run records"
+FILE_REMEDY = "restore the file, or go on with --accept-changed-data (accept_changed_data=True), which the run records"
 
 
 def check_file(recorded: Manifest | None, path: Path) -> None:

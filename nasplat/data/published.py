@@ -16,7 +16,9 @@ from nasplat.data.splitting import Parts, shares
 from nasplat.errors import InputError
 
 GET = (
-    "with an internet connection add --set benchmark.data.download=true, or --trust-run to resume a run that has it, "
+    "with an internet connection add --set benchmark.data.download=true (options={'benchmark.data.download': True}), "
+    "or "
+    "--trust-run (trust=True) to resume a run that has it, "
     "or name their folder in benchmark.data.folder"
 )
 

@@ -105,11 +105,12 @@ class Assembly:
             raise InputError(
                 f"the benchmark {config.benchmark.name} is configured for distillation, but the strategy "
                 f"{config.strategy.name} has no teacher; leave the benchmark's option for distillation out "
-                "or set it to 0; to distill, retrain several networks with nasplat retrain --distill"
+                "or set it to 0; to distill, retrain several networks with --distill (distill=True)"
             )
         if strategy.progress is None and not budget.ends:
             raise InputError(
-                "a search needs a budget that is certain to end it, but got neither --evaluations N nor --seconds N"
+                "a search needs a budget that is certain to end it, but got neither --evaluations N "
+                "(evaluations=N) nor --seconds N (seconds=N)"
             )
         stopping = MedianStopping.of(config.stopping, goal, benchmark, free=problem.free_metrics)
         return cls(config, workload, benchmark, problem, strategy, budget, choice, stopping)
@@ -131,10 +132,11 @@ def _check_alone(benchmark: Benchmark, config: SearchConfig) -> None:
         return
     needs = f"the benchmark {config.benchmark.name} needs exclusive use of the device, as for latency"
     if config.executor.workers > 1:
-        raise InputError(f"{needs}, but there are {config.executor.workers} workers; give --workers 1")
+        raise InputError(f"{needs}, but there are {config.executor.workers} workers; give --workers 1 (workers=1)")
     if 0 < config.executor.gpus_per_worker < 1:
         raise InputError(
-            f"{needs}, but a worker has only {config.executor.gpus_per_worker:g} of a GPU; give --gpus-per-worker 1"
+            f"{needs}, but a worker has only {config.executor.gpus_per_worker:g} of a GPU; "
+            "give --gpus-per-worker 1 (gpus_per_worker=1)"
         )
 
 
@@ -145,7 +147,7 @@ def _check_supernet(config: SearchConfig) -> None:
     trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
     if not STRATEGIES.get(config.strategy.name).shares_weights or trains:
         return
-    remedy = "choose a benchmark that does, such as --benchmark classification"
+    remedy = "choose a benchmark that does, such as --benchmark classification (benchmark='classification')"
     if not issubclass(SEARCH_SPACES.get(config.space.name), SupernetSpace):
         remedy = f"the search space {config.space.name} has no supernet either; choose another strategy, such as nsga2"
     raise InputError(

@@ -53,7 +53,8 @@ def connect(address: str | None, *, cpus: float) -> bool:
         if address is None:
             raise InputError(
                 f"Ray cannot be started here: {_last_line(error).rstrip('.')}; look at the limits of memory and "
-                "processes (ulimit -a), or leave --executor ray out to search in one process"
+                "processes (ulimit -a), or leave --executor ray (executor='ray') out to search in one "
+                "process"
             ) from error
         raise InputError(
             f"the Ray cluster at {address!r} cannot be reached: {_last_line(error)}; "
@@ -82,7 +83,8 @@ def require(**wanted: float) -> None:
         if amount > present.get(resource, 0.0) + 1e-9:
             raise InputError(
                 f"the workers need {amount:g} {resource}s together, but Ray has {present.get(resource, 0.0):g}; "
-                f"use fewer --workers or a smaller --{resource.lower()}s-per-worker"
+                f"use fewer --workers (workers=…) or a smaller --{resource.lower()}s-per-worker "
+                f"({resource.lower()}s_per_worker=…)"
             )
 
 

@@ -30,7 +30,7 @@ class Sent:
                 raise InputError(
                     f"workers must be sent {name} with all that it refers to, but that cannot be: "
                     f"{type(error).__name__}: {error}; open files, connections and locks inside the function, or take "
-                    "--executor inline"
+                    "--executor inline (executor='inline')"
                 ) from error
         self._names = ", ".join(workload.adopted)
         self._packed = cloudpickle.dumps(workload)  # type: ignore[no-untyped-call]

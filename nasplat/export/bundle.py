@@ -78,11 +78,17 @@ def export(
             cannot be written; or the network has other parameters or multiply-accumulates than its space computes.
     """
     if is_taken(folder):
-        raise InputError(f"{folder} exists; choose another --out")
+        raise InputError(f"{folder} exists; choose another --out (out=…)")
     if untrained and test:
-        raise InputError("--test measures the weights of the search, not fresh ones; leave out --untrained or --test")
+        raise InputError(
+            "--test (test=True) measures the weights of the search, not fresh ones; leave out --untrained "
+            "(untrained=True) or --test"
+        )
     if features and Format.ONNX not in formats:
-        raise InputError("--features is an output of the ONNX model; add --format onnx or all, or leave it out")
+        raise InputError(
+            "--features (features=True) is an output of the ONNX model; add --format onnx or all (format='onnx'), or "
+            "leave it out"
+        )
     benchmark = run.benchmark()
     architecture, io = run.member(measurement, benchmark), benchmark.io
     recorded = run.history().tested.get(measurement.id)
@@ -294,19 +300,23 @@ def _weights(run: RunDirectory, measurement: Measurement, benchmark: Benchmark, 
     try:
         return _safetensors(benchmark.state_dict(measurement, artifacts=run.artifacts))
     except InputError as error:
-        raise InputError(f"{error}; add --untrained to export the network with fresh weights") from error
+        raise InputError(
+            f"{error}; add --untrained (untrained=True) to export the network with fresh weights"
+        ) from error
     except ArtifactError as error:
         if (whole := _continued(run, measurement)) is not None:
             raise InputError(
                 f"the weights of trial {measurement.id}, after epoch {measurement.task.fidelity} of a training, were "
-                f"deleted when the training continued; take --pick {whole.id}, after epoch {whole.task.fidelity}, or "
-                "add --untrained to export the network with fresh weights"
+                f"deleted when the training continued; take --pick {whole.id} (pick={whole.id}), after epoch "
+                f"{whole.task.fidelity}, or "
+                "add --untrained (untrained=True) to export the network with fresh weights"
             ) from error
         if not _superseded(run, measurement):
             raise run.lost(measurement, error) from error
         raise InputError(
             f"the shared weights of trial {measurement.id}, after {measurement.task.fidelity} epochs, were replaced by "
-            "later ones; pick a trial of the front, which has the last weights, or add --untrained to export the "
+            "later ones; pick a trial of the front, which has the last weights, or add --untrained (untrained=True) "
+            "to export the "
             "network with fresh weights"
         ) from error
     except NasplatError:

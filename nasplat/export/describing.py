@@ -253,7 +253,7 @@ def _literal(value: object, role: str) -> Code:
 def _unwritable(path: str, module: nn.Module, why: str) -> RunError:
     return RunError(
         f"the module {path or 'at the root'} ({type(module).__name__}) cannot be written as stand-alone source, "
-        f"since it {why}; change it, or export with --format onnx"
+        f"since it {why}; change it, or export with --format onnx (format='onnx')"
     )
 
 

@@ -70,7 +70,7 @@ def verified(
     except Exception as error:  # the runtime and the text of a source may raise any error
         raise RunError(
             f"{form.title} fails when it is run: {type(error).__name__}: {' '.join(str(error).split())}; nothing was "
-            "exported; choose another --format"
+            "exported; choose another --format (format=…)"
         ) from error
     return {kind: _checked(form, kind, check) for kind, check in found.items()}
 

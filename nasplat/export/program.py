@@ -50,7 +50,7 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
     if is_pickled(path):
         raise RunError(
             "torch.export would write some tensors of the network as pickles, and opening a pickle can run any code; "
-            "export with --format onnx or source"
+            "export with --format onnx (format='onnx') or source"
         )
 
 

@@ -146,7 +146,8 @@ class _Tracer:
             why = str(error) if isinstance(error, Unwritable) else f"fails: {type(error).__name__}: {error}"
             raise RunError(
                 f"the module {path or 'at the root'} ({type(module).__name__}) cannot be written as stand-alone "
-                f"source, since it {' '.join(why.split())}; change it, or export with --format onnx"
+                f"source, since it {' '.join(why.split())}; change it, or export with "
+                "--format onnx (format='onnx')"
             ) from error
         finally:
             self._current = before

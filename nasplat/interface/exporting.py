@@ -62,14 +62,14 @@ def exported(
         keep_accepted(run, console, accept=accept_changed_data)
     measurements, several = run.history().picks(pick), names_several(pick)
     if form not in FORMS:
-        raise InputError(f"--format must be one of {', '.join(FORMS)}, but got {form!r}")
+        raise InputError(f"--format (format=…) must be one of {', '.join(FORMS)}, but got {form!r}")
     parent = run.folder / "export" if out is None else out
     if out is None and parent.is_symlink():  # drafts would be written, and deleted, in a folder that the run chose
-        raise InputError(f"{parent} is a link to {parent.readlink()}, outside the run; give --out FOLDER")
+        raise InputError(f"{parent} is a link to {parent.readlink()}, outside the run; give --out FOLDER (out=…)")
     folders = [parent if out is not None and not several else parent / f"trial-{m.id}" for m in measurements]
     for folder in folders:
         if is_taken(folder):  # before any of the others is written
-            raise InputError(f"{folder} exists; choose another --out")
+            raise InputError(f"{folder} exists; choose another --out (out=…)")
     for measurement, folder in zip(measurements, folders, strict=True):
         description = bundle.export(
             run,

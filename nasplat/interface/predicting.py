@@ -51,7 +51,7 @@ def fit(
             exists.
     """
     if out is not None and is_taken(out):
-        raise InputError(f"{out} exists; choose another --out")
+        raise InputError(f"{out} exists; choose another --out (out=…)")
     scores = read_training_set(list(sources), space=space, metric=score)
     given = dict(options or {})
     made = make_predictor(predictor, scores.space, given)
@@ -88,7 +88,7 @@ def _cross_validated(
             make, scores.architectures, scores.scores, folds, default_rng(0), advance
         ).taus.tolist()
     except InputError as error:
-        raise InputError(f"{error}; or leave cross-validation out with --folds 0") from error
+        raise InputError(f"{error}; or leave cross-validation out with --folds 0 (folds=0)") from error
     return {
         "mean": float(np.mean(list(taus))),
         "deviation": float(np.std(list(taus), ddof=1)),

@@ -90,7 +90,11 @@ def retrain(
     if history.status == "running":
         raise InputError(f"{run} is being searched by another process; wait for it, or interrupt it")
     if benchmark is None:
-        check_measures(searched, "retrained", "name a benchmark that trains, such as --benchmark classification")
+        check_measures(
+            searched,
+            "retrained",
+            "name one that trains, such as --benchmark classification (benchmark='classification')",
+        )
     members = _picked(history, pick)
     known = searched.config if trust else searched.config.offline()  # a download is then asked for by the user alone
     tree: dict[str, Any] = known.model_dump(mode="json", exclude={"strategy", "constraints", "budget", "stopping"})
@@ -166,9 +170,14 @@ def _check_trains(history: History, benchmark: str | None) -> None:
     if BENCHMARKS.get(benchmark or config.benchmark.name).trains and (benchmark is not None or left):
         return
     scaled = SEARCH_SPACES.get(config.space.name).reference_io.scale is not None
-    remedy = "super_resolution" if scaled else "classification --set benchmark.dataset=cifar10"
+    remedy = (
+        "--benchmark super_resolution (benchmark='super_resolution')"
+        if scaled
+        else "--benchmark classification --set benchmark.dataset=cifar10 (benchmark='classification', "
+        "options={'benchmark.dataset': 'cifar10'})"
+    )
     which = f"{config.benchmark.name} of {history.run.folder}" if benchmark is None else benchmark
-    raise InputError(f"the benchmark {which} trains no networks; name one that does, such as --benchmark {remedy}")
+    raise InputError(f"the benchmark {which} trains no networks; name one that does, such as {remedy}")
 
 
 def _recipe(recipe: Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -180,7 +189,8 @@ def _recipe(recipe: Path | Mapping[str, Any] | None) -> dict[str, Any]:
     options = dict(recipe) if isinstance(recipe, Mapping) else load_recipe(recipe) if recipe else {}
     if "name" in options:
         raise InputError(
-            f"the recipe {shortly(recipe)} holds options of the benchmark, not its name; give that by --benchmark"
+            f"the recipe {shortly(recipe)} holds options of the benchmark, not its name; give that by --benchmark "
+            "(benchmark=…)"
         )
     return options
 
@@ -209,9 +219,13 @@ def _distill(tree: dict[str, Any]) -> None:
     name = tree["benchmark"]["name"]
     share = _share_option(name)
     if share is None:
-        raise InputError(f"the benchmark {name} has no option {SHARE}, so it cannot distill; leave out --distill")
+        raise InputError(
+            f"the benchmark {name} has no option {SHARE}, so it cannot distill; leave out --distill (distill=True)"
+        )
     if len(tree["strategy"]["members"]) < 2:
-        raise InputError("--distill has the largest network teach the others, but only one is picked; pick more")
+        raise InputError(
+            "--distill (distill=True) has the largest network teach the others, but only one is picked; pick more"
+        )
     if not _share(tree):
         enter(tree, "benchmark", nested(share, DISTILLATION))
     merge(tree, "strategy", {"teacher": True})
@@ -246,10 +260,11 @@ def _measured(tree: dict[str, Any], code: str, console: Console) -> list[str]:
     free = _free_metrics(benchmark, benchmark.space.parse(code))
     wanted = [Objective.parse(text) for text in config.objectives]
     if not any(benchmark.can_measure(each.metric) and each.metric not in free for each in wanted):
+        example = f"{next(iter(benchmark.metrics), 'accuracy')}:max"
         raise InputError(
             f"the benchmark {config.benchmark.name} measures {', '.join(benchmark.metrics)}, but none of the search's "
             f"objectives, {', '.join(config.objectives)}; give an objective, such as --objective "
-            f"{next(iter(benchmark.metrics), 'accuracy')}:max"
+            f"{example} (objectives='{example}')"
         )
     kept = [each for each in wanted if benchmark.can_measure(each.metric) or each.metric in free]
     dropped = [str(each) for each in wanted if each not in kept]

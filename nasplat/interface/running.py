@@ -288,5 +288,6 @@ def refuse_existing(folder: Path) -> None:
         InputError: The path exists, as a run or as anything else.
     """
     if is_taken(folder):
-        go_on = f", or continue it with `nasplat resume {folder}`" if is_taken(folder / LOG) else ""
-        raise InputError(f"{folder} exists; choose another --out{go_on}")
+        python = f"nasplat.open_run({str(folder)!r}).resume()"
+        go_on = f", or continue it with `nasplat resume {folder}` ({python})" if is_taken(folder / LOG) else ""
+        raise InputError(f"{folder} exists; choose another --out (out=…){go_on}")

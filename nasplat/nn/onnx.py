@@ -95,7 +95,7 @@ def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Mod
     if not seen or seen[-1][1].ndim != 2:
         raise InputError(
             "features are the input of the last linear layer, but this network has no linear layer that takes "
-            "vectors; leave out --features"
+            "vectors; leave out --features (features=…)"
         )
     last = seen[-1][0]
 

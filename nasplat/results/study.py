@@ -95,7 +95,10 @@ def _write(
     goal, config = history.run.config.goal, history.run.config
     if name in optuna.get_all_study_names(storage):
         if not replace:
-            raise InputError(f"{path} has a study named {name!r}; replace it with --replace, or choose another --name")
+            raise InputError(
+                f"{path} has a study named {name!r}; replace it with --replace "
+                "(replace=True), or choose another --name (name=…)"
+            )
         optuna.delete_study(study_name=name, storage=storage)
     study = optuna.create_study(
         study_name=name,
@@ -237,7 +240,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
             raise ValueError("it has lines of another form")
     except ValueError as error:
         raise InputError(
-            f"{path} is not a journal file of Optuna: {error}; choose another --storage, which is created"
+            f"{path} is not a journal file of Optuna: {error}; choose another --storage (storage=…), which is created"
         ) from error
     return logs
 
@@ -271,7 +274,9 @@ def _locked(path: Path) -> Iterator[None]:
 
     lock = JournalFileSymlinkLock(str(path.resolve()))
     if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: its folder does not exist; create it, or choose another --storage")
+        raise InputError(
+            f"{path} cannot be written: its folder does not exist; create it, or choose another --storage (storage=…)"
+        )
     try:
         lock.acquire()
     except OSError as error:

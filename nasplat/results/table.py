@@ -126,7 +126,9 @@ def write_table(run: RunDirectory, path: Path) -> int:
         StorageError: The disk is full.
     """
     if path.suffix not in FORMATS:
-        raise InputError(f"a table's name must end in {' or '.join(FORMATS)}, but got {path}; choose another --out")
+        raise InputError(
+            f"a table's name must end in {' or '.join(FORMATS)}, but got {path}; choose another --out (out=…)"
+        )
     parquet = needed("pyarrow.parquet", "parquet") if path.suffix == ".parquet" else None
     columns = columns_of(run.history())
     try:

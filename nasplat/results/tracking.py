@@ -75,8 +75,8 @@ class Target(NamedTuple):
         tool, _, place = text.partition(":")
         if tool not in ("tensorboard", "mlflow") or not place:
             raise InputError(
-                "--log-to takes tensorboard:DIR or mlflow:URI, such as tensorboard:logs or mlflow:sqlite:///mlflow.db, "
-                f"but got {text!r}"
+                "--log-to (log_to=…) takes tensorboard:DIR or mlflow:URI, such as tensorboard:logs or "
+                f"mlflow:sqlite:///mlflow.db, but got {text!r}"
             )
         if tool == "tensorboard":
             needed("tensorboard", "tensorboard")  # torch would report another error

@@ -98,7 +98,7 @@ class RunDirectory:
             StorageError: The disk is full.
         """
         if is_taken(folder):
-            raise InputError(f"{folder} exists; choose another --out")
+            raise InputError(f"{folder} exists; choose another --out (out=…)")
         with new_folder(folder) as draft:
             write_atomically(draft / CONFIG, config.to_yaml())
             recorded = environment() | {"protocol": protocol, "choice": choice, "code_metrics": sorted(code_metrics)}
@@ -368,7 +368,8 @@ class RunDirectory:
         return ArtifactError(
             f"the weights of trial {measurement.id} of {self.folder} are lost: {error}; copy the file from another "
             f"copy of the run to {self.folder / ARTIFACTS}, pick another trial, or train the network again with "
-            f"`nasplat retrain {shlex.quote(str(self.folder))} --pick {measurement.id}`"
+            f"`nasplat retrain {shlex.quote(str(self.folder))} --pick {measurement.id}` "
+            f"(nasplat.open_run({str(self.folder)!r}).retrain(pick={measurement.id}))"
         )
 
     def member(self, measurement: Measurement, benchmark: Benchmark) -> Architecture:

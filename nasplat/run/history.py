@@ -139,7 +139,9 @@ class History:
         number = int(match[1]) if (match := re.fullmatch(r"bins:0*([0-9]{1,4})", which)) else 0
         if not 1 <= number <= MOST_BINS:
             raise InputError(
-                f"--pick bins:M takes a number of ranges from 1 to {MOST_BINS}, such as bins:4, but got {which[:40]!r}"
+                f"--pick bins:M (pick='bins:M') takes a number of ranges from 1 to {MOST_BINS}, such as bins:4, but "
+                "got "
+                f"{which[:40]!r}"
             )
         return bins(self.run.config.goal, self._pickable, number)
 
@@ -151,7 +153,8 @@ class History:
         """
         if which not in ("best", "knee") and not which.isdecimal():
             raise InputError(
-                f"--pick must be best, knee or a trial's number, or bins:M, front or all for several, but got {which!r}"
+                f"--pick must be best, knee or a trial's number, or bins:M, front or all for several "
+                f"(pick=…), but got {which!r}"
             )
         if which.isdecimal():
             number = which.lstrip("0") or "0"  # compared as text, since Python limits the length of numbers

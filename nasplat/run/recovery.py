@@ -408,7 +408,7 @@ def _config(folder: Path, given: Path | None) -> SearchConfig:
             raise
         raise RunError(
             f"{error}; a run cannot be recovered without its configuration: write the file again, for example from a "
-            "report of the run, and give it with --config FILE"
+            "report of the run, and give it with --config FILE (config=…)"
         ) from error
     raise AssertionError("a goal has objectives")
 

@@ -33,7 +33,8 @@ def check_trusted(run: RunDirectory, now: SearchConfig, *, named: bool, trusted:
     if not _is_local(address) and not named and not _of_the_user(address):
         raise InputError(
             f"{run.folder} names the Ray cluster at {address!r}, which could run any code in this process; a cluster "
-            "counts only if you name it: give --ray-address ADDRESS, or --trust-run if the run is your own"
+            "counts only if you name it: give --ray-address ADDRESS (ray_address=…), or --trust-run (trust=True) if "
+            "the run is your own"
         )
 
 
@@ -53,7 +54,7 @@ def check_store_trusted(run: RunDirectory, *, trusted: bool) -> None:
     if link and not trusted:
         raise InputError(
             f"{store} is {link}, so trials would leave their weights outside the run; if the run is your own, give "
-            "--trust-run, or put a copy of the folder in place of the link"
+            "--trust-run (trust=True), or put a copy of the folder in place of the link"
         )
 
 

@@ -42,7 +42,8 @@ CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, arrays BLOB
 
 def recovering(run: Path) -> str:
     """The remedy for a damaged run, for messages."""
-    return f"`nasplat recover {shlex.quote(str(run))} --out NEW` saves what can be read"
+    python = f"nasplat.recover({str(run)!r}, out='NEW')"
+    return f"`nasplat recover {shlex.quote(str(run))} --out NEW` ({python}) saves what can be read"
 
 
 @dataclass(frozen=True, slots=True)

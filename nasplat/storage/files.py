@@ -44,12 +44,16 @@ def refusal(path: Path, action: str, error: OSError) -> NasplatError:
     """
     why = error.strerror or str(error)
     if is_full(error):
-        return StorageError(f"{path} cannot be {action}: {why}; free disk space and try again, or choose another --out")
+        return StorageError(
+            f"{path} cannot be {action}: {why}; free disk space and try again, or choose another --out (out=…)"
+        )
     if error.errno == errno.EIO:
-        return StorageError(f"{path} cannot be {action}: {why}; check the disk or the mount, or choose another --out")
+        return StorageError(
+            f"{path} cannot be {action}: {why}; check the disk or the mount, or choose another --out (out=…)"
+        )
     if error.errno in _TAKEN and is_taken(path):
-        return InputError(f"{path} exists; choose another --out")
-    return InputError(f"{path} cannot be {action}: {why}; choose another --out")
+        return InputError(f"{path} exists; choose another --out (out=…)")
+    return InputError(f"{path} cannot be {action}: {why}; choose another --out (out=…)")
 
 
 def opened(path: Path) -> BinaryIO:
@@ -154,7 +158,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     from nasplat.storage.drafts import delete_abandoned, marked  # commands that only look need no locks
 
     if is_taken(folder):
-        raise InputError(f"{folder} exists; choose another --out")
+        raise InputError(f"{folder} exists; choose another --out (out=…)")
     try:
         with appearing_folder(folder.parent):
             delete_abandoned(folder.parent)

@@ -9,7 +9,7 @@ from nasplat.storage.files import is_full
 
 LOCAL_DISK = (
     "the file system lacks the locks or the shared memory that a run needs, as some network shares do; put the run on "
-    "a local disk, with --out or by copying it, and copy it back when it is finished"
+    "a local disk, with --out (out=…) or by copying it, and copy it back when it is finished"
 )
 """The remedy for a place where no log can be written."""
 

@@ -78,8 +78,8 @@ class RecipeOptions(Options):
             return ""
         return (
             f"batches have {batch} images: an epoch of {images:,} images has {images // batch} steps then, and "
-            f"{images // LARGEST_BATCH} with {LARGEST_BATCH}; --set benchmark.recipe.batch_size={LARGEST_BATCH} keeps "
-            f"{LARGEST_BATCH}"
+            f"{images // LARGEST_BATCH} with {LARGEST_BATCH}; --set benchmark.recipe.batch_size={LARGEST_BATCH} "
+            f"(options={{'benchmark.recipe.batch_size': {LARGEST_BATCH}}}) keeps {LARGEST_BATCH}"
         )
 
 
