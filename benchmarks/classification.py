@@ -133,9 +133,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
             )
         if self.latency.engine != "torch" and not self.latency.batch:
             raise InputError(
-                f"latency.engine={self.latency.engine} has no effect, since latency.batch=0 means that latency is not "
-                "measured; add --set benchmark.latency.batch=1 (options={'benchmark.latency.batch': 1}), or leave "
-                "the engine out"
+                f"latency.engine={self.latency.engine} has no effect, since latency.batch=0 measures none; add --set "
+                "benchmark.latency.batch=1 (options={'benchmark.latency.batch': 1}), or leave the engine out"
             )
         self._dataset.check()
         self.check_table()

@@ -307,9 +307,8 @@ def _weights(run: RunDirectory, measurement: Measurement, benchmark: Benchmark, 
         if (whole := _continued(run, measurement)) is not None:
             raise InputError(
                 f"the weights of trial {measurement.id}, after epoch {measurement.task.fidelity} of a training, were "
-                f"deleted when the training continued; take --pick {whole.id} (pick={whole.id}), after epoch "
-                f"{whole.task.fidelity}, or "
-                "add --untrained (untrained=True) to export the network with fresh weights"
+                f"deleted when the training continued; take --pick {whole.id}, after epoch {whole.task.fidelity} "
+                f"(pick={whole.id}), or add --untrained (untrained=True) to export the network with fresh weights"
             ) from error
         if not _superseded(run, measurement):
             raise run.lost(measurement, error) from error

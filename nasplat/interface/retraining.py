@@ -93,7 +93,7 @@ def retrain(
         check_measures(
             searched,
             "retrained",
-            "name one that trains, such as --benchmark classification (benchmark='classification')",
+            "name a benchmark that trains: --benchmark classification (benchmark='classification')",
         )
     members = _picked(history, pick)
     known = searched.config if trust else searched.config.offline()  # a download is then asked for by the user alone

@@ -139,9 +139,8 @@ class History:
         number = int(match[1]) if (match := re.fullmatch(r"bins:0*([0-9]{1,4})", which)) else 0
         if not 1 <= number <= MOST_BINS:
             raise InputError(
-                f"--pick bins:M (pick='bins:M') takes a number of ranges from 1 to {MOST_BINS}, such as bins:4, but "
-                "got "
-                f"{which[:40]!r}"
+                f"--pick bins:M takes a number of ranges from 1 to {MOST_BINS}, such as bins:4 (pick='bins:4'), but "
+                f"got {which[:40]!r}"
             )
         return bins(self.run.config.goal, self._pickable, number)
 
