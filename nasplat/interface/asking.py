@@ -252,7 +252,7 @@ class AskTell:
             outcome: Outcome = Failure(task=task, kind="failed", message=failure, spent=spent)
         else:
             outcome = self._search.completed(Measurement(task=task, metrics=found, spent=spent))
-            if isinstance(outcome, Failure):
+            if isinstance(outcome, Failure) and outcome.kind != "no cost":  # which is no fault of the metrics
                 raise InputError(f"{outcome.message}; if the trial failed, tell failure=WHY in place of metrics")
         del self._given[trial.id]
         self._search.take([outcome])
