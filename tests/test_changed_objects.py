@@ -12,6 +12,8 @@ from torch import nn
 import nasplat
 from nasplat.interface.fingerprints import fingerprint
 from nasplat.registry import STRATEGIES
+from nasplat.run.directory import RunDirectory
+from nasplat.run.trust import resuming
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.strategies.nsga2 import NSGA2
 from nasplat.strategies.random_search import RandomSearch
@@ -125,6 +127,36 @@ def test_what_a_function_refers_to_is_noticed(change: dict[str, str], noticed: b
         exec(compile(path.read_text(), str(path), "exec"), made)
         prints.append(fingerprint(function_benchmark(made["evaluate"])))
     assert (prints[0] != prints[1]) == noticed
+
+
+@pytest.mark.slow
+def test_a_script_is_the_same_code_as_the_module_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import nasplat\nfrom torch import nn\n\n"
+        "def build(width):\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.Linear(width, 2))\n\n"
+        "space = nasplat.space({'width': (4, 8)}, build, input_shape=(3, 2, 2), outputs=2)\n\n"
+        "def evaluate(network, *, fail: bool = False, rate=0.5):\n    if fail:\n        network.missing\n"
+        "    return {'accuracy': rate}\n\n"
+        "if __name__ == '__main__':\n"
+        "    for out in ('run', 'again'):\n"
+        "        nasplat.search(space=space, benchmark=evaluate, objectives='accuracy:max', evaluations=1, out=out)\n"
+        "    try:\n        nasplat.search(space=space, benchmark=evaluate, objectives='accuracy:max', evaluations=1,\n"
+        "                       options={'benchmark.fail': True, 'benchmark.rate': 0.25}, out='failed')\n"
+        "    except nasplat.NasplatError as error:\n        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "has no attribute 'missing' (mine.py:11)" in done.stdout  # where it was raised
+    assert "trial 0 failed (AttributeError)" in done.stderr
+    runs = {name: RunDirectory(tmp_path / name) for name in ("run", "again", "failed")}
+    assert {run.config.benchmark.name for run in runs.values()} == {"__main__:evaluate"}
+    assert "open_run(" in resuming(runs["run"]) and ", space=…, benchmark=…).resume()" in resuming(runs["run"])
+    program = (
+        "import mine, nasplat\n"
+        "run = nasplat.open_run('run', space=mine.space, benchmark=mine.evaluate)\n"
+        "print(len(run.resume(evaluations=2, progress=False).trials()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_only_what_is_declared_is_given() -> None:
         {"verbose": False, "loss": nn.functional.mse_loss},
     ]
     assert made(all_of).fidelities == range(1, 5) and made(none_of).fidelities == range(1, 2)
-    assert defaults(function_benchmark(none_of)) == {}
+    assert defaults(function_benchmark(none_of)) == {"verbose": False}
 
 
 def test_architectures_and_choices_need_no_network() -> None:

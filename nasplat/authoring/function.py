@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Function: TypeAlias = Callable[..., Mapping[str, Any]]
 F = TypeVar("F", bound=Function)
 
+PLAIN = (bool, int, float, str)
+"""The types of defaults that make an option also without an annotation."""
 SUBJECTS = ("network", "architecture", "choices")
 """What a function may have as its first parameter."""
 GIVEN = ("epochs", "seed", "device", "checkpoint", "report", "split")
@@ -381,14 +383,15 @@ def _option(parameter: inspect.Parameter, hints: Mapping[str, Any], name: str) -
             f"after the first, a parameter of a function that measures must be one of {', '.join(GIVEN)}, or have a "
             f"default, but {parameter.name} of {name} has none; give it one"
         )
-    if parameter.name not in hints or not _is_json(parameter.default):
+    kind = hints.get(parameter.name, type(parameter.default) if isinstance(parameter.default, PLAIN) else None)
+    if kind is None or not _is_json(parameter.default):
         return None
     if parameter.name == "space" or hasattr(FunctionBenchmark, parameter.name):
         raise InputError(
             f"an option cannot be called {parameter.name!r}, which benchmarks use for something else; rename this "
             f"parameter of {name}"
         )
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=kind)
 
 
 def _is_json(value: Any) -> bool:

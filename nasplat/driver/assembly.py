@@ -149,7 +149,11 @@ def _check_supernet(config: SearchConfig) -> None:
         return
     remedy = "choose a benchmark that does, such as --benchmark classification (benchmark='classification')"
     if not issubclass(SEARCH_SPACES.get(config.space.name), SupernetSpace):
-        remedy = f"the search space {config.space.name} has no supernet either; choose another strategy, such as nsga2"
+        why = SEARCH_SPACES.get(config.space.name).no_supernet
+        remedy = (
+            f"the search space {config.space.name} has no supernet either{f' ({why})' * bool(why)}; choose another "
+            "strategy, such as nsga2"
+        )
     raise InputError(
         f"the strategy {config.strategy.name} needs a supernet, but the benchmark {config.benchmark.name} "
         f"does not train one; {remedy}"

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sysconfig
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Self
 
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
-from nasplat.errors import ArtifactError, StorageError, TrialFailed
+from nasplat.errors import ArtifactError, NasplatError, StorageError, TrialFailed
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+PACKAGE = __name__.partition(".")[0]
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {"<"})
+"""Where code lies that no user has written, and how names of code without a file begin."""
 OUT_OF_MEMORY = "out of memory"
 ARTIFACT_LOST = "artifact lost"
 
@@ -83,7 +87,11 @@ def perform(
     except (Exception, SystemExit) as error:  # noqa: BLE001  a benchmark is foreign code, its trial ends with it
         curve = error.curve if isinstance(error, TrialFailed) else {}
         outcome = Failure(
-            task=task, kind=failure_kind(error), message=str(error), traceback=traceback.format_exc(), curve=curve
+            task=task,
+            kind=failure_kind(error),
+            message=f"{error}{_place(error) if failure_kind(error) == type(error).__name__ else ''}",
+            traceback=traceback.format_exc(),
+            curve=curve,
         )
     spent = Spent(
         seconds=time.perf_counter() - clock,
@@ -93,6 +101,22 @@ def perform(
         started=started,
     )
     return replace(outcome, spent=spent)
+
+
+def _place(error: BaseException) -> str:
+    """Where an error was raised in the code of a user, `` (FILE:LINE)``; empty if no such code is in the traceback.
+
+    That is code neither of this package nor of installed ones.
+    """
+    if isinstance(error, NasplatError | SystemExit):
+        return ""  # these say themselves what is wrong
+    own = [
+        (Path(frame.f_code.co_filename).name, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] != PACKAGE
+        and not frame.f_code.co_filename.startswith(INSTALLED)
+    ]
+    return f" ({own[-1][0]}:{own[-1][1]})" if own else ""
 
 
 def failure_kind(error: BaseException) -> str:

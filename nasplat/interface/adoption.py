@@ -15,13 +15,14 @@ from nasplat.executors.importing import being_imported, importing
 from nasplat.interface.fingerprints import check_unchanged, fingerprint
 from nasplat.interface.sections import REGISTRIES
 from nasplat.options import complete, shortly
-from nasplat.registry import Registry
 from nasplat.run.directory import RunDirectory
 from nasplat.search_space import SearchSpace
 
 NUMBER = "#"
 """It parts a name from the number that tells it from others of the same name."""
 MOST_OF_ONE_NAME = 10_000
+_givens: dict[tuple[str, str], Any] = {}
+"""What was given, by section and name: the same object keeps its name."""
 
 
 def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[str, Any]]:
@@ -55,20 +56,25 @@ def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[st
     registered = [each.name for each in registry if each.target == _address(plugin)]
     if registered and not known_as:
         return registered[0], options
-    name = known_as or _unique(registry, _found_as(given, made), plugin)
+    name = known_as or _unique(section, _found_as(given, made), given, plugin)
     registry.adopt(name, plugin)
+    _givens[section, name] = given
     return name, options
 
 
-def _unique(registry: Registry[Any], name: str, plugin: type) -> str:
+def _unique(section: str, name: str, given: Any, plugin: type) -> str:
     """The name, with a number if another class of this process has it, as after a cell of a notebook was changed.
 
     An earlier run keeps its own objects so.
     """
     for number in range(1, MOST_OF_ONE_NAME):
         found = f"{name}{NUMBER}{number}" if number > 1 else name
-        now = registry.adopted(found)
-        if now in (None, plugin) or fingerprint(now, exact=True) == fingerprint(plugin, exact=True):
+        now = REGISTRIES[section].adopted(found)
+        if (
+            now in (None, plugin)
+            or _givens.get((section, found)) is given
+            or fingerprint(now, exact=True) == fingerprint(plugin, exact=True)
+        ):
             return found
     raise InputError(f"{MOST_OF_ONE_NAME:,} different objects had the name {name} in this process; give it another")
 

@@ -109,9 +109,13 @@ class _Walk:
         self._seen[id(value)] = value
         return new
 
+    def _module(self, defined: type | types.FunctionType) -> str:
+        """The module of a class or function; none for the plug-in's own, which is `__main__` where it is a script."""
+        return "" if defined.__module__ == self._home else defined.__module__
+
     def visit_class(self, plugin: type, *, whole: bool = False) -> None:
         """A class: all that it defines, if it is the plug-in itself or of the same module; else its name."""
-        self._feed("class", plugin.__module__, plugin.__qualname__)
+        self._feed("class", self._module(plugin), plugin.__qualname__)
         if id(plugin) in self._seen or not (whole or plugin.__module__ == self._home):
             return
         self._seen[id(plugin)] = plugin
@@ -150,7 +154,7 @@ class _Walk:
             case inspect.Signature():
                 self._feed(value)
             case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                self._feed(type(value).__module__, type(value).__qualname__)
+                self._feed(self._module(type(value)), type(value).__qualname__)
                 if self._is_new(value):
                     for field in dataclasses.fields(value):
                         self._feed(field.name)
@@ -163,10 +167,10 @@ class _Walk:
                     self.visit(key)
                     self.visit(each, direct=direct)
             case _:
-                self._feed(type(value).__module__, type(value).__qualname__, id(value) if self._exact else "")
+                self._feed(self._module(type(value)), type(value).__qualname__, id(value) if self._exact else "")
 
     def _visit_function(self, function: types.FunctionType, *, direct: bool) -> None:
-        self._feed("function", function.__module__, function.__qualname__)
+        self._feed("function", self._module(function), function.__qualname__)
         if id(function) in self._seen or not (direct or function.__module__ == self._home):
             return
         self._seen[id(function)] = function

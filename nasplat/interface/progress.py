@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from nasplat.driver.loop import Search
-from nasplat.task import Outcome
+from nasplat.task import Failure, Outcome
 from nasplat.units import duration, figure, spelt
 
 PER_SECOND = 5
@@ -65,7 +65,9 @@ class _NotebookLine:
 
 
 class SearchProgress:
-    """Shows the progress of a search on a terminal or in a notebook. Elsewhere it prints only incidents.
+    """Shows the progress of a search on a terminal or in a notebook. Elsewhere it prints only what goes wrong.
+
+    That is every incident, and the first failure of each kind.
 
     Args:
         console: Where to show it.
@@ -76,6 +78,7 @@ class SearchProgress:
         self._before: tuple[int, float, float] | None = None
         self._console = console
         self._incidents = 0
+        self._told: set[str] = set()
 
     def __enter__(self) -> Self:
         self._display.start()
@@ -91,6 +94,11 @@ class SearchProgress:
         for incident in search.incidents[self._incidents :]:
             self._console.print(f"[yellow]{escape(spelt(incident))}[/]")
         self._incidents = len(search.incidents)
+        if isinstance(outcome, Failure) and outcome.kind not in self._told:
+            self._told.add(outcome.kind)
+            self._console.print(
+                f"[yellow]trial {outcome.id} failed ({escape(outcome.kind)}):[/] {escape(outcome.message)}"
+            )
         if self._display.shown:
             fraction = search.fraction
             self._display.update(fraction, self._describe(search, fraction))

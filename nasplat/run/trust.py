@@ -61,15 +61,19 @@ def check_store_trusted(run: RunDirectory, *, trusted: bool) -> None:
 def resuming(run: RunDirectory) -> str:
     """The command that goes on with a run; it names again what a run alone cannot: a cluster, a module, a store.
 
-    A run whose networks a caller measures goes on in Python.
+    A run whose networks a caller measures goes on in Python, and so does one with objects of a script or a notebook.
     """
     config = run.config
     if config.benchmark.name == ASKED:
         return f"nasplat.AskTell.open({str(run.folder)!r})"
+    plugins = {section: getattr(config, section).name for section in ("space", "benchmark", "strategy")}
+    modules = [section for section, name in plugins.items() if ":" in name]
+    if any(plugins[section].startswith("__main__:") for section in modules):  # no command has these
+        objects = "".join(f", {section}=…" for section in modules)
+        return f"nasplat.open_run({str(run.folder)!r}{objects}).resume()"
     words = ["nasplat", "resume", str(run.folder)]
     if not _is_local(config.executor.address):
         words += ["--ray-address", str(config.executor.address)]
-    modules = any(":" in plugin.name for plugin in (config.space, config.benchmark, config.strategy))
     if modules or (run.folder / ARTIFACTS).is_symlink():
         words.append("--trust-run")
     return shlex.join(words)
