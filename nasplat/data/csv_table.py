@@ -34,9 +34,9 @@ def opened(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
             rows = csv.reader(_lines(file))
             columns = next(rows, [])
             yield columns, _complete(rows, len(columns))
-    except InputError:  # of the caller, which is a ValueError, too
-        raise
     except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+        if isinstance(error, InputError) and str(path) in str(error):  # the caller has said all that there is to say
+            raise
         raise InputError(f"{path} is damaged: {error}; replace it with a complete copy") from error
 
 
