@@ -242,6 +242,7 @@ def test_rows_of_one_combination_are_replicates(tmp_path: Path) -> None:
     ]
     assert values == [0.1, 0.3, 0.1]
     assert space.genes[0].choices == ("1", "2")  # a row without its metric is left out
+    assert "with an empty cell are left out" in benchmark(space).data_notes()[0]
 
 
 @pytest.mark.slow

@@ -188,3 +188,8 @@ def test_a_run_in_python_exports_the_same_study(tmp_path: Path) -> None:
     run = handmade.handmade(tmp_path / "run")
     journal = nasplat.open_run(run.folder).export_study(tmp_path / "journal", name="mine")
     assert len(opened(journal, "mine").trials) == 7
+
+
+def test_an_address_of_a_database_is_no_journal_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is an address of a database"):
+        export_study(handmade.handmade(tmp_path / "run"), Path("sqlite:///studies.db"))

@@ -100,6 +100,16 @@ class TableLookup(RecordedFiles):
                 "the space again"
             )
 
+    def data_notes(self) -> Sequence[str]:
+        left_out = self._contents.left_out
+        if not left_out:
+            return ()
+        of = math.prod(len(gene.choices) for gene in self._contents.genes)
+        return [
+            f"{left_out} rows of {self.layout.path.name} with an empty cell are left out; it has "
+            f"{len(self._contents.rows):,} of {of:,} combinations"
+        ]
+
     def prepare(self) -> None:
         _ = self._contents
 
@@ -259,11 +269,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """The genes of a table, its fidelities in rising order, and the values of its rows by code and fidelity."""
+    """The genes of a table, its fidelities in rising order, and the values of its rows by code and fidelity.
+
+    `left_out` is the number of rows with an empty cell.
+    """
 
     genes: tuple[Gene, ...]
     fidelities: tuple[int, ...]
     rows: Mapping[str, Mapping[int, Sequence[Mapping[str, float]]]]
+    left_out: int
 
 
 @dataclass(slots=True)
@@ -299,7 +313,7 @@ def _read(layout: Layout) -> _Contents:
         others = {*layout.factors, layout.fidelity}
         genes = [column for column in columns if column not in others] if layout.genes is None else list(layout.genes)
         place = {column: columns.index(column) for column in columns}
-        rows = []
+        rows, left_out = [], 0
         for number, cells in enumerate(lines, 1):
             texts = [cells[place[gene]].strip() for gene in genes]
             row = _Row(texts, _epochs(layout, cells, place, number))
@@ -308,6 +322,8 @@ def _read(layout: Layout) -> _Contents:
             if all(texts) and not any(map(math.isnan, row.values.values())):
                 _check_values(layout, row, number)
                 rows.append(row)
+            else:
+                left_out += 1
     if not rows:
         _refuse(layout, "has no row in which genes, metrics and costs are all given")
     made = {
@@ -330,7 +346,7 @@ def _read(layout: Layout) -> _Contents:
     whole = {code: of for code, of in by_code.items() if len(of) == len(fidelities)}
     if not whole:
         _refuse(layout, f"has no combination with all of the fidelities {', '.join(map(str, fidelities))}")
-    return _Contents(found, fidelities, whole)
+    return _Contents(found, fidelities, whole, left_out)
 
 
 def _choices(layout: Layout, gene: str, texts: set[str]) -> dict[str, str] | None:

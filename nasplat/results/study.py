@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,6 +67,11 @@ def export_study(run: RunDirectory, storage: Path, *, name: str | None = None, r
             of Optuna, or cannot be written.
         StorageError: The disk is full.
     """
+    if re.match(r"\w+:/", str(storage)):
+        raise InputError(
+            f"a study is written to a journal file of Optuna, but {storage} is an address of a database; give a file, "
+            "such as studies.log"
+        )
     optuna = needed("optuna", "optuna")
     name = name or printable(run.folder.resolve().name)
     history = run.history()
