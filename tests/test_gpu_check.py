@@ -36,12 +36,14 @@ STEPS: dict[str, Callable[[Any], bool]] = {
 """The steps by name, with what is seen of their figures."""
 
 
+ONE = pytest.mark.sweep(1)
+
+
 @pytest.mark.slow
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "steps",
     [
-        *(pytest.param([name], marks=pytest.mark.ray if name == "workers" else (), id=name) for name in STEPS),
+        *(pytest.param([name], marks=[ONE, pytest.mark.ray] if name == "workers" else ONE, id=name) for name in STEPS),
         pytest.param([*STEPS], marks=[pytest.mark.ray, pytest.mark.sweep(0)], id="all"),
     ],
 )
