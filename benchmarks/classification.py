@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
-from nasplat.architecture import IO, Architecture
+from nasplat.architecture import IO
 from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import Preprocessing, SupernetBenchmark
 from nasplat.data.dataset import Dataset, Source
@@ -159,6 +159,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 f"{f' ({self.space.no_supernet})' * bool(self.space.no_supernet)}; take a space with "
                 "a supernet, such as --space nasbench201 (space='nasbench201')"
             )
+        self.shared_weights.check(self.space)
         for name in AIDS:
             if value := getattr(self.recipe, name):
                 raise InputError(
@@ -192,32 +193,26 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def train(
         self, task: TrainSupernet, *, device: str, artifacts: Artifacts, group: "ProcessGroup | None" = None
     ) -> Trained:
-        from numpy.random import default_rng
-
+        from nasplat.training.path_sampling import largest_and_smallest, sampler
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, named_state
         from nasplat.training.supernet import SupernetTraining
 
-        # A warm-up has one path for each batch, as in the paper of CARS.
-        paths = self.shared_weights.paths if task.architectures else 1
-
-        def draw(seed: int) -> Architecture:
-            rng = default_rng(seed)
-            if not task.architectures:
-                return self.space.sample(rng)
-            return task.architectures[int(rng.integers(len(task.architectures)))]
-
+        options, given = self.shared_weights, task.architectures
+        paths = options.paths_of(given)
+        ends = largest_and_smallest(self.space, self.io, given) if options.sandwich else None
         with seeded(task.seed, device):
             training = SupernetTraining(
                 self._fresh_supernet().to(device),
                 self._splits(device).training,
                 self._recipe(device),
-                draw=draw,
+                draw=sampler(options.sampling, self.space, given),
                 paths=paths,
                 epochs=self.epochs,
                 seed=task.seed,
                 augment=self._augmentation(device),
                 group=group,
+                ends=ends,
             )
             if task.weights is not None:
                 training.go_on_from(named_state(task.weights, self._supernets_name, artifacts))

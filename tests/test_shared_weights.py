@@ -179,12 +179,18 @@ MOBILE = tuple(GhostSmall().sample(default_rng(i)) for i in range(4))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("space", "drawn", "paths"),
-    [(SPACE, CELLS, 2), (SPACE, CELLS, 3), (GhostSmall(), MOBILE, 2)],
-    ids=["two paths", "three paths", "two paths of nested layers"],
+    ("space", "drawn", "paths", "ends"),
+    [
+        (SPACE, CELLS, 2, None),
+        (SPACE, CELLS, 3, None),
+        (GhostSmall(), MOBILE, 2, None),
+        (SPACE, CELLS, 2, PATHS[1::-1]),
+        (SPACE, CELLS, 4, PATHS[1::-1]),
+    ],
+    ids=["two paths", "three paths", "two paths of nested layers", "a sandwich", "a sandwich of four"],
 )
 def test_two_members_end_with_the_weights_that_one_ends_with(
-    space: SupernetSpace, drawn: tuple[Architecture, ...], paths: int
+    space: SupernetSpace, drawn: tuple[Architecture, ...], paths: int, ends: tuple[Architecture, Architecture] | None
 ) -> None:
     splits = dataset("digits").load()
     examples = Examples(splits.training.images[:256].double(), splits.training.labels[:256])
@@ -201,6 +207,7 @@ def test_two_members_end_with_the_weights_that_one_ends_with(
             epochs=2,
             seed=3,
             group=group,
+            ends=ends,
         )
         training.until(2)
         return {name: p.detach() for name, p in supernet.named_parameters()}

@@ -1,10 +1,15 @@
 """The training options of a benchmark: the recipe, and the options of shared weights."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nasplat.architecture import Architecture
+from nasplat.errors import InputError
 from nasplat.options import Options
+from nasplat.search_space import SearchSpace
+from nasplat.training.path_sampling import Sampling, product_of_genes
 
 LARGEST_BATCH, SMALLEST_BATCH = 64, 8
 """The default batch sizes for many and for few training images."""
@@ -116,12 +121,42 @@ class SharedWeightsOptions(Options):
     Args:
         paths: The number of given paths of a supernet that are trained on each batch; their gradients are averaged.
             At most this many workers can share the training. Without given paths, as in a warm-up, one path is trained
-            on each batch.
+            on each batch, or with `sandwich` as many as with given paths.
         statistics: The statistics of batch norm with shared weights: the mean over training images, computed for each
             network, or the statistics of each measured batch, which an exported network cannot have.
         calibration: The number of training images for recalibrated statistics.
+        sampling: How paths are drawn. `uniform` draws each path independently. `fair` draws without replacement: each
+            given path equally often, and on the whole space each choice of each gene equally often in rounds of
+            as many paths as the gene has choices (Chu et al., 2021, "FairNAS", sec. 3). A training begins a new round.
+            A step costs the same.
+        sandwich: Whether each batch trains the largest path on the labels, and the smallest and `paths` - 2 drawn ones
+            on the outputs of the largest (Yu and Huang, 2019, "Universally slimmable networks", sec. 3; Yu et al.,
+            2020, "BigNAS", sec. 3). The two are the extremes by MACs of the given paths, or of the whole space. A step
+            costs the passes of its `paths` paths; every worker but the first runs the largest forward once more.
     """
 
     paths: Annotated[int, Field(ge=1)] = 1
     statistics: Literal["recalibrated", "batch"] = "recalibrated"
     calibration: Annotated[int, Field(ge=2)] = 512
+    sampling: Sampling = "uniform"
+    sandwich: bool = False
+
+    def paths_of(self, given: Sequence[Architecture]) -> int:
+        """The number of paths that are trained on each batch: one without given paths, as in the paper of CARS."""
+        return self.paths if given or self.sandwich else 1
+
+    def check(self, space: SearchSpace) -> None:
+        """Check that the paths of a space can be trained so.
+
+        Raises:
+            InputError: Some option does not fit another one, or the space.
+        """
+        if self.sandwich and self.paths < 2:
+            raise InputError(
+                "shared_weights.sandwich trains the largest and the smallest path on each batch, so "
+                f"shared_weights.paths must be at least 2, but got {self.paths}; raise it, by --set "
+                "benchmark.shared_weights.paths=3 (options={'benchmark.shared_weights.paths': 3})"
+            )
+        if self.sandwich or self.sampling == "fair":
+            name = "sandwich" if self.sandwich else "sampling"
+            product_of_genes(space, f"shared_weights.{name}={getattr(self, name)}")

@@ -1,16 +1,18 @@
 """Training of shared weights on sampled paths, in one process or several, and preparation of single paths."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.nn import functional
 
 from nasplat.architecture import Architecture
 from nasplat.data.examples import Examples
 from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
+from nasplat.training.distillation import divergence
 from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, Recipe, below
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
@@ -29,16 +31,28 @@ class SupernetTraining(ClassifierTraining):
     A process group divides the paths of each batch among its ranks. All ranks use the same batches and end with the
     same weights. These equal the weights of a single process up to the rounding of sums.
 
+    With `ends`, each batch trains the largest and the smallest path besides drawn ones: the sandwich rule. The largest
+    learns from the labels, all others from its outputs on the same batch: in-place distillation (Yu and Huang, 2019,
+    "Universally slimmable networks and improved training techniques", sec. 3; Yu et al., 2020, "BigNAS: Scaling up
+    neural architecture search with big single-stage models", sec. 3). The loss of the others is the Kullback-Leibler
+    divergence. Its gradient is that of the cross-entropy with the outputs as soft labels, which are constants in it.
+    Gradients are averaged over the paths, not summed as in these papers.
+
+    A step takes a forward and a backward pass of each of its `paths` paths. With `ends`, two of these are the largest
+    and the smallest path, so it costs more than paths drawn at random; distillation itself adds nothing, except that
+    in a group every rank but the first computes the largest path's outputs again, without their gradient.
+
     Args:
         supernet: Trained in place.
         examples: The training examples.
         recipe: The recipe of the training.
         draw: Gives a path for a seed.
-        paths: The number of paths drawn for each batch: N_b.
+        paths: The number of paths of each batch: N_b.
         epochs: Passes over the examples in the whole training, which the learning rate's schedule spans.
         seed: The seed of the shuffling and of the draws.
         augment: As for `ClassifierTraining`.
         group: The processes that share the work.
+        ends: The largest and the smallest path, which are among the paths of each batch; only the others are drawn.
     """
 
     model: Supernet
@@ -55,11 +69,13 @@ class SupernetTraining(ClassifierTraining):
         seed: int,
         augment: Callable[[Tensor], Tensor] | None = None,
         group: ProcessGroup | None = None,
+        ends: tuple[Architecture, Architecture] | None = None,
     ) -> None:
         super().__init__(supernet, examples, recipe, epochs=epochs, seed=seed, augment=augment)
         self._draw = draw
         self._paths = paths
         self._group = group
+        self._ends = ends
         self._member, self._members = (0, 1) if group is None else (group.rank(), group.size())
 
     def state(self) -> dict[str, Tensor]:
@@ -73,16 +89,40 @@ class SupernetTraining(ClassifierTraining):
 
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Store the mean gradient over the batch's paths in the parameters of these paths."""
-        seeds = torch.randint(2**62, (self._paths,), generator=self._generator).tolist()
-        drawn = [self.model.path(self._draw(seed)) for seed in seeds]
+        fixed = self._ends or ()
+        seeds = torch.randint(2**62, (self._paths - len(fixed),), generator=self._generator).tolist()
+        drawn = [self.model.path(architecture) for architecture in (*fixed, *map(self._draw, seeds))]
         total = torch.zeros((), device=self.device)
-        for path in drawn[self._member :: self._members]:
-            loss = self.loss(path, images, targets) / self._paths
+        losses = self._label_losses if self._ends is None else self._sandwich_losses
+        for each in losses(drawn, images, targets):
+            loss = each / self._paths
             torch.autograd.backward(loss)
             total += loss.detach()
         if self._group is not None:
             _add_up(drawn, total, self._group)
         return total
+
+    def _label_losses(self, drawn: list[nn.Module], images: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        """The loss of each of this rank's paths on the labels."""
+        for path in drawn[self._member :: self._members]:
+            yield self.loss(path, images, targets)
+
+    def _sandwich_losses(self, drawn: list[nn.Module], images: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        """The loss of each of this rank's paths: the first drawn on the labels, the others on the first's outputs."""
+        largest, smoothing = drawn[0], self._recipe.label_smoothing
+        with torch.set_grad_enabled(self._member == 0), self._precision():
+            logits = largest(images)
+            loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if self._member == 0:
+            yield loss
+        wanted = logits.detach()
+        for path in drawn[self._member or self._members :: self._members]:
+            with self._precision():
+                loss = divergence(path(images), wanted, temperature=1.0)
+            yield loss
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.bfloat16)
 
 
 def _add_up(drawn: list[nn.Module], total: Tensor, group: ProcessGroup) -> None:
