@@ -225,7 +225,7 @@ def test_others_learn_from_the_largest_and_it_learns_from_labels() -> None:
 
 
 def prepared(**options: Any) -> Classification:
-    benchmark = construct("benchmark", Classification, SPACE, epochs=4, subset=512, **options)
+    benchmark = construct("benchmark", Classification, SPACE, epochs=4, subset=512, batch_size=128, **options)
     benchmark.prepare()
     return benchmark
 

@@ -52,7 +52,8 @@ class SupernetTraining(ClassifierTraining):
         seed: The seed of the shuffling and of the draws.
         augment: As for `ClassifierTraining`.
         group: The processes that share the work.
-        ends: The largest and the smallest path, which are among the paths of each batch; only the others are drawn.
+        ends: The largest and the smallest path, which are among the paths of each batch; only the others are drawn, so
+            `paths` must be at least 2.
     """
 
     model: Supernet
