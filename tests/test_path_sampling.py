@@ -201,7 +201,11 @@ def test_others_learn_from_the_largest_and_it_learns_from_labels() -> None:
         seed=0,
         ends=(largest, smallest),
     )
+    passes: list[Architecture] = []
+    for path in PATHS:
+        supernet.path(path).register_forward_hook(lambda *_, path=path: passes.append(path))
     loss = float(sandwich.backward(images, labels))
+    assert passes == [largest, smallest, other], "a step takes one pass of each path"
     given = {name: p.grad for name, p in supernet.named_parameters()}
 
     supernet.zero_grad()
