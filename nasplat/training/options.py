@@ -131,8 +131,9 @@ class SharedWeightsOptions(Options):
             A step costs the same.
         sandwich: Whether each batch trains the largest path on the labels, and the smallest and `paths` - 2 drawn ones
             on the outputs of the largest (Yu and Huang, 2019, "Universally slimmable networks", sec. 3; Yu et al.,
-            2020, "BigNAS", sec. 3). The two are the extremes by MACs of the given paths, or of the whole space. A step
-            costs the passes of its `paths` paths; every worker but the first runs the largest forward once more.
+            2020, "BigNAS", sec. 3). The two are the extremes by MACs of the given paths, or of the whole space. Take 3
+            paths or more, since with 2 none is drawn. A step costs the passes of its paths; every worker but the first
+            runs the largest forward once more.
     """
 
     paths: Annotated[int, Field(ge=1)] = 1
