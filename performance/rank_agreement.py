@@ -112,7 +112,8 @@ def partial_tau(figures: Floats, control: ArrayLike, truth: ArrayLike, pairs: Pa
             for ours, controls in each:
                 xy, xz = ours(counts), controls(counts)
                 found.append((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
-        return np.mean(found, axis=0)
+        mean: Floats = np.mean(found, axis=0)
+        return mean
 
     return statistic
 

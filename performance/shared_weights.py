@@ -95,7 +95,7 @@ class Setting:
 
 SETTINGS = {
     "nasbench201/digits": Setting(
-        "nasbench201", {"channels": 4, "cells": 1}, {"dataset": "digits", "recipe.gradient_norm": 5}, epochs=10, seeds=3
+        "nasbench201", {"channels": 4, "cells": 1}, {"dataset": "digits", "recipe.gradient_norm": 5}, epochs=10, seeds=5
     ),
     "nasbench201/fashion_mnist": Setting(
         "nasbench201",
@@ -329,8 +329,8 @@ def summary(name: str, lines: Lines, metric: str) -> dict[str, Any]:
     rows = [row for row in rows if row["space"] == setting.space_options]
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
-        changed = {k: v for k, v in row["options"].items() if k not in setting.training or setting.training[k] != v}
-        groups.setdefault((json.dumps(changed, sort_keys=True), row["images"]), []).append(row)
+        options = {k: v for k, v in row["options"].items() if k not in setting.training or setting.training[k] != v}
+        groups.setdefault((json.dumps(options, sort_keys=True), row["images"]), []).append(row)
 
     def agreement(figures: Floats) -> dict[str, Any]:
         """Of figures `[supernets, n]`."""
