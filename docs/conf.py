@@ -41,8 +41,11 @@ nitpick_ignore_regex = [
     ("py:class", "Engine|Latency|StoredPredictor"),
     # Aliases and type variables, which Sphinx does not see through
     ("py:class", r"Value|Alternative|nasplat\.authoring\.(choices\.Number|function\.F)"),
-    # What annotations of options hold beside the type, and what nobody makes or asks for by name
-    ("py:.*", r"nasplat\.strategy\._today|PydanticUndefined|nasplat\.run\.(history\.History|source\.Origin)"),
+    # What annotations of options hold beside the type, and classes without a use by their name
+    (
+        "py:.*",
+        r"nasplat\.strategy\._today|PydanticUndefined|nasplat\.run\.(directory\.RunDirectory|history\.History|source\.Origin)",
+    ),
 ]
 
 smartquotes_action = "D"  # dashes; quotation marks stay as they are written

@@ -104,6 +104,13 @@ class Registry(Generic[T]):
         if issubclass(plugin, SearchSpace):
             plugin.known_as = name  # what is saved of an instance, as a predictor, names its space so
 
+    def restore(self, name: str, plugin: type[T] | None) -> None:
+        """Make a name mean again what it meant before `adopt`; None for nothing."""
+        if plugin is None:
+            self._adopted.pop(name, None)
+        else:
+            self.adopt(name, plugin)
+
     def adopted(self, name: str) -> type[T] | None:
         """The class of the user that is known as this name in this process; None if there is none."""
         return self._adopted.get(name)

@@ -10,6 +10,8 @@ import pytest
 from torch import nn
 
 import nasplat
+import nasplat.interface.sections
+from nasplat.authoring.function import function_benchmark
 from nasplat.interface.fingerprints import fingerprint
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import RunDirectory
@@ -78,6 +80,23 @@ def test_a_run_is_opened_with_its_own_objects_only(tmp_path: Path) -> None:
     assert len(run.directory.environment["former_objects"]) == 1
 
 
+@pytest.mark.slow
+def test_what_opens_one_run_changes_no_other(tmp_path: Path) -> None:
+    """Runs of other processes may have the same names."""
+    first = searched(tmp_path / "first", constant(0.1))
+    with pytest.raises(nasplat.InputError, match="has changed"):
+        nasplat.open_run(tmp_path / "first", benchmark=constant(0.9))
+    assert accuracies(first.resume(evaluations=4, progress=False)) == [0.1] * 4
+    nasplat.open_run(tmp_path / "first", benchmark=constant(0.9), accept_changed_code=True)
+    assert accuracies(first.resume(evaluations=5, progress=False)) == [0.1] * 5
+    registry, name = nasplat.interface.sections.REGISTRIES["benchmark"], first.config.benchmark.name
+    registry.restore(name, None)  # as in a new process
+    bare = nasplat.open_run(tmp_path / "first")
+    registry.adopt(name, function_benchmark(constant(0.8)))  # as a search of that process may
+    with pytest.raises(nasplat.InputError, match="has changed"):
+        bare.resume(evaluations=6, progress=False)
+
+
 def test_installed_plug_ins_are_not_replaced(tmp_path: Path) -> None:
     run = nasplat.search(
         space=NASBench201(channels=2, cells=1), benchmark="zero_cost", strategy="random_search", evaluations=1,
@@ -116,8 +135,6 @@ SAME = {"factor": "0.5", "helper": "x / 2", "rate": "0.1", "comment": "# nothing
     ids=["none", "comment", "constant", "helper", "default", "statement"],
 )  # fmt: skip
 def test_what_a_function_refers_to_is_noticed(change: dict[str, str], noticed: bool, tmp_path: Path) -> None:
-    from nasplat.authoring.function import function_benchmark
-
     prints = []
     for number, values in enumerate((SAME, SAME | change)):
         path = tmp_path / f"{number}" / "module_of_mine.py"

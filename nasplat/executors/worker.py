@@ -17,7 +17,7 @@ from nasplat.task import Failure, Json, decode_task, encode_outcome
 
 
 class Worker:
-    """A Ray actor with a prepared benchmark, made from names and options alone.
+    """A Ray actor with a prepared benchmark, made of a workload.
 
     Args:
         workload: The benchmark and the space.

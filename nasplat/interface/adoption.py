@@ -111,6 +111,36 @@ def adopt_for(run: RunDirectory, section: str, given: Any) -> None:
         raise InputError(f"{run.folder} was searched with the {section} {name} with {said}; give it with these options")
 
 
+def own_of(run: RunDirectory, given: Mapping[str, Any], *, trust: bool, accept_changed_code: bool) -> dict[str, type]:
+    """The user's own plug-ins of a run by section, as far as they are known; a refusal leaves all as it was.
+
+    Args:
+        run: The run.
+        given: Objects by section; None for what is not given.
+        trust: Whether modules that the run names are imported.
+        accept_changed_code: Whether code that has changed since the search is accepted.
+
+    Raises:
+        InputError: An object is not the one that the run was searched with, or a module cannot be imported.
+    """
+    names = {section: getattr(run.config, section).name for section in REGISTRIES}
+    before = {section: REGISTRIES[section].adopted(name) for section, name in names.items()}
+    try:
+        for section, each in given.items():
+            if each is not None:
+                adopt_for(run, section, each)
+        if trust:
+            adopt_all(run.config)
+        check_unchanged(run, accept=accept_changed_code)
+    except InputError:
+        for section, plugin in before.items():
+            REGISTRIES[section].restore(names[section], plugin)
+            _givens.pop((section, names[section]), None)
+        raise
+    now = {section: REGISTRIES[section].adopted(name) for section, name in names.items()}
+    return {section: plugin for section, plugin in now.items() if plugin is not None}
+
+
 def opened(folder: Path, *, trust: bool, accept_changed_code: bool = False) -> RunDirectory:
     """A run; what it names by module is imported if its user trusts it.
 

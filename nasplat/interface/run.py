@@ -10,11 +10,12 @@ from rich.console import Console
 
 from nasplat.config import SearchConfig
 from nasplat.interface import retraining, searching
-from nasplat.interface.adoption import adopt_all, adopt_for
+from nasplat.interface.adoption import own_of
 from nasplat.interface.console import SafeConsole
 from nasplat.interface.exporting import exported
 from nasplat.interface.fingerprints import check_unchanged
 from nasplat.interface.running import Searched, check_some_measured, keep_accepted
+from nasplat.interface.sections import REGISTRIES
 from nasplat.objective import Goal
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History, names_several
@@ -58,19 +59,28 @@ class Run:
         trust: bool = False,
         accept_changed_code: bool = False,
     ) -> None:
-        self.directory = RunDirectory(Path(folder))
+        self._directory = RunDirectory(Path(folder))
         self.trust = trust
-        for section, given in (("space", space), ("benchmark", benchmark), ("strategy", strategy)):
-            if given is not None:
-                adopt_for(self.directory, section, given)
-        if trust:
-            adopt_all(self.directory.config)
-        check_unchanged(self.directory, accept=accept_changed_code)
+        self._accept = accept_changed_code
+        objects = {"space": space, "benchmark": benchmark, "strategy": strategy}
+        self._own = own_of(self._directory, objects, trust=trust, accept_changed_code=accept_changed_code)
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The directory, after what the run names is again what it was opened with; another run may name it alike."""
+        for section, plugin in self._own.items():
+            REGISTRIES[section].adopt(getattr(self._directory.config, section).name, plugin)
+        return self._directory
+
+    def _checked(self) -> RunDirectory:
+        """The directory, for what measures or ships: with the code that it was searched with."""
+        check_unchanged(self.directory, accept=self._accept)
+        return self._directory
 
     @property
     def folder(self) -> Path:
         """The run directory."""
-        return self.directory.folder
+        return self._directory.folder
 
     @property
     def config(self) -> SearchConfig:
@@ -169,7 +179,7 @@ class Run:
         """
         return self._ended(
             searching.resume(
-                self.directory,
+                self._checked(),
                 console_of(progress),
                 budget={
                     "evaluations": evaluations,
@@ -246,7 +256,7 @@ class Run:
         wanted = [objectives] if isinstance(objectives, str) else objectives
         return self._ended(
             retraining.retrain(
-                self.directory,
+                self._checked(),
                 console_of(progress),
                 pick=None if picks is None else [str(each) for each in picks],
                 recipe=Path(recipe) if isinstance(recipe, str) else recipe,
@@ -282,7 +292,7 @@ class Run:
         """
         keep_accepted(self.directory, console_of(True), accept=accept_changed_data)
         picked = self.pick(pick)
-        finals = self.directory.finals(picked, self.directory.benchmark())
+        finals = self._checked().finals(picked, self.directory.benchmark())
         return [finals[measurement.id] for measurement in picked]
 
     def export(
@@ -325,7 +335,7 @@ class Run:
 
         folders = []
         for _, document in exported(
-            self.directory,
+            self._checked(),
             console_of(True),
             str(pick),
             out=None if out is None else Path(out),
@@ -366,16 +376,6 @@ class Run:
         from nasplat.export.timing import latencies
 
         return latencies(self.directory.benchmark(), self.pick(pick), engine=engine, batch=batch, threads=threads)
-
-    def recover(self, out: str | Path, *, config: str | Path | None = None) -> "Run":
-        """Save the readable parts of a damaged run as a new run, which can be resumed.
-
-        Raises:
-            InputError: Nothing can be saved, or the directory exists.
-        """
-        from nasplat.interface.functions import recover
-
-        return Run(recover(self.folder, out, config=config).folder, trust=self.trust)
 
     def _ended(self, searched: Searched) -> "Run":
         """The run of a search that has come to its end."""

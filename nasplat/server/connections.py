@@ -87,7 +87,7 @@ class LimitedConnection(H11Protocol):
             self._deadline = None
 
     def _end(self) -> None:
-        """Close the connection; if that takes as long again, for nobody takes what is still to be sent, cut it off."""
+        """Close the connection; if that takes as long again, since its peer takes nothing, cut it off."""
         if self.transport.is_closing():
             self.transport.abort()
             return
