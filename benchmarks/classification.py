@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
-from nasplat.architecture import IO
+from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import Preprocessing, SupernetBenchmark
 from nasplat.data.dataset import Dataset, Source
@@ -70,6 +70,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         latency: Whether latency is measured or read from a table.
     """
 
+    fine_tunes: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
     former_options: ClassVar[Mapping[str, str]] = {
         "data_folder": "data.folder",
@@ -173,9 +174,10 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.fit import evaluate
 
-        if not 1 <= task.fidelity <= self.epochs:
+        least, most = (1, self.epochs) if (tuning := task.tuning) is None else (tuning.begun + 1, tuning.end)
+        if not least <= task.fidelity <= most:
             raise TrialFailed(
-                "no such fidelity", f"the fidelity must be between 1 and epochs={self.epochs}, but is {task.fidelity}"
+                "no such fidelity", f"the fidelity must be between {least} and {most} epochs, but is {task.fidelity}"
             )
         if task.weights is not None:
             network, left, processed = self._recalibrated(task, device, artifacts)
@@ -240,7 +242,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 "cannot be exported; search with --set benchmark.shared_weights.statistics=recalibrated "
                 "(options={'benchmark.shared_weights.statistics': 'recalibrated'})"
             )
-        weights: dict[str, Tensor] = dict(self._path(task, "cpu", artifacts).state_dict())
+        path = self._path(task.architecture, task.weights, task.fidelity, "cpu", artifacts)
+        weights: dict[str, Tensor] = dict(path.state_dict())
         left = measurement.artifacts.get(STATISTICS)
         return weights if left is None else weights | artifacts.get_tensors(left)
 
@@ -279,8 +282,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
         )
 
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
-        """The network, trained from scratch or resumed from its checkpoint."""
+        """The network, trained from scratch, fine-tuned from shared weights, or resumed from its checkpoint."""
         from nasplat.nn.counting import built
+        from nasplat.nn.supernet import forget_statistics
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
@@ -293,20 +297,25 @@ class Classification(LatencyKnown, SupernetBenchmark):
             auxiliary=self.recipe.auxiliary,
         )
         examples = self._splits(device).training
+        begun, epochs = (0, self.epochs) if (tuning := task.tuning) is None else (tuning.begun, tuning.epochs)
         with seeded(task.seed, device):
-            network = built(self.space, task.architecture, self.io).to(device)
+            if tuning is None or task.continues is not None:  # a state has the weights
+                network = built(self.space, task.architecture, self.io).to(device)
+            else:
+                network = self._path(task.architecture, tuning.weights, begun, device, artifacts)
+                forget_statistics(network)
             training = ClassifierTraining(
                 network,
                 examples,
                 recipe,
-                epochs=self.epochs,
+                epochs=epochs,
                 seed=task.seed,
                 augment=self._augmentation(device, cutout=self.recipe.cutout),
                 distillation=self._distillation(task, device, artifacts),
             )
-            processed = train_for(task, training, artifacts)
+            processed = train_for(task, training, artifacts, epochs=task.fidelity - begun)
             left: dict[str, dict[str, Tensor]] = {"weights": training.network.state_dict()}
-            if task.fidelity < self.epochs:
+            if task.fidelity < begun + epochs:
                 left[STATE] = named(training.state(), str(task.architecture))
         return training.network, left, processed
 
@@ -336,23 +345,25 @@ class Classification(LatencyKnown, SupernetBenchmark):
         """The network with a copy of the shared weights, and its own batch-norm statistics."""
         from nasplat.training.supernet import recalibrate_path
 
-        network = self._path(task, device, artifacts)
+        assert task.weights is not None
+        network = self._path(task.architecture, task.weights, task.fidelity, device, artifacts)
         options = self.shared_weights
         recalibrate_path(network, options.statistics, self._splits(device).training, options.calibration)
         statistics = dict(network.named_buffers())
         kept = statistics and self.shared_weights.statistics == "recalibrated"
         return network, {STATISTICS: statistics} if kept else {}, 0
 
-    def _path(self, task: Evaluate, device: str, artifacts: Artifacts) -> "nn.Module":
-        """The task's network with a copy of the shared weights. The supernet with the newest weights is cached."""
+    def _path(
+        self, architecture: Architecture, weights: Handle, epochs: int, device: str, artifacts: Artifacts
+    ) -> "nn.Module":
+        """The network with a copy of shared weights of so many epochs. The supernet with the newest ones is cached."""
         from nasplat.nn.counting import check_params
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named_state
         from nasplat.training.supernet import epochs_behind, load
 
-        assert task.weights is not None
-        if self._shared is None or self._shared[:2] != (task.weights, device):
-            state = named_state(task.weights, self._supernets_name, artifacts)
+        if self._shared is None or self._shared[:2] != (weights, device):
+            state = named_state(weights, self._supernets_name, artifacts)
             with seeded(0):  # whatever it is made with is replaced
                 supernet = self._fresh_supernet()
             try:
@@ -361,16 +372,16 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 raise TrialFailed(
                     "another network", f"the shared weights do not fit this supernet: {' '.join(str(error).split())}"
                 ) from None
-            self._shared = task.weights, device, supernet.to(device), epochs_behind(state)
-        *_, supernet, epochs = self._shared
-        if task.fidelity != epochs:
+            self._shared = weights, device, supernet.to(device), epochs_behind(state)
+        *_, supernet, trained = self._shared
+        if epochs != trained:
             raise TrialFailed(
                 "no such fidelity",
-                f"the fidelity must be the number of epochs that the shared weights were trained for, {epochs}, but is "
-                f"{task.fidelity}",
+                f"the fidelity must be the number of epochs that the shared weights were trained for, {trained}, but "
+                f"is {epochs}",
             )
-        network = supernet.extract(task.architecture)
-        check_params(network, self.space, task.architecture, self.io)
+        network = supernet.extract(architecture)
+        check_params(network, self.space, architecture, self.io)
         return network
 
     def _fresh_supernet(self) -> "Supernet":

@@ -225,7 +225,13 @@ class SupernetBenchmark(Benchmark):
     A task with `weights` is measured with the weights that `train` left, unchanged and without further training. Its
     fidelity is the number of epochs that those weights were trained for. Such a measurement leaves the batch-norm
     statistics that it computes among its artifacts; they are usable as long as the weights are.
+
+    A task with `tuning` is a training of one architecture like any other, but its weights begin as the shared ones,
+    its schedule spans the epochs of the fine-tuning, and its fidelity is the number of both kinds of epochs.
     """
+
+    fine_tunes: ClassVar[bool] = False
+    """Whether tasks with `tuning` are supported; if not, they fail at once."""
 
     def check_supernet(self) -> None:
         """Cheap checks for what would make every training of a supernet fail.

@@ -15,7 +15,7 @@ from nasplat.cost import Cost
 from nasplat.errors import InfeasibleWarning, InputError, unknown
 from nasplat.objective import Goal
 from nasplat.search_space import SearchSpace
-from nasplat.task import Evaluate, Teacher, TrainSupernet, derive_seed
+from nasplat.task import Evaluate, FineTuning, Teacher, TrainSupernet, derive_seed
 
 ATTEMPTS = 10_000
 """Maximum number of draws in rejection sampling."""
@@ -98,6 +98,7 @@ class Problem:
         replicate: int = 0,
         continues: Handle | None = None,
         teacher: Teacher | None = None,
+        tuning: FineTuning | None = None,
     ) -> Evaluate:
         """Make the next task: measure an architecture, by default at the problem's fidelity."""
         task_id = self._number()
@@ -110,6 +111,7 @@ class Problem:
             replicate=replicate,
             continues=continues,
             teacher=teacher,
+            tuning=tuning,
         )
 
     def train_supernet(

@@ -57,6 +57,9 @@ class Strategy(ABC):
     teaches: bool = False
     """Whether the strategy asks for evaluations with a teacher."""
 
+    tunes: bool = False
+    """Whether the strategy asks for evaluations that are fine-tuned from shared weights."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 

@@ -35,6 +35,26 @@ class Teacher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuning:
+    """A training that begins with shared weights, and has a schedule of its own.
+
+    Args:
+        weights: The shared weights.
+        begun: The number of epochs that these were trained for.
+        epochs: The number of epochs of the whole fine-tuning, which its schedule spans.
+    """
+
+    weights: Handle
+    begun: int
+    epochs: int
+
+    @property
+    def end(self) -> int:
+        """The fidelity of the whole fine-tuning: the epochs with shared weights and those after."""
+        return self.begun + self.epochs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
     """Measure one architecture.
 
@@ -45,12 +65,13 @@ class Evaluate:
         id: The task's number, rising in the order of asking.
         seed: All randomness of the work comes from it.
         architecture: The architecture to measure.
-        fidelity: The fidelity, in epochs.
+        fidelity: The fidelity, in epochs; in a fine-tuning, those of the shared weights count too.
         weights: Shared weights to measure with instead of training, for benchmarks that support it.
         replicate: Distinguishes repeated measurements of one architecture.
         continues: The state that an earlier evaluation of the same architecture at lower fidelity left.
         teacher: The network to learn from in addition to the data, for benchmarks that support it.
         stop: When to end the trial early, for benchmarks that report while they train.
+        tuning: The fine-tuning to measure instead of a training from scratch, for benchmarks that support it.
     """
 
     id: int
@@ -62,6 +83,7 @@ class Evaluate:
     continues: Handle | None = None
     teacher: Teacher | None = None
     stop: StopRule | None = None
+    tuning: FineTuning | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +249,8 @@ def needed_by(task: Task) -> set[str]:
     handles = [task.weights]
     if isinstance(task, Evaluate):
         handles += [task.continues, task.teacher.weights if task.teacher is not None else None]
+        if task.tuning is not None and task.continues is None:  # a state has the weights
+            handles.append(task.tuning.weights)
     return {handle.digest for handle in handles if handle is not None}
 
 
@@ -251,6 +275,8 @@ def encode_task(task: Task) -> Json:
                 body["teacher"] = [teacher.architecture.space, teacher.architecture.code, teacher.weights.digest]
             if (stop := task.stop) is not None:
                 body["stop"] = encode_rule(stop)
+            if (tuning := task.tuning) is not None:
+                body["tuning"] = [tuning.weights.digest, tuning.begun, tuning.epochs]
             return body
         case TrainSupernet():
             return {
@@ -295,6 +321,7 @@ def decode_task(body: Json) -> Task:
         continues=_handle(body, "continues"),
         teacher=_teacher(body["teacher"]) if "teacher" in body else None,
         stop=decode_rule(body["stop"]) if "stop" in body else None,
+        tuning=_tuning(body["tuning"]) if "tuning" in body else None,
     )
 
 
@@ -417,6 +444,10 @@ def decode_incident(body: Json) -> Incident:
 
 def _handle(body: Json, key: str) -> Handle | None:
     return Handle(text(body, key)) if body.get(key) else None
+
+
+def _tuning(body: Any) -> FineTuning:
+    return FineTuning(weights=Handle(text(body, 0)), begun=count(body, 1), epochs=count(body, 2))
 
 
 def _teacher(body: Any) -> Teacher:

@@ -10,6 +10,7 @@ from pydantic import Field
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.errors import InputError
+from nasplat.evolution.race import Race, RaceOptions, RacePlan
 from nasplat.evolution.selection import ProtectedSorting
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.registry import PredictorName
@@ -70,6 +71,11 @@ class CARS(GenerationalStrategy):
     fitted only to the newest generation: parents and children measured with the same weights. Pre-screening is not
     part of the paper, and it ignores the protection.
 
+    With `finish=race`, the result is not believed as it comes: the best of all networks of the last generation, parents
+    and their offspring, are fine-tuned from the shared weights by successive halving, and the result is the front of
+    those that were trained to the end (`nasplat.evolution.race`). The race is not part of the paper. Its images come on
+    top of those of the supernet.
+
     Args:
         problem: The search problem.
         population: Number of survivors of a generation, and of their offspring.
@@ -81,9 +87,11 @@ class CARS(GenerationalStrategy):
         child_speed: How the speed of a child is determined.
         prescreen: Number of offspring made for each one that is measured; 1 measures all of them.
         predictor: The predictor for pre-screening.
+        finish: What the search ends with: the front of the last generation, or a final race.
+        race: The plan of the race.
 
     Attributes:
-        parents: The population, with its latest measurements.
+        parents: The population, with its latest measurements; after a race the finalists.
     """
 
     shares_weights: ClassVar[bool] = True
@@ -103,6 +111,8 @@ class CARS(GenerationalStrategy):
         child_speed: Literal["inherited", "measured"] = "inherited",
         prescreen: Annotated[int, Field(ge=1)] = 1,
         predictor: PredictorName = "random_forest",
+        finish: Literal["front", "race"] = "front",
+        race: RaceOptions = RaceOptions(),
     ) -> None:
         super().__init__(problem)
         self.population = population
@@ -114,6 +124,8 @@ class CARS(GenerationalStrategy):
         self.child_speed = child_speed
         self.prescreen = prescreen
         self.predictor = predictor
+        self.finish = finish
+        self.race = race
         self._prescreening = Prescreening(problem, predictor, factor=prescreen)
         epochs = problem.fidelity
         self._warmup = warmup or max(1, round(epochs / 10))
@@ -131,6 +143,14 @@ class CARS(GenerationalStrategy):
                 f"the sum of mutation and crossover must be at most 1, but got mutation={mutation}, "
                 f"crossover={crossover}"
             )
+        self._plan = (
+            RacePlan.of(
+                race.entrants or min(population, 2 * race.finalists), race.finalists, race.eta, race.epochs or epochs
+            )
+            if finish == "race"
+            else RacePlan((), ())
+        )
+        self.tunes = finish == "race"
         self._selection = ProtectedSorting(problem.goal)
         self._weights: Handle | None = None
         self._epochs = 0
@@ -138,14 +158,23 @@ class CARS(GenerationalStrategy):
         self.parents: list[Measurement] = []
         self._children: list[Child] = []
         self._before: dict[str, float] = {}
+        self._racing: Race | None = None
+        self._over = False
 
     @property
     def progress(self) -> float:
-        return self._epochs / self.problem.fidelity
+        if self._over:
+            return 1.0
+        raced = self._racing.passes if self._racing else 0
+        return (self._epochs + raced) / (self.problem.fidelity + self._plan.passes)
 
     def next_generation(self, outcomes: list[Outcome]) -> list[Task]:
         """The tasks of half a generation: the training, or the measurements with the trained weights."""
         measured = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
+        if self._racing:
+            if measured:
+                self.parents = measured
+            return self._rung(self._racing, measured)
         training = [outcome for outcome in outcomes if isinstance(outcome.task, TrainSupernet)]
         if not outcomes and not self._weights and not self._failed:
             return [self._training()]
@@ -156,7 +185,10 @@ class CARS(GenerationalStrategy):
             return []  # the search is finished
         self._select(measured)
         if self._epochs == self.problem.fidelity:
-            return []
+            if self.finish == "front" or self._weights is None:
+                return []
+            self._racing = Race(self.problem, self._plan, self._weights, self._epochs)
+            return self._rung(self._racing, measured)
         self._before = {m.architecture.code: self._loss(m) for m in self.parents}
         filtering = self._prescreening.fit((m.architecture, m.metrics) for m in measured)
         self._children = self._prescreened() if filtering else self._offspring(self.population)
@@ -177,6 +209,12 @@ class CARS(GenerationalStrategy):
             self._children = self._offspring(self.population)  # the initial population
         architectures = [*(m.architecture for m in self.parents), *(child.architecture for child in self._children)]
         return [self._evaluation(architecture) for architecture in architectures]
+
+    def _rung(self, racing: Race, measured: list[Measurement]) -> list[Task]:
+        """The next rung of the race, of the best that were measured; none after the last."""
+        tasks = racing.next(measured)
+        self._over = not tasks
+        return list(tasks)
 
     def _training(self) -> Task:
         if self._weights is None:
@@ -265,6 +303,7 @@ class CARS(GenerationalStrategy):
             "parents": [encode_outcome(parent) for parent in self.parents],
             "children": [[child.architecture.code, *child.parents] for child in self._children],
             "before": dict(self._before),
+            **({"race": self._racing.get_state(), "over": self._over} if self._racing else {}),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -276,3 +315,5 @@ class CARS(GenerationalStrategy):
         name = self.problem.space.name
         self._children = [Child(Architecture(name, code), tuple(parents)) for code, *parents in state["children"]]
         self._before = dict(state["before"])
+        self._racing = Race.restored(self.problem, self._plan, state["race"]) if "race" in state else None
+        self._over = state.get("over", False)

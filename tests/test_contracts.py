@@ -9,6 +9,7 @@ import pytest
 from nasplat.architecture import IO
 from nasplat.benchmark import Benchmark
 from nasplat.config import Workload
+from nasplat.evolution.race import RaceOptions
 from nasplat.objective import Goal
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES
@@ -151,10 +152,16 @@ def test_strategy_with_a_single_objective(
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "options",
-    [{"child_speed": "measured"}, {"protection": "inverse_size"}, {"protection": "none"}, PREFILTER],
+    [
+        {"child_speed": "measured"},
+        {"protection": "inverse_size"},
+        {"protection": "none"},
+        PREFILTER,
+        {"finish": "race", "race": RaceOptions(epochs=20, finalists=2)},
+    ],
     ids=str,
 )
-def test_cars_with_every_protection(
+def test_cars_with_every_protection_and_end(
     options: dict[str, Any], check: Callable[..., None], few_trials: Callable[[int], None]
 ) -> None:
     few_trials(70)  # nine generations

@@ -408,6 +408,7 @@ CARS = [
     "--benchmark", "classification", "--set", "benchmark.epochs=5", "--set", "benchmark.paths=2",
     "--set", "benchmark.subset=300", "--strategy", "cars",
     "--set", "strategy.population=4", "--set", "strategy.warmup=2", "--set", "strategy.child_speed=measured",
+    "--set", "strategy.finish=race", "--set", "strategy.race.epochs=6", "--set", "strategy.race.finalists=2",
     "--objective", "accuracy:max", "--objective", "params:min", "--seed", "3",
 ]  # fmt: skip
 
@@ -416,7 +417,8 @@ CARS = [
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search with shared weights that is left alone.
 
-    One training, four founders, then thrice: a training, four children with old weights, eight with new ones.
+    One training, four founders, then thrice: a training, four children with old weights, eight with new ones. Then a
+    race of four networks and of two.
     """
     folder = tmp_path_factory.mktemp("shared")
     run_here(folder, *CARS, "--out", "alone")
@@ -428,8 +430,8 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
     shared: Path, start: Starter, tmp_path: Path, part: Callable[..., Any]
 ) -> None:
     command = [*CARS, "--out", "run"]
-    # Of 44 outcomes: after a training, among children, at an end, in a training, among all.
-    for outcomes in part((1, 7, 18, 19, 31), 1):
+    # Of 50 outcomes: after a training, among children, at an end, in a training, among all, in the race.
+    for outcomes in part((1, 7, 18, 19, 31, 48), 2):
         process = start(sys.executable, "-m", "nasplat", *command, OMP_NUM_THREADS="1")
 
         def there(wanted: int = outcomes) -> bool:
@@ -440,7 +442,7 @@ def test_shared_weights_killed_between_and_inside_generations_go_on_to_the_bit(
         process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL, "the search was over before it was killed"
         command = ["resume", "run"]
-    assert outcomes_in(tmp_path / "run") < 44
+    assert outcomes_in(tmp_path / "run") < 50
     run_here(tmp_path, "resume", "run")
     assert event_trace(tmp_path / "run") == event_trace(shared)  # weights and statistics are named by their content
     fronts = [RunDirectory(folder).history().front for folder in (tmp_path / "run", shared)]

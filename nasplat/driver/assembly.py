@@ -96,6 +96,12 @@ class Assembly:
         strategy = construct("strategy", STRATEGIES.get(config.strategy.name), problem, **config.strategy.options)
         if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
             benchmark.check_supernet()
+        if strategy.tunes and isinstance(benchmark, SupernetBenchmark) and not benchmark.fine_tunes:
+            raise InputError(
+                f"strategy.finish=race fine-tunes networks from shared weights, but the benchmark "
+                f"{config.benchmark.name} cannot; leave it out, or take --set strategy.finish=front "
+                "(options={'strategy.finish': 'front'})"
+            )
         if strategy.teaches and not benchmark.distills:
             raise InputError(
                 f"the strategy {config.strategy.name} uses a teacher, but the benchmark {config.benchmark.name} is not "

@@ -14,7 +14,7 @@ from nasplat.errors import InputError, TrialFailed
 from nasplat.metric import Metric
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
-from nasplat.task import STATE, Evaluate, Measurement, Trained, encode_outcome
+from nasplat.task import STATE, Evaluate, FineTuning, Measurement, Trained, encode_outcome
 from nasplat.testing.common import check_configuration, does_not_apply, global_generators_untouched
 
 MakeBenchmark: TypeAlias = Callable[[], Benchmark]
@@ -254,6 +254,37 @@ def options_are_configuration(make: MakeBenchmark) -> None:
     check_configuration(make(), given=1)
 
 
+def fine_tuning_begins_with_shared_weights_and_goes_on(make: MakeSupernetBenchmark) -> None:
+    """Fine-tuning depends on the weights that it begins with; in two parts it gives the same as in one."""
+    benchmark, task, problem = _prepared(make)
+    if not benchmark.fine_tunes:
+        does_not_apply(f"{type(benchmark).__name__} does not fine-tune")
+    artifacts = MemoryArtifacts()
+    first = _trained(benchmark, problem, artifacts)
+    second = _trained(benchmark, problem, artifacts, weights=first.weights)
+
+    def tuned(weights: Handle, begun: int, fidelity: int, continues: Handle | None = None) -> Measurement:
+        tuning = FineTuning(weights=weights, begun=begun, epochs=2)
+        asked = replace(task, fidelity=fidelity, tuning=tuning, continues=continues)
+        return benchmark.measure(asked, device="cpu", artifacts=artifacts)
+
+    part = tuned(first.weights, 1, 2)
+    whole, continued = tuned(first.weights, 1, 3), tuned(first.weights, 1, 3, part.artifacts[STATE])
+    assert (whole.metrics, whole.artifacts) == (continued.metrics, continued.artifacts), (
+        "fine-tuning in two parts gave something else than in one"
+    )
+    assert whole.spent.images == part.spent.images + continued.spent.images > part.spent.images > 0
+    assert tuned(second.weights, 2, 4).artifacts["weights"] != whole.artifacts["weights"], (
+        "other shared weights gave the same fine-tuned ones"
+    )
+    for fidelity in (1, 4):
+        try:
+            tuned(first.weights, 1, fidelity)
+        except TrialFailed:
+            continue
+        raise AssertionError(f"a fine-tuning of epochs 2 and 3 was measured at fidelity {fidelity}")
+
+
 BENCHMARK_CHECKS: tuple[Callable[[MakeBenchmark], None], ...] = (
     measures_what_it_declares,
     carries_the_task,
@@ -274,6 +305,7 @@ SUPERNET_CHECKS: tuple[Callable[[MakeSupernetBenchmark], None], ...] = (
     training_goes_on_where_it_was_left,
     shared_weights_are_measured_as_they_are,
     what_shared_weights_measured_can_be_had,
+    fine_tuning_begins_with_shared_weights_and_goes_on,
 )
 """Additional checks of a `SupernetBenchmark`. Its whole training must have at least two epochs."""
 

@@ -39,8 +39,14 @@ def named_state(handle: Handle, wanted: str, artifacts: Artifacts) -> dict[str, 
     return state
 
 
-def train_for(task: Evaluate, training: Training, artifacts: Artifacts) -> int:
-    """Train to the task's fidelity. If the task continues from a state, the training resumes from it.
+def train_for(task: Evaluate, training: Training, artifacts: Artifacts, *, epochs: int | None = None) -> int:
+    """Train for the task. If it continues from a state, the training resumes from it.
+
+    Args:
+        task: The task.
+        training: The training of its network.
+        artifacts: The store that the state is read from.
+        epochs: The number of epochs in all; by default the task's fidelity.
 
     Returns:
         The number of images processed for the task.
@@ -48,12 +54,13 @@ def train_for(task: Evaluate, training: Training, artifacts: Artifacts) -> int:
     Raises:
         TrialFailed: The state does not match, or is beyond the fidelity, or training diverged.
     """
+    wanted = task.fidelity if epochs is None else epochs
     if task.continues is not None:
         training.restore(named_state(task.continues, str(task.architecture), artifacts))
-        if training.done >= task.fidelity:
+        if training.done >= wanted:
             raise TrialFailed(
                 "already past it",
-                f"the state to continue from is of {training.done} epochs, but the task asks for {task.fidelity}; ask "
+                f"the state to continue from is of {training.done} epochs, but the task asks for {wanted}; ask "
                 "for more epochs, or start without the state",
             )
-    return training.until(task.fidelity)
+    return training.until(wanted)
