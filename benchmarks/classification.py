@@ -148,6 +148,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def data_notes(self) -> Sequence[str]:
         notes = self._dataset.survey().notes()
         images = recorded_images(self.recorded, DATA, self.data.subset)
+        if self.recipe.warmup_steps is not None:  # refused before workers start
+            self._check_warmup(self._training_images("cpu"))
         if images is not None and (note := self.recipe.note(images)):
             notes = (*notes, note)
         return notes
@@ -168,7 +170,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 )
 
     def prepare(self) -> None:
-        self._splits("cpu")
+        self._check_warmup(len(self._splits("cpu").training))
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.fit import evaluate
@@ -213,6 +215,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 augment=self._augmentation(device),
                 group=group,
                 ends=ends,
+                decay=options.decay,
             )
             if task.weights is not None:
                 training.go_on_from(named_state(task.weights, self._supernets_name, artifacts))
@@ -395,7 +398,13 @@ class Classification(LatencyKnown, SupernetBenchmark):
             self.recipe.schedule,
             self.recipe.gradient_norm,
             self.recipe.optimizer,
+            warmup_steps=self.recipe.warmup_steps,
         )
+
+    def _check_warmup(self, images: int) -> None:
+        """Check the warm-up for a number of training images."""
+        batch = min(self.recipe.batch(self._training_images("cpu")), images)
+        self.recipe.check_warmup(self.epochs * (images // batch))
 
     def _training_images(self, device: str) -> int:
         """The number of training images with which the run began, so that its batches stay as they are."""
