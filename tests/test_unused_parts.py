@@ -15,6 +15,7 @@ from nasplat.artifact import Handle, MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Examples
+from nasplat.nn.nested import nested, parameter_parts
 from nasplat.nn.supernet import Supernet
 from nasplat.options import construct
 from nasplat.search_spaces.ghost import GhostSmall
@@ -71,6 +72,15 @@ def numbered_uses(supernet: Supernet) -> dict[Architecture, dict[str, Tensor]]:
             for (name, parameter), part in zip(numbered.named_parameters(), parts, strict=True)
         }
     return uses
+
+
+def test_parts_are_those_of_the_small_layer_and_whole_layers_have_none_unused() -> None:
+    whole = nn.Conv2d(4, 4, 5)
+    small = nested(whole, lambda: nn.Conv2d(2, 3, 3, bias=False))
+    assert dict(parameter_parts(small)) == {whole.weight: (slice(3), slice(2), slice(1, 4), slice(1, 4))}
+    assert dict(parameter_parts(whole)) == {whole.weight: ..., whole.bias: ...}
+    assert set(unused_parts([small])) == {whole.weight}
+    assert not unused_parts([small, whole])
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from torch import nn
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmarks.classification import Classification
 from nasplat.data.examples import Examples
-from nasplat.errors import InputError
+from nasplat.errors import InputError, TrialFailed
 from nasplat.options import construct
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, TrainSupernet
@@ -85,6 +85,12 @@ def test_a_training_resumes_within_the_rise_and_after_it(schedule: Schedule, war
     expected, found = whole.state(), second.state()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_a_training_with_a_rise_that_does_not_end_fails_by_name(schedule: Schedule) -> None:
+    with pytest.raises(TrialFailed, match="fewer steps than the whole training has, 20, but warmup_steps is 20; lower"):
+        training(schedule, EPOCHS * STEPS)
 
 
 # In the benchmark

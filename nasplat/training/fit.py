@@ -93,6 +93,9 @@ class Training(ABC):
         batch: The number of images in each step.
         seed: The seed of a generator that batches may use besides torch's global ones.
         beside: A module that is trained together with the model but is not part of it, on the device.
+
+    Raises:
+        TrialFailed: The warm-up does not end within the training.
     """
 
     def __init__(
@@ -301,7 +304,7 @@ class ClassifierTraining(Training):
         distillation: The teacher besides the labels, and its weight.
 
     Raises:
-        TrialFailed: The recipe has an aid that the model does not support.
+        TrialFailed: The recipe has an aid that the model does not support, or a warm-up that does not end.
     """
 
     def __init__(
@@ -388,6 +391,12 @@ def _like(parameter: nn.Parameter, kept: Tensor) -> Tensor:
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "halving":
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(part * steps) for part in HALVINGS], gamma=0.5)
+    if recipe.warmup_steps is not None and recipe.warmup_steps >= steps:
+        raise TrialFailed(
+            "warm-up too long",
+            f"the learning rate must rise in fewer steps than the whole training has, {steps:,}, but warmup_steps is "
+            f"{recipe.warmup_steps:,}; lower it, or train for more epochs",
+        )
     if recipe.schedule == "cosine" and recipe.warmup_steps is None:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, recipe.learning_rate * COSINE_END)
     return torch.optim.lr_scheduler.OneCycleLR(

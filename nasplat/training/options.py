@@ -1,7 +1,7 @@
 """The training options of a benchmark: the recipe, and the options of shared weights."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from nasplat.errors import InputError
 from nasplat.options import Options
 from nasplat.search_space import SearchSpace
 from nasplat.training.path_sampling import Sampling, product_of_genes
+
+if TYPE_CHECKING:
+    from nasplat.training.fit import Recipe
 
 LARGEST_BATCH, SMALLEST_BATCH = 64, 8
 """The default batch sizes for many and for few training images."""
@@ -79,6 +82,22 @@ class RecipeOptions(Options):
         while batch > SMALLEST_BATCH and images // batch < LEAST_STEPS:
             batch //= 2
         return batch
+
+    def recipe(self, images: int, device: str) -> "Recipe":
+        """The recipe for a number of training images on a device, without the aids of single networks."""
+        from nasplat.training.fit import Recipe, bfloat16_suits
+
+        return Recipe(
+            self.batch(images),
+            self.learning_rate,
+            self.momentum,
+            self.weight_decay,
+            bfloat16=self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device)),
+            schedule=self.schedule,
+            gradient_norm=self.gradient_norm,
+            optimizer=self.optimizer,
+            warmup_steps=self.warmup_steps,
+        )
 
     def check_warmup(self, steps: int) -> None:
         """Check that the rise of the learning rate ends before the whole training, of a number of steps.
