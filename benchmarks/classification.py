@@ -149,6 +149,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def data_notes(self) -> Sequence[str]:
         notes = self._dataset.survey().notes()
         images = recorded_images(self.recorded, DATA, self.data.subset)
+        if self.recipe.warmup_steps is not None:
+            self.prepare()  # refuses too long a warm-up before workers start
         if images is not None and (note := self.recipe.note(images)):
             notes = (*notes, note)
         return notes
@@ -169,7 +171,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 )
 
     def prepare(self) -> None:
-        self._splits("cpu")
+        images = len(self._splits("cpu").training)
+        self.recipe.check_warmup(self.epochs * (images // min(self._recipe("cpu").batch_size, images)))
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.fit import evaluate
@@ -215,6 +218,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 augment=self._augmentation(device),
                 group=group,
                 ends=ends,
+                decay=options.decay,
             )
             if task.weights is not None:
                 training.go_on_from(named_state(task.weights, self._supernets_name, artifacts))
@@ -394,19 +398,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return f"the supernet of {self.space.name}"
 
     def _recipe(self, device: str) -> "Recipe":
-        from nasplat.training.fit import Recipe, bfloat16_suits
-
-        bfloat16 = self.recipe.precision == "bfloat16" or (self.recipe.precision == "auto" and bfloat16_suits(device))
-        return Recipe(
-            self.recipe.batch(self._training_images(device)),
-            self.recipe.learning_rate,
-            self.recipe.momentum,
-            self.recipe.weight_decay,
-            bfloat16,
-            self.recipe.schedule,
-            self.recipe.gradient_norm,
-            self.recipe.optimizer,
-        )
+        return self.recipe.recipe(self._training_images(device), device)
 
     def _training_images(self, device: str) -> int:
         """The number of training images with which the run began, so that its batches stay as they are."""

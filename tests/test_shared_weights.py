@@ -31,7 +31,7 @@ from nasplat.testing import ToySpace
 from nasplat.training.fit import MODEL, Recipe, below, evaluate
 from nasplat.training.path_sampling import FairPaths
 from nasplat.training.seeding import seeded
-from nasplat.training.supernet import SupernetTraining, epochs_behind
+from nasplat.training.supernet import Decay, SupernetTraining, epochs_behind
 
 SPACE = NASBench201(channels=2, cells=1)
 DIGITS = IO.image(1, 8, 10)
@@ -180,17 +180,22 @@ MOBILE = tuple(GhostSmall().sample(default_rng(i)) for i in range(4))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("space", "drawn", "paths", "ends"),
+    ("space", "drawn", "paths", "ends", "decay"),
     [
-        (SPACE, CELLS, 2, None),
-        (SPACE, CELLS, 3, None),
-        (GhostSmall(), MOBILE, 2, None),
-        (SPACE, CELLS, 3, PATHS[1::-1]),
+        (SPACE, CELLS, 2, None, "all"),
+        (SPACE, CELLS, 3, None, "all"),
+        (GhostSmall(), MOBILE, 2, None, "all"),
+        (GhostSmall(), MOBILE, 2, None, "used"),
+        (SPACE, CELLS, 3, PATHS[1::-1], "all"),
     ],
-    ids=["two paths", "three paths", "two paths of nested layers", "a fair sandwich of three"],
+    ids=["two paths", "three paths", "two paths of nested layers", "the same, used parts", "a fair sandwich of three"],
 )
 def test_two_members_end_with_the_weights_that_one_ends_with(
-    space: SupernetSpace, drawn: tuple[Architecture, ...], paths: int, ends: tuple[Architecture, Architecture] | None
+    space: SupernetSpace,
+    drawn: tuple[Architecture, ...],
+    paths: int,
+    ends: tuple[Architecture, Architecture] | None,
+    decay: Decay,
 ) -> None:
     splits = dataset("digits").load()
     examples = Examples(splits.training.images[:256].double(), splits.training.labels[:256])
@@ -208,6 +213,7 @@ def test_two_members_end_with_the_weights_that_one_ends_with(
             seed=3,
             group=group,
             ends=ends,
+            decay=decay,
         )
         training.until(2)
         return {name: p.detach() for name, p in supernet.named_parameters()}

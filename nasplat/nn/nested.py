@@ -6,7 +6,8 @@ transform kernels by matrices, and sort channels between phases of training. Bot
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import EllipsisType
 from typing import Any, TypeAlias
 
 import torch
@@ -45,6 +46,16 @@ def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
 
 Cuts: TypeAlias = Mapping[str, tuple[slice, ...]]
 """The part of each tensor: leading channels, and the middle of the other axes."""
+
+
+def parameter_parts(network: nn.Module) -> Iterator[tuple[nn.Parameter, tuple[slice, ...] | EllipsisType]]:
+    """Each parameter in a network, with the index of the part of it that the network uses; ``...`` for all of it."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not isinstance(module, _Nested):
+                yield parameter, ...
+            elif name in module._cuts:
+                yield parameter, module._cuts[name]
 
 
 def _tensors(layer: nn.Module) -> dict[str, Tensor]:

@@ -58,6 +58,9 @@ class Recipe:
         label_smoothing: The fraction of each label that is distributed over all classes. For classifiers.
         drop_path: The highest probability of drop-path. For classifiers.
         auxiliary: The weight of the auxiliary head's loss; 0 for no auxiliary head. For classifiers.
+        warmup_steps: The number of steps in which the learning rate of one cycle or cosine rises from 1/25 of its
+            highest value, from 1 to less than those of the whole training; None for 30 % of them in one cycle, and for
+            none in a cosine.
     """
 
     batch_size: int
@@ -72,6 +75,7 @@ class Recipe:
     label_smoothing: float = 0.0
     drop_path: float = 0.0
     auxiliary: float = 0.0
+    warmup_steps: int | None = None
 
 
 class Training(ABC):
@@ -89,6 +93,9 @@ class Training(ABC):
         batch: The number of images in each step.
         seed: The seed of a generator that batches may use besides torch's global ones.
         beside: A module that is trained together with the model but is not part of it, on the device.
+
+    Raises:
+        TrialFailed: The warm-up does not end within the training.
     """
 
     def __init__(
@@ -172,12 +179,16 @@ class Training(ABC):
         loss = self.backward(images, targets)
         if self._recipe.gradient_norm:
             nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.gradient_norm)
-        self._optimizer.step()
+        self.update()
         self._schedule.step()
         if self._average is not None:
             self._average.update(self.step)
         self.step += 1
         return loss
+
+    def update(self) -> None:
+        """Change the weights by the gradients that are stored in them."""
+        self._optimizer.step()
 
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Store the gradients of a batch's mean loss in the parameters. Returns the loss, a scalar."""
@@ -293,7 +304,7 @@ class ClassifierTraining(Training):
         distillation: The teacher besides the labels, and its weight.
 
     Raises:
-        TrialFailed: The recipe has an aid that the model does not support.
+        TrialFailed: The recipe has an aid that the model does not support, or a warm-up that does not end.
     """
 
     def __init__(
@@ -380,10 +391,23 @@ def _like(parameter: nn.Parameter, kept: Tensor) -> Tensor:
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "halving":
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(part * steps) for part in HALVINGS], gamma=0.5)
-    if recipe.schedule == "cosine":
+    if recipe.warmup_steps is not None and recipe.warmup_steps >= steps:
+        raise TrialFailed(
+            "warm-up too long",
+            f"the learning rate must rise in fewer steps than the whole training has, {steps:,}, but warmup_steps is "
+            f"{recipe.warmup_steps:,}; lower it, or train for more epochs",
+        )
+    if recipe.schedule == "cosine" and recipe.warmup_steps is None:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, recipe.learning_rate * COSINE_END)
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1, cycle_momentum=False
+        optimizer,
+        max_lr=recipe.learning_rate,
+        total_steps=steps + 1,
+        # The rise ends in step `pct_start * total_steps - 1`, from 0.
+        pct_start=0.3 if recipe.warmup_steps is None else (recipe.warmup_steps + 1) / (steps + 1),
+        cycle_momentum=False,
+        # A cosine that rises first is a cycle that ends with its first rate, which is `COSINE_END` of the highest.
+        final_div_factor=1.0 if recipe.schedule == "cosine" else 1e4,
     )
 
 

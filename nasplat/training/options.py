@@ -1,7 +1,7 @@
 """The training options of a benchmark: the recipe, and the options of shared weights."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from nasplat.errors import InputError
 from nasplat.options import Options
 from nasplat.search_space import SearchSpace
 from nasplat.training.path_sampling import Sampling, product_of_genes
+
+if TYPE_CHECKING:
+    from nasplat.training.fit import Recipe
 
 LARGEST_BATCH, SMALLEST_BATCH = 64, 8
 """The default batch sizes for many and for few training images."""
@@ -28,6 +31,9 @@ class RecipeOptions(Options):
         momentum: The momentum of SGD.
         weight_decay: L2 penalty on all parameters.
         schedule: `one_cycle` raises the learning rate and lowers it again; `cosine` lowers it to 1/25.
+        warmup_steps: The number of steps in which the learning rate rises from 1/25 of its highest value; by default
+            30 % of the whole training with `one_cycle`, and none with `cosine`. It must be below the steps of the whole
+            training.
         gradient_norm: The largest norm of a step's gradient. Larger gradients are scaled down to it; 0 for no limit.
         augment: Whether training images are randomly cropped after padding by an eighth of their side and, unless they
             show digits, flipped.
@@ -52,6 +58,7 @@ class RecipeOptions(Options):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    warmup_steps: Annotated[int, Field(ge=1)] | None = None
     gradient_norm: Annotated[float, Field(ge=0)] = 0.0
     augment: bool = False
     cutout: Annotated[int, Field(ge=0)] = 0
@@ -75,6 +82,34 @@ class RecipeOptions(Options):
         while batch > SMALLEST_BATCH and images // batch < LEAST_STEPS:
             batch //= 2
         return batch
+
+    def recipe(self, images: int, device: str) -> "Recipe":
+        """The recipe for a number of training images on a device, without the aids of single networks."""
+        from nasplat.training.fit import Recipe, bfloat16_suits
+
+        return Recipe(
+            self.batch(images),
+            self.learning_rate,
+            self.momentum,
+            self.weight_decay,
+            bfloat16=self.precision == "bfloat16" or (self.precision == "auto" and bfloat16_suits(device)),
+            schedule=self.schedule,
+            gradient_norm=self.gradient_norm,
+            optimizer=self.optimizer,
+            warmup_steps=self.warmup_steps,
+        )
+
+    def check_warmup(self, steps: int) -> None:
+        """Check that the rise of the learning rate ends before the whole training, of a number of steps.
+
+        Raises:
+            InputError: It does not.
+        """
+        if self.warmup_steps is not None and self.warmup_steps >= steps:
+            raise InputError(
+                f"recipe.warmup_steps must be below the steps of the whole training, {steps:,} here, but got "
+                f"{self.warmup_steps:,}; lower benchmark.recipe.warmup_steps, or raise benchmark.epochs"
+            )
 
     def note(self, images: int) -> str:
         """One line for users if the default batch size is lowered for few training images; else empty."""
@@ -134,6 +169,10 @@ class SharedWeightsOptions(Options):
             2020, "BigNAS", sec. 3). The two are the extremes by MACs of the given paths, or of the whole space. Take 3
             paths or more, since with 2 none is drawn. A step costs the passes of its paths; every worker but the first
             runs the largest forward once more.
+        decay: Where paths use parts of a larger layer: whether weight decay and momentum change `all` of it in each
+            step, or only the parts that paths of the step have `used` (after Bender et al., 2018, "Understanding and
+            simplifying one-shot architecture search"). Layers on no path of a step are never changed. With `used`, a
+            step also copies these layers and their momentum, whatever the number of images; passes cost the same.
     """
 
     paths: Annotated[int, Field(ge=1)] = 1
@@ -141,6 +180,7 @@ class SharedWeightsOptions(Options):
     calibration: Annotated[int, Field(ge=2)] = 512
     sampling: Sampling = "uniform"
     sandwich: bool = False
+    decay: Literal["all", "used"] = "all"
 
     def paths_of(self, given: Sequence[Architecture]) -> int:
         """The number of paths that are trained on each batch: one without given paths, as in the paper of CARS."""

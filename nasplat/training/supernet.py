@@ -14,8 +14,10 @@ from nasplat.data.examples import Examples
 from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
 from nasplat.training.distillation import divergence
 from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, Recipe, below
+from nasplat.training.unused_parts import untouched, unused_parts
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
+Decay: TypeAlias = Literal["all", "used"]
 
 CALIBRATION_BATCH = 256
 """The largest number of images in each batch for computing statistics."""
@@ -27,6 +29,11 @@ class SupernetTraining(ClassifierTraining):
     Only the layers on these paths, and their momentum, change: dW = (1/N_b) Σ dW_j ∘ C_j (Yang et al., 2020,
     "CARS: Continuous evolution for efficient neural architecture search", sec. 3.2). Where paths use parts of a larger
     layer, only these parts have gradients, but momentum and weight decay change the whole layer.
+
+    With `decay="used"` the parts that no path of the batch uses keep their weights and their momentum, as layers on no
+    path do anyway. So a part is decayed as often as it learns, after Bender et al. (2018), "Understanding and
+    simplifying one-shot architecture search", who regularize only what the current architecture uses. Adam's
+    number of steps, which corrects its moments, counts the steps of the whole layer.
 
     A process group divides the paths of each batch among its ranks. All ranks use the same batches and end with the
     same weights. These equal the weights of a single process up to the rounding of sums.
@@ -40,7 +47,9 @@ class SupernetTraining(ClassifierTraining):
 
     A step takes a forward and a backward pass of each of its `paths` paths. With `ends`, two of these are the largest
     and the smallest path, so it costs more than paths drawn at random; distillation itself adds nothing, except that
-    in a group every rank but the first computes the largest path's outputs again, without their gradient.
+    in a group every rank but the first computes the largest path's outputs again, without their gradient. With
+    `decay="used"`, a step also copies the weights and moments of layers that are used in part, and puts the unused
+    parts back; that takes time in the number of these layers and weights, but not of the images.
 
     Args:
         supernet: Trained in place.
@@ -54,6 +63,7 @@ class SupernetTraining(ClassifierTraining):
         group: The processes that share the work.
         ends: The largest and the smallest path, which are among the paths of each batch; only the others are drawn, so
             `paths` must be at least 2.
+        decay: Whether weight decay and momentum change all of a layer that paths use in part, or only what they use.
     """
 
     model: Supernet
@@ -71,12 +81,15 @@ class SupernetTraining(ClassifierTraining):
         augment: Callable[[Tensor], Tensor] | None = None,
         group: ProcessGroup | None = None,
         ends: tuple[Architecture, Architecture] | None = None,
+        decay: Decay = "all",
     ) -> None:
         super().__init__(supernet, examples, recipe, epochs=epochs, seed=seed, augment=augment)
         self._draw = draw
         self._paths = paths
         self._group = group
         self._ends = ends
+        self._decay = decay
+        self._unused: dict[nn.Parameter, Tensor] = {}  # in the current step
         self._member, self._members = (0, 1) if group is None else (group.rank(), group.size())
 
     def state(self) -> dict[str, Tensor]:
@@ -93,6 +106,8 @@ class SupernetTraining(ClassifierTraining):
         fixed = self._ends or ()
         seeds = torch.randint(2**62, (self._paths - len(fixed),), generator=self._generator).tolist()
         drawn = [self.model.path(architecture) for architecture in (*fixed, *map(self._draw, seeds))]
+        if self._decay == "used":
+            self._unused = unused_parts(drawn)
         total = torch.zeros((), device=self.device)
         losses = self._label_losses if self._ends is None else self._sandwich_losses
         for each in losses(drawn, images, targets):
@@ -102,6 +117,10 @@ class SupernetTraining(ClassifierTraining):
         if self._group is not None:
             _add_up(drawn, total, self._group)
         return total
+
+    def update(self) -> None:
+        with untouched(self._unused, self._optimizer):
+            super().update()
 
     def _label_losses(self, drawn: list[nn.Module], images: Tensor, targets: Tensor) -> Iterator[Tensor]:
         """The loss of each of this rank's paths on the labels."""
