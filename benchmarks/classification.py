@@ -300,8 +300,11 @@ class Classification(LatencyKnown, SupernetBenchmark):
             drop_path=self.recipe.drop_path,
             auxiliary=self.recipe.auxiliary,
         )
+        begun, epochs = 0, self.epochs
+        if (tuning := task.tuning) is not None:
+            begun, epochs = tuning.begun, tuning.epochs
+            recipe = replace(recipe, warmup_steps=None)  # those of the supernet may be more than there are here
         examples = self._splits(device).training
-        begun, epochs = (0, self.epochs) if (tuning := task.tuning) is None else (tuning.begun, tuning.epochs)
         with seeded(task.seed, device):
             if tuning is None or task.continues is not None:  # a state has the weights
                 network = built(self.space, task.architecture, self.io).to(device)

@@ -95,7 +95,8 @@ def cars(compared: Comparison, budget: int) -> tuple[Row, Row]:
 def searching(space: str, arm: str, budget: int) -> Row:
     """The settings of a search, which say all about it."""
     compared = SPACES[space]
-    benchmark, strategy = {**compared.data, "epochs": compared.epochs}, {"name": arm}
+    benchmark: Row = {**compared.data, "epochs": compared.epochs}
+    strategy: Row = {"name": arm}
     limits: Row = {"evaluations": budget}
     if arm == "cars":
         benchmark, strategy = cars(compared, budget)

@@ -213,7 +213,7 @@ def test_the_first_step_is_that_of_the_shared_weights_and_what_is_measured_is_wh
     network = benchmark._path(path, shared, 1, "cpu", store).double().train()
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     pictures, labels = benchmark._splits("cpu").training.batch(slice(None))
-    functional.cross_entropy(network(pictures.double()), labels).backward()
+    torch.autograd.backward(functional.cross_entropy(network(pictures.double()), labels))
     found = benchmark.state_dict(measured, artifacts=store)
     for name, parameter in network.named_parameters():
         expected = before[name] if parameter.grad is None else before[name] - 0.1 / 25 * parameter.grad
