@@ -303,7 +303,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         begun, epochs = 0, self.epochs
         if (tuning := task.tuning) is not None:
             begun, epochs = tuning.begun, tuning.epochs
-            recipe = replace(recipe, warmup_steps=None)  # those of the supernet may be more than there are here
+            recipe = replace(recipe, schedule="cosine", warmup_steps=None)  # what is trained needs no rise
         examples = self._splits(device).training
         with seeded(task.seed, device):
             if tuning is None or task.continues is not None:  # a state has the weights

@@ -45,6 +45,8 @@ WANTED = ("loss", "params")
 ALONE = ("random_search", "random_brief", "nsga2", "asha", "predictor_guided")
 """What trains every candidate by itself."""
 ARMS = ("cars", *ALONE, "chance")
+SUPERNET = 0.4
+"""The part of the images of CARS that trains the supernet."""
 BRIEF = 3
 """By how much shorter `random_brief` trains each of as many times more candidates."""
 
@@ -70,24 +72,28 @@ class Comparison:
 
 DATA = {"dataset": "hard_digits", "data": {"subset": 3000}, "recipe": {"gradient_norm": 5.0}}
 SPACES = {
-    "nasbench201": Comparison({"channels": 4, "cells": 1}, DATA, images=2572, epochs=10, supernet={}),
-    "ghost/small": Comparison({}, DATA, images=2572, epochs=10, supernet={"shared_weights": {"calibration": 256}}),
+    "nasbench201": Comparison({"channels": 4, "cells": 1}, DATA, images=2572, epochs=6, supernet={}),
+    "ghost/small": Comparison({}, DATA, images=2572, epochs=5, supernet={"shared_weights": {"calibration": 256}}),
 }
 
 
 def cars(compared: Comparison, budget: int) -> tuple[Row, Row]:
-    """Options of the benchmark and of CARS: half of the images train the supernet, half are raced for."""
+    """Options of the benchmark and of CARS: a part of the images trains the supernet, the others are raced for."""
     passes = budget * compared.epochs
-    finalists = PICKS if budget >= 3 else 2
-    supernet = max(passes // 2, 2)
-    population = min(32, max(2 * finalists, 4 * budget))
+    supernet = max(round(SUPERNET * passes), 2)
+    finalists = min(PICKS, max(1, (passes - supernet) // 4))
+    entrants = finalists
+    for more in (2 * finalists, 4 * finalists):
+        # An epoch in the first rung, and half a training in the last, is what makes a rung worth it.
+        if passes - supernet >= more + finalists * compared.epochs // 2:
+            entrants = more
     strategy = {
         "name": "cars",
-        "population": population,
+        "population": max(2, min(24, 2 * entrants)),
         "warmup": max(supernet // 2, 1),
         "interval": max(supernet // 10, 1),
         "finish": "race",
-        "race": {"epochs": passes - supernet, "finalists": finalists, "entrants": 2 * finalists},
+        "race": {"epochs": passes - supernet, "finalists": finalists, "entrants": entrants},
     }
     return {**compared.data, **compared.supernet, "epochs": supernet}, strategy
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from nasplat.artifact import Handle
 from nasplat.errors import InputError
-from nasplat.evolution.selection import RankAndCrowding
+from nasplat.evolution.selection import ProtectedSorting
 from nasplat.options import Options
 from nasplat.problem import Problem
 from nasplat.task import STATE, Evaluate, FineTuning, Measurement
@@ -83,9 +83,14 @@ class Race:
     """A race in progress: rung after rung, the best go on with their training.
 
     The finalists are what successive halving leaves (Jamieson and Talwalkar, 2016, "Non-stochastic best arm
-    identification", alg. 1), by fronts and crowding instead of one figure. Each training begins with shared weights.
-    Its learning rate spans the whole race, so that rungs before the last are measured in the middle of it, and compare
-    with one another only. A training that fails leaves the race, and its place stays empty.
+    identification", alg. 1), by fronts instead of one figure. Small networks are ahead in shared weights and in the
+    first epochs, and few of them would leave no room for large ones. So two sortings are merged, as in CARS: by the
+    objectives, and by the first objective and a large size, where "size" means all objectives after the first. What
+    goes on has the best of each size.
+
+    Each training begins with shared weights. Its learning rate spans the whole race, so that rungs before the last are
+    measured in the middle of it, and compare with one another only. A training that fails leaves the race, and its
+    place stays empty.
 
     Args:
         problem: The search problem.
@@ -98,7 +103,7 @@ class Race:
         self._problem = problem
         self._plan = plan
         self._tuning = FineTuning(weights=weights, begun=begun, epochs=plan.epochs[-1])
-        self._selection = RankAndCrowding(problem.goal)
+        self._selection = ProtectedSorting(problem.goal)
         self.rung = 0
 
     @property
@@ -115,7 +120,9 @@ class Race:
         """
         if self.rung == len(self._plan.sizes) or not measured:
             return []
-        chosen = self._selection.survivors(measured, self._plan.sizes[self.rung], self._problem.rng)
+        losses = [self._problem.goal.losses(each) for each in measured]
+        large = [(first, *(-size for size in sizes)) for first, *sizes in losses] if len(losses[0]) > 1 else None
+        chosen = self._selection.survivors(measured, self._plan.sizes[self.rung], self._problem.rng, protected=large)
         fidelity = self._tuning.begun + self._plan.epochs[self.rung]
         tasks = [
             self._problem.evaluate(
