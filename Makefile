@@ -19,7 +19,7 @@ search: $(VENV)/ready $(LATENCY)  ## Install, time blocks, search for networks t
 
 $(LATENCY): | $(VENV)/ready  # for quick results rather than exact ones; --help says what the figures are
 	$(IN_VENV)/nasplat benchmark build latency --space ghost/small --out $@ \
-		--points 4 --rounds 2 --calibration 12 --checked 12
+		--points 4 --rounds 3 --calibration 24 --checked 24
 
 # Whole modules go to whichever core is free; of long sweeps a part runs that changes with the commit.
 PYTEST = $(IN_VENV)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder

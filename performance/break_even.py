@@ -70,7 +70,7 @@ class Comparison:
     supernet: dict[str, Any]
 
 
-DATA = {"dataset": "hard_digits", "data": {"subset": 3000}, "recipe": {"gradient_norm": 5.0}}
+DATA = {"dataset": "hard_digits", "data": {"subset": 3000}, "recipe": {"gradient_norm": 5.0, "augment": True}}
 SPACES = {
     "nasbench201": Comparison({"channels": 4, "cells": 1}, DATA, images=2572, epochs=6, supernet={}),
     "ghost/small": Comparison({}, DATA, images=2572, epochs=5, supernet={"shared_weights": {"calibration": 256}}),

@@ -240,9 +240,12 @@ def workers(bench: Bench) -> Figures:
 
 
 def cars(bench: Bench) -> Figures:
-    """A search by CARS, its front retrained, tested and exported: the whole way."""
+    """A search by CARS with a final race, its front retrained, tested and exported: the whole way."""
     sizes = (
-        ["space.channels=4", "space.cells=1", "benchmark.epochs=3", "strategy.population=4", "strategy.warmup=1"]
+        [
+            *("space.channels=4", "space.cells=1", "benchmark.epochs=3"),
+            *("strategy.population=4", "strategy.warmup=1", "strategy.race.epochs=6", "strategy.race.finalists=2"),
+        ]
         if bench.tiny
         else ["space.channels=16", "space.cells=3", "benchmark.epochs=60", "benchmark.batch_size=256"]
     )
@@ -251,6 +254,7 @@ def cars(bench: Bench) -> Figures:
         "cars", "search", "--space", "nasbench201", "--benchmark", "classification", "--strategy", "cars",
         "--objective", "accuracy:max", "--objective", "params:min",
         "--set", f"benchmark.dataset={bench.pictures}", "--set", "benchmark.gradient_norm=5",
+        "--set", "strategy.finish=race",
         *(part for size in sizes for part in ("--set", size)),
     )  # fmt: skip
     searched = time.perf_counter() - began

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -81,6 +83,21 @@ def test_a_slow_network_is_timed_more_than_once() -> None:
     assert found.median_ms == pytest.approx(median(sleeper.taken), rel=0.3)
     assert found.median_ms >= 60
     assert found.iqr_ms > 0
+
+
+@pytest.mark.slow
+def test_the_least_is_a_single_pass_as_in_tables_and_not_the_mean_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    @contextmanager
+    def passes(*arguments: Any, **conditions: Any) -> Iterator[Callable[[int], list[float]]]:
+        asked.append(conditions)
+        yield lambda number: [0.25] * number  # longer than a block takes
+
+    monkeypatch.setattr("nasplat.latency.measuring.passes", passes)
+    monkeypatch.setattr("nasplat.latency.measuring.LEAST_SECONDS", 0.01)
+    found = measure_latency(nn.Flatten(), IMAGES, batch=2, threads=1, device="cpu")
+    assert found.least_ms == 0.25 > found.median_ms and asked == [{"batch": 2, "threads": 1, "device": "cpu"}]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

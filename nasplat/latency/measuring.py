@@ -22,6 +22,8 @@ Passes: TypeAlias = Callable[[int], list[float]]
 
 SECONDS = 0.5
 """The minimum duration of a measurement in seconds, after the warm-up."""
+LEAST_SECONDS = 0.2
+"""The duration of the passes that are timed one by one for the least, where torch's timer times blocks of them."""
 BLOCKS = 5
 """The minimum number of timed blocks, so the interquartile range can be computed."""
 WARM_UP = 3
@@ -35,7 +37,7 @@ class Latency:
     Args:
         median_ms: The median of the timed blocks, milliseconds for each pass.
         iqr_ms: Their interquartile range.
-        least_ms: Their minimum, which a latency table predicts: nothing but other work makes a pass longer.
+        least_ms: The shortest single pass, which a latency table predicts: nothing but other work makes a pass longer.
         runs: The number of timed passes.
         batch: The number of images in each pass.
         threads: The number of threads of the engine on the CPU.
@@ -94,11 +96,11 @@ def onnx_latency(network: bytes, input_shape: tuple[int, ...], *, batch: int, th
     return Latency(median(times), upper - lower, min(times), len(times), batch, threads, "cpu", "onnxruntime")
 
 
-def _timed(timed: Passes) -> list[float]:
+def _timed(timed: Passes, seconds: float = SECONDS) -> list[float]:
     """The milliseconds of the passes of a measurement, after the warm-up."""
     times: list[float] = []
     timed(WARM_UP)
-    ends = time.perf_counter() + SECONDS
+    ends = time.perf_counter() + seconds
     while len(times) < BLOCKS or time.perf_counter() < ends:
         times += timed(1)
     return times
@@ -257,10 +259,12 @@ def _by_torchs_timer(model: "nn.Module", io: IO, *, batch: int, threads: int) ->
             blocks.append(timer.blocked_autorange(min_run_time=SECONDS))
     model.train(training)
     (merged,) = Measurement.merge(blocks)
+    with passes(model, io.input_shape, batch=batch, threads=threads, device="cpu") as timed:
+        least = min(_timed(timed, LEAST_SECONDS))  # a block is longer than its shortest pass
     return Latency(
         median_ms=merged.median * 1e3,
         iqr_ms=merged.iqr * 1e3,
-        least_ms=min(merged.times) * 1e3,
+        least_ms=least,
         runs=sum(len(block.times) * block.number_per_run for block in blocks),
         batch=batch,
         threads=threads,
