@@ -72,6 +72,7 @@ class Comparison:
 
 DATA = {"dataset": "hard_digits", "data": {"subset": 3000}, "recipe": {"gradient_norm": 5.0, "augment": True}}
 SPACES = {
+    "darts": Comparison({"channels": 4, "cells": 3}, DATA, images=2572, epochs=5, supernet={}),
     "nasbench201": Comparison({"channels": 4, "cells": 1}, DATA, images=2572, epochs=6, supernet={}),
     "ghost/small": Comparison({}, DATA, images=2572, epochs=5, supernet={"shared_weights": {"calibration": 256}}),
 }

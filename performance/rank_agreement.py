@@ -131,6 +131,20 @@ class Ceiling:
     reach: float
 
 
+def single(seeds: Floats, of: Callable[[Floats], Pairs]) -> float:
+    """The mean tau of one training alone with the mean of the others: what as many full trainings as architectures buy.
+
+    Args:
+        seeds: The truth of each training, `[seeds, n]`, two at least.
+        of: The pairs for the mean of the others.
+    """
+    taus = []
+    for i, one in enumerate(seeds):
+        others = np.delete(seeds, i, axis=0).mean(axis=0)
+        taus.append(float(tau(one, others, of(others))(np.ones((1, len(one))))[0]))
+    return float(np.mean(taus))
+
+
 def ceiling(seeds: Floats, view: Callable[[Floats], Pairs]) -> Ceiling:
     """The noise ceiling of the mean of seeds `[seeds, n]`, by the formula of Spearman and Brown for tau.
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.random import default_rng
+from smoothing import smoothed
 
 from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
@@ -47,6 +48,7 @@ from rank_agreement import (
     every,
     mean_tau,
     partial_tau,
+    single,
     tau,
     within_strata,
 )
@@ -321,7 +323,7 @@ def supernets(name: str, changed: dict[str, Any], budgets: Sequence[int], number
             print(f"supernet {supernet} of {images:,} images is measured", file=sys.stderr)
 
 
-def summary(name: str, lines: Lines, metric: str) -> dict[str, Any]:
+def summary(name: str, lines: Lines, metric: str, predictor: str | None = None) -> dict[str, Any]:
     """All correlations of a setting: of supernets by options and images, of parameters alone, and their ceilings."""
     setting = SETTINGS[name]
     codes, seeds, params, macs = Truth(name).figures(metric)
@@ -348,6 +350,17 @@ def summary(name: str, lines: Lines, metric: str) -> dict[str, Any]:
             "less_parameters": estimate(above(*given)),
         }
 
+    def figures(cells: dict[tuple[int, str], dict[str, Any]], numbers: list[int]) -> dict[str, Floats]:
+        found = {
+            figure: np.array([[sign(figure) * cells[i, code][figure] for code in codes] for i in numbers])
+            for figure in ("loss", "accuracy")
+        }
+        if predictor is not None:
+            space = setting.benchmark(1).space
+            sample = [space.parse(code) for code in codes]
+            found["loss, smoothed"] = np.array([smoothed(space, sample, row, predictor) for row in found["loss"]])
+        return found
+
     def estimate(statistic: Statistic) -> dict[str, float]:
         return asdict(Estimate.of(statistic, len(codes)))
 
@@ -363,12 +376,7 @@ def summary(name: str, lines: Lines, metric: str) -> dict[str, Any]:
                 "images": round(np.mean([row["trained_images"] for row in group])),
                 "seconds": float(np.mean([cells[i, codes[0]]["training_seconds"] for i in complete])),
                 "supernets": len(complete),
-                **{
-                    figure: agreement(
-                        np.array([[sign(figure) * cells[i, code][figure] for code in codes] for i in complete])
-                    )
-                    for figure in ("loss", "accuracy")
-                },
+                **{figure: agreement(values) for figure, values in figures(cells, complete).items()},
             }
         )
     none = Ceiling(math.nan, math.nan)
@@ -379,6 +387,10 @@ def summary(name: str, lines: Lines, metric: str) -> dict[str, Any]:
             "architectures": len(codes),
             "seeds": len(seeds),
             "quartiles": [float(value) for value in np.quantile(sign(metric) * truth, [0, 0.25, 0.5, 0.75, 1])],
+        },
+        # The others, which it is compared with, would choose the best as well.
+        "single": {
+            view: single(seeds, of) if len(seeds) > 1 and view != "best" else math.nan for view, of in views.items()
         },
         "ceiling": {view: asdict(ceiling(seeds, of) if len(seeds) > 1 else none) for view, of in views.items()},
         "parameters": {view: estimate(tau(params, truth, pairs[view])) for view in views},
@@ -406,12 +418,14 @@ def text(found: dict[str, Any]) -> str:
     ]
     for row in found["shared_weights"]:
         options = ", ".join(f"{name}={value}" for name, value in row["options"].items()) or "defaults"
-        for figure in ("loss", "accuracy"):
+        for figure in (name for name in ("loss", "accuracy", "loss, smoothed") if name in row):
             cells = [with_interval(row[figure][part]) for part in (*VIEWS, "partial", "less_parameters")]
             head = [options, f"{row['images']:,}", f"{row['seconds']:.0f}", str(row["supernets"]), figure]
             lines.append(f"| {' | '.join([*head, *cells])} |")
     cells = [with_interval(found["parameters"][view]) for view in VIEWS]
     lines.append(f"| parameters alone | | | | | {' | '.join(cells)} | | |")
+    cells = [spelt(found["single"][view]) for view in VIEWS]
+    lines.append(f"| one training alone, with the others | | | | | {' | '.join(cells)} | | |")
     for what, label in (("reach", "noise ceiling"), ("between", "between groups of seeds")):
         cells = [spelt(found["ceiling"][view][what]) for view in VIEWS]
         lines.append(f"| {label} | | | | | {' | '.join(cells)} | | |")
@@ -429,6 +443,7 @@ def main() -> None:
     parser.add_argument("--supernets", type=int, default=2)
     parser.add_argument("--set", action="append", help="benchmark.OPTION=VALUE of the supernets; repeatable")
     parser.add_argument("--truth", choices=("accuracy", "loss"), default="accuracy", help="the metric of the truth")
+    parser.add_argument("--smoothed", metavar="PREDICTOR", help="also rank by losses that a predictor has smoothed")
     parser.add_argument("--file", type=Path, default=Path("runs/shared-weights.jsonl"))
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     arguments = parser.parse_args()
@@ -440,7 +455,7 @@ def main() -> None:
     if "supernet" in parts:
         supernets(name, changed, arguments.images, arguments.supernets, Lines(arguments.file))
     if "table" in parts:
-        found = summary(name, Lines(arguments.file), arguments.truth)
+        found = summary(name, Lines(arguments.file), arguments.truth, arguments.smoothed)
         print(json.dumps(found, indent=2) if arguments.json else text(found))
 
 

@@ -10,9 +10,12 @@ import pytest
 import shared_weights
 from numpy.random import default_rng
 from scipy import stats
+from smoothing import smoothed
 
 import rank_agreement
 from nasplat.errors import InputError
+from nasplat.testing import ToySpace
+from nasplat.testing.toy import toy_accuracy
 from rank_agreement import (
     Estimate,
     Floats,
@@ -23,6 +26,7 @@ from rank_agreement import (
     every,
     mean_tau,
     partial_tau,
+    single,
     splits,
     tau,
     within_strata,
@@ -121,6 +125,28 @@ def test_the_ceiling_is_what_errorless_figures_reach(number: int) -> None:
     found = ceiling(seeds, lambda truth: every(300))
     assert found.reach == pytest.approx(stats.kendalltau(true, seeds.mean(axis=0)).statistic, abs=0.05)
     assert found.between < found.reach
+
+
+def test_one_training_is_compared_with_the_mean_of_the_others() -> None:
+    seeds = default_rng(6).normal(size=(3, 40))
+    taus = [
+        stats.kendalltau(seeds[one], (seeds[first] + seeds[second]) / 2).statistic
+        for one, first, second in ((0, 1, 2), (1, 0, 2), (2, 0, 1))
+    ]
+    assert single(seeds, lambda truth: every(40)) == pytest.approx(np.mean(taus))
+
+
+@pytest.mark.slow
+def test_smoothing_adds_the_rank_of_what_others_predict() -> None:
+    space = ToySpace()
+    sample = list(dict.fromkeys(space.sample(default_rng(i)) for i in range(60)))
+    true = np.array([toy_accuracy(each) for each in sample])
+    noisy = true + default_rng(7).normal(0, true.std(), len(sample))
+    ranks = smoothed(space, sample, noisy, "random_forest")
+    predicted = ranks - stats.rankdata(noisy)
+    assert sorted(set(predicted)) == sorted(set(stats.rankdata(predicted)))
+    gain = stats.kendalltau(ranks, true).statistic - stats.kendalltau(noisy, true).statistic
+    assert gain > 0.05, "noise without a structure is what a predictor takes off"
 
 
 def test_the_ceiling_of_the_best_is_by_seeds_that_did_not_choose_them() -> None:
