@@ -1,6 +1,6 @@
 """From how many trainings on shared weights pay: CARS beside searches that train every candidate alone.
 
-    python performance/break_even.py [--spaces nasbench201 ghost/small] [--budgets 1 3 10 30] [--seeds 1000 …]
+    python performance/break_even.py [--spaces nasbench201] [--budgets 1 3 10 30] [--seeds 1000 …]
         [--arms cars random_search …] [--processes 2] [--picture FILE.svg] [--json]
 
 A budget is so many times the images of one full training. Every search and every training is a line of the file as
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from convolutional_network import ConvolutionalNetwork
 from fronts import ALLOWED, Gain, hypervolumes, spread
 from numpy.random import default_rng
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
@@ -31,6 +32,7 @@ from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
+from nasplat.interface.adoption import adopt
 from nasplat.problem import Problem
 from nasplat.run.directory import RunDirectory
 from nasplat.strategies.cars import CARS
@@ -71,10 +73,10 @@ class Comparison:
 
 
 DATA = {"dataset": "hard_digits", "data": {"subset": 3000}, "recipe": {"gradient_norm": 5.0, "augment": True}}
+OWN, _ = adopt("space", ConvolutionalNetwork)
 SPACES = {
-    "darts": Comparison({"channels": 4, "cells": 3}, DATA, images=2572, epochs=5, supernet={}),
     "nasbench201": Comparison({"channels": 4, "cells": 1}, DATA, images=2572, epochs=6, supernet={}),
-    "ghost/small": Comparison({}, DATA, images=2572, epochs=5, supernet={"shared_weights": {"calibration": 256}}),
+    OWN: Comparison({}, DATA, images=2572, epochs=8, supernet={}),
 }
 
 

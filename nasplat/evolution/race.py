@@ -83,10 +83,9 @@ class Race:
     """A race in progress: rung after rung, the best go on with their training.
 
     The finalists are what successive halving leaves (Jamieson and Talwalkar, 2016, "Non-stochastic best arm
-    identification", alg. 1), by fronts instead of one figure. Small networks are ahead in shared weights and in the
-    first epochs, and few of them would leave no room for large ones. So two sortings are merged, as in CARS: by the
-    objectives, and by the first objective and a large size, where "size" means all objectives after the first. What
-    goes on has the best of each size.
+    identification", alg. 1), by fronts instead of one figure. Small networks are ahead in shared weights, and would
+    leave no room for large ones. So two sortings choose who enters, as in CARS: by the objectives, and by the first
+    objective and a large size, where "size" means all objectives after the first. Later rungs go by the objectives.
 
     Each training begins with shared weights. Its learning rate spans the whole race, so that rungs before the last are
     measured in the middle of it, and compare with one another only. A training that fails leaves the race, and its
@@ -121,7 +120,9 @@ class Race:
         if self.rung == len(self._plan.sizes) or not measured:
             return []
         losses = [self._problem.goal.losses(each) for each in measured]
-        large = [(first, *(-size for size in sizes)) for first, *sizes in losses] if len(losses[0]) > 1 else None
+        large = None
+        if not self.rung and len(losses[0]) > 1:
+            large = [(first, *(-size for size in sizes)) for first, *sizes in losses]
         chosen = self._selection.survivors(measured, self._plan.sizes[self.rung], self._problem.rng, protected=large)
         fidelity = self._tuning.begun + self._plan.epochs[self.rung]
         tasks = [
