@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, TrialFailed
 from nasplat.evolution.race import Race, RaceOptions, RacePlan
 from nasplat.executors.executor import perform
+from nasplat.export.bundle import export
 from nasplat.objective import Goal, Objective
 from nasplat.options import construct
 from nasplat.problem import Problem
+from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.strategies.cars import CARS
 from nasplat.task import (
@@ -38,6 +41,7 @@ from nasplat.task import (
     needed_by,
 )
 from nasplat.testing import ToyBenchmark, ToySpace
+from nasplat.testing.runs import searched
 from nasplat.testing.toy import toy_accuracy
 from nasplat.training.seeding import seeded
 
@@ -243,3 +247,25 @@ def test_the_first_step_is_that_of_the_shared_weights_and_what_is_measured_is_wh
 
 
 RECIPE = {"momentum": 0, "weight_decay": 0}
+
+
+@pytest.mark.slow
+def test_the_front_is_of_the_finalists_and_cards_tell_where_they_come_from(tmp_path: Path) -> None:
+    strategy = {"name": "cars", "population": 3, "warmup": 1, "interval": 1, "finish": "race"}
+    tree = {
+        "space": {"name": "nasbench201", "channels": 2, "cells": 1},
+        "benchmark": {"name": "classification", "epochs": 2, "data": {"subset": 100}},
+        "strategy": {**strategy, "race": {"epochs": 4, "entrants": 2, "finalists": 1}},
+        "objectives": ["accuracy:max", "params:min"],
+    }
+    searched(tmp_path / "run", SearchConfig.read(tree))
+    run = RunDirectory(tmp_path / "run")
+    *_, beaten, front = sorted(run.history().measured, key=lambda m: (m.task.fidelity, m.task.continues is not None))
+    assert run.history().front == [front] and (beaten.task.fidelity, front.task.fidelity) == (3, 4)
+    cards = {}
+    for measurement in (beaten, front):
+        export(run, measurement, tmp_path / str(measurement.id), formats=())
+        cards[measurement.id] = (tmp_path / str(measurement.id) / "README.md").read_text()
+        assert "- fine-tuned from: the weights of a supernet that was trained for 2 epochs" in cards[measurement.id]
+    assert "Its training is unfinished: these are the weights after 3 of 4 epochs." in cards[beaten.id]
+    assert "unfinished" not in cards[front.id]

@@ -154,8 +154,10 @@ def _description(
         "versions": run.environment["versions"],
         "revision": run.environment["git"]["code"],
     }
-    if measurement.task.weights is None and measurement.task.fidelity < benchmark.fidelity:
-        description["run"]["unfinished"] = {"epochs": measurement.task.fidelity, "of": benchmark.fidelity}
+    tuning, epochs = measurement.task.tuning, measurement.task.fidelity
+    whole = benchmark.fidelity if tuning is None else tuning.end
+    if measurement.task.weights is None and epochs < whole:
+        description["run"]["unfinished"] = {"epochs": epochs, "of": whole}
     if not untrained:
         measured = {name: value for name, value in measurement.metrics.items() if name not in analytic}
         description["measured"] = {"split": measurement.split, **measured}
@@ -230,6 +232,8 @@ def _found(run: RunDirectory, measurement: Measurement) -> dict[str, Any]:
     }
     if (teacher := measurement.task.teacher) is not None:
         found["learned from"] = f"{teacher.architecture.code}, the largest of the members that were trained together"
+    if (tuning := measurement.task.tuning) is not None:
+        found["fine-tuned from"] = f"the weights of a supernet that was trained for {tuning.begun} epochs"
     if (source := run.source) is not None and (origin := source.members.get(measurement.architecture.code)):
         objective = Objective.parse(source.objectives[0]).metric
         value = figure(objective, origin.metrics[objective]) if objective in origin.metrics else "unknown"
