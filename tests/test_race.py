@@ -20,6 +20,7 @@ from nasplat.errors import InputError, TrialFailed
 from nasplat.evolution.race import Race, RaceOptions, RacePlan
 from nasplat.executors.executor import perform
 from nasplat.export.bundle import export
+from nasplat.export.formats import Format
 from nasplat.objective import Goal, Objective
 from nasplat.options import construct
 from nasplat.problem import Problem
@@ -264,7 +265,7 @@ def test_the_front_is_of_the_finalists_and_cards_tell_where_they_come_from(tmp_p
     assert run.history().front == [front] and (beaten.task.fidelity, front.task.fidelity) == (3, 4)
     cards = {}
     for measurement in (beaten, front):
-        export(run, measurement, tmp_path / str(measurement.id), formats=())
+        export(run, measurement, tmp_path / str(measurement.id), formats=[Format.SOURCE])
         cards[measurement.id] = (tmp_path / str(measurement.id) / "README.md").read_text()
         assert "- fine-tuned from: the weights of a supernet that was trained for 2 epochs" in cards[measurement.id]
     assert "Its training is unfinished: these are the weights after 3 of 4 epochs." in cards[beaten.id]
