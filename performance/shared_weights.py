@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from nasplat.config import Workload
 from nasplat.errors import InputError
 from nasplat.executors.executor import perform
 from nasplat.options import merged, nested
-from nasplat.task import Evaluate, Measurement, Task, Trained, TrainSupernet, derive_seed
+from nasplat.task import Evaluate, FineTuning, Measurement, Task, Trained, TrainSupernet, derive_seed
 from rank_agreement import (
     Ceiling,
     Estimate,
@@ -269,11 +269,12 @@ def train(benchmark: SupernetBenchmark, seed: int, epochs: int, artifacts: Memor
 
 
 def with_shared_weights(
-    benchmark: SupernetBenchmark, supernet: int, chosen: Sequence[Architecture]
+    benchmark: SupernetBenchmark, supernet: int, chosen: Sequence[Architecture], tuned: int
 ) -> Iterator[dict[str, Any]]:
     """What the chosen architectures reach with the weights of one supernet, of as many epochs as the benchmark has.
 
     The schedule of the learning rate spans the training, so that a supernet of another budget is another training.
+    With `tuned` epochs, each architecture is fine-tuned from the shared weights for so long before it is measured.
     """
     artifacts = MemoryArtifacts()
     trained = train(benchmark, supernet, benchmark.fidelity, artifacts)
@@ -286,6 +287,9 @@ def with_shared_weights(
             weights=trained.weights,
             replicate=supernet,
         )
+        if tuned:
+            tuning = FineTuning(weights=trained.weights, begun=benchmark.fidelity, epochs=tuned)
+            task = replace(task, weights=None, tuning=tuning, fidelity=tuning.end)
         outcome = measured(task, benchmark, artifacts)
         yield {
             "trained_images": trained.spent.images,
@@ -297,8 +301,34 @@ def with_shared_weights(
         }
 
 
-def supernets(name: str, changed: dict[str, Any], budgets: Sequence[int], number: int, lines: Lines) -> None:
-    """Add what the file lacks of so many supernets for each budget, which is rounded to epochs, at least one."""
+def briefly(benchmark: SupernetBenchmark, seed: int, chosen: Sequence[Architecture]) -> Iterator[dict[str, Any]]:
+    """What the chosen architectures reach when each is trained alone, for as many epochs as the benchmark has."""
+    for number, architecture in enumerate(chosen, start=1):
+        task = Evaluate(
+            id=number,
+            seed=derive_seed(SUPERNETS + seed, number),
+            architecture=architecture,
+            fidelity=benchmark.fidelity,
+            replicate=seed,
+        )
+        outcome = measured(task, benchmark, MemoryArtifacts())
+        yield {
+            "trained_images": 0,
+            "training_seconds": 0.0,
+            "code": architecture.code,
+            "accuracy": outcome.metrics["accuracy"],
+            "loss": outcome.metrics["loss"],
+            "seconds": outcome.spent.seconds,
+        }
+
+
+def supernets(
+    name: str, changed: dict[str, Any], budgets: Sequence[int], number: int, tuned: int, lines: Lines
+) -> None:
+    """Add what the file lacks of so many supernets for each budget, which is rounded to epochs, at least one.
+
+    With `tuned` epochs, what fine-tuning for so long gives; without any images before it, a training from scratch.
+    """
     setting = SETTINGS[name]
     options = {**setting.training, **changed}
     probe = setting.benchmark(1, options)
@@ -313,14 +343,27 @@ def supernets(name: str, changed: dict[str, Any], budgets: Sequence[int], number
                 "options": options,
                 "images": images,
                 "supernet": supernet,
+                **({"tuned": tuned} if tuned else {}),
             }
             known = [json.loads(line) for line in lines.known]
-            have = {row["code"] for row in known if all(row[part] == value for part, value in key.items())}
+            have = {row["code"] for row in known if of(row) == key}
             if missing := [architecture for architecture in chosen if architecture.code not in have]:
-                benchmark = setting.benchmark(max(round(images / epoch), 1), options)
-                for row in with_shared_weights(benchmark, supernet, missing):
+                if not images:
+                    found = briefly(setting.benchmark(tuned, options), supernet, missing)
+                else:
+                    benchmark = setting.benchmark(max(round(images / epoch), 1), options)
+                    found = with_shared_weights(benchmark, supernet, missing, tuned)
+                for row in found:
                     lines.add(json.dumps(key | row))
             print(f"supernet {supernet} of {images:,} images is measured", file=sys.stderr)
+
+
+KEY = ("setting", "space", "options", "images", "supernet", "tuned")
+
+
+def of(row: dict[str, Any]) -> dict[str, Any]:
+    """What a measurement is of, besides its architecture."""
+    return {part: row[part] for part in KEY if part in row}
 
 
 def summary(name: str, lines: Lines, metric: str, predictor: str | None = None) -> dict[str, Any]:
@@ -336,10 +379,10 @@ def summary(name: str, lines: Lines, metric: str, predictor: str | None = None) 
     pairs = {view: of(truth) for view, of in views.items()}
     rows = [row for row in map(json.loads, lines.known) if row["setting"] == name]
     rows = [row for row in rows if row["space"] == setting.space_options]
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in rows:
         options = {k: v for k, v in row["options"].items() if k not in setting.training or setting.training[k] != v}
-        groups.setdefault((json.dumps(options, sort_keys=True), row["images"]), []).append(row)
+        groups.setdefault((json.dumps(options, sort_keys=True), row["images"], row.get("tuned", 0)), []).append(row)
 
     def agreement(figures: Floats) -> dict[str, Any]:
         """Of figures `[supernets, n]`."""
@@ -365,7 +408,7 @@ def summary(name: str, lines: Lines, metric: str, predictor: str | None = None) 
         return asdict(Estimate.of(statistic, len(codes)))
 
     found = []
-    for (changed, _), group in sorted(groups.items(), key=lambda group: (group[0][0] != "{}", group[0])):
+    for (changed, _, tuned), group in sorted(groups.items(), key=lambda group: (group[0][0] != "{}", group[0])):
         cells = {(row["supernet"], row["code"]): row for row in group}
         complete = [i for i in sorted({row["supernet"] for row in group}) if all((i, code) in cells for code in codes)]
         if not complete:
@@ -373,6 +416,7 @@ def summary(name: str, lines: Lines, metric: str, predictor: str | None = None) 
         found.append(
             {
                 "options": json.loads(changed),
+                "tuned": tuned,
                 "images": round(np.mean([row["trained_images"] for row in group])),
                 "seconds": float(np.mean([cells[i, codes[0]]["training_seconds"] for i in complete])),
                 "supernets": len(complete),
@@ -418,6 +462,8 @@ def text(found: dict[str, Any]) -> str:
     ]
     for row in found["shared_weights"]:
         options = ", ".join(f"{name}={value}" for name, value in row["options"].items()) or "defaults"
+        if row["tuned"]:
+            options += f"; then {row['tuned']} epochs each"
         for figure in (name for name in ("loss", "accuracy", "loss, smoothed") if name in row):
             cells = [with_interval(row[figure][part]) for part in (*VIEWS, "partial", "less_parameters")]
             head = [options, f"{row['images']:,}", f"{row['seconds']:.0f}", str(row["supernets"]), figure]
@@ -441,6 +487,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="trainings alone of each architecture, by default the setting's")
     parser.add_argument("--images", type=int, nargs="+", default=[30_000, 100_000, 300_000], help="of each supernet")
     parser.add_argument("--supernets", type=int, default=2)
+    parser.add_argument(
+        "--tuned", type=int, default=0, metavar="EPOCHS", help="fine-tune each; --images 0: from scratch"
+    )
     parser.add_argument("--set", action="append", help="benchmark.OPTION=VALUE of the supernets; repeatable")
     parser.add_argument("--truth", choices=("accuracy", "loss"), default="accuracy", help="the metric of the truth")
     parser.add_argument("--smoothed", metavar="PREDICTOR", help="also rank by losses that a predictor has smoothed")
@@ -453,7 +502,7 @@ def main() -> None:
     if "truth" in parts:
         Truth(name).complete(arguments.seeds or SETTINGS[name].seeds)
     if "supernet" in parts:
-        supernets(name, changed, arguments.images, arguments.supernets, Lines(arguments.file))
+        supernets(name, changed, arguments.images, arguments.supernets, arguments.tuned, Lines(arguments.file))
     if "table" in parts:
         found = summary(name, Lines(arguments.file), arguments.truth, arguments.smoothed)
         print(json.dumps(found, indent=2) if arguments.json else text(found))
