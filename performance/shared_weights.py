@@ -488,7 +488,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[30_000, 100_000, 300_000], help="of each supernet")
     parser.add_argument("--supernets", type=int, default=2)
     parser.add_argument(
-        "--tuned", type=int, default=0, metavar="EPOCHS", help="fine-tune each; --images 0: from scratch"
+        "--tuned", type=int, default=0, metavar="EPOCHS", help="fine-tune each, or train it, for --images 0"
     )
     parser.add_argument("--set", action="append", help="benchmark.OPTION=VALUE of the supernets; repeatable")
     parser.add_argument("--truth", choices=("accuracy", "loss"), default="accuracy", help="the metric of the truth")
@@ -501,6 +501,8 @@ def main() -> None:
     changed = assigned(arguments.set, ["benchmark"])["benchmark"]
     if "truth" in parts:
         Truth(name).complete(arguments.seeds or SETTINGS[name].seeds)
+    if not arguments.tuned and not all(arguments.images):
+        raise InputError("without images there is no supernet to measure with, but got --images 0; add --tuned EPOCHS")
     if "supernet" in parts:
         supernets(name, changed, arguments.images, arguments.supernets, arguments.tuned, Lines(arguments.file))
     if "table" in parts:

@@ -212,8 +212,12 @@ def test_supernets_are_compared_by_options_and_images(tmp_path: Path, monkeypatc
                 "loss": -share * truth[code],
             }
             lines.add(json.dumps(row))
+    for row in [json.loads(line) for line in lines.known[: len(codes)]]:
+        lines.add(json.dumps({**row, "tuned": 3, "accuracy": -row["accuracy"]}))
     found = shared_weights.summary(name, lines, "accuracy")
-    plain, paired = sorted(found["shared_weights"], key=lambda row: len(row["options"]))
+    plain, tuned, paired = sorted(found["shared_weights"], key=lambda row: (len(row["options"]), row["tuned"]))
+    assert (tuned["tuned"], tuned["accuracy"]["overall"]["value"]) == (3, pytest.approx(-1))
+    assert "| defaults; then 3 epochs each | 1,024 | 1 | 1 | loss |" in shared_weights.text(found)
     assert (plain["options"], paired["options"]) == ({}, {"shared_weights.paths": 2})
     assert (plain["supernets"], paired["supernets"], plain["images"]) == (1, 2, 1024)
     for view in shared_weights.VIEWS:
