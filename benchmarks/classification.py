@@ -292,6 +292,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
+        from nasplat.training.supernet import recalibrate_path
 
         recipe = replace(
             self._recipe(device),
@@ -321,9 +322,12 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 distillation=self._distillation(task, device, artifacts),
             )
             processed = train_for(task, training, artifacts, epochs=task.fidelity - begun)
-            left: dict[str, dict[str, Tensor]] = {"weights": training.network.state_dict()}
+            left: dict[str, dict[str, Tensor]] = {}
             if task.fidelity < begun + epochs:
                 left[STATE] = named(training.state(), str(task.architecture))
+            if tuning is not None:  # running statistics lag behind weights that few steps have changed much
+                recalibrate_path(training.network, "recalibrated", examples, self.shared_weights.calibration)
+            left["weights"] = training.network.state_dict()
         return training.network, left, processed
 
     def _distillation(self, task: Evaluate, device: str, artifacts: Artifacts) -> "Distillation | None":
