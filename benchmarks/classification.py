@@ -58,7 +58,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     With shared weights, `epochs` is the whole training of the supernet, by the same recipe, over however many tasks.
     The aids for the training of single networks, from `cutout` to `distillation`, are not used there. A single path is
-    not trained: its batch norm is recalibrated, and the resulting statistics are kept.
+    not trained: its batch norm is recalibrated, and the resulting statistics are kept. In a fine-tuning, the rate falls
+    from its highest by a cosine over the epochs of that, whatever the schedule, and batch norm is recalibrated as well.
 
     Args:
         space: The search space of the networks.
@@ -288,7 +289,6 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network, trained from scratch, fine-tuned from shared weights, or resumed from its checkpoint."""
         from nasplat.nn.counting import built
-        from nasplat.nn.supernet import forget_statistics
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for
@@ -311,7 +311,6 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 network = built(self.space, task.architecture, self.io).to(device)
             else:
                 network = self._path(task.architecture, tuning.weights, begun, device, artifacts)
-                forget_statistics(network)
             training = ClassifierTraining(
                 network,
                 examples,
@@ -429,13 +428,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _latency(self, model: "nn.Module", device: str) -> dict[str, float]:
         from nasplat.latency.measuring import measure_latency
 
+        under = self.latency
         found = measure_latency(
-            model,
-            self.io,
-            batch=self.latency.batch,
-            threads=self.latency.threads,
-            device=device,
-            engine=self.latency.engine,
+            model, self.io, batch=under.batch, threads=under.threads, device=device, engine=under.engine
         )
         return dict(zip(LATENCY, (found.median_ms, found.iqr_ms, found.batch, found.threads), strict=True))
 

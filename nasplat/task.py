@@ -328,14 +328,7 @@ def decode_task(body: Json) -> Task:
 def encode_outcome(outcome: Outcome, *, with_task: bool = True) -> Json:
     """Encode an outcome as JSON; without the task it has only the task's id, as in the log."""
     body: Json = {"task": encode_task(outcome.task)} if with_task else {"id": outcome.id}
-    spent = outcome.spent
-    body["spent"] = {
-        "seconds": spent.seconds,
-        "images": spent.images,
-        "device": spent.device,
-        "worker": spent.worker,
-        "started": spent.started,
-    }
+    body["spent"] = asdict(outcome.spent)
     match outcome:
         case Measurement():
             body |= {"metrics": dict(outcome.metrics), "split": outcome.split}

@@ -323,7 +323,8 @@ DEFINITIONS = f"""\
 Every search processes at most about as many training images as so many full trainings do. CARS: {SUPERNET:.0%} of them
 train its supernet, the others fine-tune networks of its last generation in a race; what computes statistics of batch
 norm is not counted as training, but is in the seconds. The division was chosen on seeds 0 to 2; the others have their
-defaults. They train each candidate by itself, in full; random_brief {BRIEF} times as many, a third as long; asha in rungs.
+defaults. They train each candidate by itself, in full; random_brief {BRIEF} times as many, a third as long; asha in
+rungs.
 Objectives: validation loss, parameters. Of each search {PICKS} networks are picked, or as many as it has, spread evenly
 over the logarithm of the parameters of its front; where that has fewer, of the next fronts those whose sizes are
 furthest from all picked. "chance" is as many members as CARS has, drawn uniformly. All are then trained alike from

@@ -74,7 +74,7 @@ class CARS(GenerationalStrategy):
     With `finish=race`, the result is not believed as it comes: the best of all networks of the last generation, parents
     and their offspring, are fine-tuned from the shared weights by successive halving, and the result is the front of
     those that were trained to the end (`nasplat.evolution.race`). The race is not part of the paper. Its images come on
-    top of those of the supernet.
+    top of those of the supernet. The fidelity of its networks counts both kinds of epochs.
 
     Args:
         problem: The search problem.
@@ -143,14 +143,13 @@ class CARS(GenerationalStrategy):
                 f"the sum of mutation and crossover must be at most 1, but got mutation={mutation}, "
                 f"crossover={crossover}"
             )
-        self._plan = (
-            RacePlan.of(
-                race.entrants or min(population, 2 * race.finalists), race.finalists, race.eta, race.epochs or epochs
-            )
-            if finish == "race"
-            else RacePlan((), ())
-        )
         self.tunes = finish == "race"
+        if race != RaceOptions() and not self.tunes:
+            raise InputError(
+                "options of a race have no effect without one, but got strategy.race with strategy.finish=front; add "
+                "--set strategy.finish=race (options={'strategy.finish': 'race'}), or leave them out"
+            )
+        self._plan = race.plan(population, epochs) if self.tunes else RacePlan((), ())
         self._selection = ProtectedSorting(problem.goal)
         self._weights: Handle | None = None
         self._epochs = 0
@@ -185,7 +184,7 @@ class CARS(GenerationalStrategy):
             return []  # the search is finished
         self._select(measured)
         if self._epochs == self.problem.fidelity:
-            if self.finish == "front" or self._weights is None:
+            if not self.tunes or self._weights is None:
                 return []
             self._racing = Race(self.problem, self._plan, self._weights, self._epochs)
             return self._rung(self._racing, measured)

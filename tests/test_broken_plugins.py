@@ -528,11 +528,16 @@ def give_shared_weights(self: Any, measurement: Measurement, *, artifacts: Artif
     return artifacts.get_tensors(measurement.task.weights)
 
 
+def tune_from_the_start(self: Any, task: Evaluate, *, artifacts: Artifacts, **others: Any) -> Measurement:
+    return SharedFormula.measure(self, replace(task, continues=None), artifacts=artifacts, **others)
+
+
 SUPERNETS: dict[str, Any] = {
     "same_training_same_weights": broken(SharedFormula, train=train_by_chance),
     "training_goes_on_where_it_was_left": broken(SharedFormula, train=train_afresh),
     "shared_weights_are_measured_as_they_are": broken(SharedFormula, measure=train_and_remember),
     "what_shared_weights_measured_can_be_had": broken(SharedFormula, state_dict=give_shared_weights),
+    "fine_tuning_begins_with_shared_weights_and_goes_on": broken(SharedFormula, measure=tune_from_the_start),
 }
 
 
@@ -675,6 +680,11 @@ LACKING: list[tuple[Sequence[Callable[..., None]], str, Sequence[Any]]] = [
         for name in ("a_plan_is_carried_out", "order_within_a_generation_is_free")
     ),
     (BENCHMARK_CHECKS, "continued_equals_uninterrupted", (lambda: ToyBenchmark(ToySpace()),)),
+    (
+        SUPERNET_CHECKS,
+        "fine_tuning_begins_with_shared_weights_and_goes_on",
+        (lambda: broken(SharedFormula, fine_tunes=False)(Perceptron()),),
+    ),
 ]
 """Checks, and a plug-in that lacks what each of them is about."""
 
@@ -683,7 +693,9 @@ LACKING: list[tuple[Sequence[Callable[..., None]], str, Sequence[Any]]] = [
 def test_a_check_of_what_a_plugin_lacks_is_skipped_and_not_passed(
     checks: Sequence[Callable[..., None]], name: str, given: Sequence[Any]
 ) -> None:
-    with pytest.raises(SkipTest, match=r"nasbench101 has no|RandomSearch has no|ToyBenchmark leaves no"):
+    with pytest.raises(
+        SkipTest, match=r"nasbench101 has no|RandomSearch has no|ToyBenchmark leaves no|does not fine-tune"
+    ):
         named(checks)[name](*given)
 
 

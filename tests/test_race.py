@@ -59,10 +59,14 @@ def test_the_longest_race_within_its_passes_is_planned() -> None:
     for _ in range(200):
         entrants, finalists, eta, passes = (int(rng.integers(low, high)) for low, high in RANGES)
         try:
-            plan = RacePlan.of(entrants, finalists, eta, passes)
+            options = RaceOptions(epochs=passes, entrants=entrants, finalists=finalists, eta=eta)
+            plan = options.plan(population=40, epochs=1)
         except InputError as error:
             sizes = sizes_of(entrants, finalists, eta)
-            assert str(shortest(sizes)) in str(error) and shortest(sizes) > passes
+            if finalists > entrants:
+                assert f"strategy.race.entrants={entrants}, strategy.race.finalists={finalists}" in str(error)
+            else:
+                assert f"strategy.race.epochs={shortest(sizes)}" in str(error) and shortest(sizes) > passes
             continue
         planned += 1
         assert plan.sizes == tuple(sizes_of(entrants, finalists, eta))
@@ -134,7 +138,7 @@ def test_the_best_of_each_size_enter_with_the_shared_weights_and_the_front_goes_
         }
         assert best <= chosen if len(best) <= size else chosen <= best
         pool = [m for task in tasks if isinstance(m := answered(task, of), Measurement)]
-    assert race.next(pool) == [] and race.passes == 8 * 1 + 4 * 1 + 2 * 2
+    assert race.next(pool) == [] and race.passes == 8 * 1 + 4 * 1, "the last rung is counted when the search is over"
 
 
 def beats(one: tuple[float, ...], other: tuple[float, ...], sign: int) -> bool:
@@ -180,11 +184,45 @@ def test_a_race_that_is_too_short_is_refused_with_what_it_takes() -> None:
         CARS(problem(), population=6, warmup=2, interval=1, finish="race", race=RaceOptions(epochs=5, finalists=3))
 
 
+def test_any_population_has_a_race_by_default() -> None:
+    for population in (2, 3, 5, 12, 40):
+        plan = RaceOptions().plan(population, epochs=10)
+        assert (plan.sizes[0], plan.sizes[-1]) == (min(population, 10), min(population, 5))
+        assert plan.passes <= max(10, shortest(plan.sizes))
+    assert RaceOptions(entrants=3).plan(40, epochs=10).sizes == (3,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"finish": "race", "race": RaceOptions(entrants=13)}, r"entrants=13.* strategy.population=6; change one"),
+        ({"finish": "race", "race": RaceOptions(entrants=3, finalists=4)}, r"as many entrants as finalists"),
+        ({"race": RaceOptions(epochs=60)}, r"no effect without one, .* --set strategy.finish=race"),
+    ],
+)
+def test_options_of_a_race_are_not_bent(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CARS(problem(), population=6, warmup=2, interval=1, **options)
+
+
+def test_progress_does_not_count_the_rung_in_work() -> None:
+    strategy = CARS(problem(), population=6, warmup=2, interval=1, finish="race", race=RaceOptions(epochs=20))
+    told = [strategy.progress]
+    while tasks := strategy.ask(1000):
+        told.append(strategy.progress)
+        for task in tasks:
+            strategy.tell(answered(task, strategy.problem))
+    whole = 4 + strategy._plan.passes
+    first, *_ = strategy._plan.sizes
+    assert told[-1] == (4 + first * strategy._plan.epochs[0]) / whole < 1, "finalists are in work"
+    assert strategy.progress == 1
+
+
 def test_a_benchmark_that_cannot_fine_tune_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Classification, "fine_tunes", False)
     strategy = {"name": "cars", "warmup": 1, "interval": 1, "finish": "race", "race": {"epochs": 50}}
     config = {"space": "nasbench201", "benchmark": "classification", "strategy": strategy}
-    with pytest.raises(InputError, match=r"the benchmark classification cannot; .* strategy.finish=front"):
+    with pytest.raises(InputError, match=r"the benchmark classification cannot; .* such as strategy.finish=race"):
         Assembly.of(SearchConfig.read({**config, "objectives": ["accuracy:max"]}))
 
 

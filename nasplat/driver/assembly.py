@@ -98,9 +98,8 @@ class Assembly:
             benchmark.check_supernet()
         if strategy.tunes and isinstance(benchmark, SupernetBenchmark) and not benchmark.fine_tunes:
             raise InputError(
-                f"strategy.finish=race fine-tunes networks from shared weights, but the benchmark "
-                f"{config.benchmark.name} cannot; leave it out, or take --set strategy.finish=front "
-                "(options={'strategy.finish': 'front'})"
+                f"the strategy {config.strategy.name} is to fine-tune networks from shared weights, but the benchmark "
+                f"{config.benchmark.name} cannot; leave out the option that asks for it, such as strategy.finish=race"
             )
         if strategy.teaches and not benchmark.distills:
             raise InputError(

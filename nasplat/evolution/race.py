@@ -18,17 +18,48 @@ class RaceOptions(Options):
     """The plan of a final race.
 
     Args:
-        epochs: Passes over the training images that all trainings of the race may take together; by default as many as
-            the supernet takes.
+        epochs: Passes over the training images that all trainings of the race may take together; by default
+            `benchmark.epochs`, or as many as the shortest race takes if that is more.
         entrants: The number of networks that enter; by default twice the finalists, or the population if that is less.
-        finalists: The number of networks that are trained to the end.
+        finalists: The number of networks that are trained to the end; by default 5, or the population if that is less.
         eta: One in `eta` networks goes on from rung to rung, and for `eta` times as many epochs.
     """
 
     epochs: Annotated[int, Field(ge=1)] | None = None
     entrants: Annotated[int, Field(ge=1)] | None = None
-    finalists: Annotated[int, Field(ge=1)] = 5
+    finalists: Annotated[int, Field(ge=1)] | None = None
     eta: Annotated[int, Field(ge=2)] = 2
+
+    def plan(self, population: int, epochs: int) -> "RacePlan":
+        """The plan of a search with a population, whose supernet is trained for so many epochs.
+
+        Raises:
+            InputError: More networks enter than a generation has, or fewer than are to reach the end; or the epochs do
+                not suffice for an epoch in each rung.
+        """
+        finalists = min(self.entrants or population, population, 5) if self.finalists is None else self.finalists
+        entrants = min(population, 2 * finalists) if self.entrants is None else self.entrants
+        if not finalists <= entrants <= 2 * population:
+            raise InputError(
+                "a race must have at least as many entrants as finalists, and at most twice the population, parents "
+                f"and offspring, but got strategy.race.entrants={entrants}, strategy.race.finalists={finalists} and "
+                f"strategy.population={population}; change one of them, such as by --set "
+                f"strategy.race.finalists={min(finalists, population)} "
+                f"(options={{'strategy.race.finalists': {min(finalists, population)}}})"
+            )
+        sizes = [finalists]
+        while sizes[0] < entrants:
+            sizes.insert(0, min(sizes[0] * self.eta, entrants))
+        shortest = RacePlan(tuple(sizes), tuple(range(1, len(sizes) + 1))).passes
+        passes = max(epochs, shortest) if self.epochs is None else self.epochs
+        if passes < shortest:
+            raise InputError(
+                f"a race of {entrants} networks to {finalists} takes {shortest} passes over the training images at "
+                f"least, one epoch for each rung, but may take {passes}; raise it, by --set "
+                f"strategy.race.epochs={shortest} (options={{'strategy.race.epochs': {shortest}}}), or take fewer "
+                "entrants, by --set strategy.race.entrants (options={'strategy.race.entrants': …})"
+            )
+        return RacePlan.longest(sizes, self.eta, passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +81,19 @@ class RacePlan:
         return sum(size * (after - done) for size, after, done in zip(self.sizes, self.epochs, before, strict=False))
 
     @classmethod
-    def of(cls, entrants: int, finalists: int, eta: int, passes: int) -> "RacePlan":
-        """The longest race that takes at most so many passes.
+    def longest(cls, sizes: Sequence[int], eta: int, passes: int) -> "RacePlan":
+        """The longest race of these sizes that takes at most so many passes, which suffice for the shortest.
 
         A rung takes a fraction of the epochs of the next, one in `eta`, but one epoch more than the rung before.
-
-        Raises:
-            InputError: The passes do not suffice for an epoch in each rung.
         """
-        finalists = min(finalists, entrants)
-        sizes = [finalists]
-        while sizes[0] < entrants:
-            sizes.insert(0, min(sizes[0] * eta, entrants))
-        rungs, best = len(sizes), None
-        for whole in range(rungs, passes + 1):
+        rungs = len(sizes)
+        best = cls(tuple(sizes), tuple(range(1, rungs + 1)))
+        for whole in range(rungs + 1, passes + 1):
             epochs = (max(rung + 1, round(whole / eta ** (rungs - 1 - rung))) for rung in range(rungs))
             plan = cls(tuple(sizes), tuple(epochs))
             if plan.passes > passes:
                 break
             best = plan
-        if best is None:
-            shortest = cls(tuple(sizes), tuple(range(1, rungs + 1))).passes
-            raise InputError(
-                f"a race of {entrants} networks to {finalists} takes {shortest} passes over the training images at "
-                f"least, one epoch for each rung, but may take {passes}; raise strategy.race.epochs, or lower "
-                "strategy.race.entrants"
-            )
         return best
 
 
@@ -86,10 +104,11 @@ class Race:
     identification", alg. 1), by fronts instead of one figure. Small networks are ahead in shared weights, and would
     leave no room for large ones. So two sortings choose who enters, as in CARS: by the objectives, and by the first
     objective and a large size, where "size" means all objectives after the first. Later rungs go by the objectives.
+    Where all violate a constraint on a measured metric, as early in a training, only the violation counts.
 
     Each training begins with shared weights. Its learning rate spans the whole race, so that rungs before the last are
     measured in the middle of it, and compare with one another only. A training that fails leaves the race, and its
-    place stays empty.
+    place stays empty. If a budget ends the search inside a rung, the front is of what that rung has measured.
 
     Args:
         problem: The search problem.
@@ -107,9 +126,9 @@ class Race:
 
     @property
     def passes(self) -> int:
-        """Passes over the training images in the completed rungs."""
-        plan = self._plan
-        return RacePlan(plan.sizes[: self.rung], plan.epochs[: self.rung]).passes
+        """Passes over the training images in the completed rungs, those before the one in work."""
+        plan, completed = self._plan, max(self.rung - 1, 0)
+        return RacePlan(plan.sizes[:completed], plan.epochs[:completed]).passes
 
     def next(self, measured: Sequence[Measurement]) -> list[Evaluate]:
         """The trainings of the next rung; none after the last, or if none is left.

@@ -352,7 +352,9 @@ def _superseded(run: RunDirectory, measurement: Measurement) -> bool:
     weights = measurement.task.weights
     if weights is None or run.artifacts.path(weights).exists():
         return False
-    return measurement.task.fidelity < run.history().fidelities[-1]
+    return measurement.task.fidelity < max(
+        m.task.fidelity for m in run.history().measured if m.task.weights is not None
+    )
 
 
 def _safetensors(weights: "Mapping[str, Tensor]") -> bytes:

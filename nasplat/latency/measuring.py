@@ -38,6 +38,7 @@ class Latency:
         median_ms: The median of the timed blocks, milliseconds for each pass.
         iqr_ms: Their interquartile range.
         least_ms: The shortest single pass, which a latency table predicts: nothing but other work makes a pass longer.
+            On the CPU it is measured after the blocks, so on a busy machine it may be longer than their median.
         runs: The number of timed passes.
         batch: The number of images in each pass.
         threads: The number of threads of the engine on the CPU.

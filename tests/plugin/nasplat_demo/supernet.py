@@ -8,7 +8,7 @@ from nasplat.benchmark import SupernetBenchmark
 from nasplat.errors import TrialFailed
 from nasplat.problem import Problem
 from nasplat.strategy import GenerationalStrategy
-from nasplat.task import Evaluate, Measurement, Outcome, Spent, Task, Trained, TrainSupernet
+from nasplat.task import STATE, Evaluate, FineTuning, Measurement, Outcome, Spent, Task, Trained, TrainSupernet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,7 @@ class SharedFormula(SupernetBenchmark):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    fine_tunes: ClassVar[bool] = True
 
     @property
     def io(self) -> IO:
@@ -56,6 +57,8 @@ class SharedFormula(SupernetBenchmark):
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         import torch
 
+        if task.tuning is not None:
+            return self._tuned(task, task.tuning, artifacts)
         if task.weights is None:
             raise TrialFailed("not supported", "this benchmark measures with shared weights alone")
         epochs = int(artifacts.get_tensors(task.weights)[EPOCHS])
@@ -65,23 +68,49 @@ class SharedFormula(SupernetBenchmark):
         bias = torch.full((self.io.outputs,), score + epochs)
         return Measurement(
             task=task,
-            metrics={"accuracy": (0.2 + 0.7 * score) / (1 + epochs / 20)},
+            metrics={"accuracy": _accuracy(task)},
             artifacts={"statistics": artifacts.put_tensors({"5.bias": bias})},
         )
 
-    def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
+    def _tuned(self, task: Evaluate, tuning: FineTuning, artifacts: Artifacts) -> Measurement:
+        """Every epoch adds one to all weights, as for shared ones."""
+        import torch
+
+        if not tuning.begun < task.fidelity <= tuning.end:
+            raise TrialFailed("no such fidelity", f"this fine-tuning has no epoch {task.fidelity}")
+        if task.continues is None:
+            own, done = self._cut(task.architecture, artifacts.get_tensors(tuning.weights)), tuning.begun
+        else:
+            own = artifacts.get_tensors(task.continues)
+            done = int(own.pop(EPOCHS))
+        own = {name: tensor + (task.fidelity - done) for name, tensor in own.items()}
+        kept = {"weights": artifacts.put_tensors(own)}
+        if task.fidelity < tuning.end:
+            kept[STATE] = artifacts.put_tensors(own | {EPOCHS: torch.tensor(float(task.fidelity))})
+        spent = Spent(images=100 * (task.fidelity - done))
+        return Measurement(task=task, metrics={"accuracy": _accuracy(task)}, artifacts=kept, spent=spent)
+
+    def _cut(self, architecture: Architecture, shared: "dict[str, Tensor]") -> "dict[str, Tensor]":
         from nasplat.training.seeding import seeded
 
-        assert measurement.task.weights is not None
-        shared = artifacts.get_tensors(measurement.task.weights)
         with seeded(0):
-            own = self.space.build(measurement.architecture, self.io).state_dict()
-        cut = {name: shared[name][tuple(map(slice, tensor.shape))] for name, tensor in own.items()}
+            own = self.space.build(architecture, self.io).state_dict()
+        return {name: shared[name][tuple(map(slice, tensor.shape))] for name, tensor in own.items()}
+
+    def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
+        if measurement.task.weights is None:
+            return super().state_dict(measurement, artifacts=artifacts)
+        cut = self._cut(measurement.architecture, artifacts.get_tensors(measurement.task.weights))
         return cut | artifacts.get_tensors(measurement.artifacts["statistics"])
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         self.state_dict(measurement, artifacts=artifacts)
         return Measurement(task=measurement.task, metrics=measurement.metrics, split="test")
+
+
+def _accuracy(task: Evaluate) -> float:
+    score = sum(int(symbol) for symbol in task.architecture.code) / 8
+    return (0.2 + 0.7 * score) / (1 + task.fidelity / 20)
 
 
 class SharedGenerations(GenerationalStrategy):
