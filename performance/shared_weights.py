@@ -99,7 +99,7 @@ SETTINGS = {
     "nasbench201/digits": Setting(
         "nasbench201", {"channels": 4, "cells": 1}, {"dataset": "digits", "recipe.gradient_norm": 5}, epochs=10, seeds=5
     ),
-    "nasbench201/hard_digits": Setting(  # the data of the quick start
+    "nasbench201/hard_digits": Setting(
         "nasbench201",
         {"channels": 4, "cells": 1},
         {"dataset": "hard_digits", "data.subset": 3000, "recipe.gradient_norm": 5},
@@ -113,7 +113,7 @@ SETTINGS = {
         epochs=6,
         seeds=3,
     ),
-    "ghost/small": Setting(  # the data of the quick start
+    "ghost/small": Setting(
         "ghost/small",
         {},
         {
