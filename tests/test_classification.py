@@ -346,7 +346,7 @@ def test_images_that_are_not_numbers_fail_as_diverged(altered: Callable[[Callabl
 def test_a_fidelity_outside_of_the_whole_training_is_refused(fidelity: int) -> None:
     failed = failure(perform(task_for(fidelity=fidelity), prepared(), device="cpu", artifacts=MemoryArtifacts()))
     assert failed.kind == "no such fidelity"
-    assert failed.message == f"the fidelity must be between 1 and epochs=10, but is {fidelity}"
+    assert failed.message == f"the fidelity must be between 1 and 10 epochs, but is {fidelity}"
 
 
 # Augmentation
