@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nasplat.benchmarks.classification import Classification
 from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
 from nasplat.driver.automatic import POPULATION, choose
@@ -68,7 +69,7 @@ def plan(epochs: int, population: int) -> int:
     benchmark = ToyBenchmark(ToySpace())
     goal = Goal((Objective("accuracy", True), Objective("params", False)))
     problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=epochs)
-    asked = drive(CARS(problem, population=population), trials=10_000, batch=100)
+    asked = drive(CARS(problem, population=population, finish="race"), trials=10_000, batch=100)
     return sum(isinstance(task, Evaluate) for task in asked)
 
 
@@ -96,6 +97,13 @@ def test_a_supernet_that_is_trained_for_a_single_epoch_has_no_generation() -> No
 def test_the_schedule_that_the_plan_rests_on_is_written_down() -> None:
     options = assembled(SHARED).config.strategy.options
     assert (options["population"], options["warmup"], options["interval"]) == (POPULATION, 1, 1)
+    assert options["finish"] == "race"
+
+
+def test_a_benchmark_that_cannot_fine_tune_gets_no_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classification, "fine_tunes", False)
+    assembly = assembled(SHARED)
+    assert (assembly.config.strategy.name, assembly.config.strategy.options["finish"]) == ("cars", "front")
 
 
 def test_a_space_without_a_supernet_shares_no_weights() -> None:
@@ -184,7 +192,8 @@ def test_the_reasons_name_space_objectives_and_budget(table: Path) -> None:
         "auto chose predictor_guided: nasbench201 can be listed (15,625 members), 2 objectives, 100 evaluations"
     )
     assert str(assembled(SHARED).choice) == (
-        "auto chose cars: the benchmark trains a supernet of nasbench201, 2 objectives, no budget"
+        "auto chose cars: the benchmark trains a supernet of nasbench201, and the best go on in a race, 2 objectives, "
+        "no budget"
     )
     assert str(assembled(TINY, evaluations=200).choice) == (
         "auto chose random_search: the budget is enough for all 155 members of esrn/tiny, 1 objective, 200 evaluations"

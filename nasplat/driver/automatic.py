@@ -2,7 +2,8 @@
 
 The first row that fits is taken. "Evaluations" are those of the budget. If a table has only a budget of seconds, they
 are `LOOKUPS` times the seconds. If neither is known, as with seconds for networks that are trained, they count as few.
-"Enough" means enough for the whole plan of CARS; "many" means more than `MOST_EXAMPLES`.
+"Enough" means enough for the whole plan of CARS; "many" means more than `MOST_EXAMPLES`. CARS ends with a race, if the
+benchmark can fine-tune.
 
 | space and benchmark                   | objectives | budget                                  | strategy              |
 |---------------------------------------|------------|-----------------------------------------|-----------------------|
@@ -13,7 +14,9 @@ are `LOOKUPS` times the seconds. If neither is known, as with seconds for networ
 | networks are trained, perhaps briefly | one        | images, device-seconds, or only seconds | asha                  |
 | any                                   | any        | any other                               | predictor_guided      |
 
-Reasons. Shared weights cost one training; other strategies cost one training for each network. If all members can be
+Reasons. Shared weights cost one training; other strategies cost one training for each network. From the images of ten
+full trainings, CARS with a race found better fronts than random search and NSGA-II (docs/results.md, "CARS: from how
+many trainings it pays"). If all members can be
 measured, no prediction is needed. A predictor makes the best use of few evaluations, but its fitting time grows with
 the cube of the number of examples. Early stopping saves images and seconds, but not evaluations: a short evaluation
 counts as one.
@@ -28,6 +31,7 @@ from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark, SupernetBenchmark, TableBenchmark
 from nasplat.driver.budget import Budget
 from nasplat.errors import InputError
+from nasplat.evolution.race import RaceOptions
 from nasplat.problem import Problem
 from nasplat.registry import AUTO
 from nasplat.search_space import LISTED, SupernetSpace
@@ -74,9 +78,11 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
     """
     said = (_objectives(problem), *_limits(budget))
     evaluations = _evaluations(benchmark, budget)
-    plan = _plan(problem.fidelity, budget.evaluations)
+    races = isinstance(benchmark, SupernetBenchmark) and benchmark.fine_tunes
+    plan = _plan(problem.fidelity, budget.evaluations, races=races)
     if plan and _trains_supernet(benchmark, problem):
-        return Choice("cars", plan, (f"the benchmark trains a supernet of {problem.space.name}", *said))
+        shares = f"the benchmark trains a supernet of {problem.space.name}"
+        return Choice("cars", plan, (f"{shares}, and the best go on in a race" if races else shares, *said))
     members = benchmark.enumerable_members if benchmark.enumerable_members is not None else problem.space.members()
     if evaluations is not None and members is not None:
         number = _different(members, problem, evaluations)
@@ -95,21 +101,24 @@ def choose(benchmark: Benchmark, problem: Problem, budget: Budget) -> Choice:
     return Choice("predictor_guided", {}, (f"{problem.space.name} {listed}", *said))
 
 
-def _plan(epochs: int, evaluations: int | None) -> dict[str, int] | None:
+def _plan(epochs: int, evaluations: int | None, *, races: bool) -> dict[str, Any] | None:
     """Options with which CARS completes its plan; None if there are too few epochs or evaluations for it.
 
-    CARS evaluates the initial population, then parents and offspring in every generation. If there are many
-    evaluations, but too few for the usual population, the population is made smaller: so many networks should not be
-    trained one by one.
+    CARS evaluates the initial population, then parents and offspring in every generation, then each rung of a race. If
+    there are many evaluations, but too few for the usual population, the population is made smaller: so many networks
+    should not be trained one by one.
     """
     warmup, interval = max(1, round(epochs / 10)), max(1, round(epochs / 50))
     generations = math.ceil((epochs - warmup) / interval)
     if generations < 1:
         return None
-    population = POPULATION if evaluations is None else min(POPULATION, evaluations // (1 + 2 * generations))
+    raced = sum(RaceOptions().plan(POPULATION, epochs).sizes) if races else 0
+    generation = 1 + 2 * generations
+    population = POPULATION if evaluations is None else min(POPULATION, (evaluations - raced) // generation)
     if population < POPULATION and evaluations is not None and evaluations <= MOST_EXAMPLES:
         return None
-    return {"population": population, "warmup": warmup, "interval": interval}
+    end = {"finish": "race"} if races else {}
+    return {"population": population, "warmup": warmup, "interval": interval, **end}
 
 
 def _trains_supernet(benchmark: Benchmark, problem: Problem) -> bool:
