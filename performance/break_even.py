@@ -31,6 +31,7 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import SearchConfig, Workload
 from nasplat.errors import InputError
+from nasplat.evolution.race import RaceOptions
 from nasplat.executors.executor import perform
 from nasplat.interface.adoption import adopt
 from nasplat.problem import Problem
@@ -88,7 +89,8 @@ def cars(compared: Comparison, budget: int) -> tuple[Row, Row]:
     entrants = finalists
     for more in (2 * finalists, 4 * finalists):
         # An epoch in the first rung, and half a training in the last, is what makes a rung worth it.
-        if passes - supernet >= more + finalists * compared.epochs // 2:
+        shortest = RaceOptions(entrants=more, finalists=finalists).plan(more, epochs=1).passes
+        if passes - supernet >= max(shortest, more + finalists * compared.epochs // 2):
             entrants = more
     strategy = {
         "name": "cars",

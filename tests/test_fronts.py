@@ -1,12 +1,12 @@
 """Comparisons of fronts: hypervolumes, differences, and CARS beside searches that train candidates by themselves."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
-import cars_pays
+import break_even
 import numpy as np
 import pytest
+from break_even import Comparison, compared, picked
 from fronts import Gain, hypervolumes, nearest, spread
 from numpy.random import default_rng
 from scipy import stats
@@ -50,24 +50,25 @@ def test_a_gain_is_that_of_a_paired_test() -> None:
     assert not Gain.of([0.9], [0.8]).at_least_equal
 
 
+def test_the_next_fronts_fill_up_what_a_front_lacks() -> None:
+    found = {"small": {"loss": 0.9, "params": 10.0}, "large": {"loss": 0.1, "params": 99.0}}
+    beaten = {"beaten": {"loss": 0.95, "params": 30.0}}
+    assert picked(found | beaten, most=2) == ["small", "large"]
+    assert picked(found | beaten, most=5) == ["small", "large", "beaten"]
+
+
 @pytest.mark.slow
 def test_the_comparison_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(
-        cars_pays.SPACES["nasbench201"],
-        options={"channels": 4, "cells": 1},
-        data={"dataset": "digits", "subset": 300, "gradient_norm": 5.0},
-        pictures=225,
-        supernet={"epochs": 6, "statistics": "batch"},
-        cars={"population": 6, "warmup": 2, "interval": 2},
-        candidate=1,
-        epochs=1,
-    )
-    monkeypatch.setitem(cars_pays.SPACES, "nasbench201", small)
-    file = tmp_path / "rows.jsonl"
-    whole = cars_pays.compared("nasbench201", [3], file, 1)
+    data = {"dataset": "digits", "data": {"subset": 300}, "recipe": {"gradient_norm": 5.0}}
+    small = Comparison({"channels": 2, "cells": 1}, data, images=224, epochs=3, supernet={})
+    monkeypatch.setitem(break_even.SPACES, "nasbench201", small)
+    file, arms = tmp_path / "rows.jsonl", ["cars", "random_search", "asha", "chance"]
+    whole = compared("nasbench201", [3], arms, [3], 1, file, 1)
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[: len(lines) // 2]) + lines[len(lines) // 2][:20])
-    assert cars_pays.compared("nasbench201", [3], file, 1).volumes == whole.volumes
-    assert all(0 < rows[0]["images"] <= small.images for rows in whole.searches.values())
-    assert all(len(picks) == cars_pays.PICKS for found in whole.trainings.values() for picks in found)
-    assert not any(cars_pays.verdict({"nasbench201": whole}).values())  # which one seed cannot show
+    assert compared("nasbench201", [3], arms, [3], 1, file, 1).volumes == whole.volumes
+    searches = whole.searches[3]
+    assert searches["random_search"][0]["images"] == 3 * 3 * small.images
+    assert 0 < searches["cars"][0]["images"] <= 3 * 3 * small.images
+    assert abs(searches["asha"][0]["images"] - 3 * 3 * small.images) <= small.epochs * small.images
+    assert set(whole.gains[3]) == {"random_search", "asha", "chance"}
