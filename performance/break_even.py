@@ -86,19 +86,19 @@ def cars(compared: Comparison, budget: int) -> tuple[Row, Row]:
     passes = budget * compared.epochs
     supernet = max(round(SUPERNET * passes), 2)
     finalists = min(PICKS, max(1, (passes - supernet) // 4))
-    entrants = finalists
+    bracket = finalists
     for more in (2 * finalists, 4 * finalists):
         # An epoch in the first rung, and half a training in the last, is what makes a rung worth it.
-        shortest = RaceOptions(entrants=more, finalists=finalists).plan(more, epochs=1).passes
+        shortest = RaceOptions(bracket_size=more, finalists=finalists).plan(more, epochs=1).passes
         if passes - supernet >= max(shortest, more + finalists * compared.epochs // 2):
-            entrants = more
+            bracket = more
     strategy = {
         "name": "cars",
-        "population": max(2, min(24, 2 * entrants)),
+        "population": max(2, min(24, 2 * bracket)),
         "warmup": max(supernet // 2, 1),
         "interval": max(supernet // 10, 1),
         "finish": "race",
-        "race": {"epochs": passes - supernet, "finalists": finalists, "entrants": entrants},
+        "race": {"epochs": passes - supernet, "finalists": finalists, "bracket_size": bracket},
     }
     return {**compared.data, **compared.supernet, "epochs": supernet}, strategy
 

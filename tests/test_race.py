@@ -59,12 +59,12 @@ def test_the_longest_race_within_its_passes_is_planned() -> None:
     for _ in range(200):
         entrants, finalists, eta, passes = (int(rng.integers(low, high)) for low, high in RANGES)
         try:
-            options = RaceOptions(epochs=passes, entrants=entrants, finalists=finalists, eta=eta)
+            options = RaceOptions(epochs=passes, bracket_size=entrants, finalists=finalists, eta=eta)
             plan = options.plan(population=40, epochs=1)
         except InputError as error:
             sizes = sizes_of(entrants, finalists, eta)
             if finalists > entrants:
-                assert f"strategy.race.entrants={entrants}, strategy.race.finalists={finalists}" in str(error)
+                assert f"strategy.race.bracket_size={entrants}, strategy.race.finalists={finalists}" in str(error)
             else:
                 assert f"strategy.race.epochs={shortest(sizes)}" in str(error) and shortest(sizes) > passes
             continue
@@ -189,14 +189,22 @@ def test_any_population_has_a_race_by_default() -> None:
         plan = RaceOptions().plan(population, epochs=10)
         assert (plan.sizes[0], plan.sizes[-1]) == (min(population, 10), min(population, 5))
         assert plan.passes <= max(10, shortest(plan.sizes))
-    assert RaceOptions(entrants=3).plan(40, epochs=10).sizes == (3,)
+    assert RaceOptions(bracket_size=3).plan(40, epochs=10).sizes == (3,)
+    assert RaceOptions(epochs=10**12).plan(10, epochs=10).passes <= 10**12, "planned at once, however long"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"finish": "race", "race": RaceOptions(entrants=13)}, r"entrants=13.* strategy.population=6; change one"),
-        ({"finish": "race", "race": RaceOptions(entrants=3, finalists=4)}, r"as many entrants as finalists"),
+        (
+            {"finish": "race", "race": RaceOptions(bracket_size=13)},
+            r"bracket_size=13.* strategy.population=6; .* strategy.race.bracket_size=12 ",
+        ),
+        (
+            {"finish": "race", "race": RaceOptions(bracket_size=3, finalists=4)},
+            r"as many networks in its bracket as finalists.* strategy.race.bracket_size=4 ",
+        ),
+        ({"finish": "race", "race": RaceOptions(finalists=20)}, r"finalists=20 .* strategy.race.finalists=6 "),
         ({"race": RaceOptions(epochs=60)}, r"no effect without one, .* --set strategy.finish=race"),
     ],
 )
@@ -294,7 +302,7 @@ def test_the_front_is_of_the_finalists_and_cards_tell_where_they_come_from(tmp_p
     tree = {
         "space": {"name": "nasbench201", "channels": 2, "cells": 1},
         "benchmark": {"name": "classification", "epochs": 2, "data": {"subset": 100}},
-        "strategy": {**strategy, "race": {"epochs": 4, "entrants": 2, "finalists": 1}},
+        "strategy": {**strategy, "race": {"epochs": 4, "bracket_size": 2, "finalists": 1}},
         "objectives": ["accuracy:max", "params:min"],
     }
     searched(tmp_path / "run", SearchConfig.read(tree))

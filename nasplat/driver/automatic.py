@@ -16,10 +16,9 @@ benchmark can fine-tune.
 
 Reasons. Shared weights cost one training; other strategies cost one training for each network. From the images of ten
 full trainings, CARS with a race found better fronts than random search and NSGA-II (docs/results.md, "CARS: from how
-many trainings it pays"). If all members can be
-measured, no prediction is needed. A predictor makes the best use of few evaluations, but its fitting time grows with
-the cube of the number of examples. Early stopping saves images and seconds, but not evaluations: a short evaluation
-counts as one.
+many trainings it pays"). If all members can be measured, no prediction is needed. A predictor makes the best use of few
+evaluations, but its fitting time grows with the cube of the number of examples. Early stopping saves images and
+seconds, but not evaluations: a short evaluation counts as one.
 """
 
 import math

@@ -1,5 +1,6 @@
 """A final race: networks are fine-tuned from shared weights by successive halving."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,13 +21,14 @@ class RaceOptions(Options):
     Args:
         epochs: Passes over the training images that all trainings of the race may take together; by default
             `benchmark.epochs`, or as many as the shortest race takes if that is more.
-        entrants: The number of networks that enter; by default twice the finalists, or the population if that is less.
+        bracket_size: The number of networks that enter; by default twice the finalists, or the population if that is
+            less.
         finalists: The number of networks that are trained to the end; by default 5, or the population if that is less.
         eta: One in `eta` networks goes on from rung to rung, and for `eta` times as many epochs.
     """
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    entrants: Annotated[int, Field(ge=1)] | None = None
+    bracket_size: Annotated[int, Field(ge=1)] | None = None
     finalists: Annotated[int, Field(ge=1)] | None = None
     eta: Annotated[int, Field(ge=2)] = 2
 
@@ -37,27 +39,28 @@ class RaceOptions(Options):
             InputError: More networks enter than a generation has, or fewer than are to reach the end; or the epochs do
                 not suffice for an epoch in each rung.
         """
-        finalists = min(self.entrants or population, population, 5) if self.finalists is None else self.finalists
-        entrants = min(population, 2 * finalists) if self.entrants is None else self.entrants
-        if not finalists <= entrants <= 2 * population:
+        finalists = min(self.bracket_size or population, population, 5) if self.finalists is None else self.finalists
+        bracket = min(population, 2 * finalists) if self.bracket_size is None else self.bracket_size
+        if not finalists <= bracket <= 2 * population:
+            most = min(max(bracket, finalists), 2 * population)
+            option, value = ("bracket_size", most) if finalists <= most else ("finalists", population)
             raise InputError(
-                "a race must have at least as many entrants as finalists, and at most twice the population, parents "
-                f"and offspring, but got strategy.race.entrants={entrants}, strategy.race.finalists={finalists} and "
-                f"strategy.population={population}; change one of them, such as by --set "
-                f"strategy.race.finalists={min(finalists, population)} "
-                f"(options={{'strategy.race.finalists': {min(finalists, population)}}})"
+                "a race must have at least as many networks in its bracket as finalists, and at most twice the "
+                f"population, parents and offspring, but got strategy.race.bracket_size={bracket}, "
+                f"strategy.race.finalists={finalists} and strategy.population={population}; change it, by --set "
+                f"strategy.race.{option}={value} (options={{'strategy.race.{option}': {value}}})"
             )
         sizes = [finalists]
-        while sizes[0] < entrants:
-            sizes.insert(0, min(sizes[0] * self.eta, entrants))
+        while sizes[0] < bracket:
+            sizes.insert(0, min(sizes[0] * self.eta, bracket))
         shortest = RacePlan(tuple(sizes), tuple(range(1, len(sizes) + 1))).passes
         passes = max(epochs, shortest) if self.epochs is None else self.epochs
         if passes < shortest:
             raise InputError(
-                f"a race of {entrants} networks to {finalists} takes {shortest} passes over the training images at "
+                f"a race of {bracket} networks to {finalists} takes {shortest} passes over the training images at "
                 f"least, one epoch for each rung, but may take {passes}; raise it, by --set "
-                f"strategy.race.epochs={shortest} (options={{'strategy.race.epochs': {shortest}}}), or take fewer "
-                "entrants, by --set strategy.race.entrants (options={'strategy.race.entrants': …})"
+                f"strategy.race.epochs={shortest} (options={{'strategy.race.epochs': {shortest}}}), or let "
+                "fewer enter, by --set strategy.race.bracket_size (options={'strategy.race.bracket_size': …})"
             )
         return RacePlan.longest(sizes, self.eta, passes)
 
@@ -87,14 +90,13 @@ class RacePlan:
         A rung takes a fraction of the epochs of the next, one in `eta`, but one epoch more than the rung before.
         """
         rungs = len(sizes)
-        best = cls(tuple(sizes), tuple(range(1, rungs + 1)))
-        for whole in range(rungs + 1, passes + 1):
+
+        def planned(whole: int) -> RacePlan:
             epochs = (max(rung + 1, round(whole / eta ** (rungs - 1 - rung))) for rung in range(rungs))
-            plan = cls(tuple(sizes), tuple(epochs))
-            if plan.passes > passes:
-                break
-            best = plan
-        return best
+            return cls(tuple(sizes), tuple(epochs))
+
+        wholes = range(rungs, passes + 1)  # a longer race never takes fewer passes
+        return planned(wholes[bisect_right(wholes, passes, key=lambda whole: planned(whole).passes) - 1])
 
 
 class Race:
