@@ -158,6 +158,12 @@ class GenerationalStrategy(Strategy):
         self._outstanding.remove(outcome.id)
         self._outcomes.append(outcome)
 
+    @property
+    def generation_progress(self) -> float:
+        """The part of the current generation's tasks whose outcomes are known, from 0 to 1; 0 without any task."""
+        known = len(self._outcomes)
+        return known / max(known + len(self._outstanding) + len(self._unasked), 1)
+
     def get_state(self) -> dict[str, Any]:
         """The current generation; a subclass adds its own state."""
         return {

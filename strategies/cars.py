@@ -164,7 +164,7 @@ class CARS(GenerationalStrategy):
     def progress(self) -> float:
         if self._over:
             return 1.0
-        raced = self._racing.passes if self._racing else 0
+        raced = self._racing.passes(self.generation_progress) if self._racing else 0
         return (self._epochs + raced) / (self.problem.fidelity + self._plan.passes)
 
     def next_generation(self, outcomes: list[Outcome]) -> list[Task]:

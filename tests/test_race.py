@@ -138,7 +138,8 @@ def test_the_best_of_each_size_enter_with_the_shared_weights_and_the_front_goes_
         }
         assert best <= chosen if len(best) <= size else chosen <= best
         pool = [m for task in tasks if isinstance(m := answered(task, of), Measurement)]
-    assert race.next(pool) == [] and race.passes == 8 * 1 + 4 * 1, "the last rung is counted when the search is over"
+    assert (race.passes(0), race.passes(0.5), race.passes(1)) == (8 + 4, 8 + 4 + 2, 8 + 4 + 4)
+    assert race.next(pool) == []
 
 
 def beats(one: tuple[float, ...], other: tuple[float, ...], sign: int) -> bool:
@@ -213,17 +214,20 @@ def test_options_of_a_race_are_not_bent(options: dict[str, Any], message: str) -
         CARS(problem(), population=6, warmup=2, interval=1, **options)
 
 
-def test_progress_does_not_count_the_rung_in_work() -> None:
+def test_progress_counts_each_training_of_the_race_as_it_ends() -> None:
     strategy = CARS(problem(), population=6, warmup=2, interval=1, finish="race", race=RaceOptions(epochs=20))
+    plan = strategy._plan
+    whole, done = 4 + plan.passes, 4
     told = [strategy.progress]
-    while tasks := strategy.ask(1000):
+    while tasks := strategy.ask(1):
+        before = strategy.progress
+        strategy.tell(answered(tasks[0], strategy.problem))
         told.append(strategy.progress)
-        for task in tasks:
-            strategy.tell(answered(task, strategy.problem))
-    whole = 4 + strategy._plan.passes
-    first, *_ = strategy._plan.sizes
-    assert told[-1] == (4 + first * strategy._plan.epochs[0]) / whole < 1, "finalists are in work"
-    assert strategy.progress == 1
+        if isinstance(task := tasks[0], Evaluate) and task.tuning is not None:
+            reached = task.fidelity - task.tuning.begun
+            done += reached - max((end for end in plan.epochs if end < reached), default=0)
+            assert before < told[-1] == pytest.approx(done / whole)
+    assert told[-1] == strategy.progress == 1 and told == sorted(told)
 
 
 def test_a_benchmark_that_cannot_fine_tune_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,11 +126,15 @@ class Race:
         self._selection = ProtectedSorting(problem.goal)
         self.rung = 0
 
-    @property
-    def passes(self) -> int:
-        """Passes over the training images in the completed rungs, those before the one in work."""
-        plan, completed = self._plan, max(self.rung - 1, 0)
-        return RacePlan(plan.sizes[:completed], plan.epochs[:completed]).passes
+    def passes(self, rung: float) -> float:
+        """Passes over the training images so far.
+
+        Args:
+            rung: The part of the rung in work that is complete, from 0 to 1.
+        """
+        plan, begun = self._plan, self.rung
+        before, after = (RacePlan(plan.sizes[:n], plan.epochs[:n]).passes for n in (max(begun - 1, 0), begun))
+        return before + rung * (after - before)
 
     def next(self, measured: Sequence[Measurement]) -> list[Evaluate]:
         """The trainings of the next rung; none after the last, or if none is left.
