@@ -1,9 +1,9 @@
 """Whether CARS finds better Ghost networks than chance does, or the fixed designs that the space is made around.
 
-    python performance/ghost_front.py [--seeds 1000 …] [--objective loss:min] [--file runs/ghost-front.jsonl] [--json]
+    python performance/ghost_front.py [--attempt race] [--seeds 1000 …] [--file runs/ghost-front.jsonl] [--json]
 
-About twelve minutes for each seed on one core. Every search and every training is a line of the file as soon as it has
-ended, and a second call goes on where the first was interrupted.
+About a quarter of an hour for each seed on one core. Every search and every training is a line of the file as soon as
+it has ended, and a second call goes on where the first was interrupted.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,25 +40,58 @@ from nasplat.task import Measurement
 from nasplat.testing.runs import searched
 
 SPACE = "ghost/small"
-DATA: dict[str, Any] = {"dataset": "hard_digits", "gradient_norm": 5.0, "calibration": 256}
-SUPERNET_EPOCHS = 60
-STRATEGY: dict[str, Any] = {"name": "cars", "warmup": 15, "interval": 3}
-POPULATIONS = {"accuracy:max": 16, "loss:min": 24}
-"""By what CARS goes besides MACs, and how many it keeps; an accuracy on 718 pictures is noisier than a loss."""
 EPOCHS = 10
+"""Of the trainings that are compared."""
 MOST = 6
+DATA: dict[str, Any] = {"dataset": "hard_digits", "recipe": {"gradient_norm": 5.0}}
+AUGMENTED: dict[str, Any] = {"dataset": "hard_digits", "recipe": {"gradient_norm": 5.0, "augment": True}}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is searched, and how.
+
+    Args:
+        objective: What CARS goes by besides MACs; an accuracy on 718 pictures is noisier than a loss.
+        data: Options of the benchmark for all that is trained.
+        supernet: Options of the benchmark while CARS searches.
+        strategy: Options of CARS.
+    """
+
+    objective: str
+    data: dict[str, Any]
+    supernet: dict[str, Any]
+    strategy: dict[str, Any]
+
+
+LONG = {"epochs": 60, "shared_weights": {"calibration": 256}}
+ATTEMPTS = {
+    "accuracy": Attempt("accuracy:max", DATA, LONG, {"population": 16, "warmup": 15, "interval": 3}),
+    "loss": Attempt("loss:min", DATA, LONG, {"population": 24, "warmup": 15, "interval": 3}),
+    "race": Attempt(
+        "loss:min",
+        AUGMENTED,
+        {"epochs": 24, "shared_weights": {"calibration": 256, "paths": 2}},
+        {
+            "population": 24,
+            "warmup": 12,
+            "interval": 3,
+            "finish": "race",
+            "race": {"epochs": 120, "bracket_size": 24, "finalists": MOST},
+        },
+    ),
+}
 GROUPS = ("cars", "random", "ghostnet", "mobilenetv2")
 DEFINITIONS = f"""\
-Space {SPACE}, data hard_digits. CARS: accuracy up or loss down, and MACs down; population
-{" or ".join(map(str, POPULATIONS.values()))}, {SUPERNET_EPOCHS} epochs, of which {STRATEGY["warmup"]} are the warm-up;
-of its last front at most {MOST} networks, spread evenly over the logarithm of their MACs. random: as many members drawn
-uniformly. ghostnet and mobilenetv2: for each of CARS's
-networks the member of a fixed family whose MACs are nearest, each taken once; a family has all widths, depths and
-expansions of the space but 1, the same in every bottleneck. GhostNet's has Ghost modules (s = 2, d = 3),
-squeeze-and-excitation, and a depth-wise convolution only where the stride is 2; MobileNetV2's has ordinary
-convolutions and a depth-wise one of 3 x 3 in every bottleneck. All are trained from scratch alike, {EPOCHS} epochs with
-the seed of the search, and measured on test images. Hypervolume: accuracy and log MACs, between the ideal and the nadir
-of all that was trained with the seed, reference point 1.1."""
+Space {SPACE}, data hard_digits. CARS: accuracy up or loss down, and MACs down, with the options of the attempt; of its
+last front at most {MOST} networks, spread evenly over the logarithm of their MACs. With a race the search takes the
+images of 144 epochs. random: as many members drawn uniformly. ghostnet and mobilenetv2: for each of CARS's networks the
+member of a fixed family whose MACs are nearest, each taken once; a family has all widths, depths and expansions of the
+space but 1, the same in every bottleneck. GhostNet's has Ghost modules (s = 2, d = 3), squeeze-and-excitation, and a
+depth-wise convolution only where the stride is 2; MobileNetV2's has ordinary convolutions and a depth-wise one of 3 x 3
+in every bottleneck. All are trained from scratch alike, {EPOCHS} epochs with the seed of the search, and measured on
+test images. Hypervolume: accuracy and log MACs, between the ideal and the nadir of all that was trained with the seed,
+reference point 1.1."""
 
 
 def family(name: str) -> list[str]:
@@ -74,9 +107,9 @@ def family(name: str) -> list[str]:
     ]
 
 
-def benchmark_of(epochs: int) -> Benchmark:
-    """The data, with a full training of so many epochs."""
-    return Workload(SPACE, "classification", {}, {**DATA, "epochs": epochs}).make()
+def benchmark_of(attempt: str, **options: Any) -> Benchmark:
+    """The data of an attempt, by default with a full training of what is compared."""
+    return Workload(SPACE, "classification", {}, {**ATTEMPTS[attempt].data, "epochs": EPOCHS, **options}).make()
 
 
 def macs_of(code: str, benchmark: Benchmark) -> float:
@@ -84,20 +117,20 @@ def macs_of(code: str, benchmark: Benchmark) -> float:
     return benchmark.space.cost(benchmark.space.parse(code), benchmark.io).macs
 
 
-def settings_of(objective: str) -> str:
+def settings_of(attempt: str) -> str:
     """What every line of the file says, so that those of other settings do not count."""
-    everything = [objective, POPULATIONS[objective], DATA, SUPERNET_EPOCHS, STRATEGY, EPOCHS, MOST]
-    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([asdict(ATTEMPTS[attempt]), EPOCHS, MOST]).encode()).hexdigest()[:12]
 
 
-def search(seed: int, objective: str) -> list[str]:
+def search(seed: int, attempt: str) -> list[str]:
     """The codes of CARS's last front, at most `MOST`."""
+    options = ATTEMPTS[attempt]
     config = SearchConfig.read(
         {
             "space": {"name": SPACE},
-            "benchmark": {"name": "classification", **DATA, "epochs": SUPERNET_EPOCHS},
-            "strategy": {**STRATEGY, "population": POPULATIONS[objective]},
-            "objectives": [objective, "macs:min"],
+            "benchmark": {"name": "classification", **options.data, **options.supernet},
+            "strategy": {"name": "cars", **options.strategy},
+            "objectives": [options.objective, "macs:min"],
             "seed": seed,
         }
     )
@@ -113,9 +146,9 @@ def prices(codes: Iterable[str], benchmark: Benchmark) -> dict[str, float]:
     return {code: macs_of(code, benchmark) for code in codes}
 
 
-def trained(code: str, seed: int) -> dict[str, float]:
+def trained(code: str, seed: int, attempt: str) -> dict[str, float]:
     """Test accuracy after training from scratch, and the price."""
-    benchmark = benchmark_of(EPOCHS)
+    benchmark = benchmark_of(attempt)
     benchmark.prepare()
     goal = Goal((Objective("accuracy", maximize=True),))
     problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=EPOCHS, seed=seed)
@@ -126,13 +159,13 @@ def trained(code: str, seed: int) -> dict[str, float]:
     return {"accuracy": final.metrics["accuracy"], "macs": macs_of(code, benchmark)}
 
 
-def rows(seeds: list[int], objective: str, file: Path) -> list[dict[str, Any]]:
+def rows(seeds: list[int], attempt: str, file: Path) -> list[dict[str, Any]]:
     """All trainings; those that the file lacks are run and added to it."""
-    settings = settings_of(objective)
+    settings = settings_of(attempt)
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = [row for row in found if row["settings"] == settings]
     file.parent.mkdir(parents=True, exist_ok=True)
-    benchmark = benchmark_of(EPOCHS)
+    benchmark = benchmark_of(attempt)
     with file.open("a") as lines:
 
         def add(row: dict[str, Any]) -> None:
@@ -145,7 +178,7 @@ def rows(seeds: list[int], objective: str, file: Path) -> list[dict[str, Any]]:
             fronts = [row["front"] for row in known if row["seed"] == seed and "front" in row]
             if not fronts:
                 print(f"seed {seed}, search …", file=sys.stderr)
-                fronts = [search(seed, objective)]
+                fronts = [search(seed, attempt)]
                 add({"seed": seed, "front": fronts[0]})
             rng = default_rng(seed)
             networks = {
@@ -161,7 +194,7 @@ def rows(seeds: list[int], objective: str, file: Path) -> list[dict[str, Any]]:
                 for code in codes:
                     if (group, code) not in have:
                         print(f"seed {seed}, {group} {code} …", file=sys.stderr)
-                        add({"seed": seed, "group": group, "code": code, **trained(code, seed)})
+                        add({"seed": seed, "group": group, "code": code, **trained(code, seed, attempt)})
     return [row for row in known if row["seed"] in seeds and "group" in row]
 
 
@@ -183,13 +216,13 @@ def hypervolumes(found: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     """Search and train what is missing, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001, 1002])
-    parser.add_argument("--objective", choices=tuple(POPULATIONS), default="accuracy:max", help="what CARS goes by")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3000, 3001, 3002])
+    parser.add_argument("--attempt", choices=tuple(ATTEMPTS), default="race", help="how CARS searches")
     parser.add_argument("--file", type=Path, default=Path("runs/ghost-front.jsonl"))
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = rows(arguments.seeds, arguments.objective, arguments.file)
+    found = rows(arguments.seeds, arguments.attempt, arguments.file)
     by_seed = {seed: hypervolumes([row for row in found if row["seed"] == seed]) for seed in arguments.seeds}
     gains = {
         group: Gain.of([each["cars"] for each in by_seed.values()], [each[group] for each in by_seed.values()])
