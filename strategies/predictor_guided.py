@@ -229,7 +229,7 @@ class PredictorGuided(Strategy):
         free = self._free(candidates)
         if not len(free):
             return self._random()
-        left = candidates.take(free)
+        left = candidates.view(free)
         values = self._acquisition_values(fitted, left, self._measured_since(fitted))
         return left.architectures[int(np.argmax(values))]
 
@@ -333,7 +333,7 @@ class PredictorGuided(Strategy):
         fronts = NonDominatedSorting().do(-bounds, n_stop_if_ranked=SHORTLIST)
         chosen = np.concatenate(fronts)[:SHORTLIST]
         draws = posterior.means.copy()
-        for i, covariance in enumerate(self._surrogate.covariance(candidates.take(chosen))):
+        for i, covariance in enumerate(self._surrogate.covariance(candidates.view(chosen))):
             if covariance is not None:
                 draw = drawn(posterior.means[chosen, i], covariance, self.problem.rng)
                 draws[:, i] = draw.min()

@@ -110,7 +110,7 @@ def test_strategy(name: str, check: Callable[..., None], few_trials: Callable[[i
     check(partial(STRATEGIES.get(name), **SMALL.get(name, {})))
 
 
-@pytest.mark.sweep(80)
+@pytest.mark.sweep(60)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("duplicates", ["cache", "redraw", "measure"])
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_strategy_with_every_policy_on_repeats(name: str, duplicates: str, check
     check(partial(make, duplicates=duplicates))
 
 
-@pytest.mark.sweep(32)
+@pytest.mark.sweep(24)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("base_strategy", ["local_search", "nsga2", "regularized_evolution"])
 @pytest.mark.parametrize("name", ["asha", "successive_halving"])
@@ -130,7 +130,7 @@ def test_halving_around_any_strategy(name: str, base_strategy: str, check: Calla
     check(partial(make, base_strategy=base_strategy, options=SMALL.get(base_strategy)))
 
 
-@pytest.mark.sweep(32)
+@pytest.mark.sweep(24)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize("name", ["asha", "cars", "credit_evolution", "successive_halving", "nsga2"])
 def test_strategy_with_a_single_objective(
@@ -148,7 +148,7 @@ def test_strategy_with_a_single_objective(
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "options",
@@ -170,7 +170,7 @@ def test_cars_with_every_protection_and_end(
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
 @pytest.mark.parametrize(
     "options",

@@ -1,5 +1,6 @@
 """The process for few examples: against scikit-learn's, and where there is next to nothing to learn from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
+from nasplat.graph import Graphs
 from nasplat.predictors.isotropic_gaussian_process import JITTER, IsotropicGaussianProcess, _misfit
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
@@ -108,6 +110,27 @@ def test_views_that_are_taken_are_those_computed_anew(space: SearchSpace) -> Non
     np.testing.assert_array_equal(taken.features, anew.features)
     np.testing.assert_array_equal(taken.hashes, anew.hashes)
     assert list(taken) == list(anew)
+
+
+def test_views_compute_what_they_need_once_for_all(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    architectures, _ = drawn(space, 9, 4)
+    anew = Encodings(space, [architectures[i] for i in (7, 0, 3)])
+    wanted = anew.features, anew.hashes
+    compute, rows = type(space).graphs, list[int]()
+
+    def counted(self: SearchSpace, some: Sequence[Architecture]) -> Graphs:
+        rows.append(len(some))
+        return compute(self, some)
+
+    monkeypatch.setattr(type(space), "graphs", counted)
+    whole = Encodings(space, architectures)
+    some, others = whole.view(np.array([7, 0, 3])), whole.view(np.array([8, 7, 1, 0, 3]))
+    for views in (some, others.view(np.array([1, 3, 4]))):
+        np.testing.assert_array_equal(views.features, wanted[0])
+        np.testing.assert_array_equal(views.hashes, wanted[1])
+    (two, one) = some.chunks(2)
+    np.testing.assert_array_equal(np.concatenate([two.features, one.features]), wanted[0])
+    assert rows == [9], "graphs were computed again"
 
 
 def test_a_saved_process_loads(space: SearchSpace, tmp_path: Path) -> None:

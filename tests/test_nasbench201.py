@@ -85,6 +85,7 @@ def test_costs_are_the_published_ones_on_every_row(rows: list[Row]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("column", "epochs", "single_seed", "published"),
     [

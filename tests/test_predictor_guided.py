@@ -11,7 +11,9 @@ import pytest
 
 from nasplat import search_space
 from nasplat.architecture import IO, Architecture
+from nasplat.cost import Cost
 from nasplat.errors import InputError
+from nasplat.graph import Graphs
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
@@ -196,11 +198,37 @@ def test_what_is_being_measured_leaves_less_to_learn_near_it() -> None:
     learnt, rest = Candidates(problem, members[::25]), Candidates(problem, members[1::25])
     surrogate.fit(learnt, [{"accuracy": toy_accuracy(a)} for a in learnt.architectures])
     before = surrogate.posterior(rest)
-    after = surrogate.posterior(rest, rest.take(np.array([4])))
+    after = surrogate.posterior(rest, rest.view(np.array([4])))
     np.testing.assert_array_equal(after.means, before.means)
     assert (after.deviations <= before.deviations + 1e-9).all()
     assert after.deviations[4] < 0.01 * before.deviations[4]
     assert after.deviations[3] < before.deviations[3]
+
+
+@pytest.mark.parametrize("design", ["clusters", "random"])
+def test_members_are_priced_and_encoded_once(design: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = guided(toy(ACCURACY, PARAMS), design=design, initial=3)
+    problem, computed = strategy.problem, 0
+    price, encode = problem.cost, problem.space.graphs
+
+    def priced(architecture: Architecture) -> Cost:
+        nonlocal computed
+        computed += 1
+        return price(architecture)
+
+    def encoded(architectures: Sequence[Architecture]) -> Graphs:
+        nonlocal computed
+        computed += len(architectures)
+        return encode(architectures)
+
+    monkeypatch.setattr(problem, "cost", priced)
+    monkeypatch.setattr(problem.space, "graphs", encoded)
+    drive(strategy, 4)  # the last of them is the first that is predicted
+    members = len(problem.listed() or ())
+    assert computed > members
+    computed = 0
+    drive(strategy, 3)
+    assert computed < members / 4
 
 
 def test_workers_never_wait_and_a_batch_has_no_twins() -> None:

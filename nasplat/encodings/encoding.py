@@ -1,8 +1,8 @@
 """Encodings of architectures, computed once and shared by all predictors."""
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
-from typing import ClassVar, overload
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, wraps
+from typing import ClassVar, TypeVar, overload
 
 import numpy as np
 from numpy.random import default_rng
@@ -14,6 +14,22 @@ from nasplat.encodings.pruned_graph import PrunedGraphs
 from nasplat.encodings.weisfeiler_lehman import Hashes, hashed
 from nasplat.graph import Graphs, Role
 from nasplat.search_space import SearchSpace
+
+T = TypeVar("T")
+
+
+def _computed(compute: Callable[["Encodings"], T]) -> cached_property[T]:
+    """A property that is computed once, and for a view on the whole."""
+
+    @wraps(compute)
+    def get(encodings: "Encodings") -> T:
+        if encodings._whole is None:
+            return compute(encodings)
+        whole, chosen = encodings._whole
+        found: T = getattr(whole, compute.__name__)[chosen]
+        return found
+
+    return cached_property(get)
 
 
 class Encodings(Sequence[Architecture]):
@@ -31,6 +47,7 @@ class Encodings(Sequence[Architecture]):
     def __init__(self, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
         self.space = space
         self.architectures = architectures
+        self._whole: tuple[Encodings, NDArray[np.intp]] | None = None
 
     @classmethod
     def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> "Encodings":
@@ -39,17 +56,17 @@ class Encodings(Sequence[Architecture]):
             return architectures
         return cls(space, architectures)
 
-    @cached_property
+    @_computed
     def graphs(self) -> Graphs:
         """As `SearchSpace.graphs`."""
         return self.space.graphs(self.architectures)
 
-    @cached_property
+    @_computed
     def description(self) -> NDArray[np.float64]:
         """As `nasplat.encodings.features.describe`, `[n, features]`."""
         return describe(self.graphs)
 
-    @cached_property
+    @_computed
     def features(self) -> NDArray[np.float64]:
         """The description, `[n, features]`; with the space's own features if it has little information on operations.
 
@@ -62,7 +79,7 @@ class Encodings(Sequence[Architecture]):
         own = np.array([self.space.features(a).ravel() for a in self.architectures]).reshape(-1, width)
         return np.concatenate([self.description, own], axis=1)
 
-    @cached_property
+    @_computed
     def hashes(self) -> Hashes:
         """As `nasplat.encodings.weisfeiler_lehman.hashed`, `[n, nodes, 4]`."""
         return hashed(PrunedGraphs.of(self.graphs))
@@ -74,13 +91,20 @@ class Encodings(Sequence[Architecture]):
             vars(taken)[name] = vars(self)[name][chosen]
         return taken
 
+    def view(self, chosen: NDArray[np.intp]) -> "Encodings":
+        """The architectures at the given indices `[m]`; what they need is computed for all, once for all views."""
+        view = Encodings(self.space, [self.architectures[int(i)] for i in chosen])
+        view._whole = self, chosen
+        return view
+
     def chunks(self, size: int) -> Iterator["Encodings"]:
-        """Slices of at most `size`; the object itself, if it is not larger."""
+        """Slices of at most `size`; the object itself, if it is not larger. Those of a view are views."""
         if len(self) <= size:
             yield self
             return
         for start in range(0, len(self), size):
-            yield self.take(np.arange(start, min(start + size, len(self))))
+            rows = np.arange(start, min(start + size, len(self)))
+            yield self.view(rows) if self._whole else self.take(rows)
 
     def __len__(self) -> int:
         return len(self.architectures)

@@ -36,6 +36,7 @@ class Candidates:
         self.problem = problem
         self.architectures = architectures
         self.encodings = Encodings(problem.space, architectures)
+        self._whole: tuple[Candidates, NDArray[np.intp]] | None = None
 
     def __len__(self) -> int:
         return len(self.architectures)
@@ -48,6 +49,9 @@ class Candidates:
     @cached_property
     def free_gains(self) -> Floats:
         """Gains of analytic (free) objectives, `[n, objectives]`; zeros for objectives that must be measured."""
+        if self._whole:
+            whole, chosen = self._whole
+            return whole.free_gains[chosen]
         gains = np.zeros((len(self), len(self.problem.goal.objectives)))
         free = [(i, o) for i, o in enumerate(self.problem.goal.objectives) if o.metric in self.problem.free_metrics]
         if free:
@@ -56,13 +60,12 @@ class Candidates:
                 gains[row, [i for i, _ in free]] = [-objective.loss(metrics) for _, objective in free]
         return gains
 
-    def take(self, chosen: NDArray[np.intp]) -> "Candidates":
-        """The candidates at the given indices `[m]`, with what has been computed already."""
-        taken = Candidates(self.problem, [self.architectures[int(i)] for i in chosen])
-        taken.encodings = self.encodings.take(chosen)
-        if "free_gains" in vars(self):
-            vars(taken)["free_gains"] = self.free_gains[chosen]
-        return taken
+    def view(self, chosen: NDArray[np.intp]) -> "Candidates":
+        """The candidates at the given indices `[m]`; what they need is computed for all, once for all views."""
+        view = Candidates(self.problem, [self.architectures[int(i)] for i in chosen])
+        view.encodings = self.encodings.view(chosen)
+        view._whole = self, chosen
+        return view
 
 
 @dataclass(frozen=True, slots=True)
