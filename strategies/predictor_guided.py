@@ -14,7 +14,13 @@ from nasplat.predictor import LARGEST_SCORE, TooFew
 from nasplat.problem import Problem
 from nasplat.registry import PredictorName
 from nasplat.strategy import Strategy
-from nasplat.surrogates.acquisition import drawn, expected_hypervolume_improvement, expected_improvement, non_dominated
+from nasplat.surrogates.acquisition import (
+    drawn,
+    expected_hypervolume_improvement,
+    expected_improvement,
+    hypervolume_gains,
+    non_dominated,
+)
 from nasplat.surrogates.initial_design import medoids
 from nasplat.surrogates.posterior import FEWEST, Candidates, Posterior, Surrogate
 from nasplat.task import Evaluate, Measurement, Outcome, Task
@@ -295,7 +301,7 @@ class PredictorGuided(Strategy):
         posterior = self._surrogate.posterior(candidates, pending)
         if not len(fitted.front):  # nothing is feasible yet: highest probability of feasibility first
             return posterior.log_feasibility()
-        values = self._acquisition(fitted, *self._seen(posterior, candidates))
+        values = self._acquisition(fitted, *self._seen(fitted, posterior, candidates))
         if values.max() <= LEAST_VALUE:  # no value is above zero: use a wider upper bound
             values = self._acquisition(
                 fitted, posterior.means + FAR * posterior.deviations, np.zeros_like(posterior.means)
@@ -312,7 +318,7 @@ class PredictorGuided(Strategy):
             return expected_improvement(means[:, 0], deviations[:, 0], float(fitted.front.max()))
         return np.maximum(means[:, 0] - fitted.least, 0.0)
 
-    def _seen(self, posterior: Posterior, candidates: Candidates) -> tuple[Floats, Floats]:
+    def _seen(self, fitted: "_FittedSurrogate", posterior: Posterior, candidates: Candidates) -> tuple[Floats, Floats]:
         """Means and deviations for the acquisition function; a value that it fixes has the deviation 0."""
         certain = np.zeros_like(posterior.deviations)
         match self.acquisition:
@@ -321,17 +327,20 @@ class PredictorGuided(Strategy):
             case "upper_bound":
                 return posterior.means + self._width * posterior.deviations, certain
             case "thompson":
-                return self._draw(posterior, candidates), certain
+                return self._draw(fitted, posterior, candidates), certain
             case "greedy":
                 return posterior.means, certain
 
-    def _draw(self, posterior: Posterior, candidates: Candidates) -> Floats:
+    def _draw(self, fitted: "_FittedSurrogate", posterior: Posterior, candidates: Candidates) -> Floats:
         """A joint posterior sample of the best candidates, `[n, objectives]`; others get its minimum and own costs."""
         from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
         bounds = posterior.means + OPTIMISM * posterior.deviations
-        fronts = NonDominatedSorting().do(-bounds, n_stop_if_ranked=SHORTLIST)
-        chosen = np.concatenate(fronts)[:SHORTLIST]
+        *fronts, last = NonDominatedSorting().do(-bounds, n_stop_if_ranked=SHORTLIST)
+        if bounds.shape[1] > 1:  # the last front may not fit
+            gains = hypervolume_gains(bounds[last], fitted.front, fitted.reference)
+            last = last[np.argsort(-gains, kind="stable")]
+        chosen = np.concatenate([*fronts, last])[:SHORTLIST]
         draws = posterior.means.copy()
         for i, covariance in enumerate(self._surrogate.covariance(candidates.view(chosen))):
             if covariance is not None:

@@ -85,6 +85,34 @@ def test_of_three_certain_figures_the_volume_added_is_exact_and_the_hopeless_com
     assert (found[~improving] > 0).all() and found[~improving].max() < 1e-11
 
 
+def on_one_front(count: int, seed: int) -> Floats:
+    """Points of the positive part of a sphere: none dominates another."""
+    points = np.abs(default_rng(seed).standard_normal((count, 3)))
+    found: Floats = points / np.linalg.norm(points, axis=1, keepdims=True)
+    return found
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.05])
+def test_the_best_of_many_on_one_front_is_found_wherever_it_stands(deviation: float) -> None:
+    points, reference = on_one_front(300, 0), np.zeros(3)
+    front = 0.9 * on_one_front(30, 1)
+    exact = np.array([gain(point, front, reference) for point in points])
+    by_worth = np.argsort(exact)
+    deviations = np.full(points.shape, deviation)
+    found = expected_hypervolume_improvement(points[by_worth], deviations, front, reference, default_rng(0))
+    assert found.argmax() >= 300 - 3, "the best, or nearly so, stands last"
+    if not deviation:
+        assert found == pytest.approx(exact[by_worth], abs=1e-12)
+
+
+def test_certain_figures_take_one_volume_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, compute = list[int](), HV.do
+    monkeypatch.setattr(HV, "do", lambda self, points: computed.append(len(points)) or compute(self, points))
+    points = on_one_front(100, 0)
+    expected_hypervolume_improvement(points, np.zeros((100, 3)), 0.9 * on_one_front(5, 1), np.zeros(3), default_rng(0))
+    assert len(computed) <= 100 + 1
+
+
 @pytest.mark.slow
 def test_joint_draws_have_the_covariance_that_they_were_asked_for() -> None:
     root = default_rng(3).standard_normal((4, 2))  # of rank two: rounding makes eigenvalues negative

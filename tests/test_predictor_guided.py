@@ -19,8 +19,9 @@ from nasplat.problem import Problem
 from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
 from nasplat.search_space import SearchSpace
 from nasplat.storage.state import pack, unpack
+from nasplat.strategies.predictor_guided import PredictorGuided, _FittedSurrogate
 from nasplat.strategy import Strategy
-from nasplat.surrogates.posterior import Candidates, Surrogate
+from nasplat.surrogates.posterior import Candidates, Floats, Posterior, Surrogate
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task
 from nasplat.testing import STRATEGY_CHECKS, ToySpace
 from nasplat.testing.toy import toy_accuracy
@@ -189,6 +190,28 @@ def test_several_objectives_are_all_improved(objectives: tuple[Objective, ...]) 
     at_random = [front(objectives, drive(make(toy(*objectives, seed=s)), trials)) / everything for s in range(5)]
     assert found > max(at_random)
     assert found > 0.9
+
+
+def test_joint_draws_are_of_those_that_could_add_most_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasplat.strategies.predictor_guided.SHORTLIST", 4)
+    strategy = guided(toy(ACCURACY, SLOW, PARAMS), acquisition="thompson")
+    assert isinstance(strategy, PredictorGuided)
+    members = (ToySpace().members() or [])[:9]
+    sides = np.arange(1.0, 10.0)
+    means = np.stack([sides, 10.0 - sides, np.ones(9)], axis=1)  # one front; the volumes are sides * (10 - sides)
+    fitted = _FittedSurrogate(0, 0, np.zeros((0, 3)), np.zeros(3), 0.0)
+    for order in (np.arange(9), np.array([0, 8, 1, 7, 2, 6, 3, 5, 4])):
+        candidates = Candidates(strategy.problem, [members[i] for i in order])
+        drawn: list[Architecture] = []
+
+        def covariance(shortlist: Candidates, drawn: list[Architecture] = drawn) -> list[Floats | None]:
+            drawn.extend(shortlist.architectures)
+            return [None] * 3
+
+        monkeypatch.setattr(strategy._surrogate, "covariance", covariance)
+        none = np.zeros((9, 0))
+        strategy._draw(fitted, Posterior(means[order], np.zeros((9, 3)), none, none), candidates)
+        assert len(drawn) == 4 and {members[3], members[4], members[5]} < set(drawn)
 
 
 def test_what_is_being_measured_leaves_less_to_learn_near_it() -> None:

@@ -14,7 +14,7 @@ LEAST = 1e-12
 SAMPLES = 128
 """Number of samples of the predictions, with three or more objectives."""
 SHORTLIST = 64
-"""Number of architectures whose hypervolume is sampled; the others rank below them, by the front of upper bounds."""
+"""Number of architectures whose hypervolume is sampled: those whose upper bounds would add most."""
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
@@ -25,18 +25,6 @@ def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats
     z = (mean - best) / deviation
     improvement: Floats = deviation * (z * ndtr(z) + _density(z))
     return improvement
-
-
-def upper_bound(mean: Floats, deviation: Floats, width: float) -> Floats:
-    """The upper confidence bound, `[n]` (Srinivas et al., 2010, "Gaussian process optimization in the bandit
-    setting").
-
-    Args:
-        mean: `[n]`.
-        deviation: `[n]`.
-        width: Number of deviations above the mean.
-    """
-    return mean + width * deviation
 
 
 def drawn(mean: Floats, covariance: Floats, rng: Generator) -> Floats:
@@ -64,14 +52,32 @@ def non_dominated(points: Floats) -> Floats:
     return front
 
 
+def hypervolume_gains(points: Floats, front: Floats, reference: Floats) -> Floats:
+    """The hypervolume above a reference point that each point adds to that of a front, `[n]`.
+
+    Args:
+        points: `[n, objectives]`.
+        front: `[m, objectives]`.
+        reference: `[objectives]`.
+    """
+    from pymoo.indicators.hv import HV
+
+    volume = HV(ref_point=-reference)
+    before = float(volume(-front)) if len(front) else 0.0
+    above = np.maximum(points, reference)
+    return np.array([float(volume(-np.vstack([front, point]))) - before for point in above], dtype=np.float64)
+
+
 def expected_hypervolume_improvement(
     means: Floats, deviations: Floats, front: Floats, reference: Floats, rng: Generator
 ) -> Floats:
     """The expected increase of the hypervolume that a front dominates above a reference point, `[n]`.
 
     With two objectives the integral is exact (Emmerich et al., 2011, "Hypervolume-based expected improvement"), strip
-    by strip. With more, the hypervolume is computed for `SAMPLES` samples of each candidate on a shortlist, selected by
-    upper bounds. A candidate that is not on it has a value close to zero, lower for later fronts.
+    by strip. With more, it is the mean over `SAMPLES` samples of each candidate on a shortlist: those of the first
+    fronts of upper bounds that would add the most volume if the bounds were reached. A candidate that is not on it has
+    a value close to zero, lower for later fronts. A candidate of the first fronts whose values are all exact needs no
+    samples.
 
     Args:
         means: `[n, objectives]`, independent normal distributions; a deviation of 0 means an exact value.
@@ -108,22 +114,24 @@ def _two_objectives(means: Floats, deviations: Floats, front: Floats, reference:
 
 
 def _more_objectives(means: Floats, deviations: Floats, front: Floats, reference: Floats, rng: Generator) -> Floats:
-    from pymoo.indicators.hv import HV
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
     optimistic = means + deviations
     worth = np.full(len(means), LEAST / (2 + len(means)))
-    chosen: list[int] = []
+    ranked: list[int] = []
     for place, members in enumerate(NonDominatedSorting().do(-optimistic, n_stop_if_ranked=SHORTLIST)):
         worth[members] = LEAST / (2 + place)
-        chosen += members.tolist()
-    volume = HV(ref_point=-reference)
-    before = float(volume(-front)) if len(front) else 0.0
-    noise = rng.standard_normal((SAMPLES, means.shape[1]))
-    for i in chosen[:SHORTLIST]:
-        points = means[i] + noise * deviations[i]
-        gains = [float(volume(-np.vstack([front, point]))) - before for point in np.maximum(points, reference)]
-        worth[i] = max(float(np.mean(gains)), LEAST)
+        ranked += members.tolist()
+    bounds = hypervolume_gains(optimistic[ranked], front, reference)
+    uncertain = deviations[ranked].any(axis=1)
+    for i, bound in zip(np.array(ranked)[~uncertain], bounds[~uncertain], strict=True):
+        worth[i] = max(bound, LEAST)
+    if uncertain.any():
+        noise = rng.standard_normal((SAMPLES, means.shape[1]))
+        order = np.argsort(-bounds[uncertain], kind="stable")[:SHORTLIST]
+        for i in np.array(ranked)[uncertain][order]:
+            gains = hypervolume_gains(means[i] + noise * deviations[i], front, reference)
+            worth[i] = max(float(gains.mean()), LEAST)
     return worth
 
 
