@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from numpy.random import Generator, SeedSequence, default_rng
@@ -194,15 +194,7 @@ class Problem:
 
         The choice among duplicates, and the order, depend only on the seed: the list is the same at any time.
         """
-        members = self._members if self._members is not None else self.space.members()
-        if members is None:
-            return None
-        distinct: dict[str, Architecture] = {}
-        for i in default_rng(SeedSequence([self.seed, LIST])).permutation(len(members)):
-            member = members[int(i)]
-            if self.feasible(member):
-                distinct.setdefault(self.deduplication_key(member), member)
-        return list(distinct.values())
+        return None if self._listed is None else list(self._listed)
 
     def draw(self) -> Architecture:
         """A random member, from the benchmark's list if it has one; it need not satisfy the constraints."""
@@ -211,6 +203,14 @@ class Problem:
     def candidates(self) -> Iterator[Architecture]:
         """Random members to search for feasible ones: first many as drawn, then some repaired by mutations."""
         return self._candidates(self.rng)
+
+    def find(self, accepts: Callable[[Architecture], bool]) -> Architecture | None:
+        """A random feasible member that is accepted, by rejection sampling; None if there is none.
+
+        Draws rarely find the last members that are left. So where they find none, one is drawn from the members that
+        can be listed; if they cannot be listed, the result is None.
+        """
+        return self._find(accepts, self.rng)
 
     def sample(self) -> Architecture:
         """A feasible member, by rejection sampling; if that finds none, a random member repaired by mutations.
@@ -228,6 +228,18 @@ class Problem:
         """
         self._sample(default_rng(0))
 
+    @cached_property
+    def _listed(self) -> list[Architecture] | None:
+        members = self._members if self._members is not None else self.space.members()
+        if members is None:
+            return None
+        distinct: dict[str, Architecture] = {}
+        for i in default_rng(SeedSequence([self.seed, LIST])).permutation(len(members)):
+            member = members[int(i)]
+            if self.feasible(member):
+                distinct.setdefault(self.deduplication_key(member), member)
+        return list(distinct.values())
+
     def _draw(self, rng: Generator) -> Architecture:
         return self._members[int(rng.integers(len(self._members)))] if self._members else self.space.sample(rng)
 
@@ -237,15 +249,23 @@ class Problem:
         for _ in range(REPAIRED if self.limits else 0):
             yield self.repair(self._draw(rng), lambda architecture: self.space.mutate(architecture, rng))
 
-    def _sample(self, rng: Generator) -> Architecture:
+    def _find(self, accepts: Callable[[Architecture], bool], rng: Generator) -> Architecture | None:
         for architecture in self._candidates(rng):
-            if self.feasible(architecture):
+            if self.feasible(architecture) and accepts(architecture):
                 return architecture
-        drawn = f"none of {ATTEMPTS:,} members drawn from {self.space.name}"
+        left = [architecture for architecture in self._listed or () if accepts(architecture)]
+        return left[int(rng.integers(len(left)))] if left else None
+
+    def _sample(self, rng: Generator) -> Architecture:
+        found = self._find(lambda architecture: True, rng)
+        if found is not None:
+            return found
+        name = self.space.name
+        none = f"none of {ATTEMPTS:,} members drawn from {name}" if self._listed is None else f"no member of {name}"
         if not self.limits:
-            raise InputError(f"{drawn} can be measured by the benchmark; choose another benchmark")
+            raise InputError(f"{none} can be measured by the benchmark; choose another benchmark")
         limits = ", ".join(map(str, self.limits))
-        raise InputError(f"{drawn} is feasible under {limits}; relax the constraints")
+        raise InputError(f"{none} is feasible under {limits}; relax the constraints")
 
     def check_metrics(self, measured: tuple[str, ...]) -> None:
         """Check that every metric in objectives and constraints exists.

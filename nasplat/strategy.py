@@ -246,11 +246,9 @@ class DuplicatePolicy:
         return None
 
     def sample(self) -> Evaluate | None:
-        """A random architecture that is feasible and new, as a task; None if no candidate of the problem is."""
-        for architecture in self.problem.candidates():
-            if self.problem.feasible(architecture) and self.new(architecture):
-                return self.task(architecture)
-        return None
+        """A random architecture that is feasible and new, as a task; None if `Problem.find` finds none."""
+        architecture = self.problem.find(self.new)
+        return None if architecture is None else self.task(architecture)
 
     def get_state(self) -> dict[str, Any]:
         return {"times": dict(self._times), "known": sorted(self._seen)}

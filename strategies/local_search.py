@@ -44,11 +44,11 @@ class LocalSearch(Strategy):
         for climb in self._climbs:
             while climb.untried and len(tasks) < n:
                 architecture = Architecture(self.problem.space.name, climb.untried.pop())
-                if self._unknown(architecture):
+                if self.problem.feasible(architecture) and self._is_new(architecture):
                     tasks.append(self._task(climb, architecture))
         self._climbs = [climb for climb in self._climbs if climb.untried or climb.outstanding]
         while len(tasks) < n:
-            start = self._start()
+            start = self.problem.find(self._is_new)
             if start is None:
                 break
             self._climbs.append(_Climb())
@@ -63,15 +63,8 @@ class LocalSearch(Strategy):
             neighbors = [neighbor.code for neighbor in self.problem.space.neighbors(outcome.architecture)]
             climb.untried = [neighbors[i] for i in self.problem.rng.permutation(len(neighbors))]
 
-    def _start(self) -> Architecture | None:
-        return next((start for start in self.problem.candidates() if self._unknown(start)), None)
-
-    def _unknown(self, architecture: Architecture) -> bool:
-        return (
-            architecture.code not in self._codes
-            and self.problem.feasible(architecture)
-            and self._duplicates.new(architecture)
-        )
+    def _is_new(self, architecture: Architecture) -> bool:
+        return architecture.code not in self._codes and self._duplicates.new(architecture)
 
     def _task(self, climb: _Climb, architecture: Architecture) -> Evaluate:
         self._codes.add(architecture.code)

@@ -250,8 +250,7 @@ class PredictorGuided(Strategy):
         if self._members is not None:
             free = self._free(self._members)
             return self._members.architectures[int(self.problem.rng.choice(free))] if len(free) else None
-        new = (a for a in self.problem.candidates() if self.problem.feasible(a) and self._new(a))
-        return next(new, None)
+        return self.problem.find(self._new)
 
     def _new(self, architecture: Architecture) -> bool:
         return self.problem.deduplication_key(architecture) not in self._asked

@@ -107,7 +107,12 @@ def test_the_best_of_many_on_one_front_is_found_wherever_it_stands(deviation: fl
 
 def test_certain_figures_take_one_volume_each(monkeypatch: pytest.MonkeyPatch) -> None:
     computed, compute = list[int](), HV.do
-    monkeypatch.setattr(HV, "do", lambda self, points: computed.append(len(points)) or compute(self, points))
+
+    def counted(self: HV, points: Floats) -> float:
+        computed.append(len(points))
+        return float(compute(self, points))
+
+    monkeypatch.setattr(HV, "do", counted)
     points = on_one_front(100, 0)
     expected_hypervolume_improvement(points, np.zeros((100, 3)), 0.9 * on_one_front(5, 1), np.zeros(3), default_rng(0))
     assert len(computed) <= 100 + 1
