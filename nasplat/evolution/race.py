@@ -19,8 +19,8 @@ class RaceOptions(Options):
     """The plan of a final race.
 
     Args:
-        epochs: Passes over the training images that all trainings of the race may take together; by default
-            `benchmark.epochs`, or as many as the shortest race takes if that is more.
+        epochs: Passes over the training images that all trainings of the race may take together; by default as many as
+            it takes to train each finalist for half of `benchmark.epochs`.
         bracket_size: The number of networks that enter; by default twice the finalists, or the population if that is
             less.
         finalists: The number of networks that are trained to the end; by default 5, or the population if that is less.
@@ -53,16 +53,17 @@ class RaceOptions(Options):
         sizes = [finalists]
         while sizes[0] < bracket:
             sizes.insert(0, min(sizes[0] * self.eta, bracket))
-        shortest = RacePlan(tuple(sizes), tuple(range(1, len(sizes) + 1))).passes
-        passes = max(epochs, shortest) if self.epochs is None else self.epochs
-        if passes < shortest:
+        if self.epochs is None:
+            return RacePlan.of(sizes, self.eta, max(len(sizes), round(epochs / 2)))
+        shortest = RacePlan.of(sizes, self.eta, len(sizes)).passes
+        if self.epochs < shortest:
             raise InputError(
                 f"a race of {bracket} networks to {finalists} takes {shortest} passes over the training images at "
-                f"least, one epoch for each rung, but may take {passes}; raise it, by --set "
+                f"least, one epoch for each rung, but may take {self.epochs}; raise it, by --set "
                 f"strategy.race.epochs={shortest} (options={{'strategy.race.epochs': {shortest}}}), or let "
                 "fewer enter, by --set strategy.race.bracket_size (options={'strategy.race.bracket_size': …})"
             )
-        return RacePlan.longest(sizes, self.eta, passes)
+        return RacePlan.longest(sizes, self.eta, self.epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +85,21 @@ class RacePlan:
         return sum(size * (after - done) for size, after, done in zip(self.sizes, self.epochs, before, strict=False))
 
     @classmethod
-    def longest(cls, sizes: Sequence[int], eta: int, passes: int) -> "RacePlan":
-        """The longest race of these sizes that takes at most so many passes, which suffice for the shortest.
+    def of(cls, sizes: Sequence[int], eta: int, whole: int) -> "RacePlan":
+        """The race of these sizes whose finalists are trained for so many epochs, at least one for each rung.
 
         A rung takes a fraction of the epochs of the next, one in `eta`, but one epoch more than the rung before.
         """
         rungs = len(sizes)
+        return cls(
+            tuple(sizes), tuple(max(rung + 1, round(whole / eta ** (rungs - 1 - rung))) for rung in range(rungs))
+        )
 
-        def planned(whole: int) -> RacePlan:
-            epochs = (max(rung + 1, round(whole / eta ** (rungs - 1 - rung))) for rung in range(rungs))
-            return cls(tuple(sizes), tuple(epochs))
-
-        wholes = range(rungs, passes + 1)  # a longer race never takes fewer passes
-        return planned(wholes[bisect_right(wholes, passes, key=lambda whole: planned(whole).passes) - 1])
+    @classmethod
+    def longest(cls, sizes: Sequence[int], eta: int, passes: int) -> "RacePlan":
+        """The longest race of these sizes that takes at most so many passes, which suffice for the shortest."""
+        wholes = range(len(sizes), passes + 1)  # a longer race never takes fewer passes
+        return cls.of(sizes, eta, wholes[bisect_right(wholes, passes, key=lambda n: cls.of(sizes, eta, n).passes) - 1])
 
 
 class Race:
