@@ -23,9 +23,11 @@ class Greedy(Strategy):
         self._duplicates = DuplicatePolicy(problem, "redraw")
 
     def ask(self, n: int) -> list[Task]:
-        best, space, rng = self._best, self.problem.space, self.problem.rng
+        best, problem = self._best, self.problem
         drawn = [
-            self._duplicates.draw(lambda: space.mutate(best.architecture, rng) if best else space.sample(rng))
+            self._duplicates.draw(
+                lambda: problem.space.mutate(best.architecture, problem.rng) if best else problem.draw()
+            )
             for _ in range(n)
         ]
         return [task for task in drawn if task is not None]
@@ -47,7 +49,8 @@ def main() -> None:
     """Search for ten trials and print them."""
     benchmark = Workload("nasbench201", "classification", {"channels": 4, "cells": 1}, {"epochs": 1}).make()
     goal = Goal((Objective("accuracy", maximize=True),))
-    problem = Problem(benchmark.space, goal, io=benchmark.io, fidelity=benchmark.fidelity, seed=0)
+    problem = Problem.of(benchmark, goal, seed=0)
+    problem.check_feasible()
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog.create(Path(folder) / "events.sqlite")
         with InlineExecutor(benchmark, ArtifactStore(Path(folder) / "artifacts")) as executor:

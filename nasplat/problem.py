@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Self
 
 from numpy.random import Generator, SeedSequence, default_rng
 
@@ -13,9 +14,13 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Handle
 from nasplat.cost import Cost
 from nasplat.errors import InfeasibleWarning, InputError, unknown
+from nasplat.nearest import Nearest
 from nasplat.objective import Goal
-from nasplat.search_space import SearchSpace
+from nasplat.search_space import LISTED, SearchSpace
 from nasplat.task import Evaluate, FineTuning, Teacher, TrainSupernet, derive_seed
+
+if TYPE_CHECKING:
+    from nasplat.benchmark import Benchmark
 
 ATTEMPTS = 10_000
 """Maximum number of draws in rejection sampling."""
@@ -79,7 +84,7 @@ class Problem:
         self.cost = lru_cache(maxsize=4096)(self._cost)
         self._has_cost = lru_cache(maxsize=65536)(self._can_be_counted)
         self.key = lru_cache(maxsize=65536)(space.canonical_key)
-        free = self.cost(enumerable_members[0] if enumerable_members else space.sample(default_rng(0))).metrics()
+        free = self.cost(self._example()).metrics()
         self.goal = Goal(goal.objectives, tuple(c for c in goal.constraints if c.metric not in free))
         self.limits = tuple(c for c in goal.constraints if c.metric in free)
         self.free_metrics = frozenset(free)
@@ -88,6 +93,31 @@ class Problem:
         self._priced_by = tuple(o.metric for o in goal.objectives if o.metric in free)
         self._next_id = 0
         self._has_warned = False
+
+    @classmethod
+    def of(
+        cls, benchmark: "Benchmark", goal: Goal, *, code_metrics: frozenset[str] | None = None, seed: int = 0
+    ) -> Self:
+        """The problem of a search on a benchmark: what it can measure, at which fidelities, and what is known before.
+
+        Args:
+            benchmark: The benchmark, with its space.
+            goal: Objectives and constraints.
+            code_metrics: The measured metrics that depend on the code; by default the benchmark's.
+            seed: The run's seed.
+        """
+        return cls(
+            benchmark.space,
+            goal,
+            io=benchmark.io,
+            fidelity=benchmark.fidelity,
+            fidelities=benchmark.fidelities,
+            is_measurable=benchmark.feasible,
+            enumerable_members=benchmark.enumerable_members,
+            analytic_metrics=benchmark.analytic_metrics,
+            code_metrics=benchmark.code_metrics if code_metrics is None else code_metrics,
+            seed=seed,
+        )
 
     def evaluate(
         self,
@@ -139,11 +169,12 @@ class Problem:
     def excess(self, architecture: Architecture) -> float:
         """The sum of an architecture's relative excesses over the hard constraints; 0 if it satisfies them.
 
-        Infinite if its cost is needed and cannot be counted, since its network cannot be built or run.
+        Infinite if its cost is needed and not known: the benchmark cannot measure it, or its network cannot be built or
+        run.
         """
         if not self.limits and not self._priced_by:
             return 0.0
-        if not self._has_cost(architecture):
+        if not self._is_measurable(architecture) or not self._has_cost(architecture):
             return math.inf
         metrics = self.cost(architecture).metrics()
         return sum(limit.excess(metrics) for limit in self.limits)
@@ -153,13 +184,16 @@ class Problem:
     ) -> Architecture:
         """Repair an architecture by steps until it satisfies the hard constraints.
 
-        A step is accepted if it does not increase the excess.
+        A step is accepted if it does not increase the excess. An architecture that a partial table lacks is returned as
+        it is, since its steps would lead astray; `held` replaces it.
 
         Args:
             architecture: The architecture to start from.
             step: Returns another architecture close to the given one.
             steps: Maximum number of steps; after them, the result need not satisfy the constraints.
         """
+        if self._nearest and not self._is_measurable(architecture):
+            return architecture
         excess = self.excess(architecture)
         for _ in range(steps):
             if not excess:
@@ -169,6 +203,29 @@ class Problem:
             if left <= excess:
                 architecture, excess = other, left
         return architecture
+
+    def held(
+        self, architecture: Architecture, accepts: Callable[[Architecture], bool] = lambda architecture: True
+    ) -> Architecture | None:
+        """The architecture; for one that a partial table lacks, the nearest feasible member that is accepted, if any.
+
+        Mutants are rarely members of a table that holds few of a large space. A strategy passes all that it proposes
+        through here, so that it works there as well. Distances are those of `nasplat.nearest`; what is near is drawn at
+        random among equals. If the benchmark lists no members, or more than `LISTED`, the architecture is returned as
+        it is.
+        """
+        if not self._nearest or self._is_measurable(architecture):
+            return architecture
+        near = self._nearest(architecture, self.rng)
+        return next((member for member in near if self.feasible(member) and accepts(member)), None)
+
+    def neighbors(self, architecture: Architecture) -> list[Architecture]:
+        """The neighbors of a member; if a partial table lacks some, as many members that are the nearest to it."""
+        neighbors = self.space.neighbors(architecture)
+        if not self._nearest or all(map(self._is_measurable, neighbors)):
+            return neighbors
+        others = (member for member in self._nearest(architecture, self.rng) if member != architecture)
+        return list(islice(others, len(neighbors)))
 
     def measurement_key(self, architecture: Architecture) -> str:
         """Equal for architectures with equal measured metrics, as far as the goal names them.
@@ -181,10 +238,10 @@ class Problem:
     def deduplication_key(self, architecture: Architecture) -> str:
         """Deduplication key: the measurement key, plus every objective that is a cost.
 
-        A dead edge changes no accuracy, but it may add to a cost.
+        A dead edge changes no accuracy, but it may add to a cost. What cannot be measured has no cost in its key.
         """
         key = self.measurement_key(architecture)
-        if not self._priced_by:
+        if not self._priced_by or math.isinf(self.excess(architecture)):
             return key
         metrics = self.cost(architecture).metrics()
         return " ".join((key, *(str(metrics[name]) for name in self._priced_by)))
@@ -239,6 +296,20 @@ class Problem:
             if self.feasible(member):
                 distinct.setdefault(self.deduplication_key(member), member)
         return list(distinct.values())
+
+    @cached_property
+    def _nearest(self) -> Nearest | None:
+        """The members that the benchmark lists, if they are few enough, by their distance."""
+        return Nearest(self.space, self._members) if self._members and len(self._members) <= LISTED else None
+
+    def _example(self) -> Architecture:
+        """A member whose metrics say which ones need no measurement: a measurable one, if any is found."""
+        if self._members:
+            return self._members[0]
+        rng = default_rng(0)
+        first = self.space.sample(rng)
+        drawn = chain([first], (self.space.sample(rng) for _ in range(ATTEMPTS)))
+        return next(filter(self._is_measurable, drawn), first)
 
     def _draw(self, rng: Generator) -> Architecture:
         return self._members[int(rng.integers(len(self._members)))] if self._members else self.space.sample(rng)
@@ -334,5 +405,5 @@ class Problem:
 
     def _cost(self, architecture: Architecture) -> Cost:
         cost = self.space.cost(architecture, self.io)
-        analytic = self._analytic_metrics(architecture)
+        analytic = self._analytic_metrics(architecture) if self._is_measurable(architecture) else {}
         return replace(cost, published={**cost.published, **analytic}) if analytic else cost

@@ -232,16 +232,27 @@ class DuplicatePolicy:
     ) -> Architecture | None:
         """As `draw`, but returns the architecture and does not record it as asked for.
 
+        A proposal that a partial table lacks becomes the nearest member that was not asked for.
+
         Args:
             propose: Makes proposals.
             attempts: Maximum number of proposals.
             beside: Deduplication keys that the proposal must not have, of other candidates that may be asked for too.
         """
+        problem = self.problem
+
+        def accepts(architecture: Architecture) -> bool:
+            return self.new(architecture) and not (beside and problem.deduplication_key(architecture) in beside)
+
+        def first_time(architecture: Architecture) -> bool:
+            return accepts(architecture) and problem.key(architecture) not in self._times
+
         for _ in range(attempts):
-            architecture = propose()
-            if self.problem.feasible(architecture) and self.new(architecture):
-                if beside and self.problem.deduplication_key(architecture) in beside:
-                    continue
+            proposed = propose()
+            architecture = problem.held(proposed, first_time) or problem.held(proposed, accepts)
+            if architecture is None:  # there is nothing left that any proposal could become
+                return None
+            if problem.feasible(architecture) and accepts(architecture):
                 return architecture
         return None
 

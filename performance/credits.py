@@ -101,16 +101,7 @@ class Table:
 
     def problem(self, seed: int) -> Problem:
         """The problem of finding the best."""
-        benchmark = self.benchmark
-        return Problem(
-            benchmark.space,
-            Goal((Objective(self.case.metric, True),)),
-            io=benchmark.io,
-            fidelity=benchmark.fidelity,
-            is_measurable=benchmark.feasible,
-            enumerable_members=benchmark.enumerable_members,
-            seed=seed,
-        )
+        return Problem.of(self.benchmark, Goal((Objective(self.case.metric, True),)), seed=seed)
 
     def search(self, arm: Arm, seed: int) -> NDArray[np.float64]:
         """The best so far after each evaluation, `[evaluations]`."""

@@ -34,14 +34,7 @@ def learnt(name: str, space: str) -> tuple[Predictor, float]:
     """A predictor of the cells of a table, and the seconds that it took to learn."""
     benchmark: Benchmark = Workload(space, space).make()
     benchmark.check()
-    problem = Problem(
-        benchmark.space,
-        Goal((Objective("accuracy", maximize=True),)),
-        io=benchmark.io,
-        fidelity=benchmark.fidelity,
-        is_measurable=benchmark.feasible,
-        enumerable_members=benchmark.enumerable_members,
-    )
+    problem = Problem.of(benchmark, Goal((Objective("accuracy", maximize=True),)))
     cells: list[Architecture] = []
     while len(cells) < EXAMPLES:
         cell = problem.sample()

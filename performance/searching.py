@@ -96,18 +96,7 @@ class Table:
 
     def problem(self, seed: int) -> Problem:
         """The problem with a seed of its own."""
-        benchmark = self.benchmark
-        return Problem(
-            benchmark.space,
-            self.goal,
-            io=benchmark.io,
-            fidelity=benchmark.fidelity,
-            fidelities=benchmark.fidelities,
-            is_measurable=benchmark.feasible,
-            enumerable_members=benchmark.enumerable_members,
-            analytic_metrics=benchmark.analytic_metrics,
-            seed=seed,
-        )
+        return Problem.of(self.benchmark, self.goal, seed=seed)
 
     def key(self, architecture: Architecture) -> str:
         """The canonical key, remembered."""

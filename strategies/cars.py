@@ -1,7 +1,7 @@
 """CARS (Yang et al., 2020, "CARS: Continuous evolution for efficient neural architecture search", CVPR)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -276,9 +276,12 @@ class CARS(GenerationalStrategy):
             draw = rng.random() if self.parents else RANDOM
             for attempt in range(attempts):
                 child = self._child(draw if attempt < CHILD_ATTEMPTS else RANDOM)
-                if self.problem.feasible(child.architecture) and identity(child.architecture) not in taken:
-                    taken.add(identity(child.architecture))
-                    children.append(child)
+                held = self.problem.held(child.architecture, lambda member: identity(member) not in taken)
+                if held is None:  # all that a partial table holds are taken
+                    break
+                if self.problem.feasible(held) and identity(held) not in taken:
+                    taken.add(identity(held))
+                    children.append(replace(child, architecture=held))
                     break
             else:
                 attempts = CHILD_ATTEMPTS  # all random ones are duplicates; a mutant may still be new

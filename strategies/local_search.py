@@ -60,7 +60,7 @@ class LocalSearch(Strategy):
         climb.outstanding.remove(outcome.id)
         if isinstance(outcome, Measurement) and (climb.best is None or self.problem.goal.better(outcome, climb.best)):
             climb.best = outcome
-            neighbors = [neighbor.code for neighbor in self.problem.space.neighbors(outcome.architecture)]
+            neighbors = [neighbor.code for neighbor in self.problem.neighbors(outcome.architecture)]
             climb.untried = [neighbors[i] for i in self.problem.rng.permutation(len(neighbors))]
 
     def _is_new(self, architecture: Architecture) -> bool:

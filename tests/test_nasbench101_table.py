@@ -111,16 +111,7 @@ def test_there_is_no_final_measurement_without_test_accuracies(real: Path) -> No
 
 def problem_on(benchmark: NASBench101Table, *, objectives: int = 2, seed: int = 0, **options: Any) -> Problem:
     goal = Goal((Objective("accuracy", True), Objective("params", False))[:objectives], **options)
-    return Problem(
-        SPACE,
-        goal,
-        io=benchmark.io,
-        fidelity=108,
-        fidelities=SCHEDULES,
-        is_measurable=benchmark.feasible,
-        enumerable_members=benchmark.enumerable_members,
-        seed=seed,
-    )
+    return Problem.of(benchmark, goal, seed=seed)
 
 
 @pytest.mark.slow

@@ -159,17 +159,7 @@ def look(benchmark: Benchmark, task: Evaluate) -> Measurement:
 
 def problem_of(benchmark: Benchmark, *objectives: str, seed: int = 0) -> Problem:
     """A problem on the benchmark, as a search makes it."""
-    return Problem(
-        benchmark.space,
-        Goal(tuple(map(Objective.parse, objectives or ("accuracy:max",)))),
-        io=benchmark.io,
-        fidelity=benchmark.fidelity,
-        fidelities=benchmark.fidelities,
-        is_measurable=benchmark.feasible,
-        enumerable_members=benchmark.enumerable_members,
-        analytic_metrics=benchmark.analytic_metrics,
-        seed=seed,
-    )
+    return Problem.of(benchmark, Goal(tuple(map(Objective.parse, objectives or ("accuracy:max",)))), seed=seed)
 
 
 STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {

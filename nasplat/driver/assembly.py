@@ -75,18 +75,7 @@ class Assembly:
             )
         benchmark.check()
         benchmark.space.check_io(benchmark.io)
-        problem = Problem(
-            benchmark.space,
-            goal,
-            io=benchmark.io,
-            fidelity=benchmark.fidelity,
-            fidelities=benchmark.fidelities,
-            is_measurable=benchmark.feasible,
-            enumerable_members=benchmark.enumerable_members,
-            analytic_metrics=benchmark.analytic_metrics,
-            code_metrics=benchmark.code_metrics if code_metrics is None else code_metrics,
-            seed=config.seed,
-        )
+        problem = Problem.of(benchmark, goal, code_metrics=code_metrics, seed=config.seed)
         problem.check_metrics(benchmark.metrics)
         problem.check_feasible()
         choice = choose(benchmark, problem, budget) if config.strategy.name == AUTO else None

@@ -315,17 +315,7 @@ def _prepared(make: Callable[[], Made]) -> tuple[Made, Evaluate, Problem]:
     benchmark = make()
     benchmark.check()
     benchmark.prepare()
-    problem = Problem(
-        benchmark.space,
-        Goal((Objective(next(iter(benchmark.metrics), "accuracy"), True),)),
-        io=benchmark.io,
-        fidelity=benchmark.fidelity,
-        is_measurable=benchmark.feasible,
-        enumerable_members=benchmark.enumerable_members,
-        analytic_metrics=benchmark.analytic_metrics,
-        code_metrics=benchmark.code_metrics,
-        seed=1,
-    )
+    problem = Problem.of(benchmark, Goal((Objective(next(iter(benchmark.metrics), "accuracy"), True),)), seed=1)
     return benchmark, problem.evaluate(problem.sample()), problem
 
 

@@ -5,7 +5,7 @@ The checks use `ToySpace` and compute the accuracy by a formula, so that a check
 
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.random import Generator, default_rng
 
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
+from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.search_space import Prior
@@ -161,6 +162,45 @@ def narrow_constraints_do_not_hang_it(make: MakeStrategy) -> None:
     drive(make(problem), trials=20)
 
 
+def a_partial_table_is_kept_to(make: MakeStrategy) -> None:
+    """The strategy proposes only what the benchmark can measure, if a metric of the goal is known of nothing else."""
+    for objectives, constraints in (
+        (("accuracy:max", "latency_ms:min"), ()),
+        (("accuracy:max",), ("latency_ms<=4",)),
+        (("accuracy:max", "params:min"), ("latency_ms<=4", "params<=300")),
+    ):
+        goal = Goal(tuple(map(Objective.parse, objectives)), tuple(map(Constraint.parse, constraints)))
+        for listed in (True, False):
+            problem = Problem.of(_PartialTable(ToySpace(), listed=listed), goal)
+            try:
+                strategy = make(problem)
+            except InputError as error:
+                does_not_apply(f"the strategy refuses the problem: {error}")
+            for task in drive(strategy, trials=40, batch=3):
+                if isinstance(task, Evaluate):
+                    assert problem.feasible(task.architecture), f"{task.architecture} is not feasible"
+
+
+class _PartialTable(ToyBenchmark):
+    """`ToyBenchmark` for a third of the members, the only ones whose latency is known."""
+
+    def __init__(self, space: ToySpace, *, listed: bool) -> None:
+        super().__init__(space)
+        members = (space.members() or [])[::3]
+        self._listed = members if listed else None
+        self._latencies = {member: 1 + 6 * toy_accuracy(member) for member in members}
+
+    def feasible(self, architecture: Architecture) -> bool:
+        return architecture in self._latencies
+
+    @property
+    def enumerable_members(self) -> Sequence[Architecture] | None:
+        return self._listed
+
+    def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
+        return {"latency_ms": self._latencies[architecture]}
+
+
 def failures_do_not_stop_it(make: MakeStrategy) -> None:
     """The strategy continues after failed trials, even if all fail, unless its plan ends. Failures are told too."""
     for fails in (lambda task: task.id % 3 == 1, lambda task: True):
@@ -290,6 +330,7 @@ STRATEGY_CHECKS: tuple[Callable[[MakeStrategy], None], ...] = (
     global_generators_are_left_alone,
     proposals_are_feasible_members,
     narrow_constraints_do_not_hang_it,
+    a_partial_table_is_kept_to,
     failures_do_not_stop_it,
     late_and_shuffled_outcomes_are_fine,
     state_goes_on_exactly,

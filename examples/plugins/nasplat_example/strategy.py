@@ -15,9 +15,11 @@ class Mutation(Strategy):
         self._duplicates = DuplicatePolicy(problem, "redraw")
 
     def ask(self, n: int) -> list[Task]:
-        best, space, rng = self._best, self.problem.space, self.problem.rng
+        best, problem = self._best, self.problem
         drawn = [
-            self._duplicates.draw(lambda: space.mutate(best.architecture, rng) if best else space.sample(rng))
+            self._duplicates.draw(
+                lambda: problem.space.mutate(best.architecture, problem.rng) if best else problem.draw()
+            )
             for _ in range(n)
         ]
         return [task for task in drawn if task is not None]
