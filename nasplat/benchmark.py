@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -143,8 +144,17 @@ class Benchmark(ABC):
         return self.record_data()
 
     def feasible(self, architecture: Architecture) -> bool:
-        """Whether the architecture can be measured; False for architectures that a partial table lacks."""
-        return True
+        """Whether the architecture can be measured; False for architectures that a partial table lacks.
+
+        By default, `enumerable_members` can, and if it is None, all. Override it only if other codes of the networks
+        that are listed can be measured as well.
+        """
+        return self._enumerable is None or architecture in self._enumerable
+
+    @cached_property
+    def _enumerable(self) -> frozenset[Architecture] | None:
+        members = self.enumerable_members
+        return None if members is None else frozenset(members)
 
     def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
         """Analytic metrics, which need no measurement, such as a latency from a table. All feasible architectures have
@@ -156,7 +166,8 @@ class Benchmark(ABC):
     def enumerable_members(self) -> Sequence[Architecture] | None:
         """All measurable members, if they are part of the space and can be listed, as in a partial table; else None.
 
-        A search then draws from the list, instead of drawing at random until a member is measurable.
+        Each is listed once, and the list does not change. A search then draws from the list, instead of drawing at
+        random until a member is measurable.
         """
         return None
 

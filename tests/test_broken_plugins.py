@@ -22,6 +22,7 @@ from torch import nn
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.cost import Cost
+from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn.supernet import Part, Supernet
 from nasplat.predictor import FittedState
@@ -337,6 +338,10 @@ def ask_for_ever(self: RandomSearch, n: int) -> list[Task]:
     return tasks
 
 
+def ask_any_member(self: Strategy, n: int) -> list[Task]:
+    return [self.problem.evaluate(self.problem.space.sample(self.problem.rng)) for _ in range(n)]
+
+
 def tell_measurements_only(self: Strategy, outcome: Outcome) -> None:
     assert not isinstance(outcome, Failure), "nobody thought of failures"
 
@@ -410,6 +415,7 @@ STRATEGIES: dict[str, Any] = {
     "global_generators_are_left_alone": broken(RandomSearch, ask=ask_with_global_randomness),
     "proposals_are_feasible_members": broken(RandomSearch, ask=ask_the_infeasible),
     "narrow_constraints_do_not_hang_it": broken(RandomSearch, ask=ask_for_ever),
+    "a_partial_table_is_kept_to": broken(RandomSearch, ask=ask_any_member),
     "failures_do_not_stop_it": broken(RandomSearch, tell=tell_measurements_only),
     "late_and_shuffled_outcomes_are_fine": InOrder,
     "state_goes_on_exactly": broken(RegularizedEvolution, set_state=forgets_its_population),
@@ -490,6 +496,17 @@ def know_nothing_of_some(self: ToyBenchmark, architecture: Architecture) -> dict
     return {"latency_ms": float("nan") if architecture.code[0] == "0" else 1.0}
 
 
+SOME = (ToySpace().members() or [])[::2]
+
+
+def everything(self: ToyBenchmark, architecture: Architecture) -> bool:
+    return True
+
+
+def begins_with_nothing(self: ToyBenchmark, architecture: Architecture) -> bool:
+    return architecture in SOME and architecture.code[0] == "1"
+
+
 BENCHMARKS: dict[str, Any] = {
     "measures_what_it_declares": broken(ToyBenchmark, measure=measure_percent),
     "carries_the_task": broken(ToyBenchmark, measure=measure_another),
@@ -502,8 +519,16 @@ BENCHMARKS: dict[str, Any] = {
     "preparing_again_is_harmless": broken(ToyBenchmark, prepare=prepare_counting, measure=measure_prepared),
     "continued_equals_uninterrupted": Forgetful,
     "analytic_metrics_are_consistent": broken(ToyBenchmark, analytic_metrics=know_by_symbol),
+    "listed_members_are_what_can_be_measured": broken(ToyBenchmark, enumerable_members=SOME, feasible=everything),
     "options_are_configuration": broken(ToyBenchmark, __doc__=""),
 }
+OTHER_LISTS: dict[str, Any] = {
+    "is feasible, but not listed": broken(ToyBenchmark, enumerable_members=SOME, feasible=everything),
+    "is listed, but not feasible": broken(ToyBenchmark, enumerable_members=SOME, feasible=begins_with_nothing),
+    "2 members are listed more than once": broken(ToyBenchmark, enumerable_members=[*SOME, *SOME[:2]]),
+    "'9999'|is no member": broken(ToyBenchmark, enumerable_members=[*SOME[:3], Architecture("toy", "9999")]),
+}
+"""What may be wrong with a list of members, by what is said of it."""
 OTHER_KNOWLEDGE: dict[str, Any] = {" change: ": know_by_chance, "not finite": know_nothing_of_some}
 """Further defects of analytic metrics, by what the check says of each."""
 
@@ -748,6 +773,19 @@ def test_each_defect_of_analytic_metrics_is_named(said: str) -> None:
         named(BENCHMARK_CHECKS)["analytic_metrics_are_consistent"](
             lambda: broken(ToyBenchmark, analytic_metrics=OTHER_KNOWLEDGE[said])(ToySpace())
         )
+
+
+@pytest.mark.parametrize("said", OTHER_LISTS)
+def test_each_defect_of_a_list_of_members_is_named(said: str) -> None:
+    with pytest.raises((AssertionError, InputError), match=said):
+        named(BENCHMARK_CHECKS)["listed_members_are_what_can_be_measured"](lambda: OTHER_LISTS[said](ToySpace()))
+
+
+def test_what_is_listed_is_what_is_feasible_by_default() -> None:
+    benchmark = broken(ToyBenchmark, enumerable_members=SOME)(ToySpace())
+    assert [member for member in ToySpace().members() or [] if benchmark.feasible(member)] == SOME
+    assert ToyBenchmark(ToySpace()).feasible(SOME[0])
+    named(BENCHMARK_CHECKS)["listed_members_are_what_can_be_measured"](lambda: benchmark)
 
 
 @pytest.mark.parametrize("name", SUPERNETS)

@@ -21,6 +21,9 @@ MakeBenchmark: TypeAlias = Callable[[], Benchmark]
 MakeSupernetBenchmark: TypeAlias = Callable[[], SupernetBenchmark]
 Made = TypeVar("Made", bound=Benchmark)
 
+LISTED_CHECKED = 50
+"""Number of listed members, drawn at random, that are checked one by one, and of mutants and others beside them."""
+
 
 def measures_what_it_declares(make: MakeBenchmark) -> None:
     """Every measurement has all declared metrics, finite, fractions between 0 and 1, and names its split.
@@ -249,6 +252,26 @@ def analytic_metrics_are_consistent(make: MakeBenchmark) -> None:
         assert metrics == again, f"analytic metrics of {architecture} change: {metrics}, then {again}"
 
 
+def listed_members_are_what_can_be_measured(make: MakeBenchmark) -> None:
+    """`enumerable_members` are members of the space, each once, and `feasible` is true for these networks only."""
+    benchmark, _, problem = _prepared(make)
+    listed = benchmark.enumerable_members
+    if listed is None:
+        does_not_apply(f"{type(benchmark).__name__} lists no members")
+    codes = {member.code for member in listed}
+    assert len(codes) == len(listed), f"{len(listed) - len(codes):,} members are listed more than once"
+    space, rng = benchmark.space, default_rng(0)
+    some = [listed[int(i)] for i in rng.integers(len(listed), size=LISTED_CHECKED)]
+    for member in some:
+        assert space.parse(member.code) == member, f"{member} is listed, but is no member of {space.name}"
+        assert benchmark.feasible(member), f"{member} is listed, but not feasible"
+    beside = [*(space.sample(rng) for _ in some), *(space.mutate(member, rng) for member in some)]
+    unlisted = [each for each in beside if each.code not in codes and benchmark.feasible(each)]
+    if unlisted:  # they may be other codes of what is listed
+        keys = {problem.key(member) for member in listed}
+        assert all(problem.key(each) in keys for each in unlisted), f"{unlisted[0]} is feasible, but not listed"
+
+
 def options_are_configuration(make: MakeBenchmark) -> None:
     """Constructor options are annotated, keyword-only and stored under their own names."""
     check_configuration(make(), given=1)
@@ -297,6 +320,7 @@ BENCHMARK_CHECKS: tuple[Callable[[MakeBenchmark], None], ...] = (
     preparing_again_is_harmless,
     continued_equals_uninterrupted,
     analytic_metrics_are_consistent,
+    listed_members_are_what_can_be_measured,
     options_are_configuration,
 )
 

@@ -170,13 +170,13 @@ def a_partial_table_is_kept_to(make: MakeStrategy) -> None:
         (("accuracy:max", "params:min"), ("latency_ms<=4", "params<=300")),
     ):
         goal = Goal(tuple(map(Objective.parse, objectives)), tuple(map(Constraint.parse, constraints)))
-        for listed in (True, False):
+        for listed, trials in ((True, 40), (False, 15)):
             problem = Problem.of(_PartialTable(ToySpace(), listed=listed), goal)
             try:
                 strategy = make(problem)
             except InputError as error:
                 does_not_apply(f"the strategy refuses the problem: {error}")
-            for task in drive(strategy, trials=40, batch=3):
+            for task in drive(strategy, trials=trials, batch=3):
                 if isinstance(task, Evaluate):
                     assert problem.feasible(task.architecture), f"{task.architecture} is not feasible"
 
