@@ -20,8 +20,9 @@ class RegularizedEvolution(Strategy):
 
     After Real et al. (2019), "Regularized evolution for image classifier architecture search", alg. 1.
 
-    With several objectives the parent is a member of the sample that no other member dominates. The first
-    `population` architectures are drawn at random. The next child does not wait for tasks in flight.
+    The paper draws the sample with replacement; here no member competes with itself. With several objectives the parent
+    is a member of the sample that no other member dominates. The first `population` architectures are drawn at random.
+    The next child does not wait for tasks in flight.
 
     Args:
         problem: The search problem.

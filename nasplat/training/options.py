@@ -28,7 +28,7 @@ class RecipeOptions(Options):
             epoch.
         learning_rate: The highest learning rate.
         optimizer: SGD, or Adam with the usual betas (.9, .999).
-        momentum: The momentum of SGD.
+        momentum: The momentum of SGD, which is Nesterov's; papers that name plain momentum differ.
         weight_decay: L2 penalty on all parameters.
         schedule: `one_cycle` raises the learning rate and lowers it again; `cosine` lowers it to 1/25.
         warmup_steps: The number of steps in which the learning rate rises from 1/25 of its highest value; by default
