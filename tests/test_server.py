@@ -416,7 +416,7 @@ def post(port: int, body: Any, **headers: str) -> tuple[int, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_server_answers_and_ends_cleanly(
     sign: signal.Signals, installed: dict[str, str], learnt: Path, saved: StoredPredictor
 ) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from nasplat.cli.console import err, out
 from nasplat.errors import InputError
+from nasplat.interface.interruption import hangs_up
 from nasplat.storage.files import read_file
 from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor
 
@@ -101,9 +102,12 @@ def _serve(
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=5,
     )
-    # The server stops cleanly on SIGINT or SIGTERM and then raises the signal again. Both are interruptions.
+    # The server stops cleanly on SIGINT or SIGTERM and then raises the signal again. Both are interruptions, and so is
+    # a closed terminal, of which the server does not know.
     # Shells start background jobs with SIGINT ignored, and Python then installs no handler for it.
     before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    if hangs_up():
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C (SIGINT) and SIGTERM."""
+"""Handling of Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which a closed terminal sends."""
 
 import signal
 import threading
@@ -11,13 +11,19 @@ if TYPE_CHECKING:
     from nasplat.driver.loop import Search
 
 
+def hangs_up() -> bool:
+    """Whether a closed terminal is to end this process."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+
 class Interruption:
-    """Delays SIGINT and SIGTERM until the work can be interrupted cleanly.
+    """Delays SIGINT, SIGTERM and SIGHUP until the work can be interrupted cleanly.
 
     A library that is starting up may swallow an exception or break on it. So the first signal is only recorded, and
     `arm` raises it later. A second signal is raised at once. After `arm`, every signal is raised when it arrives; and
     again after the next outcome, since a benchmark may have caught it: this is a watcher of the search.
-    SIGTERM is treated like Ctrl-C: the run stays resumable, and a message says how to resume it.
+    All are treated like Ctrl-C: the run stays resumable, and a message says how to resume it. Where SIGHUP is ignored,
+    as `nohup` asks for, it stays so.
 
     Python handles signals in the main thread alone. A search in another thread leaves them as they are.
     """
@@ -30,7 +36,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for each in (signal.SIGINT, signal.SIGTERM):
+            for each in (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up() else [])):
                 self._before[each] = signal.signal(each, self._strike)
         return self
 
