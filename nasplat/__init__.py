@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nasplat.curve import StopRule
     from nasplat.errors import InputError, NasplatError, TrialFailed
     from nasplat.interface.asking import AskTell
+    from nasplat.interface.checking import Checked, check
     from nasplat.interface.functions import fit_predictor, load, open_predictor, recover, search
     from nasplat.interface.run import Run, open_run
     from nasplat.objective import Constraint, Goal, Objective
@@ -32,6 +33,7 @@ __all__ = [
     "Architecture",
     "AskTell",
     "Benchmark",
+    "Checked",
     "Checkpoint",
     "Constraint",
     "Cost",
@@ -59,6 +61,7 @@ __all__ = [
     "TrainSupernet",
     "Trained",
     "TrialFailed",
+    "check",
     "choice",
     "fit_predictor",
     "load",
@@ -87,9 +90,11 @@ _CONTRACTS = (
 )
 _ELSEWHERE = {
     "AskTell": "interface.asking",
+    "Checked": "interface.checking",
     "Checkpoint": "authoring.checkpoint",
     "Reporter": "authoring.reporting",
     "Run": "interface.run",
+    "check": "interface.checking",
     "choice": "authoring.choices",
     "measures": "authoring.function",
     "number": "authoring.choices",

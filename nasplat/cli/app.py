@@ -83,6 +83,10 @@ COMMANDS = {
         "listing:list_plugins",
         "List search spaces, strategies, predictors, benchmarks and data sets; or the options of one of them.",
     ),
+    "check": LazyCommand(
+        "checking:check",
+        "Check a plug-in against the contract of its kind, rule by rule; exit code 1 if one is broken.",
+    ),
     "serve": LazyCommand("serving:serve", "Serve a saved predictor over HTTP, until Ctrl-C."),
     "predictor": LazyCommand(
         "predicting:app", "Fit predictors to measured architectures, and predict the scores of others."

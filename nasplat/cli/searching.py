@@ -29,7 +29,12 @@ from nasplat.interface.configuring import configured, parsed
 
 def search(
     config: Annotated[Path | None, typer.Argument(help="A YAML file; flags override it.", show_default=False)] = None,
-    space: Annotated[str | None, typer.Option(help="Search space; see `nasplat list`.", show_default=False)] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="Search space; see `nasplat list`. Or MODULE:NAME or FILE.py:NAME of your own.", show_default=False
+        ),
+    ] = None,
     benchmark: Annotated[
         str | None, typer.Option(help="The benchmark that measures architectures.", show_default=False)
     ] = None,

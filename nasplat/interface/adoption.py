@@ -43,7 +43,7 @@ def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[st
         case str():
             if ":" not in given:
                 return given, {}
-            return adopt(section, imported(section, given), known_as=known_as or given)
+            return adopt(section, imported(section, given), known_as=known_as or as_module(given))
         case PluginConfig():
             return adopt(section, given.model_dump(mode="json"))
         case Mapping() if isinstance(given.get("name"), str):
@@ -155,12 +155,12 @@ def opened(folder: Path, *, trust: bool, accept_changed_code: bool = False) -> R
 
 
 def imported(section: str, name: str) -> Any:
-    """The object that ``MODULE:ATTRIBUTE`` names; modules are also found in the working directory.
+    """The object that ``MODULE:ATTRIBUTE`` or ``FILE.py:ATTRIBUTE`` names; the working directory is searched too.
 
     Raises:
         InputError: There is none, or its module raises an error.
     """
-    module, _, attribute = name.partition(NUMBER)[0].partition(":")
+    module, _, attribute = as_module(name).partition(NUMBER)[0].partition(":")
     try:
         with importing(module), _found_here():
             found: Any = importlib.import_module(module)
@@ -174,6 +174,24 @@ def imported(section: str, name: str) -> Any:
             "where Python finds the module in the working directory or as an installed package"
         ) from error
     return found
+
+
+def as_module(name: str) -> str:
+    """``MODULE:ATTRIBUTE`` for ``FILE.py:ATTRIBUTE``, a file in the working directory or below; else the name.
+
+    Raises:
+        InputError: The file is elsewhere.
+    """
+    file, _, attribute = name.partition(":")
+    if not file.endswith(".py"):
+        return name
+    parts = Path(file).with_suffix("").parts
+    if Path(file).is_absolute() or not all(part.isidentifier() for part in parts):
+        raise InputError(
+            "a file of plug-ins must be named by its path from the working directory, of names that Python can import, "
+            f"such as my_space.py:MySpace, but got {shortly(name)}; change to its folder"
+        )
+    return f"{'.'.join(parts)}:{attribute}"
 
 
 @contextmanager
