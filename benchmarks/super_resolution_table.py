@@ -30,6 +30,7 @@ class SuperResolutionTable(Benchmark):
     """
 
     trains: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("psnr_db", "ssim", "gain_db")
 
     @property

@@ -68,7 +68,10 @@ class Benchmark(ABC):
     """Whether a measurement needs exclusive use of the device, as for latency; such a search has one worker."""
 
     trains: ClassVar[bool] = True
-    """Whether a measurement trains a network and leaves its weights; a table's metrics are looked up."""
+    """Whether a measurement trains a network and leaves its weights."""
+
+    looks_up: ClassVar[bool] = False
+    """Whether a measurement only looks figures up in a table, which takes no time; `trains` is then False."""
 
     distills: bool = False
     """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
@@ -325,6 +328,7 @@ class TableBenchmark(Benchmark):
     """
 
     trains: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = True
 
     datasets: ClassVar[tuple[str, ...]]
     """All data sets that a table can cover."""

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from nasplat.benchmark import Benchmark
 from nasplat.benchmarks.classification import Classification
 from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
 from nasplat.driver.automatic import POPULATION, choose
+from nasplat.driver.budget import Budget
 from nasplat.errors import InputError
 from nasplat.objective import Goal, Objective
 from nasplat.problem import Problem
@@ -200,6 +202,13 @@ def test_the_reasons_name_space_objectives_and_budget(table: Path) -> None:
     )
     assert "is too large to be listed" in str(assembled(TRAINED, evaluations=9).choice)
     assert "2.5 seconds, 1,000,000 images" in str(assembled(TRAINED, seconds=2.5, images=10**6).choice)
+
+
+@pytest.mark.parametrize("looks_up", [True, False])
+def test_seconds_of_what_looks_up_are_evaluations_whatever_its_class(looks_up: bool) -> None:
+    benchmark: Benchmark = type("Mine", (ToyBenchmark,), {"looks_up": looks_up})(ToySpace())
+    problem = Problem.of(benchmark, Goal((Objective("accuracy", True),)))
+    assert (choose(benchmark, problem, Budget(seconds=1)).strategy == "random_search") == looks_up
 
 
 def test_choosing_draws_nothing_and_depends_on_what_it_is_given_alone() -> None:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from nasplat_demo.benchmark import Formula
+from nasplat_demo.space import Perceptron
 from numpy.random import default_rng
 from typer.testing import CliRunner
 
-from nasplat.cli import evaluating
+from nasplat.cli import benchmarking, evaluating
 from nasplat.cli.evaluation_record import _trial
 from nasplat.errors import InputError
-from nasplat.registry import PREDICTORS, SEARCH_SPACES
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES
 from nasplat.surrogates import ranking_metrics
 
 app = typer.Typer()
@@ -194,6 +196,32 @@ def test_a_benchmark_s_table_is_evaluated_whole(table: Path) -> None:
     assert printed["settings"]["scores"]["split"] == "test"
     (result,) = printed["results"]
     assert result["all"]["tau"]["mean"] > 0.3 and result["duplicates"] > 0
+
+
+class PlainTable(Formula):
+    """A table of an outsider, which is no `TableBenchmark`."""
+
+    trains = False
+    looks_up = True
+
+
+class Slow(Formula):
+    """Nothing is trained, and nothing looked up either."""
+
+    trains = False
+
+
+def test_a_table_is_what_says_so() -> None:
+    words = ["--space", "tests:perceptron", "--predictor", "random_forest", "--set", "random_forest.trees=5"]
+    SEARCH_SPACES.adopt("tests:perceptron", Perceptron)
+    for name, benchmark in {"tests:plain": PlainTable, "tests:slow": Slow}.items():
+        BENCHMARKS.adopt(name, benchmark)
+    printed = json.loads(run("--benchmark", "tests:plain", *words, "--sizes", "10", "--splits", "1", "--json"))
+    assert printed["results"]
+    with pytest.raises(InputError, match="looks figures up in a table, and says so by looks_up"):
+        run("--benchmark", "tests:slow", *words, "--sizes", "10", "--splits", "1")
+    with pytest.raises(InputError, match="tests:plain keeps its table by itself; benchmarks with tables"):
+        benchmarking._table_benchmark("tests:plain")
 
 
 def test_a_trial_of_an_earlier_version_is_read_under_its_names_of_today() -> None:

@@ -64,6 +64,7 @@ class TableLookup(RecordedFiles):
     """
 
     trains: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = True
 
     layout: ClassVar["Layout"]
     """What the columns of the file are."""

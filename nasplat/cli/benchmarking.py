@@ -237,7 +237,11 @@ def _table_benchmark(name: str) -> type[TableBenchmark]:
     benchmark = BENCHMARKS.get(name)
     if not issubclass(benchmark, TableBenchmark):
         known = ", ".join(_table_benchmarks())
-        raise InputError(f"the benchmark {name} has no tables; benchmarks with tables: {known or 'none'}")
+        why = "keeps its table by itself" if benchmark.looks_up else "has no tables"
+        raise InputError(
+            f"the benchmark {name} {why}; benchmarks with tables in the data folder, a TableBenchmark each: "
+            f"{known or 'none'}"
+        )
     return benchmark
 
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import nasplat
 from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
-from nasplat.benchmark import Benchmark, TableBenchmark
+from nasplat.benchmark import Benchmark
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.evaluation_record import FIGURES, Record
 from nasplat.config import yaml_value
@@ -273,8 +273,11 @@ def _enumerable_members(benchmark: Benchmark) -> Iterable[Architecture]:
     Raises:
         InputError: The benchmark has no table, or its members cannot be enumerated.
     """
-    if not isinstance(benchmark, TableBenchmark):
-        raise InputError("--benchmark must name a benchmark with a table; give sources instead, such as a run")
+    if not benchmark.looks_up:
+        raise InputError(
+            "--benchmark must name a benchmark that looks figures up in a table, and says so by looks_up; give sources "
+            "instead, such as a run"
+        )
     if benchmark.enumerable_members is not None:
         return benchmark.enumerable_members
     space = benchmark.space

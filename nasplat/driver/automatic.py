@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasplat.architecture import Architecture
-from nasplat.benchmark import Benchmark, SupernetBenchmark, TableBenchmark
+from nasplat.benchmark import Benchmark, SupernetBenchmark
 from nasplat.driver.budget import Budget
 from nasplat.errors import InputError
 from nasplat.evolution.race import RaceOptions
@@ -134,7 +134,7 @@ def _trains_supernet(benchmark: Benchmark, problem: Problem) -> bool:
 def _evaluations(benchmark: Benchmark, budget: Budget) -> int | None:
     """The number of evaluations in the budget; None if it depends on how long networks are trained."""
     known = [] if budget.evaluations is None else [budget.evaluations]
-    if isinstance(benchmark, TableBenchmark) and budget.seconds is not None:
+    if benchmark.looks_up and budget.seconds is not None:
         known.append(int(LOOKUPS * budget.seconds))
     return min(known, default=None)
 
@@ -148,7 +148,7 @@ def _different(members: Sequence[Architecture], problem: Problem, evaluations: i
 
 def _stops_early(benchmark: Benchmark, problem: Problem, budget: Budget) -> bool:
     """Whether there is one objective, trainings can be stopped early, and that saves budget."""
-    if isinstance(benchmark, TableBenchmark) or len(problem.goal.objectives) > 1:
+    if benchmark.looks_up or len(problem.goal.objectives) > 1:
         return False
     if problem.fidelities[-1] < ETA * problem.fidelities[0]:
         return False
