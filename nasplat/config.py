@@ -1,17 +1,18 @@
 """The configuration of a search: one schema for files and flags, resolved before anything is created."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
-from nasplat.options import complete, construct, explain, grouped
+from nasplat.options import complete, construct, grouped, validated
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
@@ -146,10 +147,7 @@ class SearchConfig(_Section):
         Raises:
             InputError: A key is unknown or missing, or a value is of the wrong type.
         """
-        try:
-            return cls.model_validate(dict(tree))
-        except ValidationError as error:
-            raise InputError(explain(error, "", cls)) from None
+        return validated(cls, tree)
 
     def resolved(self) -> "SearchConfig":
         """The same configuration with every option of every plug-in, and with the space's own hard constraints.
@@ -273,6 +271,30 @@ def _read_yaml(path: Path, what: str) -> Any:
         raise InputError(f"the {what} {path} is not YAML: {' '.join(str(error).split())}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what surprises: `no` is a text, and so are `014`, `0x1f`, `1_000`, `12:30` and dates.
+
+    The first version of YAML reads them as false, and as numbers of base 8, 16, 10 and 60; but architectures have codes
+    such as 014, and choices names such as no. Options take a text as a truth value or a number where they have one.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  as in its base class
+
+
+for _tag, _form, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_form})$"), list(_first))
+
+
 def yaml_value(text: str) -> Any:
     """Read the value of a YAML document. Its size is limited with every alias counted as a copy.
 
@@ -280,7 +302,7 @@ def yaml_value(text: str) -> Any:
         ValueError: The text is not YAML, or is larger than a configuration can be.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         if root is None:
             return None
         _check_size(root)

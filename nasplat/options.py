@@ -4,7 +4,7 @@ import inspect
 import re
 import reprlib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,7 @@ MOST_PROBLEMS = 10
 """Maximum number of problems that a message lists."""
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
@@ -28,7 +29,7 @@ class Options(BaseModel):
     The docstring of a subclass describes its fields in a section ``Args:``, like the docstring of a plug-in.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 def options_model(plugin: type) -> type[BaseModel]:
@@ -52,7 +53,7 @@ def options_model(plugin: type) -> type[BaseModel]:
         ) from error
     return create_model(
         f"{plugin.__name__}Options",
-        __config__=ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False),
+        __config__=ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False, coerce_numbers_to_str=True),
         **fields,
     )
 
@@ -88,11 +89,42 @@ def construct(section: str, plugin: type[T], /, *arguments: Any, **options: Any)
 
 
 def _validated(section: str, plugin: type, given: Mapping[str, Any]) -> BaseModel:
-    model = options_model(plugin)
+    return validated(options_model(plugin), grouped(plugin, given, section), section)
+
+
+def validated(model: type[Model], given: Mapping[str, Any], section: str = "") -> Model:
+    """A model of plain values, each read by the type of its field.
+
+    Texts of digits are numbers where a number is expected, and numbers are texts where a text is. A truth value is no
+    number.
+
+    Raises:
+        InputError: A name is unknown or missing, or a value is of the wrong type.
+    """
     try:
-        return model.model_validate(grouped(plugin, given, section))
+        made = model.model_validate(dict(given))
     except ValidationError as error:
         raise InputError(explain(error, section, model)) from None
+    if place := _number_of_truth(given, made):
+        path = ".".join(filter(None, (section, place)))
+        raise InputError(f"{path} must be a number, but got true or false; give a number")
+    return made
+
+
+def _number_of_truth(given: Any, made: Any) -> str:
+    """Where a truth value has become a number: names that are joined by dots; empty if there is no such place."""
+    pairs: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(given, Mapping) and isinstance(made, BaseModel | Mapping):
+        inner = made if isinstance(made, Mapping) else dict(made)
+        pairs = ((str(name), value, inner.get(name)) for name, value in given.items())
+    elif isinstance(given, list | tuple) and isinstance(made, list | tuple):
+        pairs = ((str(i), *each) for i, each in enumerate(zip(given, made, strict=False)))
+    for name, value, read in pairs:
+        if isinstance(value, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+            return name
+        if place := _number_of_truth(value, read):
+            return f"{name}.{place}"
+    return ""
 
 
 def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:
