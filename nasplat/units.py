@@ -12,19 +12,35 @@ def figure(name: str, value: float) -> str:
 
     >>> figure("accuracy", 0.91607), figure("params", 73306), figure("macs", 117883520), figure("loss", 0.25)
     ('91.61 %', '73.3 k', '117.9 M', '0.25')
-    >>> figure("psnr_db", 33.66032)
-    '33.660 dB'
+    >>> figure("psnr_db", 33.66032), figure("latency_ms", 6482.3)
+    ('33.660 dB', '6,482')
     """
     known = Metric.known(name)
     if known is not None and known.unit == FRACTION and known.maximize:
         return f"{100 * value:.2f} %"
     if name.endswith("_db"):
         return f"{value:.3f} dB"
+    if name.endswith("_ms"):
+        return _plain(value, 4)
     if abs(value) >= 1000:
         for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if abs(value) >= factor:
                 return f"{value / factor:.1f} {prefix}"
     return f"{value:.4g}"
+
+
+def milliseconds(value: float, digits: int = 3) -> str:
+    """Format milliseconds with so many significant digits.
+
+    >>> milliseconds(0.25191), milliseconds(6482.3)
+    ('0.252 ms', '6,480 ms')
+    """
+    return f"{_plain(value, digits)} ms"
+
+
+def _plain(value: float, digits: int) -> str:
+    """A number of so many significant digits, without an exponent where it is large."""
+    return f"{float(f'{value:.{digits}g}'):,.12g}"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from nasplat.objective import Goal
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison, MeanStd, agreement_of, missing_of, side_by_side, title_of
 from nasplat.task import Measurement
-from nasplat.units import figure, shown_metrics
+from nasplat.units import figure, milliseconds, shown_metrics
 
 if TYPE_CHECKING:
     from nasplat.latency.measuring import Latency
@@ -51,7 +51,11 @@ def print_measurements(
                 *([str(m.task.fidelity)] if epochs else []),
                 *(figure(name, m.metrics[name]) for name in metrics),
                 *([figure(first, final[m.id].metrics.get(first, m.metrics[first]))] if final else []),
-                *([f"{latency[m.id].median_ms:.4g} ± {latency[m.id].iqr_ms:.2g} ms"] if latency else []),
+                *(
+                    [f"{figure('latency_ms', latency[m.id].median_ms)} ± {milliseconds(latency[m.id].iqr_ms, 2)}"]
+                    if latency
+                    else []
+                ),
             ]
             for m in measurements
         ),

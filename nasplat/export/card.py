@@ -6,7 +6,7 @@ from typing import Any
 
 from nasplat.errors import printable
 from nasplat.export.timing import disagreement, told, told_table
-from nasplat.units import figure
+from nasplat.units import figure, milliseconds
 
 _ACTIVE = re.compile(r"([\\`*_\[\]<>#|~&$]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
 """Characters with a meaning in Markdown: its markup, dollar signs, which enclose formulas, and parts of web addresses,
@@ -79,7 +79,8 @@ def _figures(document: Mapping[str, Any]) -> str:
     if (table := document.get("latency_table")) and "protocol" not in document:
         text += f"\n\nLatency table: {escaped(told_table(table))}."
     if latency := document.get("latency"):
-        text += f"\n\nLatency: {escaped(told(latency))}; interquartile range {latency['iqr_ms']:.2g} ms, at export."
+        spread = milliseconds(latency["iqr_ms"], 2)
+        text += f"\n\nLatency: {escaped(told(latency))}; interquartile range {spread}, at export."
     if warning := disagreement(document):
         text += f"\n\nWarning: {escaped(warning)}."
     return text

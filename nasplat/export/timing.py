@@ -11,6 +11,7 @@ from nasplat.executors.executor import cuda_is_available
 from nasplat.latency.conditions import Conditions, Engine, Origin, processor
 from nasplat.latency.known import LatencyKnown
 from nasplat.task import Measurement
+from nasplat.units import milliseconds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,7 +106,8 @@ def described(latency: "Latency", benchmark: Benchmark, predicted_ms: float | No
 def told(latency: Mapping[str, Any]) -> str:
     """The result of `described` for people, in one line."""
     under = Conditions(*(latency[name] for name in ("engine", "threads", "batch", "device")))
-    return f"{latency['median_ms']:.3g} ms (least {latency['least_ms']:.3g} ms); {under}; {latency['hardware']}"
+    median, least = (milliseconds(latency[name]) for name in ("median_ms", "least_ms"))
+    return f"{median} (least {least}); {under}; {latency['hardware']}"
 
 
 def told_table(table: Mapping[str, Any]) -> str:
@@ -122,8 +124,9 @@ def disagreement(document: Mapping[str, Any]) -> str:
     latency, table = document.get("latency"), document.get("latency_table")
     if not latency or not table or latency["agrees"] is not False:
         return ""
+    predicted, measured = document["analytic_metrics"]["latency_ms"], latency["least_ms"]
     return (
-        f"the table predicts {document['analytic_metrics']['latency_ms']:.3g} ms, but {latency['least_ms']:.3g} ms "
+        f"the table predicts {milliseconds(predicted)}, but {milliseconds(measured)} "
         f"were measured, a difference of {100 * abs(latency['difference']):.1f} %, where the table was off by "
         f"{100 * table['largest_error']:.1f} % at most; measure again with the device to itself, or build the table "
         "again"
