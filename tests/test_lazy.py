@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,3 +101,18 @@ def test_every_option_of_every_plug_in_is_explained() -> None:
         if not option.meaning
     ]
     assert not silent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("nasplat se", ["search", "serve"]), ("nasplat search --exec", ["--executor"]), ("nasplat predictor f", ["fit"])],
+    ids=str,
+)
+def test_shells_complete_commands_and_options(words: str, completed: list[str]) -> None:
+    environment = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1), "_NASPLAT_COMPLETE": "complete_bash"}
+    program = "import sys; sys.argv = ['nasplat']; from nasplat.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == completed, done.stderr

@@ -129,7 +129,7 @@ app = typer.Typer(
     name="nasplat",
     help="Search neural-network architectures, look at what was found, and export it.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
