@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.options import complete, shortly
-from nasplat.search_space import SearchSpace
+from nasplat.search_space import GeneSpace, SearchSpace
 from nasplat.storage.files import new_folder, read_file
 from nasplat.target import Line, TargetTransform, transform_of
 
 FORMAT = "nasplat predictor 1"
 LARGEST_SCORE = 1e100
 """The largest score that a predictor accepts; squares of larger scores would overflow."""
+TRIED, SAME = 4, 1e-3
+"""Number of predictions that are saved with a predictor, and how much they may differ when it is loaded, relatively."""
 DOCUMENT, ARRAYS = "predictor.json", "predictor.safetensors"
 LARGEST = {DOCUMENT: 1 << 26, ARRAYS: 1 << 32}
 """Maximum size in bytes of each of the two files; a larger file is not read."""
@@ -162,6 +164,7 @@ class Predictor(ABC):
             "versions": {name: version(name) for name in ("nasplat", "numpy", "scikit-learn", "torch")},
             "about": dict(about or {}),
             "target": None if self.target_transform is None else self.target_transform.as_json(),
+            "trial": self._trial().tolist(),
             "state": dict(state.values),
             "arrays": hashlib.sha256(arrays).hexdigest(),
         }
@@ -205,18 +208,32 @@ class Predictor(ABC):
             arrays = load(data)
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise _unreadable(folder, error) from error
+        changed = InputError(
+            f"the predictor in {folder} says something else of {space.name} than when it was saved: the space, or what "
+            "predictors see of it, has changed; fit it again"
+        )
+        before = document.get("trial")
+        if before is None and not _seen_as_before(space):
+            raise changed
         try:
             predictor = cls(space, **complete("predictor", cls, document["options"]))
             predictor.set_state(FittedState(document["state"], arrays))
             target = document.get("target")  # earlier versions have none
             predictor.target_transform = None if target is None else transform_of(target)
             # An inconsistent state, such as weights for other features, fails only when it is used.
-            trial = predictor.predict([space.sample(default_rng(0))])
-            if trial.shape != (1,) or not np.isfinite(trial).all():
-                raise ValueError(f"a trial prediction gave {shortly(trial)}, not one finite score")
+            trial = predictor._trial()
+            if trial.shape != (TRIED,) or not np.isfinite(trial).all():
+                raise ValueError(f"a trial prediction gave {shortly(trial)}, not {TRIED} finite scores")
+            same = before is None or np.allclose(trial, before, rtol=SAME, atol=SAME * np.ptp(before))
         except Exception as error:  # with a wrong state, it may raise any exception
             raise _unreadable(folder, error) from error
+        if not same:
+            raise changed
         return predictor
+
+    def _trial(self) -> NDArray[np.float64]:
+        """Predictions for a few members, `[TRIED]`, always the same ones."""
+        return self.predict([self.space.sample(default_rng(seed)) for seed in range(TRIED)])
 
 
 class TooFew(InputError):
@@ -292,7 +309,8 @@ def read_document(folder: Path) -> dict[str, Any]:
     """Read and verify the JSON document of a saved predictor.
 
     It has the keys `predictor` and `options`, `space` with `name` and `options`, `versions`, `about`, `state`, and
-    the digests `arrays` and `document`. Earlier versions have no `target`, which says how predictions become scores.
+    the digests `arrays` and `document`. Earlier versions have no `target`, which says how predictions become scores,
+    and no `trial`, some predictions.
 
     Raises:
         InputError: The document is missing, damaged, or of another format; the message says what is wrong.
@@ -325,6 +343,11 @@ def read_document(folder: Path) -> dict[str, Any]:
         }:
             return {**document, "document": digest}
     raise _unreadable(folder, ValueError(f"{DOCUMENT} lacks a key, or a value has the wrong type"))
+
+
+def _seen_as_before(space: SearchSpace) -> bool:
+    """Whether predictors see the same of a space as versions that saved no trial: not of the default chain of genes."""
+    return not isinstance(space, GeneSpace) or type(space).graphs is not GeneSpace.graphs
 
 
 def _digest(document: Mapping[str, Any]) -> str:

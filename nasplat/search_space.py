@@ -362,20 +362,19 @@ class GeneSpace(SearchSpace):
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
         """A chain: the input, one node for every gene in order, the output.
 
-        A node's type is its gene's choice; inactive genes have no node. A node's cost is that of the part with the
-        gene's name, if there is one and the network can be built. Override it for genes that are connected otherwise.
+        A node's type is its gene with its choice, whose name may mean something else in another gene. Inactive genes
+        have no node. A node's cost is that of the part with the gene's name, if there is one and the network can be
+        built. Override it for genes that are connected otherwise.
         """
-        names = list(dict.fromkeys(choice for gene in self.genes for choice in gene.choices))
         operations = (
             Operation("input", Role.INPUT),
-            *(Operation(name, Role.OTHER) for name in names),
+            *(Operation(f"{gene.name}={choice}", Role.OTHER) for gene in self.genes for choice in gene.choices),
             Operation("output", Role.OUTPUT),
         )
         nodes, n = len(self.genes) + 2, len(architectures)
         types = np.full((n, nodes), ABSENT, dtype=np.int16)
         types[:, 0], types[:, -1] = 0, len(operations) - 1
         params, macs = np.zeros((n, nodes), dtype=np.int64), np.zeros((n, nodes), dtype=np.int64)
-        number = [[1 + names.index(choice) for choice in gene.choices] for gene in self.genes]
         adjacency = np.zeros((n, nodes, nodes), dtype=bool)
         for row, architecture in enumerate(architectures):
             choices, active = self.choices(architecture), sorted(self.active_genes(architecture))
@@ -383,7 +382,7 @@ class GeneSpace(SearchSpace):
             with suppress(InputError):  # what cannot be built has choices all the same, and predictors may meet it
                 parts = self.cost(architecture, self.reference_io).parts
             for gene in active:
-                types[row, 1 + gene] = number[gene][choices[gene]]
+                types[row, 1 + gene] = 1 + self._offsets[gene] + choices[gene]
                 part = parts.get(self.genes[gene].name, Cost())
                 params[row, 1 + gene], macs[row, 1 + gene] = part.params, part.macs
             chain = [0, *(1 + gene for gene in active), nodes - 1]

@@ -126,3 +126,10 @@ def test_spaces_are_for_classes_or_for_pictures() -> None:
     ):
         space.check_io(IO.upscaled(4, 4, 2))
     assert IO.upscaled(4, 6, 3).output_shape == (3, 12, 18) and IO.image(1, 4, 3).output_shape == (3,)
+
+
+def test_equal_names_of_choices_in_different_genes_are_different_operations() -> None:
+    space = ToySpace()
+    graphs = space.graphs([space.member([0, 1, 1, 3])])
+    named = [graphs.operations[number].name for number in graphs.types[0]]
+    assert named == ["input", "width 1=2", "width 2=4", "width 3=4", "width 4=16", "output"]

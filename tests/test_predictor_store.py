@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 from nasplat_demo.predictor import Ridge
 from numpy.random import default_rng
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from nasplat import predictor as contract
+from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.predictor import ARRAYS, DOCUMENT, FittedState, _digest
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.surrogates.predictor_store import make_predictor, make_space, open_predictor, scored
+from nasplat.testing import ToySpace
+from nasplat.testing.toy import toy_accuracy
 
 SPACE = NASBench201()
 CODES = [SPACE.sample(default_rng(seed)).code for seed in range(20)]
@@ -217,3 +221,34 @@ def test_any_byte_flipped_or_cut_is_noticed_or_harmless(name: str, folder: Path)
             except InputError:
                 refused += 1
     assert refused > len(data) // 2
+
+
+class Reordered(ToySpace):
+    """The toy, of which predictors see other features than before."""
+
+    def features(self, architecture: Architecture) -> NDArray[np.float64]:
+        return super().features(architecture)[::-1]
+
+
+def test_a_predictor_that_would_say_something_else_is_refused(tmp_path: Path) -> None:
+    space = ToySpace()
+    members = (space.members() or [])[::7]
+    Ridge(space).fit(members, np.array([toy_accuracy(each) for each in members])).save(tmp_path / "saved")
+    assert Ridge.load(tmp_path / "saved", space).predict(members[:3]).shape == (3,)
+    with pytest.raises(InputError, match=r"something else of toy than when it was saved.*fit it again"):
+        Ridge.load(tmp_path / "saved", Reordered())
+    edit(tmp_path / "saved", lambda document: document["trial"].append(0.5))
+    with pytest.raises(InputError, match="cannot be read"):
+        Ridge.load(tmp_path / "saved", space)
+
+
+def test_an_earlier_version_saved_no_trial_and_saw_another_graph_of_genes(folder: Path, tmp_path: Path) -> None:
+    before = predictions(folder)
+    edit(folder, lambda document: document.pop("trial"))
+    assert predictions(folder) == before, "cells have a graph of their own"
+    space = ToySpace()
+    members = (space.members() or [])[::7]
+    Ridge(space).fit(members, np.array([toy_accuracy(each) for each in members])).save(tmp_path / "saved")
+    edit(tmp_path / "saved", lambda document: document.pop("trial"))
+    with pytest.raises(InputError, match="something else of toy than when it was saved"):
+        Ridge.load(tmp_path / "saved", space)
