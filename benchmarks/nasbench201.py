@@ -154,6 +154,17 @@ class NASBench201Table(tables.FileTables):
         self.prepare()
         return ("search", self.epochs) in self._rows.get(architecture.code, ())
 
+    @cached_property
+    def _held(self) -> list[Architecture]:
+        self.prepare()
+        held = (code for code, row in self._rows.items() if ("search", self.epochs) in row)
+        return [Architecture(self.space.name, code) for code in sorted(held)]
+
+    @property
+    def enumerable_members(self) -> Sequence[Architecture] | None:
+        """The members of a table that lacks some; those of a whole table are listed by the space."""
+        return self._held if len(self._held) < len(self.space.members() or ()) else None
+
     def analytic_metrics(self, architecture: Architecture) -> Mapping[str, float]:
         self.prepare()
         row = self._rows.get(architecture.code, {})

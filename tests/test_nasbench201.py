@@ -538,6 +538,7 @@ def test_a_partial_table_is_feasible_only_for_what_it_holds(write: TableWriter) 
     problem = Problem(
         space, Goal((Objective("accuracy", True),)), io=benchmark.io, is_measurable=benchmark.feasible, fidelity=200
     )
+    assert [member.code for member in benchmark.enumerable_members or ()] == sorted(held)
     problem.check_feasible()
     sampled = {problem.sample().code for _ in range(60)}
     assert len(sampled) > 40
