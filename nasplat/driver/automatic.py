@@ -14,12 +14,13 @@ benchmark can fine-tune.
 | networks are trained, perhaps briefly | one        | images, device-seconds, or only seconds | asha                  |
 | any                                   | any        | any other                               | predictor_guided      |
 
-Reasons. Shared weights cost one training; other strategies cost one training for each network. From the images of three
-and of ten full trainings, CARS with a race found better fronts than random search, NSGA-II, ASHA and predictor-guided
-search; not from those of one, and no more from those of thirty (docs/results.md, "CARS: from how many trainings it
-pays"). The supernet takes one, and the race by default between three and four. If all members can be measured, no
-prediction is needed. A predictor makes the best use of few evaluations, but its fitting time grows with the cube of the
-number of examples. Early stopping saves images and seconds, but not evaluations: a short evaluation counts as one.
+Reasons. Shared weights cost one training; other strategies cost one training for each network. From the images of ten
+full trainings, on one of two spaces also of three, CARS with a race found better fronts than random search, NSGA-II,
+ASHA and predictor-guided search; not from those of one, and no more from those of thirty (docs/results.md, "CARS: from
+how many trainings it pays"). The supernet takes one, and the race by default between three and four. If all members can
+be measured, no prediction is needed. A predictor makes the best use of few evaluations, but its fitting time grows with
+the cube of the number of examples. Early stopping saves images and seconds, but not evaluations: a short evaluation
+counts as one.
 """
 
 import math
