@@ -151,15 +151,15 @@ def test_a_wrong_target_creates_nothing(command: CommandLine, tmp_path: Path) ->
     assert done.returncode == 2 and "tensorboard:DIR" in done.stderr and not (tmp_path / "new").exists()
 
 
-def test_several_watchers_of_a_search_are_told_the_same(tmp_path: Path) -> None:
-    seen: list[list[int | None]] = [[], []]
+def test_several_watchers_of_a_search_are_told_the_same_and_what_is_running_before_it_ends(tmp_path: Path) -> None:
+    seen: list[list[tuple[int | None, int, float]]] = [[], []]
 
     class Counting(Watcher):
-        def __init__(self, numbers: list[int | None]) -> None:
+        def __init__(self, numbers: list[tuple[int | None, int, float]]) -> None:
             self.numbers = numbers
 
         def watch(self, search: Search, outcome: Any) -> None:
-            self.numbers.append(outcome and outcome.id)
+            self.numbers.append((outcome and outcome.id, search.running, search.fraction))
 
     benchmark = ToyBenchmark(ToySpace())
     problem = Problem(
@@ -168,8 +168,8 @@ def test_several_watchers_of_a_search_are_told_the_same(tmp_path: Path) -> None:
     log = EventLog.create(tmp_path / "events")
     watchers = [Counting(each) for each in seen]
     with InlineExecutor(benchmark, MemoryArtifacts()) as executor, contextlib.closing(log):
-        Search(problem, RandomSearch(problem), executor, log, Budget(evaluations=5), watchers).run()
-    assert seen[0] == seen[1] == [0, 1, 2, 3, 4]
+        Search(problem, RandomSearch(problem), executor, log, Budget(evaluations=2), watchers).run()
+    assert seen[0] == seen[1] == [(None, 1, 0.0), (0, 0, 0.5), (None, 1, 0.5), (1, 0, 1.0)]
 
 
 # The tools themselves

@@ -49,7 +49,7 @@ class Watcher(Protocol):
     """Gets notified of the search's progress: what shows it, and what tracks it elsewhere."""
 
     def watch(self, search: "Search", outcome: Outcome | None) -> None:
-        """Called after every outcome that was told, and every half second with None."""
+        """Called after every outcome that was told; and with None when tasks were submitted, and every half second."""
 
 
 class Search:
@@ -127,8 +127,10 @@ class Search:
 
     @property
     def fraction(self) -> float:
-        """The spent part of the budget, or the completed part of the strategy's own plan, whichever is larger."""
-        return max(self.spending.fraction(self.budget), self.strategy.progress or 0.0)
+        """The completed part of the budget, or of the strategy's own plan, whichever is larger."""
+        in_work = sum(isinstance(task, Evaluate) for task in self.accounts.outstanding.values())
+        completed = replace(self.spending, evaluations=self.spending.evaluations - in_work)
+        return max(completed.fraction(self.budget), self.strategy.progress or 0.0)
 
     def run(self) -> None:
         """Search until the budget is spent or the strategy is finished, and no work is in flight.
@@ -139,6 +141,7 @@ class Search:
         """
         self.begin()
         while self.fill():
+            self._notify(None)
             try:
                 outcomes = self.executor.wait(WAIT_SECONDS)
             finally:
@@ -173,7 +176,6 @@ class Search:
             self._settle(outcome)
         self.collect(at_least=collection.COLLECT_BYTES)
         if not outcomes:
-            self._notify(None)
             self.log.sync()  # while events come in, the log syncs itself
 
     def end(self) -> None:
