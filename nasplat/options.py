@@ -105,14 +105,17 @@ def validated(model: type[Model], given: Mapping[str, Any], section: str = "") -
         made = model.model_validate(dict(given))
     except ValidationError as error:
         raise InputError(explain(error, section, model)) from None
-    if place := _number_of_truth(given, made):
+    for place, value, read in _changed(given, made):
         path = ".".join(filter(None, (section, place)))
-        raise InputError(f"{path} must be a number, but got true or false; give a number")
+        if isinstance(value, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+            raise InputError(f"{path} must be a number, but got {str(value).lower()}; give a number")
+        if isinstance(value, float) and isinstance(read, str):
+            raise InputError(f"{path} must be a text, but got the number {value}; put it in quotes")
     return made
 
 
-def _number_of_truth(given: Any, made: Any) -> str:
-    """Where a truth value has become a number: names that are joined by dots; empty if there is no such place."""
+def _changed(given: Any, made: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Place, value and what it was read as, of all single values; a place is names and numbers, joined by dots."""
     pairs: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(given, Mapping) and isinstance(made, BaseModel | Mapping):
         inner = made if isinstance(made, Mapping) else dict(made)
@@ -120,11 +123,10 @@ def _number_of_truth(given: Any, made: Any) -> str:
     elif isinstance(given, list | tuple) and isinstance(made, list | tuple):
         pairs = ((str(i), *each) for i, each in enumerate(zip(given, made, strict=False)))
     for name, value, read in pairs:
-        if isinstance(value, bool) and isinstance(read, int | float) and not isinstance(read, bool):
-            return name
-        if place := _number_of_truth(value, read):
-            return f"{name}.{place}"
-    return ""
+        if isinstance(value, Mapping | list | tuple):
+            yield from ((f"{name}.{place}", *each) for place, *each in _changed(value, read))
+        else:
+            yield name, value, read
 
 
 def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from nasplat.cost import Cost
 from nasplat.errors import InfeasibleWarning, InputError, unknown
 from nasplat.nearest import Nearest
 from nasplat.objective import Goal
-from nasplat.search_space import LISTED, SearchSpace
+from nasplat.search_space import LISTED, GeneSpace, SearchSpace
 from nasplat.task import Evaluate, FineTuning, Teacher, TrainSupernet, derive_seed
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Problem:
             step: Returns another architecture close to the given one.
             steps: Maximum number of steps; after them, the result need not satisfy the constraints.
         """
-        if self._nearest and not self._is_measurable(architecture):
+        if not self._is_measurable(architecture) and self._nearest:
             return architecture
         excess = self.excess(architecture)
         for _ in range(steps):
@@ -214,7 +214,7 @@ class Problem:
         random among equals. If the benchmark lists no members, or more than `LISTED`, the architecture is returned as
         it is.
         """
-        if not self._nearest or self._is_measurable(architecture):
+        if self._is_measurable(architecture) or not self._nearest:
             return architecture
         near = self._nearest(architecture, self.rng)
         return next((member for member in near if self.feasible(member) and accepts(member)), None)
@@ -222,7 +222,7 @@ class Problem:
     def neighbors(self, architecture: Architecture) -> list[Architecture]:
         """The neighbors of a member; if a partial table lacks some, as many members that are the nearest to it."""
         neighbors = self.space.neighbors(architecture)
-        if not self._nearest or all(map(self._is_measurable, neighbors)):
+        if all(map(self._is_measurable, neighbors)) or not self._nearest:
             return neighbors
         others = (member for member in self._nearest(architecture, self.rng) if member != architecture)
         return list(islice(others, len(neighbors)))
@@ -265,7 +265,7 @@ class Problem:
         """A random feasible member that is accepted, by rejection sampling; None if there is none.
 
         Draws rarely find the last members that are left. So where they find none, one is drawn from the members that
-        can be listed; if they cannot be listed, the result is None.
+        can be listed, unless that would take too long; then the result is None.
         """
         return self._find(accepts, self.rng)
 
@@ -284,6 +284,15 @@ class Problem:
             InputError: No feasible member was found.
         """
         self._sample(default_rng(0))
+
+    @property
+    def _lists_soon(self) -> bool:
+        """Whether feasible members are listed without building more networks than draws would have built."""
+        counted = isinstance(self.space, GeneSpace) and self.space.counts_its_networks
+        if not counted or "_listed" in vars(self):
+            return True
+        members = self._members if self._members is not None else self.space.members()
+        return members is None or len(members) <= ATTEMPTS
 
     @cached_property
     def _listed(self) -> list[Architecture] | None:
@@ -324,7 +333,7 @@ class Problem:
         for architecture in self._candidates(rng):
             if self.feasible(architecture) and accepts(architecture):
                 return architecture
-        left = [architecture for architecture in self._listed or () if accepts(architecture)]
+        left = [each for each in (self._listed if self._lists_soon else None) or () if accepts(each)]
         return left[int(rng.integers(len(left)))] if left else None
 
     def _sample(self, rng: Generator) -> Architecture:
@@ -332,7 +341,8 @@ class Problem:
         if found is not None:
             return found
         name = self.space.name
-        none = f"none of {ATTEMPTS:,} members drawn from {name}" if self._listed is None else f"no member of {name}"
+        listed = self._lists_soon and self._listed is not None
+        none = f"no member of {name}" if listed else f"none of {ATTEMPTS:,} members drawn from {name}"
         if not self.limits:
             raise InputError(f"{none} can be measured by the benchmark; choose another benchmark")
         limits = ", ".join(map(str, self.limits))

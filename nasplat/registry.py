@@ -134,6 +134,10 @@ class Registry(Generic[T]):
             )
         if name not in self._plugins:
             name = self._former.get(name, name)
+        if name not in self._plugins and ":" in name and self.kind == "predictor":
+            raise InputError(
+                f"a predictor must be an installed plug-in, but got {name!r}; give its package an entry point for it"
+            )
         if name not in self._plugins and ":" in name:
             raise InputError(
                 f"the {self.kind} {name!r} is an object of somebody's program, which is used only if you say so: give "

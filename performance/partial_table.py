@@ -59,6 +59,7 @@ class Generated(Benchmark):
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     trains: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = True
 
     def __init__(self, space: Digits, *, seed: int, held: int = HELD) -> None:
         super().__init__(space)

@@ -291,7 +291,7 @@ class CARS(GenerationalStrategy):
         """A mutant, a crossover or a random architecture, decided by `draw`, a random number from 0 to 1."""
         space, rng = self.problem.space, self.problem.rng
         if draw >= self.mutation + self.crossover:
-            return Child(space.sample(rng))
+            return Child(self.problem.draw())
         one, other = (self.parents[i].architecture for i in rng.integers(len(self.parents), size=2))
         if draw < self.mutation:
             return Child(space.mutate(one, rng), (one.code,))

@@ -152,6 +152,18 @@ def test_wrong_use_is_refused(arguments: list[str], message: str, command: Comma
     assert message in done.stderr
 
 
+def test_a_file_that_another_module_hides_is_refused(command: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text(SPACE)
+    done = command("check", "random.py:MySpace")
+    assert done.returncode == 2 and "random.py has the name of another module" in done.stderr
+
+
+def test_without_assertions_nothing_is_said_to_pass() -> None:
+    program = "import nasplat; print(nasplat.check('random_search'))"
+    done = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True)
+    assert "checks are assertions" in done.stderr and not done.stdout
+
+
 def test_a_file_below_is_a_module() -> None:
     assert as_module("spaces/my_space.py:MySpace") == "spaces.my_space:MySpace"
     assert as_module("./my_space.py:MySpace") == "my_space:MySpace"

@@ -8,6 +8,7 @@ import pytest
 
 from nasplat import problem as problem_module
 from nasplat.architecture import IO, Architecture
+from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
@@ -76,6 +77,29 @@ def test_the_last_members_are_drawn_uniformly() -> None:
     counts = Counter(architecture.code for architecture in found if architecture is not None)
     assert counts.keys() == left and min(counts.values()) > 60
     assert problem.find(lambda architecture: False) is None
+
+
+class Built(ToySpace):
+    """The toy, whose costs are counted on its networks."""
+
+    counts_its_networks = True
+
+
+@pytest.mark.parametrize(("space", "listed"), [(ToySpace(), True), (Built(), False)], ids=["formula", "counted"])
+def test_no_more_networks_are_built_for_a_list_than_for_draws(space: ToySpace, listed: bool) -> None:
+    problem = Problem(space, Goal((Objective("accuracy", True), Objective("params", False))), io=SIDE)
+    priced = set[str]()
+    price = problem.cost
+
+    def noted(architecture: Architecture) -> Cost:
+        priced.add(architecture.code)
+        return price(architecture)
+
+    problem.cost = problem._has_cost = noted  # type: ignore[assignment]
+    assert problem.find(lambda architecture: False) is None
+    assert (len(priced) == len(MEMBERS)) == listed
+    if not listed:
+        assert len(priced) <= 20
 
 
 def test_a_member_that_draws_miss_is_feasible_all_the_same() -> None:

@@ -231,6 +231,19 @@ def test_progress_counts_each_training_of_the_race_as_it_ends() -> None:
     assert told[-1] == strategy.progress == 1 and told == sorted(told)
 
 
+def test_a_race_goes_on_by_its_plan_alone() -> None:
+    plan = RacePlan((4, 2), (1, 2))
+    race = Race(problem(), plan, WEIGHTS, begun=3)
+    state = race.get_state()
+    assert Race.restored(problem(), plan, state).get_state() == state
+    for other in (RacePlan((4, 2), (1, 4)), RacePlan((4,), (2,))):
+        with pytest.raises(ValueError, match="its race has the plan"):
+            Race.restored(problem(), other, state)
+    del state["sizes"]  # as an earlier version saved it
+    with pytest.raises(KeyError):
+        Race.restored(problem(), plan, state)
+
+
 def test_a_benchmark_that_cannot_fine_tune_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Classification, "fine_tunes", False)
     strategy = {"name": "cars", "warmup": 1, "interval": 1, "finish": "race", "race": {"epochs": 50}}

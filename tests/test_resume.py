@@ -373,6 +373,23 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
 
 
 @pytest.mark.slow
+def test_a_closed_terminal_interrupts_a_search(tmp_path: Path) -> None:
+    terminal, other_end = os.openpty()
+    words, name = shlex.join([sys.executable, "-m", "nasplat", *TRAINING, "--out", "run"]), os.ttyname(other_end)
+    # The first terminal that the leader of a session opens is its own.
+    leading = ["sh", "-c", f"exec {words} <{name} >{name} 2>&1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(leading, cwd=tmp_path, env=environment, start_new_session=True, text=True) as process:
+        os.close(other_end)
+        try:
+            wait_until(lambda: outcomes_in(tmp_path / "run") >= 1, process)
+        finally:
+            os.close(terminal)
+        assert process.wait(PATIENCE) == 130
+    assert RunDirectory(tmp_path / "run").history().status == "interrupted"
+
+
+@pytest.mark.slow
 def test_the_command_that_an_interrupted_search_names_can_be_pasted_into_a_shell(counted: Counted) -> None:
     process = counted.begin(*searching("random_search", 400, "my run"), notes="run.txt", delay=0.005)
     wait_until(lambda: outcomes_in(counted.folder / "my run") >= 10, process)

@@ -65,6 +65,12 @@ def read(text: str) -> Any:
         ("name=1_000", "1_000"),
         ("name=0x1f", "0x1f"),
         ("name=no", "no"),
+        ("name=+5", "+5"),
+        ("name=-0", "-0"),
+        ("name=1.5e5", "1.5e5"),
+        ("name=-.5", "-.5"),
+        ("number=+5", 5),
+        ("rate=1.5e5", 1.5e5),
         ("name='true'", "true"),
         ("mode=no", "no"),
         ("mode=yes", "yes"),
@@ -98,21 +104,25 @@ def test_a_value_is_what_its_option_takes(text: str, value: Any) -> None:
     ],
 )
 def test_a_truth_value_is_no_number(text: str, place: str) -> None:
-    with pytest.raises(InputError, match=f"^{place} must be a number, but got true or false"):
+    with pytest.raises(InputError, match=f"^{place} must be a number, but got (true|false); give a number"):
+        read(text)
+
+
+@pytest.mark.parametrize("text", ["name=1.10", "names=[a, 2.50]"])
+def test_a_number_whose_spelling_would_be_lost_is_no_text(text: str) -> None:
+    with pytest.raises(InputError, match=r"must be a text, but got the number \d.\d; put it in quotes"):
         read(text)
 
 
 def test_a_truth_value_is_no_budget_and_no_seed() -> None:
     for section in ({"seed": True}, {"budget": {"evaluations": True}}, {"executor": {"workers": True}}):
-        with pytest.raises(InputError, match="must be a number, but got true or false"):
+        with pytest.raises(InputError, match="must be a number, but got true; give a number"):
             SearchConfig.read({**TREE, **section})
 
 
 def test_what_is_written_is_read_back() -> None:
-    strategy = {
-        "name": "retraining",
-        "members": ["014124", "1e5", "no", "12:30", "0x10", "1_0", "null", "~", "2026-1-1"],
-    }
-    config = SearchConfig.read({**TREE, "strategy": strategy})
+    texts = ["014124", "1e5", "no", "12:30", "0x10", "1_0", "null", "~", "2026-1-1", "1.5e5", "-1.5e3", ".5e3", "-.5"]
+    texts += ["+.5", "+5", "-0", "1.0", "1.0e+5", ".inf", "true", "<<", "="]
+    config = SearchConfig.read({**TREE, "strategy": {"name": "retraining", "members": texts}})
     assert SearchConfig.read(yaml_value(config.to_yaml())) == config
     assert yaml_value(config.to_yaml()) == yaml.safe_load(config.to_yaml()), "an earlier version reads the same"

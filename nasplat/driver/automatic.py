@@ -15,12 +15,14 @@ benchmark can fine-tune.
 | any                                   | any        | any other                               | predictor_guided      |
 
 Reasons. Shared weights cost one training; other strategies cost one training for each network. From the images of ten
-full trainings, on one of two spaces also of three, CARS with a race found better fronts than random search, NSGA-II,
-ASHA and predictor-guided search; not from those of one, and no more from those of thirty (docs/results.md, "CARS: from
-how many trainings it pays"). The supernet takes one, and the race by default between three and four. If all members can
-be measured, no prediction is needed. A predictor makes the best use of few evaluations, but its fitting time grows with
-the cube of the number of examples. Early stopping saves images and seconds, but not evaluations: a short evaluation
-counts as one.
+full trainings, CARS with a race found better fronts than random search and NSGA-II on two spaces, and than ASHA and
+predictor-guided search on the one where these were run; from those of three on that one only; not from those of one,
+and no more from those of thirty. A random search that trains more candidates briefly was never shown worse. (See
+docs/results.md, "CARS: from how many trainings it pays"; the supernet has a larger part there.) Here the supernet takes
+one training and the race some four, whatever the budget in images: how many one training takes is not known before its
+data is read. If all members can be measured, no prediction is needed. A predictor makes the best use of few
+evaluations, but its fitting time grows with the cube of the number of examples. Early stopping saves images and
+seconds, but not evaluations: a short evaluation counts as one.
 """
 
 import math

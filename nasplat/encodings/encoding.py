@@ -9,7 +9,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
-from nasplat.encodings.features import describe
+from nasplat.encodings.features import CHUNK, describe
 from nasplat.encodings.pruned_graph import PrunedGraphs
 from nasplat.encodings.weisfeiler_lehman import Hashes, hashed
 from nasplat.graph import Graphs, Role
@@ -82,7 +82,8 @@ class Encodings(Sequence[Architecture]):
     @_computed
     def hashes(self) -> Hashes:
         """As `nasplat.encodings.weisfeiler_lehman.hashed`, `[n, nodes, 4]`."""
-        return hashed(PrunedGraphs.of(self.graphs))
+        parts = [self.graphs[start : start + CHUNK] for start in range(0, len(self), CHUNK)] or [self.graphs]
+        return np.concatenate([hashed(PrunedGraphs.of(part)) for part in parts])
 
     def take(self, chosen: NDArray[np.intp]) -> "Encodings":
         """The architectures at the given indices `[m]`, with what has been computed already."""

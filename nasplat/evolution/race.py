@@ -167,11 +167,23 @@ class Race:
 
     def get_state(self) -> dict[str, Any]:
         """The state for `restored`, as JSON."""
-        return {"weights": self._tuning.weights.digest, "begun": self._tuning.begun, "rung": self.rung}
+        return {
+            "weights": self._tuning.weights.digest,
+            "begun": self._tuning.begun,
+            "rung": self.rung,
+            "sizes": list(self._plan.sizes),
+            "epochs": list(self._plan.epochs),
+        }
 
     @classmethod
     def restored(cls, problem: Problem, plan: RacePlan, state: dict[str, Any]) -> "Race":
-        """The race of a state."""
+        """The race of a state.
+
+        Raises:
+            KeyError, ValueError: It was planned otherwise, as by another version.
+        """
+        if (state["sizes"], state["epochs"]) != (list(plan.sizes), list(plan.epochs)):
+            raise ValueError(f"its race has the plan {state['sizes']}, {state['epochs']}, and not {plan}")
         race = cls(problem, plan, Handle(state["weights"]), state["begun"])
         race.rung = state["rung"]
         return race

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nasplat.benchmark import Benchmark
@@ -164,6 +165,7 @@ def imported(section: str, name: str) -> Any:
     try:
         with importing(module), _found_here():
             found: Any = importlib.import_module(module)
+            _check_file(name, found)
             for part in attribute.split("."):
                 found = getattr(found, part)
     except NasplatError:
@@ -174,6 +176,20 @@ def imported(section: str, name: str) -> Any:
             "where Python finds the module in the working directory or as an installed package"
         ) from error
     return found
+
+
+def _check_file(name: str, found: ModuleType) -> None:
+    """Refuse a file whose name is that of another module, which Python has found in its place.
+
+    Raises:
+        InputError: The module is not of the file that was named.
+    """
+    file = name.partition(":")[0]
+    if file.endswith(".py") and Path(found.__file__ or "").resolve() != Path(file).resolve():
+        raise InputError(
+            f"{file} has the name of another module, {found.__file__ or found.__name__}, which Python finds first; "
+            "rename the file"
+        )
 
 
 def as_module(name: str) -> str:

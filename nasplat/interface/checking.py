@@ -73,6 +73,8 @@ def check(
 
 def checked(plugin: Any, *, kind: str | None, space: Any, options: Mapping[str, Any] | None) -> Iterator[Checked]:
     """As `check`, one result after another."""
+    if not __debug__:
+        raise InputError("checks are assertions, which Python leaves out with -O; leave -O and PYTHONOPTIMIZE away")
     found, kind = _found(plugin, kind)
     if space is not None and kind != "benchmark":
         raise InputError(f"only a benchmark is checked on a space, but got a {kind}; leave the space out")

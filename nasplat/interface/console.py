@@ -1,5 +1,6 @@
 """A console that prints texts of others in a printable form."""
 
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +22,11 @@ class SafeConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print strings as lines, and anything else that rich can draw."""
-        super().print(*(_line(each) if isinstance(each, str) else each for each in objects), **options)
+        try:
+            super().print(*(_line(each) if isinstance(each, str) else each for each in objects), **options)
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal that was closed takes nothing more
+                raise
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Segments of text without control characters, also of tables and progress bars."""

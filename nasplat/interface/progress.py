@@ -1,6 +1,7 @@
 """Progress of a search: done, running, failed, best so far, rate, time left; and incidents as they happen."""
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -87,7 +88,8 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._display.stop()
+        with suppress(OSError):  # a terminal that was closed takes nothing more
+            self._display.stop()
 
     def watch(self, search: Search, outcome: Outcome | None) -> None:
         """Update the display, which is redrawn only a few times a second."""

@@ -259,6 +259,7 @@ def listed_members_are_what_can_be_measured(make: MakeBenchmark) -> None:
     if listed is None:
         does_not_apply(f"{type(benchmark).__name__} lists no members")
     codes = {member.code for member in listed}
+    assert not (benchmark.looks_up and benchmark.trains), "a benchmark that looks figures up trains nothing"
     assert len(codes) == len(listed), f"{len(listed) - len(codes):,} members are listed more than once"
     space, rng = benchmark.space, default_rng(0)
     some = [listed[int(i)] for i in rng.integers(len(listed), size=LISTED_CHECKED)]
