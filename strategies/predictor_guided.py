@@ -200,6 +200,8 @@ class PredictorGuided(Strategy):
             members = Candidates(self.problem, self._best_by_proxies())
         else:
             members = self._members or Candidates(self.problem, self._random_members())
+        if not len(members):
+            return []
         places = medoids(members.encodings, min(number, len(members)), self.problem.rng)
         return [members.architectures[int(i)] for i in places]
 

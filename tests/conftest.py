@@ -143,6 +143,14 @@ def _commit() -> str:
 # What tests are given
 
 
+@pytest.fixture
+def hangs_up() -> Iterator[None]:
+    """A closed terminal ends the processes that a test starts, also where `nohup` lets those of the tests go on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing around the tests asks for colors."""

@@ -284,6 +284,7 @@ def test_a_notebook_shows_the_progress_in_one_line(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("nasplat.interface.progress.PER_SECOND", 1e9)
     nasplat.search(
         **SMALL | {"benchmark": "zero_cost", "objectives": "synflow:max", "evaluations": 3}, out=tmp_path / "run"
     )

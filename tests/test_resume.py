@@ -352,6 +352,7 @@ def named_command(errors: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_left_alone(
     how: signal.Signals, counted: Counted
@@ -373,6 +374,7 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangs_up")
 def test_a_closed_terminal_interrupts_a_search(tmp_path: Path) -> None:
     terminal, other_end = os.openpty()
     words, name = shlex.join([sys.executable, "-m", "nasplat", *TRAINING, "--out", "run"]), os.ttyname(other_end)
@@ -481,6 +483,7 @@ def test_two_ray_workers_share_each_training_and_generation_and_the_same_comes_o
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.sweep(1)
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
     how: signal.Signals, trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path

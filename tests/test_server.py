@@ -416,6 +416,7 @@ def post(port: int, body: Any, **headers: str) -> tuple[int, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_server_answers_and_ends_cleanly(
     sign: signal.Signals, installed: dict[str, str], learnt: Path, saved: StoredPredictor

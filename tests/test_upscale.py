@@ -613,6 +613,7 @@ def test_a_place_that_is_taken_meanwhile_is_left_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("struck", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_process_that_is_stopped_leaves_nothing(model: Path, tmp_path: Path, struck: signal.Signals) -> None:
     Image.effect_noise((1000, 700), 90).convert("RGB").save(tmp_path / "in.png")

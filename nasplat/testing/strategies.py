@@ -6,6 +6,7 @@ The checks use `ToySpace` and compute the accuracy by a formula, so that a check
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from statistics import median
 from typing import TypeAlias
 
@@ -186,7 +187,8 @@ class _PartialTable(ToyBenchmark):
 
     def __init__(self, space: ToySpace, *, listed: bool) -> None:
         super().__init__(space)
-        members = (space.members() or [])[::3]
+        every = product(*(range(len(gene.choices)) for gene in space.genes))
+        members = [space.member(choices) for choices in every][::3]
         self._listed = members if listed else None
         self._latencies = {member: 1 + 6 * toy_accuracy(member) for member in members}
 
