@@ -95,8 +95,8 @@ def _validated(section: str, plugin: type, given: Mapping[str, Any]) -> BaseMode
 def validated(model: type[Model], given: Mapping[str, Any], section: str = "") -> Model:
     """A model of plain values, each read by the type of its field.
 
-    Texts of digits are numbers where a number is expected, and numbers are texts where a text is. A truth value is no
-    number.
+    Texts of digits are numbers where a number is expected, and whole numbers are texts where a text is. A truth value
+    is no number, and a number with a point no text, since its spelling is lost.
 
     Raises:
         InputError: A name is unknown or missing, or a value is of the wrong type.
@@ -105,7 +105,7 @@ def validated(model: type[Model], given: Mapping[str, Any], section: str = "") -
         made = model.model_validate(dict(given))
     except ValidationError as error:
         raise InputError(explain(error, section, model)) from None
-    for place, value, read in _changed(given, made):
+    for place, value, read in _values(given, made):
         path = ".".join(filter(None, (section, place)))
         if isinstance(value, bool) and isinstance(read, int | float) and not isinstance(read, bool):
             raise InputError(f"{path} must be a number, but got {str(value).lower()}; give a number")
@@ -114,7 +114,7 @@ def validated(model: type[Model], given: Mapping[str, Any], section: str = "") -
     return made
 
 
-def _changed(given: Any, made: Any) -> Iterator[tuple[str, Any, Any]]:
+def _values(given: Any, made: Any) -> Iterator[tuple[str, Any, Any]]:
     """Place, value and what it was read as, of all single values; a place is names and numbers, joined by dots."""
     pairs: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(given, Mapping) and isinstance(made, BaseModel | Mapping):
@@ -124,7 +124,7 @@ def _changed(given: Any, made: Any) -> Iterator[tuple[str, Any, Any]]:
         pairs = ((str(i), *each) for i, each in enumerate(zip(given, made, strict=False)))
     for name, value, read in pairs:
         if isinstance(value, Mapping | list | tuple):
-            yield from ((f"{name}.{place}", *each) for place, *each in _changed(value, read))
+            yield from ((f"{name}.{place}", *each) for place, *each in _values(value, read))
         else:
             yield name, value, read
 

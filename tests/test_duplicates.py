@@ -88,18 +88,18 @@ class Built(ToySpace):
 @pytest.mark.parametrize(("space", "listed"), [(ToySpace(), True), (Built(), False)], ids=["formula", "counted"])
 def test_no_more_networks_are_built_for_a_list_than_for_draws(space: ToySpace, listed: bool) -> None:
     problem = Problem(space, Goal((Objective("accuracy", True), Objective("params", False))), io=SIDE)
-    priced = set[str]()
+    counted = set[str]()
     price = problem.cost
 
     def noted(architecture: Architecture) -> Cost:
-        priced.add(architecture.code)
+        counted.add(architecture.code)
         return price(architecture)
 
     problem.cost = problem._has_cost = noted  # type: ignore[assignment]
     assert problem.find(lambda architecture: False) is None
-    assert (len(priced) == len(MEMBERS)) == listed
+    assert (len(counted) == len(MEMBERS)) == listed
     if not listed:
-        assert len(priced) <= 20
+        assert len(counted) <= 20
 
 
 def test_a_member_that_draws_miss_is_feasible_all_the_same() -> None:

@@ -229,12 +229,12 @@ def test_what_is_being_measured_leaves_less_to_learn_near_it() -> None:
 
 
 @pytest.mark.parametrize("design", ["clusters", "random"])
-def test_members_are_priced_and_encoded_once(design: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_and_encodings_of_members_are_computed_once(design: str, monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = guided(toy(ACCURACY, PARAMS), design=design, initial=3)
     problem, computed = strategy.problem, 0
     price, encode = problem.cost, problem.space.graphs
 
-    def priced(architecture: Architecture) -> Cost:
+    def counted(architecture: Architecture) -> Cost:
         nonlocal computed
         computed += 1
         return price(architecture)
@@ -244,7 +244,7 @@ def test_members_are_priced_and_encoded_once(design: str, monkeypatch: pytest.Mo
         computed += len(architectures)
         return encode(architectures)
 
-    monkeypatch.setattr(problem, "cost", priced)
+    monkeypatch.setattr(problem, "cost", counted)
     monkeypatch.setattr(problem.space, "graphs", encoded)
     drive(strategy, 4)  # the last of them is the first that is predicted
     members = len(problem.listed() or ())

@@ -57,19 +57,19 @@ def test_the_longest_race_within_its_passes_is_planned() -> None:
     rng = default_rng(0)
     planned = 0
     for _ in range(200):
-        entrants, finalists, eta, passes = (int(rng.integers(low, high)) for low, high in RANGES)
+        bracket, finalists, eta, passes = (int(rng.integers(low, high)) for low, high in RANGES)
         try:
-            options = RaceOptions(epochs=passes, bracket_size=entrants, finalists=finalists, eta=eta)
+            options = RaceOptions(epochs=passes, bracket_size=bracket, finalists=finalists, eta=eta)
             plan = options.plan(population=40, epochs=1)
         except InputError as error:
-            sizes = sizes_of(entrants, finalists, eta)
-            if finalists > entrants:
-                assert f"strategy.race.bracket_size={entrants}, strategy.race.finalists={finalists}" in str(error)
+            sizes = sizes_of(bracket, finalists, eta)
+            if finalists > bracket:
+                assert f"strategy.race.bracket_size={bracket}, strategy.race.finalists={finalists}" in str(error)
             else:
                 assert f"strategy.race.epochs={shortest(sizes)}" in str(error) and shortest(sizes) > passes
             continue
         planned += 1
-        assert plan.sizes == tuple(sizes_of(entrants, finalists, eta))
+        assert plan.sizes == tuple(sizes_of(bracket, finalists, eta))
         assert plan.passes == cost(plan.sizes, plan.epochs) <= passes
         assert all(low < high for low, high in zip(plan.epochs, plan.epochs[1:], strict=False))
         last = plan.epochs[-1] + 1
@@ -83,11 +83,11 @@ def test_the_longest_race_within_its_passes_is_planned() -> None:
 RANGES = (2, 40), (1, 8), (2, 5), (4, 300)
 
 
-def sizes_of(entrants: int, finalists: int, eta: int) -> list[int]:
+def sizes_of(bracket: int, finalists: int, eta: int) -> list[int]:
     """From the last rung back: `eta` times as many, but no more than enter."""
-    sizes = [min(finalists, entrants)]
-    while sizes[-1] < entrants:
-        sizes.append(min(sizes[-1] * eta, entrants))
+    sizes = [min(finalists, bracket)]
+    while sizes[-1] < bracket:
+        sizes.append(min(sizes[-1] * eta, bracket))
     return sizes[::-1]
 
 
