@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def hangs_up() -> bool:
-    """Whether a closed terminal is to end this process."""
-    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    """Whether a closed terminal is to end this process; not every system has the signal."""
+    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 class Interruption:
