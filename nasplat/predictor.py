@@ -347,7 +347,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 def _seen_as_before(space: SearchSpace) -> bool:
     """Whether predictors see the same of a space as versions that saved no trial: not of the default chain of genes."""
-    return not isinstance(space, GeneSpace) or type(space).graphs is not GeneSpace.graphs
+    return not isinstance(space, GeneSpace) or not space.has_default_graph
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
@@ -18,7 +17,8 @@ from nasplat.cost import Cost, Parts, children, count
 from nasplat.errors import InputError
 from nasplat.gene import NAMED, checked
 from nasplat.gene import Gene as Gene
-from nasplat.graph import ABSENT, Graphs, Operation, Role
+from nasplat.gene_chain import Added, added_costs, gene_chain
+from nasplat.graph import Graphs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -360,34 +360,20 @@ class GeneSpace(SearchSpace):
         return hot
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """A chain: the input, one node for every gene in order, the output.
+        """A chain of the choices of all active genes, as `nasplat.gene_chain` describes.
 
-        A node's type is its gene with its choice, whose name may mean something else in another gene. Inactive genes
-        have no node. A node's cost is that of the part with the gene's name, if there is one and the network can be
-        built. Override it for genes that are connected otherwise.
+        Override it for a graph of layers, from which predictors learn more.
         """
-        operations = (
-            Operation("input", Role.INPUT),
-            *(Operation(f"{gene.name}={choice}", Role.OTHER) for gene in self.genes for choice in gene.choices),
-            Operation("output", Role.OUTPUT),
-        )
-        nodes, n = len(self.genes) + 2, len(architectures)
-        types = np.full((n, nodes), ABSENT, dtype=np.int16)
-        types[:, 0], types[:, -1] = 0, len(operations) - 1
-        params, macs = np.zeros((n, nodes), dtype=np.int64), np.zeros((n, nodes), dtype=np.int64)
-        adjacency = np.zeros((n, nodes, nodes), dtype=bool)
-        for row, architecture in enumerate(architectures):
-            choices, active = self.choices(architecture), sorted(self.active_genes(architecture))
-            parts: Mapping[str, Cost] = {}
-            with suppress(InputError):  # what cannot be built has choices all the same, and predictors may meet it
-                parts = self.cost(architecture, self.reference_io).parts
-            for gene in active:
-                types[row, 1 + gene] = 1 + self._offsets[gene] + choices[gene]
-                part = parts.get(self.genes[gene].name, Cost())
-                params[row, 1 + gene], macs[row, 1 + gene] = part.params, part.macs
-            chain = [0, *(1 + gene for gene in active), nodes - 1]
-            adjacency[row, chain[:-1], chain[1:]] = True
-        return Graphs(operations, types, adjacency, params, macs)
+        return gene_chain(self, architectures, self._added_costs)
+
+    @property
+    def has_default_graph(self) -> bool:
+        """Whether predictors see the default, a chain of genes."""
+        return type(self).graphs is GeneSpace.graphs
+
+    @cached_property
+    def _added_costs(self) -> Added:
+        return added_costs(self)
 
     @cached_property
     def _counted_costs(self) -> dict[tuple[Architecture, IO], Cost]:

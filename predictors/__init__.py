@@ -8,7 +8,7 @@ from nasplat.registry import PREDICTORS
 PREDICTORS.register("auto", "nasplat.predictors.auto:Auto")
 PREDICTORS.register(
     "isotropic_gaussian_process",
-    "nasplat.predictors.isotropic_gaussian_process:IsotropicGaussianProcess",
+    "nasplat.predictors.gaussian_process:IsotropicGaussianProcess",
     former="distance_process",
 )
 PREDICTORS.register("ensemble", "nasplat.predictors.ensemble:Ensemble")

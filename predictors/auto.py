@@ -18,7 +18,8 @@ PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gaussian_process": ("gaussian_process", {}),
     "gaussian_process_log": ("gaussian_process", {"target": "log"}),
     "graph_network": ("graph_network", {}),
-    "gradient_boosting": ("gradient_boosting", {}),
+    "gradient_boosting": ("gradient_boosting", {"linear": False}),  # the other parts are smooth already
+    "isotropic_gaussian_process": ("isotropic_gaussian_process", {}),
 }
 """Predictor and options for names of parts that are not a predictor with its defaults."""
 CHUNK = 4096
@@ -88,7 +89,6 @@ class Auto(UncertainPredictor):
         self._weights = votes / votes.sum()
         self.weights = dict(zip(self.parts, self._weights.tolist(), strict=True))
         mean = self._weights @ said
-        self.cross_validated = kendall_tau(mean, scores)
         slope = max(float(np.cov(mean, scores)[0, 1]), 0.0) / max(float(mean.var(ddof=1)), 1e-12)
         slope = slope or float(scores.std()) or 1.0  # in any case, a higher score ranks higher
         self._line = slope, float(scores.mean() - slope * mean.mean())
@@ -97,6 +97,7 @@ class Auto(UncertainPredictor):
         residuals = scores - (self._line[0] * mean + self._line[1])
         self._stretch = float(np.sqrt(np.mean(residuals**2) / max(np.mean(deviations**2), 1e-24))) or 1.0
         self._held_out = self._line[0] * mean + self._line[1]
+        self.cross_validated = kendall_tau(self._held_out, scores)
         return self
 
     def predict(self, architectures: Sequence[Architecture]) -> Floats:

@@ -25,6 +25,8 @@ class GradientBoosting(TabularPredictor):
         share: The fraction of the features that each split chooses from.
         sample: The fraction of the architectures that each tree is fitted to.
         seed: The seed of samples and splits.
+        linear: Whether the trees are fitted to the residuals of ridge regression on the same features, instead of the
+            targets.
         proxies: Zero-cost proxies to use as further features, such as ``[nwot, synflow]``; each architecture is then
             built, and run on noise, once in a process.
     """
@@ -42,6 +44,7 @@ class GradientBoosting(TabularPredictor):
         share: float = 0.25,
         sample: float = 0.6,
         seed: int = 0,
+        linear: bool = True,
         proxies: ProxyNames = (),
     ) -> None:
         super().__init__(space)
@@ -52,6 +55,7 @@ class GradientBoosting(TabularPredictor):
         self.share = share
         self.sample = sample
         self.seed = seed
+        self.linear = linear
         self.proxies = tuple(proxies)
         self._trees: Trees | None = None
         self._evaluate: Evaluate | None = None
@@ -75,14 +79,15 @@ class GradientBoosting(TabularPredictor):
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         if self._evaluate is None:
             raise unfitted()
-        return self._evaluate(self.table(architectures))[:, 0]
+        features = self.table(architectures)
+        return self.baseline(features) + self._evaluate(features)[:, 0]
 
-    def get_state(self) -> FittedState:
+    def get_trees(self) -> FittedState:
         if self._trees is None:
             raise unfitted()
         return FittedState(arrays=self._trees.arrays())
 
-    def set_state(self, state: FittedState) -> None:
+    def set_trees(self, state: FittedState) -> None:
         self._become(Trees.of_arrays(state.arrays))
 
     def _become(self, trees: Trees) -> None:

@@ -30,6 +30,8 @@ class LightGBM(TabularPredictor):
         share: The fraction of the features that each tree uses.
         sample: The fraction of the architectures that each tree is fitted to.
         seed: The seed of the samples.
+        linear: Whether the trees are fitted to the residuals of ridge regression on the same features, instead of the
+            targets.
         proxies: Zero-cost proxies to use as further features, such as ``[nwot, synflow]``; each architecture is then
             built, and run on noise, once in a process.
     """
@@ -47,6 +49,7 @@ class LightGBM(TabularPredictor):
         share: float = 0.3,
         sample: float = 0.6,
         seed: int = 0,
+        linear: bool = True,
         proxies: ProxyNames = (),
     ) -> None:
         super().__init__(space)
@@ -57,6 +60,7 @@ class LightGBM(TabularPredictor):
         self.share = share
         self.sample = sample
         self.seed = seed
+        self.linear = linear
         self.proxies = tuple(proxies)
         self._booster: Booster | None = None
         self._text = ""
@@ -86,14 +90,16 @@ class LightGBM(TabularPredictor):
     def predict(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         if self._booster is None:
             raise unfitted()
-        return np.asarray(self._booster.predict(self.table(architectures), num_threads=THREADS), dtype=np.float64)
+        features = self.table(architectures)
+        grown = np.asarray(self._booster.predict(features, num_threads=THREADS), dtype=np.float64)
+        return self.baseline(features) + grown
 
-    def get_state(self) -> FittedState:
+    def get_trees(self) -> FittedState:
         if self._booster is None:
             raise unfitted()
         return FittedState({"model": self._text})
 
-    def set_state(self, state: FittedState) -> None:
+    def set_trees(self, state: FittedState) -> None:
         self._become(str(state.values["model"]))
 
     def _become(self, text: str) -> None:

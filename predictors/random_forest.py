@@ -27,6 +27,8 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         extra: Whether to use extremely randomized trees (Geurts et al., 2006): each feature's threshold is random, on
             all architectures, instead of the best on a bootstrap sample.
         seed: The seed of samples and splits.
+        linear: Whether the trees are fitted to the residuals of ridge regression on the same features, instead of the
+            targets.
         proxies: Zero-cost proxies to use as further features, such as ``[nwot, synflow]``; each architecture is then
             built, and run on noise, once in a process.
     """
@@ -42,6 +44,7 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         share: float = 0.33,
         extra: bool = False,
         seed: int = 0,
+        linear: bool = True,
         proxies: ProxyNames = (),
     ) -> None:
         super().__init__(space)
@@ -50,6 +53,7 @@ class RandomForest(TabularPredictor, UncertainPredictor):
         self.share = share
         self.extra = extra
         self.seed = seed
+        self.linear = linear
         self.proxies = tuple(proxies)
         self._trees: Trees | None = None
         self._evaluate: Evaluate | None = None
@@ -67,15 +71,16 @@ class RandomForest(TabularPredictor, UncertainPredictor):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self._evaluate is None:
             raise unfitted()
-        first, second = self._evaluate(self.table(architectures)).T
-        return first, np.sqrt(np.maximum(second - first**2, 0))
+        features = self.table(architectures)
+        first, second = self._evaluate(features).T
+        return self.baseline(features) + first, np.sqrt(np.maximum(second - first**2, 0))
 
-    def get_state(self) -> FittedState:
+    def get_trees(self) -> FittedState:
         if self._trees is None:
             raise unfitted()
         return FittedState(arrays=self._trees.arrays())
 
-    def set_state(self, state: FittedState) -> None:
+    def set_trees(self, state: FittedState) -> None:
         self._become(Trees.of_arrays(state.arrays))
 
     def _moments(self, tree: Any) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Base class of predictors that are fitted to a table: one row of features for each architecture."""
+"""Base class of predictors whose trees are fitted to a table: one row of features for each architecture."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from pydantic import AfterValidator
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
-from nasplat.predictor import Predictor, checked_scores
+from nasplat.predictor import FittedState, Predictor, checked_scores
 from nasplat.predictors.proxy_features import proxy_features, proxy_names
+from nasplat.predictors.ridge import Ridge
 from nasplat.target import NormalScores, normal_scores
 
 FEWEST = 2
@@ -22,17 +23,26 @@ ProxyNames: TypeAlias = Annotated[tuple[str, ...], AfterValidator(proxy_names)]
 
 
 class TabularPredictor(Predictor):
-    """Turns architectures into rows of features, and scores into normal scores; a subclass fits these targets.
+    """Turns architectures into rows of features, and scores into normal scores; a subclass fits trees to these targets.
+
+    Trees are constant beyond the examples and need many splits for a sum. So by default they are fitted to what ridge
+    regression on the same features leaves over: a regression-enhanced forest (Zhang, Nettleton and Zhu, 2019,
+    arXiv:1904.10416).
 
     Attributes:
+        linear: Whether the trees are fitted to the residuals of ridge regression, instead of the targets.
         proxies: The names of the zero-cost proxies that are further features.
     """
 
+    linear: bool = True
     proxies: tuple[str, ...] = ()
+    _ridge: Ridge | None = None
 
     def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
-        self.learn(self.table(architectures), normal_scores(scores))
+        features, targets = self.table(architectures), normal_scores(scores)
+        self._ridge = Ridge.fitted(features, targets) if self.linear else None
+        self.learn(features, targets - self.baseline(features))
         self.target_transform = NormalScores.of(scores)
         return self
 
@@ -43,9 +53,33 @@ class TabularPredictor(Predictor):
             return features
         return np.concatenate([features, proxy_features(self.space, architectures, self.proxies)], axis=1)
 
+    def baseline(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What trees add to, `[n]`: the values of ridge regression, or zeros."""
+        return np.zeros(len(features)) if self._ridge is None else self._ridge.predict(features)
+
+    def get_state(self) -> FittedState:
+        state = self.get_trees()
+        return state if self._ridge is None else FittedState(state.values, {**state.arrays, **self._ridge.arrays()})
+
+    def set_state(self, state: FittedState) -> None:
+        self._ridge = Ridge.of_arrays(state.arrays)  # earlier versions had none
+        self.set_trees(state)
+
     @abstractmethod
     def learn(self, features: NDArray[np.float32], targets: NDArray[np.float64]) -> None:
-        """Fit normal scores `[n]` to features `[n, features]`."""
+        """Fit trees to targets `[n]` of features `[n, features]`; the mean of the targets is 0 up to rounding."""
+
+    @abstractmethod
+    def get_trees(self) -> FittedState:
+        """The fitted trees.
+
+        Raises:
+            InputError: There are none yet.
+        """
+
+    @abstractmethod
+    def set_trees(self, state: FittedState) -> None:
+        """Restore what `get_trees` gave; the state may have further arrays."""
 
 
 def unfitted() -> InputError:

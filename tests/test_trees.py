@@ -171,7 +171,7 @@ def test_the_deviation_is_that_of_all_leaves(extra: bool) -> None:
     space, rng = ToySpace(), default_rng(0)
     architectures = [space.sample(rng) for _ in range(80)]
     scores = 50 + 10 * np.array([toy_accuracy(a) for a in architectures]) + rng.normal(size=80)
-    forest = predictor("random_forest", trees=40, leaf=5, extra=extra).fit(architectures, scores)
+    forest = predictor("random_forest", trees=40, leaf=5, extra=extra, linear=False).fit(architectures, scores)
     assert isinstance(forest, UncertainPredictor)
     fresh = [space.sample(rng) for _ in range(50)]
     found, deviation = forest.predict_with_deviation(fresh)
@@ -199,7 +199,7 @@ def test_a_missing_lightgbm_is_named_with_its_extra(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("random_forest", 0.80), ("gradient_boosting", 0.83), ("lightgbm", 0.83)])
+@pytest.mark.parametrize(("name", "least"), [("random_forest", 0.80), ("gradient_boosting", 0.83), ("lightgbm", 0.82)])
 def test_real_cells_are_ranked(name: str, least: float, table: Path) -> None:
     if name == "lightgbm":
         pytest.importorskip("lightgbm")

@@ -3,7 +3,7 @@
 import unittest
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import starmap
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from nasplat.interface.adoption import adopt, imported
 from nasplat.options import complete, construct, merged, nested
 from nasplat.predictor import Predictor
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Registry
-from nasplat.search_space import SearchSpace
+from nasplat.search_space import GeneSpace, SearchSpace
 from nasplat.strategy import Strategy
 
 KINDS: dict[str, Registry[Any]] = {
@@ -30,6 +30,11 @@ BASES: dict[str, type] = {
     "predictor": Predictor,
 }
 
+DEFAULT_GRAPH = (
+    "predictors see this space as a chain of its genes, the default; they rank better with a graph of the layers, "
+    "which SearchSpace.graphs returns (see CONTRIBUTING.md)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -38,7 +43,7 @@ class Checked:
     Args:
         rule: The rule: the name of the check, with blanks.
         result: Whether the plug-in keeps it. ``skipped``: it has nothing that the rule is about.
-        message: What is wrong, or why it was skipped; empty if it passed.
+        message: What is wrong, why it was skipped, or what could be better though it passed.
     """
 
     rule: str
@@ -85,8 +90,13 @@ def checked(plugin: Any, *, kind: str | None, space: Any, options: Mapping[str, 
             raise InputError(
                 f"options must be named {' or '.join(f'{each}.OPTION' for each in sections)}, but got {section!r}"
             )
+    from nasplat.testing.search_spaces import graphs_are_well_formed
+
     for rule, arguments in _checks(found, kind, space, given):
-        yield _outcome(rule, arguments)
+        outcome = _outcome(rule, arguments)
+        if rule is graphs_are_well_formed and outcome.result == "passed" and _keeps_default_graph(arguments[0]):
+            outcome = replace(outcome, message=DEFAULT_GRAPH)
+        yield outcome
 
 
 def _found(plugin: Any, kind: str | None) -> tuple[Any, str]:
@@ -140,6 +150,10 @@ def _checks(
                 testing.STRATEGY_CHECKS if kind == "strategy" else testing.PREDICTOR_CHECKS
             )
             yield from ((check, (partial(_made, kind, found, options),)) for check in checks)
+
+
+def _keeps_default_graph(space: SearchSpace) -> bool:
+    return isinstance(space, GeneSpace) and space.has_default_graph
 
 
 def _trains_supernet(benchmark: SupernetBenchmark) -> bool:
