@@ -4,24 +4,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.predictor import FittedState, Predictor, UncertainPredictor, checked_scores
 from nasplat.predictors.ensembling import Floats, member, packed, parts_of, uncertain, unpack
+from nasplat.predictors.graph_network import GraphNetwork
 from nasplat.predictors.tabular import unfitted
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.ranking_metrics import kendall_tau
 
 PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "gaussian_process": ("gaussian_process", {}),
     "gaussian_process_log": ("gaussian_process", {"target": "log"}),
-    "graph_network": ("graph_network", {}),
     "gradient_boosting": ("gradient_boosting", {"linear": False}),  # the other parts are smooth already
-    "isotropic_gaussian_process": ("isotropic_gaussian_process", {}),
 }
 """Predictor and options for names of parts that are not a predictor with its defaults."""
+PRIOR_VOTES = {"gaussian_process_log": 4, "isotropic_gaussian_process": 2}
+"""Votes that a part has before its predictions are looked at; the others have one. Few examples cannot tell better."""
+MOST_WORK = 12_000_000
+"""Graph networks that would pass more nodes than this in training are left out: about half a minute on one core."""
 CHUNK = 4096
 """Number of architectures that are scored at once, which bounds the memory."""
 FOLDS = 4
@@ -29,16 +32,19 @@ FEWEST = 4
 LEAST_SPREAD = 0.5
 """Minimum deviation of out-of-fold predictions, as a part of the deviation of the predictions for all examples."""
 ROUNDS = 8
-"""Number of votes given in addition to the one vote of every part."""
+"""Number of votes given by the predictions."""
 
 
 class Auto(UncertainPredictor):
     """Weighted mean of Gaussian processes, graph networks and boosted trees.
 
     Each part makes out-of-fold predictions for every example: by its own `out_of_fold` if it has one, else in four
-    folds. A part's weight is its number of votes. Each part has one vote; further votes are given one at a time to the
-    part that most increases Kendall's tau of the mean on those predictions (ensemble selection, Caruana et al., 2004).
-    The one vote of each part limits the effect of the choice on few examples.
+    folds. A part's weight is its number of votes. The first votes are given before any prediction: most to the process
+    on logarithms, then to the isotropic one. Eight further votes are given one at a time to the part that most
+    increases Kendall's tau of the mean on those predictions (ensemble selection, Caruana et al., 2004). The first votes
+    limit the effect of the choice on few examples.
+
+    Graph networks whose training would take long, as of many examples with many nodes, are left out; `weights` says so.
 
     Scores are in the unit of the fitted scores, by a line through the out-of-fold predictions; its residuals also
     scale the deviation. `cross_validated` is tau of the out-of-fold predictions. The weights are chosen on the same
@@ -56,7 +62,12 @@ class Auto(UncertainPredictor):
         self,
         space: SearchSpace,
         *,
-        parts: tuple[str, ...] = ("gaussian_process", "gaussian_process_log", "graph_network", "gradient_boosting"),
+        parts: tuple[str, ...] = (
+            "gaussian_process_log",
+            "isotropic_gaussian_process",
+            "graph_network",
+            "gradient_boosting",
+        ),
         seed: int = 0,
     ) -> None:
         if not parts or len(set(parts)) < len(parts) or self.name in parts:
@@ -73,21 +84,21 @@ class Auto(UncertainPredictor):
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
         architectures = Encodings(self.space, architectures)  # shared by all parts
-        self._members = [self._member(part) for part in self.parts]
+        self._members = {part: self._member(part) for part in self._quick(architectures)}
         held_out = []
-        for part, each in zip(self.parts, self._members, strict=True):
+        for part, each in self._members.items():
             each.fit(architectures, scores)
             left_out = each.out_of_fold()
             held_out.append(self._in_folds(part, architectures, scores) if left_out is None else left_out)
         said = np.stack(held_out)  # [parts, n]
         # If the folds are too small for a part, its out-of-fold predictions are constant, but its final ones are not.
-        spread = np.array([each.predict(architectures).std() for each in self._members])
+        spread = np.array([each.predict(architectures).std() for each in self._members.values()])
         self._centers = said.mean(axis=1)
         self._scales = np.maximum(np.maximum(said.std(axis=1), LEAST_SPREAD * spread), 1e-12)
         said = (said - self._centers[:, None]) / self._scales[:, None]
-        votes = _votes(said, scores)
+        votes = _votes(said, scores, np.array([PRIOR_VOTES.get(part, 1) for part in self._members]))
         self._weights = votes / votes.sum()
-        self.weights = dict(zip(self.parts, self._weights.tolist(), strict=True))
+        self.weights = dict(zip(self._members, self._weights.tolist(), strict=True))
         mean = self._weights @ said
         slope = max(float(np.cov(mean, scores)[0, 1]), 0.0) / max(float(mean.var(ddof=1)), 1e-12)
         slope = slope or float(scores.std()) or 1.0  # in any case, a higher score ranks higher
@@ -106,7 +117,7 @@ class Auto(UncertainPredictor):
         slope, offset = self._line
         means = []
         for views in Encodings.of(self.space, architectures).chunks(CHUNK):
-            said = np.stack([each.predict(views) for each in self._members])
+            said = np.stack([each.predict(views) for each in self._members.values()])
             means.append(self._weights @ ((said - self._centers[:, None]) / self._scales[:, None]))
         return slope * np.concatenate(means) + offset
 
@@ -124,26 +135,40 @@ class Auto(UncertainPredictor):
     def get_state(self) -> FittedState:
         if not self.weights:
             raise unfitted()
-        values, arrays = packed(self._members)
-        own = {"line": list(self._line), "stretch": self._stretch, "tau": self.cross_validated, "members": values}
+        values, arrays = packed(list(self._members.values()))
+        own = {
+            "line": list(self._line),
+            "stretch": self._stretch,
+            "tau": self.cross_validated,
+            "members": values,
+            "parts": list(self._members),
+        }
         mixture = np.stack([self._weights, self._centers, self._scales])
         return FittedState(own, {"mixture": mixture, **arrays})
 
     def set_state(self, state: FittedState) -> None:
-        self._members = [self._member(part) for part in self.parts]
-        unpack(self._members, state.values["members"], state.arrays)
+        parts = state.values.get("parts", self.parts)  # earlier versions used all of them
+        if not set(parts) <= set(self.parts):
+            raise ValueError(f"the parts must be among {self.parts}, but got {parts}")
+        self._members = {part: self._member(part) for part in parts}
+        unpack(list(self._members.values()), state.values["members"], state.arrays)
         mixture = state.arrays["mixture"]
-        if mixture.shape != (3, len(self.parts)):
+        if mixture.shape != (3, len(parts)):
             raise ValueError(
-                f"the mixture of {len(self.parts)} parts must have the shape {(3, len(self.parts))}, but got "
-                f"{mixture.shape}"
+                f"the mixture of {len(parts)} parts must have the shape {(3, len(parts))}, but got {mixture.shape}"
             )
         self._weights, self._centers, self._scales = mixture
         slope, offset = map(float, state.values["line"])
         self._line, self._stretch = (slope, offset), float(state.values["stretch"])
         self.cross_validated = float(state.values["tau"])
-        self.weights = dict(zip(self.parts, self._weights.tolist(), strict=True))
+        self.weights = dict(zip(parts, self._weights.tolist(), strict=True))
         self._held_out = None
+
+    def _quick(self, examples: Encodings) -> list[str]:
+        """The parts, without graph networks that would take long; all of them if there is no other part."""
+        passes = GraphNetwork.passes(len(examples), examples.graphs.types.shape[1])
+        quick = [part for part in self.parts if part != GraphNetwork.name or passes <= MOST_WORK]
+        return quick or list(self.parts)
 
     def _member(self, part: str) -> Predictor:
         name, options = PARTS.get(part, (part, {}))
@@ -159,7 +184,7 @@ class Auto(UncertainPredictor):
         return held_out
 
     def _mixed(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
-        said = [uncertain(each, architectures) for each in self._members]
+        said = [uncertain(each, architectures) for each in self._members.values()]
         means = (np.stack([mean for mean, _ in said]) - self._centers[:, None]) / self._scales[:, None]
         own = np.stack([deviation for _, deviation in said]) / self._scales[:, None]
         mean = self._weights @ means
@@ -168,9 +193,9 @@ class Auto(UncertainPredictor):
         return slope * mean + offset, slope * self._stretch * np.sqrt(variance)
 
 
-def _votes(said: Floats, scores: Floats) -> Floats:
+def _votes(said: Floats, scores: Floats, first: NDArray[np.int_]) -> Floats:
     """The votes of each part, `[parts]`, from out-of-fold predictions `[parts, n]` in units of their deviation."""
-    votes = np.ones(len(said))
+    votes: Floats = first.astype(np.float64)
     for _ in range(ROUNDS):
         taus = [kendall_tau(said.T @ (votes + one), scores) for one in np.eye(len(said))]
         votes[int(np.argmax(taus))] += 1

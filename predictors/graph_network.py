@@ -104,7 +104,7 @@ class GraphNetwork(UncertainPredictor):
         self._network = None
         self._standard = {"center": whole.mean(axis=0), "scale": _inverse(whole.std(axis=0))}
         examples = self._encode(views)
-        members = self.members or (16 if n <= FEW else 8)
+        members = self.members or _members(n)
         part = parts_of(self.space, architectures, members, self.seed)
         seen = (part != np.arange(members)[:, None]) | (members == 1)
         # Ranks instead of scores, because scores could be equal in single precision.
@@ -117,7 +117,7 @@ class GraphNetwork(UncertainPredictor):
                 examples,
                 torch.from_numpy(labels),
                 torch.from_numpy(seen.astype(np.float32)),
-                epochs=self.epochs or math.ceil(EPOCHS * min(1.0, BATCH / n) ** (1 / 3)),
+                epochs=self.epochs or _epochs(n),
                 batches=batches,
                 learning_rate=self.learning_rate,
                 decay=DECAY,
@@ -132,6 +132,16 @@ class GraphNetwork(UncertainPredictor):
         predicted = standardized.mean(axis=0) if self._held_out is None else self._held_out
         self.target_transform = Line.fitted(predicted, scores)
         return self
+
+    @staticmethod
+    def passes(examples: int, nodes: int) -> int:
+        """The number of nodes that the default networks pass in training, to which its time is proportional.
+
+        Args:
+            examples: Number of examples.
+            nodes: Number of positions in a graph.
+        """
+        return _members(examples) * _epochs(examples) * examples * nodes
 
     def predict_with_deviation(
         self, architectures: Sequence[Architecture]
@@ -228,6 +238,15 @@ class GraphNetwork(UncertainPredictor):
         """The members' predictions, in units of their deviations over the examples, `[members, n]`."""
         scores: NDArray[np.float64] = (said - self._standard["mean"][:, None]) * self._standard["gain"][:, None]
         return scores
+
+
+def _members(examples: int) -> int:
+    return 16 if examples <= FEW else 8
+
+
+def _epochs(examples: int) -> int:
+    share: float = min(1.0, BATCH / examples) ** (1 / 3)
+    return math.ceil(EPOCHS * share)
 
 
 def _inverse(deviation: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from nasplat.errors import InputError
 from nasplat.predictor import FittedState, Predictor, UncertainPredictor
 from nasplat.predictors import auto as auto_module
 from nasplat.predictors.ensembling import parts_of
+from nasplat.predictors.graph_network import GraphNetwork
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, Plugin
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.ranking_metrics import kendall_tau
@@ -220,11 +221,48 @@ def test_votes_go_to_those_who_rank(registered: None) -> None:
     assert fitted.cross_validated == pytest.approx(1)
 
 
+@pytest.mark.slow
+def test_graph_networks_that_would_take_long_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    architectures, scores = examples(20)
+    parts = ("isotropic_gaussian_process", "graph_network")
+    monkeypatch.setattr("nasplat.predictors.graph_network.EPOCHS", 2)
+    passes = GraphNetwork.passes(20, ToySpace().graphs(architectures).types.shape[1])
+    for most, used in ((passes, parts), (passes - 1, parts[:1])):
+        monkeypatch.setattr(auto_module, "MOST_WORK", most)
+        fitted = make("auto", parts=parts).fit(architectures, scores)
+        assert tuple(fitted.weights) == used
+        fitted.save(tmp_path / str(most))
+        loaded = type(fitted).load(tmp_path / str(most), ToySpace())
+        assert loaded.weights == fitted.weights
+        np.testing.assert_array_equal(loaded.predict(architectures), fitted.predict(architectures))
+    monkeypatch.setattr(auto_module, "MOST_WORK", 0)
+    assert set(make("auto", parts=parts[1:]).fit(architectures, scores).weights) == {"graph_network"}
+
+
+def test_the_work_of_graph_networks_is_what_they_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nasplat.nn.graph_network import GraphNetworks
+
+    architectures, scores = examples(12)
+    seen, run = list[int](), GraphNetworks.forward
+    monkeypatch.setattr("nasplat.predictors.graph_network.EPOCHS", 6)
+
+    def counted(self: GraphNetworks, batch: Any) -> Any:
+        if self.training:
+            seen.append(self.members * batch.nodes.shape[0] * batch.nodes.shape[1])
+        return run(self, batch)
+
+    monkeypatch.setattr(GraphNetworks, "forward", counted)
+    make("graph_network").fit(architectures, scores)
+    nodes = ToySpace().graphs(architectures).types.shape[1]
+    assert sum(seen) == GraphNetwork.passes(12, nodes)
+
+
 def test_votes_are_the_greedy_choice() -> None:
     rng = default_rng(0)
     truth = rng.normal(size=60)
     said = np.stack([truth + rng.normal(size=60) * noise for noise in (0.5, 0.7, 3.0)])
-    votes = np.ones(3)
+    first = np.array([1, 4, 2])
+    votes = first.astype(np.float64)
     for _ in range(auto_module.ROUNDS):
         taus = []
         for part in range(3):
@@ -234,7 +272,7 @@ def test_votes_are_the_greedy_choice() -> None:
             pairs = [(i, j) for i in range(60) for j in range(i)]
             taus.append(sum(np.sign((mean[i] - mean[j]) * (truth[i] - truth[j])) for i, j in pairs))
         votes[int(np.argmax(taus))] += 1
-    assert auto_module._votes(said, truth).tolist() == votes.tolist()
+    assert auto_module._votes(said, truth, first).tolist() == votes.tolist()
 
 
 @pytest.mark.slow
