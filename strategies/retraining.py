@@ -164,6 +164,11 @@ class Retraining(Strategy):
         self._outstanding[task.id] = number
         return task
 
+    def handles(self) -> set[Handle]:
+        """The states that trainings continue from, and the weights of teachers."""
+        states = {training.state for training in self._trainings if training.state}
+        return states | {teacher.weights for teacher in self._teachers.values()}
+
     def get_state(self) -> dict[str, Any]:
         return {
             "members": [member.code for member in self._members],

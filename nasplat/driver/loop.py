@@ -263,6 +263,11 @@ class Search:
         if len(tasks) > room:
             raise StrategyError(f"{name} was asked for at most {room} tasks, but gave {len(tasks)}")
         for task in tasks:
+            if gone := self._collector.gone(task):
+                raise StrategyError(
+                    f"{name} asked for task {task.id}, which needs the artifact {min(gone)}, but it was deleted, since "
+                    "handles() did not name it before; have handles() name all that a later task may need"
+                )
             if isinstance(task, Evaluate) and not self.problem.feasible(task.architecture):
                 limits = ", ".join(map(str, self.problem.limits))
                 why = f"is not feasible under {limits}" if limits else "cannot be measured by the benchmark"

@@ -4,6 +4,7 @@ The damaged files are only read: the log is copied first, and SQLite sees the co
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Set
 from contextlib import closing, suppress
@@ -28,7 +29,7 @@ from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import copied, read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
 from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
-from nasplat.strategy import Strategy, digests_in, named_digests
+from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
     STATE,
     Measurement,
@@ -386,7 +387,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             events, problem = read_events(scratch / LOG)
             problem = "; ".join([*cut, problem] if problem else cut)
             named = {
-                digest for each in events.values() for event in each for digest in digests_in(json.dumps(event.body))
+                digest for each in events.values() for event in each for digest in _digests_in(json.dumps(event.body))
             }
             artifacts, spoilt = _artifacts(ArtifactStore(folder / ARTIFACTS), named)
             found = Salvage(folder, read_config, events, not problem, artifacts, spoilt, recorded, problem)
@@ -396,6 +397,11 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
     except OSError as error:
         raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
     return found
+
+
+def _digests_in(text: str) -> set[str]:
+    """All digests in the text of an event, which may be too damaged to be decoded."""
+    return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
 
 
 def _config(folder: Path, given: Path | None) -> SearchConfig:
