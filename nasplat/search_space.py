@@ -18,7 +18,7 @@ from nasplat.cost import Cost, Parts, children, count
 from nasplat.errors import InputError
 from nasplat.gene import NAMED, checked
 from nasplat.gene import Gene as Gene
-from nasplat.graph import ABSENT, Graphs, Operation, Role
+from nasplat.graph import Graphs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,9 +98,21 @@ class SearchSpace(ABC):
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """A feature vector for predictors: an array of one fixed shape for the whole space."""
 
-    @abstractmethod
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """The architectures as graphs of operations, costed for `reference_io`."""
+        """The architectures as graphs of operations, costed for `reference_io`.
+
+        By default a chain: the network with its costs, and a node for each of its features that is not zero. Predictors
+        rank better by a graph of what is built.
+        """
+        width = self.features(self.sample(default_rng(0))).size  # even if there are no architectures
+        features = np.array([self.features(each).ravel() for each in architectures]).reshape(-1, width)
+        return Graphs.of_features(features, [self._reference_cost(each) for each in architectures])
+
+    def _reference_cost(self, architecture: Architecture) -> Cost:
+        """The cost that graphs have; none of what cannot be built, which predictors may meet all the same."""
+        with suppress(InputError):
+            return self.cost(architecture, self.reference_io)
+        return Cost()
 
     def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
         """Node properties in the form of the adjacency matrix, `[n, maps, nodes, nodes]`: types, MACs, parameters.
@@ -366,28 +378,16 @@ class GeneSpace(SearchSpace):
         have no node. A node's cost is that of the part with the gene's name, if there is one and the network can be
         built. Override it for genes that are connected otherwise.
         """
-        operations = (
-            Operation("input", Role.INPUT),
-            *(Operation(f"{gene.name}={choice}", Role.OTHER) for gene in self.genes for choice in gene.choices),
-            Operation("output", Role.OUTPUT),
-        )
-        nodes, n = len(self.genes) + 2, len(architectures)
-        types = np.full((n, nodes), ABSENT, dtype=np.int16)
-        types[:, 0], types[:, -1] = 0, len(operations) - 1
-        params, macs = np.zeros((n, nodes), dtype=np.int64), np.zeros((n, nodes), dtype=np.int64)
-        adjacency = np.zeros((n, nodes, nodes), dtype=bool)
-        for row, architecture in enumerate(architectures):
-            choices, active = self.choices(architecture), sorted(self.active_genes(architecture))
-            parts: Mapping[str, Cost] = {}
-            with suppress(InputError):  # what cannot be built has choices all the same, and predictors may meet it
-                parts = self.cost(architecture, self.reference_io).parts
-            for gene in active:
-                types[row, 1 + gene] = 1 + self._offsets[gene] + choices[gene]
+        chains = []
+        for architecture in architectures:
+            choices, parts = self.choices(architecture), self._reference_cost(architecture).parts
+            chain = {}
+            for gene in sorted(self.active_genes(architecture)):
                 part = parts.get(self.genes[gene].name, Cost())
-                params[row, 1 + gene], macs[row, 1 + gene] = part.params, part.macs
-            chain = [0, *(1 + gene for gene in active), nodes - 1]
-            adjacency[row, chain[:-1], chain[1:]] = True
-        return Graphs(operations, types, adjacency, params, macs)
+                chain[gene] = self._offsets[gene] + choices[gene], part.params, part.macs
+            chains.append(chain)
+        names = [f"{gene.name}={choice}" for gene in self.genes for choice in gene.choices]
+        return Graphs.chains(names, len(self.genes), chains)
 
     @cached_property
     def _counted_costs(self) -> dict[tuple[Architecture, IO], Cost]:
