@@ -13,13 +13,14 @@ from nasplat.errors import DamageError, InputError, StrategyError
 from nasplat.problem import ATTEMPTS, Problem
 from nasplat.task import (
     Evaluate,
+    Measurement,
     Outcome,
     Task,
+    Trained,
     decode_outcome,
     decode_task,
     encode_outcome,
     encode_task,
-    left_by,
     needed_by,
 )
 
@@ -38,10 +39,9 @@ class Strategy(ABC):
     tells within a generation changes nothing.
 
     Handles. `handles` names every artifact that a later task may need. An artifact that neither it nor a task in
-    flight names may be deleted, except the weights that measurements left. If a strategy sets `replaces_parts`, the
-    weights of a measurement may be deleted as well, once another measurement has continued it. Shared weights may be
-    deleted, too; but the newest, and those used by the measurements of the highest fidelity, are kept even if nothing
-    names them. The artifacts of a measurement with shared weights are deleted together with these weights.
+    flight names may be deleted, except the weights that measurements left. Shared weights may be deleted, too; but the
+    newest, and those used by the measurements of the highest fidelity, are kept even if nothing names them. The
+    artifacts of a measurement with shared weights are deleted together with these weights.
 
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """
@@ -50,12 +50,6 @@ class Strategy(ABC):
 
     shares_weights: ClassVar[bool] = False
     """Whether the strategy asks for the training of a supernet, and for evaluations with its weights."""
-
-    replaces_parts: ClassVar[bool] = False
-    """Whether a measurement that continues an earlier one replaces it, so that the earlier weights are deleted."""
-
-    teaches: bool = False
-    """Whether the strategy asks for evaluations with a teacher."""
 
     tunes: bool = False
     """Whether the strategy asks for evaluations that are fine-tuned from shared weights."""
@@ -125,6 +119,13 @@ def named_digests(strategy: Strategy) -> set[str]:
             f"handles() of {type(strategy).__name__} must be handles of artifacts, but got {others[0]!r}"
         )
     return {handle.digest for handle in named}
+
+
+def left_by(outcome: Outcome) -> set[str]:
+    """The digests of the artifacts that an outcome left."""
+    if isinstance(outcome, Trained):
+        return {outcome.weights.digest}
+    return {handle.digest for handle in outcome.artifacts.values()} if isinstance(outcome, Measurement) else set()
 
 
 class GenerationalStrategy(Strategy):

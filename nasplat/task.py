@@ -254,13 +254,6 @@ def needed_by(task: Task) -> set[str]:
     return {handle.digest for handle in handles if handle is not None}
 
 
-def left_by(outcome: Outcome) -> set[str]:
-    """The digests of the artifacts that an outcome left."""
-    if isinstance(outcome, Trained):
-        return {outcome.weights.digest}
-    return {handle.digest for handle in outcome.artifacts.values()} if isinstance(outcome, Measurement) else set()
-
-
 def encode_task(task: Task) -> Json:
     """Encode a task as JSON; `decode_task` is the inverse."""
     match task:

@@ -16,6 +16,7 @@ from nasplat.evolution.race import RaceOptions
 from nasplat.objective import Goal
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES
+from nasplat.retraining import Retraining
 from nasplat.search_space import SearchSpace
 from nasplat.strategy import Strategy
 from nasplat.testing import (
@@ -226,14 +227,14 @@ def test_credit_evolution_with_every_credit(
         {"teacher": True, "seeds": 3},
         {"members": ["0123", "3333", "0000"], "seeds": 2, "checkpoints": 1},
         {"checkpoints": 4},
+        {},
     ],
     ids=str,
 )
 def test_retraining_with_every_option(options: dict[str, Any], check: Callable[..., None]) -> None:
     if "members" in options and check.__name__ in TOLD_WHICH:
         pytest.skip("it is told which members, feasible or not")
-    make: Callable[..., Strategy] = STRATEGIES.get("retraining")
-    check(partial(make, **options))
+    check(partial(Retraining, **options))
 
 
 @pytest.mark.slow

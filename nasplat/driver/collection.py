@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle
 from nasplat.storage.artifact_store import ArtifactStore
-from nasplat.strategy import Strategy, named_digests
-from nasplat.task import STATE, Measurement, Outcome, Task, Trained, left_by, needed_by
+from nasplat.strategy import Strategy, left_by, named_digests
+from nasplat.task import STATE, Measurement, Outcome, Task, Trained, needed_by
 
 COLLECT_BYTES = 256 * 2**20
 """Minimum number of bytes of new artifacts before a collection."""
@@ -22,19 +22,21 @@ class Collector:
     `handles` everything that it can still use of its outcomes, so an artifact that neither names can never be used
     again. Of shared weights, these are kept: the newest, those that are named in this way, and those used by the
     measurements of the highest fidelity, which form the front. The artifacts of measurements with shared weights are
-    kept as long as these weights are. If a strategy sets `replaces_parts`, the artifacts of a measurement are deleted
-    when another measurement has continued it.
+    kept as long as these weights are. With `replaces_parts`, the artifacts of a measurement are deleted when another
+    measurement has continued it.
 
     Only what the outcomes of the run's own log name is deleted: a store may have files of others, as after a copy.
 
     Args:
         artifacts: The executor's artifact store; None if nothing is to be deleted.
         strategy: The strategy, which names artifacts.
+        replaces_parts: Whether a measurement that continues another one replaces it, as in a retraining.
     """
 
-    def __init__(self, artifacts: ArtifactStore | None, strategy: Strategy) -> None:
+    def __init__(self, artifacts: ArtifactStore | None, strategy: Strategy, *, replaces_parts: bool = False) -> None:
         self.artifacts = artifacts
         self.strategy = strategy
+        self.replaces_parts = replaces_parts
         self._left: set[str] = set()
         self._parts: dict[tuple[Architecture, int], set[str]] = {}
         self._shared: list[tuple[str, Measurement]] = []
@@ -81,7 +83,7 @@ class Collector:
 
     def _keep(self, measurement: Measurement) -> None:
         """Keep the lasting artifacts of a measurement; with `replaces_parts`, only those of the last part."""
-        if not self.strategy.replaces_parts:
+        if not self.replaces_parts:
             self._left |= _lasting(measurement)
             return
         parts = self._parts.setdefault((measurement.architecture, measurement.task.replicate), set())

@@ -18,7 +18,7 @@ from nasplat.artifact import Handle
 from nasplat.config import SearchConfig, load_tree
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
-from nasplat.registry import STRATEGIES
+from nasplat.retraining import RETRAINING
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, check_files
@@ -100,11 +100,11 @@ class Salvage:
         """The digests of missing artifacts that networks of the saved outcomes need, with the trials of the networks.
 
         With shared weights, only networks of the highest fidelity count, since the search deletes the other artifacts.
-        It also deletes the artifacts of continued parts of a training, if the strategy replaces parts.
+        A retraining also deletes the artifacts of the parts of a training that were continued.
         """
         measured = [outcome for outcome in self.validator.outcomes if isinstance(outcome, Measurement)]
         highest = max((m.task.fidelity for m in measured if m.task.weights is not None), default=0)
-        continued = {_way(m, m.task.continues) for m in measured} if self._replaces_parts else set()
+        continued = {_way(m, m.task.continues) for m in measured} if self.config.kind == RETRAINING else set()
         missing: dict[str, list[int]] = {}
         for m in measured:
             if STATE in m.artifacts and _way(m, m.artifacts[STATE]) in continued:
@@ -116,13 +116,6 @@ class Salvage:
                 if handle.digest not in self.artifacts:
                     missing.setdefault(handle.digest, []).append(m.id)
         return missing
-
-    @property
-    def _replaces_parts(self) -> bool:
-        try:
-            return STRATEGIES.get(self.config.strategy.name).replaces_parts
-        except InputError:  # the plug-in is gone
-            return False
 
     @cached_property
     def states_gone(self) -> list[str]:
