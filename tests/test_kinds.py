@@ -48,7 +48,15 @@ def test_a_search_by_retraining_is_refused_with_the_command_to_use(
 
 
 @pytest.mark.parametrize(
-    "strategy", ["retraining", {"name": "retraining"}, {"name": "asha", "base_strategy": "retraining"}], ids=str
+    "strategy",
+    [
+        "retraining",
+        {"name": "retraining"},
+        {"name": "asha", "base_strategy": "retraining"},
+        Retraining,
+        "nasplat.retraining:Retraining",
+    ],
+    ids=str,
 )
 def test_so_it_is_in_python(strategy: Any, tmp_path: Path) -> None:
     given: dict[str, Any] = {"space": "nasbench201", "benchmark": "zero_cost", "strategy": strategy}
