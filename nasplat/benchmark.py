@@ -190,13 +190,18 @@ class Benchmark(ABC):
             TrialFailed: This architecture cannot be measured.
         """
 
-    @abstractmethod
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         """Measure the network of an earlier measurement on the test split; no other method uses that split.
 
+        By default a benchmark has no such split.
+
         Raises:
-            InputError: The measurement left no network that could be tested.
+            InputError: There is no test split, or the measurement left no network that could be tested.
         """
+        raise InputError(
+            f"the benchmark {type(self).__name__} has no test split; give it a method `final`, or train the network "
+            "again with a benchmark that has one, by `nasplat retrain --benchmark` (retrain(benchmark=…))"
+        )
 
     def state_dict(self, measurement: Measurement, *, artifacts: Artifacts) -> "dict[str, Tensor]":
         """The weights and statistics of exactly the network that was measured, under the names of `space.build`.

@@ -14,8 +14,10 @@ from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import complete, construct, grouped, validated
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.retraining import RETRAINING, Retraining
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
+from nasplat.strategy import Strategy
 
 LARGEST = 100_000
 """Maximum size of a configuration file in bytes; a long one has a thousand."""
@@ -128,7 +130,10 @@ class Workload:
 
 
 class SearchConfig(_Section):
-    """Everything that defines a search. The same file gives the same search."""
+    """Everything that defines a run: a search or a retraining. The same file gives the same run."""
+
+    kind: Literal["search", "retraining"] = "search"
+    """What the run is. A retraining has its schedule in place of a strategy, under the name `retraining`."""
 
     space: PluginConfig
     benchmark: PluginConfig
@@ -139,6 +144,25 @@ class SearchConfig(_Section):
     stopping: StoppingConfig = StoppingConfig()
     seed: int = Field(default=0, ge=0)
     executor: ExecutorConfig = ExecutorConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_earlier_versions(cls, tree: Any) -> Any:
+        """Earlier versions knew a retraining by the name of its strategy."""
+        if not isinstance(tree, Mapping) or "kind" in tree:
+            return tree
+        strategy = tree.get("strategy")
+        named = strategy.get("name") if isinstance(strategy, Mapping) else strategy
+        return {**tree, "kind": RETRAINING} if named == RETRAINING else tree
+
+    @model_validator(mode="after")
+    def _retraining_has_no_strategy(self) -> Self:
+        if self.kind == RETRAINING and self.strategy.name != RETRAINING:
+            raise ValueError(
+                f"a run of the kind {RETRAINING} has a strategy of that name, but got {self.strategy.name}; leave out "
+                "the strategy or the kind"
+            )
+        return self
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Self:
@@ -158,24 +182,31 @@ class SearchConfig(_Section):
             InputError: A plug-in is unknown, one of its options is unknown or of the wrong type, or `auto` has options.
         """
 
-        def spelt(section: str, registry: Registry[Any], plugin: PluginConfig) -> PluginConfig:
-            if plugin.name in registry.reserved:
-                _check_without_options(section, plugin)
-                return plugin
-            options = complete(section, registry.get(plugin.name), plugin.options)
-            return PluginConfig(name=plugin.name, **options)
+        def spelt(section: str, found: type[Any], plugin: PluginConfig) -> PluginConfig:
+            return PluginConfig(name=plugin.name, **complete(section, found, plugin.options))
 
         space = SEARCH_SPACES.get(self.space.name)
         bounded = {(constraint.metric, constraint.upper) for constraint in self.goal.constraints}
         limits = [text for text in space.limits if side_of(text) not in bounded]
-        return self.model_copy(
-            update={
-                "constraints": [*self.constraints, *limits],
-                "space": spelt("space", SEARCH_SPACES, self.space),
-                "benchmark": spelt("benchmark", BENCHMARKS, self.benchmark),
-                "strategy": spelt("strategy", STRATEGIES, self.strategy),
-            }
-        )
+        update: dict[str, Any] = {
+            "constraints": [*self.constraints, *limits],
+            "space": spelt("space", space, self.space),
+            "benchmark": spelt("benchmark", BENCHMARKS.get(self.benchmark.name), self.benchmark),
+        }
+        if self.strategy.name in STRATEGIES.reserved:
+            _check_without_options("strategy", self.strategy)
+        else:
+            update["strategy"] = spelt("strategy", self.strategy_class, self.strategy)
+        return self.model_copy(update=update)
+
+    @property
+    def strategy_class(self) -> type[Strategy]:
+        """The class that asks for the tasks: that of the strategy, or the schedule of a retraining.
+
+        Raises:
+            InputError: The strategy is unknown or cannot be loaded.
+        """
+        return Retraining if self.kind == RETRAINING else STRATEGIES.get(self.strategy.name)
 
     def offline(self) -> "SearchConfig":
         """The same configuration, but the benchmark downloads nothing."""

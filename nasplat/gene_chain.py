@@ -1,6 +1,6 @@
 """The default graph of a space of genes: a chain of choices, with what each adds to the cost of a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -10,7 +10,7 @@ from numpy.random import default_rng
 from nasplat.architecture import Architecture
 from nasplat.cost import Cost
 from nasplat.errors import InputError
-from nasplat.graph import ABSENT, Graphs, Operation, Role
+from nasplat.graph import Graphs
 
 if TYPE_CHECKING:
     from nasplat.search_space import GeneSpace
@@ -33,29 +33,19 @@ def gene_chain(space: "GeneSpace", architectures: Sequence[Architecture], added:
         architectures: Its members, `[n]`.
         added: As from `added_costs`.
     """
-    genes = space.genes
-    first = np.cumsum([1, *(len(gene.choices) for gene in genes)])  # the type of each gene's first choice
-    operations = (
-        Operation("input", Role.INPUT),
-        *(Operation(f"{gene.name}={choice}", Role.OTHER) for gene in genes for choice in gene.choices),
-        Operation("output", Role.OUTPUT),
-    )
-    nodes, n = len(genes) + 2, len(architectures)
-    types = np.full((n, nodes), ABSENT, dtype=np.int16)
-    types[:, 0], types[:, -1] = 0, len(operations) - 1
-    params, macs = np.zeros((n, nodes), dtype=np.int64), np.zeros((n, nodes), dtype=np.int64)
-    adjacency = np.zeros((n, nodes, nodes), dtype=bool)
-    for row, architecture in enumerate(architectures):
-        choices, active = space.choices(architecture), sorted(space.active_genes(architecture))
-        parts = _parts(space, architecture)
-        for gene in active:
-            choice, part = choices[gene], parts.get(genes[gene].name)
-            types[row, 1 + gene] = first[gene] + choice
-            cost = added[gene][choice] if part is None else (part.params, part.macs)
-            params[row, 1 + gene], macs[row, 1 + gene] = cost
-        chain = [0, *(1 + gene for gene in active), nodes - 1]
-        adjacency[row, chain[:-1], chain[1:]] = True
-    return Graphs(operations, types, adjacency, params, macs)
+    first = np.cumsum([0, *(len(gene.choices) for gene in space.genes)]).tolist()  # the number of a gene's first choice
+    chains = []
+    for architecture in architectures:
+        choices = space.choices(architecture)
+        parts = {} if space.counts_its_networks else space.reference_cost(architecture).parts
+        chain = {}
+        for gene in sorted(space.active_genes(architecture)):
+            choice, part = choices[gene], parts.get(space.genes[gene].name)
+            params, macs = added[gene][choice] if part is None else (part.params, part.macs)
+            chain[gene] = first[gene] + choice, params, macs
+        chains.append(chain)
+    names = [f"{gene.name}={choice}" for gene in space.genes for choice in gene.choices]
+    return Graphs.chains(names, len(space.genes), chains)
 
 
 def added_costs(space: "GeneSpace") -> Added:
@@ -82,15 +72,6 @@ def added_costs(space: "GeneSpace") -> Added:
         figures = (known.get(choice, least) for choice in range(len(gene.choices)))
         added.append([(cost.params - least.params, cost.macs - least.macs) for cost in figures])
     return added
-
-
-def _parts(space: "GeneSpace", architecture: Architecture) -> Mapping[str, Cost]:
-    """The parts of a cost by formula; none if a network would have to be built."""
-    if space.counts_its_networks:
-        return {}
-    with suppress(InputError):  # what cannot be built has choices all the same, and predictors may meet it
-        return space.cost(architecture, space.reference_io).parts
-    return {}
 
 
 def _costs(space: "GeneSpace", choices: Sequence[int], gene: int) -> dict[int, Cost]:

@@ -1,6 +1,6 @@
 """Networks as graphs of operations: an encoding of architectures for predictors, the same for every space."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nasplat.cost import Cost
 from nasplat.errors import InputError
 
 ABSENT = -1
@@ -90,6 +91,44 @@ class Graphs:
             np.concatenate([each.params for each in graphs]),
             np.concatenate([each.macs for each in graphs]),
         )
+
+    @classmethod
+    def chains(cls, names: Sequence[str], places: int, chains: Sequence[Mapping[int, tuple[int, int, int]]]) -> Self:
+        """Graphs in which each node leads to the next: the input, chosen nodes, the output.
+
+        Args:
+            names: The names of operations, of which no more is known.
+            places: Number of places between input and output.
+            chains: The nodes of each graph by their places, rising: name, parameters, multiply-accumulates.
+        """
+        last, n = places + 1, len(chains)
+        others = (Operation(name, Role.OTHER) for name in names)
+        operations = (Operation("input", Role.INPUT), *others, Operation("output", Role.OUTPUT))
+        types = np.full((n, last + 1), ABSENT, dtype=np.int16)
+        types[:, 0], types[:, last] = 0, len(operations) - 1
+        params, macs = np.zeros((2, n, last + 1), dtype=np.int64)
+        adjacency = np.zeros((n, last + 1, last + 1), dtype=bool)
+        for row, chain in enumerate(chains):
+            for place, (name, node_params, node_macs) in chain.items():
+                types[row, 1 + place], params[row, 1 + place], macs[row, 1 + place] = 1 + name, node_params, node_macs
+            path = [0, *(1 + place for place in chain), last]
+            adjacency[row, path[:-1], path[1:]] = True
+        return cls(operations, types, adjacency, params, macs)
+
+    @classmethod
+    def of_features(cls, features: NDArray[np.float64], costs: Sequence[Cost]) -> Self:
+        """Chains of the whole network, with its cost, and a node for each feature that is not zero.
+
+        Args:
+            features: The features of each network, `[n, features]`.
+            costs: The cost of each network.
+        """
+        names = ["network", *(f"feature {i}" for i in range(features.shape[1]))]
+        chains = [
+            {0: (0, cost.params, cost.macs), **{1 + i: (1 + i, 0, 0) for i in np.flatnonzero(row).tolist()}}
+            for row, cost in zip(features, costs, strict=True)
+        ]
+        return cls.chains(names, len(names), chains)
 
     def check(self) -> None:
         """Check that the arrays are graphs of this form.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.options import complete, shortly
-from nasplat.search_space import GeneSpace, SearchSpace
+from nasplat.search_space import SearchSpace
 from nasplat.storage.files import new_folder, read_file
 from nasplat.target import Line, TargetTransform, transform_of
 
@@ -347,7 +347,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 def _seen_as_before(space: SearchSpace) -> bool:
     """Whether predictors see the same of a space as versions that saved no trial: not of the default chain of genes."""
-    return not isinstance(space, GeneSpace) or not space.has_default_graph
+    return not space.has_default_graph
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError, NasplatError, unknown
 from nasplat.predictor import Predictor
+from nasplat.retraining import RETRAINING
 from nasplat.search_space import SearchSpace
 from nasplat.strategy import Strategy
 
@@ -45,13 +46,23 @@ class Registry(Generic[T]):
         base: The contract that every plug-in subclasses.
         reserved: Names that stand for one of the plug-ins in a configuration but are not plug-ins, with the meaning
             of each.
+        elsewhere: Names that stand for something else in a configuration, with the message for who takes it for a
+            plug-in.
     """
 
-    def __init__(self, kind: str, group: str, base: type[T], reserved: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        base: type[T],
+        reserved: Mapping[str, str] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> None:
         self.kind = kind
         self.group = group
         self.base = base
         self.reserved = dict(reserved or {})
+        self.elsewhere = dict(elsewhere or {})
         self._plugins: dict[str, Plugin] = {}
         self._former: dict[str, str] = {}
         self._adopted: dict[str, type[T]] = {}
@@ -69,7 +80,7 @@ class Registry(Generic[T]):
         Raises:
             InputError: The name is taken (the message names both plug-ins), or it is reserved.
         """
-        if name in self.reserved:
+        if name in self.reserved or name in self.elsewhere:
             raise InputError(f"the {self.kind} {target} ({origin}) has the reserved name {name!r}; give it another one")
         taken = self._plugins.get(name)
         if taken is not None and taken.target != target:
@@ -127,6 +138,8 @@ class Registry(Generic[T]):
             InputError: The name is unknown; near matches are listed.
         """
         self._discover()
+        if name in self.elsewhere:
+            raise InputError(self.elsewhere[name])
         if name in self.reserved:
             known = ", ".join(self.names())
             raise InputError(
@@ -201,7 +214,17 @@ AUTO_SUMMARY = "Chosen by space, benchmark, objectives and budget; the search sa
 
 # mypy expects a concrete class wherever a class is passed, but a contract is abstract.
 SEARCH_SPACES: Registry[SearchSpace] = Registry("search space", "nasplat.search_spaces", SearchSpace)  # type: ignore[type-abstract]
-STRATEGIES: Registry[Strategy] = Registry("strategy", "nasplat.strategies", Strategy, {AUTO: AUTO_SUMMARY})  # type: ignore[type-abstract]
+STRATEGIES: Registry[Strategy] = Registry(
+    "strategy",
+    "nasplat.strategies",
+    Strategy,  # type: ignore[type-abstract]
+    {AUTO: AUTO_SUMMARY},
+    {
+        RETRAINING: f"{RETRAINING} is no search strategy, since it proposes nothing; to train what a search found, use "
+        "nasplat retrain RUN (nasplat.open_run(RUN).retrain()), and for other networks a configuration with "
+        f"kind: {RETRAINING}"
+    },
+)
 PREDICTORS: Registry[Predictor] = Registry("predictor", "nasplat.predictors", Predictor)  # type: ignore[type-abstract]
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "nasplat.benchmarks", Benchmark)  # type: ignore[type-abstract]
 

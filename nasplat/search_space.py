@@ -98,9 +98,26 @@ class SearchSpace(ABC):
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """A feature vector for predictors: an array of one fixed shape for the whole space."""
 
-    @abstractmethod
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """The architectures as graphs of operations, costed for `reference_io`."""
+        """The architectures as graphs of operations, costed for `reference_io`.
+
+        By default a chain: the network with its costs, and a node for each of its features that is not zero. Predictors
+        rank better by a graph of what is built.
+        """
+        width = self.features(self.sample(default_rng(0))).size  # even if there are no architectures
+        features = np.array([self.features(each).ravel() for each in architectures]).reshape(-1, width)
+        return Graphs.of_features(features, [self.reference_cost(each) for each in architectures])
+
+    @property
+    def has_default_graph(self) -> bool:
+        """Whether `graphs` is the default, which shows no layers."""
+        return type(self).graphs is SearchSpace.graphs
+
+    def reference_cost(self, architecture: Architecture) -> Cost:
+        """The cost that graphs have; none of what cannot be built, which predictors may meet all the same."""
+        with suppress(InputError):
+            return self.cost(architecture, self.reference_io)
+        return Cost()
 
     def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
         """Node properties in the form of the adjacency matrix, `[n, maps, nodes, nodes]`: types, MACs, parameters.
@@ -368,7 +385,6 @@ class GeneSpace(SearchSpace):
 
     @property
     def has_default_graph(self) -> bool:
-        """Whether predictors see the default, a chain of genes."""
         return type(self).graphs is GeneSpace.graphs
 
     @cached_property

@@ -1,6 +1,5 @@
 """The contract of a search strategy, and the duplicate policy that most strategies share."""
 
-import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection
@@ -9,17 +8,20 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, final, get_args
 from pydantic import BeforeValidator
 
 from nasplat.architecture import Architecture
-from nasplat.errors import DamageError, InputError
+from nasplat.artifact import Handle
+from nasplat.errors import DamageError, InputError, StrategyError
 from nasplat.problem import ATTEMPTS, Problem
-from nasplat.storage.state import pack
 from nasplat.task import (
     Evaluate,
+    Measurement,
     Outcome,
     Task,
+    Trained,
     decode_outcome,
     decode_task,
     encode_outcome,
     encode_task,
+    needed_by,
 )
 
 
@@ -36,12 +38,10 @@ class Strategy(ABC):
     choice is drawn from `problem.rng`. A strategy that sets `generational` guarantees in addition that the order of
     tells within a generation changes nothing.
 
-    Handles. `state` must contain the digest, as text, of every artifact that a later task may continue from. An
-    artifact that neither the state nor a task in flight names may be deleted, except the weights that measurements
-    left. If a strategy sets `replaces_parts`, the weights of a measurement may be deleted as well, once another
-    measurement has continued it. Shared weights may be deleted, too; but the newest, and those used by the
-    measurements of the highest fidelity, are kept even if no state names them. The artifacts of a measurement with
-    shared weights are deleted together with these weights.
+    Handles. `handles` names every artifact that a later task may need. An artifact that neither it nor a task in
+    flight names may be deleted, except the weights that measurements left. Shared weights may be deleted, too; but the
+    newest, and those used by the measurements of the highest fidelity, are kept even if nothing names them. The
+    artifacts of a measurement with shared weights are deleted together with these weights.
 
     The constructor takes the problem and keyword-only options, which it stores under their own names.
     """
@@ -50,12 +50,6 @@ class Strategy(ABC):
 
     shares_weights: ClassVar[bool] = False
     """Whether the strategy asks for the training of a supernet, and for evaluations with its weights."""
-
-    replaces_parts: ClassVar[bool] = False
-    """Whether a measurement that continues an earlier one replaces it, so that the earlier weights are deleted."""
-
-    teaches: bool = False
-    """Whether the strategy asks for evaluations with a teacher."""
 
     tunes: bool = False
     """Whether the strategy asks for evaluations that are fine-tuned from shared weights."""
@@ -75,6 +69,13 @@ class Strategy(ABC):
     @abstractmethod
     def tell(self, outcome: Outcome) -> None:
         """Take in an outcome, which may be a failure."""
+
+    def handles(self) -> set[Handle]:
+        """The artifacts that a later task may need: continue from, begin with, or learn from; by default none.
+
+        The outcomes that the strategy was told have them. One that it does not name is deleted sooner or later.
+        """
+        return set()
 
     @final
     def state(self) -> dict[str, Any]:
@@ -107,13 +108,24 @@ class Strategy(ABC):
 
 
 def named_digests(strategy: Strategy) -> set[str]:
-    """The digests of all artifacts that a strategy can still refer to: those that its state contains as text."""
-    return digests_in(pack(strategy.state())[0])
+    """The digests of the artifacts that a later task of a strategy may need.
+
+    Raises:
+        StrategyError: The strategy names something else than handles.
+    """
+    named = strategy.handles()
+    if others := [each for each in named if not isinstance(each, Handle)]:
+        raise StrategyError(
+            f"handles() of {type(strategy).__name__} must be handles of artifacts, but got {others[0]!r}"
+        )
+    return {handle.digest for handle in named}
 
 
-def digests_in(text: str) -> set[str]:
-    """All digests that a text contains."""
-    return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
+def left_by(outcome: Outcome) -> set[str]:
+    """The digests of the artifacts that an outcome left."""
+    if isinstance(outcome, Trained):
+        return {outcome.weights.digest}
+    return {handle.digest for handle in outcome.artifacts.values()} if isinstance(outcome, Measurement) else set()
 
 
 class GenerationalStrategy(Strategy):
@@ -163,6 +175,12 @@ class GenerationalStrategy(Strategy):
         """The part of the current generation's tasks whose outcomes are known, from 0 to 1; 0 without any task."""
         known = len(self._outcomes)
         return known / max(known + len(self._outstanding) + len(self._unasked), 1)
+
+    def handles(self) -> set[Handle]:
+        """All that the tasks and outcomes of the current generation name; a subclass adds what it keeps for later."""
+        named = [needed_by(task) for task in self._unasked]
+        named += [needed_by(outcome.task) | left_by(outcome) for outcome in self._outcomes]
+        return {Handle(digest) for digest in set().union(*named)}
 
     def get_state(self) -> dict[str, Any]:
         """The current generation; a subclass adds its own state."""

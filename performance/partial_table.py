@@ -94,9 +94,6 @@ class Generated(Benchmark):
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         return Measurement(task=task, metrics={"accuracy": self.accuracies[task.architecture]})
 
-    def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class Found:

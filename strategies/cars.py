@@ -297,6 +297,10 @@ class CARS(GenerationalStrategy):
             return Child(space.mutate(one, rng), (one.code,))
         return Child(space.crossover(one, other, rng), (one.code, other.code))
 
+    def handles(self) -> set[Handle]:
+        shared = {self._weights} if self._weights else set()
+        return super().handles() | shared | ({self._racing.weights} if self._racing else set())
+
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {
             "weights": self._weights and self._weights.digest,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from nasplat.artifact import Handle
 from nasplat.errors import InputError, StrategyError
 from nasplat.evolution.selection import RankAndCrowding
 from nasplat.options import complete
@@ -174,6 +175,10 @@ class ASHA(Strategy):
                 return task
         return None
 
+    def handles(self) -> set[Handle]:
+        """The states of the trials that may still be promoted."""
+        return set().union(*(rung.states() for rung in self._ladder))
+
     def get_state(self) -> dict[str, Any]:
         return {
             "inner": self._inner.get_state(),
@@ -249,6 +254,10 @@ class _Rung:
             self._due = deque(trial for trial in first if trial.id not in self._gone)
             self._rank_again_at = number + max(1, number // 50)
         return self._due.popleft() if self._due else None
+
+    def states(self) -> set[Handle]:
+        """The states that its trials left, but for those that were promoted."""
+        return {trial.artifacts[STATE] for trial in self._trials.values() if STATE in trial.artifacts}
 
     def get_state(self) -> dict[str, Any]:
         return {

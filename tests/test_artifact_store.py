@@ -15,13 +15,17 @@ from nasplat.artifact import Artifacts, Handle
 from nasplat.config import SearchConfig
 from nasplat.driver.budget import Budget
 from nasplat.driver.loop import Search
+from nasplat.errors import StrategyError
 from nasplat.executors.inline import InlineExecutor
 from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import RunDirectory
 from nasplat.storage.artifact_store import ArtifactStore
+from nasplat.strategies.successive_halving import ASHA
+from nasplat.strategy import Strategy, named_digests
 from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Trained, TrainSupernet
 from nasplat.testing import ToyBenchmark, ToySpace
+from nasplat.testing.strategies import toy_problem
 from nasplat.testing.toy import toy_accuracy
 
 TRIALS = 120
@@ -165,6 +169,23 @@ def test_a_task_in_flight_keeps_what_it_continues_from(tmp_path: Path, monkeypat
         loop.run()
     history = RunDirectory(tmp_path / "run").history()
     assert len(history.outcomes) == 60 and not history.failures
+
+
+def test_what_a_strategy_needs_but_did_not_name_ends_the_search(
+    tmp_path: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state has the digests as text, which names nothing."""
+    monkeypatch.setattr(ASHA, "handles", Strategy.handles)
+    said = r"ASHA asked for task \d+, .* handles\(\) did not name it before"
+    with search(tmp_path / "run", "asha", 60) as loop, pytest.raises(StrategyError, match=said):
+        loop.run()
+    assert not RunDirectory(tmp_path / "run").history().failures
+
+
+def test_handles_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ASHA, "handles", lambda self: {"0" * 64})
+    with pytest.raises(StrategyError, match=r"handles\(\) of ASHA must be handles of artifacts, but got '0"):
+        named_digests(ASHA(toy_problem()))
 
 
 # Shared weights

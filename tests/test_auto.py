@@ -193,7 +193,7 @@ def test_twins_are_held_out_together() -> None:
 def test_no_part_speaks_louder_than_its_votes(n: int) -> None:
     architectures, scores = examples(n)
     fitted = make("auto", parts=QUICK).fit(architectures, scores)
-    for each, scale in zip(fitted._members, fitted._scales, strict=True):
+    for each, scale in zip(fitted._members.values(), fitted._scales, strict=True):
         assert each.predict(architectures).std() < 2.5 * scale
 
 

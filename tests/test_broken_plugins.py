@@ -347,7 +347,7 @@ def tell_measurements_only(self: Strategy, outcome: Outcome) -> None:
 
 
 class Hoarder(RandomSearch):
-    """Continues from a handle that its state does not mention."""
+    """Continues from a state that it does not name, though it keeps it."""
 
     _hoarded: Handle | None = None
 
@@ -359,6 +359,9 @@ class Hoarder(RandomSearch):
     def tell(self, outcome: Outcome) -> None:
         if isinstance(outcome, Measurement):
             self._hoarded = outcome.artifacts["state"]
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"hoarded": self._hoarded and self._hoarded.digest}
 
 
 class InOrder(RandomSearch):
@@ -420,7 +423,7 @@ STRATEGIES: dict[str, Any] = {
     "late_and_shuffled_outcomes_are_fine": InOrder,
     "state_goes_on_exactly": broken(RegularizedEvolution, set_state=forgets_its_population),
     "state_is_a_copy": broken(LocalSearch, get_state=alias_state),
-    "handles_stand_in_its_state": Hoarder,
+    "handles_are_named": Hoarder,
     "finished_is_finished": Resurrected,
     "a_plan_is_carried_out": broken(RandomSearch, progress=0.5),
     "order_within_a_generation_is_free": FirstComes,

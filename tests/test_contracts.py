@@ -4,7 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.random import default_rng
+from scipy.stats import kendalltau
 
 from nasplat.architecture import IO
 from nasplat.benchmark import Benchmark
@@ -13,6 +16,8 @@ from nasplat.evolution.race import RaceOptions
 from nasplat.objective import Goal
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES
+from nasplat.retraining import Retraining
+from nasplat.search_space import SearchSpace
 from nasplat.strategy import Strategy
 from nasplat.testing import (
     BENCHMARK_CHECKS,
@@ -24,6 +29,8 @@ from nasplat.testing import (
     ToySpace,
     strategies,
 )
+from nasplat.testing.search_spaces import graphs_are_well_formed, tensors_have_one_shape
+from nasplat.testing.toy import toy_accuracy
 
 # Options that make a plug-in cheap enough to be measured many times in a test.
 SMALL: dict[str, dict[str, Any]] = {
@@ -101,6 +108,29 @@ def test_search_space(name: str, check: Callable[..., None]) -> None:
 @pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
 def test_toy_space(check: Callable[..., None]) -> None:
     check(ToySpace(), IO.image(channels=1, side=4, outputs=3))
+
+
+class Graphless(ToySpace):
+    """A space whose author wrote no graphs, not even of genes."""
+
+    graphs = SearchSpace.graphs
+
+
+@pytest.mark.parametrize("check", [graphs_are_well_formed, tensors_have_one_shape], ids=named)
+def test_a_space_needs_no_graphs(check: Callable[..., None]) -> None:
+    assert "graphs" not in SearchSpace.__abstractmethods__
+    check(Graphless(), IO.image(channels=1, side=4, outputs=3))
+    assert len(Graphless().graphs([])) == 0
+
+
+@pytest.mark.slow
+def test_without_graphs_predictors_that_need_them_rank_by_features_and_costs() -> None:
+    space = Graphless()
+    codes = sorted({space.sample(default_rng(seed)).code for seed in range(120)})
+    members = [space.parse(code) for code in default_rng(0).permutation(codes)]
+    accuracies = np.array([toy_accuracy(each) for each in members])
+    predictor = PREDICTORS.get("gaussian_process")(space).fit(members[:50], accuracies[:50])
+    assert kendalltau(predictor.predict(members[50:]), accuracies[50:]).statistic > 0.4
 
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)
@@ -197,14 +227,14 @@ def test_credit_evolution_with_every_credit(
         {"teacher": True, "seeds": 3},
         {"members": ["0123", "3333", "0000"], "seeds": 2, "checkpoints": 1},
         {"checkpoints": 4},
+        {},
     ],
     ids=str,
 )
 def test_retraining_with_every_option(options: dict[str, Any], check: Callable[..., None]) -> None:
     if "members" in options and check.__name__ in TOLD_WHICH:
         pytest.skip("it is told which members, feasible or not")
-    make: Callable[..., Strategy] = STRATEGIES.get("retraining")
-    check(partial(make, **options))
+    check(partial(Retraining, **options))
 
 
 @pytest.mark.slow

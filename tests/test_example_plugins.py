@@ -9,7 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from numpy.random import default_rng
 
+from nasplat.artifact import MemoryArtifacts
+from nasplat.errors import InputError
+from nasplat.objective import Goal, Objective
+from nasplat.problem import Problem
 from nasplat.testing import BENCHMARK_CHECKS, PREDICTOR_CHECKS, SEARCH_SPACE_CHECKS, STRATEGY_CHECKS
 from nasplat_example.benchmark import Formula
 from nasplat_example.predictor import Nearest
@@ -32,6 +37,15 @@ def test_the_search_space_keeps_its_contract(check: Callable[..., None]) -> None
 @pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)
 def test_the_benchmark_keeps_its_contract(check: Callable[..., None]) -> None:
     check(lambda: Formula(MLP()))
+
+
+def test_a_benchmark_needs_no_test_split() -> None:
+    benchmark, artifacts = Formula(MLP()), MemoryArtifacts()
+    problem = Problem.of(benchmark, Goal((Objective("accuracy", True),)))
+    task = problem.evaluate(benchmark.space.sample(default_rng(0)))
+    measurement = benchmark.measure(task, device="cpu", artifacts=artifacts)
+    with pytest.raises(InputError, match=r"the benchmark Formula has no test split; .* `nasplat retrain --benchmark`"):
+        benchmark.final(measurement, device="cpu", artifacts=artifacts)
 
 
 @pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=named)

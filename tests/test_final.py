@@ -355,8 +355,8 @@ def test_addresses_and_formulas_are_plain_text_in_cards(text: str, shown: str) -
 def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp_path: Path) -> None:
     strategy = {"name": "retraining", "members": ["432110", "000434"], "checkpoints": 2, "teacher": True}
     benchmark = {"name": "classification", "epochs": 2, "subset": 200, "distillation": 0.5}
-    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {"evaluations": 3}}
-    searched(tmp_path / "run", SearchConfig.read(tree))
+    changes = {"kind": "retraining", "strategy": strategy, "benchmark": benchmark, "budget": {"evaluations": 3}}
+    searched(tmp_path / "run", SearchConfig.read(config().model_dump() | changes))
     teacher, part = RunDirectory(tmp_path / "run").history().measurements[1:]
     assert (teacher.task.fidelity, part.task.fidelity) == (2, 1)
     cards = {}
@@ -374,8 +374,8 @@ def test_cards_tell_the_teacher_and_what_is_unfinished(command: CommandLine, tmp
 def test_no_part_of_a_retraining_is_tested(command: CommandLine, tmp_path: Path) -> None:
     strategy = {"name": "retraining", "members": ["432110"], "checkpoints": 2}
     benchmark = {"name": "classification", "epochs": 2, "subset": 200}
-    tree = config().model_dump() | {"strategy": strategy, "benchmark": benchmark, "budget": {}}
-    searched(tmp_path / "run", SearchConfig.read(tree))
+    changes = {"kind": "retraining", "strategy": strategy, "benchmark": benchmark, "budget": {}}
+    searched(tmp_path / "run", SearchConfig.read(config().model_dump() | changes))
     whole = RunDirectory(tmp_path / "run").history().pick("best")
     assert whole.id == 1
     refused = command("test", "run", "--pick", "0")

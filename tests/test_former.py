@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import nasplat
 from nasplat.errors import InputError
 from nasplat.export.opening import opened
 from nasplat.latency.conditions import Conditions
@@ -69,6 +70,9 @@ def test_a_retraining_is_shown_with_where_it_came_from(former: Path, command: Co
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["source"]["strategy"]["name"] == "regularized_evolution" and said["compared"]["trained"] == 1
+    assert nasplat.open_run(former / "runs" / "retrained").config.kind == "retraining"  # which its file does not say
+    resumed = command("resume", former / "runs" / "retrained", "--json")
+    assert resumed.returncode == 0 and json.loads(resumed.stdout)["compared"] == said["compared"], resumed.stderr
     tested = command("test", former / "runs" / "retrained", "--pick", "best", "--json")
     assert tested.returncode == 0, tested.stderr
 

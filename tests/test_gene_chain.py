@@ -91,4 +91,4 @@ def test_who_keeps_the_default_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         rules = [(checks.graphs_are_well_formed, (space, space.reference_io))]
         monkeypatch.setattr(checking, "_checks", lambda *_, rules=rules: rules)
         (found,) = nasplat.check(type(space), kind="space")
-        assert found.result == "passed" and ("a chain of its genes" in found.message) is keeps
+        assert found.result == "passed" and ("default chain" in found.message) is keeps

@@ -68,7 +68,7 @@ SEARCH: dict[str, Any] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES.names()) - {"retraining"}))
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
 def test_a_strategy_leaves_out_what_has_no_cost_alike_each_time(strategy: str) -> None:
     goal = Goal((Objective("accuracy", True), Objective("params", False)))
 

@@ -25,12 +25,12 @@ from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, Plugin
+from nasplat.retraining import Retraining
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
 from nasplat.run.retrained import Comparison
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
-from nasplat.strategies.retraining import Retraining
 from nasplat.task import STATE, Evaluate, Failure, Measurement, Outcome, Task
 from nasplat.testing import ToyBenchmark, ToySpace
 from nasplat.testing.runs import searched

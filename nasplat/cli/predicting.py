@@ -17,7 +17,7 @@ from nasplat.config import yaml_value
 from nasplat.errors import InputError, printable
 from nasplat.interface import predicting as fitting
 from nasplat.metric import Metric
-from nasplat.search_space import GeneSpace, SearchSpace
+from nasplat.search_space import SearchSpace
 from nasplat.surrogates.predictor_store import (
     Predicted,
     StoredPredictor,
@@ -124,8 +124,8 @@ def fit(
     out.print(f"{escape(predictor)} of {escape(saved.space.name)}")
     out.print(f"  trained on   {about['count']} architectures{repeats} in {duration(about['seconds'])}")
     out.print(f"  metric       {escape(str(metric))}, at best {figure(metric.name, about['best'])}")
-    if isinstance(saved.space, GeneSpace) and saved.space.has_default_graph:
-        out.print("  graph        a chain of genes, the default; a graph of the layers may rank better")
+    if saved.space.has_default_graph:
+        out.print("  graph        the default chain of genes or features; a graph of layers may rank better")
     if about["tau"] is not None:
         out.print(f"  Kendall tau  {_spelt(about['tau'])}")
     out.print(f"  saved        {escape(str(out_folder))}")

@@ -12,7 +12,7 @@ from nasplat.cli.output import describe, describe_comparison, print_comparison
 from nasplat.cli.settings import AcceptChangedCode, AcceptChangedData, Json, TrustRun
 from nasplat.interface import adoption
 from nasplat.interface.running import keep_accepted
-from nasplat.run.directory import RETRAINING
+from nasplat.retraining import RETRAINING
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement
@@ -68,7 +68,7 @@ def test(
 def _warn_of_parts(history: History, picked: list[Measurement]) -> None:
     """Warn of networks with fewer epochs than others of the run. Comparing them would be a selection on test data."""
     short = [m for m in picked if m.task.fidelity < history.fidelities[-1]]
-    if short and history.run.config.strategy.name != RETRAINING:
+    if short and history.run.config.kind != RETRAINING:
         trials = ", ".join(f"trial {m.id} ({m.task.fidelity})" for m in short)
         err.print(
             f"[yellow]fewer epochs than the run's {history.fidelities[-1]}[/]: {trials}; do not choose the number of "

@@ -11,7 +11,8 @@ from nasplat.driver.stopping import MedianStopping
 from nasplat.errors import InputError
 from nasplat.options import construct
 from nasplat.problem import Problem
-from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES, STRATEGIES
+from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES
+from nasplat.retraining import Retraining
 from nasplat.search_space import SupernetSpace
 from nasplat.strategy import Strategy
 
@@ -82,7 +83,7 @@ class Assembly:
         if choice is not None:
             chosen = PluginConfig(name=choice.strategy, **choice.options)
             config = config.model_copy(update={"strategy": chosen}).resolved()
-        strategy = construct("strategy", STRATEGIES.get(config.strategy.name), problem, **config.strategy.options)
+        strategy = construct("strategy", config.strategy_class, problem, **config.strategy.options)
         if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
             benchmark.check_supernet()
         if strategy.tunes and isinstance(benchmark, SupernetBenchmark) and not benchmark.fine_tunes:
@@ -90,14 +91,15 @@ class Assembly:
                 f"the strategy {config.strategy.name} is to fine-tune networks from shared weights, but the benchmark "
                 f"{config.benchmark.name} cannot; leave out the option that asks for it, such as strategy.finish=race"
             )
-        if strategy.teaches and not benchmark.distills:
+        taught = isinstance(strategy, Retraining) and strategy.teacher
+        if taught and not benchmark.distills:
             raise InputError(
-                f"the strategy {config.strategy.name} uses a teacher, but the benchmark {config.benchmark.name} is not "
-                "configured for distillation; set its option for distillation, if it has one, or leave out the teacher"
+                f"the retraining uses a teacher, but the benchmark {config.benchmark.name} is not configured for "
+                "distillation; set its option for distillation, if it has one, or leave out the teacher"
             )
-        if benchmark.distills and not strategy.teaches:
+        if benchmark.distills and not taught:
             raise InputError(
-                f"the benchmark {config.benchmark.name} is configured for distillation, but the strategy "
+                f"the benchmark {config.benchmark.name} is configured for distillation, but the {config.kind} by "
                 f"{config.strategy.name} has no teacher; leave the benchmark's option for distillation out "
                 "or set it to 0; to distill, retrain several networks with --distill (distill=True)"
             )
@@ -139,7 +141,7 @@ def _check_supernet(config: SearchConfig) -> None:
     if config.strategy.name == AUTO:
         return  # it sees what there is
     trains = issubclass(BENCHMARKS.get(config.benchmark.name), SupernetBenchmark)
-    if not STRATEGIES.get(config.strategy.name).shares_weights or trains:
+    if not config.strategy_class.shares_weights or trains:
         return
     remedy = "choose a benchmark that does, such as --benchmark classification (benchmark='classification')"
     if not issubclass(SEARCH_SPACES.get(config.space.name), SupernetSpace):

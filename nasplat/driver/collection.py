@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable
 
 from nasplat.architecture import Architecture
+from nasplat.artifact import Handle
 from nasplat.storage.artifact_store import ArtifactStore
-from nasplat.strategy import Strategy, named_digests
+from nasplat.strategy import Strategy, left_by, named_digests
 from nasplat.task import STATE, Measurement, Outcome, Task, Trained, needed_by
 
 COLLECT_BYTES = 256 * 2**20
@@ -17,32 +18,35 @@ class Collector:
     """Tracks which artifacts may still be needed, and deletes the others.
 
     Two kinds of artifacts are kept. The first are the artifacts of measurements, without the states that only a later
-    task could use. The second are the artifacts that the strategy's state or a task in flight names. A strategy's
-    state contains everything that it can still use of its outcomes, so an artifact that neither names can never be
-    used again. Of shared weights, these are kept: the newest, those that are named in this way, and those used by the
+    task could use. The second are the artifacts that the strategy or a task in flight names. A strategy names by
+    `handles` everything that it can still use of its outcomes, so an artifact that neither names can never be used
+    again. Of shared weights, these are kept: the newest, those that are named in this way, and those used by the
     measurements of the highest fidelity, which form the front. The artifacts of measurements with shared weights are
-    kept as long as these weights are. If a strategy sets `replaces_parts`, the artifacts of a measurement are deleted
-    when another measurement has continued it.
+    kept as long as these weights are. With `replaces_parts`, the artifacts of a measurement are deleted when another
+    measurement has continued it.
 
     Only what the outcomes of the run's own log name is deleted: a store may have files of others, as after a copy.
 
     Args:
         artifacts: The executor's artifact store; None if nothing is to be deleted.
-        strategy: The strategy whose state names artifacts.
+        strategy: The strategy, which names artifacts.
+        replaces_parts: Whether a measurement that continues another one replaces it, as in a retraining.
     """
 
-    def __init__(self, artifacts: ArtifactStore | None, strategy: Strategy) -> None:
+    def __init__(self, artifacts: ArtifactStore | None, strategy: Strategy, *, replaces_parts: bool = False) -> None:
         self.artifacts = artifacts
         self.strategy = strategy
+        self.replaces_parts = replaces_parts
         self._left: set[str] = set()
         self._parts: dict[tuple[Architecture, int], set[str]] = {}
         self._shared: list[tuple[str, Measurement]] = []
         self._newest_supernet = ""
         self._logged: set[str] = set()
+        self._deleted: set[str] = set()
 
     def add(self, outcome: Outcome) -> None:
         """Record the artifacts of an outcome."""
-        self._logged |= _named(outcome)
+        self._logged |= left_by(outcome)
         if isinstance(outcome, Trained):
             self._newest_supernet = outcome.weights.digest
         elif isinstance(outcome, Measurement) and outcome.cached_from is None:
@@ -70,11 +74,16 @@ class Collector:
             wanted |= needed_by(task)
         wanted |= self._left_with_shared(wanted)
         sync()
-        store.collect(wanted, self._logged)
+        self._deleted |= store.collect(wanted, self._logged)
+
+    def gone(self, task: Task) -> set[str]:
+        """The digests of what a task needs and this object has deleted, since the strategy did not name it."""
+        needed = needed_by(task) & self._deleted
+        return {digest for digest in needed if self.artifacts and not self.artifacts.path(Handle(digest)).exists()}
 
     def _keep(self, measurement: Measurement) -> None:
         """Keep the lasting artifacts of a measurement; with `replaces_parts`, only those of the last part."""
-        if not self.strategy.replaces_parts:
+        if not self.replaces_parts:
             self._left |= _lasting(measurement)
             return
         parts = self._parts.setdefault((measurement.architecture, measurement.task.replicate), set())
@@ -91,13 +100,6 @@ class Collector:
         weights = named | {digest for digest, m in self._shared if m.task.fidelity == highest}
         self._shared = [(digest, m) for digest, m in self._shared if digest in weights]
         return {each for digest, m in self._shared for each in (digest, *_lasting(m))}
-
-
-def _named(outcome: Outcome) -> set[str]:
-    """The digests of the artifacts that an outcome left."""
-    if isinstance(outcome, Trained):
-        return {outcome.weights.digest}
-    return {handle.digest for handle in outcome.artifacts.values()} if isinstance(outcome, Measurement) else set()
 
 
 def _lasting(measurement: Measurement) -> set[str]:

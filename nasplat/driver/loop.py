@@ -18,6 +18,7 @@ from nasplat.driver.stopping import MedianStopping
 from nasplat.errors import InputError, RunError, StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
+from nasplat.retraining import Retraining
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
 from nasplat.strategy import Strategy
@@ -96,7 +97,7 @@ class Search:
         self.accounts = Accounts(problem.goal)
         self.incidents: list[Incident] = []
         self._cache = Cache(problem)
-        self._collector = Collector(artifacts, strategy)
+        self._collector = Collector(artifacts, strategy, replaces_parts=isinstance(strategy, Retraining))
         self._submitted: set[int] = set()
         self._may_ask = True
         self._failures = 0  # in a row, and in this session: a resumed run tries as often again
@@ -263,6 +264,11 @@ class Search:
         if len(tasks) > room:
             raise StrategyError(f"{name} was asked for at most {room} tasks, but gave {len(tasks)}")
         for task in tasks:
+            if gone := self._collector.gone(task):
+                raise StrategyError(
+                    f"{name} asked for task {task.id}, which needs the artifact {min(gone)}, but it was deleted, since "
+                    "handles() did not name it before; have handles() name all that a later task may need"
+                )
             if isinstance(task, Evaluate) and not self.problem.feasible(task.architecture):
                 limits = ", ".join(map(str, self.problem.limits))
                 why = f"is not feasible under {limits}" if limits else "cannot be measured by the benchmark"

@@ -129,6 +129,11 @@ class Race:
         self._selection = ProtectedSorting(problem.goal)
         self.rung = 0
 
+    @property
+    def weights(self) -> Handle:
+        """The shared weights that each training begins with."""
+        return self._tuning.weights
+
     def passes(self, rung: float) -> float:
         """Passes over the training images so far.
 

@@ -1,7 +1,7 @@
 """An exported network: a folder with the architecture, its weights, and verified formats of it."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,8 @@ from nasplat.latency.table import METRIC
 from nasplat.nn.onnx import FEATURES, write_onnx
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped
-from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES
+from nasplat.retraining import RETRAINING
 from nasplat.run.directory import RunDirectory
 from nasplat.storage.files import is_taken, new_folder, write_atomically
 from nasplat.task import Measurement
@@ -223,9 +224,9 @@ def _found(run: RunDirectory, measurement: Measurement) -> dict[str, Any]:
     """The settings of the search: only the chosen options."""
     config = run.config
     found: dict[str, Any] = {
-        "space": _chosen(SEARCH_SPACES, config.space),
-        "benchmark": _chosen(BENCHMARKS, config.benchmark),
-        "strategy": _chosen(STRATEGIES, config.strategy),
+        "space": _chosen(SEARCH_SPACES.get, config.space),
+        "benchmark": _chosen(BENCHMARKS.get, config.benchmark),
+        "strategy": _chosen(lambda _: config.strategy_class, config.strategy),
         "objectives": ", ".join([*config.objectives, *config.constraints]),
         "budget": {name: value for name, value in config.budget.model_dump().items() if value is not None},
         "search seed": config.seed,
@@ -238,8 +239,8 @@ def _found(run: RunDirectory, measurement: Measurement) -> dict[str, Any]:
         objective = Objective.parse(source.objectives[0]).metric
         value = figure(objective, origin.metrics[objective]) if objective in origin.metrics else "unknown"
         found |= {
-            "search strategy": _chosen(STRATEGIES, source.strategy),
-            "search benchmark": _chosen(BENCHMARKS, source.benchmark),
+            "search strategy": _chosen(STRATEGIES.get, source.strategy),
+            "search benchmark": _chosen(BENCHMARKS.get, source.benchmark),
             "search objectives": ", ".join(source.objectives),
             "found as": f"trial {origin.trial} of {source.evaluations}, with {objective} {value}; seed {source.seed}",
         }
@@ -251,11 +252,11 @@ def _origin(found: Mapping[str, Any]) -> str:
     return f"Found by {found['strategy']['name']}" if search is None else f"Found by {search['name']}, then retrained"
 
 
-def _chosen(registry: Registry[Any], plugin: PluginConfig) -> dict[str, Any]:
-    """A plug-in's name and its non-default options; for files only their names."""
+def _chosen(find: Callable[[str], type[Any]], plugin: PluginConfig) -> dict[str, Any]:
+    """A plug-in's name and its non-default options; for files only their names. `find` gives the class of a name."""
     given, found = plugin.options, None
     try:
-        found = registry.get(plugin.name)
+        found = find(plugin.name)
         given, usual = complete("", found, given), complete("", found, {})
     except InputError:  # the plug-in is missing, or has options without defaults
         given, usual = grouped(found, given) if found else given, {}
@@ -333,7 +334,7 @@ def _weights(run: RunDirectory, measurement: Measurement, benchmark: Benchmark, 
 
 def _continued(run: RunDirectory, measurement: Measurement) -> Measurement | None:
     """The last measurement of the same training, if the search has deleted the weights of the given measurement."""
-    if not STRATEGIES.get(run.config.strategy.name).replaces_parts:
+    if run.config.kind != RETRAINING:
         return None
     if run.artifacts.path(measurement.artifacts["weights"]).exists():
         return None

@@ -16,6 +16,8 @@ from nasplat.executors.importing import being_imported, importing
 from nasplat.interface.fingerprints import check_unchanged, fingerprint
 from nasplat.interface.sections import REGISTRIES
 from nasplat.options import complete, shortly
+from nasplat.registry import STRATEGIES
+from nasplat.retraining import RETRAINING, Retraining
 from nasplat.run.directory import RunDirectory
 from nasplat.search_space import SearchSpace
 
@@ -246,6 +248,8 @@ def _as_plugin(section: str, given: Any) -> Any:
         InputError: It is no such object.
     """
     base = REGISTRIES[section].base
+    if isinstance(given, type) and issubclass(given, Retraining):
+        raise InputError(STRATEGIES.elsewhere[RETRAINING])
     if isinstance(given, type) and issubclass(given, base):
         return given
     if section == "space" and isinstance(given, SearchSpace):

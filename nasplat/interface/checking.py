@@ -14,7 +14,7 @@ from nasplat.interface.adoption import adopt, imported
 from nasplat.options import complete, construct, merged, nested
 from nasplat.predictor import Predictor
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Registry
-from nasplat.search_space import GeneSpace, SearchSpace
+from nasplat.search_space import SearchSpace
 from nasplat.strategy import Strategy
 
 KINDS: dict[str, Registry[Any]] = {
@@ -31,7 +31,7 @@ BASES: dict[str, type] = {
 }
 
 DEFAULT_GRAPH = (
-    "predictors see this space as a chain of its genes, the default; they rank better with a graph of the layers, "
+    "predictors see this space as the default chain of genes or features; they rank better with a graph of layers, "
     "which SearchSpace.graphs returns (see CONTRIBUTING.md)"
 )
 
@@ -94,7 +94,7 @@ def checked(plugin: Any, *, kind: str | None, space: Any, options: Mapping[str, 
 
     for rule, arguments in _checks(found, kind, space, given):
         outcome = _outcome(rule, arguments)
-        if rule is graphs_are_well_formed and outcome.result == "passed" and _keeps_default_graph(arguments[0]):
+        if rule is graphs_are_well_formed and outcome.result == "passed" and arguments[0].has_default_graph:
             outcome = replace(outcome, message=DEFAULT_GRAPH)
         yield outcome
 
@@ -150,10 +150,6 @@ def _checks(
                 testing.STRATEGY_CHECKS if kind == "strategy" else testing.PREDICTOR_CHECKS
             )
             yield from ((check, (partial(_made, kind, found, options),)) for check in checks)
-
-
-def _keeps_default_graph(space: SearchSpace) -> bool:
-    return isinstance(space, GeneSpace) and space.has_default_graph
 
 
 def _trains_supernet(benchmark: SupernetBenchmark) -> bool:

@@ -10,6 +10,7 @@ from nasplat.interface.adoption import adopt
 from nasplat.interface.sections import REGISTRIES
 from nasplat.options import grouped, merged, nested, shortly
 from nasplat.registry import AUTO
+from nasplat.retraining import RETRAINING
 
 SECTIONS = (*REGISTRIES, "executor", "stopping", "budget")
 """The sections of a configuration that have options."""
@@ -44,6 +45,8 @@ def configured(
         InputError: Something is missing, unknown, of the wrong type, or given twice with different values.
     """
     tree = load_tree(config) if config else {}
+    if plugins.get("strategy") is not None:  # who names a strategy wants a search, whatever the file is of
+        tree["kind"] = "search"
     for section in REGISTRIES:
         name = (tree.get(section) or {}).get("name") if isinstance(tree.get(section), dict) else tree.get(section)
         if plugins.get(section) is not None:
@@ -70,7 +73,7 @@ def configured(
         ],
         assignments,
     )
-    tree.setdefault("strategy", AUTO)
+    tree.setdefault("strategy", RETRAINING if tree.get("kind") == RETRAINING else AUTO)
     if missing := [key for key in ("space", "benchmark", "objectives") if key not in tree]:
         raise InputError(
             f"a search needs {', '.join(missing)}; for example: nasplat search --space nasbench201 --benchmark "

@@ -21,7 +21,8 @@ from nasplat.latency.table import TABLE
 from nasplat.objective import Objective
 from nasplat.options import grouped, nested, option_names, shortly
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
-from nasplat.run.directory import RETRAINING, RunDirectory, next_free
+from nasplat.retraining import RETRAINING
+from nasplat.run.directory import RunDirectory, next_free
 from nasplat.run.history import History
 from nasplat.run.source import Origin, Source
 from nasplat.run.trust import check_trusted
@@ -103,6 +104,7 @@ def retrain(
     _check_trains(history, None if benchmark is None else tree["benchmark"]["name"])
     enter(tree, "benchmark", _recipe(recipe))
     merge(tree, "benchmark", {"epochs": epochs})
+    tree["kind"] = RETRAINING
     tree["strategy"] = {"name": RETRAINING, "members": list(members), "seeds": seeds, "checkpoints": checkpoints}
     if executor is not None:
         place(tree, executor)

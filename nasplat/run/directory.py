@@ -25,6 +25,7 @@ from nasplat.errors import ArtifactError, DamageError, InputError, NasplatError,
 from nasplat.executors.executor import cuda_is_available
 from nasplat.options import complete, explain
 from nasplat.registry import SEARCH_SPACES
+from nasplat.retraining import RETRAINING
 from nasplat.run.environment import environment
 from nasplat.run.history import History
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG, LOG_FILES, check_files
@@ -38,8 +39,6 @@ from nasplat.storage.locking import held, lacks_locks
 from nasplat.storage.sqlite_errors import LOCAL_DISK
 from nasplat.task import Measurement, Spent, encode_outcome
 
-RETRAINING = "retraining"
-"""The name of the strategy that retrains members of an earlier search."""
 ASKED = "nasplat.interface.asking:Told"
 """The name of the benchmark of runs whose networks the caller of `nasplat.AskTell` measures."""
 LOCK_SECONDS = 1.0
@@ -221,7 +220,7 @@ class RunDirectory:
         Raises:
             RunError: The record of the origin is missing or damaged.
         """
-        recorded = self.environment.get("source") if self.config.strategy.name == RETRAINING else None
+        recorded = self.environment.get("source") if self.config.kind == RETRAINING else None
         if recorded is None:
             return None
         try:
@@ -316,7 +315,7 @@ class RunDirectory:
             RunError: A network cannot be measured: its code is not in the space, or its weights are lost or do not fit.
         """
         tested = self.history().tested
-        if self.config.strategy.name == RETRAINING:
+        if self.config.kind == RETRAINING:
             for measurement in measurements:
                 if measurement.id not in tested and measurement.task.fidelity < benchmark.fidelity:
                     raise InputError(

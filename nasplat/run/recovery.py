@@ -4,6 +4,7 @@ The damaged files are only read: the log is copied first, and SQLite sees the co
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Set
 from contextlib import closing, suppress
@@ -17,7 +18,7 @@ from nasplat.artifact import Handle
 from nasplat.config import SearchConfig, load_tree
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
-from nasplat.registry import STRATEGIES
+from nasplat.retraining import RETRAINING
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, check_files
@@ -28,7 +29,7 @@ from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import copied, read_events
 from nasplat.storage.event_log import SIDES, Event, EventLog
 from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
-from nasplat.strategy import Strategy, digests_in, named_digests
+from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
     STATE,
     Measurement,
@@ -99,11 +100,11 @@ class Salvage:
         """The digests of missing artifacts that networks of the saved outcomes need, with the trials of the networks.
 
         With shared weights, only networks of the highest fidelity count, since the search deletes the other artifacts.
-        It also deletes the artifacts of continued parts of a training, if the strategy replaces parts.
+        A retraining also deletes the artifacts of the parts of a training that were continued.
         """
         measured = [outcome for outcome in self.validator.outcomes if isinstance(outcome, Measurement)]
         highest = max((m.task.fidelity for m in measured if m.task.weights is not None), default=0)
-        continued = {_way(m, m.task.continues) for m in measured} if self._replaces_parts else set()
+        continued = {_way(m, m.task.continues) for m in measured} if self.config.kind == RETRAINING else set()
         missing: dict[str, list[int]] = {}
         for m in measured:
             if STATE in m.artifacts and _way(m, m.artifacts[STATE]) in continued:
@@ -115,13 +116,6 @@ class Salvage:
                 if handle.digest not in self.artifacts:
                     missing.setdefault(handle.digest, []).append(m.id)
         return missing
-
-    @property
-    def _replaces_parts(self) -> bool:
-        try:
-            return STRATEGIES.get(self.config.strategy.name).replaces_parts
-        except InputError:  # the plug-in is gone
-            return False
 
     @cached_property
     def states_gone(self) -> list[str]:
@@ -386,7 +380,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             events, problem = read_events(scratch / LOG)
             problem = "; ".join([*cut, problem] if problem else cut)
             named = {
-                digest for each in events.values() for event in each for digest in digests_in(json.dumps(event.body))
+                digest for each in events.values() for event in each for digest in _digests_in(json.dumps(event.body))
             }
             artifacts, spoilt = _artifacts(ArtifactStore(folder / ARTIFACTS), named)
             found = Salvage(folder, read_config, events, not problem, artifacts, spoilt, recorded, problem)
@@ -396,6 +390,11 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
     except OSError as error:
         raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
     return found
+
+
+def _digests_in(text: str) -> set[str]:
+    """All digests in the text of an event, which may be too damaged to be decoded."""
+    return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
 
 
 def _config(folder: Path, given: Path | None) -> SearchConfig:

@@ -9,7 +9,7 @@ from typing import Self
 
 from nasplat.architecture import Architecture
 from nasplat.objective import Objective
-from nasplat.run.directory import RETRAINING
+from nasplat.retraining import RETRAINING
 from nasplat.run.history import History
 from nasplat.run.source import Origin
 from nasplat.task import Evaluate
@@ -91,7 +91,7 @@ class Comparison:
         Raises:
             RunError: The record of the search is damaged.
         """
-        if history.run.config.strategy.name != RETRAINING:
+        if history.run.config.kind != RETRAINING:
             return None
         source, options = history.run.source, history.run.config.strategy.options
         seeds = int(options.get("seeds", 1))

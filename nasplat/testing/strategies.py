@@ -19,7 +19,7 @@ from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
 from nasplat.search_space import Prior
 from nasplat.storage.state import pack, unpack
-from nasplat.strategy import Strategy
+from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
     STATE,
     Evaluate,
@@ -261,17 +261,25 @@ def state_is_a_copy(make: MakeStrategy) -> None:
     assert pack(state) == before, "the state that was taken earlier has changed"
 
 
-def handles_stand_in_its_state(make: MakeStrategy) -> None:
-    """Every handle of a task is in the state before the `ask` for that task. Other artifacts may be deleted."""
+def handles_are_named(make: MakeStrategy) -> None:
+    """What a task needs was named by `handles` before the `ask` for that task, also by a strategy that was restored."""
     strategy = make(toy_problem())
-    for _ in range(TRIALS):
-        known = pack(strategy.state())[0]
+    for number in range(TRIALS):
+        named = named_digests(strategy)
+        if number % 10 == 0:
+            restored = make(toy_problem())
+            restored.restore(unpack(*pack(strategy.state())))
+            assert named_digests(restored) == named, (
+                "restored from its state, the strategy names other handles than before; keep in get_state() what "
+                "handles() names"
+            )
         asked = strategy.ask(1)
         if not asked:
             break
         for task in asked:
-            assert not {digest for digest in needed_by(task) if digest not in known}, (
-                f"task {task.id} names a handle not in the state"
+            assert needed_by(task) <= named, (
+                f"task {task.id} needs an artifact that handles() did not name before it was asked for; in a search it "
+                "may have been deleted by then: have handles() name all that a later task may need"
             )
             strategy.tell(answer(strategy.problem, task))
 
@@ -337,7 +345,7 @@ STRATEGY_CHECKS: tuple[Callable[[MakeStrategy], None], ...] = (
     late_and_shuffled_outcomes_are_fine,
     state_goes_on_exactly,
     state_is_a_copy,
-    handles_stand_in_its_state,
+    handles_are_named,
     finished_is_finished,
     a_plan_is_carried_out,
     order_within_a_generation_is_free,

@@ -149,6 +149,9 @@ class SharedGenerations(GenerationalStrategy):
                 self._population = [problem.sample() for _ in range(self.size)]
         return [problem.train_supernet(tuple(self._population), epochs=self.epochs, weights=self._weights)]
 
+    def handles(self) -> set[Handle]:
+        return super().handles() | ({self._weights} if self._weights else set())
+
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {
             "population": [member.code for member in self._population],

@@ -1,4 +1,4 @@
-"""Retraining: given networks are trained to the end, for example the results of a search before deployment."""
+"""The schedule of a retraining: given networks are trained to the end, such as the results of a search."""
 
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from nasplat.problem import Problem
 from nasplat.strategy import Strategy
 from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Teacher
 
+RETRAINING = "retraining"
+"""The kind of such a run, and what its configuration has in place of the name of a strategy."""
 DRAWN = 5
 """Number of members that are drawn if none are given."""
 WEIGHTS = "weights"
@@ -43,6 +45,9 @@ class _Training:
 class Retraining(Strategy):
     """Trains given architectures to the end, with several seeds and checkpoints.
 
+    It proposes nothing, so it is no search strategy, and no plug-in: it makes a run of its own kind. The search loop
+    runs it as it runs a strategy.
+
     A training is done in parts; each part is a task that continues from the state of the one before. So a kill loses
     at most one part. The first parts of all trainings come first, in a fixed order, so their seeds are fixed. Later
     parts take their randomness from the state. So the results do not depend on the seeds of these tasks, on the order
@@ -67,8 +72,6 @@ class Retraining(Strategy):
         InputError: A code is not a member, or the member is not feasible.
     """
 
-    replaces_parts = True
-
     def __init__(
         self,
         problem: Problem,
@@ -83,7 +86,6 @@ class Retraining(Strategy):
         self.seeds = seeds
         self.checkpoints = checkpoints
         self.teacher = teacher
-        self.teaches = teacher
         fidelities = list(problem.fidelities)
         parts = min(checkpoints, len(fidelities))
         self._fidelities = [fidelities[len(fidelities) * part // parts - 1] for part in range(1, parts + 1)]
@@ -163,6 +165,11 @@ class Retraining(Strategy):
         )
         self._outstanding[task.id] = number
         return task
+
+    def handles(self) -> set[Handle]:
+        """The states that trainings continue from, and the weights of teachers."""
+        states = {training.state for training in self._trainings if training.state}
+        return states | {teacher.weights for teacher in self._teachers.values()}
 
     def get_state(self) -> dict[str, Any]:
         return {
