@@ -21,7 +21,7 @@ TOKEN = "NASPLAT_TOKEN"
 BACKLOG = 256
 """The number of connections that the system may hold ready, all of which may be accepted at once."""
 FILES = 2048
-"""The number of open files that suffices for all connections, those among them that are about to be closed, and more."""
+"""The number of open files that suffices for all connections, those about to be closed, and what else is open."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
