@@ -105,7 +105,7 @@ def test_whoever_keeps_the_server_waiting_makes_room_for_who_asks(start: bytes, 
 
 
 @pytest.mark.parametrize("options", [{"per_peer": 2}, {"total": 2}], ids=["one peer", "all peers"])
-def test_nobody_is_cut_off_whom_the_server_works_for(options: dict[str, int]) -> None:
+def test_nobody_is_cut_off_whom_the_server_works_for(options: dict[str, Any]) -> None:
     at_work: list[asyncio.Event] = []
 
     async def working(scope: Any, receive: Any, send: Any) -> None:
