@@ -11,6 +11,5 @@ class LineColumn(TextColumn):
 
     def render(self, task: Task) -> Text:
         """The text of the column, escaped."""
-        text = super().render(task)
-        text.plain = printable(text.plain)
-        return text
+        text = printable(self.text_format.format(task=task))
+        return Text.from_markup(text, style=self.style, justify=self.justify, emoji=False)
