@@ -16,6 +16,7 @@ from nasplat.options import complete, construct, grouped, validated
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
+from nasplat.task import MOST_ASKED
 
 LARGEST = 100_000
 """Maximum size of a configuration file in bytes; a long one has a thousand."""
@@ -70,7 +71,7 @@ class ExecutorConfig(_Section):
     """Where tasks run."""
 
     name: Literal["inline", "ray"] = "inline"
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=MOST_ASKED)
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
     address: str | None = None
