@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from pydantic import Field
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import Preprocessing, SupernetBenchmark
-from nasplat.data.dataset import Dataset, Source
+from nasplat.data.dataset import Dataset
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Splits
 from nasplat.data.manifest import DATA, manifest_of, manifests, recorded_images
@@ -111,9 +110,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     @cached_property
     def _dataset(self) -> Dataset:
-        folder = None if self.data.folder is None else Path(self.data.folder)
-        recorded = manifest_of(self.recorded, DATA)
-        return dataset(self.dataset, Source(folder, self.data.download, self.data.subset, self.data.side, recorded))
+        return dataset(self.dataset, self.data.source(manifest_of(self.recorded, DATA)))
 
     @property
     def protocol(self) -> str:

@@ -228,7 +228,8 @@ class SuperResolution(LatencyKnown):
 
     @cached_property
     def _pictures(self) -> PictureSet:
-        return picture_set(self.dataset, *self._folders, recorded=manifest_of(self.recorded, DATA))
+        recorded = manifest_of(self.recorded, DATA)
+        return picture_set(self.dataset, *self._folders, recorded=recorded, most=self.data.most_pixels)
 
     def record_data(self) -> dict[str, Any]:
         found = {**super().record_data(), **manifests(DATA, self._pictures.manifest)}
@@ -264,7 +265,9 @@ class SuperResolution(LatencyKnown):
         found = {}
         for name in self.data.tests:
             recorded = manifest_of(self.recorded, name)
-            found[name] = picture_set(name, *self._folders, data_folder(), recorded=recorded)
+            found[name] = picture_set(
+                name, *self._folders, data_folder(), recorded=recorded, most=self.data.most_pixels
+            )
             if not found[name].test:
                 raise InputError(f"{name} has no test images, but is named in benchmark.data.tests; leave it out")
         return found

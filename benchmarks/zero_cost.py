@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
@@ -11,7 +10,7 @@ from pydantic import Field
 from nasplat.architecture import IO
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
-from nasplat.data.dataset import Dataset, Source
+from nasplat.data.dataset import Dataset
 from nasplat.data.datasets import DATASETS, dataset
 from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import ImageOptions
@@ -100,9 +99,7 @@ class ZeroCost(Benchmark):
             return None
         if self.dataset not in DATASETS:
             raise InputError(unknown("data set", self.dataset, [*DATASETS, NOISE]))
-        folder = None if self.data.folder is None else Path(self.data.folder)
-        recorded = manifest_of(self.recorded, DATA)
-        return dataset(self.dataset, Source(folder, self.data.download, None, self.data.side, recorded))
+        return dataset(self.dataset, self.data.source(manifest_of(self.recorded, DATA)))
 
     @property
     def io(self) -> IO:

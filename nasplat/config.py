@@ -18,6 +18,7 @@ from nasplat.retraining import RETRAINING, Retraining
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
 from nasplat.strategy import Strategy
+from nasplat.task import MOST_ASKED
 
 LARGEST = 100_000
 """Maximum size of a configuration file in bytes; a long one has a thousand."""
@@ -72,7 +73,7 @@ class ExecutorConfig(_Section):
     """Where tasks run."""
 
     name: Literal["inline", "ray"] = "inline"
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=MOST_ASKED)
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
     address: str | None = None

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
@@ -377,10 +378,7 @@ class GeneSpace(SearchSpace):
         return hot
 
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
-        """A chain of the choices of all active genes, as `nasplat.gene_chain` describes.
-
-        Override it for a graph of layers, from which predictors learn more.
-        """
+        """A chain of the choices of all active genes, as `nasplat.gene_chain` describes."""
         return gene_chain(self, architectures, self._added_costs)
 
     @property

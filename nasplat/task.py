@@ -19,6 +19,8 @@ Json: TypeAlias = dict[str, Any]
 
 STATE = "state"
 """The role of an artifact that is only used to continue from; it may be deleted once no later task can name it."""
+MOST_ASKED = 10_000
+"""The largest number of tasks that a strategy is asked for at once, and so of workers: a log must not ask for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,9 +300,7 @@ def decode_task(body: Json) -> Task:
     if not isinstance(body, dict):
         raise TypeError(f"a task must be a JSON object, but this is {type(body).__name__}")
     weights = _handle(body, "weights")
-    number, seed = count(body, "id"), count(body, "seed")
-    if seed >= 2**64:
-        raise ValueError(f"a seed must have at most 64 bits, but task {number} has {seed}")
+    number, seed = count(body, "id"), count(body, "seed", most=2**64 - 1)
     if "train" in body:
         return TrainSupernet(
             id=number,

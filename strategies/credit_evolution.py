@@ -355,6 +355,7 @@ def roulette(scores: NDArray[np.float64], rng: Generator) -> tuple[int, int]:
 
     If none of the rest is better than the lowest, all of them have equal probability.
     """
+    scores = scores * 2.0**-24  # exactly the same chances, and no difference or sum that overflows
     members = np.arange(len(scores))
     drawn: list[int] = []
     for _ in range(2):

@@ -21,14 +21,17 @@ ANSWER = b"x" * 5_000_000
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Answers every request; /long with more than fits into buffers."""
+    """Answers every request; /long with more than fits into buffers, /body when it has come."""
     assert scope["type"] == "http"
+    if scope["path"] == "/body":
+        while (await receive()).get("more_body"):
+            pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]
                 if scope["path"] == "/" else []})  # fmt: skip
     await send({"type": "http.response.body", "body": b"ok" if scope["path"] == "/" else ANSWER})
 
 
-def served(limits: Limits, client: Callable[[int], Awaitable[None]]) -> None:
+def served(limits: Limits, client: Callable[[int], Awaitable[None]], application: Any = application) -> None:
     """Run a client, which is given the port, beside a server with these limits."""
 
     async def both() -> None:
@@ -70,24 +73,60 @@ async def ended(reader: asyncio.StreamReader) -> None:
             pass
 
 
+HALF = {
+    "nothing": b"",
+    "half of a head": REQUEST[:9],
+    "half of a body": b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123",
+}
+"""What a peer sends that keeps the server waiting for the rest."""
+
+
 @pytest.mark.slow
-def test_silent_connections_of_one_peer_leave_room_for_others() -> None:
-    limits = Limits(seconds=LONG, per_peer=100)
+@pytest.mark.parametrize("start", HALF.values(), ids=HALF)
+@pytest.mark.parametrize(("per_peer", "hosts"), [(60, 1), (50, 3)], ids=["one peer", "all peers"])
+def test_whoever_keeps_the_server_waiting_makes_room_for_who_asks(start: bytes, per_peer: int, hosts: int) -> None:
+    limits = Limits(seconds=LONG, per_peer=per_peer, total=100)
 
     async def crowd(port: int) -> None:
-        silent = [await opened(port) for _ in range(100)]
-        assert (await answer(port, request=b"")).startswith(b"HTTP/1.1 503 ")
-        assert await answer(port, "127.0.0.2") == b"HTTP/1.1 200 OK\r\n"
-        for _, writer in silent[:2]:
-            writer.close()
-        while limits.peers["127.0.0.1"] > 99:
-            await asyncio.sleep(0)
-        assert await answer(port) == b"HTTP/1.1 200 OK\r\n"
-        for _, writer in silent[2:]:
+        silent = [await opened(port, f"127.0.0.{2 + number % hosts}") for number in range(50 * hosts)]
+        for _, writer in silent:
+            writer.write(start)
+            await writer.drain()
+        for host in ("127.0.0.1", "127.0.0.2"):
+            answers = await asyncio.gather(*(answer(port, host) for _ in range(40)))
+            assert answers == 40 * [b"HTTP/1.1 200 OK\r\n"]
+        await ended(silent[0][0])  # the oldest
+        assert sum(map(len, limits.peers.values())) <= 100
+        for _, writer in silent:
             writer.close()
 
     served(limits, crowd)
     assert not limits.peers
+
+
+@pytest.mark.parametrize("options", [{"per_peer": 2}, {"total": 2}], ids=["one peer", "all peers"])
+def test_nobody_is_cut_off_whom_the_server_works_for(options: dict[str, Any]) -> None:
+    at_work: list[asyncio.Event] = []
+
+    async def working(scope: Any, receive: Any, send: Any) -> None:
+        at_work.append(asyncio.Event())
+        await at_work[-1].wait()
+        await application(scope, receive, send)
+
+    async def busy(port: int) -> None:
+        asked = [await opened(port) for _ in range(2)]
+        for _, writer in asked:
+            writer.write(REQUEST)
+        while len(at_work) < 2:
+            await asyncio.sleep(0)
+        assert (await answer(port, request=b"")).startswith(b"HTTP/1.1 503 ")
+        for event in at_work:
+            event.set()
+        for reader, writer in asked:
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            writer.close()
+
+    served(Limits(**options), busy, working)
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,11 @@ def test_roulette_is_even_among_equal_ones_and_takes_a_single_one_twice() -> Non
     assert roulette(np.array([3.0]), rng) == (0, 0)
 
 
+def test_roulette_takes_scores_near_the_limit_of_floats() -> None:
+    rng = default_rng(0)
+    assert {roulette(np.array([-1.7e308, 1.7e308, 1.7e308, -1.7e308]), rng)[0] for _ in range(100)} == {1, 2}
+
+
 def told(problem: Problem, *figures: dict[str, float]) -> Evaluated:
     evaluated = Evaluated(problem)
     tasks = [problem.evaluate(Architecture("toy", f"{i:04d}")) for i in range(len(figures))]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from PIL import Image
 
 from nasplat.architecture import IO
 from nasplat.benchmarks import tables
+from nasplat.benchmarks.classification import Classification
+from nasplat.benchmarks.super_resolution import SuperResolution
+from nasplat.benchmarks.zero_cost import ZeroCost
 from nasplat.cli import inspecting
 from nasplat.config import SearchConfig, load_recipe, load_tree
 from nasplat.cost import Cost
@@ -23,12 +27,14 @@ from nasplat.data import csv_table
 from nasplat.data.dataset import Source
 from nasplat.data.datasets import dataset
 from nasplat.data.manifest import one_file
+from nasplat.data.options import DataOptions, ImageOptions, SuperResolutionDataOptions
 from nasplat.data.picture_sets import picture_set
 from nasplat.errors import InputError
 from nasplat.latency.table import read_table
 from nasplat.run import records
 from nasplat.run.layout import DATA, ENVIRONMENT, LOCK, LOG
 from nasplat.run.recovery import salvage
+from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.storage import carving, write_ahead
 from nasplat.storage.files import read_file
@@ -80,6 +86,30 @@ def test_a_pipe_among_images_is_refused_or_left_out(tmp_path: Path) -> None:
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "one" / f"{number}.png")
     found = picture_set("picture_folder", tmp_path / "one")
     assert sorted(found.files) == [f"{number}.png" for number in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("most", "outcome"),
+    [
+        (255, pytest.raises(InputError, match=r"16 x 16 pixels, more than 255, .*benchmark\.data\.most_pixels")),
+        (256, nullcontext()),
+    ],
+)
+def test_one_option_bounds_the_pixels_of_images_for_all_benchmarks(most: int, outcome: Any, tmp_path: Path) -> None:
+    for place, part in enumerate(("one", "two")):
+        (tmp_path / part).mkdir()
+        for number in range(10):
+            Image.new("RGB", (16, 16), (20 * number, place, 0)).save(tmp_path / part / f"{number}.png")
+    folder, esrn = str(tmp_path), ESRNTiny()
+    for benchmark in (
+        Classification(SPACE, dataset="image_folder", data=DataOptions(folder=folder, side=16, most_pixels=most)),
+        ZeroCost(SPACE, dataset="image_folder", data=ImageOptions(folder=folder, side=16, most_pixels=most)),
+        SuperResolution(
+            esrn, dataset="picture_folder", data=SuperResolutionDataOptions(folder=f"{folder}/one", most_pixels=most)
+        ),
+    ):
+        with outcome:
+            benchmark.check()
 
 
 def test_a_table_is_unpacked_no_further_than_it_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

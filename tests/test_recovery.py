@@ -678,3 +678,17 @@ def test_what_an_answered_task_continued_from_is_not_asked_for_again(
         last.task.continues is not None and not RunDirectory(Path("run")).artifacts.path(last.task.continues).exists()
     )
     assert salvage(Path("run")).healthy
+
+
+@pytest.mark.parametrize("place", ["n", "id", "seed", "fidelity"])
+def test_an_absurd_number_in_an_ask_is_damage(place: str, run: Path, command: CommandLine) -> None:
+    """An ask that is repeated makes as many proposals as it says."""
+    with closing(sqlite3.connect(run / LOG)) as log, log:
+        ((seq, text),) = log.execute("SELECT seq, body FROM events WHERE kind = 'ask' LIMIT 1")
+        body = json.loads(text)
+        (body if place == "n" else body["tasks"][0])[place] = 10**20
+        log.execute("UPDATE events SET body = ? WHERE seq = ?", (json.dumps(body), seq))
+    for words in (("show", str(run)), ("resume", str(run))):
+        done = command(*words)
+        assert done.returncode == 1
+        assert f"event {seq} {place!r} must be from 0 to" in done.stderr

@@ -394,6 +394,19 @@ def test_values_that_are_zero_negative_or_all_equal_are_drawn(tmp_path: Path) ->
         assert page.opened["svg"] == 2
 
 
+@pytest.mark.slow
+def test_values_near_the_limit_of_floats_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    extremes = [1.7e308, -1.7e308, 5e-324, 0.0, 1e300, -1e300, 1.0, 2.0]
+
+    def answer(task: Evaluate) -> Measurement:
+        return Measurement(
+            task=task, metrics={"accuracy": extremes[task.id % 8], "loss": abs(extremes[(task.id + 3) % 8])}
+        )
+
+    for goal in (["accuracy:max", "loss:min"], ["loss:min", "accuracy:max"]):
+        assert page_of(searched(tmp_path / goal[0], answer, objectives=goal)).opened["svg"] == 2
+
+
 # Hostile text
 
 

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import math
 import random
 import shutil
 import signal
@@ -28,7 +29,7 @@ from nasplat.registry import BENCHMARKS, SEARCH_SPACES, Plugin
 from nasplat.retraining import Retraining
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, ENVIRONMENT, LOG
-from nasplat.run.retrained import Comparison
+from nasplat.run.retrained import Comparison, MeanStd
 from nasplat.search_space import SearchSpace
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import STATE, Evaluate, Failure, Measurement, Outcome, Task
@@ -813,3 +814,8 @@ def test_a_comparison_counts_what_is_done(command: CommandLine, tmp_path: Path) 
     assert two is not None
     assert (two.spearman, two.kendall, [m.begun for m in two.members]) == (None, None, [1, 1])
     assert [m.retrained and m.retrained.deviation for m in two.members] == [None, None]
+
+
+def test_means_and_deviations_near_the_limit_of_floats_are_no_error() -> None:
+    assert MeanStd((1.7e308, 1.7e308)).mean == 1.7e308
+    assert MeanStd((1.7e308, -1.7e308)).deviation == math.inf

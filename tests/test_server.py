@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -463,9 +463,13 @@ def test_a_token_is_asked_for_and_never_shown(installed: dict[str, str], learnt:
     with serving(installed, learnt, "--log", "--host", "0.0.0.0", "--token-file", str(file)) as (process, port):
         assert post(port, {"architectures": []})[0] == 401
         assert post(port, {"architectures": []}, Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 200
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+            connection.request("GET", f"/v1/model?token={TOKEN}")
+            assert connection.getresponse().status == 401
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
     assert '"POST /v1/predict HTTP/1.1" 200' in err
+    assert '"GET /v1/model HTTP/1.1" 401' in err
     assert TOKEN not in err
     with serving(installed, learnt, NASPLAT_TOKEN=TOKEN) as (_, port):  # asked for on loopback too, once there is one
         assert post(port, {"architectures": []})[0] == 401
@@ -529,6 +533,28 @@ def test_a_client_that_goes_in_the_middle_of_a_body_is_no_failure(installed: dic
         process.terminate()
         _, told = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_a_thousand_silent_connections_and_two_hundred_clients(installed: dict[str, str], learnt: Path) -> None:
+    times: list[float] = []
+    errors: list[str] = []
+    body = json.dumps({"architectures": 64 * ["000000"]})
+    with serving(installed, learnt) as (_, port), ExitStack() as silent:
+        for _ in range(1050):
+            connection = silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        for method in ("GET", "HEAD"):
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as health:
+                health.request(method, "/healthz")
+                assert health.getresponse().status == 200
+        clients = [threading.Thread(target=hammer, args=(port, [body], times, errors)) for _ in range(200)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+    assert errors == []
+    assert len(times) == 200
 
 
 @pytest.mark.slow

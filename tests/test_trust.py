@@ -8,6 +8,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -17,13 +18,16 @@ import numpy as np
 import pytest
 import yaml
 from rich.markup import escape
+from rich.progress import Progress
 
 from nasplat.benchmark import Preprocessing
+from nasplat.cli.app import _warnings_printed
 from nasplat.config import SearchConfig
 from nasplat.data.manifest import Manifest
-from nasplat.errors import InputError, RunError
+from nasplat.errors import InputError, RunError, printable
 from nasplat.export.card import escaped
 from nasplat.export.predicting import predict_script
+from nasplat.interface.bars import LineColumn
 from nasplat.interface.console import SafeConsole
 from nasplat.latency.table import read_table
 from nasplat.run import environment, trust
@@ -245,6 +249,22 @@ def test_a_console_prints_a_string_as_one_line_and_keeps_its_own_markup() -> Non
     assert file.getvalue() == (
         "\n\x1b[33mnote:\x1b[0m \\x1b[2Jgone\\x9b1m\\u202etxt\\nerror: forged\\r[red]:bomb:[/]\n\n"
     )
+
+
+def test_a_bar_of_progress_names_files_in_one_line() -> None:
+    terminal = SafeConsole(file=StringIO(), force_terminal=True, width=200)
+    bar = Progress(LineColumn("{task.description}"), console=terminal)
+    bar.add_task(f"reading {escape(HOSTILE)}")
+    (line,) = terminal.render_lines(bar.get_renderable(), pad=False)
+    assert "".join(segment.text for segment in line) == f"reading {printable(HOSTILE)}"
+
+
+def test_warnings_of_packages_are_shown_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(message))
+    with _warnings_printed():
+        warnings.showwarning(HOSTILE, UserWarning, "module.py", 1)
+    assert shown == ["\\x1b[2Jgone\\x9b1m\\u202etxt error: forged [red]:bomb:[/]"]
 
 
 @pytest.mark.slow

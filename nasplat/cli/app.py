@@ -191,7 +191,7 @@ def main() -> None:
 
 @contextmanager
 def _warnings_printed() -> Iterator[None]:
-    """Print each warning of the platform once, as messages are printed; others are shown as Python shows them."""
+    """Print each warning of the platform once, as messages are printed; others as Python does, in a printable form."""
     said: set[str] = set()
     own = DamageWarning, InfeasibleWarning
     with warnings.catch_warnings():
@@ -209,7 +209,7 @@ def _warnings_printed() -> Iterator[None]:
         ) -> None:
             text = " ".join(str(message).split())
             if not issubclass(category, own):
-                others(message, category, filename, lineno, file, line)
+                others(printable(text), category, filename, lineno, file, line)
             elif text not in said:
                 said.add(text)
                 err.print(f"[yellow]warning:[/] {escape(text)}")

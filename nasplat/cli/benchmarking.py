@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from nasplat.benchmark import TableBenchmark, TableFile
 from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.predicting import assigned
 from nasplat.cli.settings import EngineName
 from nasplat.errors import InputError
+from nasplat.interface.bars import LineColumn
 from nasplat.interface.interruption import Interruption
 from nasplat.latency.building import Accuracy, Built, Plan, build_table
 from nasplat.registry import BENCHMARKS
@@ -68,7 +69,7 @@ def import_table(
     benchmark = _table_benchmark(name)
     target = benchmark.folder() / benchmark.imported if out_file is None else out_file
     with Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
+        LineColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
         TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
         shown = bar.add_task(f"opening {escape(file.name)}", total=None)
@@ -182,7 +183,7 @@ def build_latency(
         seed=seed,
     )
     with Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+        LineColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
         console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
         shown = bar.add_task(f"looking at {escape(space)}", total=None)

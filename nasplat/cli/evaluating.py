@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 import nasplat
 from nasplat.architecture import Architecture
@@ -23,6 +23,7 @@ from nasplat.cli.console import err, out, print_json, print_table
 from nasplat.cli.evaluation_record import FIGURES, Record
 from nasplat.config import yaml_value
 from nasplat.errors import InputError, RunError, TrialFailed
+from nasplat.interface.bars import LineColumn
 from nasplat.interface.interruption import Interruption
 from nasplat.metric import Metric, parse_metric, spelt
 from nasplat.options import complete, shortly
@@ -125,7 +126,7 @@ def evaluate(
     whole = len(names) * len(wanted) * number
     interrupted = False
     with Progress(
-        BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
+        BarColumn(bar_width=24), MofNCompleteColumn(), LineColumn("{task.description}"), TimeRemainingColumn(),
         console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
         shown = bar.add_task("fitting and ranking", total=whole, completed=len(record.done))

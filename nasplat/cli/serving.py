@@ -1,6 +1,7 @@
 """`nasplat serve`: a saved predictor over HTTP."""
 
 import os
+import resource
 import signal
 import socket
 from copy import deepcopy
@@ -17,9 +18,11 @@ from nasplat.storage.files import read_file
 from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor
 
 TOKEN = "NASPLAT_TOKEN"
+BACKLOG = 256
+"""The number of connections that the system may hold ready, all of which may be accepted at once."""
+FILES = 2048
+"""The number of open files that suffices for all connections, those about to be closed, and what else is open."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-CONNECTIONS = 1000
-"""Maximum number of open connections. One peer may have fewer; the size of each request is limited too."""
 
 
 def serve(
@@ -87,19 +90,22 @@ def _serve(
     from nasplat.server.app import make_app
     from nasplat.server.connections import Limits, limited
 
+    limits = Limits()
+    limits.total = min(limits.total, _open_files() // 2)
     app = make_app(saved, batch=batch, token=token, hosts=hosts)
     logging = deepcopy(LOGGING_CONFIG)
-    logging["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    logging["filters"] = {"query": {"()": "nasplat.server.guard.WithoutQuery"}}
+    logging["handlers"]["access"] |= {"stream": "ext://sys.stderr", "filters": ["query"]}
     config = uvicorn.Config(
         app,
         log_config=logging,
         log_level="info" if log else "error",
         access_log=log,
         lifespan="on",
-        http=limited(Limits()),
+        http=limited(limits),
         ws="none",
         server_header=False,
-        limit_concurrency=CONNECTIONS,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=5,
     )
     # The server stops cleanly on SIGINT or SIGTERM and then raises the signal again. Both are interruptions, and so is
@@ -122,11 +128,21 @@ def _listening(host: str, port: int) -> socket.socket:
     """A bound socket, so that a port in use is reported before any other message."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
         why = os.strerror(known) if known else str(error)
         raise InputError(f"cannot listen on {host}, port {port}: {why}; choose another --host or --port") from None
+
+
+def _open_files() -> int:
+    """The limit of open files, raised as far as it is needed and allowed; each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FILES:
+        return FILES
+    allowed = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 def _token(file: Path | None) -> str | None:

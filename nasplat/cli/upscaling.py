@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from nasplat.cli.benchmarking import INTERRUPTED, Device
 from nasplat.cli.console import err, out, print_json
 from nasplat.errors import InputError
 from nasplat.executors.executor import cuda_is_available
+from nasplat.interface.bars import LineColumn
 from nasplat.interface.interruption import Interruption
 from nasplat.storage.files import appearing, appearing_folder, is_taken, refusal
 from nasplat.units import duration
@@ -184,7 +185,7 @@ def _threads(number: int | None) -> Iterator[None]:
 def _bar() -> Iterator[Callable[[float], None]]:
     """A bar on a terminal, which is told which part is done."""
     with Progress(
-        BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeRemainingColumn(),
+        BarColumn(bar_width=24), LineColumn("{task.percentage:3.0f} %  {task.description}"), TimeRemainingColumn(),
         console=err, transient=True, disable=not err.is_terminal,
     ) as bar:  # fmt: skip
         shown = bar.add_task("upscaling", total=1.0)

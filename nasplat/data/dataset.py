@@ -1,14 +1,14 @@
 """The description of a data set before it is loaded, and its source."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nasplat.architecture import IO
 from nasplat.data.examples import Scaling, Splits
 from nasplat.data.location import data_folder
 from nasplat.data.manifest import Manifest
-from nasplat.data.picture_files import Survey
+from nasplat.data.picture_files import MOST_PIXELS, Survey
 
 
 def _nothing_to_refuse() -> None:
@@ -62,6 +62,7 @@ class Source:
         subset: The total number of training and validation images, in a fixed random selection. The test split is not
             reduced.
         side: The side to which the images of a user's own folder are resized.
+        most_pixels: The largest number of pixels of an image in a file of the user's own.
         recorded: What a run recorded of the data; its split, classes and scaling are then used. None in a new run.
     """
 
@@ -69,6 +70,7 @@ class Source:
     download: bool = False
     subset: int | None = None
     side: int | None = None
+    most_pixels: int = field(default=MOST_PIXELS, kw_only=True)
     recorded: Manifest | None = None
 
     @property

@@ -17,7 +17,7 @@ from nasplat.data.digests import DataFile, described, is_large
 from nasplat.data.examples import Splits
 from nasplat.data.layout import folders, parts_in, suspicions
 from nasplat.data.manifest import Changes, Manifest
-from nasplat.data.picture_files import ENDINGS, Survey, UnreadablePictures, files_below, surveyed, why_left_out
+from nasplat.data.picture_files import ENDINGS, Survey, UnreadablePictures, files_below, surveyed, why, why_left_out
 from nasplat.data.pictures import Pictures, squares
 from nasplat.data.splitting import Parts, part_off
 from nasplat.errors import InputError
@@ -43,7 +43,7 @@ def image_folder(source: Source) -> Dataset:
     recorded = source.recorded
     if recorded is None:
         classes = _classes(source.place)
-        side = _side_of_first(source.place, classes) if source.side is None else source.side
+        side = _side_of_first(source.place, classes, source.most_pixels) if source.side is None else source.side
     else:
         classes, side = recorded.classes, source.side or recorded.side or 1
     read: list[Splits] = []  # by `record`, for `load` in the same process
@@ -59,10 +59,12 @@ def image_folder(source: Source) -> Dataset:
 
     @cache
     def survey() -> Survey:
-        return surveyed([source.place / name for name in listing().names], listing().left_out)
+        return surveyed([source.place / name for name in listing().names], listing().left_out, most=source.most_pixels)
 
     def parts_of(manifest: Manifest) -> Parts:
-        training, validation, test = (_images(source.place, manifest.parts[part], side) for part in PARTS)
+        training, validation, test = (
+            _images(source.place, manifest.parts[part], side, source.most_pixels) for part in PARTS
+        )
         return Parts.of(training, validation=validation, test=lambda: test, held_out=0, subset=source.subset)
 
     def record() -> Manifest:
@@ -305,12 +307,12 @@ def _accepted(recorded: Manifest, listing: _Listing, changes: Changes) -> Manife
     return recorded.going_on(changes, classes=tuple(names), **recorded.keeping(files, listing.place))
 
 
-def _images(place: Path, files: Sequence[DataFile], side: int) -> Pictures:
+def _images(place: Path, files: Sequence[DataFile], side: int, most: int) -> Pictures:
     labels = np.array([file.label for file in files], dtype=np.int64)
-    return squares([place / file.name for file in files], labels, side=side)
+    return squares([place / file.name for file in files], labels, side=side, most=most)
 
 
-def _side_of_first(place: Path, classes: Sequence[str]) -> int:
+def _side_of_first(place: Path, classes: Sequence[str], most: int) -> int:
     """The side of the first training image, which must be square.
 
     Raises:
@@ -321,9 +323,9 @@ def _side_of_first(place: Path, classes: Sequence[str]) -> int:
     first, _ = _Listing.of(place, classes).parts["training"][0]
     try:
         with pixels.quietly():
-            (width, height), *_ = pixels.header(place / first)
+            (width, height), *_ = pixels.header(place / first, most)
     except pixels.PictureError as error:
-        raise UnreadablePictures([(str(place / first), str(error))]) from error
+        raise UnreadablePictures([(str(place / first), why(error))]) from error
     if width != height:
         raise InputError(
             f"{place / first} has {width} x {height} pixels, but networks take square images; "

@@ -1,10 +1,15 @@
 """The data options of a benchmark."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from nasplat.data.dataset import Source
 from nasplat.data.location import absolute
+from nasplat.data.manifest import Manifest
+from nasplat.data.picture_files import MOST_PIXELS, PILLOW_PIXELS
 from nasplat.options import Options
 
 
@@ -18,7 +23,18 @@ class FolderOptions(Options):
     folder: Annotated[str | None, AfterValidator(absolute)] = None
 
 
-class ImageOptions(FolderOptions):
+class PictureOptions(FolderOptions):
+    """The location of image files, and how large they may be.
+
+    Args:
+        most_pixels: The largest number of pixels of an image. A small file may unpack to any size, and several are
+            unpacked at a time.
+    """
+
+    most_pixels: Annotated[int, Field(ge=1, le=PILLOW_PIXELS)] = MOST_PIXELS
+
+
+class ImageOptions(PictureOptions):
     """The location of the files of an image data set, and the size to which images are resized.
 
     Args:
@@ -29,6 +45,11 @@ class ImageOptions(FolderOptions):
 
     download: bool = False
     side: Annotated[int, Field(ge=1)] | None = None
+
+    def source(self, recorded: Manifest | None = None) -> Source:
+        """The source of the data set, and what a run recorded of it."""
+        folder = None if self.folder is None else Path(self.folder)
+        return Source(folder, self.download, None, self.side, most_pixels=self.most_pixels, recorded=recorded)
 
 
 class DataOptions(ImageOptions):
@@ -41,8 +62,12 @@ class DataOptions(ImageOptions):
 
     subset: Annotated[int, Field(ge=1)] | None = None
 
+    def source(self, recorded: Manifest | None = None) -> Source:
+        """The source of the data set, and what a run recorded of it."""
+        return replace(super().source(recorded), subset=self.subset)
 
-class SuperResolutionDataOptions(FolderOptions):
+
+class SuperResolutionDataOptions(PictureOptions):
     """The location of the images for super-resolution, and which of them are used.
 
     Args:

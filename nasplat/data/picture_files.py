@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.errors import InputError
+
+if TYPE_CHECKING:
+    from nasplat.data.pixels import PictureError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +27,10 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 """The endings of files that are taken for pictures, in lower case."""
 DECODERS = 8
 """The largest number of threads that decode files."""
+MOST_PIXELS = 50_000_000
+"""The largest number of pixels of an image, unless the option `data.most_pixels` says otherwise; as in `pixels`."""
+PILLOW_PIXELS = 178_000_000
+"""Pillow decodes no more."""
 NAMED = 10
 """The largest number of files that one error names."""
 KINDS = 5
@@ -128,28 +135,28 @@ class Survey:
 # Content ------------------------------------------------------------------------------------------------------
 
 
-def surveyed(paths: Sequence[Path], left_out: Mapping[str, int], *, most: int | None = None) -> Survey:
+def surveyed(paths: Sequence[Path], left_out: Mapping[str, int], *, most: int = MOST_PIXELS) -> Survey:
     """Open all files, without decoding pixels.
 
     Args:
         paths: The pictures.
         left_out: Handed on to the result.
-        most: The largest number of pixels of a picture; by default that of `pixels.decode`.
+        most: The largest number of pixels of a picture.
 
     Raises:
         UnreadablePictures: Some have no readable header, or would be refused by it.
     """
     from nasplat.data import pixels
 
-    headers = _from_each(lambda place: pixels.header(paths[place], most or pixels.MOST_PIXELS), paths)
+    headers = _from_each(lambda place: pixels.header(paths[place], most), paths)
     several, deep = (
         tuple(path for path, marks in zip(paths, headers, strict=True) if marks[number]) for number in (1, 2)
     )
     return Survey(left_out, deep=deep, several=several)
 
 
-def read_square(paths: Sequence[Path], side: int) -> Pixels:
-    """Pictures as classifiers are given them, resized to squares `[n, 3, side, side]`.
+def read_square(paths: Sequence[Path], side: int, most: int = MOST_PIXELS) -> Pixels:
+    """Pictures of at most so many pixels as classifiers are given them, resized to squares `[n, 3, side, side]`.
 
     Raises:
         UnreadablePictures: Some cannot be read.
@@ -159,7 +166,7 @@ def read_square(paths: Sequence[Path], side: int) -> Pixels:
     found = np.empty((len(paths), 3, side, side), dtype=np.uint8)
 
     def read(place: int) -> None:
-        found[place] = pixels.classifiable(paths[place], "RGB", (side, side)).transpose(2, 0, 1)
+        found[place] = pixels.classifiable(paths[place], "RGB", (side, side), most).transpose(2, 0, 1)
 
     _from_each(read, paths)
     return found
@@ -181,6 +188,15 @@ def collected(read: Callable[[T], R], items: Iterable[T]) -> list[R]:
     if failures:
         raise UnreadablePictures(failures)
     return found
+
+
+def why(error: "PictureError") -> str:
+    """Why a picture is not read, with the name of the option that may allow it."""
+    from nasplat.data.pixels import TooLarge
+
+    if not isinstance(error, TooLarge):
+        return str(error)
+    return f"{error}, which benchmark.data.most_pixels allows (at most {PILLOW_PIXELS:,})"
 
 
 def in_threads(work: Callable[[int], None], count: int) -> None:
@@ -210,7 +226,7 @@ def _from_each(read: Callable[[int], R], paths: Sequence[Path]) -> list[R]:
         try:
             found[place] = read(place)
         except PictureError as error:
-            failures[place] = str(paths[place]), str(error)
+            failures[place] = str(paths[place]), why(error)
 
     with quietly():
         in_threads(attempt, len(paths))

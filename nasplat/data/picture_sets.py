@@ -16,11 +16,18 @@ from nasplat.data.digests import described, is_large
 from nasplat.data.layout import parts_in
 from nasplat.data.location import data_folder
 from nasplat.data.manifest import Manifest
-from nasplat.data.picture_files import ENDINGS, Pixels, Survey, UnreadablePictures, files_below, surveyed, why_left_out
+from nasplat.data.picture_files import (
+    ENDINGS,
+    MOST_PIXELS,
+    Pixels,
+    Survey,
+    UnreadablePictures,
+    files_below,
+    surveyed,
+    why,
+    why_left_out,
+)
 from nasplat.errors import InputError, unknown
-
-MOST_PIXELS = 50_000_000
-"""The largest number of pixels of an image. Larger images are not decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,13 @@ class Picture:
         read: Reads its pixels as uint8, `[height, width, 3]`, or `[height, width]` for a grey file, which comparison
             protocols treat differently.
         path: The file, if it is one.
+        side: The height and width to which a larger file is cropped, if it is.
     """
 
     name: str
     read: Callable[[], Pixels]
     path: Path | None = None
+    side: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,7 @@ class PictureSet:
         test: The test images; empty if the set was published without them. Other sets are then used for testing.
         recorded: The manifest, if it was made when the images were listed.
         left_out: The numbers of other files in a user's own folders, by the reason of `why_left_out`.
+        most: The largest number of pixels of an image in a file.
     """
 
     name: str
@@ -86,6 +96,15 @@ class PictureSet:
         return {part: [each.path for each in images if each.path is not None] for part, images in parts.items()}
 
     left_out: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    most: int = field(default=MOST_PIXELS, kw_only=True)
+
+    def limited(self, most: int) -> "PictureSet":
+        """The set whose files may have so many pixels."""
+        training, validation, test = (
+            tuple(each if each.path is None else picture(each.path, side=each.side, most=most) for each in images)
+            for images in (self.training, self.validation, self.test)
+        )
+        return replace(self, training=training, validation=validation, test=test, most=most)
 
     def survey(self) -> Survey:
         """What the names and headers of the files say.
@@ -94,7 +113,7 @@ class PictureSet:
             UnreadablePictures: Some files have no readable header.
         """
         pictures = (*self.training, *self.validation, *self.test)
-        return surveyed([each.path for each in pictures if each.path is not None], self.left_out, most=MOST_PIXELS)
+        return surveyed([each.path for each in pictures if each.path is not None], self.left_out, most=self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +134,30 @@ class Entry:
 # Reading ------------------------------------------------------------------------------------------------------
 
 
-def picture(path: Path, *, side: int | None = None) -> Picture:
+def picture(path: Path, *, side: int | None = None, most: int = MOST_PIXELS) -> Picture:
     """The image in a file.
 
     Args:
         path: The file.
         side: If given, a larger image is center-cropped to at most this height and width, in pixels.
+        most: The largest number of pixels of the image in the file.
     """
-    return Picture(str(path), partial(read_picture, path, side=side), path)
+    return Picture(str(path), partial(read_picture, path, most, side=side), path, side)
 
 
-def read_picture(path: Path, *, side: int | None = None) -> Pixels:
+def read_picture(path: Path, most: int = MOST_PIXELS, *, side: int | None = None) -> Pixels:
     """The pixels of a file, `[height, width, 3]`, or `[height, width]` for a grey file; transparency is dropped.
 
     Raises:
-        UnreadablePictures: The file is refused by `pixels.decode`, or has more than `MOST_PIXELS`.
+        UnreadablePictures: The file is refused by `pixels.decode`, or has more than `most` pixels.
     """
     from nasplat.data import pixels
 
     try:
         with pixels.quietly():
-            found = np.asarray(pixels.decode(path, MOST_PIXELS).colors)
+            found = np.asarray(pixels.decode(path, most).colors)
     except pixels.PictureError as error:
-        raise UnreadablePictures([(str(path), str(error))]) from error
+        raise UnreadablePictures([(str(path), why(error))]) from error
     return found if side is None else central(found, side)
 
 
@@ -324,9 +344,9 @@ def _listing(place: Path) -> tuple[dict[str, list[str]], Mapping[str, str]]:
 
 
 def _of_manifest(place: Path, manifest: Manifest) -> PictureSet:
-    parts = {part: tuple(picture(place / file.name) for file in manifest.parts[part]) for part in PARTS}
+    training, validation, test = (tuple(picture(place / file.name) for file in manifest.parts[part]) for part in PARTS)
     places = [place / folder for folder in parts_in(place).values()] or [place]
-    return PictureSet("picture_folder", **parts, recorded=manifest, left_out=_left_out(places))
+    return PictureSet("picture_folder", training, validation, test, recorded=manifest, left_out=_left_out(places))
 
 
 def check_recorded(name: str, *folders: Path, recorded: Manifest | None) -> None:
@@ -395,13 +415,14 @@ PICTURE_SETS: dict[str, Entry] = {
 }
 
 
-def picture_set(name: str, *folders: Path, recorded: Manifest | None = None) -> PictureSet:
+def picture_set(name: str, *folders: Path, recorded: Manifest | None = None, most: int = MOST_PIXELS) -> PictureSet:
     """The set with a name. Its images are listed, not decoded.
 
     Args:
         name: One of `PICTURE_SETS`.
         folders: The folders to search, in order; by default the data folder.
         recorded: What a run recorded of the set. A user's own set then keeps its split.
+        most: The largest number of pixels of an image in a file.
 
     Raises:
         InputError: The name is unknown (near matches are listed), or the images are missing, or differ from the
@@ -413,8 +434,8 @@ def picture_set(name: str, *folders: Path, recorded: Manifest | None = None) -> 
     if recorded is not None and name == "picture_folder":
         place = _own_place(places)
         recorded.check(place, recorded.differences(place))
-        return _of_manifest(place, recorded)
+        return _of_manifest(place, recorded).limited(most)
     found = PICTURE_SETS[name].open(places if places or name == "picture_folder" else [data_folder()])
     if recorded is not None:
         recorded.check(found.root, recorded.differences(found.root, found.files))
-    return found
+    return found.limited(most)

@@ -279,19 +279,20 @@ def _npy_head(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.gener
 # Files of the user's own --------------------------------------------------------------------------------------
 
 
-def squares(paths: Sequence[Path], labels: Rows, *, side: int) -> Pictures:
+def squares(paths: Sequence[Path], labels: Rows, *, side: int, most: int) -> Pictures:
     """Image files, to be read as squares. When read, `UnreadablePictures` may be raised.
 
     Args:
         paths: The files.
         labels: The class number of each.
         side: The side to which images are resized.
+        most: The largest number of pixels of an image in its file.
     """
 
     def read(rows: Rows) -> "Tensor":
         import torch
 
-        return torch.from_numpy(read_square([paths[row] for row in rows], side))
+        return torch.from_numpy(read_square([paths[row] for row in rows], side, most))
 
     return Pictures(labels, read)
 

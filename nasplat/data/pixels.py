@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read. Pillow would hand others, such as PostScript, to other programs."""
-MOST_PIXELS = 100_000_000
+MOST_PIXELS = 50_000_000
 """The largest number of pixels of an image. Small files may declare any size."""
 GREY = ("1", "L", "LA")
 """Pillow's modes of 8 bits with one channel besides transparency."""
@@ -127,18 +127,19 @@ def composed(source: Source) -> Image.Image:
     return Image.composite(source.colors, white, source.alpha)
 
 
-def classifiable(path: Path | str, mode: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+def classifiable(path: Path | str, mode: str, size: tuple[int, int], most: int = MOST_PIXELS) -> NDArray[np.uint8]:
     """An image as classifiers are given it: composed, then resized by Pillow's bilinear filter with antialiasing.
 
     Args:
         path: The file.
         mode: `RGB` or `L`.
         size: Width and height of the result, whatever the proportions of the image.
+        most: The largest number of pixels of the image in the file.
 
     Returns:
         uint8, `[height, width, 3]` or `[height, width]`.
     """
-    picture = composed(decode(path)).convert(mode)
+    picture = composed(decode(path, most)).convert(mode)
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 

@@ -7,9 +7,10 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress
 
 from nasplat.driver.loop import Search
+from nasplat.interface.bars import LineColumn
 from nasplat.task import Failure, Outcome
 from nasplat.units import duration, figure, spelt
 
@@ -23,7 +24,7 @@ class _TerminalBar:
     def __init__(self, console: Console) -> None:
         self.shown = console.is_terminal and not console.quiet
         self._bar = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=console,
+            BarColumn(bar_width=24), LineColumn("{task.percentage:3.0f} %  {task.description}"), console=console,
             transient=True, disable=not self.shown, refresh_per_second=PER_SECOND,
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=1.0)

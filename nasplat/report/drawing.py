@@ -2,13 +2,18 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LARGEST = 1e100
+"""The largest absolute value that is drawn."""
 BACKEND = "MPLBACKEND"
 """The variable that names where matplotlib is to draw on a screen."""
 
@@ -29,6 +34,11 @@ def default_style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield
+
+
+def drawable(values: Iterable[float]) -> NDArray[np.float64]:
+    """Values as they are drawn: those beyond 1e100 at the edge, so that differences and margins are no overflow."""
+    return np.clip(np.fromiter(values, np.float64), -LARGEST, LARGEST)
 
 
 def svg(drawing: "Figure", title: str, **options: Any) -> str:

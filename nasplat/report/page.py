@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nasplat.errors import printable
 from nasplat.objective import Goal, Objective
-from nasplat.report.drawing import default_style, svg
+from nasplat.report.drawing import LARGEST, default_style, drawable, svg
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
@@ -117,7 +117,7 @@ def _progress(history: History, goal: Goal) -> Markup:
     evaluations = [outcome for outcome in history.outcomes if isinstance(outcome.task, Evaluate)]
     points = [(number, m) for number, m in enumerate(evaluations, 1) if isinstance(m, Measurement)]
     numbers, measured = np.array([number for number, _ in points]), [m for _, m in points]
-    values = np.array([m.metrics[objective.metric] for m in measured])
+    values = drawable(m.metrics[objective.metric] for m in measured)
     fidelities = np.array([m.task.fidelity for m in measured])
     most = np.maximum.accumulate(fidelities)
     kept = np.where((fidelities == most) & np.array([not goal.violation(m) for m in measured]), values, math.nan)
@@ -143,9 +143,7 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
     first = goal.objectives[0]
 
     def points(members: Sequence[Measurement]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return np.array([m.metrics[other.metric] for m in members]), np.array(
-            [m.metrics[first.metric] for m in members]
-        )
+        return drawable(m.metrics[other.metric] for m in members), drawable(m.metrics[first.metric] for m in members)
 
     figure_, axes = _axes(_label(other), _label(first))
     across, up = points(measured)
@@ -155,7 +153,7 @@ def _front(measured: Sequence[Measurement], front: Sequence[Measurement], goal: 
         axes.step(*points(members), where="post", color=LINE, linewidth=1.2)
     axes.plot(*points(members), "o", color=LINE, markersize=5, label="front")
     _focus(axes, up, first)
-    if min(across) > 0 and max(across) > 20 * min(across):
+    if min(across) > 1 / LARGEST and max(across) > 20 * min(across):
         axes.set_xscale("log")
     # The worse corner. Matplotlib's own search for a location takes a second with many points.
     axes.legend(frameon=False, fontsize=9, loc=WORSE_CORNER[first.maximize, other.maximize])
@@ -169,10 +167,10 @@ def _searched_and_retrained(comparison: Comparison) -> Markup:
     drawing, axes = _axes(f"searched {_label(comparison.searched)}", f"retrained {_label(comparison.objective)}")
     for member in comparison.members:
         if member.searched is not None and member.retrained is not None:
+            x, y = drawable((member.searched, member.retrained.mean))
             spread = member.retrained.deviation
-            axes.errorbar(
-                member.searched, member.retrained.mean, yerr=spread, fmt="o", color=LINE, ecolor=DOT, markersize=5
-            )
+            spread = None if spread is None else min(spread, LARGEST)
+            axes.errorbar(x, y, yerr=spread, fmt="o", color=LINE, ecolor=DOT, markersize=5)
     return _svg(drawing, f"searched {comparison.searched.metric} and retrained {comparison.objective.metric}")
 
 

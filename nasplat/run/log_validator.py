@@ -3,8 +3,19 @@
 import math
 from collections.abc import Sequence
 
+from nasplat.storage.decoding import count
 from nasplat.storage.event_log import Event
-from nasplat.task import Incident, Json, Measurement, Outcome, Task, decode_incident, decode_outcome, decode_task
+from nasplat.task import (
+    MOST_ASKED,
+    Incident,
+    Json,
+    Measurement,
+    Outcome,
+    Task,
+    decode_incident,
+    decode_outcome,
+    decode_task,
+)
 
 MALFORMED = (KeyError, TypeError, ValueError)
 """The exceptions that a malformed event raises."""
@@ -62,8 +73,8 @@ class LogValidator:
                     if task.id <= newest:
                         raise ValueError(f"asks for task {task.id} after task {newest}, but ids must rise")
                     newest = task.id
-                if not _is_count(event.body["n"]) or len(tasks) > event.body["n"]:
-                    raise ValueError(f"has {len(tasks)} new tasks, but at most {event.body['n']!r} were asked for")
+                if len(tasks) > count(event.body, "n", most=max(MOST_ASKED, len(tasks))):
+                    raise ValueError(f"has {len(tasks)} new tasks, but at most {event.body['n']} were asked for")
                 self.asked.update((task.id, task) for task in tasks)
                 self._open.update(task.id for task in tasks)
                 self._newest = newest

@@ -27,10 +27,12 @@ from nasplat.run.records import LARGEST, read_data, read_environment
 from nasplat.run.rehearsal import snapshot_damage
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.carving import copied, read_events
+from nasplat.storage.decoding import count
 from nasplat.storage.event_log import SIDES, Event, EventLog
 from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
 from nasplat.strategy import Strategy, named_digests
 from nasplat.task import (
+    MOST_ASKED,
     STATE,
     Measurement,
     Task,
@@ -308,9 +310,9 @@ class _Replay:
         """
         if self._strategy is None or event.kind != "ask" or event.seq != validator.seq + 1:
             return
-        room = event.body["n"]
-        if not isinstance(room, int) or not 0 < room <= 1_000_000:
-            raise ValueError(f"asks for {room!r} tasks, but the number must be from 1 to 1,000,000")
+        room = count(event.body, "n", most=max(MOST_ASKED, len(event.body["tasks"])))
+        if room < 1:
+            raise ValueError("asks for no tasks, but the number must be at least 1")
         if self._asked_at != event.seq:
             try:
                 self._answer = [encode_task(task) for task in self._strategy.ask(room)]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean, mean, stdev
 from typing import Self
 
 from nasplat.architecture import Architecture
@@ -31,12 +31,18 @@ class MeanStd:
 
     @property
     def mean(self) -> float:
-        return fmean(self.values)
+        try:
+            return fmean(self.values)
+        except OverflowError:  # of the sum
+            return mean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of a sample, with n - 1; None of a single value."""
-        return stdev(self.values) if len(self.values) > 1 else None
+        """The standard deviation of a sample, with n - 1; None of a single value, infinite beyond the largest float."""
+        try:
+            return stdev(self.values) if len(self.values) > 1 else None
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True, slots=True)

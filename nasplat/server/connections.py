@@ -5,7 +5,7 @@ Both hold before a request exists, so that they hold for those who have no token
 
 import asyncio
 import ipaddress
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,22 +13,56 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
-    b'{"error":{"code":"busy","message":"your address has too many open connections; close some and try again"}}'
+    b'{"error":{"code":"busy","message":"the server works for all connections that it allows; try again"}}'
 )
 
 
 @dataclass(slots=True)
 class Limits:
-    """The limits of connections, and the number that each peer has.
+    """The limits of connections, and the connections that each peer has.
+
+    Where a limit is reached, a new connection takes the place of the one that has kept the server waiting for longest:
+    whoever sends requests is answered, however many connections others leave open without sending any.
 
     Args:
         seconds: How long a peer may take for the head of a request, and for taking in what it is sent.
         per_peer: The number of connections that a peer may have open.
+        total: The number of connections that all peers may have open.
     """
 
     seconds: float = 20.0
     per_peer: int = 250
-    peers: Counter[str] = field(default_factory=Counter)
+    total: int = 1000
+    peers: "dict[str, set[LimitedConnection]]" = field(default_factory=dict)
+
+    def admit(self, new: "LimitedConnection") -> bool:
+        """Count a new connection, or return whether there is none whose place it could take."""
+        own = self.peers.get(new.peer, set())
+        if len(own) >= self.per_peer:
+            room = self._cut_off_one(own)
+        elif sum(map(len, self.peers.values())) >= self.total:
+            room = self._cut_off_one(each for connections in self.peers.values() for each in connections)
+        else:
+            room = True
+        if room:
+            self.peers.setdefault(new.peer, set()).add(new)
+        return room
+
+    def _cut_off_one(self, connections: "Iterable[LimitedConnection]") -> bool:
+        """Cut off the connection that has kept the server waiting for longest, or return that none does."""
+        waiting = [each for each in connections if each.keeps_waiting]
+        if waiting:
+            oldest = min(waiting, key=lambda each: each.since)
+            self.remove(oldest)
+            oldest.transport.abort()
+        return bool(waiting)
+
+    def remove(self, connection: "LimitedConnection") -> None:
+        """Count a connection no more, if it was counted."""
+        if connection in (own := self.peers.get(connection.peer, set())):
+            own.remove(connection)
+            if not own:
+                del self.peers[connection.peer]
 
 
 class LimitedConnection(H11Protocol):
@@ -42,9 +76,10 @@ class LimitedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
-        self._peer = peer_of(self.client[0] if self.client else "")
-        self.limits.peers[self._peer] += 1
-        if self.limits.peers[self._peer] > self.limits.per_peer:
+        self.peer = peer_of(self.client[0] if self.client else "")
+        self.since = self.loop.time()
+        """When the server began to wait for the peer, or to work for it."""
+        if not self.limits.admit(self):
             transport.write(FULL)
             transport.close()
         self._watch()
@@ -52,9 +87,12 @@ class LimitedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_watching()
-        self.limits.peers[self._peer] -= 1
-        if not self.limits.peers[self._peer]:
-            del self.limits.peers[self._peer]
+        self.limits.remove(self)
+
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether it is the peer's turn: to send the rest of a request, or to take what it is sent."""
+        return self._deadline is not None or self.cycle.more_body
 
     def handle_events(self) -> None:
         """Process what has arrived; a request may be complete now."""
@@ -79,12 +117,14 @@ class LimitedConnection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
             self._stop_watching()
         elif self._deadline is None:
+            self.since = self.loop.time()
             self._deadline = self.loop.call_later(self.limits.seconds, self._end)
 
     def _stop_watching(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+            self.since = self.loop.time()
 
     def _end(self) -> None:
         """Close the connection; if that takes as long again, since its peer takes nothing, cut it off."""

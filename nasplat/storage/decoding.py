@@ -3,6 +3,9 @@
 import reprlib
 from typing import Any
 
+LARGEST_COUNT = 2**53
+"""No count is larger: up to here, integers and floating-point numbers are the same."""
+
 
 def typed(body: Any, key: str | int, kind: type, called: str) -> Any:
     """The value of a key, which must be of a kind.
@@ -28,11 +31,11 @@ def text(body: Any, key: str | int) -> str:
     return value
 
 
-def count(body: Any, key: str | int) -> int:
-    """The whole number of a key, at least 0; errors are those of `typed`."""
+def count(body: Any, key: str | int, most: int = LARGEST_COUNT) -> int:
+    """The whole number of a key, from 0 to `most`; errors are those of `typed`."""
     value: int = typed(body, key, int, "a whole number")
-    if value < 0:
-        raise ValueError(f"{key!r} must be at least 0, but is {reprlib.repr(value)}")
+    if not 0 <= value <= most:
+        raise ValueError(f"{key!r} must be from 0 to {most:,}, but is {reprlib.repr(value)}")
     return value
 
 
