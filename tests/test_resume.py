@@ -187,15 +187,15 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         process.communicate()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait for something that a running process brings about."""
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, every: float = 0.02) -> None:
+    """Wait for something that a running process brings about; it is looked for `every` so many seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if process.poll() is not None:
             output, errors = process.communicate()
             pytest.fail(f"the process ended with {process.returncode} before it could be caught: {output}{errors}")
         assert time.monotonic() < deadline, f"nothing happened within {PATIENCE:.0f} s"
-        time.sleep(0.002)
+        time.sleep(every)
 
 
 class Counted:
@@ -302,7 +302,7 @@ def _kill(counted: Counted, run: Path, arguments: list[str], threshold: int | No
     before = _Before(counted, run)
     reach = before.events + 1 if threshold is None else max(threshold, before.events + 1)
     process = counted.begin(*arguments, notes="run.txt", delay=0.001, snapshots=snapshots)
-    wait_until(lambda: events_in(run) >= reach, process)
+    wait_until(lambda: events_in(run) >= reach, process, every=0.002)
     process.kill()
     process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL, "the search was over before it was killed"
