@@ -373,7 +373,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small search of real trainings."""
     folder = tmp_path_factory.mktemp("searched") / "run"
     config = tree(
-        benchmark={"name": "classification", "epochs": 1},
+        benchmark={"name": "classification", "epochs": 1, "subset": 300},
         strategy="random_search",
         budget={"evaluations": 8},
         seed=0,
