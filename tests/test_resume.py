@@ -508,7 +508,12 @@ def test_two_ray_workers_share_each_training_and_generation_and_the_same_comes_o
 @pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
-    how: signal.Signals, trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path
+    how: signal.Signals,
+    trained: dict[int, Outcome],
+    start: Starter,
+    command: CommandLine,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     flags = ["--executor", "ray", "--workers", "2", "--out", "run"]
     # Paths of sockets are short, and those of tests are not.
@@ -522,11 +527,10 @@ def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
         assert (process.returncode, output) == (130, ""), errors
         assert named_command(errors) == ["resume", "run"]
         assert len(outcomes_of(tmp_path / "run")) < len(trained)
-        if how is signal.SIGINT:  # going on is the same for both
-            done = nasplat("resume", "run", **mark)
-            assert (done.returncode, done.stderr) == (0, "")
-            assert outcomes_of(tmp_path / "run") == trained
-            _expect_none(mark)
+    if how is signal.SIGINT:  # going on is the same for all, and on any Ray
+        done = command("resume", "run", "--ray-address", request.getfixturevalue("cluster").address)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert outcomes_of(tmp_path / "run") == trained
 
 
 def _marked(mark: Mapping[str, str]) -> list[str]:
