@@ -1,8 +1,10 @@
-"""What a trial reports while it trains, and the rule that ends it early."""
+"""What a trial reports while it trains, who listens, and the rule that ends it early."""
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +12,27 @@ from nasplat.storage.decoding import count, number, text, typed
 
 Curve: TypeAlias = Mapping[int, Mapping[str, float]]
 """What a trial reported while it trained: values by metric name, by epoch in rising order."""
+
+Listener: TypeAlias = Callable[[int, int | None], None]
+"""Gets told how many epochs of the trial in work are complete, and of how many; None if that is unknown."""
+
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def reached(epoch: int, epochs: int | None) -> None:
+    """Tell the listener that so many epochs of the trial in work are complete; without one, nothing happens."""
+    if (listener := _LISTENER.get()) is not None:
+        listener(epoch, epochs)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have a listener told of the trials that this thread works on."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,11 @@ import inspect
 import re
 import reprlib
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from nasplat.errors import InputError, unknown
@@ -51,11 +51,15 @@ def options_model(plugin: type) -> type[BaseModel]:
             f"the options of {plugin.__module__}.{plugin.__qualname__} cannot be read: {error}; "
             "the constructor of a plug-in must annotate every keyword-only parameter"
         ) from error
-    return create_model(
-        f"{plugin.__name__}Options",
-        __config__=ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False, coerce_numbers_to_str=True),
-        **fields,
-    )
+    config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False, coerce_numbers_to_str=True)
+    try:
+        return create_model(f"{plugin.__name__}Options", __config__=config, **fields)
+    except PydanticSchemaGenerationError as error:
+        raise InputError(
+            f"the options of {plugin.__module__}.{plugin.__qualname__} cannot be read: "
+            f"{str(error).partition('. ')[0].removeprefix('Unable to generate pydantic-core schema for ')} is no type "
+            "of options; use int, str, list[float] or the like, or a subclass of nasplat.options.Options"
+        ) from None
 
 
 def complete(section: str, plugin: type, given: dict[str, Any]) -> dict[str, Any]:
@@ -117,16 +121,28 @@ def validated(model: type[Model], given: Mapping[str, Any], section: str = "") -
 def _values(given: Any, made: Any) -> Iterator[tuple[str, Any, Any]]:
     """Place, value and what it was read as, of all single values; a place is names and numbers, joined by dots."""
     pairs: Iterable[tuple[str, Any, Any]] = ()
-    if isinstance(given, Mapping) and isinstance(made, BaseModel | Mapping):
-        inner = made if isinstance(made, Mapping) else dict(made)
-        pairs = ((str(name), value, inner.get(name)) for name, value in given.items())
-    elif isinstance(given, list | tuple) and isinstance(made, list | tuple):
+    if isinstance(given, Mapping):
+        if isinstance(made, Mapping):  # its names may have been converted too, but they keep their order
+            pairs = ((str(name), given[name], read) for name, read in zip(given, made.values(), strict=False))
+        else:
+            inner = dict(made) if isinstance(made, BaseModel) else vars(made) if hasattr(made, "__dict__") else {}
+            pairs = ((str(name), value, inner.get(name)) for name, value in given.items())
+    elif isinstance(made, Set):
+        pairs = ((str(i), value, _member_of(made, value)) for i, value in enumerate(given))
+    elif isinstance(made, Collection):
         pairs = ((str(i), *each) for i, each in enumerate(zip(given, made, strict=False)))
     for name, value, read in pairs:
-        if isinstance(value, Mapping | list | tuple):
+        if isinstance(value, Mapping | list | tuple | Set):
             yield from ((f"{name}.{place}", *each) for place, *each in _values(value, read))
         else:
             yield name, value, read
+
+
+def _member_of(made: Set[Any], value: Any) -> Any:
+    """The member of a set that a value was read as; sets have no order. None if it cannot be told."""
+    value = tuple(value) if isinstance(value, list) else value
+    alike = [member for member in made if member == value or member == str(value)]
+    return next((member for member in alike if type(member) is type(value)), alike[0] if alike else None)
 
 
 def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:
@@ -296,6 +312,7 @@ def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str
 
 def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in ((section,) if section else ()) + tuple(problem["loc"]))
+    at = f"{place}: " * bool(place)
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(model, problem["loc"][:-1])
         owner = ".".join(str(part) for part in ((section,) if section else ()) + tuple(problem["loc"][:-1]))
@@ -303,12 +320,20 @@ def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) 
         return unknown(kind, str(problem["loc"][-1]), fields)
     if problem["type"] == "missing":
         return f"{place} is missing; it has no default"
-    message = str(problem["msg"])
     if problem["type"] == "json_invalid":  # the text is not quoted: a file of a foreign folder may be a link to another
         return "it is not JSON"
-    if problem["type"] == "value_error":  # our own validators, whose messages are complete
-        return f"{place}: {message.removeprefix('Value error, ')}"
-    return f"{place}: {message[:1].lower()}{message[1:]}, but got {shortly(problem['input'])}"
+    return at + rule_and_value(problem)
+
+
+def rule_and_value(problem: Mapping[str, Any]) -> str:
+    """The rule that an error of a validation is about, and what was given, without pydantic's own words."""
+    message, given = str(problem["msg"]), f"but got {shortly(problem['input'])}"
+    match problem["type"]:
+        case "value_error":  # of a validator of this project or of a plug-in, whose message is complete
+            return message.removeprefix("Value error, ") or f"the value is not valid, {given}"
+        case "assertion_error":  # of a validator of a plug-in, with or without a message
+            return f"{message.removeprefix('Assertion failed, ') or 'the value is not valid'}, {given}"
+    return f"{message[:1].lower()}{message[1:]}, {given}"
 
 
 def shortly(value: Any) -> str:

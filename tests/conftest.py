@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pytest
+from forked import ForkServer
 from hypothesis import settings
 from numpy.random import default_rng
 
@@ -279,12 +280,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
+DRIVEN = ("torch.distributed", "ray.cluster_utils", "nasplat.executors.ray", "nasplat.interface.searching")
+"""What scripts that use Ray import."""
+
+
 class Cluster(NamedTuple):
-    """Where a Ray cluster listens, in which folder it was started, and what a process needs to use it."""
+    """Where a Ray cluster listens, in which folder it was started, and what runs scripts that use it."""
 
     address: str
     home: Path
-    environment: dict[str, str]
+    scripts: ForkServer
 
 
 @pytest.fixture(scope="session")
@@ -308,7 +313,11 @@ def cluster(installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
         while not (address := re.search(r"--address='([^']+)'", (home / "said.txt").read_text())):
             assert process.poll() is None, (home / "said.txt").read_text()
             time.sleep(0.1)
-        yield Cluster(address[1], home, environment)
+        scripts = ForkServer(DRIVEN, environment)
+        try:
+            yield Cluster(address[1], home, scripts)
+        finally:
+            scripts.close()
     finally:
         process.terminate()  # and with it all that it started, but no other Ray of this machine
         process.wait()

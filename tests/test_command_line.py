@@ -562,7 +562,9 @@ def test_one_architecture_is_looked_up_by_code_or_official_string(run: Path, com
     for given in (code, NASBench201().official(NASBench201().parse(code))):
         done = command("show", "run", "--architecture", given, "--json")
         check_done(done)
-        assert {trial["architecture"] for trial in strict_json(done.stdout)} == {code}
+        found = strict_json(done.stdout)
+        assert {trial["architecture"] for trial in found["trials"]} == {code}
+        assert (found["shown"], found["measured"]) == (len(found["trials"]), 12)
     check_done(command("show", "run", "--architecture", code))
 
 
@@ -583,9 +585,9 @@ def test_a_malformed_architecture_is_refused_with_its_gene(
 
 
 def test_the_front_is_measured_on_the_test_split_when_asked(run: Path, command: CommandLine) -> None:
-    plain_front = strict_json(command("show", "run", "--front", "--json").stdout)
+    plain_front = strict_json(command("show", "run", "--front", "--json").stdout)["trials"]
     assert all("final" not in member for member in plain_front)
-    tested = strict_json(command("show", "run", "--front", "--test", "--json").stdout)
+    tested = strict_json(command("show", "run", "--front", "--test", "--json").stdout)["trials"]
     assert [member["architecture"] for member in tested] == [member["architecture"] for member in plain_front]
     assert {member["final"]["split"] for member in tested} == {"test"}
     assert all(0 <= member["final"]["metrics"]["accuracy"] <= 1 for member in tested)
@@ -719,10 +721,17 @@ def test_a_run_is_shown_as_text_and_as_json(run: Path, command: CommandLine, tmp
     whole, members = command("show", "run", "--json"), command("show", "run", "--front", "--json")
     check_done(whole)
     check_done(members)
-    said = strict_json(whole.stdout)
+    said, of_front = strict_json(whole.stdout), strict_json(members.stdout)
     assert (said["run"], said["status"], said["outcomes"], said["failed"]) == ("run", "finished", 12, 0)
-    assert said["front"] == strict_json(members.stdout)
-    assert said["best"][0] == said["front"][0]
+    assert (said["measured"], said["shown"], len(said["trials"])) == (12, 10, 10)
+    assert (of_front["shown"], of_front["trials"]) == (len(said["front"]), said["front"])
+    apart = {"shown", "trials"}
+    assert {key: of_front[key] for key in of_front if key not in apart} == {
+        key: said[key] for key in said if key not in apart
+    }
+    assert said["trials"][0] == said["front"][0]
+    assert said["best"].items() <= said["front"][0]["metrics"].items()
+    assert said["best"] == strict_json(command("runs", ".", "--json").stdout)[0]["best"]
     assert all(member["architecture"] in front.stdout for member in said["front"])
     assert {member["split"] for member in said["front"]} == {"validation"}
     assert listing(tmp_path) == before

@@ -271,7 +271,7 @@ def test_benchmark(name: str, check: Callable[..., None], request: pytest.Fixtur
 @pytest.mark.parametrize("check", SUPERNET_CHECKS, ids=named)
 @pytest.mark.parametrize("space", ["nasbench201", "darts", "ghost/small"])
 def test_supernet_benchmark(space: str, check: Callable[..., None]) -> None:
-    check(Workload(space, "classification", SMALL.get(space, {}), {"epochs": 2, "paths": 2, "subset": 300}).make)
+    check(Workload(space, "classification", SMALL.get(space, {}), {"epochs": 2, "paths": 2, "subset": 100}).make)
 
 
 @pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)

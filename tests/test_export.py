@@ -502,17 +502,12 @@ def test_fresh_weights_are_those_that_training_would_start_from_each_time(
     assert generator_states() == before
 
 
-def test_final_figures_belong_to_the_exported_weights_or_are_refused(
+def test_fresh_weights_have_no_final_figures(
     run: RunDirectory, measurements: list[Measurement], tmp_path: Path
 ) -> None:
-    try:
-        description = bundle.export(run, measurements[0], tmp_path / "network", untrained=True, test=True)
-    except InputError:
-        assert not list(tmp_path.iterdir())
-        return
-    test = dataset("digits").load().test
-    hits = (logits_of(tmp_path / "network", test.images.numpy()).argmax(axis=1) == test.labels.numpy()).mean()
-    assert description["final"]["accuracy"] == hits
+    with pytest.raises(InputError, match=r"measures the weights of the search, not fresh ones"):
+        bundle.export(run, measurements[0], tmp_path / "network", untrained=True, test=True)
+    assert not list(tmp_path.iterdir())
 
 
 # Shared weights

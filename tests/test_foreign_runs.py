@@ -247,7 +247,7 @@ def test_no_mutated_run_reaches_beyond_itself(
         assert json.loads(done.stdout)["outcomes"] == len(trials)
     if words[0] == "resume" and done.returncode == 0 and "warning" not in done.stderr:
         kept = json.loads(command("show", "run", "--json", "--top", "99").stdout)
-        assert {each["trial"] for each in kept["best"]} | {each["trial"] for each in kept["failures"]} >= set(trials)
+        assert {each["trial"] for each in kept["trials"]} | {each["trial"] for each in kept["failures"]} >= set(trials)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_ghost_networks_are_built_and_trained_on_pictures_in_folders(command: Co
     assert measurement.spent.images == 24
     space, io = GhostImageNet(), IO.image(channels=3, side=32, outputs=2)
     cost = space.cost(measurement.architecture, io)
-    assert (shown["best"][0]["metrics"]["params"], shown["best"][0]["metrics"]["macs"]) == (cost.params, cost.macs)
+    assert (shown["trials"][0]["metrics"]["params"], shown["trials"][0]["metrics"]["macs"]) == (cost.params, cost.macs)
 
     with seeded(measurement.task.seed):
         network = space.build(measurement.architecture, io)

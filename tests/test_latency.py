@@ -335,7 +335,9 @@ def test_the_front_is_measured_here_and_now_and_the_run_left_as_it_is(
     assert all(line.rstrip().endswith(" ms") and " ± " in line for line in lines[2:-1])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert lines[-1].startswith(f"latency: median ± interquartile range; torch, 1 thread, batch 2, {device}; ")
-    found = json.loads(show(run, capsys, monkeypatch, "--front", "--latency", "--latency-threads", "2", "--json"))
+    found = json.loads(show(run, capsys, monkeypatch, "--front", "--latency", "--latency-threads", "2", "--json"))[
+        "trials"
+    ]
     assert [member["trial"] for member in found] == [member.id for member in front]
     for member in found:
         assert set(member["latency"]) == {

@@ -151,14 +151,17 @@ def test_trials_show_and_export_name_and_use_one_engine(clock: list[float], comm
     shown = command("show", "run", "--front", "--latency")
     assert shown.returncode == 0, shown.stderr
     assert "interquartile range; onnxruntime, 2 threads, batch 4, cpu; " in words(shown.stdout)
-    (member,) = json.loads(command("show", "run", "--front", "--latency", "--json").stdout)
+    document = json.loads(command("show", "run", "--front", "--latency", "--json").stdout)
+    (member,) = document["trials"]
     exported = json.loads(command("export", "run", "--json", "--out", "one").stdout)["latency"]
     for found in (member["latency"], exported):
         assert [found[name] for name in ("engine", "threads", "batch", "device")] == ["onnxruntime", 2, 4, "cpu"]
-    assert member["protocol"] == said and member["metrics"]["latency_ms"] == 5.5
+    assert document["protocol"] == said and member["metrics"]["latency_ms"] == 5.5
     other = command("export", "run", "--engine", "torch", "--out", "two")
     assert "latency 7.7 ms (least 7 ms); torch, 2 threads, batch 4, cpu; " in words(other.stdout)
-    (member,) = json.loads(command("show", "run", "--front", "--latency", "--engine", "torch", "--json").stdout)
+    (member,) = json.loads(command("show", "run", "--front", "--latency", "--engine", "torch", "--json").stdout)[
+        "trials"
+    ]
     assert member["latency"]["engine"] == "torch"
     assert "torch, 2 threads, batch 4, cpu" in words(Path("two/README.md").read_text())
 

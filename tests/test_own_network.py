@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,11 +20,13 @@ import nasplat
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SEARCH = """
+import sys
 import nasplat
 from own_training import evaluate, space
 
 nasplat.search(space=space, benchmark=evaluate, objectives=["accuracy:max", "params:min"], evaluations=8,
-               strategy="random_search", executor="ray", workers=2, options={"benchmark.epochs": 2}, out="run")
+               strategy="random_search", executor="ray", workers=2, ray_address=sys.argv[1],
+               options={"benchmark.epochs": 2}, out="run")
 """
 
 
@@ -48,11 +51,12 @@ def check_answers(folder: Path, network: torch.nn.Module) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.exports
-def test_a_search_on_ray_is_killed_resumed_and_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = os.pathsep.join([str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])])
-    begun = subprocess.Popen(
-        [sys.executable, "-c", SEARCH], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE
-    )
+def test_a_search_on_ray_is_killed_resumed_and_shipped(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(EXAMPLES / "own_training.py", tmp_path)
+    words = [sys.executable, "-c", SEARCH, cluster.address]
+    begun = subprocess.Popen(words, cwd=tmp_path, env=cluster.scripts.environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and begun.poll() is None:
         if (tmp_path / "run").exists() and len(nasplat.open_run(tmp_path / "run").trials()) >= 2:
@@ -60,14 +64,15 @@ def test_a_search_on_ray_is_killed_resumed_and_shipped(tmp_path: Path, monkeypat
         time.sleep(0.1)
     begun.send_signal(signal.SIGKILL)
     _, said = begun.communicate()
-    monkeypatch.setenv("PYTHONPATH", paths)  # where the workers of this process look
+    monkeypatch.chdir(tmp_path)  # where workers look for modules of one's own
     module = example("own_training", monkeypatch)
     with pytest.raises(nasplat.InputError, match=r"own_training:space.*nasplat\.open_run"):
-        nasplat.open_run(tmp_path / "run").resume()
+        nasplat.open_run(tmp_path / "run").resume(ray_address=cluster.address)
     run = nasplat.open_run(tmp_path / "run", space=module.space, benchmark=module.evaluate)
     assert run.status == "interrupted" and run.config.executor.workers == 2, said
     before = [outcome.id for outcome in run.trials()]
-    assert {outcome.id for outcome in run.resume(progress=False).trials()} >= {*before, *range(8)}
+    resumed = run.resume(ray_address=cluster.address, progress=False)
+    assert {outcome.id for outcome in resumed.trials()} >= {*before, *range(8)}
     table = run.to_dataframe()
     assert len(table) == 8 and {"depth", "width", "accuracy", "params"} <= set(table.columns)
     folder = run.export(out=tmp_path / "network", latency=False)

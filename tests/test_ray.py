@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from forked import COMMAND_LINE
 
 from nasplat.config import Workload
 from nasplat.run.directory import RunDirectory
@@ -35,6 +36,14 @@ DEMO = [
 ]  # fmt: skip
 
 
+class Trainings(NamedTuple):
+    """What came of trainings on the cluster: where their driver ran, what it said, and the outcomes by trial."""
+
+    folder: Path
+    said: dict[str, Any]
+    outcomes: list[Outcome]
+
+
 def overlapping(outcomes: list[Outcome]) -> list[tuple[Outcome, Outcome]]:
     """The pairs of trials that ran at the same time on different workers."""
     return [
@@ -46,48 +55,8 @@ def overlapping(outcomes: list[Outcome]) -> list[tuple[Outcome, Outcome]]:
     ]
 
 
-DRIVER = """
+TRAININGS = """
 import json, os, sys
-from nasplat.config import Workload
-from nasplat.executors.ray import RayExecutor
-from nasplat.objective import Goal, Objective
-from nasplat.problem import Problem
-from nasplat.storage.artifact_store import ArtifactStore
-from nasplat.task import encode_outcome
-from pathlib import Path
-
-workload = Workload("nasbench201", "classification", {"channels": 4, "cells": 1}, {"epochs": 2})
-benchmark = workload.make()
-problem = Problem(benchmark.space, Goal((Objective("accuracy", True),)), io=benchmark.io, fidelity=2)
-with RayExecutor(workload, ArtifactStore(Path("artifacts")), workers=2, address=sys.argv[1]) as executor:
-    while len(executor._pool.idle) < 2:
-        executor.wait(0.1)
-    tasks = [problem.evaluate(problem.sample()) for _ in range(6)]
-    for task in tasks:
-        executor.submit(task)
-    outcomes = []
-    while len(outcomes) < len(tasks):
-        outcomes += executor.wait(1.0)
-    pids = {outcome.spent.worker.rpartition(":")[2] for outcome in outcomes}
-    homes = {pid: os.readlink(f"/proc/{pid}/cwd") for pid in pids}
-kept = sorted(path.name for path in Path("artifacts").rglob("*.safetensors"))
-said = {"pid": os.getpid(), "homes": homes, "kept": kept, "outcomes": list(map(encode_outcome, outcomes))}
-Path("said.json").write_text(json.dumps(said))
-"""
-
-
-def test_workers_run_at_once_in_another_directory_without_the_drivers_objects(cluster: Any, tmp_path: Path) -> None:
-    said = _script(cluster, tmp_path, DRIVER)
-    outcomes = [_decoded(body) for body in said["outcomes"]]
-    assert all(isinstance(outcome, Measurement) for outcome in outcomes)
-    assert len(said["homes"]) == 2 and str(said["pid"]) not in said["homes"]
-    assert set(said["homes"].values()) == {str(cluster.home)} != {str(tmp_path)}
-    assert overlapping(outcomes), "no two trials ran at the same time on different workers"
-    assert len(said["kept"]) == 6, "the weights did not come back to the driver"
-
-
-CONTINUING = """
-import json, sys
 from dataclasses import replace
 from pathlib import Path
 from nasplat.config import Workload
@@ -110,17 +79,40 @@ with RayExecutor(workload, ArtifactStore(Path("artifacts")), workers=2, address=
         executor.wait(0.1)
     part = Evaluate(id=0, seed=5, architecture=architecture, fidelity=1)
     whole = replace(part, id=1, fidelity=3)
-    outcomes = done(part, whole)
+    others = [replace(part, id=number, seed=number) for number in (2, 3)]
+    outcomes = done(part, whole, *others)
     state = outcomes[0].artifacts["state"]
-    outcomes += done(*(replace(whole, id=number, seed=number, continues=state) for number in (2, 3)))
-Path("said.json").write_text(json.dumps(list(map(encode_outcome, outcomes))))
+    outcomes += done(*(replace(whole, id=number, seed=number, continues=state) for number in (4, 5)))
+    pids = {outcome.spent.worker.rpartition(":")[2] for outcome in outcomes}
+    homes = {pid: os.readlink(f"/proc/{pid}/cwd") for pid in pids}
+kept = len(list(Path("artifacts").rglob("*.safetensors")))
+said = {"pid": os.getpid(), "homes": homes, "kept": kept, "outcomes": list(map(encode_outcome, outcomes))}
+Path("said.json").write_text(json.dumps(said))
 """
 
 
-def test_a_training_goes_on_on_another_worker(cluster: Any, tmp_path: Path) -> None:
-    outcomes = [_decoded(body) for body in _script(cluster, tmp_path, CONTINUING)]
-    assert all(isinstance(outcome, Measurement) for outcome in outcomes), outcomes
-    part, whole, *parts = outcomes
+@pytest.fixture(scope="module")
+def trainings(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    """Trainings on two workers: a part, a whole, two more parts, and two that go on from the first."""
+    folder = tmp_path_factory.mktemp("trainings")
+    said = _script(cluster, folder, TRAININGS)
+    return Trainings(folder, said, [_decoded(body) for body in said["outcomes"]])
+
+
+def test_workers_run_at_once_in_another_directory_without_the_drivers_objects(
+    cluster: Any, trainings: Trainings
+) -> None:
+    said, outcomes = trainings.said, trainings.outcomes
+    assert all(isinstance(outcome, Measurement) for outcome in outcomes)
+    assert len(said["homes"]) == 2 and str(said["pid"]) not in said["homes"]
+    assert set(said["homes"].values()) == {str(cluster.home)} != {str(trainings.folder)}
+    assert overlapping(outcomes), "no two trials ran at the same time on different workers"
+    artifacts = {handle for each in outcomes if isinstance(each, Measurement) for handle in each.artifacts.values()}
+    assert said["kept"] == len(artifacts) >= 7, "the weights did not come back to the driver"
+
+
+def test_a_training_goes_on_on_another_worker(trainings: Trainings) -> None:
+    part, whole, _, _, *parts = trainings.outcomes
     assert len({outcome.spent.worker for outcome in parts}) == 2, "both went on on one worker"
     for outcome in parts:
         assert isinstance(outcome, Measurement) and isinstance(whole, Measurement)
@@ -237,7 +229,8 @@ def test_a_worker_that_dies_fails_its_task_alone_and_is_replaced(cluster: Any, t
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("retries", [[], ["--retries", "0"]], ids=["each three times", "each once"])
 def test_workers_that_only_die_end_the_run_with_an_error(cluster: Any, tmp_path: Path, retries: list[str]) -> None:
-    done = _demo(cluster, tmp_path, "--evaluations", "40", "--set", "benchmark.exit_every=1", *retries)
+    flags = ["--workers", "1", "--evaluations", "40", "--set", "benchmark.exit_every=1", *retries]
+    done = _demo(cluster, tmp_path, *flags)  # one worker dies half as often as two until the run is given up
     assert done.returncode == 1
     assert "killed every worker they touched" in done.stderr and "Traceback" not in done.stderr
 
@@ -296,24 +289,13 @@ def _demo(cluster: Any, folder: Path, *flags: str) -> subprocess.CompletedProces
 
 def _run(cluster: Any, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`nasplat ARGUMENTS`, where the demo package is installed."""
-    return subprocess.run(
-        [sys.executable, "-m", "nasplat", *arguments],
-        cwd=folder,
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-    )
+    done: subprocess.CompletedProcess[str] = cluster.scripts.run(COMMAND_LINE, *arguments, folder=folder)
+    return done
 
 
 def _script(cluster: Any, folder: Path, script: str) -> Any:
     """What a script says that drives the executor itself, with the cluster's address as its argument."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, cluster.address],
-        cwd=folder,
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-    )
+    done = cluster.scripts.run(script, cluster.address, folder=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "said.json").read_text())
 

@@ -82,28 +82,13 @@ def say(**said):
     Path("said.json").write_text(json.dumps({"incidents": list(map(encode_incident, incidents)), **said}))
 """
 
-CLUSTER = """
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-far = cluster.add_node(num_cpus=1, resources={"far": 1})
-ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
-"""
 
-END_OF_CLUSTER = """
-ray.shutdown()
-cluster.shutdown()
-"""
-
-
-def _run(cluster: Any, folder: Path, script: str, **more: str) -> Any:
+def _run(cluster: Any, folder: Path, script: str) -> Any:
     """What a script says that drives the executor itself, with the address of a cluster as its argument."""
-    done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + script, cluster.address],
-        cwd=folder,
-        env={**cluster.environment, **more},
-        capture_output=True,
-        text=True,
-    )
+    return _said(folder, cluster.scripts.run(PREAMBLE + script, cluster.address, folder=folder))
+
+
+def _said(folder: Path, done: subprocess.CompletedProcess[str]) -> Any:
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "said.json").read_text())
 
@@ -188,21 +173,35 @@ def test_a_training_is_not_overtaken_and_what_waits_behind_it_is_done(undisturbe
     assert [member[:2] for member in undisturbed["queued"]] == [[0, 2], [1, 2]]
 
 
+GONE = """
+def gone(task):
+    # What Ray kills hard may take it a few seconds.
+    deadline = time.monotonic() + 300
+    while any(Path("/proc", str(note[2])).exists() for note in notes(task)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return [not Path("/proc", str(note[2])).exists() for note in notes(task)]
+"""
+
+
 @pytest.fixture(scope="module")
 def struck(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of trainings that were struck one after another, by what struck them."""
     said: dict[str, Any] = _run(
         cluster,
         tmp_path_factory.mktemp("struck"),
-        """
+        GONE
+        + """
 mischief = {"0.0": "die", "1.1": "die", "2.1": "starve", "3.1": "diverge", "4.0": "hang", "4.1": "diverge"}
 found = {}
-with start(mischief=mischief) as made:
-    for name in ("first dies", "second dies", "starving", "diverging", "hanging", "sound"):
+with start(mischief={**mischief, "5.1": "hang"}) as made:
+    for name in ("first dies", "second dies", "starving", "diverging", "hanging", "overdue", "sound"):
         module.GRACE_SECONDS = 1.5 if name == "hanging" else 300.0
+        made._trial_seconds = 4.0 if name == "overdue" else None
         incidents.clear()
         (outcome,) = done(made, training())
         found[name] = {
+            "seconds": outcome.spent.seconds,
+            "gone": gone(outcome.task) if name == "overdue" else None,
             "failure": getattr(outcome, "kind", None),
             "message": getattr(outcome, "message", None),
             "error": error(outcome) if hasattr(outcome, "weights") else None,
@@ -249,34 +248,12 @@ def test_a_member_that_does_not_come_free_is_killed(struck: dict[str, Any]) -> N
     assert struck["sound"]["error"] < 1e-5 and struck["sound"]["incidents"] == []
 
 
-GONE = """
-def gone(task):
-    # What Ray kills hard may take it a few seconds.
-    deadline = time.monotonic() + 300
-    while any(Path("/proc", str(note[2])).exists() for note in notes(task)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return [not Path("/proc", str(note[2])).exists() for note in notes(task)]
-"""
-
-
-def test_the_time_limit_ends_all_members(cluster: Any, tmp_path: Path) -> None:
-    said = _run(
-        cluster,
-        tmp_path,
-        GONE
-        + """
-with start(mischief={"0.1": "hang"}, trial_seconds=4.0) as made:
-    (failed,) = done(made, training())
-    killed = gone(failed.task)
-    made._trial_seconds = None
-    (trained,) = done(made, training())
-say(failed=encode_outcome(failed), gone=killed, after=notes(trained.task), seconds=failed.spent.seconds)
-""",
-    )
-    assert said["failed"]["failure"] == "time limit"
+def test_the_time_limit_ends_all_members(struck: dict[str, Any]) -> None:
+    said = struck["overdue"]
+    assert said["failure"] == "time limit"
     assert [(i["kind"], i["action"]) for i in said["incidents"]] == [("time limit", "failed")]
     assert said["gone"] == [True, True]
-    assert [member[:2] for member in said["after"]] == [[0, 2], [1, 2]]
+    assert [member[:2] for member in struck["sound"]["notes"]] == [[0, 2], [1, 2]]
     assert said["seconds"] > 8, "both members' time was lost"
 
 
@@ -306,32 +283,74 @@ say(notes=notes(trained.task), capacity=capacity, error=error(trained))
     assert said["error"] == 0.0
 
 
-def test_a_group_on_two_nodes_survives_the_loss_of_one(cluster: Any, tmp_path: Path) -> None:
-    """No node takes the place of the one that is lost: in the end one worker trains alone."""
-    said = _run(
-        cluster,
-        tmp_path,
-        CLUSTER
-        + """
-worker_pool.GATHER_SECONDS = 3.0
-with start(sleep=0.1) as made:
-    (first,) = done(made, training())
-    task = training(epochs=40)
-    made.submit(task)
-    while len(notes(task)) < 2:
-        made.wait(0.1)
-    time.sleep(1)
-    cluster.remove_node(far)
-    (second,) = gather(made, 1)
-say(
-    workers=len({member[2] for member in notes(first.task)}),
-    sizes=[member[1] for member in notes(task)],
-    errors=[error(first), error(second)],
-)
-"""
-        + END_OF_CLUSTER,
-        RAY_AUTH_MODE="disabled",
+@pytest.fixture(scope="module")
+def two_nodes(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of two losses of a node: one with a member of a group, and another one with an artifact."""
+    folder, script = (
+        tmp_path_factory.mktemp("two_nodes"),
+        """
+import numpy as np
+from ray.cluster_utils import Cluster
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+far = nodes.add_node(num_cpus=1, resources={"far": 1})
+ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.CRITICAL)
+
+def group():
+    worker_pool.GATHER_SECONDS = 3.0
+    with start(sleep=0.1) as made:
+        (first,) = done(made, training())
+        task = training(epochs=40)
+        made.submit(task)
+        while len(notes(task)) < 2:
+            made.wait(0.1)
+        time.sleep(1)
+        nodes.remove_node(far)
+        (second,) = gather(made, 1)
+    return {
+        "workers": len({member[2] for member in notes(first.task)}),
+        "sizes": [member[1] for member in notes(task)],
+        "errors": [error(first), error(second)],
+        "incidents": list(map(encode_incident, incidents)),
+    }
+
+class Holder:
+    # Its result lies on its own node alone, as weights do that were put there.
+    def weights(self, data):
+        return np.frombuffer(data, np.uint8).copy()
+
+def artifact():
+    far = nodes.add_node(num_cpus=1, resources={"far": 1})
+    handle = store.put_tensors({"weight": torch.ones(8), "ballast": torch.zeros(10**6)})
+    holder = ray.remote(Holder).options(num_cpus=0, resources={"far": 1}).remote()
+    incidents.clear()
+    with start(workers=1) as made:
+        reference = holder.weights.remote(store.get(handle))
+        ray.wait([reference], fetch_local=False)
+        made._objects._references[handle.digest] = reference
+        store.reads = 0
+        nodes.remove_node(far)
+        outcomes = done(made, *[problem.evaluate(problem.sample(), weights=handle) for _ in range(3)])
+    return {
+        "accuracies": [outcome.metrics["accuracy"] for outcome in outcomes],
+        "reads": store.reads,
+        "incidents": list(map(encode_incident, incidents)),
+    }
+
+say(group=group(), artifact=artifact())
+ray.shutdown()
+nodes.shutdown()
+""",
     )
+    environment = {**cluster.scripts.environment, "RAY_AUTH_MODE": "disabled"}
+    words = [sys.executable, "-c", PREAMBLE + script]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    said: dict[str, Any] = _said(folder, done)
+    return said
+
+
+def test_a_group_on_two_nodes_survives_the_loss_of_one(two_nodes: dict[str, Any]) -> None:
+    """No node takes the place of the one that is lost: in the end one worker trains alone."""
+    said = two_nodes["group"]
     assert said["workers"] == 2
     lost = [incident for incident in said["incidents"] if incident["trial"] is not None]
     assert [(i["kind"], i["action"]) for i in lost] == [("node lost", "tried again")], said["incidents"]
@@ -339,33 +358,7 @@ say(
     assert max(said["errors"]) < 1e-5
 
 
-def test_an_artifact_that_the_object_store_lost_is_put_there_afresh(cluster: Any, tmp_path: Path) -> None:
-    said = _run(
-        cluster,
-        tmp_path,
-        CLUSTER
-        + """
-import numpy as np
-
-class Holder:
-    # Its result lies on its own node alone, as weights do that were put there.
-    def weights(self, data):
-        return np.frombuffer(data, np.uint8).copy()
-
-handle = store.put_tensors({"weight": torch.ones(8), "ballast": torch.zeros(10**6)})
-holder = ray.remote(Holder).options(num_cpus=0, resources={"far": 1}).remote()
-with start(workers=1) as made:
-    reference = holder.weights.remote(store.get(handle))
-    ray.wait([reference], fetch_local=False)
-    made._objects._references[handle.digest] = reference
-    store.reads = 0
-    cluster.remove_node(far)
-    tasks = [problem.evaluate(problem.sample(), weights=handle) for _ in range(3)]
-    outcomes = done(made, *tasks)
-say(accuracies=[outcome.metrics["accuracy"] for outcome in outcomes], reads=store.reads)
-"""
-        + END_OF_CLUSTER,
-        RAY_AUTH_MODE="disabled",
-    )
+def test_an_artifact_that_the_object_store_lost_is_put_there_afresh(two_nodes: dict[str, Any]) -> None:
+    said = two_nodes["artifact"]
     assert said["accuracies"] == [1.0] * 3 and said["reads"] == 1
     assert ("object lost", "tried again") in [(i["kind"], i["action"]) for i in said["incidents"]], said["incidents"]

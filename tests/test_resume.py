@@ -15,9 +15,10 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -34,7 +35,7 @@ from nasplat.executors.executor import Executor, perform
 from nasplat.executors.inline import InlineExecutor
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.problem import Problem
-from nasplat.registry import STRATEGIES
+from nasplat.registry import BENCHMARKS, STRATEGIES, Plugin
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, LOG
 from nasplat.storage.event_log import EventLog
@@ -76,17 +77,19 @@ class Counting(NASBench201Table):
         return super().measure(task, device=device, artifacts=artifacts)
 
 
+restore = Strategy.restore
+
+
+def noted_restore(self, state):
+    note("restore")
+    restore(self, state)
+
+
 if __name__ == "__main__":
     from nasplat.cli.app import main
 
     BENCHMARKS.register("counting", "counting:Counting")
     nasplat.driver.loop.SNAPSHOT_EVENTS = int(os.environ.get("SNAPSHOT_EVENTS", nasplat.driver.loop.SNAPSHOT_EVENTS))
-    restore = Strategy.restore
-
-    def noted_restore(self, state):
-        note("restore")
-        restore(self, state)
-
     Strategy.restore = noted_restore
     main()
 '''
@@ -141,14 +144,19 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def run_here(folder: Path, *arguments: str) -> None:
-    """Run `nasplat ARGUMENTS` to a good end, in this process, which has all imported already."""
+def run_here(folder: Path, *arguments: str) -> str:
+    """Run `nasplat ARGUMENTS` to a good end, in this process, which has all imported; returns what it printed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["nasplat", *arguments])
-        with pytest.raises(SystemExit) as ended, redirect_stderr(io.StringIO()) as errors:
+        with (
+            pytest.raises(SystemExit) as ended,
+            redirect_stdout(io.StringIO()) as output,
+            redirect_stderr(io.StringIO()) as errors,
+        ):
             main()
     assert (ended.value.code, errors.getvalue()) == (0, "")
+    return output.getvalue()
 
 
 Starter = Callable[..., subprocess.Popen[str]]
@@ -179,15 +187,15 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         process.communicate()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait for something that a running process brings about."""
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, every: float = 0.02) -> None:
+    """Wait for something that a running process brings about; it is looked for `every` so many seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if process.poll() is not None:
             output, errors = process.communicate()
             pytest.fail(f"the process ended with {process.returncode} before it could be caught: {output}{errors}")
         assert time.monotonic() < deadline, f"nothing happened within {PATIENCE:.0f} s"
-        time.sleep(0.002)
+        time.sleep(every)
 
 
 class Counted:
@@ -195,10 +203,10 @@ class Counted:
 
     Args:
         folder: Where the driver lies and runs are made.
-        start: Starts processes there.
+        start: Starts processes there; None if there are to be none.
     """
 
-    def __init__(self, folder: Path, start: Starter) -> None:
+    def __init__(self, folder: Path, start: Starter | None = None) -> None:
         self.folder = folder
         self._start = start
         (folder / "counting.py").write_text(DRIVER)
@@ -217,14 +225,20 @@ class Counted:
         environment = {"NOTES": notes, "DELAY": str(delay)}
         if snapshots is not None:
             environment["SNAPSHOT_EVENTS"] = str(snapshots)
+        assert self._start is not None
         return self._start(sys.executable, "counting.py", *arguments, **environment)
 
     def finish(self, *arguments: str, notes: str, snapshots: int | None = None) -> str:
-        """Run `nasplat ARGUMENTS` to a good end; returns what it printed."""
-        process = self.begin(*arguments, notes=notes, snapshots=snapshots)
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, errors) == (0, ""), errors
-        return output
+        """Run `nasplat ARGUMENTS` to a good end in this process; returns what it printed."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NOTES", notes)
+            if snapshots is not None:
+                patch.setattr(nasplat.driver.loop, "SNAPSHOT_EVENTS", snapshots)
+            patch.setitem(BENCHMARKS._plugins, "counting", Plugin("counting", "counting:Counting", "tests"))
+            patch.setitem(sys.modules, "counting", driver := ModuleType("counting"))
+            exec(DRIVER, driver.__dict__)
+            patch.setattr(Strategy, "restore", driver.noted_restore)
+            return run_here(self.folder, *arguments)
 
     def notes(self, name: str) -> list[str]:
         """The lines that were written down by now."""
@@ -288,7 +302,7 @@ def _kill(counted: Counted, run: Path, arguments: list[str], threshold: int | No
     before = _Before(counted, run)
     reach = before.events + 1 if threshold is None else max(threshold, before.events + 1)
     process = counted.begin(*arguments, notes="run.txt", delay=0.001, snapshots=snapshots)
-    wait_until(lambda: events_in(run) >= reach, process)
+    wait_until(lambda: events_in(run) >= reach, process, every=0.002)
     process.kill()
     process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL, "the search was over before it was killed"
@@ -351,13 +365,20 @@ def named_command(errors: str) -> list[str]:
     return words[1:]
 
 
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory: pytest.TempPathFactory, table: Path) -> list[Any]:
+    """The trace of a search that is not interrupted."""
+    folder = tmp_path_factory.mktemp("left_alone")
+    Counted(folder).finish(*searching("regularized_evolution", 1000, "alone"), notes="alone.txt")
+    return event_trace(folder / "alone")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_left_alone(
-    how: signal.Signals, counted: Counted
+    how: signal.Signals, counted: Counted, left_alone: list[Any]
 ) -> None:
-    counted.finish(*searching("regularized_evolution", 1000, "alone"), notes="alone.txt")
     run = counted.folder / "run"
     process = counted.begin(*searching("regularized_evolution", 1000, "run"), notes="run.txt", delay=0.002)
     wait_until(lambda: outcomes_in(run) >= 100, process)
@@ -369,18 +390,19 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
     assert (history.status, len(history.outcomes) < 1000) == ("interrupted", True)
 
     counted.finish(*named_command(errors), notes="run.txt")
-    assert event_trace(run) == event_trace(counted.folder / "alone")
+    assert event_trace(run) == left_alone
     assert RunDirectory(run).history().status == "finished"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hangs_up")
-def test_a_closed_terminal_interrupts_a_search(tmp_path: Path) -> None:
+def test_a_closed_terminal_interrupts_a_search(counted: Counted, tmp_path: Path) -> None:
     terminal, other_end = os.openpty()
-    words, name = shlex.join([sys.executable, "-m", "nasplat", *TRAINING, "--out", "run"]), os.ttyname(other_end)
+    words = shlex.join([sys.executable, "counting.py", *searching("random_search", 4000, "run")])
+    name = os.ttyname(other_end)
     # The first terminal that the leader of a session opens is its own.
     leading = ["sh", "-c", f"exec {words} <{name} >{name} 2>&1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "NOTES": "run.txt", "DELAY": "0.01"}
     with subprocess.Popen(leading, cwd=tmp_path, env=environment, start_new_session=True, text=True) as process:
         os.close(other_end)
         try:
@@ -486,7 +508,12 @@ def test_two_ray_workers_share_each_training_and_generation_and_the_same_comes_o
 @pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
-    how: signal.Signals, trained: dict[int, Outcome], start: Starter, nasplat: CommandLine, tmp_path: Path
+    how: signal.Signals,
+    trained: dict[int, Outcome],
+    start: Starter,
+    command: CommandLine,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     flags = ["--executor", "ray", "--workers", "2", "--out", "run"]
     # Paths of sockets are short, and those of tests are not.
@@ -500,11 +527,10 @@ def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
         assert (process.returncode, output) == (130, ""), errors
         assert named_command(errors) == ["resume", "run"]
         assert len(outcomes_of(tmp_path / "run")) < len(trained)
-        if how is signal.SIGINT:  # going on is the same for both
-            done = nasplat("resume", "run", **mark)
-            assert (done.returncode, done.stderr) == (0, "")
-            assert outcomes_of(tmp_path / "run") == trained
-            _expect_none(mark)
+    if how is signal.SIGINT:  # going on is the same for all, and on any Ray
+        done = command("resume", "run", "--ray-address", request.getfixturevalue("cluster").address)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert outcomes_of(tmp_path / "run") == trained
 
 
 def _marked(mark: Mapping[str, str]) -> list[str]:

@@ -261,24 +261,7 @@ def test_of_parts_only_the_last_leaves_its_weights(command: CommandLine, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_ray_workers_give_the_weights_of_one_process(
-    unbroken: dict[tuple[str, int], Handle],
-    cluster: Any,
-    command: CommandLine,
-    tmp_path: Path,
-) -> None:
-    config = tree(executor={"name": "ray", "workers": 2, "address": cluster.address})
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
-    done = command("search", "config.yaml", "--out", "run")
-    assert done.returncode == 0, done.stderr
-    workers = {outcome.spent.worker for outcome in RunDirectory(tmp_path / "run").history().outcomes}
-    assert len(workers) == 2
-    assert weights_of(tmp_path / "run") == unbroken
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_two_ray_workers_give_learners_the_weights_of_one_process(
+def test_two_ray_workers_give_the_teacher_and_learners_the_weights_of_one_process(
     command: CommandLine, cluster: Any, run: str, tmp_path: Path
 ) -> None:
     options = (
@@ -391,7 +374,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small search of real trainings."""
     folder = tmp_path_factory.mktemp("searched") / "run"
     config = tree(
-        benchmark={"name": "classification", "epochs": 1},
+        benchmark={"name": "classification", "epochs": 1, "subset": 300},
         strategy="random_search",
         budget={"evaluations": 8},
         seed=0,

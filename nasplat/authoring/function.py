@@ -116,7 +116,7 @@ class FunctionBenchmark(Benchmark):
             raise TrialFailed(
                 "no such fidelity", f"the fidelity must be 1 to {self.fidelity} epochs, but is {task.fidelity}"
             )
-        reporter = Reporter(self._name, task.stop)
+        reporter = Reporter(self._name, task.stop, epochs=task.fidelity if "epochs" in self.given else None)
         checkpoint = self._checkpoint(task, device, artifacts)
         seed = task.seed if checkpoint is None else checkpoint.seed
         left = {}

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from nasplat.curve import StopRule
+from nasplat.curve import StopRule, reached
 from nasplat.errors import InputError, TrialFailed
 from nasplat.metric import Metric
 from nasplat.options import shortly
@@ -23,6 +23,7 @@ class Reporter:
     Args:
         name: The function's name in messages.
         stop: When the trial is stopped, if ever.
+        epochs: The epochs of the trial, for who watches it; None if they are unknown.
 
     Attributes:
         curve: What was reported, by epoch; two reports of one epoch are joined.
@@ -30,12 +31,13 @@ class Reporter:
         stopped: Why the trial was stopped; empty if it was not.
     """
 
-    def __init__(self, name: str, stop: StopRule | None = None) -> None:
+    def __init__(self, name: str, stop: StopRule | None = None, *, epochs: int | None = None) -> None:
         self.curve: dict[int, dict[str, float]] = {}
         self.images = 0
         self.stopped = ""
         self._name = name
         self._stop = stop
+        self._epochs = epochs
         self._thresholds = {} if stop is None else dict(stop.thresholds)
         self._best: float | None = None
 
@@ -69,6 +71,8 @@ class Reporter:
         figures = numbers(metrics, self._name, "report")
         self.images += self._counted(images)
         self.curve[number] = self.curve.get(number, {}) | figures
+        complete = number + (0 in self.curve)  # whether the function counts from 0 or from 1
+        reached(complete, None if self._epochs is None or complete > self._epochs else self._epochs)
         rule = self._stop
         if rule is None or rule.metric not in figures:
             return

@@ -1,6 +1,7 @@
 """`nasplat runs`, `nasplat show` and `nasplat report`: looking at what there is."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,63 +96,61 @@ def show(
         raise InputError("--front and --architecture exclude each other; leave one out")
     opened = adoption.opened(run, trust=trust_run, accept_changed_code=True)
     history = opened.history()
+    shown, final, latencies = history.ranked[:top], {}, {}
     if front:
-        latencies = {}
+        shown = history.front
         if latency:
             from nasplat.export import timing
 
             latencies = timing.latencies(
                 opened.benchmark(),
-                history.front,
+                shown,
                 engine=None if engine is None else engine.value,
                 batch=latency_batch,
                 threads=latency_threads,
             )
-        _show_front(history, latencies, test=test, json=json)
+        if test:
+            final = opened.finals(shown, opened.benchmark())
     elif architecture is not None:
         wanted = opened.benchmark().space.parse(architecture)
-        found = [m for m in history.measurements if m.architecture == wanted]
-        if json:
-            print_json([describe(measurement) for measurement in found])
-        else:
-            print_measurements(f"{len(found)} trials of {wanted}", found, opened.config.goal)
-    elif json:
-        front_json = [describe(member) for member in history.front]
-        best = [describe(measurement) for measurement in history.ranked[:top]]
-        comparison, source = Comparison.of(history), opened.source
-        print_json(
-            {
-                **_summary(history),
-                "best": best,
-                "front": front_json,
-                "failures": _failures(history),
-                "incidents": [encode_incident(i) for i in history.incidents],
-                "tested": [describe(final) for _, final in sorted(history.tested.items())],
-                **({"data_changes": changes} if (changes := opened.data_changes) else {}),
-                **({} if source is None else {"source": source.model_dump(mode="json")}),
-                **({} if comparison is None else describe_comparison(comparison)),
-            }
-        )
+        shown = [m for m in history.measurements if m.architecture == wanted]
+    if json:
+        print_json(_document(history, shown, final, latencies))
+    elif front:
+        print_front(history, final, latencies)
+    elif architecture is not None:
+        print_measurements(f"{len(shown)} trials of {wanted}", shown, opened.config.goal)
     else:
         _show_run(history, top)
 
 
-def _show_front(history: History, latencies: "dict[int, Latency]", *, test: bool, json: bool) -> None:
-    final: dict[int, Measurement] = {}
-    if test:
-        final = history.run.finals(history.front, history.run.benchmark())
-    if json:
-        print_json(
-            [
-                describe(member)
-                | ({"protocol": history.run.protocol} if history.run.protocol else {})
-                | ({"final": describe(final[member.id])} if member.id in final else {})
-                | ({"latency": asdict(latencies[member.id])} if member.id in latencies else {})
-                for member in history.front
-            ]
-        )
-    else:
-        print_front(history, final, latencies)
+def _document(
+    history: History,
+    shown: Sequence[Measurement],
+    final: Mapping[int, Measurement],
+    latencies: "Mapping[int, Latency]",
+) -> dict[str, Any]:
+    """A run as JSON for machines, with the same keys whichever trials are shown."""
+    comparison, source, changes = Comparison.of(history), history.run.source, history.run.data_changes
+    trials = [
+        describe(measurement)
+        | ({"final": describe(final[measurement.id])} if measurement.id in final else {})
+        | ({"latency": asdict(latencies[measurement.id])} if measurement.id in latencies else {})
+        for measurement in shown
+    ]
+    return {
+        **_summary(history),
+        "measured": len(history.measured),
+        "shown": len(trials),
+        "trials": trials,
+        "front": [describe(member) for member in history.front],
+        "failures": _failures(history),
+        "incidents": [encode_incident(incident) for incident in history.incidents],
+        "tested": [describe(measurement) for _, measurement in sorted(history.tested.items())],
+        **({"data_changes": changes} if changes else {}),
+        **({} if source is None else {"source": source.model_dump(mode="json")}),
+        **({} if comparison is None else describe_comparison(comparison)),
+    }
 
 
 def _show_run(history: History, top: int) -> None:

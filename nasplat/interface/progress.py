@@ -1,7 +1,7 @@
-"""Progress of a search: done, running, failed, best so far, rate, time left; and incidents as they happen."""
+"""Progress of a search: done, running, epoch, failed, best so far, rate, time left; and incidents as they happen."""
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress
 
+from nasplat.curve import listening
 from nasplat.driver.loop import Search
 from nasplat.interface.bars import LineColumn
 from nasplat.task import Failure, Outcome
@@ -69,7 +70,8 @@ class _NotebookLine:
 class SearchProgress:
     """Shows the progress of a search on a terminal or in a notebook. Elsewhere it prints only what goes wrong.
 
-    That is every incident, and the first failure of each kind.
+    That is every incident, and the first failure of each kind. Epochs within a trial are shown where it runs in this
+    process; a worker of Ray tells only the outcome.
 
     Args:
         console: Where to show it.
@@ -81,14 +83,20 @@ class SearchProgress:
         self._console = console
         self._incidents = 0
         self._told: set[str] = set()
+        self._search: Search | None = None
+        self._epoch = ""
+        self._listening = ExitStack()
 
     def __enter__(self) -> Self:
         self._display.start()
+        if self._display.shown:
+            self._listening.enter_context(listening(self._reached))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._listening.close()
         with suppress(OSError):  # a terminal that was closed takes nothing more
             self._display.stop()
 
@@ -102,9 +110,19 @@ class SearchProgress:
             self._console.print(
                 f"[yellow]trial {outcome.id} failed ({escape(outcome.kind)}):[/] {escape(outcome.message)}"
             )
-        if self._display.shown:
-            fraction = search.fraction
-            self._display.update(fraction, self._describe(search, fraction))
+        self._search, self._epoch = search, ""  # whatever runs next tells its own
+        self._draw()
+
+    def _reached(self, epoch: int, epochs: int | None) -> None:
+        """Show the epoch that the trial in work is in."""
+        of = "" if epochs is None else f" of {epochs}"
+        self._epoch = f" (epoch {epoch + 1 if epochs is None else min(epoch + 1, epochs)}{of})"
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._display.shown and self._search is not None:
+            fraction = self._search.fraction
+            self._display.update(fraction, self._describe(self._search, fraction))
 
     def _describe(self, search: Search, fraction: float) -> str:
         count = search.outcomes
@@ -113,7 +131,7 @@ class SearchProgress:
         if self._before is None:  # a resumed search counts its rate from here
             self._before = done, seconds, fraction
         done_before, seconds_before, fraction_before = self._before
-        parts = [f"{done} done", f"{search.running} running", f"{count['failed']} failed"]
+        parts = [f"{done} done", f"{search.running} running{self._epoch}", f"{count['failed']} failed"]
         if search.best is not None:
             metric = search.problem.goal.objectives[0].metric
             parts.append(f"best {metric} {figure(metric, search.best.metrics[metric])}")

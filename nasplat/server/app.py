@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 import nasplat
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
-from nasplat.options import shortly
+from nasplat.options import rule_and_value, shortly
 from nasplat.predictor import UncertainPredictor, options_of
 from nasplat.server.batching import Batcher, OverfullError
 from nasplat.server.guard import Guard, HeadAsGet, as_json, refusal
@@ -236,13 +236,13 @@ async def _body(request: Request, model: type[BaseModel], most: int) -> BaseMode
         problem = error.errors(include_url=False, include_context=False)[0]
         if problem["type"] == "json_invalid":
             raise _Refused(400, "not_json", f"the body must be JSON, but: {problem['msg'][:200]}") from None
-        raise _Refused(422, "wrong_body", _said(problem["loc"], problem["msg"], problem["input"])) from None
+        raise _Refused(422, "wrong_body", _said(problem)) from None
 
 
-def _said(place: tuple[int | str, ...], message: str, given: Any) -> str:
+def _said(problem: Mapping[str, Any]) -> str:
     """One sentence on an error in a body."""
-    named = ".".join(shortly(part)[1:-1] if isinstance(part, str) else str(part) for part in place) or "the body"
-    return f"{named}: {message[:1].lower()}{message[1:]}, but got {shortly(given)}"
+    place = ".".join(shortly(part)[1:-1] if isinstance(part, str) else str(part) for part in problem["loc"])
+    return f"{place or 'the body'}: {rule_and_value(problem)}"
 
 
 async def _told(request: Request, error: Exception) -> Response:

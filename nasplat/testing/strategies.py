@@ -149,7 +149,9 @@ def proposals_are_feasible_members(make: MakeStrategy) -> None:
     probe = toy_problem()
     bound = median(probe.cost(space.sample(rng)).params for _ in range(101))
     problem = toy_problem(constraints=[f"params<={bound}"])
-    for task in drive(make(problem)):
+    tasks = drive(make(problem))
+    assert tasks, "half of all members are feasible, but the strategy proposes none"
+    for task in tasks:
         for architecture in (task.architecture,) if isinstance(task, Evaluate) else task.architectures:
             assert problem.space.parse(architecture.code) == architecture, f"{architecture} is not a member"
             assert problem.feasible(architecture), f"{architecture} is not feasible"
@@ -177,7 +179,9 @@ def a_partial_table_is_kept_to(make: MakeStrategy) -> None:
                 strategy = make(problem)
             except InputError as error:
                 does_not_apply(f"the strategy refuses the problem: {error}")
-            for task in drive(strategy, trials=trials, batch=3):
+            tasks = drive(strategy, trials=trials, batch=3)
+            assert tasks, "a third of all members can be measured, but the strategy proposes none"
+            for task in tasks:
                 if isinstance(task, Evaluate):
                     assert problem.feasible(task.architecture), f"{task.architecture} is not feasible"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasplat.curve import reached
 from nasplat.data.examples import Examples
 from nasplat.errors import TrialFailed
 from nasplat.training.auxiliary import Auxiliary
@@ -160,6 +161,7 @@ class Training(ABC):
         begun = self.done
         self.model.train()
         with self.aids():
+            reached(begun, epoch)
             while self.done < epoch:
                 total = torch.zeros((), device=self.device)
                 for images, targets in self.batches():
@@ -171,6 +173,7 @@ class Training(ABC):
                         f"the training loss of epoch {self.done + 1} of {epoch} is {total.item() / self._steps}",
                     )
                 self.done += 1
+                reached(self.done, epoch)
         return (self.done - begun) * self._steps * self._batch
 
     def _take(self, images: Tensor, targets: Tensor) -> Tensor:
