@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
@@ -21,8 +20,10 @@ PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gradient_boosting": ("gradient_boosting", {"linear": False}),  # the other parts are smooth already
 }
 """Predictor and options for names of parts that are not a predictor with its defaults."""
-PRIOR_VOTES = {"gaussian_process_log": 4, "isotropic_gaussian_process": 2}
+PRIOR_VOTES = {"gaussian_process_log": 6, "isotropic_gaussian_process": 4, "gaussian_process": 2, "graph_network": 2}
 """Votes that a part has before its predictions are looked at; the others have one. Few examples cannot tell better."""
+FEW = 256
+"""The isotropic process has as many votes more as this number contains examples: it has the fewest parameters."""
 MOST_WORK = 12_000_000
 """Graph networks that would pass more nodes than this in training are left out: about half a minute on one core."""
 CHUNK = 4096
@@ -40,7 +41,7 @@ class Auto(UncertainPredictor):
 
     Each part makes out-of-fold predictions for every example: by its own `out_of_fold` if it has one, else in four
     folds. A part's weight is its number of votes. The first votes are given before any prediction: most to the process
-    on logarithms, then to the isotropic one. Eight further votes are given one at a time to the part that most
+    on logarithms and, with few examples, to the isotropic one. Eight further votes are given one at a time to the part that most
     increases Kendall's tau of the mean on those predictions (ensemble selection, Caruana et al., 2004). The first votes
     limit the effect of the choice on few examples.
 
@@ -63,6 +64,7 @@ class Auto(UncertainPredictor):
         space: SearchSpace,
         *,
         parts: tuple[str, ...] = (
+            "gaussian_process",
             "gaussian_process_log",
             "isotropic_gaussian_process",
             "graph_network",
@@ -96,7 +98,7 @@ class Auto(UncertainPredictor):
         self._centers = said.mean(axis=1)
         self._scales = np.maximum(np.maximum(said.std(axis=1), LEAST_SPREAD * spread), 1e-12)
         said = (said - self._centers[:, None]) / self._scales[:, None]
-        votes = _votes(said, scores, np.array([PRIOR_VOTES.get(part, 1) for part in self._members]))
+        votes = _votes(said, scores, _prior_votes(list(self._members), len(scores)))
         self._weights = votes / votes.sum()
         self.weights = dict(zip(self._members, self._weights.tolist(), strict=True))
         mean = self._weights @ said
@@ -193,9 +195,21 @@ class Auto(UncertainPredictor):
         return slope * mean + offset, slope * self._stretch * np.sqrt(variance)
 
 
-def _votes(said: Floats, scores: Floats, first: NDArray[np.int_]) -> Floats:
-    """The votes of each part, `[parts]`, from out-of-fold predictions `[parts, n]` in units of their deviation."""
-    votes: Floats = first.astype(np.float64)
+def _prior_votes(parts: Sequence[str], examples: int) -> Floats:
+    """The votes of each part before any prediction, `[parts]`."""
+    more = {"isotropic_gaussian_process": FEW / examples}
+    return np.array([PRIOR_VOTES.get(part, 1) + more.get(part, 0.0) for part in parts])
+
+
+def _votes(said: Floats, scores: Floats, first: Floats) -> Floats:
+    """The votes of each part, `[parts]`, from out-of-fold predictions `[parts, n]` in units of their deviation.
+
+    Args:
+        said: The predictions.
+        scores: The scores of the examples, `[n]`.
+        first: The votes that the parts have already, `[parts]`.
+    """
+    votes = first.copy()
     for _ in range(ROUNDS):
         taus = [kendall_tau(said.T @ (votes + one), scores) for one in np.eye(len(said))]
         votes[int(np.argmax(taus))] += 1

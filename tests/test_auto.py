@@ -261,8 +261,8 @@ def test_votes_are_the_greedy_choice() -> None:
     rng = default_rng(0)
     truth = rng.normal(size=60)
     said = np.stack([truth + rng.normal(size=60) * noise for noise in (0.5, 0.7, 3.0)])
-    first = np.array([1, 4, 2])
-    votes = first.astype(np.float64)
+    first = np.array([1.0, 4.5, 2.0])
+    votes = first.copy()
     for _ in range(auto_module.ROUNDS):
         taus = []
         for part in range(3):
