@@ -41,9 +41,9 @@ class Auto(UncertainPredictor):
 
     Each part makes out-of-fold predictions for every example: by its own `out_of_fold` if it has one, else in four
     folds. A part's weight is its number of votes. The first votes are given before any prediction: most to the process
-    on logarithms and, with few examples, to the isotropic one. Eight further votes are given one at a time to the part that most
-    increases Kendall's tau of the mean on those predictions (ensemble selection, Caruana et al., 2004). The first votes
-    limit the effect of the choice on few examples.
+    on logarithms and, with few examples, to the isotropic one. Eight further votes are given one at a time to the part
+    that most increases Kendall's tau of the mean on those predictions (ensemble selection, Caruana et al., 2004). The
+    first votes limit the effect of the choice on few examples.
 
     Graph networks whose training would take long, as of many examples with many nodes, are left out; `weights` says so.
 
