@@ -146,6 +146,24 @@ def test_tuning_lowers_the_misfit() -> None:
             assert process.scales[0] > process.scales[1:].max(), "the one feature that matters"
 
 
+def test_points_that_nearly_coincide_have_a_factor() -> None:
+    points = np.repeat(default_rng(4).standard_normal((4, 3)), 40, axis=0) * (1 + 1e-15)
+    residuals = default_rng(5).standard_normal(len(points))
+    log = np.log([1e9, 3.0, 1e-12])  # rounding of the variance exceeds the noise
+    value, gradient = misfit(log, np.zeros(0), points, residuals)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    process = Process(points, residuals, log, np.zeros(0))
+    assert np.isfinite(process.mean(points)).all() and np.isfinite(process.deviation(points)).all()
+
+
+def test_hyperparameters_stay_near_their_priors() -> None:
+    rng = default_rng(6)
+    points = rng.standard_normal((71, 60)) / 8
+    process = Process.tuned(points, 1e6 * rng.standard_normal(71), isotropic=False)  # the first step would be far
+    assert np.abs((process.log - USUAL[:3]) / SPREAD[:3]).max() <= FARTHEST
+    assert np.isfinite(process.mean(points)).all()
+
+
 def test_known_distances_change_nothing() -> None:
     rng = default_rng(3)
     points, residuals = rng.standard_normal((9, 3)), rng.standard_normal(9)

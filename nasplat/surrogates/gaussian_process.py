@@ -1,10 +1,12 @@
 """A Gaussian process on points and counts, with its hyperparameters at the highest posterior density."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, TypeAlias
 
 import numpy as np
+from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
@@ -20,8 +22,11 @@ SPREAD = np.array([1.0, 0.5, 1.0, 2.0])
 units of the targets' variance and of the usual distance."""
 SPREAD_OF_SCALES = 0.63
 """Deviation of the normal prior of the logarithm of each point's own scale; its mean is 0."""
+FARTHEST = 6.0
+"""With scales, hyperparameters stay within this number of their deviations: a first step in many directions is long."""
 STEPS = 30
-JITTER = 1e-6
+JITTER, ATTEMPTS = 1e-6, 8
+"""Variance added to that of the noise, and how often ten times as much is tried."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ class Process:
         def objective(at: Floats) -> tuple[float, Floats]:
             return misfit(at[:plain], at[plain:], points, residuals, gram, squared)
 
-        found = minimize(objective, start, method="L-BFGS-B", jac=True, options={"maxiter": STEPS}).x
+        spread = np.concatenate([SPREAD[:plain], np.full(features, SPREAD_OF_SCALES)])
+        bounds = None if isotropic else np.stack([start - FARTHEST * spread, start + FARTHEST * spread], axis=1)
+        options = {"maxiter": STEPS}
+        found = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options).x
         return cls(points, residuals, found[:plain], found[plain:], counts)
 
     def conditioned(self, points: Floats, residuals: Floats, counts: Counts | None) -> Self:
@@ -101,8 +109,7 @@ class Process:
     def _root(self) -> Floats:
         """The lower Cholesky factor of the kernel of the examples, with noise."""
         kernel = self._kernel(self.points, self._own, self.counts, self.counts)
-        root: Floats = cholesky(kernel + (np.exp(self.log[2]) + JITTER) * np.eye(len(self.points)), lower=True)
-        return root
+        return _factor(kernel, float(np.exp(self.log[2])))
 
     @cached_property
     def _solved(self) -> Floats:
@@ -162,7 +169,7 @@ def misfit(
     decay = variance * np.exp(-root)
     kernel = (1 + root + root**2 / 3) * decay
     whole = kernel if gram is None else kernel + weight[0] * gram
-    factor = cholesky(whole + (noise + JITTER) * np.eye(len(residuals)), lower=True)
+    factor = _factor(whole, float(noise))
     solved = cho_solve((factor, True), residuals)
     inner = cho_solve((factor, True), np.eye(len(residuals))) - np.outer(solved, solved)
     by_length = (root**2 + root**3) / 3 * decay  # derivative of the kernel by the log length scale
@@ -178,6 +185,18 @@ def misfit(
     spread = np.concatenate([SPREAD[: len(log)], np.full(len(scales), SPREAD_OF_SCALES)])
     density = 0.5 * residuals @ solved + np.log(np.diagonal(factor)).sum() + 0.5 * (prior**2).sum()
     return float(density), np.concatenate([gradient, by_scales]) / 2 + prior / spread
+
+
+def _factor(kernel: Floats, noise: float) -> Floats:
+    """The lower Cholesky factor of a kernel with noise.
+
+    Of points that nearly coincide, rounding may leave no positive definite kernel; then it gets more noise.
+    """
+    for jitter in JITTER * 10.0 ** np.arange(ATTEMPTS):
+        with suppress(LinAlgError):
+            factor: Floats = cholesky(kernel + (noise + jitter) * np.eye(len(kernel)), lower=True)
+            return factor
+    raise LinAlgError(f"a kernel of {len(kernel)} examples is not positive definite with a noise of {jitter:g}")
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
