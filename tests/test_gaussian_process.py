@@ -21,6 +21,7 @@ from nasplat.predictors.gaussian_process import GaussianProcess, IsotropicGaussi
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.gaussian_process import (
+    FARTHEST,
     JITTER,
     SPREAD,
     SPREAD_OF_SCALES,
