@@ -1,9 +1,10 @@
 """How many cells of NAS-Bench-201 the guided search evaluates until it finds the best one, beside its peers.
 
-    python performance/guided_queries.py [optimum|moved|parallel] [--seeds 200] [--dataset cifar10] [--json]
+    python performance/guided_queries.py [optimum|moved|validation|parallel] [--seeds 200] [--dataset cifar10] [--json]
 
-It needs the table (see the README), and for the arms tpe and gp Optuna: `pip install nasplat[performance]`. A guided
-search takes about a second, one of gp up to half a minute. What was run before is read from the file and not run again.
+It needs the table (see the README), for the arms tpe and gp Optuna, and for botorch BoTorch: `pip install
+nasplat[performance]`. A guided search takes about a second, one of gp or botorch up to half a minute. What was run
+before is read from the file and not run again.
 """
 
 import json
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from searching import (
+    BOTORCH,
     OPTUNA,
     Arm,
     Row,
@@ -39,6 +41,8 @@ STREAM = 0x0015
 """Tells the generator of the noise from others of the same seed."""
 FAR = 200
 WARM = 10
+FIRST = 5
+"""Runs that begin with the same codes are no independent runs; so many are compared."""
 PARALLEL = {"one at a time": (1, False), "batches of 8": (8, True), "asynchronous, 8 workers": (8, False)}
 DEFINITIONS = {
     "optimum": """\
@@ -48,6 +52,9 @@ strategies).""",
 Test accuracy after 200 epochs, averaged over the trained seeds, to which every seed adds normal noise of its own of
 standard deviation {100 * NOISE:g} points, drawn for each code: the optimum moves, and no fixed answer can be learned.
 "shared" is how often the best code shares its canonical key with other codes.""",
+    "validation": """\
+Validation accuracy after 200 epochs, trained on half of the training set, averaged over the trained seeds; the best
+cell by it is the best by test accuracy as well.""",
     "parallel": """\
 Test accuracy after 200 epochs, averaged over the trained seeds. Batches: 8 are asked for at once and all are told, in
 order, before the next 8. Asynchronous: 8 are always being measured; the one that ends next is drawn at random. The
@@ -60,8 +67,10 @@ measured that has the canonical key of a best code. Codes of one key were traine
 own in the table, but a strategy that pays for no key twice measures only one of them. (For the CIFAR-10 test optimum,
 94.373 %, this is as strict as asking for the accuracy: two codes reach it, and no other code has the key of either.) A
 searcher that asks for a code again is answered from memory, and the code counts once. A run ends after so many trials
-as "cap" says and then counts that many; "capped" is the share of such runs. "ms" is the time of ask and tell for each
-trial, on one thread, and "slowest" that of the slowest ask after the first 10, over all runs."""
+as "cap" says and then counts that many; "capped" is the share of such runs. "begin" is the number of different sets of
+the first five codes among the runs: those that begin alike are not independent, so that where they are few, the
+standard error is too small. "ms" is the time of ask and tell for each trial, on one thread, and "slowest" that of the
+slowest ask after the first 10, over all runs."""
 DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 
 
@@ -79,14 +88,20 @@ ENTRIES = {
     "local": Entry(Arm("local_search", {"duplicates": "redraw"})),
     "tpe": Entry(Arm(f"{OPTUNA}TPE")),
     "gp": Entry(Arm(f"{OPTUNA}GP"), 300),
+    "botorch": Entry(Arm(BOTORCH), 300),
 }
-CHOSEN = {"optimum": list(ENTRIES), "moved": ["guided", "guided10", "local"], "parallel": ["guided"]}
+CHOSEN = {
+    "optimum": list(ENTRIES),
+    "moved": ["guided", "guided10", "local"],
+    "validation": ["guided", "local"],
+    "parallel": ["guided"],
+}
 
 
 @cache
-def table(dataset: str) -> Table:
-    """The test accuracies of a data set."""
-    return Table("nasbench201", "nasbench201", ["accuracy:max"], search_column="test", dataset=dataset)
+def table(dataset: str, column: str = "test") -> Table:
+    """The accuracies of a data set on one split."""
+    return Table("nasbench201", "nasbench201", ["accuracy:max"], search_column=column, dataset=dataset)
 
 
 def moved(held: Table, seed: int) -> NDArray[np.float64]:
@@ -97,7 +112,7 @@ def moved(held: Table, seed: int) -> NDArray[np.float64]:
 
 def run(settings: Row, seed: int) -> Row:
     """One search: how many codes it took, and how long."""
-    held = table(settings["dataset"])
+    held = table(settings["dataset"], settings["column"])
     values = moved(held, seed) if settings["moved"] else held.values
     by_code = dict(zip((member.code for member in held.members), values.tolist(), strict=True))
     wanted = held.best_keys(values)
@@ -123,6 +138,7 @@ def run(settings: Row, seed: int) -> Row:
         "capped": not reached,
         "shared": sum(map(found, held.members)) > len(wanted),
         "trials": len(trace.told),
+        "first": [architecture.code for architecture in trace.asked[:FIRST]],
         "seconds": trace.seconds,
         "slowest": max(trace.asking[WARM:], default=0.0),
     }
@@ -134,6 +150,7 @@ def summary(rows: list[Row]) -> Row:
     mean, error = mean_and_error(counts)
     return {
         "seeds": len(rows),
+        "beginnings": len({tuple(sorted(row["first"])) for row in rows}),
         "mean": mean,
         "standard_error": error,
         "median": statistics.median(counts),
@@ -152,8 +169,8 @@ def show(question: str, dataset: str, results: dict[str, Row], caps: dict[str, i
     print(f"NAS-Bench-201, {dataset}.\n{DEFINITIONS[question]}\n{COUNTED}\n")
     width = max(map(len, results))
     print(
-        f"{'':{width}} {'seeds':>6} {'mean':>7} {'± s.e.':>7} {'median':>7} {'max':>5} {'capped':>7} {'cap':>6} "
-        f"{f'> {FAR}':>6} {'paid':>7} {'shared':>7} {'ms':>7} {'slowest':>8}"
+        f"{'':{width}} {'seeds':>6} {'begin':>6} {'mean':>7} {'± s.e.':>7} {'median':>7} {'max':>5} {'capped':>7} "
+        f"{'cap':>6} {f'> {FAR}':>6} {'paid':>7} {'shared':>7} {'ms':>7} {'slowest':>8}"
         + "   ratio (paid)"
         * (question == "parallel")
     )
@@ -163,9 +180,10 @@ def show(question: str, dataset: str, results: dict[str, Row], caps: dict[str, i
             one = line
         ratio = f"   {line['mean'] / one['mean']:.2f} ({line['paid'] / one['mean']:.2f})" if one else ""
         print(
-            f"{name:{width}} {line['seeds']:6} {line['mean']:7.1f} {line['standard_error']:7.2f} {line['median']:7g} "
-            f"{line['max']:5} {line['capped']:7.3f} {caps[name]:6,} {line[f'over_{FAR}']:6.3f} {line['paid']:7.1f} "
-            f"{line['shared']:7.2f} {line['ms']:7.2f} {line['slowest_ms']:8.1f}{ratio}"
+            f"{name:{width}} {line['seeds']:6} {line['beginnings']:6} {line['mean']:7.1f} "
+            f"{line['standard_error']:7.2f} {line['median']:7g} {line['max']:5} {line['capped']:7.3f} {caps[name]:6,} "
+            f"{line[f'over_{FAR}']:6.3f} {line['paid']:7.1f} {line['shared']:7.2f} {line['ms']:7.2f} "
+            f"{line['slowest_ms']:8.1f}{ratio}"
         )
 
 
@@ -176,7 +194,8 @@ def main() -> None:
     made.add_argument("--dataset", choices=DATASETS, default="cifar10", help="if the data folder has it")
     made.set_defaults(arms=None)
     arguments = made.parse_args()
-    table(arguments.dataset)  # before processes fork
+    column = "validation" if arguments.question == "validation" else "test"
+    held = table(arguments.dataset, column)  # before processes fork
     settings: dict[str, Row] = {}
     seeds: dict[str, range] = {}
     for name in arguments.arms or CHOSEN[arguments.question]:
@@ -188,7 +207,8 @@ def main() -> None:
             settings[title] = {
                 "arm": arm.settings,
                 "dataset": arguments.dataset,
-                "table": table(arguments.dataset).digest,
+                "column": column,
+                "table": held.digest,
                 "moved": arguments.question == "moved",
                 "cap": ENTRIES[name].cap,
                 "workers": workers,

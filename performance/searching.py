@@ -31,6 +31,8 @@ from nasplat.registry import STRATEGIES
 from nasplat.search_space import GeneSpace
 from nasplat.task import Evaluate, Measurement, Outcome, Task
 
+BOTORCH = "botorch"
+"""The name of the searcher that is BoTorch's."""
 OPTUNA = "optuna:"
 """What the name of a searcher begins with that is a sampler of Optuna's."""
 SEARCHED = ("*.py", "benchmarks/*.py", "predictors/*.py", "search_spaces/*.py", "strategies/*.py")
@@ -112,7 +114,7 @@ class Arm:
     """A way of searching.
 
     Args:
-        searcher: A registered strategy, or ``optuna:`` and the name of one of Optuna's samplers.
+        searcher: A registered strategy, ``botorch``, or ``optuna:`` and the name of one of Optuna's samplers.
         options: Of the strategy.
     """
 
@@ -122,6 +124,8 @@ class Arm:
     @property
     def settings(self) -> Row:
         """What makes two searches of one seed the same: name, every option, and the state of the code."""
+        if self.searcher == BOTORCH:
+            return {"searcher": self.searcher, "options": {}, "code": version("botorch")}
         if self.searcher.startswith(OPTUNA):
             return {"searcher": self.searcher, "options": {}, "code": version("optuna")}
         every = complete("strategy", STRATEGIES.get(self.searcher), dict(self.options))
@@ -131,6 +135,10 @@ class Arm:
 def searcher(settings: Row, problem: Problem) -> Searcher:
     """A searcher as an arm's settings say."""
     name: str = settings["searcher"]
+    if name == BOTORCH:
+        from botorch_searcher import BoTorchSearcher
+
+        return BoTorchSearcher(problem)
     if name.startswith(OPTUNA):
         return OptunaSearcher(problem, name.removeprefix(OPTUNA))
     make: Any = STRATEGIES.get(name)
