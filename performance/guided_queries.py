@@ -42,7 +42,7 @@ STREAM = 0x0015
 FAR = 200
 WARM = 10
 FIRST = 5
-"""Runs that begin with the same codes are no independent runs; so many are compared."""
+"""Runs that begin with the same networks are no independent runs; so many are compared."""
 PARALLEL = {"one at a time": (1, False), "batches of 8": (8, True), "asynchronous, 8 workers": (8, False)}
 DEFINITIONS = {
     "optimum": """\
@@ -68,9 +68,9 @@ own in the table, but a strategy that pays for no key twice measures only one of
 94.373 %, this is as strict as asking for the accuracy: two codes reach it, and no other code has the key of either.) A
 searcher that asks for a code again is answered from memory, and the code counts once. A run ends after so many trials
 as "cap" says and then counts that many; "capped" is the share of such runs. "begin" is the number of different sets of
-the first five codes among the runs: those that begin alike are not independent, so that where they are few, the
-standard error is too small. "ms" is the time of ask and tell for each trial, on one thread, and "slowest" that of the
-slowest ask after the first 10, over all runs."""
+the first five canonical keys among the runs: those that begin alike are not independent, so that where they are few,
+the standard error is too small. "ms" is the time of ask and tell for each trial, on one thread, and "slowest" that of
+the slowest ask after the first 10, over all runs."""
 DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 
 
@@ -138,7 +138,7 @@ def run(settings: Row, seed: int) -> Row:
         "capped": not reached,
         "shared": sum(map(found, held.members)) > len(wanted),
         "trials": len(trace.told),
-        "first": [architecture.code for architecture in trace.asked[:FIRST]],
+        "first": [held.key(architecture) for architecture in trace.asked[:FIRST]],
         "seconds": trace.seconds,
         "slowest": max(trace.asking[WARM:], default=0.0),
     }
