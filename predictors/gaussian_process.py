@@ -134,9 +134,10 @@ class GaussianProcess(UncertainPredictor):
             "points": process.points,
             "residuals": process.residuals,
             "log": process.log,
-            "scales": process.scales,
             "usual": np.stack(self._usual),
         }
+        if not self.isotropic:
+            arrays["scales"] = process.scales
         if process.counts is not None and self._vocabulary is not None:
             arrays |= _named(self._vocabulary) | {
                 "counted": process.counts.data,
@@ -152,7 +153,7 @@ class GaussianProcess(UncertainPredictor):
             values, arrays = self._converted(arrays)
         mean, scale = arrays["usual"]
         points, residuals, log = (arrays[name] for name in ("points", "residuals", "log"))
-        scales = arrays.get("scales", np.zeros(0))  # former isotropic processes have none
+        scales = np.zeros(0) if self.isotropic else arrays["scales"]
         n = len(residuals)
         if (
             points.shape != (n, len(mean))
@@ -231,7 +232,7 @@ class GaussianProcess(UncertainPredictor):
 
 
 class IsotropicGaussianProcess(GaussianProcess):
-    """Gaussian process with one length scale, for few examples: on one distance of networks.
+    """Gaussian process with one length scale, for few examples.
 
     It is `GaussianProcess` with `isotropic`, without `expressions`, and with the target ``log``. Only the variance, one
     length scale and the noise are fitted. So five examples are enough to begin with, and a hundred take milliseconds.

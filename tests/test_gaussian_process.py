@@ -67,7 +67,7 @@ def test_means_deviations_and_covariances_are_those_of_scikit_learn(
     process = GaussianProcess(space, **options).fit(architectures, scores)
     arrays, values = process.get_state().arrays, process.get_state().values
     variance, length, noise, *weight = np.exp(arrays["log"])
-    factors = np.exp(arrays["scales"]) if len(arrays["scales"]) else 1.0
+    factors = np.exp(arrays["scales"]) if "scales" in arrays else 1.0
     views = Encodings(space, fresh)
     counts = (
         [process._vocabulary.counted(of.hashes).toarray() for of in (Encodings(space, architectures), views)]

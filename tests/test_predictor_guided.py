@@ -154,7 +154,7 @@ def test_every_acquisition_goes_with_every_predictor(acquisition: str, predictor
 
 @pytest.mark.slow
 def test_constraints_on_measured_metrics_are_learnt() -> None:
-    asked = drive(guided(toy(constraints=["delay<=1.2"])), 60)
+    asked = drive(guided(toy(constraints=["delay<=1.2"])), 75)
     kept = [delay(a) <= 1.2 for a in asked]
     share = np.mean([delay(a) <= 1.2 for a in ToySpace().members() or []])
     assert np.mean(kept[20:]) > 2 * share

@@ -216,7 +216,7 @@ def test_credit_evolution_measures_what_was_picked_and_learns_from_all_it_measur
     filter_ = watched(strategy)
     founders, *rest = generations(strategy, 5)
     assert filter_.picked == rest and len(founders) == 8
-    assert [len(left) for left in filter_.left] == [24, 24, 24, 24]
+    assert len(filter_.left[0]) == 24 and all(20 <= len(left) <= 24 for left in filter_.left)  # some have no new child
     measured = [a for generation in (founders, *rest) for a in generation]
     for i, lesson in enumerate(filter_.lessons):
         assert [a for a, _ in lesson] == measured[: 8 * i]
