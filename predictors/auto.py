@@ -24,8 +24,10 @@ PRIOR_VOTES = {"gaussian_process_log": 6, "isotropic_gaussian_process": 4, "gaus
 """Votes that a part has before its predictions are looked at; the others have one. Few examples cannot tell better."""
 FEW = 256
 """The isotropic process has as many votes more as this number contains examples: it has the fewest parameters."""
-MOST_WORK = 12_000_000
-"""Graph networks that would pass more nodes than this in training are left out: about half a minute on one core."""
+MOST_WORK = 18_000_000
+"""Graph networks pass at most this number of nodes in training, in about half a minute on one core."""
+FEWER = 4
+"""Number of graph networks, if the default number would pass more; if so many would, there are none."""
 CHUNK = 4096
 """Number of architectures that are scored at once, which bounds the memory."""
 FOLDS = 4
@@ -45,7 +47,8 @@ class Auto(UncertainPredictor):
     that most increases Kendall's tau of the mean on those predictions (ensemble selection, Caruana et al., 2004). The
     first votes limit the effect of the choice on few examples.
 
-    Graph networks whose training would take long, as of many examples with many nodes, are left out; `weights` says so.
+    If the training of graph networks would take long, as of many examples with many nodes, there are fewer, or none, as
+    `weights` says. So a fit takes about a minute on one core at most.
 
     Scores are in the unit of the fitted scores, by a line through the out-of-fold predictions; its residuals also
     scale the deviation. `cross_validated` is tau of the out-of-fold predictions. The weights are chosen on the same
@@ -86,7 +89,7 @@ class Auto(UncertainPredictor):
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
         architectures = Encodings(self.space, architectures)  # shared by all parts
-        self._members = {part: self._member(part) for part in self._quick(architectures)}
+        self._members = self._quick(architectures)
         held_out = []
         for part, each in self._members.items():
             each.fit(architectures, scores)
@@ -166,11 +169,15 @@ class Auto(UncertainPredictor):
         self.weights = dict(zip(parts, self._weights.tolist(), strict=True))
         self._held_out = None
 
-    def _quick(self, examples: Encodings) -> list[str]:
-        """The parts, without graph networks that would take long; all of them if there is no other part."""
-        passes = GraphNetwork.passes(len(examples), examples.graphs.types.shape[1])
-        quick = [part for part in self.parts if part != GraphNetwork.name or passes <= MOST_WORK]
-        return quick or list(self.parts)
+    def _quick(self, examples: Encodings) -> dict[str, Predictor]:
+        """The parts, with as many graph networks as can be trained in time; all of them if there is no other part."""
+        made = {part: self._member(part) for part in self.parts}
+        size = len(examples), examples.graphs.types.shape[1]
+        if GraphNetwork.name in made and len(made) > 1 and GraphNetwork.passes(*size) > MOST_WORK:
+            made[GraphNetwork.name] = member(GraphNetwork.name, self.space, {"seed": self.seed, "members": FEWER})
+            if GraphNetwork.passes(*size, FEWER) > MOST_WORK:
+                del made[GraphNetwork.name]
+        return made
 
     def _member(self, part: str) -> Predictor:
         name, options = PARTS.get(part, (part, {}))

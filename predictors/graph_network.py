@@ -134,14 +134,15 @@ class GraphNetwork(UncertainPredictor):
         return self
 
     @staticmethod
-    def passes(examples: int, nodes: int) -> int:
+    def passes(examples: int, nodes: int, members: int | None = None) -> int:
         """The number of nodes that the default networks pass in training, to which its time is proportional.
 
         Args:
             examples: Number of examples.
             nodes: Number of positions in a graph.
+            members: Number of networks, if not the default.
         """
-        return _members(examples) * _epochs(examples) * examples * nodes
+        return (members or _members(examples)) * _epochs(examples) * examples * nodes
 
     def predict_with_deviation(
         self, architectures: Sequence[Architecture]

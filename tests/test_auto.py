@@ -222,19 +222,22 @@ def test_votes_go_to_those_who_rank(registered: None) -> None:
 
 
 @pytest.mark.slow
-def test_graph_networks_that_would_take_long_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_graph_networks_that_would_take_long_are_fewer_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     architectures, scores = examples(20)
     parts = ("isotropic_gaussian_process", "graph_network")
     monkeypatch.setattr("nasplat.predictors.graph_network.EPOCHS", 2)
-    passes = GraphNetwork.passes(20, ToySpace().graphs(architectures).types.shape[1])
-    for most, used in ((passes, parts), (passes - 1, parts[:1])):
+    size = 20, ToySpace().graphs(architectures).types.shape[1]
+    default, fewer = GraphNetwork.passes(*size), GraphNetwork.passes(*size, auto_module.FEWER)
+    for most, networks in ((default, 16), (default - 1, 4), (fewer, 4), (fewer - 1, 0)):
         monkeypatch.setattr(auto_module, "MOST_WORK", most)
         fitted = make("auto", parts=parts).fit(architectures, scores)
-        assert tuple(fitted.weights) == used
+        assert tuple(fitted.weights) == parts[: 1 + bool(networks)]
         fitted.save(tmp_path / str(most))
         loaded = type(fitted).load(tmp_path / str(most), ToySpace())
         assert loaded.weights == fitted.weights
         np.testing.assert_array_equal(loaded.predict(architectures), fitted.predict(architectures))
+        if networks:
+            assert len(fitted._members["graph_network"].get_state().arrays["mean"]) == networks
     monkeypatch.setattr(auto_module, "MOST_WORK", 0)
     assert set(make("auto", parts=parts[1:]).fit(architectures, scores).weights) == {"graph_network"}
 
