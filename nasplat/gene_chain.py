@@ -1,10 +1,11 @@
 """The default graph of a space of genes: a chain of choices, with what each adds to the cost of a network."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 from numpy.random import default_rng
 
 from nasplat.architecture import Architecture
@@ -24,8 +25,9 @@ FIGURES = ("params", "macs")
 def gene_chain(space: "GeneSpace", architectures: Sequence[Architecture], added: Added) -> Graphs:
     """The input, one node for every active gene in order, the output.
 
-    A node's type is its gene with its choice, whose name may mean something else in another gene; its role is not
-    known. A node's cost is that of the part with the gene's name, if the space computes costs by formula and has such a
+    A node's type is its gene with its choice, whose name may mean something else in another gene. Genes whose names
+    differ in numbers alone, as ``kernel 1`` and ``kernel 2``, are one decision in several places, and have the same
+    types. Roles are not known. A node's cost is that of the part with the gene's name, if the space computes costs by formula and has such a
     part. Else it is what the choice adds.
 
     Args:
@@ -33,19 +35,24 @@ def gene_chain(space: "GeneSpace", architectures: Sequence[Architecture], added:
         architectures: Its members, `[n]`.
         added: As from `added_costs`.
     """
-    first = np.cumsum([0, *(len(gene.choices) for gene in space.genes)]).tolist()  # the number of a gene's first choice
+    names = [[f"{_family(gene.name)}={choice}" for choice in gene.choices] for gene in space.genes]
+    kinds = {name: number for number, name in enumerate(dict.fromkeys(chain.from_iterable(names)))}
     chains = []
     for architecture in architectures:
         choices = space.choices(architecture)
         parts = {} if space.counts_its_networks else space.reference_cost(architecture).parts
-        chain = {}
+        nodes = {}
         for gene in sorted(space.active_genes(architecture)):
             choice, part = choices[gene], parts.get(space.genes[gene].name)
             params, macs = added[gene][choice] if part is None else (part.params, part.macs)
-            chain[gene] = first[gene] + choice, params, macs
-        chains.append(chain)
-    names = [f"{gene.name}={choice}" for gene in space.genes for choice in gene.choices]
-    return Graphs.chains(names, len(space.genes), chains)
+            nodes[gene] = kinds[names[gene][choice]], params, macs
+        chains.append(nodes)
+    return Graphs.chains(list(kinds), len(space.genes), chains)
+
+
+def _family(name: str) -> str:
+    """A gene's name without numbers."""
+    return re.sub(r"\d+", "", name)
 
 
 def added_costs(space: "GeneSpace") -> Added:

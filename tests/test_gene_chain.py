@@ -42,6 +42,29 @@ def test_a_choice_costs_what_it_adds_to_the_smallest_network() -> None:
     assert space.graphs([space.parse("200")]).params.tolist() == [[0] * 5]
 
 
+def test_genes_that_differ_in_numbers_alone_share_their_types() -> None:
+    class Stages(GeneSpace):
+        """Two stages."""
+
+        builds = False
+        genes = (Gene("kernel 1", ("3", "5")), Gene("layers 1", ("1", "3")), Gene("kernel 2", ("3", "7")))
+
+        def cost(self, architecture: Architecture, io: IO) -> Cost:
+            return Cost(counted=False)
+
+        def build(self, architecture: Architecture, io: IO) -> nn.Module:
+            raise NotImplementedError
+
+    space = Stages()
+    graphs = space.graphs([space.parse("010"), space.parse("101")])
+    names = [operation.name for operation in graphs.operations]
+    assert len(set(names)) == len(names)
+    assert [[names[kind] for kind in row[1:-1]] for row in graphs.types] == [
+        ["kernel =3", "layers =3", "kernel =3"],
+        ["kernel =5", "layers =1", "kernel =7"],
+    ]
+
+
 def test_no_more_networks_are_counted_than_twice_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     space, counted = made(), list[str]()
     count = GeneSpace._counted_cost
