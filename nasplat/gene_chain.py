@@ -27,8 +27,10 @@ def gene_chain(space: "GeneSpace", architectures: Sequence[Architecture], added:
 
     A node's type is its gene with its choice, whose name may mean something else in another gene. Genes whose names
     differ in numbers alone, as ``kernel 1`` and ``kernel 2``, are one decision in several places, and have the same
-    types. Roles are not known. A node's cost is that of the part with the gene's name, if the space computes costs by formula and has such a
-    part. Else it is what the choice adds.
+    types. Roles are not known.
+
+    A node's cost is that of the part with the gene's name, if the space computes costs by formula and has such a part.
+    Else it is what the choice adds.
 
     Args:
         space: The space.
