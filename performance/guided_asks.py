@@ -2,9 +2,9 @@
 
     python performance/guided_asks.py [--asks 30] [--json]
 
-It needs the table (see the README). Shown are seconds of CPU of the first ask, and the median of the later ones, on one
-thread. Costs and encodings of the 15,625 cells do not change between asks; where they are computed anew each time, later
-asks take as long as the first.
+It needs the table (see the README). Shown are seconds of CPU of the first ask, and the median of the later ones, on
+one thread. Costs and encodings of the 15,625 cells do not change between asks; where they are computed anew each time,
+later asks take as long as the first.
 """
 
 import argparse
