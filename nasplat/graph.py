@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 
+MOST_KINDS = 32_000
+"""The most kinds of operations beside input and output; types are 16-bit numbers."""
+MOST_FEATURES = 64
+"""Of more features than this, `Graphs.of_features` has no nodes."""
 ABSENT = -1
 """The type of a position without a node."""
 
@@ -100,7 +104,14 @@ class Graphs:
             names: The names of operations, of which no more is known.
             places: Number of places between input and output.
             chains: The nodes of each graph by their places, rising: name, parameters, multiply-accumulates.
+
+        Raises:
+            InputError: There are too many names.
         """
+        if len(names) > MOST_KINDS:
+            raise InputError(
+                f"graphs must have at most {MOST_KINDS:,} kinds of operations, but got {len(names):,}; override graphs"
+            )
         last, n = places + 1, len(chains)
         others = (Operation(name, Role.OTHER) for name in names)
         operations = (Operation("input", Role.INPUT), *others, Operation("output", Role.OUTPUT))
@@ -117,12 +128,14 @@ class Graphs:
 
     @classmethod
     def of_features(cls, features: NDArray[np.float64], costs: Sequence[Cost]) -> Self:
-        """Chains of the whole network, with its cost, and a node for each feature that is not zero.
+        """Chains of the whole network, with its cost, and a node for each feature that is not zero, if they are few.
 
         Args:
             features: The features of each network, `[n, features]`.
             costs: The cost of each network.
         """
+        if features.shape[1] > MOST_FEATURES:
+            features = features[:, :0]  # a graph takes memory by the square of its nodes
         names = ["network", *(f"feature {i}" for i in range(features.shape[1]))]
         chains = [
             {0: (0, cost.params, cost.macs), **{1 + i: (1 + i, 0, 0) for i in np.flatnonzero(row).tolist()}}

@@ -102,8 +102,8 @@ class SearchSpace(ABC):
     def graphs(self, architectures: Sequence[Architecture]) -> Graphs:
         """The architectures as graphs of operations, costed for `reference_io`.
 
-        By default a chain: the network with its costs, and a node for each of its features that is not zero. Predictors
-        rank better by a graph of what is built.
+        By default a chain: the network with its costs, and a node for each of a few features that are not zero.
+        Predictors rank better by a graph of what is built.
         """
         width = self.features(self.sample(default_rng(0))).size  # even if there are no architectures
         features = np.array([self.features(each).ravel() for each in architectures]).reshape(-1, width)

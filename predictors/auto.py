@@ -17,13 +17,17 @@ from nasplat.surrogates.ranking_metrics import kendall_tau
 
 PARTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gaussian_process_log": ("gaussian_process", {"target": "log"}),
-    "gradient_boosting": ("gradient_boosting", {"linear": False}),  # the other parts are smooth already
+    "isotropic_gaussian_process": (
+        "gaussian_process",
+        {"isotropic": True, "weisfeiler_lehman": False, "target": "log"},
+    ),  # which is tuned on fewer examples than the predictor of this name
 }
 """Predictor and options for names of parts that are not a predictor with its defaults."""
 PRIOR_VOTES = {"gaussian_process_log": 6, "isotropic_gaussian_process": 4, "gaussian_process": 2, "graph_network": 2}
 """Votes that a part has before its predictions are looked at; the others have one. Few examples cannot tell better."""
 FEW = 256
-"""The isotropic process has as many votes more as this number contains examples: it has the fewest parameters."""
+"""The isotropic process gets this number, divided by the number of examples, of further votes: it has the fewest
+parameters."""
 MOST_WORK = 18_000_000
 """Graph networks pass at most this number of nodes in training, in about half a minute on one core."""
 FEWER = 4
@@ -34,6 +38,8 @@ FOLDS = 4
 FEWEST = 4
 LEAST_SPREAD = 0.5
 """Minimum deviation of out-of-fold predictions, as a part of the deviation of the predictions for all examples."""
+CONSTANT = 1e-9
+"""Deviations up to this part of the values are rounding."""
 ROUNDS = 8
 """Number of votes given by the predictions."""
 
@@ -48,7 +54,7 @@ class Auto(UncertainPredictor):
     first votes limit the effect of the choice on few examples.
 
     If the training of graph networks would take long, as of many examples with many nodes, there are fewer, or none, as
-    `weights` says. So a fit takes about a minute on one core at most.
+    `weights` says. So a fit to a few hundred examples of any space takes at most about a minute on one core.
 
     Scores are in the unit of the fitted scores, by a line through the out-of-fold predictions; its residuals also
     scale the deviation. `cross_validated` is tau of the out-of-fold predictions. The weights are chosen on the same
@@ -99,7 +105,9 @@ class Auto(UncertainPredictor):
         # If the folds are too small for a part, its out-of-fold predictions are constant, but its final ones are not.
         spread = np.array([each.predict(architectures).std() for each in self._members.values()])
         self._centers = said.mean(axis=1)
-        self._scales = np.maximum(np.maximum(said.std(axis=1), LEAST_SPREAD * spread), 1e-12)
+        scales = np.maximum(said.std(axis=1), LEAST_SPREAD * spread)
+        # A part whose predictions are all equal says nothing; in its own unit, rounding would say much.
+        self._scales = np.where(scales > CONSTANT * np.maximum(np.abs(self._centers), 1.0), scales, np.inf)
         said = (said - self._centers[:, None]) / self._scales[:, None]
         votes = _votes(said, scores, _prior_votes(list(self._members), len(scores)))
         self._weights = votes / votes.sum()
@@ -172,11 +180,12 @@ class Auto(UncertainPredictor):
     def _quick(self, examples: Encodings) -> dict[str, Predictor]:
         """The parts, with as many graph networks as can be trained in time; all of them if there is no other part."""
         made = {part: self._member(part) for part in self.parts}
-        size = len(examples), examples.graphs.types.shape[1]
-        if GraphNetwork.name in made and len(made) > 1 and GraphNetwork.passes(*size) > MOST_WORK:
-            made[GraphNetwork.name] = member(GraphNetwork.name, self.space, {"seed": self.seed, "members": FEWER})
+        if GraphNetwork.name in made and len(made) > 1:
+            size = len(examples), examples.graphs.types.shape[1]
             if GraphNetwork.passes(*size, FEWER) > MOST_WORK:
                 del made[GraphNetwork.name]
+            elif GraphNetwork.passes(*size) > MOST_WORK:
+                made[GraphNetwork.name] = member(GraphNetwork.name, self.space, {"seed": self.seed, "members": FEWER})
         return made
 
     def _member(self, part: str) -> Predictor:

@@ -26,6 +26,10 @@ FARTHEST = 5.0
 """Features are clipped at this number of deviations from the space's mean."""
 CHUNK = 4096
 """Number of architectures scored at once, which bounds the memory and keeps it in the processor's cache."""
+LARGEST = 20_000
+"""The most examples that can be fitted; the kernel of more would take gigabytes."""
+FORMER_HEADROOM = 0.5
+"""The headroom of processes whose former version had no such option."""
 HASHES = 4
 """Number of hashes of a node, each with a vocabulary of its own."""
 
@@ -50,7 +54,7 @@ class GaussianProcess(UncertainPredictor):
             the good ones.
         headroom: With ``log``, how far above the best the point is, in units of the distance of the best to the median.
         isotropic: Whether all features have the same length scale.
-        expressions: Whether to use the linear kernel on counts.
+        weisfeiler_lehman: Whether to use the linear kernel on Weisfeiler-Lehman counts.
         tuned_on: Maximum number of examples for the kernel's parameters, drawn at random; the fit uses all examples.
         most: Maximum number of examples for the fit: of ``normal`` scores drawn at random, with ``log`` the best. Time
             grows with their cube.
@@ -66,21 +70,22 @@ class GaussianProcess(UncertainPredictor):
         target: Literal["normal", "log"] = "normal",
         headroom: Annotated[float, Field(gt=0)] = 0.25,
         isotropic: bool = False,
-        expressions: bool = True,
-        tuned_on: Annotated[int, Field(ge=FEWEST)] = 600,
-        most: Annotated[int, Field(ge=FEWEST)] = 6000,
+        weisfeiler_lehman: bool = True,
+        tuned_on: Annotated[int, Field(ge=FEWEST, le=LARGEST)] = 600,
+        most: Annotated[int, Field(ge=FEWEST, le=LARGEST)] = 6000,
         seed: int = 0,
     ) -> None:
         super().__init__(space)
         self.target = target
         self.headroom = headroom
         self.isotropic = isotropic
-        self.expressions = expressions
+        self.weisfeiler_lehman = weisfeiler_lehman
         self.tuned_on = tuned_on
         self.most = most
         self.seed = seed
         self._process: Process | None = None
         self._vocabulary: Vocabulary | None = None
+        self._usual: tuple[Floats, Floats]
 
     def fit(self, architectures: Sequence[Architecture], scores: Floats) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
@@ -96,8 +101,9 @@ class GaussianProcess(UncertainPredictor):
             self.target_transform, target = NormalScores.of(scores), normal_scores(scores)
         spread = float(target.std())
         self._center, self._unit = float(target.mean()), spread if spread > 1e-9 else 1.0  # equal up to rounding
+        self._usual = self._usual_in_space
         points, residuals = self._points(views), (target - self._center) / self._unit
-        self._vocabulary = Vocabulary.of(views.hashes) if self.expressions else None
+        self._vocabulary = Vocabulary.of(views.hashes) if self.weisfeiler_lehman else None
         counts = self._counts(views)
         tuning = np.sort(rng.permutation(len(scores))[: self.tuned_on])
         some = None if counts is None else counts[tuning]
@@ -122,8 +128,9 @@ class GaussianProcess(UncertainPredictor):
     def covariance(self, architectures: Sequence[Architecture], others: Sequence[Architecture]) -> Floats:
         process, theirs = self._fitted(), Encodings.of(self.space, others)
         their_points, their_counts = self._points(theirs), self._counts(theirs)
+        whitened = process.whitened(their_points, their_counts)
         rows = [
-            process.covariance(self._points(views), their_points, self._counts(views), their_counts)
+            process.covariance(self._points(views), their_points, self._counts(views), their_counts, whitened=whitened)
             for views in self._chunks(architectures)
         ]
         return self._unit**2 * np.concatenate(rows)
@@ -155,9 +162,11 @@ class GaussianProcess(UncertainPredictor):
         points, residuals, log = (arrays[name] for name in ("points", "residuals", "log"))
         scales = np.zeros(0) if self.isotropic else arrays["scales"]
         n = len(residuals)
+        if n > self.most:
+            raise ValueError(f"a process of at most {self.most} examples cannot have {n}")
         if (
             points.shape != (n, len(mean))
-            or log.shape != (4 if self.expressions else 3,)
+            or log.shape != (4 if self.weisfeiler_lehman else 3,)
             or scales.shape != (0 if self.isotropic else len(mean),)
         ):
             raise ValueError(
@@ -165,7 +174,7 @@ class GaussianProcess(UncertainPredictor):
                 f"log {log.shape}, scales {scales.shape}"
             )
         counts = None
-        if self.expressions:
+        if self.weisfeiler_lehman:
             self._vocabulary = Vocabulary([arrays[f"expressions {i}"] for i in range(HASHES)])
             width = sum(map(len, self._vocabulary.hashes))
             counts = Counts((arrays["counted"], arrays["columns"], arrays["rows"]), shape=(n, width))
@@ -185,6 +194,8 @@ class GaussianProcess(UncertainPredictor):
         mean, scale = (np.append(arrays[name], np.zeros(new)) for name in ("mean", "scale"))
         self._usual = mean, scale
         width = max(int((scale > 0).sum()), 1) ** 0.5
+        if self.target == "log":
+            self.headroom = FORMER_HEADROOM
         residuals = targets - float(arrays["center"][0])
         noise = np.exp(arrays["log_noise"]) + JITTER * ((residuals**2).mean() or 1.0) - JITTER
         smooth, linear = arrays["log_weights"]
@@ -202,7 +213,7 @@ class GaussianProcess(UncertainPredictor):
         }
 
     @cached_property
-    def _usual(self) -> tuple[Floats, Floats]:
+    def _usual_in_space(self) -> tuple[Floats, Floats]:
         """Mean and inverse deviation of each feature in the space; 0 for a constant feature."""
         rng = default_rng(self.seed)
         features = Encodings(self.space, [self.space.sample(rng) for _ in range(MEMBERS)]).features
@@ -234,8 +245,9 @@ class GaussianProcess(UncertainPredictor):
 class IsotropicGaussianProcess(GaussianProcess):
     """Gaussian process with one length scale, for few examples.
 
-    It is `GaussianProcess` with `isotropic`, without `expressions`, and with the target ``log``. Only the variance, one
-    length scale and the noise are fitted. So five examples are enough to begin with, and a hundred take milliseconds.
+    It is `GaussianProcess` with `isotropic`, without `weisfeiler_lehman`, and with the target ``log``. Only the
+    variance, one length scale and the noise are fitted. So five examples are enough to begin with, and a hundred take
+    milliseconds.
 
     Args:
         space: The space of the architectures to score.
@@ -252,7 +264,7 @@ class IsotropicGaussianProcess(GaussianProcess):
         space: SearchSpace,
         *,
         headroom: Annotated[float, Field(gt=0)] = 0.25,
-        most: Annotated[int, Field(ge=FEWEST)] = 2000,
+        most: Annotated[int, Field(ge=FEWEST, le=LARGEST)] = 2000,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -260,7 +272,7 @@ class IsotropicGaussianProcess(GaussianProcess):
             target="log",
             headroom=headroom,
             isotropic=True,
-            expressions=False,
+            weisfeiler_lehman=False,
             tuned_on=most,
             most=most,
             seed=seed,

@@ -31,7 +31,7 @@ class LightGBM(TabularPredictor):
         sample: The fraction of the architectures that each tree is fitted to.
         seed: The seed of the samples.
         linear: Whether the trees are fitted to the residuals of ridge regression on the same features, instead of the
-            targets.
+            targets; by default where the roles of operations are not known.
         proxies: Zero-cost proxies to use as further features, such as ``[nwot, synflow]``; each architecture is then
             built, and run on noise, once in a process.
     """
@@ -49,7 +49,7 @@ class LightGBM(TabularPredictor):
         share: float = 0.3,
         sample: float = 0.6,
         seed: int = 0,
-        linear: bool = True,
+        linear: bool | None = None,
         proxies: ProxyNames = (),
     ) -> None:
         super().__init__(space)

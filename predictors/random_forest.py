@@ -17,7 +17,8 @@ class RandomForest(TabularPredictor, UncertainPredictor):
     """Random forest with a deviation, on scores made normal by rank.
 
     The deviation has two parts: the deviation between trees, and the deviation of scores within a leaf (Hutter et
-    al., 2014, "Algorithm runtime prediction", sec. 4.3.2). Both are in the unit of normal scores.
+    al., 2014, "Algorithm runtime prediction", sec. 4.3.2). Both are in the unit of normal scores. With `linear` they
+    are those of the errors of ridge regression on examples that it was not fitted to.
 
     Args:
         space: The space of the architectures to score.
@@ -34,6 +35,7 @@ class RandomForest(TabularPredictor, UncertainPredictor):
     """
 
     name: ClassVar[str] = "random_forest"
+    leaves_out: ClassVar[bool] = True
 
     def __init__(
         self,

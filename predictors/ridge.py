@@ -33,15 +33,27 @@ class Ridge:
     offset: Floats
 
     @classmethod
-    def fitted(cls, features: NDArray[np.float32], targets: Floats) -> Self:
-        """The model of features `[n, features]` with the penalty of the least leave-one-out error."""
+    def fitted(cls, features: NDArray[np.float32], targets: Floats) -> tuple[Self, Floats]:
+        """The model with the penalty of the least leave-one-out error, and these errors.
+
+        Args:
+            features: `[n, features]`.
+            targets: `[n]`.
+
+        Returns:
+            The model, and for each example its target less what the model fitted to the others predicts, `[n]`.
+        """
         from sklearn.linear_model import RidgeCV
 
         mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
         scale = np.where(deviation > 1e-9, 1 / np.maximum(deviation, 1e-9), 0.0)
         start = cls(mean, scale, np.zeros_like(mean), np.zeros(1))
-        model = RidgeCV(PENALTIES).fit(start._standardized(features), targets)
-        return cls(mean, scale, model.coef_, np.array([model.intercept_]))
+        points = start._standardized(features)
+        model = RidgeCV(PENALTIES, store_cv_results=True).fit(points, targets)
+        residuals = targets - model.predict(points)
+        squared = model.cv_results_[:, int(np.argmin(np.abs(PENALTIES - model.alpha_)))]
+        left_out = np.sign(residuals) * np.sqrt(squared)  # leaving an example out enlarges its residual
+        return cls(mean, scale, model.coef_, np.array([model.intercept_])), left_out
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self | None:

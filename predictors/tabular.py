@@ -2,15 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, ClassVar, Self, TypeAlias
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from nasplat.architecture import Architecture
 from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
+from nasplat.graph import Role
 from nasplat.predictor import FittedState, Predictor, checked_scores
 from nasplat.predictors.proxy_features import proxy_features, proxy_names
 from nasplat.predictors.ridge import Ridge
@@ -30,19 +32,26 @@ class TabularPredictor(Predictor):
     arXiv:1904.10416).
 
     Attributes:
-        linear: Whether the trees are fitted to the residuals of ridge regression, instead of the targets.
+        linear: Whether the trees are fitted to the residuals of ridge regression, instead of the targets; None if they
+            are where the roles of operations are not known.
         proxies: The names of the zero-cost proxies that are further features.
     """
 
-    linear: bool = True
+    linear: bool | None = True
     proxies: tuple[str, ...] = ()
+    leaves_out: ClassVar[bool] = False
+    """Whether the trees are fitted to errors on examples that are left out; needed for a deviation."""
     _ridge: Ridge | None = None
 
     def fit(self, architectures: Sequence[Architecture], scores: NDArray[np.float64]) -> Self:
         scores = checked_scores(self.name, architectures, scores, FEWEST)
         features, targets = self.table(architectures), normal_scores(scores)
-        self._ridge = Ridge.fitted(features, targets) if self.linear else None
-        self.learn(features, targets - self.baseline(features))
+        if self._begins_linear():
+            self._ridge, left_out = Ridge.fitted(features, targets)
+            residuals = left_out if self.leaves_out else targets - self.baseline(features)
+        else:
+            self._ridge, residuals = None, targets
+        self.learn(features, residuals)
         self.target_transform = NormalScores.of(scores)
         return self
 
@@ -52,6 +61,12 @@ class TabularPredictor(Predictor):
         if not self.proxies:
             return features
         return np.concatenate([features, proxy_features(self.space, architectures, self.proxies)], axis=1)
+
+    def _begins_linear(self) -> bool:
+        if self.linear is not None:
+            return self.linear
+        operations = self.space.graphs([self.space.sample(default_rng(0))]).operations
+        return any(operation.role is Role.OTHER for operation in operations)
 
     def baseline(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """What trees add to, `[n]`: the values of ridge regression, or zeros."""
@@ -63,11 +78,12 @@ class TabularPredictor(Predictor):
 
     def set_state(self, state: FittedState) -> None:
         self._ridge = Ridge.of_arrays(state.arrays)  # earlier versions had none
+        self.linear = self._ridge is not None
         self.set_trees(state)
 
     @abstractmethod
     def learn(self, features: NDArray[np.float32], targets: NDArray[np.float64]) -> None:
-        """Fit trees to targets `[n]` of features `[n, features]`; the mean of the targets is 0 up to rounding."""
+        """Fit trees to targets `[n]` of features `[n, features]`."""
 
     @abstractmethod
     def get_trees(self) -> FittedState:

@@ -222,6 +222,23 @@ def test_votes_go_to_those_who_rank(registered: None) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_a_part_that_says_nothing_is_not_heard(n: int) -> None:
+    for seed in range(4):
+        architectures, scores = examples(n, seed)
+        fitted = make("auto", parts=(*QUICK, "isotropic_gaussian_process")).fit(architectures, scores)
+        mean, deviation = fitted.predict_with_deviation(examples(20, seed=9)[0])
+        assert np.abs(mean - scores.mean()).max() <= 10 * np.ptp(scores)
+        assert deviation.max() <= 100 * np.ptp(scores)
+
+
+def test_first_votes_go_to_the_process_of_few_parameters_where_examples_are_few() -> None:
+    parts = ["gaussian_process_log", "isotropic_gaussian_process", "gradient_boosting"]
+    assert auto_module._prior_votes(parts, 32).tolist() == [6, 4 + 256 / 32, 1]
+    assert auto_module._prior_votes(parts, 512).tolist() == [6, 4.5, 1]
+
+
+@pytest.mark.slow
 def test_graph_networks_that_would_take_long_are_fewer_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     architectures, scores = examples(20)
     parts = ("isotropic_gaussian_process", "graph_network")

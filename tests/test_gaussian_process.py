@@ -17,15 +17,16 @@ from nasplat.encodings.encoding import Encodings
 from nasplat.errors import InputError
 from nasplat.graph import Graphs
 from nasplat.options import complete
+from nasplat.predictor import FittedState
 from nasplat.predictors.gaussian_process import GaussianProcess, IsotropicGaussianProcess
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 from nasplat.surrogates.gaussian_process import (
     FARTHEST,
     JITTER,
-    SPREAD,
-    SPREAD_OF_SCALES,
-    USUAL,
+    PRIOR_DEVIATION,
+    PRIOR_MEAN,
+    SCALE_DEVIATION,
     Process,
     misfit,
     squared_distances,
@@ -48,7 +49,7 @@ def drawn(space: SearchSpace, count: int, seed: int) -> tuple[list[Architecture]
 
 
 KINDS: list[dict[str, Any]] = [
-    {"isotropic": isotropic, "expressions": expressions, "target": target}
+    {"isotropic": isotropic, "weisfeiler_lehman": expressions, "target": target}
     for isotropic, expressions, target in (
         (True, False, "log"),
         (True, True, "normal"),
@@ -126,10 +127,12 @@ def test_the_misfit_is_the_negative_logarithm_of_the_posterior_density() -> None
         variance, length, noise = np.exp(log)
         kernel = variance * Matern(length, nu=2.5)(points * np.exp(scales))
         evidence = multivariate_normal(cov=kernel + (noise + JITTER) * np.eye(7)).logpdf(residuals)
-        prior = norm(USUAL[:3], SPREAD[:3]).logpdf(log).sum() + norm(0, SPREAD_OF_SCALES).logpdf(scales).sum()
+        prior = (
+            norm(PRIOR_MEAN[:3], PRIOR_DEVIATION[:3]).logpdf(log).sum() + norm(0, SCALE_DEVIATION).logpdf(scales).sum()
+        )
         return float(evidence + prior)
 
-    ways = [(USUAL[:3] + 0.2, np.zeros(3)), (USUAL[:3] - 0.3, np.array([0.5, -0.1, 0.2]))]
+    ways = [(PRIOR_MEAN[:3] + 0.2, np.zeros(3)), (PRIOR_MEAN[:3] - 0.3, np.array([0.5, -0.1, 0.2]))]
     densities, misfits = zip(*((density(*way), misfit(*way, points, residuals)[0]) for way in ways), strict=True)
     assert misfits[0] - misfits[1] == pytest.approx(densities[1] - densities[0])
 
@@ -142,13 +145,14 @@ def test_tuning_lowers_the_misfit() -> None:
         process = Process.tuned(points, residuals / residuals.std(), isotropic=isotropic)
         given = points, process.residuals
         tuned = misfit(process.log, process.scales, *given)
-        assert tuned[0] < misfit(USUAL[:3], np.zeros_like(process.scales), *given)[0] - 5
+        assert tuned[0] < misfit(PRIOR_MEAN[:3], np.zeros_like(process.scales), *given)[0] - 5
         if not isotropic:
             assert process.scales[0] > process.scales[1:].max(), "the one feature that matters"
 
 
 def test_points_that_nearly_coincide_have_a_factor() -> None:
-    points = np.repeat(default_rng(4).standard_normal((4, 3)), 40, axis=0) * (1 + 1e-15)
+    rng = default_rng(4)
+    points = np.repeat(rng.standard_normal((4, 3)), 40, axis=0) + 1e-12 * rng.standard_normal((160, 3))
     residuals = default_rng(5).standard_normal(len(points))
     log = np.log([1e9, 3.0, 1e-12])  # rounding of the variance exceeds the noise
     value, gradient = misfit(log, np.zeros(0), points, residuals)
@@ -161,7 +165,7 @@ def test_hyperparameters_stay_near_their_priors() -> None:
     rng = default_rng(6)
     points = rng.standard_normal((71, 60)) / 8
     process = Process.tuned(points, 1e6 * rng.standard_normal(71), isotropic=False)  # the first step would be far
-    assert np.abs((process.log - USUAL[:3]) / SPREAD[:3]).max() <= FARTHEST
+    assert np.abs((process.log - PRIOR_MEAN[:3]) / PRIOR_DEVIATION[:3]).max() <= FARTHEST
     assert np.isfinite(process.mean(points)).all()
 
 
@@ -170,7 +174,7 @@ def test_known_distances_change_nothing() -> None:
     points, residuals = rng.standard_normal((9, 3)), rng.standard_normal(9)
     squared = squared_distances(points, points)
     assert squared == pytest.approx(((points[:, None] - points) ** 2).sum(axis=2), abs=1e-12)
-    one, other = (misfit(USUAL[:3], np.zeros(0), points, residuals, None, known) for known in (None, squared))
+    one, other = (misfit(PRIOR_MEAN[:3], np.zeros(0), points, residuals, None, known) for known in (None, squared))
     assert one[0] == other[0] and np.array_equal(one[1], other[1])
 
 
@@ -212,7 +216,7 @@ def test_options_out_of_range_are_refused(kind: type[GaussianProcess], options: 
 
 def test_the_isotropic_process_is_one_with_other_options(space: SearchSpace) -> None:
     architectures, scores = drawn(space, 30, 6)
-    options: dict[str, Any] = {"isotropic": True, "expressions": False, "target": "log", "headroom": 0.25}
+    options: dict[str, Any] = {"isotropic": True, "weisfeiler_lehman": False, "target": "log", "headroom": 0.25}
     same = GaussianProcess(space, **options).fit(architectures, scores)
     named = IsotropicGaussianProcess(space).fit(architectures, scores)
     np.testing.assert_array_equal(named.predict(architectures), same.predict(architectures))
@@ -261,6 +265,45 @@ def test_views_compute_what_they_need_once_for_all(space: SearchSpace, monkeypat
     (two, one) = some.chunks(2)
     np.testing.assert_array_equal(np.concatenate([two.features, one.features]), wanted[0])
     assert rows == [9], "graphs were computed again"
+
+
+@pytest.mark.parametrize("target", ["normal", "log"])
+def test_states_of_the_former_version_say_the_same(target: str, space: SearchSpace) -> None:
+    architectures, scores = drawn(space, 30, 7)
+    fresh, _ = drawn(space, 20, 8)
+    options: dict[str, Any] = {"target": target}
+    process = GaussianProcess(space, **options).fit(architectures, scores)
+    state = process.get_state()
+    arrays, values = dict(state.arrays), state.values
+    mean, scale = arrays["usual"]
+    views = Encodings(space, architectures)
+    width = max(int((scale > 0).sum()), 1) ** 0.5
+    variance, length, noise, linear = arrays["log"]
+    former = {name: array for name, array in arrays.items() if name.startswith("expressions ")} | {
+        "mean": mean,
+        "scale": scale,
+        "log_scales": arrays["scales"] - np.log(width) - length,
+        "log_weights": np.array([variance, linear]) + 2 * np.log(values["unit"]),
+        "log_noise": np.array([noise + 2 * np.log(values["unit"])]),
+        "center": np.array([values["center"]]),
+        "features": views.description,
+        "hashes": views.hashes,
+        "targets": values["center"] + values["unit"] * arrays["residuals"],
+    }
+    again = GaussianProcess(space, **options)
+    again.set_state(FittedState(arrays=former))
+    for one, other in zip(again.predict_with_deviation(fresh), process.predict_with_deviation(fresh), strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)  # the jitter had another unit
+    assert again.headroom == (0.5 if target == "log" else 0.25)  # what it was fitted with
+    anew = GaussianProcess(space, **options, headroom=again.headroom).fit(architectures, scores)
+    np.testing.assert_array_equal(again.fit(architectures, scores).predict(fresh), anew.predict(fresh))
+
+
+def test_a_state_of_more_examples_than_are_fitted_is_refused(space: SearchSpace) -> None:
+    architectures, scores = drawn(space, 20, 5)
+    state = GaussianProcess(space).fit(architectures, scores).get_state()
+    with pytest.raises(ValueError, match="at most 19 examples cannot have 20"):
+        GaussianProcess(space, most=19).set_state(state)
 
 
 @pytest.mark.parametrize("kind", [GaussianProcess, IsotropicGaussianProcess])

@@ -42,12 +42,19 @@ def test_a_choice_costs_what_it_adds_to_the_smallest_network() -> None:
     assert space.graphs([space.parse("200")]).params.tolist() == [[0] * 5]
 
 
-def test_genes_that_differ_in_numbers_alone_share_their_types() -> None:
+def test_genes_that_differ_in_numbers_and_nothing_else_share_their_types() -> None:
     class Stages(GeneSpace):
         """Two stages."""
 
         builds = False
-        genes = (Gene("kernel 1", ("3", "5")), Gene("layers 1", ("1", "3")), Gene("kernel 2", ("3", "7")))
+        genes = (
+            Gene("kernel 1", ("3", "5")),
+            Gene("conv3 count", ("1", "2")),
+            Gene("kernel 2", ("3", "5")),
+            Gene("conv5 count", ("1", "3")),
+            Gene("7", ("1", "2")),
+            Gene("8", ("1", "2")),
+        )
 
         def cost(self, architecture: Architecture, io: IO) -> Cost:
             return Cost(counted=False)
@@ -56,12 +63,16 @@ def test_genes_that_differ_in_numbers_alone_share_their_types() -> None:
             raise NotImplementedError
 
     space = Stages()
-    graphs = space.graphs([space.parse("010"), space.parse("101")])
+    graphs = space.graphs([space.parse("010101")])
     names = [operation.name for operation in graphs.operations]
     assert len(set(names)) == len(names)
-    assert [[names[kind] for kind in row[1:-1]] for row in graphs.types] == [
-        ["kernel =3", "layers =3", "kernel =3"],
-        ["kernel =5", "layers =1", "kernel =7"],
+    assert [names[kind] for kind in graphs.types[0, 1:-1]] == [
+        "kernel=3",
+        "conv3 count=2",
+        "kernel=3",
+        "conv5 count=3",
+        "7=1",
+        "8=2",
     ]
 
 
@@ -81,11 +92,42 @@ def test_no_more_networks_are_counted_than_twice_the_choices(monkeypatch: pytest
     assert 0 < len(counted) == len(set(counted)) <= 2 * sum(map(len, GENES.values()))
 
 
-def test_what_cannot_be_a_member_adds_nothing() -> None:
+def test_choices_that_are_not_allowed_beside_the_smallest_network_are_looked_at_elsewhere() -> None:
     space = made(allowed=lambda width, depth: depth == 1 or width == 8)
     graphs = space.graphs([space.parse("010")])
-    assert graphs.params[0].sum() <= space.cost(space.parse("010"), space.reference_io).params
+    # The width adds nothing known for 16 and 4 at depth 3, and depth 3 adds two layers of 8 · 8 + 8.
+    assert graphs.params[0].tolist() == [0, (16 * 8 + 8 * 3 + 3) - (16 * 4 + 4 * 3 + 3), 2 * (8 * 8 + 8), 0, 0]
     checks.graphs_are_well_formed(space, space.reference_io)
+
+
+def test_genes_without_an_effect_in_the_smallest_network_are_looked_at_elsewhere() -> None:
+    space = made(active=lambda depth: ["depth"] if depth == 1 else ["width", "depth", "bias"])
+    assert space.graphs([space.parse("110")]).params[0, 1] > 0
+
+
+def test_choices_that_share_what_they_add_keep_the_contract() -> None:
+    def shared(left: int, right: int, input_shape: Sequence[int], outputs: int) -> nn.Module:
+        return perceptron(max(left, right), 1, False, input_shape, outputs)
+
+    space = nasplat.space({"left": (4, 64), "right": (4, 64)}, shared, input_shape=(1, 4, 4), outputs=3)
+    checks.graphs_are_well_formed(space, space.reference_io)
+
+
+def test_costs_that_are_known_for_some_members_only_stop_nothing() -> None:
+    class Held(GeneSpace):
+        """Its costs are looked up."""
+
+        builds = False
+        genes = (Gene("left", ("a", "b")), Gene("right", ("c", "d")))
+
+        def cost(self, architecture: Architecture, io: IO) -> Cost:
+            return Cost(params={"00": 5, "11": 9}[architecture.code])
+
+        def build(self, architecture: Architecture, io: IO) -> nn.Module:
+            raise NotImplementedError
+
+    space = Held()
+    assert space.graphs([space.parse("00"), space.parse("11")]).params.tolist() == [[0] * 4] * 2
 
 
 def test_parts_of_a_formula_with_the_name_of_a_gene_are_the_cost_of_its_node() -> None:

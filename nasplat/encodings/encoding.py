@@ -12,6 +12,7 @@ from nasplat.architecture import Architecture
 from nasplat.encodings.features import CHUNK, describe
 from nasplat.encodings.pruned_graph import PrunedGraphs
 from nasplat.encodings.weisfeiler_lehman import Hashes, hashed
+from nasplat.errors import InputError
 from nasplat.graph import Graphs, Role
 from nasplat.search_space import SearchSpace
 
@@ -77,6 +78,9 @@ class Encodings(Sequence[Architecture]):
             return self.description
         width = self.space.features(self.space.sample(default_rng(0))).size  # even if there are no architectures
         own = np.array([self.space.features(a).ravel() for a in self.architectures]).reshape(-1, width)
+        if not np.isfinite(own).all():
+            architecture = self.architectures[int(np.argmin(np.isfinite(own).all(axis=1)))]
+            raise InputError(f"the features of {architecture} must be finite, but are not; correct {self.space.name}")
         return np.concatenate([self.description, own], axis=1)
 
     @_computed

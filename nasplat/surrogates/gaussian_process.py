@@ -16,11 +16,11 @@ Floats = NDArray[np.float64]
 Counts: TypeAlias = csr_array
 """How often each expression occurs, `[n, expressions]`."""
 
-USUAL = np.log([3.0, 2.0, 5e-2, 0.3])
-SPREAD = np.array([1.0, 0.5, 1.0, 2.0])
+PRIOR_MEAN = np.log([3.0, 2.0, 5e-2, 0.3])
+PRIOR_DEVIATION = np.array([1.0, 0.5, 1.0, 2.0])
 """Means and deviations of the normal priors of the logarithms of variance, length scale, noise and weight of counts, in
 units of the targets' variance and of the usual distance."""
-SPREAD_OF_SCALES = 0.63
+SCALE_DEVIATION = 0.63
 """Deviation of the normal prior of the logarithm of each point's own scale; its mean is 0."""
 FARTHEST = 6.0
 """With scales, hyperparameters stay within this number of their deviations: a first step in many directions is long."""
@@ -62,13 +62,13 @@ class Process:
         plain = 3 if counts is None else 4
         gram = None if counts is None else _gram(counts, counts)
         features = 0 if isotropic else points.shape[1]
-        start = np.concatenate([USUAL[:plain], np.zeros(features)])
+        start = np.concatenate([PRIOR_MEAN[:plain], np.zeros(features)])
         squared = squared_distances(points, points) if isotropic else None
 
         def objective(at: Floats) -> tuple[float, Floats]:
             return misfit(at[:plain], at[plain:], points, residuals, gram, squared)
 
-        spread = np.concatenate([SPREAD[:plain], np.full(features, SPREAD_OF_SCALES)])
+        spread = np.concatenate([PRIOR_DEVIATION[:plain], np.full(features, SCALE_DEVIATION)])
         bounds = None if isotropic else np.stack([start - FARTHEST * spread, start + FARTHEST * spread], axis=1)
         options = {"maxiter": STEPS}
         found = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options).x
@@ -82,7 +82,7 @@ class Process:
         """The mean at the given points and counts, `[m]`."""
         means: Floats = self._smooth(self._scaled(points), self._own) @ self._solved
         if counts is not None:
-            means += np.exp(self.log[3]) * (counts @ self._worth)
+            means += np.exp(self.log[3]) * (counts @ self._expression_weights)
         return means
 
     def deviation(self, points: Floats, counts: Counts | None = None) -> Floats:
@@ -90,16 +90,30 @@ class Process:
         prior: Floats = np.exp(self.log[0])
         if counts is not None:
             prior = prior + np.exp(self.log[3]) * np.asarray(counts.multiply(counts).sum(axis=1)).ravel()
-        known = self._known(points, counts)
-        deviation: Floats = np.sqrt(np.maximum(prior - np.einsum("en,en->n", known, known), 0.0))
+        whitened = self.whitened(points, counts)
+        deviation: Floats = np.sqrt(np.maximum(prior - np.einsum("en,en->n", whitened, whitened), 0.0))
         return deviation
 
     def covariance(
-        self, points: Floats, others: Floats, counts: Counts | None = None, other_counts: Counts | None = None
+        self,
+        points: Floats,
+        others: Floats,
+        counts: Counts | None = None,
+        other_counts: Counts | None = None,
+        *,
+        whitened: Floats,
     ) -> Floats:
-        """The covariance of the values at some points with those at others, `[m, others]`."""
+        """The covariance of the values at some points with those at others, `[m, others]`.
+
+        Args:
+            points: The points.
+            others: The other points.
+            counts: The counts of the points, if the process uses them.
+            other_counts: The counts of the others, likewise.
+            whitened: As `whitened` of the others.
+        """
         prior = self._kernel(points, self._scaled(others), counts, other_counts)
-        return prior - self._known(points, counts).T @ self._known(others, other_counts)
+        return prior - self.whitened(points, counts).T @ whitened
 
     @cached_property
     def _own(self) -> Floats:
@@ -117,11 +131,11 @@ class Process:
         return solved
 
     @cached_property
-    def _worth(self) -> Floats:
+    def _expression_weights(self) -> Floats:
         """The linear part of the mean, in one weight for each expression."""
         assert self.counts is not None
-        worth: Floats = self.counts.T @ self._solved
-        return worth
+        weights: Floats = self.counts.T @ self._solved
+        return weights
 
     def _scaled(self, points: Floats) -> Floats:
         return points * np.exp(self.scales) if len(self.scales) else points
@@ -136,11 +150,11 @@ class Process:
             kernel += np.exp(self.log[3]) * _gram(counts, others)
         return kernel
 
-    def _known(self, points: Floats, counts: Counts | None) -> Floats:
-        """The covariance with the examples, whitened, `[n, m]`."""
+    def whitened(self, points: Floats, counts: Counts | None) -> Floats:
+        """The covariance with the examples, divided by the factor of that among the examples, `[n, m]`."""
         near = self._kernel(points, self._own, counts, self.counts)
-        known: Floats = solve_triangular(self._root, near.T, lower=True, check_finite=False)
-        return known
+        whitened: Floats = solve_triangular(self._root, near.T, lower=True, check_finite=False)
+        return whitened
 
 
 def misfit(
@@ -181,8 +195,8 @@ def misfit(
         # The derivative by a log scale: the sum over pairs of each feature's own squared difference, in three products.
         pairs = inner * (1 + root) * decay * (-5 / 3 / length**2)
         by_scales = 2 * (pairs.sum(axis=1) @ scaled**2 - np.einsum("nf,nf->f", scaled, pairs @ scaled))
-    prior = np.concatenate([(log - USUAL[: len(log)]) / SPREAD[: len(log)], scales / SPREAD_OF_SCALES])
-    spread = np.concatenate([SPREAD[: len(log)], np.full(len(scales), SPREAD_OF_SCALES)])
+    prior = np.concatenate([(log - PRIOR_MEAN[: len(log)]) / PRIOR_DEVIATION[: len(log)], scales / SCALE_DEVIATION])
+    spread = np.concatenate([PRIOR_DEVIATION[: len(log)], np.full(len(scales), SCALE_DEVIATION)])
     density = 0.5 * residuals @ solved + np.log(np.diagonal(factor)).sum() + 0.5 * (prior**2).sum()
     return float(density), np.concatenate([gradient, by_scales]) / 2 + prior / spread
 
