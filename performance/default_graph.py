@@ -1,12 +1,13 @@
-"""How predictors rank by the default graph of a space of genes, beside a Gaussian process on one-hot genes.
+"""How predictors rank by the default graph of a space of genes, beside a Gaussian process on one-hot features.
 
     python performance/default_graph.py [--spaces digits mobile nasbench201 nasbench101] [--predictors random_forest …]
         [--examples 50 100 400] [--seeds 5] [--json]
 
 Two spaces are generated and have the default graph: `digits` is that of `partial_table.py`, ten genes whose choices
 have equal names; `mobile` has 28 genes of a network of seven stages. With --before they have the default graph as it
-was: one type for all choices of one name, and no costs. The two tables have graphs of their own; they need the data
-folder (see the README).
+was: one type for all choices of one name, and no costs. The two tables have graphs of their own, before as now; they
+need the data folder (see the README). The peer learns from the space's own features: one-hot genes, and for
+NAS-Bench-101 its matrix and operations.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import sklearn
 import torch
 from numpy.random import default_rng
 from numpy.typing import NDArray
-from partial_table import Digits, Generated
+from partial_table import HELD, Digits, Generated
 from scipy.stats import kendalltau
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -122,7 +123,7 @@ def as_before(space: type[Made]) -> type[Made]:
 
 
 def mobile(space: Mobile, seed: int, count: int) -> tuple[list[Architecture], Floats]:
-    """Members and generated accuracies: stages with diminishing returns, interactions, and a price of uneven ones."""
+    """Members and generated accuracies: stages with diminishing returns, interactions, and a loss for uneven ones."""
     rng = default_rng(seed)
     members = [space.sample(rng) for _ in range(count)]
     weights, kernels, attentions, together = (
@@ -205,6 +206,8 @@ def main() -> None:
     parser.add_argument("--before", action="store_true", help="with the default graph as it was, on generated spaces")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
+    if max(arguments.examples) > HELD - RANKED and "digits" in arguments.spaces:
+        parser.error(f"digits has {HELD:,} members, of which {RANKED:,} are ranked")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)  # of scikit-learn's process, whose bounds are usual
     rows = []

@@ -53,8 +53,8 @@ Test accuracy after 200 epochs, averaged over the trained seeds, to which every 
 standard deviation {100 * NOISE:g} points, drawn for each code: the optimum moves, and no fixed answer can be learned.
 "shared" is how often the best code shares its canonical key with other codes.""",
     "validation": """\
-Validation accuracy after 200 epochs, trained on half of the training set, averaged over the trained seeds; the best
-cell by it is the best by test accuracy as well.""",
+Validation accuracy after 200 epochs, trained on half of the training set, averaged over the trained seeds. For
+CIFAR-10 the best cell by it is the best by test accuracy as well.""",
     "parallel": """\
 Test accuracy after 200 epochs, averaged over the trained seeds. Batches: 8 are asked for at once and all are told, in
 order, before the next 8. Asynchronous: 8 are always being measured; the one that ends next is drawn at random. The

@@ -32,7 +32,7 @@ BASES: dict[str, type] = {
 
 DEFAULT_GRAPH = (
     "predictors see this space as the default chain of genes or features; they rank better with a graph of layers, "
-    "which SearchSpace.graphs returns (see CONTRIBUTING.md)"
+    "which SearchSpace.graphs returns, with one node for each layer, its costs and its role (nasplat.graph.Graphs)"
 )
 
 
