@@ -1,6 +1,7 @@
 """Immutable, content-addressed pieces of a run: weights, optimiser states, statistics."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ class Handle:
 
     def __str__(self) -> str:
         return self.digest
+
+
+def digests_in(text: str) -> set[str]:
+    """All digests in a text, such as a state or an event that may be too damaged to be decoded."""
+    return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
 
 
 class Artifacts(ABC):

@@ -39,7 +39,8 @@ class Strategy(ABC):
     tells within a generation changes nothing.
 
     Handles. `handles` names every artifact that a later task may need. An artifact that neither it nor a task in
-    flight names may be deleted, except the weights that measurements left. Shared weights may be deleted, too; but the
+    flight names may be deleted, except the weights that measurements left. For a class that has a state of its own
+    and no `handles` of its own, what the state names is kept, too. Shared weights may be deleted, too; but the
     newest, and those used by the measurements of the highest fidelity, are kept even if nothing names them. The
     artifacts of a measurement with shared weights are deleted together with these weights.
 
@@ -74,6 +75,7 @@ class Strategy(ABC):
         """The artifacts that a later task may need: continue from, begin with, or learn from; by default none.
 
         The outcomes that the strategy was told have them. One that it does not name is deleted sooner or later.
+        Define it beside `get_state`; if no later task needs anything, it returns no handle.
         """
         return set()
 
@@ -108,7 +110,7 @@ class Strategy(ABC):
 
 
 def named_digests(strategy: Strategy) -> set[str]:
-    """The digests of the artifacts that a later task of a strategy may need.
+    """The digests of the artifacts that a strategy names by `handles`.
 
     Raises:
         StrategyError: The strategy names something else than handles.
@@ -121,7 +123,7 @@ def named_digests(strategy: Strategy) -> set[str]:
     return {handle.digest for handle in named}
 
 
-def left_by(outcome: Outcome) -> set[str]:
+def artifact_digests(outcome: Outcome) -> set[str]:
     """The digests of the artifacts that an outcome left."""
     if isinstance(outcome, Trained):
         return {outcome.weights.digest}
@@ -179,7 +181,7 @@ class GenerationalStrategy(Strategy):
     def handles(self) -> set[Handle]:
         """All that the tasks and outcomes of the current generation name; a subclass adds what it keeps for later."""
         named = [needed_by(task) for task in self._unasked]
-        named += [needed_by(outcome.task) | left_by(outcome) for outcome in self._outcomes]
+        named += [needed_by(outcome.task) | artifact_digests(outcome) for outcome in self._outcomes]
         return {Handle(digest) for digest in set().union(*named)}
 
     def get_state(self) -> dict[str, Any]:

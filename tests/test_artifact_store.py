@@ -14,6 +14,7 @@ import nasplat.driver.loop
 from nasplat.artifact import Artifacts, Handle
 from nasplat.config import SearchConfig
 from nasplat.driver.budget import Budget
+from nasplat.driver.collection import kept_digests
 from nasplat.driver.loop import Search
 from nasplat.errors import StrategyError
 from nasplat.executors.inline import InlineExecutor
@@ -21,6 +22,7 @@ from nasplat.problem import Problem
 from nasplat.registry import STRATEGIES
 from nasplat.run.directory import RunDirectory
 from nasplat.storage.artifact_store import ArtifactStore
+from nasplat.strategies.random_search import RandomSearch
 from nasplat.strategies.successive_halving import ASHA
 from nasplat.strategy import Strategy, named_digests
 from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Trained, TrainSupernet
@@ -180,6 +182,67 @@ def test_what_a_strategy_needs_but_did_not_name_ends_the_search(
     with search(tmp_path / "run", "asha", 60) as loop, pytest.raises(StrategyError, match=said):
         loop.run()
     assert not RunDirectory(tmp_path / "run").history().failures
+
+
+def test_a_refused_task_is_refused_again_by_the_next_session(
+    tmp_path: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier session deleted is known from the log, which no failure harms."""
+    monkeypatch.setattr(ASHA, "handles", Strategy.handles)
+    for _ in range(2):
+        with search(tmp_path / "run", "asha", 60) as loop, pytest.raises(StrategyError, match="did not name it"):
+            loop.run()
+    assert not RunDirectory(tmp_path / "run").history().failures
+
+
+@pytest.mark.slow
+def test_a_state_that_is_named_and_lost_fails_its_trial_alone(tmp_path: Path, eager: None) -> None:
+    """A named state is not the strategy's fault: nothing is refused."""
+    with search(tmp_path / "run", "asha", 10) as loop:
+        loop.run()
+    run = RunDirectory(tmp_path / "run")
+    for path in states_in(run.artifacts.folder):
+        path.unlink()
+    with search(tmp_path / "run", "asha", 30) as loop:
+        loop.run()
+    assert {failure.kind for failure in run.history().failures} == {"artifact lost"}
+    assert len(run.history().outcomes) == 30
+
+
+@pytest.mark.slow
+def test_a_strategy_that_does_not_say_keeps_what_its_state_names(
+    tmp_path: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strategies of earlier versions had no `handles`; they search and resume as before."""
+    monkeypatch.delattr(ASHA, "handles")
+    for trials in (12, 24):
+        with search(tmp_path / "run", "asha", trials) as loop:
+            loop.run()
+    history = RunDirectory(tmp_path / "run").history()
+    assert not history.failures
+    assert [m for m in history.measured if m.id > 12 and m.task.continues is not None]
+
+
+def test_a_class_says_by_handles_beside_its_state_what_is_kept() -> None:
+    problem, digest = toy_problem(), "0" * 64
+
+    class Silent(RandomSearch):
+        def get_state(self) -> dict[str, Any]:
+            return super().get_state() | {"weights": digest}
+
+    class Named(Silent):
+        def handles(self) -> set[Handle]:
+            return set()
+
+    class Inherited(Named):
+        pass
+
+    class SilentGenerations(SharedGenerations):
+        def get_state(self) -> dict[str, Any]:
+            return super().get_state() | {"teacher": digest}
+
+    assert kept_digests(Silent(problem)) == kept_digests(SilentGenerations(problem)) == {digest}
+    assert kept_digests(Named(problem)) == kept_digests(Inherited(problem)) == set()
 
 
 def test_handles_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:

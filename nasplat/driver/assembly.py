@@ -12,7 +12,7 @@ from nasplat.errors import InputError
 from nasplat.options import construct
 from nasplat.problem import Problem
 from nasplat.registry import AUTO, BENCHMARKS, SEARCH_SPACES
-from nasplat.retraining import Retraining
+from nasplat.retraining import RETRAINING
 from nasplat.search_space import SupernetSpace
 from nasplat.strategy import Strategy
 
@@ -91,7 +91,7 @@ class Assembly:
                 f"the strategy {config.strategy.name} is to fine-tune networks from shared weights, but the benchmark "
                 f"{config.benchmark.name} cannot; leave out the option that asks for it, such as strategy.finish=race"
             )
-        taught = isinstance(strategy, Retraining) and strategy.teacher
+        taught = config.kind == RETRAINING and bool(config.strategy.options["teacher"])
         if taught and not benchmark.distills:
             raise InputError(
                 f"the retraining uses a teacher, but the benchmark {config.benchmark.name} is not configured for "

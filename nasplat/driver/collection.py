@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Handle
+from nasplat.artifact import Handle, digests_in
 from nasplat.storage.artifact_store import ArtifactStore
-from nasplat.strategy import Strategy, left_by, named_digests
+from nasplat.storage.state import pack
+from nasplat.strategy import Strategy, artifact_digests, named_digests
 from nasplat.task import STATE, Measurement, Outcome, Task, Trained, needed_by
 
 COLLECT_BYTES = 256 * 2**20
@@ -20,10 +21,10 @@ class Collector:
     Two kinds of artifacts are kept. The first are the artifacts of measurements, without the states that only a later
     task could use. The second are the artifacts that the strategy or a task in flight names. A strategy names by
     `handles` everything that it can still use of its outcomes, so an artifact that neither names can never be used
-    again. Of shared weights, these are kept: the newest, those that are named in this way, and those used by the
-    measurements of the highest fidelity, which form the front. The artifacts of measurements with shared weights are
-    kept as long as these weights are. With `replaces_parts`, the artifacts of a measurement are deleted when another
-    measurement has continued it.
+    again; `kept_digests` says what holds for a strategy without `handles`. Of shared weights, these are kept: the
+    newest, those that are named in this way, and those used by the measurements of the highest fidelity, which form
+    the front. The artifacts of measurements with shared weights are kept as long as these weights are. With
+    `replaces_parts`, the artifacts of a measurement are deleted when another measurement has continued it.
 
     Only what the outcomes of the run's own log name is deleted: a store may have files of others, as after a copy.
 
@@ -42,11 +43,11 @@ class Collector:
         self._shared: list[tuple[str, Measurement]] = []
         self._newest_supernet = ""
         self._logged: set[str] = set()
-        self._deleted: set[str] = set()
+        self._unwanted: set[str] = set()
 
     def add(self, outcome: Outcome) -> None:
         """Record the artifacts of an outcome."""
-        self._logged |= left_by(outcome)
+        self._logged |= artifact_digests(outcome)
         if isinstance(outcome, Trained):
             self._newest_supernet = outcome.weights.digest
         elif isinstance(outcome, Measurement) and outcome.cached_from is None:
@@ -69,16 +70,21 @@ class Collector:
         if not store.folder.is_dir():
             return
         wanted = self._left.union({self._newest_supernet}, *self._parts.values())
-        wanted |= named_digests(self.strategy)
+        wanted |= kept_digests(self.strategy)
         for task in outstanding:
             wanted |= needed_by(task)
         wanted |= self._left_with_shared(wanted)
         sync()
-        self._deleted |= store.collect(wanted, self._logged)
+        store.collect(wanted, self._logged)
+        if not store.shared_with:
+            self._unwanted |= self._logged - wanted
 
-    def gone(self, task: Task) -> set[str]:
-        """The digests of what a task needs and this object has deleted, since the strategy did not name it."""
-        needed = needed_by(task) & self._deleted
+    def deleted_artifacts(self, task: Task) -> set[str]:
+        """The digests of what a task needs and a collection has deleted, since the strategy did not name it.
+
+        An earlier session may have deleted it. What is missing although it was named is lost, and not meant here.
+        """
+        needed = needed_by(task) & self._unwanted
         return {digest for digest in needed if self.artifacts and not self.artifacts.path(Handle(digest)).exists()}
 
     def _keep(self, measurement: Measurement) -> None:
@@ -100,6 +106,20 @@ class Collector:
         weights = named | {digest for digest, m in self._shared if m.task.fidelity == highest}
         self._shared = [(digest, m) for digest, m in self._shared if digest in weights]
         return {each for digest, m in self._shared for each in (digest, *_lasting(m))}
+
+
+def kept_digests(strategy: Strategy) -> set[str]:
+    """The digests of the artifacts that are kept for later tasks of a strategy: those that it names by `handles`.
+
+    A class that has a state of its own and no `handles` of its own may not know that it has to name them, as authors
+    did not have to in earlier versions. Then every digest in the text of the state counts, too.
+
+    Raises:
+        StrategyError: The strategy names something else than handles.
+    """
+    named = named_digests(strategy)
+    defining = next(each for each in type(strategy).__mro__ if vars(each).keys() & {"handles", "get_state"})
+    return named if "handles" in vars(defining) else named | digests_in(pack(strategy.get_state())[0])
 
 
 def _lasting(measurement: Measurement) -> set[str]:

@@ -18,7 +18,6 @@ from nasplat.driver.stopping import MedianStopping
 from nasplat.errors import InputError, RunError, StrategyError
 from nasplat.executors.executor import Executor
 from nasplat.problem import Problem
-from nasplat.retraining import Retraining
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog
 from nasplat.strategy import Strategy
@@ -70,6 +69,7 @@ class Search:
         artifacts: The executor's artifact store, from which unreachable artifacts are deleted; see
             `nasplat.driver.collection`.
         stopping: Gives tasks the rules by which their trials end early; None if none does.
+        replaces_parts: Whether a measurement that continues another one replaces it, as in a retraining.
 
     Attributes:
         accounts: The tasks, their outcomes, and their cost.
@@ -86,6 +86,8 @@ class Search:
         watchers: Sequence[Watcher] = (),
         artifacts: ArtifactStore | None = None,
         stopping: MedianStopping | None = None,
+        *,
+        replaces_parts: bool = False,
     ) -> None:
         self.problem = problem
         self.strategy = strategy
@@ -97,7 +99,7 @@ class Search:
         self.accounts = Accounts(problem.goal)
         self.incidents: list[Incident] = []
         self._cache = Cache(problem)
-        self._collector = Collector(artifacts, strategy, replaces_parts=isinstance(strategy, Retraining))
+        self._collector = Collector(artifacts, strategy, replaces_parts=replaces_parts)
         self._submitted: set[int] = set()
         self._may_ask = True
         self._failures = 0  # in a row, and in this session: a resumed run tries as often again
@@ -264,10 +266,10 @@ class Search:
         if len(tasks) > room:
             raise StrategyError(f"{name} was asked for at most {room} tasks, but gave {len(tasks)}")
         for task in tasks:
-            if gone := self._collector.gone(task):
+            if deleted := self._collector.deleted_artifacts(task):
                 raise StrategyError(
-                    f"{name} asked for task {task.id}, which needs the artifact {min(gone)}, but it was deleted, since "
-                    "handles() did not name it before; have handles() name all that a later task may need"
+                    f"{name} asked for task {task.id}, which needs the artifact {min(deleted)}, but it was deleted, "
+                    "since handles() did not name it before; have handles() name all that a later task may need"
                 )
             if isinstance(task, Evaluate) and not self.problem.feasible(task.architecture):
                 limits = ", ".join(map(str, self.problem.limits))

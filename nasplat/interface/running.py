@@ -22,6 +22,7 @@ from nasplat.interface.interruption import Interruption
 from nasplat.interface.progress import SearchProgress
 from nasplat.interface.sections import REGISTRIES
 from nasplat.results.tracking import Target, tracking
+from nasplat.retraining import RETRAINING
 from nasplat.run.directory import ASKED, RunDirectory
 from nasplat.run.layout import ARTIFACTS, DATA, LOG
 from nasplat.run.source import Source
@@ -146,6 +147,7 @@ def run_search(
                     [progress, *trackers, interruption],  # last, so that the others have seen the outcome
                     store,
                     assembly.stopping,
+                    replaces_parts=config.kind == RETRAINING,
                 )
                 try:
                     interruption.arm()

@@ -4,7 +4,6 @@ The damaged files are only read: the log is copied first, and SQLite sees the co
 """
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Set
 from contextlib import closing, suppress
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nasplat.architecture import Architecture
-from nasplat.artifact import Handle
+from nasplat.artifact import Handle, digests_in
 from nasplat.config import SearchConfig, load_tree
 from nasplat.driver.assembly import Assembly
+from nasplat.driver.collection import kept_digests
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
 from nasplat.retraining import RETRAINING
 from nasplat.run.directory import RunDirectory
@@ -30,7 +30,7 @@ from nasplat.storage.carving import copied, read_events
 from nasplat.storage.decoding import count
 from nasplat.storage.event_log import SIDES, Event, EventLog
 from nasplat.storage.files import new_folder, read_file, scratch_folder, write_atomically
-from nasplat.strategy import Strategy, named_digests
+from nasplat.strategy import Strategy
 from nasplat.task import (
     MOST_ASKED,
     STATE,
@@ -327,7 +327,7 @@ class _Replay:
         # A refused ask may refer to a state in a task that is not in the log.
         wanted = {task[key] for task in self._answer for key in ("continues", "weights") if task.get(key)}
         try:
-            return wanted if self._strategy is None else wanted | named_digests(self._strategy)
+            return wanted if self._strategy is None else wanted | kept_digests(self._strategy)
         except Exception:  # noqa: BLE001  foreign code, as above; what it wants is not known then
             return wanted
 
@@ -382,7 +382,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
             events, problem = read_events(scratch / LOG)
             problem = "; ".join([*cut, problem] if problem else cut)
             named = {
-                digest for each in events.values() for event in each for digest in _digests_in(json.dumps(event.body))
+                digest for each in events.values() for event in each for digest in digests_in(json.dumps(event.body))
             }
             artifacts, spoilt = _artifacts(ArtifactStore(folder / ARTIFACTS), named)
             found = Salvage(folder, read_config, events, not problem, artifacts, spoilt, recorded, problem)
@@ -392,11 +392,6 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
     except OSError as error:
         raise StorageError(f"{log} cannot be copied: {error.strerror}; check the disk") from error
     return found
-
-
-def _digests_in(text: str) -> set[str]:
-    """All digests in the text of an event, which may be too damaged to be decoded."""
-    return set(re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
 
 
 def _config(folder: Path, given: Path | None) -> SearchConfig:

@@ -120,7 +120,7 @@ class ArtifactStore(Artifacts):
             ]
         return []
 
-    def collect(self, wanted: Set[str], logged: Set[str]) -> set[str]:
+    def collect(self, wanted: Set[str], logged: Set[str]) -> None:
         """Delete the artifacts of a run that it does not want any more, and incomplete files of a killed writer.
 
         Only regular files are deleted, and only those named by a digest that is logged or that this object has
@@ -133,17 +133,13 @@ class ArtifactStore(Artifacts):
         Args:
             wanted: The digests of the artifacts that stay.
             logged: The digests that the outcomes in the run's log name.
-
-        Returns:
-            The digests of the artifacts that were deleted.
         """
         self.added = self.kept = 0
-        deleted: set[str] = set()
         if self.shared_with:
             if self.folder.is_symlink() and not is_taken(self.folder / SHARED):
                 with suppress(OSError):
                     write_atomically(self.folder / SHARED, "Several runs use these artifacts; none deletes any.\n")
-            return deleted
+            return
         own = logged | self.written
         for entry, digest, complete in self._files():
             if digest not in own:
@@ -153,9 +149,6 @@ class ArtifactStore(Artifacts):
                     self.kept += entry.stat(follow_symlinks=False).st_size
                 else:
                     Path(entry).unlink()
-                    if complete:
-                        deleted.add(digest)
-        return deleted
 
     def _files(self) -> Iterator[tuple[os.DirEntry[str], str, bool]]:
         """The regular files that are named as artifacts, with digest, and whether they are complete.

@@ -8,6 +8,7 @@ from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
 from nasplat.driver.loop import Search
 from nasplat.executors.inline import InlineExecutor
+from nasplat.retraining import RETRAINING
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import LOG
 from nasplat.storage.event_log import EventLog
@@ -45,6 +46,7 @@ def searched(folder: Path, config: SearchConfig) -> Assembly:
             assembly.budget,
             artifacts=artifacts,
             stopping=assembly.stopping,
+            replaces_parts=assembly.config.kind == RETRAINING,
         ).run()
     return assembly
 
