@@ -281,6 +281,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
             std=tuple(scaling.std.flatten().tolist()),
             white=self._dataset.white,
             classes=self._dataset.classes or tuple(map(str, range(self.io.outputs))),
+            most_pixels=self.data.most_pixels,
         )
 
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":

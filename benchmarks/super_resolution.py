@@ -14,7 +14,7 @@ from nasplat.benchmark import Preprocessing
 from nasplat.data.location import data_folder
 from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import SuperResolutionDataOptions
-from nasplat.data.picture_files import Survey, collected
+from nasplat.data.picture_files import MOST_PIXELS, Survey, collected
 from nasplat.data.picture_sets import Picture, PictureSet, accepted, check_recorded, picture_set
 from nasplat.data.resolution import PROTOCOL, WINDOW
 from nasplat.errors import InputError, TrialFailed
@@ -192,7 +192,13 @@ class SuperResolution(LatencyKnown):
     def preprocessing(self) -> Preprocessing | None:
         channels = self.io.input_shape[0]
         return Preprocessing(
-            channels=channels, height=None, width=None, mean=(0.0,) * channels, std=(255.0,) * channels
+            channels=channels,
+            height=None,
+            width=None,
+            mean=(0.0,) * channels,
+            std=(255.0,) * channels,
+            # The user's one image, not several at a time as in training.
+            most_pixels=max(self.data.most_pixels, MOST_PIXELS),
         )
 
     def training(self, architecture: Architecture, *, device: str, seed: int) -> "SuperResolutionTraining":

@@ -30,6 +30,8 @@ class Preprocessing:
         std: The standard deviation of each channel, in 0..white.
         white: The value of the brightest pixel.
         classes: The names of the outputs, in order; empty for super-resolution.
+        most_pixels: The largest number of pixels of an image before it is resized; None for the default of
+            `nasplat.data.pixels`.
     """
 
     channels: int
@@ -39,6 +41,7 @@ class Preprocessing:
     std: tuple[float, ...]
     white: float = 255.0
     classes: tuple[str, ...] = ()
+    most_pixels: int | None = None
 
 
 class Benchmark(ABC):

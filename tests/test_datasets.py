@@ -778,7 +778,7 @@ def test_a_folder_is_the_same_for_workers_in_other_directories(tmp_path: Path, m
     given = {"data_folder": "mine", "subset": "600", "side": "16", "augment": "true", "download": "false"}
     options = complete("benchmark", Classification, given)
     assert options["data"] == {
-        "folder": str(tmp_path / "mine"), "most_pixels": 50_000_000, "download": False, "subset": 600, "side": 16
+        "folder": str(tmp_path / "mine"), "most_pixels": 100_000_000, "download": False, "subset": 600, "side": 16
     }  # fmt: skip
     assert options["recipe"]["augment"] is True
     assert complete("benchmark", Classification, {})["data"]["folder"] is None

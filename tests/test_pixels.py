@@ -6,8 +6,11 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,10 @@ import images
 from images import Readable, Refused
 from nasplat.architecture import IO
 from nasplat.benchmark import Preprocessing
-from nasplat.data import pixels
+from nasplat.benchmarks.classification import Classification
+from nasplat.benchmarks.super_resolution import SuperResolution
+from nasplat.benchmarks.zero_cost import ZeroCost
+from nasplat.data import picture_files, pixels
 from nasplat.data.dataset import Dataset, Source
 from nasplat.data.datasets import dataset
 from nasplat.data.picture_files import Survey, UnreadablePictures
@@ -31,6 +37,7 @@ from nasplat.errors import InputError
 from nasplat.export import opening, upscaling
 from nasplat.export.predicting import predict_script
 from nasplat.nn.onnx import write_onnx
+from nasplat.options import complete
 from nasplat.registry import SEARCH_SPACES
 from nasplat.training.seeding import seeded
 
@@ -176,13 +183,13 @@ def alone(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
 
 
-def script_for(channels: int, scale: int | None = None) -> str:
+def script_for(channels: int, scale: int | None = None, most: int | None = None) -> str:
     """The script for a network that takes squares, or upscales."""
     if scale is not None:
         how = Preprocessing(channels=channels, height=None, width=None, mean=(0.0,) * 3, std=(255.0,) * 3)
     else:
         how = Preprocessing(channels=channels, height=SIDE, width=SIDE, mean=MEAN, std=STD, classes=CLASSES)
-    script = predict_script(how, scale)
+    script = predict_script(replace(how, most_pixels=most), scale)
     assert script is not None
     return script
 
@@ -321,6 +328,30 @@ def test_the_number_of_pixels_is_limited(tmp_path: Path) -> None:
     assert pixels.decode(tmp_path / "plain 0.png", most=256).colors.size == (16, 16)
     with pytest.raises(pixels.TooLarge, match="it has 16 x 16 pixels, more than 255"):
         pixels.decode(tmp_path / "plain 0.png", most=255)
+
+
+def test_runs_without_the_option_read_what_they_read_before() -> None:
+    """A folder of classes may have photos of 61 million pixels; images of sets for super-resolution are used whole."""
+    assert pixels.MOST_PIXELS == picture_files.MOST_PIXELS == 100_000_000
+    given = {"data": {"folder": "/pictures"}}
+    for benchmark in (Classification, ZeroCost):
+        assert complete("benchmark", benchmark, given)["data"]["most_pixels"] == 100_000_000
+    assert complete("benchmark", SuperResolution, given)["data"]["most_pixels"] == 50_000_000
+
+
+@pytest.mark.parametrize(("most", "status"), [(255, 1), (256, 0), (None, 0)])
+def test_a_script_reads_images_as_large_as_the_benchmark_did(
+    most: int | None, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain(tmp_path)
+    classifying, upscaling = loaded(script_for(3, None, most)), loaded(script_for(3, 2, most))
+    with pytest.raises(ValueError, match="16 x 16 pixels, more than 255") if status else nullcontext():
+        classifying["read"](tmp_path / "plain 0.png")
+    session = SimpleNamespace(InferenceSession=lambda path: None)
+    upscaling |= {"__file__": "predict.py", "onnxruntime": session, "upscale": lambda session, source: source.colors}
+    monkeypatch.setattr("sys.argv", ["predict.py", str(tmp_path / "plain 0.png"), str(tmp_path / "new.png")])
+    assert upscaling["main"]() == status
+    assert ("16 x 16 pixels, more than 255" in capsys.readouterr().err) == bool(status)
 
 
 def told(found: Dataset) -> InputError:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from nasplat.data import picture_sets
 from nasplat.data.dataset import Source
 from nasplat.data.location import absolute
 from nasplat.data.manifest import Manifest
@@ -79,6 +80,7 @@ class SuperResolutionDataOptions(PictureOptions):
             prefix.
     """
 
+    most_pixels: Annotated[int, Field(ge=1, le=PILLOW_PIXELS)] = picture_sets.MOST_PIXELS
     training_images: Annotated[int, Field(ge=1)] | None = None
     validation_images: Annotated[int, Field(ge=1)] | None = None
     tests: tuple[str, ...] = ()

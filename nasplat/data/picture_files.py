@@ -27,8 +27,10 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 """The endings of files that are taken for pictures, in lower case."""
 DECODERS = 8
 """The largest number of threads that decode files."""
-MOST_PIXELS = 50_000_000
-"""The largest number of pixels of an image, unless the option `data.most_pixels` says otherwise; as in `pixels`."""
+MOST_PIXELS = 100_000_000
+"""The largest number of pixels of an image, unless the option `data.most_pixels` says otherwise; as in `pixels`.
+
+Not less than it was: runs of earlier versions do not have the option, and resume with this."""
 PILLOW_PIXELS = 178_000_000
 """Pillow decodes no more."""
 NAMED = 10
@@ -156,7 +158,7 @@ def surveyed(paths: Sequence[Path], left_out: Mapping[str, int], *, most: int = 
 
 
 def read_square(paths: Sequence[Path], side: int, most: int = MOST_PIXELS) -> Pixels:
-    """Pictures of at most so many pixels as classifiers are given them, resized to squares `[n, 3, side, side]`.
+    """Pictures of at most `most` pixels as classifiers are given them, resized to squares `[n, 3, side, side]`.
 
     Raises:
         UnreadablePictures: Some cannot be read.

@@ -18,7 +18,6 @@ from nasplat.data.location import data_folder
 from nasplat.data.manifest import Manifest
 from nasplat.data.picture_files import (
     ENDINGS,
-    MOST_PIXELS,
     Pixels,
     Survey,
     UnreadablePictures,
@@ -28,6 +27,9 @@ from nasplat.data.picture_files import (
     why_left_out,
 )
 from nasplat.errors import InputError, unknown
+
+MOST_PIXELS = 50_000_000
+"""The largest number of pixels of an image, unless the option `data.most_pixels` says otherwise: it is used whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class PictureSet:
     most: int = field(default=MOST_PIXELS, kw_only=True)
 
     def limited(self, most: int) -> "PictureSet":
-        """The set whose files may have so many pixels."""
+        """The same set, whose files may have at most `most` pixels."""
         training, validation, test = (
             tuple(each if each.path is None else picture(each.path, side=each.side, most=most) for each in images)
             for images in (self.training, self.validation, self.test)

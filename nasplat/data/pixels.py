@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read. Pillow would hand others, such as PostScript, to other programs."""
-MOST_PIXELS = 50_000_000
+MOST_PIXELS = 100_000_000
 """The largest number of pixels of an image. Small files may declare any size."""
 GREY = ("1", "L", "LA")
 """Pillow's modes of 8 bits with one channel besides transparency."""

@@ -7,6 +7,7 @@ from inspect import getsource
 import numpy as np
 
 from nasplat.benchmark import Preprocessing
+from nasplat.data.picture_files import MOST_PIXELS
 from nasplat.errors import printable
 from nasplat.export.code import quoted
 from nasplat.export.upscaling import LUMA
@@ -42,12 +43,13 @@ WHITE = {white}  # the value of the brightest pixel in training
 MEAN = {mean}
 STD = {std}
 CLASSES = {classes}
+MOST = {most}  # pixels of an image in a file
 
 
 def read(path: str) -> np.ndarray:
     """An image as the network takes it: [1, channels, height, width]."""
     with quietly():
-        pixels = classifiable(path, MODE, (WIDTH, HEIGHT)).reshape(HEIGHT, WIDTH, -1)
+        pixels = classifiable(path, MODE, (WIDTH, HEIGHT), MOST).reshape(HEIGHT, WIDTH, -1)
     values = pixels * np.float32(WHITE / 255)
     scaled = (values - np.float32(MEAN)) / np.float32(STD)
     return scaled.transpose(2, 0, 1)[None]
@@ -102,6 +104,7 @@ upscaled as a whole, so the memory needed is proportional to its pixels.
 {imports}
 MODE = {mode}
 LUMA = {luma}  # red, green and blue in grey
+MOST = {most}  # pixels of an image in a file
 
 
 def upscale(session: onnxruntime.InferenceSession, source: "Source") -> Image.Image:
@@ -129,7 +132,7 @@ def main() -> int:
     try:
         session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
         with quietly():
-            source = decode(arguments.picture)
+            source = decode(arguments.picture, MOST)
         upscale(session, source).save(arguments.upscaled, icc_profile=source.profile)
     except Exception as error:
         print(printable(f"{{arguments.picture}} cannot be upscaled: {{error}}"), file=sys.stderr)
@@ -159,15 +162,23 @@ def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | Non
     if preprocessing.channels not in (1, 3):
         return None
     mode = quoted("RGB" if preprocessing.channels == 3 else "L")
+    most = preprocessing.most_pixels or MOST_PIXELS
     if scale is not None:
         return _ENLARGE.format(
-            imports=_IMPORTS, reader=_reader(), printable=getsource(printable), scale=scale, mode=mode, luma=LUMA
+            imports=_IMPORTS,
+            reader=_reader(),
+            printable=getsource(printable),
+            scale=scale,
+            mode=mode,
+            luma=LUMA,
+            most=most,
         )
     return _CLASSIFY.format(
         imports=_IMPORTS,
         reader=_reader(),
         printable=getsource(printable),
         mode=mode,
+        most=most,
         height=preprocessing.height,
         width=preprocessing.width,
         white=preprocessing.white,
