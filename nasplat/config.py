@@ -160,8 +160,7 @@ class SearchConfig(_Section):
     def _retraining_has_no_strategy(self) -> Self:
         if self.kind == RETRAINING and self.strategy.name != RETRAINING:
             raise ValueError(
-                f"a run of the kind {RETRAINING} has a strategy of that name, but got {self.strategy.name}; leave out "
-                "the strategy or the kind"
+                f"a {RETRAINING} has no strategy, but got {self.strategy.name}; leave out strategy or kind"
             )
         return self
 
@@ -250,6 +249,15 @@ def _check_without_options(section: str, plugin: PluginConfig) -> None:
             f"{plugin.name} chooses the {section} and its options, but got {given}; "
             f"name a {section} (nasplat list), or leave the options out"
         )
+
+
+def recorded_strategy(name: str) -> type[Strategy]:
+    """The class of a strategy that a run had; a retraining has its schedule under the name `retraining`.
+
+    Raises:
+        InputError: The strategy is unknown or cannot be loaded.
+    """
+    return Retraining if name == RETRAINING else STRATEGIES.get(name)
 
 
 def side_of(constraint: str) -> tuple[str, bool]:

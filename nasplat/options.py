@@ -128,7 +128,7 @@ def _values(given: Any, made: Any) -> Iterator[tuple[str, Any, Any]]:
             inner = dict(made) if isinstance(made, BaseModel) else vars(made) if hasattr(made, "__dict__") else {}
             pairs = ((str(name), value, inner.get(name)) for name, value in given.items())
     elif isinstance(made, Set):
-        pairs = ((str(i), value, _member_of(made, value)) for i, value in enumerate(given))
+        pairs = ((str(i), value, _element_for(made, value)) for i, value in enumerate(given))
     elif isinstance(made, Collection):
         pairs = ((str(i), *each) for i, each in enumerate(zip(given, made, strict=False)))
     for name, value, read in pairs:
@@ -138,11 +138,11 @@ def _values(given: Any, made: Any) -> Iterator[tuple[str, Any, Any]]:
             yield name, value, read
 
 
-def _member_of(made: Set[Any], value: Any) -> Any:
-    """The member of a set that a value was read as; sets have no order. None if it cannot be told."""
+def _element_for(made: Set[Any], value: Any) -> Any:
+    """The element of a set that a value was read as; sets have no order. None if it cannot be told."""
     value = tuple(value) if isinstance(value, list) else value
-    alike = [member for member in made if member == value or member == str(value)]
-    return next((member for member in alike if type(member) is type(value)), alike[0] if alike else None)
+    alike = [element for element in made if element == value or element == str(value)]
+    return next((element for element in alike if type(element) is type(value)), alike[0] if alike else None)
 
 
 def grouped(plugin: type, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:

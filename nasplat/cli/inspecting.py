@@ -229,6 +229,7 @@ def _summary(history: History) -> dict[str, Any]:
     return {
         "run": str(history.run.folder),
         "status": history.status,
+        "kind": config.kind,
         "strategy": config.strategy.name,
         "space": config.space.name,
         "benchmark": config.benchmark.name,

@@ -52,6 +52,7 @@ def print_result(searched: Searched, *, json: bool) -> None:
             {
                 "run": str(run.folder),
                 "status": history.status,
+                "kind": run.config.kind,
                 "strategy": run.config.strategy.name,
                 "choice": run.choice,
                 "evaluations": loop.spending.evaluations,

@@ -98,10 +98,11 @@ class Assembly:
                 "distillation; set its option for distillation, if it has one, or leave out the teacher"
             )
         if benchmark.distills and not taught:
+            lacks = "the retraining has no strategy.teacher" if config.kind == RETRAINING else "a search has no teacher"
             raise InputError(
-                f"the benchmark {config.benchmark.name} is configured for distillation, but the {config.kind} by "
-                f"{config.strategy.name} has no teacher; leave the benchmark's option for distillation out "
-                "or set it to 0; to distill, retrain several networks with --distill (distill=True)"
+                f"the benchmark {config.benchmark.name} is configured for distillation, but {lacks}; leave the "
+                "benchmark's option for distillation out or set it to 0; to distill, retrain several networks with "
+                "--distill (distill=True)"
             )
         if strategy.progress is None and not budget.ends:
             raise InputError(

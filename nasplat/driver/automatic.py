@@ -108,8 +108,8 @@ def _plan(epochs: int, evaluations: int | None, *, races: bool) -> dict[str, Any
     """Options with which CARS completes its plan; None if there are too few epochs or evaluations for it.
 
     CARS evaluates the initial population, then parents and offspring in every generation, then each rung of a race. If
-    there are many evaluations, but too few for the usual population, the population is made smaller: so many networks
-    should not be trained one by one.
+    there are many evaluations, but too few for the usual population, the population is made smaller, since the
+    networks should not all be trained one by one.
     """
     warmup, interval = max(1, round(epochs / 10)), max(1, round(epochs / 50))
     generations = math.ceil((epochs - warmup) / interval)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
-from nasplat.config import PluginConfig
+from nasplat.config import PluginConfig, recorded_strategy
 from nasplat.data.manifest import DataChanged
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
 from nasplat.export.card import card
@@ -31,7 +31,7 @@ from nasplat.latency.table import METRIC
 from nasplat.nn.onnx import FEATURES, write_onnx
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped
-from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES
+from nasplat.registry import BENCHMARKS, SEARCH_SPACES
 from nasplat.retraining import RETRAINING
 from nasplat.run.directory import RunDirectory
 from nasplat.storage.files import is_taken, new_folder, write_atomically
@@ -239,7 +239,7 @@ def _found(run: RunDirectory, measurement: Measurement) -> dict[str, Any]:
         objective = Objective.parse(source.objectives[0]).metric
         value = figure(objective, origin.metrics[objective]) if objective in origin.metrics else "unknown"
         found |= {
-            "search strategy": _chosen(STRATEGIES.get, source.strategy),
+            "search strategy": _chosen(recorded_strategy, source.strategy),
             "search benchmark": _chosen(BENCHMARKS.get, source.benchmark),
             "search objectives": ", ".join(source.objectives),
             "found as": f"trial {origin.trial} of {source.evaluations}, with {objective} {value}; seed {source.seed}",

@@ -64,6 +64,8 @@ def configured(
     merge(tree, "executor", placing or {})
     for path, value in assignments:
         assign(tree, path, value)
+        if path == "strategy.name":
+            tree["kind"] = "search"  # as above
     check_given_once(
         tree,
         [

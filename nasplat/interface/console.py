@@ -37,6 +37,11 @@ class SafeConsole(Console):
                 yield Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
 
 
+def console_of(progress: bool) -> SafeConsole:
+    """Where notes and progress are shown: standard error, or the notebook."""
+    return SafeConsole(stderr=True, soft_wrap=True, quiet=not progress)
+
+
 def _line(text: str) -> str:
     """A string for `SafeConsole.print`, escaped but for the line breaks around it."""
     inside = text.strip("\n")

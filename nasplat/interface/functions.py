@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from nasplat.interface import searching
 from nasplat.interface.adoption import adopt, check_not_importing
 from nasplat.interface.configuring import configured
-from nasplat.interface.run import Run, console_of, listed
+from nasplat.interface.console import console_of
+from nasplat.interface.run import Run, listed
 from nasplat.interface.running import check_some_measured
 
 if TYPE_CHECKING:

@@ -6,12 +6,10 @@ from html import escape as escape_html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from nasplat.config import SearchConfig
 from nasplat.interface import retraining, searching
 from nasplat.interface.adoption import own_of
-from nasplat.interface.console import SafeConsole
+from nasplat.interface.console import console_of
 from nasplat.interface.exporting import exported
 from nasplat.interface.fingerprints import check_unchanged
 from nasplat.interface.running import Searched, check_some_measured, keep_accepted
@@ -96,6 +94,11 @@ class Run:
     def status(self) -> str:
         """``finished``, ``running`` or ``interrupted``."""
         return self._history().status
+
+    @property
+    def kind(self) -> str:
+        """``search`` or ``retraining``."""
+        return self.config.kind
 
     def front(self) -> list[Measurement]:
         """The non-dominated measurements, sorted by the first objective."""
@@ -438,11 +441,6 @@ def open_run(
         trust=trust,
         accept_changed_code=accept_changed_code,
     )
-
-
-def console_of(progress: bool) -> Console:
-    """Where notes and progress are shown: standard error, or the notebook."""
-    return SafeConsole(stderr=True, soft_wrap=True, quiet=not progress)
 
 
 def listed(texts: str | Sequence[str]) -> Sequence[str]:

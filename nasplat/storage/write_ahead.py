@@ -144,7 +144,7 @@ def _sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def _after(number: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How often the two sums so far count in the two after so many more words."""
+    """How often the two sums so far count in the two after `number` more words."""
     *_, before, last, next_one = _fibonacci(number + 2)
     return (before, last), (last, next_one)
 
