@@ -147,9 +147,15 @@ def test_a_subclass_of_the_schedule_is_a_strategy_like_any_other(monkeypatch: py
 def test_a_card_has_the_chosen_options_of_a_source_that_is_a_retraining() -> None:
     config = SearchConfig.read({**TREE, "strategy": {"name": "retraining", "seeds": 2}}).resolved()
     source = Source(
-        run="found", strategy=config.strategy, space=config.space, benchmark=config.benchmark,
-        objectives=config.objectives, evaluations=2, seed=0, members={"432110": Origin(trial=0, metrics={}, fidelity=1)},
-    )  # fmt: skip
+        run="found",
+        strategy=config.strategy,
+        space=config.space,
+        benchmark=config.benchmark,
+        objectives=config.objectives,
+        evaluations=2,
+        seed=0,
+        members={"432110": Origin(trial=0, metrics={}, fidelity=1)},
+    )
     run: Any = SimpleNamespace(config=config, source=source)
     measurement: Any = SimpleNamespace(
         architecture=Architecture("nasbench201", "432110"), task=SimpleNamespace(teacher=None, tuning=None)

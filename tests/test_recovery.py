@@ -19,13 +19,16 @@ import pytest
 
 import nasplat.driver.loop
 from nasplat.cli.app import main
+from nasplat.config import SearchConfig
 from nasplat.errors import RunError
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import CONFIG, DATA, ENVIRONMENT, LOG
-from nasplat.run.recovery import BEYOND, NOTE, salvage
+from nasplat.run.recovery import BEYOND, NOTE, _Replay, salvage
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.storage.event_log import Event, EventLog
+from nasplat.strategies.successive_halving import ASHA
 from nasplat.task import STATE, Incident, Measurement, Outcome, Spent, encode_incident
+from nasplat.testing.strategies import drive, toy_problem
 
 Done: TypeAlias = subprocess.CompletedProcess[str]
 CommandLine: TypeAlias = Callable[..., Done]
@@ -660,6 +663,22 @@ def test_shared_weights_that_are_lost_are_missing_with_all_their_trials(shared: 
     assert found.missing_artifacts[last.task.weights.digest] == generation
     assert last.id in found.missing_artifacts[last.artifacts["statistics"].digest]
     assert last.task.weights.digest in found.states_gone, "the next training would go on from them"
+
+
+def test_recovery_wants_what_a_strategy_without_handles_names_in_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {
+        "space": "nasbench201",
+        "benchmark": "zero_cost",
+        "objectives": ["synflow:max"],
+        "strategy": "random_search",
+    }
+    replay = _Replay(SearchConfig.read(tree | {"budget": {"evaluations": 1}}), None)
+    strategy = ASHA(toy_problem())
+    drive(strategy, trials=9)
+    replay._strategy = strategy
+    named = replay.wanted()
+    monkeypatch.delattr(ASHA, "handles")
+    assert named and replay.wanted() >= named
 
 
 def test_what_an_answered_task_continued_from_is_not_asked_for_again(
