@@ -30,7 +30,7 @@ def figure(name: str, value: float) -> str:
 
 
 def milliseconds(value: float, digits: int = 3) -> str:
-    """Format milliseconds with so many significant digits.
+    """Format milliseconds with a number of significant digits.
 
     >>> milliseconds(0.25191), milliseconds(6482.3)
     ('0.252 ms', '6,480 ms')
@@ -39,7 +39,7 @@ def milliseconds(value: float, digits: int = 3) -> str:
 
 
 def _plain(value: float, digits: int) -> str:
-    """A number of so many significant digits, without an exponent where it is large."""
+    """A number with this many significant digits, without an exponent where it is large."""
     return f"{float(f'{value:.{digits}g}'):,.12g}"
 
 
