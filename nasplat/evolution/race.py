@@ -33,7 +33,7 @@ class RaceOptions(Options):
     eta: Annotated[int, Field(ge=2)] = 2
 
     def plan(self, population: int, epochs: int) -> "RacePlan":
-        """The plan of a search with a population, whose supernet is trained for so many epochs.
+        """The plan of a search with a population, whose supernet is trained for a number of epochs.
 
         Raises:
             InputError: More networks enter than a generation has, or fewer than are to reach the end; or the epochs do
@@ -86,7 +86,7 @@ class RacePlan:
 
     @classmethod
     def of(cls, sizes: Sequence[int], eta: int, whole: int) -> "RacePlan":
-        """The race of these sizes whose finalists are trained for so many epochs, at least one for each rung.
+        """The race of these sizes whose finalists are trained for a number of epochs, at least one for each rung.
 
         A rung takes a fraction of the epochs of the next, one in `eta`, but one epoch more than the rung before.
         """
@@ -97,7 +97,7 @@ class RacePlan:
 
     @classmethod
     def longest(cls, sizes: Sequence[int], eta: int, passes: int) -> "RacePlan":
-        """The longest race of these sizes that takes at most so many passes, which suffice for the shortest."""
+        """The longest race of these sizes that takes at most this number of passes, which suffice for the shortest."""
         wholes = range(len(sizes), passes + 1)  # a longer race never takes fewer passes
         return cls.of(sizes, eta, wholes[bisect_right(wholes, passes, key=lambda n: cls.of(sizes, eta, n).passes) - 1])
 

@@ -88,7 +88,7 @@ def read_file(path: Path, most: int = LARGEST) -> bytes:
 
 
 def check_size(path: Path, most: int) -> None:
-    """Check that a file is no larger than so many bytes.
+    """Check that a file is no larger than a number of bytes.
 
     Raises:
         OSError: It is larger, or cannot be found.
