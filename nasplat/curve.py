@@ -3,7 +3,7 @@
 import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,22 +17,42 @@ Listener: TypeAlias = Callable[[int, int | None], None]
 """Gets told how many epochs of the trial in work are complete, and of how many; None if that is unknown."""
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+"""Who is told of the next trial."""
+_OF_TRIAL: ContextVar[Listener | None] = ContextVar("listener of the trial", default=None)
+"""Who is told of the trial in work."""
 
 
 def reached(epoch: int, epochs: int | None) -> None:
-    """Tell the listener that so many epochs of the trial in work are complete; without one, nothing happens."""
-    if (listener := _LISTENER.get()) is not None:
-        listener(epoch, epochs)
+    """Tell the listener how many epochs of the trial in work are complete; without one, nothing happens.
+
+    No exception of the listener gets out: its fault is no failure of the trial.
+    """
+    if (listener := _OF_TRIAL.get()) is not None:
+        with suppress(Exception):
+            listener(epoch, epochs)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Have a listener told of the trials that this thread works on."""
-    token = _LISTENER.set(listener)
+    with _set(_LISTENER, listener):
+        yield
+
+
+@contextmanager
+def trial() -> Iterator[None]:
+    """Have the listener told of this trial alone: not of searches in it, and of no training outside of trials."""
+    with _set(_OF_TRIAL, _LISTENER.get()), _set(_LISTENER, None):
+        yield
+
+
+@contextmanager
+def _set(variable: ContextVar[Listener | None], listener: Listener | None) -> Iterator[None]:
+    token = variable.set(listener)
     try:
         yield
     finally:
-        _LISTENER.reset(token)
+        variable.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -73,6 +74,14 @@ async def ended(reader: asyncio.StreamReader) -> None:
             pass
 
 
+async def aged(limits: Limits, *, in_request: bool) -> None:
+    """Let all connections have been silent for a minute, once they are in a request, or not."""
+    while not all(each.in_request == in_request for each in chain(*limits.peers.values())):
+        await asyncio.sleep(0)
+    for each in chain(*limits.peers.values()):
+        each.since -= 60
+
+
 HALF = {
     "nothing": b"",
     "half of a head": REQUEST[:9],
@@ -84,7 +93,7 @@ HALF = {
 @pytest.mark.slow
 @pytest.mark.parametrize("start", HALF.values(), ids=HALF)
 @pytest.mark.parametrize(("per_peer", "hosts"), [(60, 1), (50, 3)], ids=["one peer", "all peers"])
-def test_whoever_keeps_the_server_waiting_makes_room_for_who_asks(start: bytes, per_peer: int, hosts: int) -> None:
+def test_silent_connections_make_room_for_requests(start: bytes, per_peer: int, hosts: int) -> None:
     limits = Limits(seconds=LONG, per_peer=per_peer, total=100)
 
     async def crowd(port: int) -> None:
@@ -92,9 +101,10 @@ def test_whoever_keeps_the_server_waiting_makes_room_for_who_asks(start: bytes, 
         for _, writer in silent:
             writer.write(start)
             await writer.drain()
+        await aged(limits, in_request=start.startswith(b"POST"))
         for host in ("127.0.0.1", "127.0.0.2"):
-            answers = await asyncio.gather(*(answer(port, host) for _ in range(40)))
-            assert answers == 40 * [b"HTTP/1.1 200 OK\r\n"]
+            answers = await asyncio.gather(*(answer(port, host) for _ in range(20)))
+            assert answers == 20 * [b"HTTP/1.1 200 OK\r\n"]
         await ended(silent[0][0])  # the oldest
         assert sum(map(len, limits.peers.values())) <= 100
         for _, writer in silent:
@@ -102,6 +112,85 @@ def test_whoever_keeps_the_server_waiting_makes_room_for_who_asks(start: bytes, 
 
     served(limits, crowd)
     assert not limits.peers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", HALF.values(), ids=HALF)
+def test_a_peer_with_few_connections_keeps_them(start: bytes) -> None:
+    limits = Limits(seconds=LONG, per_peer=25, total=100)
+
+    async def honest(port: int) -> None:
+        kept, keeping = await opened(port)
+        keeping.write(REQUEST)
+        await kept.readuntil(b"ok")
+        upload, uploading = await opened(port)
+        uploading.write(HALF["half of a body"])
+        await uploading.drain()
+        crowd = [await opened(port, f"127.0.0.{2 + number % 4}") for number in range(300)]
+        for _, writer in crowd:
+            with suppress(ConnectionError):
+                writer.write(start)
+                await writer.drain()
+        await ended(crowd[0][0])
+        uploading.write(b"456789")
+        assert await upload.readline() == b"HTTP/1.1 200 OK\r\n"
+        keeping.write(REQUEST)
+        assert await kept.readline() == b"HTTP/1.1 200 OK\r\n"
+        for writer in (keeping, uploading, *(writer for _, writer in crowd)):
+            writer.close()
+
+    served(limits, honest)
+
+
+@pytest.mark.parametrize(
+    ("silence", "cut"),
+    [({"upload": 9, "other": 8, "idle": 1}, "idle"), ({"upload": 9, "other": 12, "idle": 1}, "other")],
+)
+def test_a_pause_within_a_request_is_borne_for_longer(silence: dict[str, float], cut: str) -> None:
+    limits = Limits(seconds=LONG, per_peer=3)
+
+    async def paused(port: int) -> None:
+        clients = {}
+        for name, seconds in silence.items():
+            before = set(chain(*limits.peers.values()))
+            _, writer = clients[name] = await opened(port)
+            while not (new := set(chain(*limits.peers.values())) - before):
+                await asyncio.sleep(0)
+            (connection,) = new
+            if name != "idle":
+                writer.write(HALF["half of a body"])
+                while not connection.in_request:
+                    await asyncio.sleep(0)
+            connection.since -= seconds
+        assert await answer(port) == b"HTTP/1.1 200 OK\r\n"
+        await ended(clients[cut][0])
+        for name in {"upload", "other"} - {cut}:
+            reader, writer = clients[name]
+            writer.write(b"456789")
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        for _, writer in clients.values():
+            writer.close()
+
+    served(limits, paused)
+
+
+def test_what_a_peer_sends_ends_its_silence() -> None:
+    limits = Limits(seconds=LONG)
+
+    async def sending(port: int) -> None:
+        _, writer = await opened(port)
+        writer.write(HALF["half of a body"])
+        while "127.0.0.1" not in limits.peers:
+            await asyncio.sleep(0)
+        await aged(limits, in_request=True)
+        (connection,) = limits.peers["127.0.0.1"]
+        before = connection.since
+        writer.write(b"4")
+        while connection.since < before + 60:
+            await asyncio.sleep(0)
+        writer.close()
+
+    served(limits, sending)
 
 
 @pytest.mark.parametrize("options", [{"per_peer": 2}, {"total": 2}], ids=["one peer", "all peers"])

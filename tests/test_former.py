@@ -2,14 +2,17 @@
 
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import yaml
 
 import nasplat
+from nasplat.driver.loop import Search
 from nasplat.errors import InputError
 from nasplat.export.opening import opened
 from nasplat.latency.conditions import Conditions
@@ -18,7 +21,9 @@ from nasplat.objective import Goal, Objective
 from nasplat.options import complete
 from nasplat.problem import Problem
 from nasplat.registry import PREDICTORS, SEARCH_SPACES, STRATEGIES
+from nasplat.run.layout import CONFIG
 from nasplat.strategy import DuplicatePolicy
+from nasplat.task import Outcome, Spent
 from nasplat.testing.toy import ToySpace
 
 CommandLine = Callable[..., CompletedProcess[str]]
@@ -77,6 +82,36 @@ def test_a_retraining_is_shown_with_where_it_came_from(former: Path, command: Co
     assert resumed.returncode == 0 and json.loads(resumed.stdout)["compared"] == said["compared"], resumed.stderr
     tested = command("test", former / "runs" / "retrained", "--pick", "best", "--json")
     assert tested.returncode == 0, tested.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupted_retraining_goes_on_whose_file_does_not_say_its_kind(
+    former: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = nasplat.open_run(former / "runs" / "classification")
+    given: dict[str, Any] = {"pick": "best", "epochs": 2, "checkpoints": 2, "progress": False}
+    whole = searched.retrain(**given, out=tmp_path / "whole").trials()
+    take = Search.take
+
+    def interrupted(search: Search, outcomes: Sequence[Outcome]) -> None:
+        take(search, outcomes)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Search, "take", interrupted)
+        searched.retrain(**given, out=tmp_path / "part")
+    tree = yaml.safe_load((tmp_path / "part" / CONFIG).read_text())
+    assert tree.pop("kind") == tree["strategy"]["name"] == "retraining"  # the latter alone was written before
+    (tmp_path / "part" / CONFIG).write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    part = nasplat.open_run(tmp_path / "part")
+    assert (part.status, len(part.trials())) == ("interrupted", 1)
+    resumed = part.resume(progress=False)
+    assert resumed.status == "finished"
+    assert [replace(each, spent=Spent()) for each in resumed.trials()] == [
+        replace(each, spent=Spent()) for each in whole
+    ]
+    assert [each.task.fidelity for each in whole if isinstance(each, nasplat.Measurement)] == [1, 2]
 
 
 def test_a_run_is_listed_with_what_was_tested(former: Path, command: CommandLine) -> None:

@@ -278,12 +278,34 @@ class Cell:
         self.lines.append(data["text/plain"])
 
 
-def test_a_notebook_shows_the_progress_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
+    """The cell of a notebook that this process takes itself to be."""
     cell, module = Cell(), ModuleType("IPython.display")
     monkeypatch.setattr(module, "display", cell.display, raising=False)
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    return cell
+
+
+def test_a_notebook_shows_the_first_epoch_of_a_trial_however_soon_it_begins(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(choices: object, *, epochs: int = 4, report: nasplat.Reporter) -> dict[str, float]:
+        for epoch in range(epochs):
+            report(epoch, {"accuracy": 0.5})
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr("nasplat.interface.progress.PER_SECOND", 1e-9)
+    nasplat.search(
+        **SMALL | {"benchmark": trained, "objectives": "accuracy:max", "evaluations": 2}, out=tmp_path / "run"
+    )
+    shown = [line.partition(" (")[2].partition(")")[0] for line in cell.lines]
+    assert shown == ["", "", "epoch 2 of 4", "epoch 2 of 4", ""]  # all others come too soon after the one before
+
+
+def test_a_notebook_shows_the_progress_in_one_line(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nasplat.interface.progress.PER_SECOND", 1e9)
     nasplat.search(
         **SMALL | {"benchmark": "zero_cost", "objectives": "synflow:max", "evaluations": 3}, out=tmp_path / "run"

@@ -188,7 +188,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, every: float = 0.02) -> None:
-    """Wait for something that a running process brings about; it is looked for `every` so many seconds."""
+    """Wait for something that a running process brings about; `every` is the time between two looks, in seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if process.poll() is not None:
@@ -380,7 +380,7 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
     how: signal.Signals, counted: Counted, left_alone: list[Any]
 ) -> None:
     run = counted.folder / "run"
-    process = counted.begin(*searching("regularized_evolution", 1000, "run"), notes="run.txt", delay=0.002)
+    process = counted.begin(*searching("regularized_evolution", 1000, "run"), notes="run.txt", delay=0.01)
     wait_until(lambda: outcomes_in(run) >= 100, process)
     output, errors = interrupt(process, how)
     assert process.returncode == 130, errors
@@ -389,7 +389,12 @@ def test_an_interrupted_search_on_the_table_says_how_to_go_on_and_ends_as_one_le
     history = RunDirectory(run).history()
     assert (history.status, len(history.outcomes) < 1000) == ("interrupted", True)
 
-    counted.finish(*named_command(errors), notes="run.txt")
+    if how is signal.SIGTERM:  # in a process of its own, as a user does; all three name the same
+        resumed = counted.begin(*named_command(errors), notes="run.txt")
+        _, errors = resumed.communicate(timeout=PATIENCE)
+        assert (resumed.returncode, errors) == (0, "")
+    else:
+        counted.finish(*named_command(errors), notes="run.txt")
     assert event_trace(run) == left_alone
     assert RunDirectory(run).history().status == "finished"
 
@@ -415,7 +420,7 @@ def test_a_closed_terminal_interrupts_a_search(counted: Counted, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_command_that_an_interrupted_search_names_can_be_pasted_into_a_shell(counted: Counted) -> None:
-    process = counted.begin(*searching("random_search", 400, "my run"), notes="run.txt", delay=0.005)
+    process = counted.begin(*searching("random_search", 400, "my run"), notes="run.txt", delay=0.05)
     wait_until(lambda: outcomes_in(counted.folder / "my run") >= 10, process)
     _, errors = interrupt(process, signal.SIGINT)
     assert process.returncode == 130, errors
@@ -533,6 +538,26 @@ def test_an_interrupted_search_on_ray_leaves_no_process_behind_and_goes_on(
         assert outcomes_of(tmp_path / "run") == trained
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_search_that_starts_ray_itself_finds_modules_on_the_path_and_leaves_no_process_behind(
+    installed: dict[str, str], start: Starter, tmp_path: Path
+) -> None:
+    # Space and benchmark are on PYTHONPATH alone, where workers of a Ray that was there before would not look.
+    words = [
+        "search", "--space", "demo_perceptron", "--benchmark", "demo_formula", "--strategy", "random_search",
+        "--objective", "accuracy:max", "--evaluations", "1", "--executor", "ray", "--out", "run",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as home:
+        mark = {"NASPLAT_TEST": uuid.uuid4().hex, "RAY_TMPDIR": home}
+        process = start(sys.executable, "-m", "nasplat", *words, **{**installed, **mark})
+        wait_until(lambda: len(_marked(mark)) > 3, process)  # Ray has started
+        _, errors = process.communicate(timeout=PATIENCE)
+        _expect_none(mark)
+    assert (process.returncode, errors) == (0, "")
+    assert [type(outcome) for outcome in outcomes_of(tmp_path / "run").values()] == [Measurement]
+
+
 def _marked(mark: Mapping[str, str]) -> list[str]:
     """The processes that have inherited the mark, by what they run."""
     if not Path("/proc/self/environ").exists():
@@ -587,7 +612,7 @@ def test_a_finished_run_is_resumed_without_a_change(counted: Counted) -> None:
 def test_an_interrupted_extension_names_a_command_that_goes_on_to_the_larger_budget(counted: Counted) -> None:
     counted.finish(*searching("random_search", 50, "run"), notes="run.txt")
     run = counted.folder / "run"
-    process = counted.begin("resume", "run", "--evaluations", "300", notes="run.txt", delay=0.01)
+    process = counted.begin("resume", "run", "--evaluations", "300", notes="run.txt", delay=0.04)
     wait_until(lambda: outcomes_in(run) >= 80, process)
     _, errors = interrupt(process, signal.SIGINT)
     assert process.returncode == 130, errors
@@ -980,7 +1005,7 @@ class Stubborn(Script):
 
     Args:
         problem: What is searched.
-        every: The evaluation comes after so many trainings.
+        every: The number of trainings before each evaluation.
     """
 
     def __init__(self, problem: Problem, *, every: int) -> None:

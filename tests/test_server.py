@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import statistics
@@ -383,11 +384,12 @@ def test_an_overfull_server_says_when_to_come_back(saved: StoredPredictor, monke
 
 @contextmanager
 def serving(
-    installed: dict[str, str], learnt: Path, *options: str, **environment: str
+    installed: dict[str, str], learnt: Path, *options: str, files: int | None = None, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server process on a free port."""
+    """A server process on a free port, with a limit of open files."""
+    limited = () if files is None else ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
     process = subprocess.Popen(
-        [sys.executable, "-m", "nasplat", "serve", "--predictor", str(learnt), "--port", "0", *options],
+        [*limited, sys.executable, "-m", "nasplat", "serve", "--predictor", str(learnt), "--port", "0", *options],
         env={**installed, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -535,8 +537,42 @@ def test_a_client_that_goes_in_the_middle_of_a_body_is_no_failure(installed: dic
     assert "Traceback" not in told
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Lets this process open 2,000 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted, unlimited = 2000, resource.RLIM_INFINITY
+    if hard != unlimited and hard < wanted:
+        pytest.skip(f"a process may have {hard} open files here, and the test needs {wanted}")
+    if soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.slow
-def test_a_thousand_silent_connections_and_two_hundred_clients(installed: dict[str, str], learnt: Path) -> None:
+@pytest.mark.usefixtures("many_files")
+def test_a_burst_of_connections_is_survived_where_few_files_may_be_open(
+    installed: dict[str, str], learnt: Path
+) -> None:
+    with serving(installed, learnt, files=256) as (process, port), ExitStack() as silent:
+        for _ in range(500):
+            connection = silent.enter_context(socket.socket())
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", port))
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as health:
+            health.request("GET", "/healthz")
+            assert health.getresponse().status == 200
+        process.terminate()
+        _, told = process.communicate(timeout=PATIENCE)
+    assert told.splitlines() == ["interrupted; the server has ended"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_silent_connections_and_two_hundred_clients_of_one_address(
+    installed: dict[str, str], learnt: Path
+) -> None:
     times: list[float] = []
     errors: list[str] = []
     body = json.dumps({"architectures": 64 * ["000000"]})

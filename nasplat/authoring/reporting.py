@@ -23,7 +23,7 @@ class Reporter:
     Args:
         name: The function's name in messages.
         stop: When the trial is stopped, if ever.
-        epochs: The epochs of the trial, for who watches it; None if they are unknown.
+        epochs: The number of epochs of the trial, shown in the progress; None if it is unknown.
 
     Attributes:
         curve: What was reported, by epoch; two reports of one epoch are joined.

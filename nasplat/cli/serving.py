@@ -19,7 +19,7 @@ from nasplat.surrogates.predictor_store import StoredPredictor, open_predictor
 
 TOKEN = "NASPLAT_TOKEN"
 BACKLOG = 256
-"""The number of connections that the system may hold ready, all of which may be accepted at once."""
+"""Maximum number of connections that the system holds ready, all of which may be accepted at once."""
 FILES = 2048
 """The number of open files that suffices for all connections, those about to be closed, and what else is open."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -90,8 +90,8 @@ def _serve(
     from nasplat.server.app import make_app
     from nasplat.server.connections import Limits, limited
 
-    limits = Limits()
-    limits.total = min(limits.total, _open_files() // 2)
+    limits, files = Limits(), _open_files()
+    limits.total = min(limits.total, files // 2)
     app = make_app(saved, batch=batch, token=token, hosts=hosts)
     logging = deepcopy(LOGGING_CONFIG)
     logging["filters"] = {"query": {"()": "nasplat.server.guard.WithoutQuery"}}
@@ -105,7 +105,7 @@ def _serve(
         http=limited(limits),
         ws="none",
         server_header=False,
-        backlog=BACKLOG,
+        backlog=min(BACKLOG, files // 8),  # some are accepted before those that they push out are closed
         timeout_graceful_shutdown=5,
     )
     # The server stops cleanly on SIGINT or SIGTERM and then raises the signal again. Both are interruptions, and so is

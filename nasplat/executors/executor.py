@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark, SupernetBenchmark
+from nasplat.curve import trial
 from nasplat.errors import ArtifactError, NasplatError, StorageError, TrialFailed
 from nasplat.task import Evaluate, Failure, Incident, Measurement, Outcome, Spent, Task, Trained
 
@@ -81,7 +82,8 @@ def perform(
     """
     started, clock = time.time(), time.perf_counter()
     try:
-        outcome = _sound(_dispatch(task, benchmark, device, artifacts, group), task)
+        with trial():
+            outcome = _sound(_dispatch(task, benchmark, device, artifacts, group), task)
     except StorageError:
         raise  # no fault of the trial
     except (Exception, SystemExit) as error:  # noqa: BLE001  a benchmark is foreign code, its trial ends with it

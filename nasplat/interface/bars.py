@@ -7,7 +7,10 @@ from nasplat.errors import printable
 
 
 class LineColumn(TextColumn):
-    """A column whose text is one printable line, whatever it names; line breaks are a console's own."""
+    """A column whose text is one printable line, in rich's markup; line breaks are a console's own.
+
+    Of the options of `TextColumn` it ignores `markup` and `highlighter`.
+    """
 
     def render(self, task: Task) -> Text:
         """The text of the column, escaped."""

@@ -11,7 +11,7 @@ from nasplat.errors import printable
 
 
 class SafeConsole(Console):
-    """A console for texts of others: what is no printable character is escaped, whoever prints it.
+    """A console for texts of others: what is no printable character is escaped in everything that is printed.
 
     A string is one line. Only line breaks at its beginning and end are layout; one inside it could pretend to be a line
     of this program. Markup is kept; text of others goes through `rich.markup.escape`.

@@ -1,7 +1,9 @@
 """Progress of a search: done, running, epoch, failed, best so far, rate, time left; and incidents as they happen."""
 
+import math
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +14,7 @@ from rich.progress import BarColumn, Progress
 from nasplat.curve import listening
 from nasplat.driver.loop import Search
 from nasplat.interface.bars import LineColumn
-from nasplat.task import Failure, Outcome
+from nasplat.task import Evaluate, Failure, Outcome
 from nasplat.units import duration, figure, spelt
 
 PER_SECOND = 5
@@ -36,7 +38,7 @@ class _TerminalBar:
     def stop(self) -> None:
         self._bar.stop()
 
-    def update(self, fraction: float, text: str) -> None:
+    def update(self, fraction: float, text: str, *, at_once: bool) -> None:
         self._bar.update(self._task, completed=fraction, description=text)
 
 
@@ -61,10 +63,29 @@ class _NotebookLine:
         if self._handle is not None:
             self._handle.update({"text/plain": ""}, raw=True)
 
-    def update(self, fraction: float, text: str) -> None:
-        if self._handle is not None and time.monotonic() >= self._next:
+    def update(self, fraction: float, text: str, *, at_once: bool) -> None:
+        if self._handle is not None and (at_once or time.monotonic() >= self._next):
             self._next = time.monotonic() + 1 / PER_SECOND
             self._handle.update({"text/plain": f"{100 * fraction:3.0f} %  {text}"}, raw=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """How far a search is between two outcomes.
+
+    Args:
+        fraction: The completed part of the search.
+        evaluations: The completed part of the budget's evaluations; 0 if it has none, or a supernet is trained.
+        evaluation: The part of them that one is; 0 likewise.
+        before: The text before the epoch.
+        after: The text after it.
+    """
+
+    fraction: float
+    evaluations: float
+    evaluation: float
+    before: str
+    after: str
 
 
 class SearchProgress:
@@ -83,8 +104,8 @@ class SearchProgress:
         self._console = console
         self._incidents = 0
         self._told: set[str] = set()
-        self._search: Search | None = None
-        self._epoch = ""
+        self._standing: _Standing | None = None
+        self._in_epoch = False
         self._listening = ExitStack()
 
     def __enter__(self) -> Self:
@@ -110,28 +131,32 @@ class SearchProgress:
             self._console.print(
                 f"[yellow]trial {outcome.id} failed ({escape(outcome.kind)}):[/] {escape(outcome.message)}"
             )
-        self._search, self._epoch = search, ""  # whatever runs next tells its own
-        self._draw()
+        self._in_epoch = False  # whatever runs next tells its own
+        if self._display.shown:
+            self._standing = standing = self._describe(search)
+            self._display.update(standing.fraction, standing.before + standing.after, at_once=False)
 
     def _reached(self, epoch: int, epochs: int | None) -> None:
-        """Show the epoch that the trial in work is in."""
-        of = "" if epochs is None else f" of {epochs}"
-        self._epoch = f" (epoch {epoch + 1 if epochs is None else min(epoch + 1, epochs)}{of})"
-        self._draw()
+        """Show the epoch that the trial in work is in.
 
-    def _draw(self) -> None:
-        if self._display.shown and self._search is not None:
-            fraction = self._search.fraction
-            self._display.update(fraction, self._describe(self._search, fraction))
+        It is called within the trial, so it takes what was noted before and asks neither the search nor its strategy.
+        """
+        if (standing := self._standing) is None:
+            return
+        part = epoch / epochs if epochs else 0.0
+        fraction = max(standing.fraction, standing.evaluations + part * standing.evaluation)
+        place = f"{min(epoch + 1, epochs)} of {epochs}" if epochs else f"{epoch + 1}"
+        first, self._in_epoch = not self._in_epoch, True  # which may last for long, with nothing drawn after it
+        self._display.update(fraction, f"{standing.before} (epoch {place}){standing.after}", at_once=first)
 
-    def _describe(self, search: Search, fraction: float) -> str:
-        count = search.outcomes
+    def _describe(self, search: Search) -> _Standing:
+        count, fraction = search.outcomes, search.fraction
         done = sum(count.values()) - count["failed"]
         seconds = search.spending.seconds
         if self._before is None:  # a resumed search counts its rate from here
             self._before = done, seconds, fraction
         done_before, seconds_before, fraction_before = self._before
-        parts = [f"{done} done", f"{search.running} running{self._epoch}", f"{count['failed']} failed"]
+        parts = [f"{count['failed']} failed"]
         if search.best is not None:
             metric = search.problem.goal.objectives[0].metric
             parts.append(f"best {metric} {figure(metric, search.best.metrics[metric])}")
@@ -140,4 +165,14 @@ class SearchProgress:
             parts.append(f"{(done - done_before) / passed:.2g}/s")
         if passed > 1 and fraction > fraction_before:
             parts.append(f"{duration(passed * (1 - fraction) / (fraction - fraction_before))} left")
-        return "  ".join(parts)
+        in_work = search.accounts.outstanding.values()
+        evaluation = 1 / (search.budget.evaluations or math.inf)
+        if not all(isinstance(task, Evaluate) for task in in_work):
+            evaluation = 0.0
+        return _Standing(
+            fraction=fraction,
+            evaluations=evaluation * (search.spending.evaluations - len(in_work)),
+            evaluation=evaluation,
+            before=f"{done} done  {search.running} running",
+            after="".join(f"  {part}" for part in parts),
+        )

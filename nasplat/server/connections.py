@@ -7,22 +7,28 @@ import asyncio
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
-    b'{"error":{"code":"busy","message":"the server works for all connections that it allows; try again"}}'
+    b'{"error":{"code":"busy","message":"the server works for all connections that it allows, in all or from one '
+    b'address; try again"}}'
 )
+SILENCE_IN_REQUEST = 0.1
+"""What a second of silence within a request counts, compared with one between requests: uploads have pauses, and yet a
+peer cannot fill its places with requests that it does not complete."""
 
 
 @dataclass(slots=True)
 class Limits:
     """The limits of connections, and the connections that each peer has.
 
-    Where a limit is reached, a new connection takes the place of the one that has kept the server waiting for longest:
-    whoever sends requests is answered, however many connections others leave open without sending any.
+    At a limit a new connection takes the place of one that keeps the server waiting. It belongs to the peer with the
+    most connections, or to the newcomer's if none has more, and has been silent for longest. So a peer with few
+    connections is answered, and loses none to those with many.
 
     Args:
         seconds: How long a peer may take for the head of a request, and for taking in what it is sent.
@@ -41,7 +47,8 @@ class Limits:
         if len(own) >= self.per_peer:
             room = self._cut_off_one(own)
         elif sum(map(len, self.peers.values())) >= self.total:
-            room = self._cut_off_one(each for connections in self.peers.values() for each in connections)
+            larger = (each for each in self.peers.values() if len(each) > len(own))
+            room = self._cut_off_one(chain(own, *larger))
         else:
             room = True
         if room:
@@ -49,13 +56,17 @@ class Limits:
         return room
 
     def _cut_off_one(self, connections: "Iterable[LimitedConnection]") -> bool:
-        """Cut off the connection that has kept the server waiting for longest, or return that none does."""
-        waiting = [each for each in connections if each.keeps_waiting]
-        if waiting:
-            oldest = min(waiting, key=lambda each: each.since)
-            self.remove(oldest)
-            oldest.transport.abort()
-        return bool(waiting)
+        """Cut off one of the connections that keep the server waiting, or return that none does."""
+        victim = max((each for each in connections if each.keeps_waiting), key=self._precedence, default=None)
+        if victim is not None:
+            self.remove(victim)
+            victim.transport.abort()
+        return victim is not None
+
+    def _precedence(self, connection: "LimitedConnection") -> tuple[int, float]:
+        """The connection with the largest precedence is cut off first."""
+        silence = connection.loop.time() - connection.since
+        return len(self.peers[connection.peer]), silence * (SILENCE_IN_REQUEST if connection.in_request else 1.0)
 
     def remove(self, connection: "LimitedConnection") -> None:
         """Count a connection no more, if it was counted."""
@@ -78,7 +89,7 @@ class LimitedConnection(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self.peer = peer_of(self.client[0] if self.client else "")
         self.since = self.loop.time()
-        """When the server began to wait for the peer, or to work for it."""
+        """When the peer last sent something, or its turn began or ended."""
         if not self.limits.admit(self):
             transport.write(FULL)
             transport.close()
@@ -93,6 +104,15 @@ class LimitedConnection(H11Protocol):
     def keeps_waiting(self) -> bool:
         """Whether it is the peer's turn: to send the rest of a request, or to take what it is sent."""
         return self._deadline is not None or self.cycle.more_body
+
+    @property
+    def in_request(self) -> bool:
+        """Whether the head of a request has come, and not all of its answer is sent."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def data_received(self, data: bytes) -> None:
+        self.since = self.loop.time()
+        super().data_received(data)
 
     def handle_events(self) -> None:
         """Process what has arrived; a request may be complete now."""
@@ -114,7 +134,7 @@ class LimitedConnection(H11Protocol):
 
     def _watch(self) -> None:
         """Let the deadline run exactly while it is the peer's turn: to send a request, or to take what it is sent."""
-        if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
+        if self.in_request and not self.flow.write_paused:
             self._stop_watching()
         elif self._deadline is None:
             self.since = self.loop.time()
