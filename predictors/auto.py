@@ -31,7 +31,7 @@ parameters."""
 MOST_WORK = 18_000_000
 """Graph networks pass at most this number of nodes in training, in about half a minute on one core."""
 FEWER = 4
-"""Number of graph networks, if the default number would pass more; if so many would, there are none."""
+"""Number of graph networks, if the default number would pass more; there are none if even these would."""
 CHUNK = 4096
 """Number of architectures that are scored at once, which bounds the memory."""
 FOLDS = 4
