@@ -364,7 +364,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _path(
         self, architecture: Architecture, weights: Handle, epochs: int, device: str, artifacts: Artifacts
     ) -> "nn.Module":
-        """The network with a copy of shared weights of a number of epochs. The supernet with the newest ones is cached."""
+        """The network with a copy of shared weights of an epoch. The supernet with the newest ones is cached."""
         from nasplat.nn.counting import check_params
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named_state
