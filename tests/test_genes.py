@@ -128,8 +128,8 @@ def test_spaces_are_for_classes_or_for_pictures() -> None:
     assert IO.upscaled(4, 6, 3).output_shape == (3, 12, 18) and IO.image(1, 4, 3).output_shape == (3,)
 
 
-def test_equal_names_of_choices_in_different_genes_are_different_operations() -> None:
+def test_genes_that_differ_in_numbers_have_equal_operations_for_equal_choices() -> None:
     space = ToySpace()
     graphs = space.graphs([space.member([0, 1, 1, 3])])
     named = [graphs.operations[number].name for number in graphs.types[0]]
-    assert named == ["input", "width 1=2", "width 2=4", "width 3=4", "width 4=16", "output"]
+    assert named == ["input", "width=2", "width=4", "width=4", "width=16", "output"]
