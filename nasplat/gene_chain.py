@@ -111,5 +111,5 @@ def _cost(space: "GeneSpace", choices: Sequence[int]) -> Cost | None:
     """The cost of a network; None if it cannot be counted, as where a space knows some of its members only."""
     try:
         return space.cost(space.member(choices), space.reference_io)
-    except Exception:  # noqa: BLE001  foreign code, which nobody asked about this network
+    except Exception:  # noqa: BLE001  code of an author, on a network that no search has asked for
         return None

@@ -702,12 +702,12 @@ def test_distillation_in_a_recipe_means_a_teacher(command: CommandLine, tmp_path
         assert "distillation is 0.3: the largest network is trained first" in done.stderr
         config = RunDirectory(tmp_path / name).config
         assert (config.strategy.options["teacher"], config.benchmark.options["distillation"]) == (True, 0.3)
-    nobody = ("is configured for distillation", "set it to 0")
-    untaught = ("the retraining has no strategy.teacher", *nobody)
-    refused(command("retrain", "toys", "--pick", "0", "--recipe", "recipe.yaml"), *untaught)
+    remedies = ("is configured for distillation", "set it to 0")
+    without = ("the retraining has no strategy.teacher", *remedies)
+    refused(command("retrain", "toys", "--pick", "0", "--recipe", "recipe.yaml"), *without)
     alone = ("--recipe", "recipe.yaml", "--set", "strategy.teacher=false")
-    refused(command("retrain", "toys", *picks, *alone), *untaught)
-    refused(command(*TOYS[:-1], "other", "--set", "benchmark.distillation=0.3"), "a search has no teacher", *nobody)
+    refused(command("retrain", "toys", *picks, *alone), *without)
+    refused(command(*TOYS[:-1], "other", "--set", "benchmark.distillation=0.3"), "a search has no teacher", *remedies)
     assert not (tmp_path / "other").exists()
 
 

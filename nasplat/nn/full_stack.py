@@ -121,7 +121,7 @@ class FullStackConv2d(nn.Module):
     def correlation(self) -> Tensor:
         """The squared deviation of the masks' normalized inner products from those of orthogonal masks, a scalar.
 
-        It is the mean of (X Xᵀ / elements - I)² over pairs of masks, of which the rows of X are made (sec. 3.3).
+        It is the mean of (X Xᵀ / elements - I)² over pairs of masks, of which the rows of X are made.
         """
         signs: Tensor = _Sign.apply(self.latent).flatten(1)
         products = signs @ signs.T / signs.shape[1]
