@@ -9,7 +9,7 @@ import torch
 from numpy.random import default_rng
 from torch import Tensor, nn
 
-from nasplat.nn.full_stack import FullStack, FullStackConv2d, fit, unpacked
+from nasplat.nn.full_stack import FullStack, FullStackConv2d, fit
 
 KINDS = [FullStack(ratio, masks) for ratio in (2, 3, 4, 16) for masks in ("individual", "shared")]
 
@@ -62,13 +62,29 @@ def test_stored_weights_have_the_bytes_of_the_formula_and_are_the_trained_ones_t
         outputs, inputs, kernel, ratio = (int(rng.integers(1, high)) for high in (70, 19, 6, 20))
         stack = FullStack(ratio, "shared" if rng.random() < 0.5 else "individual")
         layer = FullStackConv2d(convolution(outputs, inputs, kernel), stack, fitted=bool(rng.random() < 0.2))
-        filters, bits = layer.packed()
+        packed = layer.packed()
+        stored = {name: tensor.numpy() for name, tensor in packed.state_dict().items() if name != "bias"}
         elements = inputs * kernel**2
         f = math.ceil(outputs / ratio)
         masks = outputs if stack.masks == "individual" else math.ceil(outputs / f)
-        assert filters.nbytes + bits.nbytes == 4 * f * elements + math.ceil(masks * elements / 8)
-        assert filters.nbytes + bits.nbytes == math.ceil(stack.bits(outputs, elements) / 8)
-        assert np.array_equal(unpacked(filters, bits, outputs, stack), layer.weight.detach().numpy())
+        taken = sum(each.nbytes for each in stored.values())
+        assert taken == 4 * f * elements + math.ceil(masks * elements / 8)
+        assert taken == math.ceil(stack.bits(outputs, elements) / 8)
+        assert layer.stored_bits() == stack.bits(outputs, elements) + 32 * outputs
+        signs = np.unpackbits(stored["bits"], count=masks * elements).reshape(masks, inputs, kernel, kernel)
+        weights = by_hand(packed.filters, torch.from_numpy(signs) * 2.0 - 1, outputs, stack.masks == "shared")
+        assert torch.equal(weights, layer.weight)
+        other = FullStackConv2d(convolution(outputs, inputs, kernel), stack, fitted=False)
+        other.unpack(packed)
+        assert torch.equal(other.weight, layer.weight)
+
+
+@pytest.mark.parametrize("stack", KINDS, ids=str)
+def test_a_packed_layer_computes_the_same(stack: FullStack) -> None:
+    layer = FullStackConv2d(convolution(), stack, fitted=False)
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(layer.packed()(images), layer(images))
+    assert torch.equal(layer.packed().double()(images.double()), layer.double()(images.double()))
 
 
 def test_bits_of_vgg_are_the_recounted_ones() -> None:
@@ -86,12 +102,12 @@ def test_gradients_pass_straight_and_latent_values_stay_small() -> None:
     weights = torch.randn_like(layer.weight)
     torch.autograd.backward((layer.weight * weights).sum())
     assert layer.latent.grad is not None and layer.filters.grad is not None
-    torch.testing.assert_close(layer.latent.grad, weights * layer.filters.detach()[layer.filter_of])
+    torch.testing.assert_close(layer.latent.grad, weights * layer.filters.detach().repeat(2, 1, 1, 1))
     signs = torch.where(layer.latent >= 0, 1.0, -1.0)
     torch.testing.assert_close(layer.filters.grad, (weights * signs).reshape(2, 2, *weights.shape[1:]).sum(0))
     with torch.no_grad():
         layer.latent.mul_(100)
-    layer.clamp_latent()
+    layer.after_step()
     assert layer.latent.abs().max() == 1
     assert torch.equal(torch.where(layer.latent >= 0, 1.0, -1.0), signs)
 

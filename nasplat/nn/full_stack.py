@@ -6,13 +6,14 @@ happens if the number of filters is not divisible by the ratio: here the number 
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from nasplat.nn.convolution import Geometry
+from nasplat.nn.rewritten import Rewritten
 
 Masks: TypeAlias = Literal["individual", "shared"]
 
@@ -42,12 +43,6 @@ class FullStack:
         """The number of masks of a layer with so many filters."""
         return outputs if self.masks == "individual" else math.ceil(outputs / self.filters(outputs))
 
-    def which(self, outputs: int) -> tuple[Tensor, Tensor]:
-        """The full-stack filter and the mask of each filter, `[outputs]` each."""
-        number = torch.arange(outputs)
-        filters = self.filters(outputs)
-        return number % filters, number if self.masks == "individual" else number // filters
-
     def bits(self, outputs: int, elements: int, real: int = 32) -> int:
         """The bits that store the weights of a layer: real filters, and one bit for each element of a mask.
 
@@ -59,11 +54,11 @@ class FullStack:
         return (real * self.filters(outputs) + self.mask_count(outputs)) * elements
 
 
-class FullStackConv2d(nn.Module):
+class FullStackConv2d(Rewritten):
     """A convolution whose weights are full-stack filters times binary masks.
 
     Masks are the signs of latent values, through which gradients pass straight; zero counts as positive. The latent
-    values stay in [-1, 1] by `clamp_latent`, which training calls after each step. The bias, stride, padding, dilation,
+    values stay in [-1, 1], and take no weight decay, which would change signs. The bias, stride, padding, dilation,
     groups and padding mode are those of the replaced convolution.
 
     Args:
@@ -71,50 +66,43 @@ class FullStackConv2d(nn.Module):
         stack: How its filters are made.
         fitted: Whether filters and masks are fitted to its weights; else they are drawn as the weights of a convolution
             are, from torch's global generator.
+        orthogonality: The weight of the masks' `correlation` in the loss.
     """
 
-    def __init__(self, convolution: nn.Conv2d, stack: FullStack, *, fitted: bool = True) -> None:
+    undecayed: ClassVar[frozenset[str]] = frozenset({"latent"})
+
+    def __init__(
+        self, convolution: nn.Conv2d, stack: FullStack, *, fitted: bool = True, orthogonality: float = 0.0
+    ) -> None:
         super().__init__()
-        self.stack = stack
-        self.in_channels, self.out_channels = convolution.in_channels, convolution.out_channels
-        self.kernel_size, self.groups = convolution.kernel_size, convolution.groups
-        self.geometry: dict[str, Any] = {name: getattr(convolution, name) for name in ("stride", "dilation", "groups")}
-        self.padding, self.padding_mode = convolution.padding, convolution.padding_mode
-        self._around = list(convolution._reversed_padding_repeated_twice)
+        self.stack, self.orthogonality = stack, orthogonality
+        self.geometry = Geometry.of(convolution)
         weight = convolution.weight.detach()
         n, *rest = weight.shape
         if fitted:
             found = fit(weight, stack)
-            # Latent values as large as drawn ones, so that training can change signs.
-            filters, masks = found.filters, found.masks / math.sqrt(found.masks[0].numel())
+            filters, masks = found.filters, _latent(found.masks)
         else:
             filters, masks = (weight.new_empty(count, *rest) for count in (stack.filters(n), stack.mask_count(n)))
             for each in (filters, masks):
                 nn.init.kaiming_uniform_(each, a=math.sqrt(5))
         self.filters, self.latent = nn.Parameter(filters), nn.Parameter(masks)
         self.bias = None if convolution.bias is None else nn.Parameter(convolution.bias.detach().clone())
-        filter_of, mask_of = (each.to(weight.device) for each in stack.which(n))
-        self.register_buffer("filter_of", filter_of, persistent=False)
-        self.register_buffer("mask_of", mask_of, persistent=False)
         self.train(convolution.training)
-
-    filter_of: Tensor
-    mask_of: Tensor
 
     @property
     def weight(self) -> Tensor:
         """The weights of the convolution, `[outputs, inputs / groups, height, width]`."""
-        signs: Tensor = _Sign.apply(self.latent)
-        return self.filters[self.filter_of] * signs[self.mask_of]
+        return _weights(self.filters, _Sign.apply(self.latent), self.stack, self.geometry.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            x, padding = functional.pad(x, self._around, mode=self.padding_mode), 0
-        return functional.conv2d(x, self.weight, self.bias, padding=padding, **self.geometry)
+        return self.geometry.convolved(x, self.weight, self.bias)
+
+    def penalty(self) -> Tensor | None:
+        return self.orthogonality * self.correlation() if self.orthogonality else None
 
     @torch.no_grad()
-    def clamp_latent(self) -> None:
+    def after_step(self) -> None:
         """Keep latent values in [-1, 1]; beyond, they would take ever longer to change their sign."""
         self.latent.clamp_(-1.0, 1.0)
 
@@ -127,28 +115,74 @@ class FullStackConv2d(nn.Module):
         products = signs @ signs.T / signs.shape[1]
         return (products - torch.eye(len(products), device=products.device, dtype=products.dtype)).square().mean()
 
-    def packed(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """The real filters `[f, inputs / groups, height, width]`, and the masks as bits, eight to a byte."""
-        signs = (self.latent.detach() >= 0).flatten().cpu().numpy()
-        return self.filters.detach().float().cpu().numpy(), np.packbits(signs)
+    def stored_bits(self) -> int:
+        real = torch.finfo(self.filters.dtype).bits
+        biases = 0 if self.bias is None else self.bias.numel() * real
+        return self.stack.bits(self.geometry.outputs, self.filters[0].numel(), real) + biases
+
+    def multiplications(self, macs: int) -> int:
+        """Each product with a full-stack filter is made once; the filters of one stack use it with their signs."""
+        return macs * self.stack.filters(self.geometry.outputs) // self.geometry.outputs
+
+    def packed(self) -> "PackedFullStackConv2d":
+        return PackedFullStackConv2d(self)
+
+    @torch.no_grad()
+    def unpack(self, packed: nn.Module) -> None:
+        assert isinstance(packed, PackedFullStackConv2d)
+        self.filters.copy_(packed.filters)
+        self.latent.copy_(_latent(packed.signs()))
+        if self.bias is not None and packed.bias is not None:
+            self.bias.copy_(packed.bias)
 
     def extra_repr(self) -> str:
         """The shape in few words."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, ratio={self.stack.ratio}, "
-            f"masks={self.stack.masks}"
-        )
+        return f"{self.geometry}, ratio={self.stack.ratio}, masks={self.stack.masks}"
 
 
-def unpacked(
-    filters: NDArray[np.float32], bits: NDArray[np.uint8], outputs: int, stack: FullStack
-) -> NDArray[np.float32]:
-    """The weights `[outputs, …]` of what `FullStackConv2d.packed` gave."""
-    shape = stack.mask_count(outputs), *filters.shape[1:]
-    signs = np.unpackbits(bits, count=math.prod(shape)).reshape(shape)
-    filter_of, mask_of = (each.numpy() for each in stack.which(outputs))
-    weights: NDArray[np.float32] = np.where(signs, np.float32(1), np.float32(-1))[mask_of] * filters[filter_of]
-    return weights
+class PackedFullStackConv2d(nn.Module):
+    """A convolution of full-stack filters, with eight elements of its binary masks in a byte.
+
+    Args:
+        layer: The layer with the weights.
+    """
+
+    bits: Tensor
+    shifts: Tensor
+
+    def __init__(self, layer: FullStackConv2d) -> None:
+        super().__init__()
+        self.stack, self.geometry = layer.stack, layer.geometry
+        self.filters = nn.Parameter(layer.filters.detach().clone())
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
+        signs = layer.latent.detach() >= 0
+        self._shape, self._count = tuple(signs.shape), signs.numel()
+        padded = functional.pad(signs.flatten().to(torch.uint8), (0, -self._count % 8)).reshape(-1, 8)
+        shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=signs.device)
+        self.register_buffer("bits", (padded << shifts).sum(1, dtype=torch.uint8))
+        self.register_buffer("shifts", shifts, persistent=False)
+        self.train(layer.training)
+
+    def signs(self) -> Tensor:
+        """The masks, plus and minus one."""
+        bits = (self.bits.unsqueeze(1) >> self.shifts) & 1
+        return bits.flatten()[: self._count].reshape(self._shape).to(self.filters) * 2 - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _weights(self.filters, self.signs(), self.stack, self.geometry.outputs)
+        return self.geometry.convolved(x, weight, self.bias)
+
+
+def _weights(filters: Tensor, signs: Tensor, stack: FullStack, outputs: int) -> Tensor:
+    """The weights of a convolution from real filters `[f, …]` and masks of plus and minus one."""
+    if stack.masks == "shared":
+        signs = signs.repeat_interleave(len(filters), 0)[:outputs]
+    return filters.repeat(math.ceil(outputs / len(filters)), 1, 1, 1)[:outputs] * signs
+
+
+def _latent(masks: Tensor) -> Tensor:
+    """Latent values with the signs of masks, as large as drawn ones, so that training can change signs."""
+    return masks / math.sqrt(masks[0].numel())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

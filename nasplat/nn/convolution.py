@@ -1,0 +1,60 @@
+"""The geometry of a two-dimensional convolution, for layers that compute its weights."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What a convolution has besides its weights and bias.
+
+    Args:
+        inputs: The input channels.
+        outputs: The output channels.
+        kernel_size: Height and width of the kernel.
+        stride: Steps along height and width.
+        padding: Added rows and columns on each side, or ``same`` or ``valid``.
+        dilation: Distances of kernel elements.
+        groups: The number of groups of channels.
+        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+        sides: The padding as `torch.nn.functional.pad` takes it, last axis first.
+    """
+
+    inputs: int
+    outputs: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    sides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d) -> Self:
+        """The geometry of a convolution."""
+        return cls(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.padding_mode,
+            tuple(layer._reversed_padding_repeated_twice),
+        )
+
+    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Maps `[B, inputs, H, W]` convolved with weights `[outputs, inputs / groups, height, width]`."""
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = functional.pad(x, self.sides, mode=self.padding_mode), 0
+        return functional.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def __str__(self) -> str:
+        text = f"{self.inputs}, {self.outputs}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return text if self.padding == (0, 0) else f"{text}, padding={self.padding}"

@@ -1,0 +1,58 @@
+"""Layers that a transform put in the place of others: what training, costs and exports must know about them."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Rewritten(nn.Module):
+    """A layer that stands in the place of another one, with the same inputs and outputs.
+
+    A layer made of ordinary layers needs none of this. The defaults are those of an ordinary layer.
+    """
+
+    undecayed: ClassVar[frozenset[str]] = frozenset()
+    """The names of its own parameters that take no weight decay."""
+
+    def penalty(self) -> Tensor | None:
+        """The term that it adds to the loss of a batch, a scalar with its weight; None for none."""
+        return None
+
+    def after_step(self) -> None:
+        """Called after each step of the optimizer; without gradients."""
+
+    def stored_bits(self) -> int | None:
+        """The bits that store its own parameters; None for those of ordinary parameters."""
+        return None
+
+    def multiplications(self, macs: int) -> int:
+        """The multiplications that it needs for its share of multiply-accumulates; additions stay as many."""
+        return macs
+
+    def additions(self, macs: int) -> int:
+        """The additions that it needs for its share of multiply-accumulates."""
+        return macs
+
+    def packed(self) -> nn.Module:
+        """The layer as it is stored and shipped, an independent module without gradients for what is packed.
+
+        Its state dict has as many bits as `stored_bits` says, and its outputs are those of this layer.
+        """
+        raise NotImplementedError
+
+    def unpack(self, packed: nn.Module) -> None:
+        """Take the weights of a module that `packed` made, with weights loaded into it."""
+        raise NotImplementedError
+
+
+def rewritten(network: nn.Module) -> Iterator[tuple[str, Rewritten]]:
+    """The rewritten layers of a network by name, each once."""
+    return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, Rewritten))
+
+
+def penalty(network: nn.Module) -> Tensor | None:
+    """The sum of the penalties of a network's layers, a scalar; None if they have none."""
+    found = [term for _, layer in rewritten(network) if (term := layer.penalty()) is not None]
+    return torch.stack(found).sum() if found else None
