@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
 
 from nasplat.architecture import IO
 from nasplat.errors import InputError
@@ -27,10 +27,12 @@ class Cost:
     Args:
         params: Trainable parameters.
         macs: Multiply-accumulates of convolutions and linear layers only, for one example.
-        memory_bits: Bits that store the parameters.
+        memory_bits: Bits that store the parameters and the statistics of batch norm, as packed as they are exported.
         published: Further metrics by name: counted by the own rules of a publication, or taken from a table.
         parts: The cost of each named part; if there are parts, they sum to the whole.
         counted: Whether parameters, multiply-accumulates and memory are known. If not, they are 0 here, and no metrics.
+        multiplications: The multiplications in the multiply-accumulates; None if they are as many.
+        additions: The additions in the multiply-accumulates; None if they are as many.
 
     Raises:
         InputError: A figure is larger than `MOST`, as of a network whose width is a slip of the pen.
@@ -42,6 +44,8 @@ class Cost:
     published: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, "Cost"] = field(default_factory=dict)
     counted: bool = True
+    multiplications: int | None = None
+    additions: int | None = None
 
     def __post_init__(self) -> None:
         if self.params > MOST or self.macs > MOST or self.memory_bits > MOST:
@@ -56,7 +60,7 @@ class Cost:
         """The sum of named parts; the result keeps the parts.
 
         >>> Cost.total({"stem": Cost(params=2), "head": Cost(params=3, macs=5)}).metrics()
-        {'params': 5, 'macs': 5, 'memory_bits': 0}
+        {'params': 5, 'macs': 5, 'memory_bits': 0, 'multiplications': 5, 'additions': 5}
         """
         published: dict[str, float] = {}
         for part in parts.values():
@@ -68,6 +72,8 @@ class Cost:
             memory_bits=sum(part.memory_bits for part in parts.values()),
             published=published,
             parts=parts,
+            multiplications=_total(parts, "multiplications"),
+            additions=_total(parts, "additions"),
         )
 
     def scaled(self, times: int) -> "Cost":
@@ -77,12 +83,46 @@ class Cost:
             macs=times * self.macs,
             memory_bits=times * self.memory_bits,
             published={name: times * value for name, value in self.published.items()},
+            multiplications=None if self.multiplications is None else times * self.multiplications,
+            additions=None if self.additions is None else times * self.additions,
         )
 
     def metrics(self) -> dict[str, float]:
         """The totals by the metric names that objectives and constraints use."""
-        counts = {"params": self.params, "macs": self.macs, "memory_bits": self.memory_bits}
+        counts = {
+            "params": self.params,
+            "macs": self.macs,
+            "memory_bits": self.memory_bits,
+            "multiplications": _operations(self, "multiplications"),
+            "additions": _operations(self, "additions"),
+        }
         return {**(counts if self.counted else {}), **self.published}
+
+
+def _operations(cost: Cost, kind: str) -> int:
+    found: int | None = getattr(cost, kind)
+    return cost.macs if found is None else found
+
+
+def _total(parts: Mapping[str, Cost], kind: str) -> int | None:
+    """The sum of the operations of a kind; None if no part has another number than its multiply-accumulates."""
+    if all(getattr(part, kind) is None for part in parts.values()):
+        return None
+    return sum(_operations(part, kind) for part in parts.values())
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """A layer whose cost is not that of its parameters and multiply-accumulates, as `nasplat.nn.rewritten` has them."""
+
+    def stored_bits(self) -> int | None:
+        """The bits that store its own parameters; None for those of ordinary parameters."""
+
+    def multiplications(self, macs: int) -> int:
+        """The multiplications in its multiply-accumulates."""
+
+    def additions(self, macs: int) -> int:
+        """The additions in its multiply-accumulates."""
 
 
 def _spelt(count: int) -> str:
@@ -184,18 +224,24 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts]) -> 
     owners = {id(module): name for name, modules in named.items() for module in modules}
     params, bits = _parameters(network, owners)
     counter = FlopCounterMode(display=False)
-    flops, running, counted_so_far = dict.fromkeys([*named, OTHER], 0), [OTHER], 0
+    layers = {id(module): module for module in network.modules() if isinstance(module, Layer)}
+    done: dict[str, list[int]] = {name: [0, 0, 0] for name in [*named, OTHER]}  # MACs, multiplications, additions
+    running: list[tuple[str, Layer | None]] = [(OTHER, None)]
+    counted_so_far = 0
 
     def attribute() -> None:
-        """Give what was counted since the last call to the innermost part that is running."""
+        """Give what was counted since the last call to the innermost part and layer that are running."""
         nonlocal counted_so_far
         total = counter.get_total_flops()
-        flops[running[-1]] += total - counted_so_far
-        counted_so_far = total
+        macs, counted_so_far = (total - counted_so_far) // 2, total
+        part, layer = running[-1]
+        each = (macs, macs, macs) if layer is None else (macs, layer.multiplications(macs), layer.additions(macs))
+        done[part] = [before + more for before, more in zip(done[part], each, strict=True)]
 
     def enter(module: "nn.Module", given: object) -> None:
         attribute()
-        running.append(owners[id(module)])
+        part, layer = running[-1]
+        running.append((owners.get(id(module), part), layers.get(id(module), layer)))
 
     def leave(module: "nn.Module", given: object, result: object) -> None:
         attribute()
@@ -204,7 +250,7 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts]) -> 
     hooks = [
         hook
         for module in network.modules()
-        if id(module) in owners
+        if id(module) in owners or id(module) in layers
         for hook in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))
     ]
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -216,29 +262,50 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts]) -> 
     attribute()
     _check_outputs(outputs, io)
     costs = {
-        name: Cost(params=params.get(name, 0), macs=flops[name] // 2, memory_bits=bits.get(name, 0)) for name in flops
+        name: Cost(
+            params=params.get(name, 0),
+            macs=macs,
+            memory_bits=bits.get(name, 0),
+            multiplications=None if multiplications == macs else multiplications,
+            additions=None if additions == macs else additions,
+        )
+        for name, (macs, multiplications, additions) in done.items()
     }
     return Cost.total({name: cost for name, cost in costs.items() if name != OTHER or cost.memory_bits or cost.macs})
 
 
 def _parameters(network: "nn.Module", owners: Mapping[int, str]) -> tuple[dict[str, int], dict[str, int]]:
-    """The number of trainable parameters of each part, and the bits that store them."""
+    """The number of trainable parameters of each part, and the bits that store it.
+
+    Stored are parameters and those buffers of floating-point numbers that are in the state dict.
+    """
     params: dict[str, int] = {}
     bits: dict[str, int] = {}
     seen: set[int] = set()
 
     def visit(module: "nn.Module", part: str) -> None:
         part = owners.get(id(module), part)
+        own = None if id(module) in seen or not isinstance(module, Layer) else module.stored_bits()
+        seen.add(id(module))
+        bits[part] = bits.get(part, 0) + (own or 0)
         for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
+            if id(parameter) not in seen:
                 seen.add(id(parameter))
-                params[part] = params.get(part, 0) + parameter.numel()
-                bits[part] = bits.get(part, 0) + parameter.numel() * parameter.element_size() * 8
+                params[part] = params.get(part, 0) + parameter.numel() * parameter.requires_grad
+                bits[part] += _bits(parameter) if own is None else 0
+        for name, buffer in module.named_buffers(recurse=False):
+            if id(buffer) not in seen and buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
+                seen.add(id(buffer))
+                bits[part] += _bits(buffer)
         for child in module.children():
             visit(child, part)
 
     visit(network, OTHER)
     return params, bits
+
+
+def _bits(tensor: "Tensor") -> int:
+    return tensor.numel() * tensor.element_size() * 8
 
 
 def _check_outputs(outputs: object, io: IO) -> None:

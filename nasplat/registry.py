@@ -14,6 +14,7 @@ from nasplat.predictor import Predictor
 from nasplat.retraining import RETRAINING
 from nasplat.search_space import SearchSpace
 from nasplat.strategy import Strategy
+from nasplat.transform import Transform
 
 T = TypeVar("T")
 
@@ -227,6 +228,7 @@ STRATEGIES: Registry[Strategy] = Registry(
 )
 PREDICTORS: Registry[Predictor] = Registry("predictor", "nasplat.predictors", Predictor)  # type: ignore[type-abstract]
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "nasplat.benchmarks", Benchmark)  # type: ignore[type-abstract]
+TRANSFORMS: Registry[Transform] = Registry("transform", "nasplat.transforms", Transform)  # type: ignore[type-abstract]
 
 
 def todays_name(name: str) -> str:

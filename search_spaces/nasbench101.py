@@ -242,7 +242,7 @@ class NASBench101(SearchSpace):
         """
         types, adjacency = _padded(architectures)
         params, macs = np.zeros(types.shape, dtype=np.int64), np.zeros(types.shape, dtype=np.int64)
-        for cells, vertex_params, vertex_macs in self._priced(types, adjacency, self.reference_io):
+        for cells, (vertex_params, vertex_macs, _) in self._priced(types, adjacency, self.reference_io):
             params += cells.times * vertex_params
             macs += cells.times * vertex_macs
         return Graphs(GRAPH_OPERATIONS, types, adjacency, params, macs)
@@ -258,7 +258,7 @@ class NASBench101(SearchSpace):
         maps = np.empty((len(types), 1 + 2 * self.stacks * self.cells, VERTICES), dtype=np.float32)
         maps[:, 0] = types + 1
         cell = 0
-        for cells, params, macs in self._priced(types, adjacency, self.reference_io):
+        for cells, (params, macs, _) in self._priced(types, adjacency, self.reference_io):
             for _ in range(cells.times):
                 maps[:, 1 + 2 * cell], maps[:, 2 + 2 * cell] = macs / 1e7, params / 1e5
                 cell += 1
@@ -268,13 +268,12 @@ class NASBench101(SearchSpace):
         """Parameters, MACs and bits by part: stem, head, and every vertex over all cells."""
         types, adjacency = _padded([architecture])
         fixed, _ = self._tables(io)
-        params, macs = [0] * VERTICES, [0] * VERTICES
-        for cells, vertex_params, vertex_macs in self._priced(types, adjacency, io):
-            for v in range(1, VERTICES):
-                params[v] += cells.times * int(vertex_params[0, v])
-                macs[v] += cells.times * int(vertex_macs[0, v])
+        figures = np.zeros((3, VERTICES), dtype=np.int64)
+        for cells, each in self._priced(types, adjacency, io):
+            figures += cells.times * np.concatenate(each)
+        params, macs, bits = figures.tolist()
         vertices = {
-            "output" if v == LAST else f"vertex {v}": Cost(params[v], macs[v], params[v] * costs.FLOAT_BITS)
+            "output" if v == LAST else f"vertex {v}": Cost(params[v], macs[v], bits[v])
             for v in range(1, VERTICES)
             if types[0, v] != ABSENT
         }
@@ -306,20 +305,19 @@ class NASBench101(SearchSpace):
 
     def _priced(
         self, types: NDArray[np.int16], adjacency: NDArray[np.bool_], io: IO
-    ) -> Iterator[tuple[_Cells, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each kind of cell, in the order from the stem: the parameters and the MACs of every vertex in one cell,
-        `[n, 7]`."""
+    ) -> Iterator[tuple[_Cells, list[NDArray[np.int64]]]]:
+        """For each kind of cell, in the order from the stem: the parameters, the MACs and the bits of every vertex in
+        one cell, `[n, 7]` each."""
         widths = _widths(adjacency, self._widest)
         fed = adjacency[:, 0].astype(np.intp)
         for cells, prices in self._tables(io)[1]:
-            params, macs = (table[types, fed, widths[:, cells.stack]] for table in prices)
-            yield cells, params, macs
+            yield cells, [table[types, fed, widths[:, cells.stack]] for table in prices]
 
     def _count(self, io: IO) -> tuple[dict[str, Cost], list[tuple[_Cells, NDArray[np.int64]]]]:
-        """The cost of the fixed parts; for each kind of cell the cost of a vertex, `[2, types, fed by the input,
+        """The cost of the fixed parts; for each kind of cell the cost of a vertex, `[3, types, fed by the input,
         width]`.
 
-        The first row of costs is in parameters, the second in MACs. The cost at width 0, which empty places and the
+        The rows of costs are parameters, MACs and bits of memory. The cost at width 0, which empty places and the
         input have, is 0.
         """
         inputs, height, width = io.input_shape
@@ -381,8 +379,8 @@ def _widths(adjacency: NDArray[np.bool_], channels: Sequence[int]) -> NDArray[np
 
 
 def _prices(cells: _Cells) -> NDArray[np.int64]:
-    """The cost of a vertex in one of these cells, `[2, types, fed by the input, width]`; see `NASBench101._count`."""
-    prices = np.zeros((2, len(GRAPH_OPERATIONS), 2, cells.channels + 1), dtype=np.int64)
+    """The cost of a vertex in one of these cells, `[3, types, fed by the input, width]`; see `NASBench101._count`."""
+    prices = np.zeros((3, len(GRAPH_OPERATIONS), 2, cells.channels + 1), dtype=np.int64)
     for vertices in range(1, VERTICES - 1):
         for width in {cells.channels // vertices, -(-cells.channels // vertices)}:
             projection = _conv_bn(cells.inputs, width, 1, cells.pixels)
@@ -393,7 +391,8 @@ def _prices(cells: _Cells) -> NDArray[np.int64]:
                 (OUTPUT, Cost()),
             ):
                 fed = costs.together(cost, projection)
-                prices[:, kind, :, width] = [[cost.params, fed.params], [cost.macs, fed.macs]]
+                rows = ([getattr(each, figure) for each in (cost, fed)] for figure in ("params", "macs", "memory_bits"))
+                prices[:, kind, :, width] = list(rows)
     return prices
 
 

@@ -214,12 +214,13 @@ def test_type_device_and_mode_are_kept(training: bool) -> None:
 def test_a_network_without_eligible_convolutions_is_an_error_that_says_what_would_help() -> None:
     for network in (nn.Linear(2, 2), nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1))):
         with pytest.raises(
-            InputError, match=r"this (Linear|Conv2d|Sequential) has no convolution that can be replaced.*stem=True"
+            InputError,
+            match=r"a convolution that can be replaced, but this (Linear|Conv2d|Sequential) has no",
         ):
             ghostify(network)
-    with pytest.raises(InputError, match="no convolution"):
+    with pytest.raises(InputError, match=r"no convolution|none that is chosen"):
         ghostify(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), where=lambda name, convolution: False)
-    with pytest.raises(InputError, match="no convolution"):
+    with pytest.raises(InputError, match=r"no convolution|none that is chosen"):
         ghostify(ghostify(nn.Conv2d(3, 4, 3), stem=True), stem=True)
 
 

@@ -19,8 +19,8 @@ def linear(inputs: int, outputs: int) -> Cost:
 
 
 def batch_norm(channels: int) -> Cost:
-    """Batch norm with a learnt scale and shift for each channel."""
-    return Cost(params=2 * channels, memory_bits=2 * channels * FLOAT_BITS)
+    """Batch norm with a scale and shift for each channel, which are trained, and a stored mean and variance."""
+    return Cost(params=2 * channels, memory_bits=4 * channels * FLOAT_BITS)
 
 
 def together(*layers: Cost) -> Cost:

@@ -1,5 +1,6 @@
 """Layers that a transform put in the place of others: what training, costs and exports must know about them."""
 
+import copy
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -36,15 +37,15 @@ class Rewritten(nn.Module):
         return macs
 
     def packed(self) -> nn.Module:
-        """The layer as it is stored and shipped, an independent module without gradients for what is packed.
+        """The layer as it is stored and shipped, independent of this one; by default a copy.
 
         Its state dict has as many bits as `stored_bits` says, and its outputs are those of this layer.
         """
-        raise NotImplementedError
+        return copy.deepcopy(self)
 
     def unpack(self, packed: nn.Module) -> None:
-        """Take the weights of a module that `packed` made, with weights loaded into it."""
-        raise NotImplementedError
+        """Take the weights of a module that `packed` made, with other weights in it."""
+        self.load_state_dict(packed.state_dict())
 
 
 def rewritten(network: nn.Module) -> Iterator[tuple[str, Rewritten]]:

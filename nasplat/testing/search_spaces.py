@@ -168,12 +168,15 @@ def tensors_have_one_shape(space: SearchSpace, io: IO) -> None:
 
 
 def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
-    """Parameters and MACs equal what torch counts on the built network; parts sum to the whole."""
+    """Parameters, MACs, bits, multiplications and additions are those of the built network; parts sum to the whole.
+
+    Parameters and MACs are compared with what torch counts.
+    """
     _needs_networks(space)
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from nasplat.cost import unfused_attention
+    from nasplat.cost import count, unfused_attention
     from nasplat.training.seeding import seeded
 
     for architecture in _samples(space)[:8]:
@@ -187,10 +190,14 @@ def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
             network(torch.zeros(1, *io.input_shape))
         macs = counter.get_total_flops() / 2
         assert cost.macs == macs, f"{architecture} needs {macs:g} MACs, but its cost says {cost.macs}"
-        assert cost.memory_bits > 0, f"the cost of {architecture} has no memory"
-        for name, whole in cost.metrics().items() if cost.parts else ():
+        whole, known = count(lambda: network, io).metrics(), cost.metrics()  # noqa: B023  called at once
+        for name in ("memory_bits", "multiplications", "additions"):
+            assert known[name] == whole[name], (
+                f"{architecture} has {whole[name]:g} {name}, but its cost says {known[name]:g}"
+            )
+        for name, figure in known.items() if cost.parts else ():
             parts = sum(part.metrics().get(name, 0) for part in cost.parts.values())
-            assert parts == whole, f"the parts of {architecture} sum to {parts} {name}, not {whole}"
+            assert parts == figure, f"the parts of {architecture} sum to {parts} {name}, not {figure}"
 
 
 def networks_fit_their_io(space: SearchSpace, io: IO) -> None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional
 from nasplat.curve import reached
 from nasplat.data.examples import Examples
 from nasplat.errors import TrialFailed
+from nasplat.nn.rewritten import penalty, rewritten
 from nasplat.training.auxiliary import Auxiliary
 from nasplat.training.averaging import Average
 from nasplat.training.distillation import Distillation
@@ -50,7 +51,7 @@ class Recipe:
         batch_size: The number of images in each step. An incomplete last batch is dropped.
         learning_rate: The highest learning rate.
         momentum: The Nesterov momentum of SGD.
-        weight_decay: L2 penalty on all parameters.
+        weight_decay: L2 penalty on all parameters but those that take none.
         bfloat16: Whether forward passes and losses of training are computed in mixed precision.
         schedule: The schedule of the learning rate over the whole training: one cycle up and down, cosine, or halving.
         gradient_norm: The largest norm of a step's gradient. Larger gradients are scaled down to it; 0 for no limit.
@@ -81,6 +82,8 @@ class Recipe:
 
 class Training(ABC):
     """A network in training. It can be trained for some epochs, checkpointed, and resumed exactly.
+
+    Rewritten layers add their penalties to the loss, act after each step, and may have parameters without weight decay.
 
     It must be created and used within `seeded`, whose generators are part of its state. A subclass defines the batches
     and the loss.
@@ -124,7 +127,9 @@ class Training(ABC):
         self._average = Average(model, recipe.ema) if recipe.ema else None
         extra = {} if beside is None else dict(beside.named_parameters(BESIDE[:-1]))
         self._parameters = dict(model.named_parameters()) | extra
-        self._optimizer = _optimizer(list(self._parameters.values()), recipe)
+        self._rewritten = [layer for _, layer in rewritten(model)]
+        undecayed = {id(getattr(layer, name)) for layer in self._rewritten for name in layer.undecayed}
+        self._optimizer = _optimizer(list(self._parameters.values()), recipe, undecayed)
         self._schedule = _schedule(self._optimizer, recipe, epochs * steps)
 
     @property
@@ -183,6 +188,8 @@ class Training(ABC):
         if self._recipe.gradient_norm:
             nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.gradient_norm)
         self.update()
+        for layer in self._rewritten:
+            layer.after_step()
         self._schedule.step()
         if self._average is not None:
             self._average.update(self.step)
@@ -195,9 +202,14 @@ class Training(ABC):
 
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Store the gradients of a batch's mean loss in the parameters. Returns the loss, a scalar."""
-        loss = self.loss(self.model, images, targets)
+        loss = self.penalized(self.loss(self.model, images, targets), self.model)
         torch.autograd.backward(loss)
         return loss.detach()
+
+    def penalized(self, loss: Tensor, network: nn.Module) -> Tensor:
+        """A loss of a network with the penalties of its layers, a scalar."""
+        more = penalty(network) if self._rewritten else None
+        return loss if more is None else loss + more
 
     def state(self) -> dict[str, Tensor]:
         """The state for `restore`, which continues as if there had been no interruption."""
@@ -278,7 +290,10 @@ class Training(ABC):
             ) from None
         self.done = done
         self.step = done * self._steps
-        self._schedule.load_state_dict({"last_epoch": self.step, "_step_count": self.step + 1, "_last_lr": [rate]})
+        groups = len(self._optimizer.param_groups)
+        self._schedule.load_state_dict(
+            {"last_epoch": self.step, "_step_count": self.step + 1, "_last_lr": [rate] * groups}
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
@@ -371,12 +386,22 @@ def _with(there: bool) -> str:
     return "with" if there else "without"
 
 
-def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], recipe: Recipe, undecayed: set[int]) -> torch.optim.Optimizer:
+    """The optimizer of a recipe.
+
+    Args:
+        parameters: What is trained.
+        recipe: The recipe.
+        undecayed: The object ids of parameters without weight decay.
+    """
+    groups: list[dict[str, Any]] = [{"params": [each for each in parameters if id(each) not in undecayed]}]
+    if undecayed:
+        groups.append({"params": [each for each in parameters if id(each) in undecayed], "weight_decay": 0.0})
     if recipe.optimizer == "adam":
         # Fused: separate steps over hundreds of small tensors take as long as the gradients of a small network.
-        return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+        return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,

@@ -125,7 +125,7 @@ class SupernetTraining(ClassifierTraining):
     def _label_losses(self, drawn: list[nn.Module], images: Tensor, targets: Tensor) -> Iterator[Tensor]:
         """The loss of each of this rank's paths on the labels."""
         for path in drawn[self._member :: self._members]:
-            yield self.loss(path, images, targets)
+            yield self.penalized(self.loss(path, images, targets), path)
 
     def _sandwich_losses(self, drawn: list[nn.Module], images: Tensor, targets: Tensor) -> Iterator[Tensor]:
         """The loss of each of this rank's paths: the first drawn on the labels, the others on the first's outputs."""
@@ -134,12 +134,12 @@ class SupernetTraining(ClassifierTraining):
             logits = largest(images)
             loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
         if self._member == 0:
-            yield loss
+            yield self.penalized(loss, largest)
         wanted = logits.detach()
         for path in drawn[self._member or self._members :: self._members]:
             with self._precision():
                 loss = divergence(path(images), wanted, temperature=1.0)
-            yield loss
+            yield self.penalized(loss, path)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.bfloat16)

@@ -7,9 +7,8 @@ this form. GhostNet's own modules (`nasplat.nn.ghost.supernet`) have batch norm 
 follows them.
 """
 
-import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,13 @@ from torch import Tensor, nn
 from nasplat.errors import InputError
 from nasplat.nn.ghost.shapes import GHOST, Operator
 from nasplat.nn.ghost.supernet import GhostModule
+from nasplat.nn.rewriting import LayerTransform
+from nasplat.nn.rewritten import Rewritten
 
 Where = Callable[[str, nn.Conv2d], bool]
 
 
-class GhostConv2d(nn.Module):
+class GhostConv2d(Rewritten):
     """A Ghost module that can replace a convolution: it is linear, and its output has the same shape.
 
     The first ⌈n/ratio⌉ of the n maps are from an ordinary convolution, with the stride, padding, dilation and padding
@@ -59,6 +60,45 @@ class GhostConv2d(nn.Module):
         return torch.cat([x, self.cheap(x)], dim=-3)[..., : self.out_channels, :, :]
 
 
+class GhostRewriting(LayerTransform):
+    """Puts a Ghost module in the place of each convolution that can be replaced.
+
+    Not replaced are depth-wise, grouped and transposed convolutions, and what is inside of Ghost modules. A single map
+    has no ghosts, so there must be several. Weights are new.
+
+    Args:
+        operator: The ratio of ghosts and their kernel.
+        stem: Whether the first convolution is replaced too.
+        classifier: Whether the last layer is replaced too, if it is a 1 x 1 convolution.
+
+    Raises:
+        InputError: The operator makes no ghosts.
+    """
+
+    fits: ClassVar[bool] = False
+
+    def __init__(self, operator: Operator = GHOST, *, stem: bool = False, classifier: bool = False) -> None:
+        if operator.ratio < 2:
+            raise InputError(
+                f"Ghost modules must have a ratio of at least 2, but {operator!r} has {operator.ratio}; "
+                "try Operator(2, 3)"
+            )
+        self.operator = operator
+        self.stem = stem
+        self.classifier = classifier
+
+    def leaves_alone(self, module: nn.Module) -> bool:
+        return super().leaves_alone(module) or (isinstance(module, GhostModule) and module.cheap is not None)
+
+    def refusal(self, layer: nn.Conv2d) -> str:
+        if layer.groups > 1:
+            return f"it has {layer.groups} groups"
+        return "it has a single output channel, which can have no ghosts" if layer.out_channels == 1 else ""
+
+    def replacement(self, layer: nn.Conv2d, *, fitted: bool) -> nn.Module:
+        return GhostConv2d(layer, self.operator)
+
+
 def ghostify(
     module: nn.Module,
     operator: Operator = GHOST,
@@ -82,28 +122,9 @@ def ghostify(
     Raises:
         InputError: No convolution is eligible, or the operator makes no ghosts.
     """
-    if operator.ratio < 2:
-        raise InputError(
-            f"Ghost modules must have a ratio of at least 2, but {operator!r} has {operator.ratio}; try Operator(2, 3)"
-        )
-    names = eligible(module, stem=stem, classifier=classifier, where=where)
-    if not names:
-        raise InputError(
-            f"this {type(module).__name__} has no convolution that can be replaced; it must be an nn.Conv2d with one "
-            "group and several output channels; give stem=True to replace the first convolution too, and "
-            "classifier=True to replace a 1 x 1 convolution that is the last layer"
-        )
-    network = copy.deepcopy(module)
-    ghosts: dict[nn.Module, nn.Module] = {}
-    for name in names:
-        convolution = network.get_submodule(name)
-        assert isinstance(convolution, nn.Conv2d)
-        ghosts[convolution] = GhostConv2d(convolution, operator)
-    for name, part in list(network.named_modules(remove_duplicate=False)):
-        if name and part in ghosts:
-            place, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(place), leaf, ghosts[part])
-    return ghosts.get(network, network)
+    rewriting = GhostRewriting(operator, stem=stem, classifier=classifier)
+    names = None if where is None else eligible(module, stem=stem, classifier=classifier, where=where)
+    return rewriting.apply(module, names).network
 
 
 def eligible(
@@ -111,36 +132,11 @@ def eligible(
 ) -> list[str]:
     """The names of the convolutions that `ghostify` replaces, in order. A shared convolution has its first name.
 
-    An ordinary `nn.Conv2d` with one group is eligible. Not eligible are depth-wise, grouped and transposed
-    convolutions, subclasses, which may compute something else, and convolutions with hooks, which may change the
-    weights. A single map has no ghosts, so there must be several. Ghost modules are not changed. The first convolution
-    and the last layer are determined by the order of registration, which is the order of execution except in unusual
-    networks. For those use `where` and `stem=True`.
-
     Args:
         module: Any network, or a convolution.
         stem: Whether the first convolution is eligible.
         classifier: Whether the last layer is eligible, if it is a 1 x 1 convolution.
         where: Decides from a convolution's name and the convolution whether it is eligible; by default all are.
     """
-    layers = [layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None]
-    convolutions = {layer: name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
-    kept = {layer for ghost in module.modules() if _has_ghosts(ghost) for layer in ghost.modules()}
-    if not stem:
-        kept |= set(list(convolutions)[:1])
-    if not classifier:
-        kept |= {layer for layer in layers[-1:] if getattr(layer, "kernel_size", None) == (1, 1)}
-    return [
-        name
-        for layer, name in convolutions.items()
-        if layer not in kept and _ordinary(layer) and (where is None or where(name, layer))
-    ]
-
-
-def _has_ghosts(module: nn.Module) -> bool:
-    return isinstance(module, GhostConv2d) or (isinstance(module, GhostModule) and module.cheap is not None)
-
-
-def _ordinary(layer: nn.Conv2d) -> bool:
-    hooked = any(hooks for name, hooks in vars(layer).items() if name.endswith(("_hooks", "_pre_hooks")))
-    return type(layer) is nn.Conv2d and layer.groups == 1 and layer.out_channels > 1 and not hooked
+    names = GhostRewriting(stem=stem, classifier=classifier).eligible(module)
+    return [name for name in names if where is None or where(name, module.get_submodule(name))]  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""The contract of a transform: what rewrites layers of a network, so that the network has a lower cost."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A layer that a transform looks at.
+
+    Args:
+        name: The name of the layer, as in `named_modules` of the network.
+        outputs: Its number of output channels.
+        reason: Why the layer cannot be rewritten; empty if it can.
+    """
+
+    name: str
+    outputs: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """A network with rewritten layers.
+
+    Args:
+        network: The network; what was given is unchanged.
+        errors: For each layer whose new weights were fitted to the given ones: the squared error of the weights,
+            relative to the squared weights.
+    """
+
+    network: "nn.Module"
+    errors: dict[str, float]
+
+
+class Transform(ABC):
+    """Rewrites layers of any network into others with the same inputs and outputs.
+
+    A transform is stateless. Its constructor takes keyword arguments only and stores them under their own names. What
+    it makes of a layer that is not made of ordinary layers is a `nasplat.nn.rewritten.Rewritten`, which tells training,
+    costs and exports what they must know. `nasplat.testing` has the checks of this contract.
+
+    Transforms that replace one convolution by one layer are easier to write as `nasplat.nn.rewriting.LayerTransform`.
+    """
+
+    fits: ClassVar[bool] = True
+    """Whether new weights can be fitted to given ones; if not, they are always drawn."""
+
+    excludes: ClassVar[frozenset[str]] = frozenset()
+    """The names of transforms that cannot be applied to the same layers."""
+
+    @abstractmethod
+    def candidates(self, network: "nn.Module") -> Sequence[Candidate]:
+        """The layers of a network that it may rewrite, in order, and those that are alike but cannot be rewritten.
+
+        A layer that the network has in several places is listed once, under its first name.
+        """
+
+    @abstractmethod
+    def apply(self, network: "nn.Module", names: Collection[str] | None = None, *, fitted: bool = False) -> Rewriting:
+        """A copy of a network with rewritten layers, in the same mode, on the same device.
+
+        Args:
+            network: Any network. It is not changed.
+            names: The layers to rewrite; by default all that can be.
+            fitted: Whether new weights are fitted to the network's, which is then trained; else they are drawn from
+                torch's global generator.
+
+        Raises:
+            InputError: No layer can be rewritten, or the options fit none of them.
+        """
+
+    def eligible(self, network: "nn.Module") -> list[str]:
+        """The names of the layers that can be rewritten."""
+        return [candidate.name for candidate in self.candidates(network) if not candidate.reason]
