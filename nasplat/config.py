@@ -13,7 +13,7 @@ from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
 from nasplat.options import complete, construct, grouped, validated
-from nasplat.registry import BENCHMARKS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.registry import BENCHMARKS, JOINED, SEARCH_SPACES, STRATEGIES, Registry
 from nasplat.retraining import RETRAINING, Retraining
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
@@ -122,7 +122,10 @@ class Workload:
 
     def make(self) -> Benchmark:
         """Make the benchmark; it is not yet prepared."""
-        space_class: type[SearchSpace] = self.adopted.get(self.space) or SEARCH_SPACES.get(self.space)
+        below, *transforms = self.space.split(JOINED)
+        space_class: type[SearchSpace] = self.adopted.get(below) or SEARCH_SPACES.get(below)
+        if transforms:
+            space_class = SEARCH_SPACES.transformed(space_class, transforms)
         space: SearchSpace = construct("space", space_class, **self.space_options)
         benchmark_class: type[Benchmark] = self.adopted.get(self.benchmark) or BENCHMARKS.get(self.benchmark)
         benchmark: Benchmark = construct("benchmark", benchmark_class, space, **self.benchmark_options)
@@ -231,7 +234,11 @@ class SearchConfig(_Section):
     def workload(self) -> Workload:
         """The benchmark on the search space, in the form that is sent to workers."""
         named: dict[str, Registry[Any]] = {self.space.name: SEARCH_SPACES, self.benchmark.name: BENCHMARKS}
-        adopted = {name: found for name, registry in named.items() if (found := registry.adopted(name)) is not None}
+        adopted = {
+            name.partition(JOINED)[0]: found
+            for name, registry in named.items()
+            if (found := registry.adopted(name)) is not None
+        }
         return Workload(
             self.space.name, self.benchmark.name, self.space.options, self.benchmark.options, adopted=adopted
         )

@@ -188,6 +188,16 @@ def children(network: "nn.Module") -> Parts:
     return {name: [child] for name, child in network.named_children()}
 
 
+def layers(network: "nn.Module") -> Parts:
+    """The layers of a network as its parts: what has parameters or a cost of its own, by its name."""
+    own = {
+        name: [module]
+        for name, module in network.named_modules()
+        if isinstance(module, Layer) or next(module.parameters(recurse=False), None) is not None
+    }
+    return {name or type(network).__name__: modules for name, modules in own.items()}
+
+
 def count(
     make: Callable[[], "nn.Module"], io: IO, parts: Callable[["nn.Module"], Parts] = children, *, seed: int = 0
 ) -> Cost:

@@ -1,7 +1,7 @@
 """Plug-ins by name: one registry class, with one instance for each kind of plug-in."""
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Generic, TypeAlias, TypeVar
@@ -49,6 +49,8 @@ class Registry(Generic[T]):
             of each.
         elsewhere: Names that stand for something else in a configuration, with the message for who takes it for a
             plug-in.
+        composed: The function that makes the class for a plug-in and transforms of it, as ``package.module:function``;
+            empty if there are no transforms of this kind. Their names are joined by `JOINED`.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Registry(Generic[T]):
         base: type[T],
         reserved: Mapping[str, str] | None = None,
         elsewhere: Mapping[str, str] | None = None,
+        composed: str = "",
     ) -> None:
         self.kind = kind
         self.group = group
         self.base = base
         self.reserved = dict(reserved or {})
         self.elsewhere = dict(elsewhere or {})
+        self.composed = composed
         self._plugins: dict[str, Plugin] = {}
         self._former: dict[str, str] = {}
         self._adopted: dict[str, type[T]] = {}
@@ -81,6 +85,8 @@ class Registry(Generic[T]):
         Raises:
             InputError: The name is taken (the message names both plug-ins), or it is reserved.
         """
+        if JOINED in name:
+            raise InputError(f"the {self.kind} {target} ({origin}) has the name {name!r}; leave out {JOINED!r}")
         if name in self.reserved or name in self.elsewhere:
             raise InputError(f"the {self.kind} {target} ({origin}) has the reserved name {name!r}; give it another one")
         taken = self._plugins.get(name)
@@ -124,8 +130,11 @@ class Registry(Generic[T]):
             self.adopt(name, plugin)
 
     def adopted(self, name: str) -> type[T] | None:
-        """The class of the user that is known as this name in this process; None if there is none."""
-        return self._adopted.get(name)
+        """The class of the user that is known as this name in this process; None if there is none.
+
+        Of a name with transforms, it is the class below them.
+        """
+        return self._adopted.get(name.partition(JOINED)[0])
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -170,6 +179,9 @@ class Registry(Generic[T]):
         """
         if name in self._adopted:
             return self._adopted[name]
+        if self.composed and JOINED in name:
+            below, *transforms = name.split(JOINED)
+            return self.transformed(self.get(below), transforms)
         plugin = self.plugin(name)
         module, _, attribute = plugin.target.partition(":")
         try:
@@ -188,9 +200,23 @@ class Registry(Generic[T]):
             )
         return found
 
+    def transformed(self, below: type[T], transforms: Sequence[str]) -> type[T]:
+        """The class for a plug-in and transforms of it.
+
+        Raises:
+            InputError: A transform is unknown or cannot be loaded, or is given twice.
+        """
+        module, _, attribute = self.composed.partition(":")
+        compose = getattr(importlib.import_module(module), attribute)
+        found: type[T] = compose(below, tuple((name, TRANSFORMS.get(name)) for name in transforms))
+        return found
+
     def __contains__(self, name: object) -> bool:
-        """Whether a name, or a former name, is registered or adopted."""
+        """Whether a name, or a former name, is registered or adopted, or composed of such names."""
         self._discover()
+        if self.composed and isinstance(name, str) and JOINED in name:
+            below, *transforms = name.split(JOINED)
+            return below in self and all(each in TRANSFORMS for each in transforms)
         return name in self._plugins or name in self._former or name in self._adopted
 
     def __iter__(self) -> Iterator[Plugin]:
@@ -209,12 +235,20 @@ def _origin(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value
 
 
+JOINED = "+"
+"""Between the name of a plug-in and the names of its transforms."""
+
 AUTO = "auto"
 """The name that lets `nasplat.driver.automatic` choose the strategy."""
 AUTO_SUMMARY = "Chosen by space, benchmark, objectives and budget; the search says why."
 
 # mypy expects a concrete class wherever a class is passed, but a contract is abstract.
-SEARCH_SPACES: Registry[SearchSpace] = Registry("search space", "nasplat.search_spaces", SearchSpace)  # type: ignore[type-abstract]
+SEARCH_SPACES: Registry[SearchSpace] = Registry(
+    "search space",
+    "nasplat.search_spaces",
+    SearchSpace,  # type: ignore[type-abstract]
+    composed="nasplat.search_spaces.transformed:transformed",
+)
 STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     "nasplat.strategies",

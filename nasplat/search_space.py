@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
@@ -14,6 +13,7 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
+from nasplat.convolution import Convolution
 from nasplat.cost import Cost, Parts, children, count
 from nasplat.errors import InputError
 from nasplat.gene import NAMED, checked
@@ -144,6 +144,29 @@ class SearchSpace(ABC):
         """All members in a fixed order, if they are few enough to be listed; by default None."""
         return None
 
+    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+        """The stages of the architecture's network, each with the names of its modules; layers inside belong to it.
+
+        All architectures have the same stages in the same order, some maybe without modules. Layers may belong to none.
+        Transforms can be chosen for each stage. By default the children of a random network are the stages.
+        """
+        return {name: [name] for name in self._children}
+
+    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution] | None:
+        """All convolutions of the network by formula, in the order of `named_modules`; None if there is no formula.
+
+        Costs of transformed networks are then computed in a thousandth of the time that counting takes.
+        """
+        return None
+
+    @cached_property
+    def _children(self) -> list[str]:
+        import torch
+
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            network = self.build(self.sample(default_rng(0)), self.reference_io)
+        return [name for name, child in network.named_children() if any(True for _ in child.parameters())]
+
     def check_io(self, io: IO) -> None:
         """Check that the data fits the task of the space's networks.
 
@@ -166,35 +189,6 @@ class SupernetSpace(SearchSpace):
     @abstractmethod
     def supernet(self, io: IO) -> "Supernet":
         """A new supernet; its paths are the networks that `build` returns, with the same names in their state dicts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One of the blocks that a network runs in sequence.
-
-    Args:
-        kind: Its type without its widths, and the side of its input, such as ``expand ghost 2 3 at 16``. Blocks of
-            one kind with equal widths take the same time at any position.
-        widths: Its numbers of channels, input channels first.
-        make: Makes the block with any weights; its input is `[batch, *input_shape]`.
-        input_shape: The input shape of one example.
-    """
-
-    kind: str
-    widths: tuple[int, ...]
-    make: "Callable[[], nn.Module]"
-    input_shape: tuple[int, ...]
-
-
-class BlockSpace(SearchSpace):
-    """A search space whose networks are sequences of blocks, so that a table of blocks gives a network's latency."""
-
-    untimed: ClassVar[frozenset[str]] = frozenset()
-    """Options without an effect in evaluation mode, such as dropout; one table is valid for all their values."""
-
-    @abstractmethod
-    def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
-        """The blocks of the architecture's network, in order; every parameter is in one of them."""
 
 
 class _ClassName:

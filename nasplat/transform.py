@@ -5,6 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from nasplat.convolution import Convolution
+from nasplat.cost import Cost
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -74,6 +77,24 @@ class Transform(ABC):
         Raises:
             InputError: No layer can be rewritten, or the options fit none of them.
         """
+
+    def eligible_of(self, convolutions: Sequence[Convolution]) -> list[str] | None:
+        """As `eligible`, of all convolutions of a network by their sizes; None, the default, if those do not tell."""
+        return None
+
+    def added_cost(self, convolutions: Sequence[Convolution], names: Collection[str] | None = None) -> Cost:
+        """What rewriting adds to the cost of a network with these convolutions; it is negative where it saves.
+
+        Only needed beside `eligible_of`.
+
+        Args:
+            convolutions: All convolutions of the network, in order.
+            names: The layers to rewrite; by default all that can be.
+
+        Raises:
+            InputError: As in `apply`.
+        """
+        raise NotImplementedError
 
     def eligible(self, network: "nn.Module") -> list[str]:
         """The names of the layers that can be rewritten."""

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from itertools import chain, combinations, permutations
+from itertools import chain, combinations, pairwise, permutations
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -178,6 +178,14 @@ class DARTS(GeneSpace, SupernetSpace):
             for name, source in pair
         }
         return Cost.total(fixed | edges)
+
+    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+        """The cells of each size of images; the last two stages begin with a reduction."""
+        ends = (0, self.cells // 3, 2 * self.cells // 3, self.cells)
+        return {
+            f"stage {number}": [f"cells.{cell}" for cell in range(*pair)]
+            for number, pair in enumerate(pairwise(ends), 1)
+        }
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The evaluation network of DARTS: `[B, channels, height, width]` to `[B, classes]`."""

@@ -1,6 +1,6 @@
 """Residual dense networks for super-resolution (Song et al., 2020, "Efficient residual dense block search", AAAI)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import comb
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.random import Generator
 
 from nasplat.architecture import IO, Architecture
+from nasplat.block_space import Block, BlockSpace
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import ABSENT, Graphs, Operation, Role
 from nasplat.nn.residual_dense.shapes import KINDS, SCALES, DenseBlock, ResidualDenseShape, network_costs
-from nasplat.search_space import Block, BlockSpace, Gene, GeneSpace
+from nasplat.search_space import Gene, GeneSpace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -216,6 +217,13 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         from nasplat.nn.residual_dense.network import ResidualDenseNetwork
 
         return ResidualDenseNetwork(self.shape(architecture), io)
+
+    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+        """The block of each slot, which an inactive slot lacks, and what follows the blocks."""
+        numbers = {slot: number for number, (slot, _) in enumerate(self._active(architecture))}
+        slots = range(1, self.preset.slots + 1)
+        found = {f"slot {slot}": [f"blocks.{numbers[slot]}"] if slot in numbers else [] for slot in slots}
+        return {**found, "reconstruction": ["fusion", "tail"]}
 
     def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
         """Shallow features, each residual dense block, fusion and tail."""

@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from nasplat.architecture import IO, Architecture
+from nasplat.block_space import Block, BlockSpace
 from nasplat.cost import Cost
 from nasplat.errors import InputError, unknown
 from nasplat.graph import ABSENT, Graphs, Role
 from nasplat.graph import Operation as Node
 from nasplat.nn.ghost.shapes import PLAIN, Bottleneck, GhostShape, Operator, make_divisible, network_costs
-from nasplat.search_space import Block, BlockSpace, Gene, GeneSpace, SupernetSpace
+from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -265,6 +266,15 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         supernet = Supernet(partial(self._assembled, io=io, largest=self._shape(most, io)), covering)
         begin_as_identities(supernet.parts)
         return supernet
+
+    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+        """The bottlenecks of each stage, and what follows them."""
+        choices, found, number = self.chosen(architecture), dict[str, Sequence[str]](), 0
+        for stage in range(1, len(self.preset.stages) + 1):
+            depth = int(choices[f"stage {stage} depth"])
+            found[f"stage {stage}"] = [f"blocks.{block}" for block in range(number, number + depth)]
+            number += depth
+        return {**found, "head": ["head", "features"]}
 
     def blocks(self, architecture: Architecture, io: IO) -> list[Block]:
         """Stem, the layers of each bottleneck, head and classifier."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import md5
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -294,6 +294,14 @@ class NASBench101(SearchSpace):
             channels=self.channels,
             io=io,
         )
+
+    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+        """The stacks of cells."""
+        size = self.cells + 1  # with the pooling after it
+        return {
+            f"stack {stack + 1}": [f"body.{stack * size + cell}" for cell in range(self.cells)]
+            for stack in range(self.stacks)
+        }
 
     @property
     def _widest(self) -> list[int]:

@@ -1,7 +1,7 @@
 """The topology search space of NAS-Bench-201 (Dong and Yang, 2020): cells of four nodes and six edges."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
+from nasplat.convolution import Convolution
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
@@ -160,6 +161,43 @@ class NASBench201(GeneSpace, SupernetSpace):
 
         return CellNetwork(self._nodes(architecture), channels=self.channels, cells=self.cells, io=io)
 
+    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+        names = [OPERATIONS[choice] for choice in self.choices(architecture)]
+        chosen = [
+            (node - 1, source, int(name[-1]))
+            for (node, source), name in zip(EDGES, names, strict=True)
+            if "conv" in name
+        ]
+        _, height, width = io.input_shape
+        found = [Convolution("stem.0", io.input_shape[0], self.channels, (height, width), (3, 3), padding=(1, 1))]
+        channels, place = self.channels, 0
+        for stage in range(3):
+            if stage:
+                name = f"stages.{place}"
+                halved = (height + 1) // 2, (width + 1) // 2
+                found += [
+                    _convolution(f"{name}.body.0.1", channels, 2 * channels, 3, (height, width), 2),
+                    _convolution(f"{name}.body.1.1", 2 * channels, 2 * channels, 3, halved),
+                    _convolution(f"{name}.shortcut.1", channels, 2 * channels, 1, halved),
+                ]
+                (height, width), channels, place = halved, 2 * channels, place + 1
+            for cell in range(place, place + self.cells):
+                found += [
+                    _convolution(f"stages.{cell}.nodes.{node}.{source}.1", channels, channels, kernel, (height, width))
+                    for node, source, kernel in chosen
+                ]
+            place += self.cells
+        return found
+
+    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+        """The cells of each stage, and the reduction before them."""
+        found = {}
+        for stage in range(3):
+            first = stage * (self.cells + 1)
+            reduction = [f"stages.{first - 1}"] if stage else []
+            found[f"stage {stage + 1}"] = [*reduction, *(f"stages.{first + cell}" for cell in range(self.cells))]
+        return found
+
     def supernet(self, io: IO) -> "Supernet":
         """Every operation on every edge of every cell, once. Stem, reductions and head are common to all paths."""
         from nasplat.nn.cells import CellNetwork
@@ -225,6 +263,13 @@ class NASBench201(GeneSpace, SupernetSpace):
         """The choices of all genes, `[n, 6]`."""
         codes = "".join(architecture.code for architecture in architectures).encode()
         return (np.frombuffer(codes, dtype=np.uint8).reshape(-1, len(EDGES)) - ord("0")).astype(np.int16)
+
+
+def _convolution(
+    name: str, inputs: int, outputs: int, kernel: int, sides: tuple[int, int], stride: int = 1
+) -> Convolution:
+    pad = kernel // 2
+    return Convolution(name, inputs, outputs, sides, (kernel, kernel), (stride, stride), (pad, pad))
 
 
 def _code_of(official: str) -> str:

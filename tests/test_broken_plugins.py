@@ -21,13 +21,14 @@ from torch import nn
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
+from nasplat.block_space import Block
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn.supernet import Part, Supernet
 from nasplat.predictor import FittedState
 from nasplat.problem import Problem
-from nasplat.search_space import Block, GeneSpace, Prior
+from nasplat.search_space import GeneSpace, Prior
 from nasplat.search_spaces.nasbench101 import NASBench101
 from nasplat.strategies.local_search import LocalSearch
 from nasplat.strategies.random_search import RandomSearch

@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 
 from nasplat.architecture import IO, Architecture
 from nasplat.benchmarks.classification import Classification
+from nasplat.block_space import Block
 from nasplat.cli import main
 from nasplat.config import SearchConfig
 from nasplat.driver.assembly import Assembly
@@ -29,7 +30,6 @@ from nasplat.latency.table import BlockTable, Row, Surface, described, read_fact
 from nasplat.options import construct
 from nasplat.registry import SEARCH_SPACES, STRATEGIES, Plugin
 from nasplat.run.directory import RunDirectory
-from nasplat.search_space import Block
 from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.testing import ToySpace

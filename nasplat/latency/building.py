@@ -16,11 +16,12 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
+from nasplat.block_space import Block, BlockSpace
 from nasplat.errors import InputError
 from nasplat.latency.conditions import Engine, processor
 from nasplat.latency.measuring import WARM_UP, Passes, check_onnxruntime, exported, onnx_passes, passes
 from nasplat.latency.table import BlockTable, Row, described, write_table
-from nasplat.search_space import Block, BlockSpace, SearchSpace
+from nasplat.search_space import SearchSpace
 from nasplat.storage.files import is_taken, refusal, scratch_folder, write_atomically
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
+from nasplat.block_space import BlockSpace
 from nasplat.errors import InputError
 from nasplat.latency.conditions import Origin
 from nasplat.options import options_model, shortly
-from nasplat.search_space import BlockSpace, SearchSpace
+from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file, write_atomically
 
 METRIC = "latency_ms"

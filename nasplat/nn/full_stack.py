@@ -96,24 +96,20 @@ class FullStackConv2d(Rewritten):
         return _weights(self.filters, _Sign.apply(self.latent), self.stack, self.geometry.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.geometry.convolved(x, self.weight, self.bias)
+        return self.convolved(x, self.filters, self.latent, self.bias)
+
+    def convolved(self, x: Tensor, filters: Tensor, latent: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of maps `[B, inputs, H, W]` with other filters, latent values and bias of the same shapes."""
+        weight = _weights(filters, _Sign.apply(latent), self.stack, self.geometry.outputs)
+        return self.geometry.convolved(x, weight, bias)
 
     def penalty(self) -> Tensor | None:
-        return self.orthogonality * self.correlation() if self.orthogonality else None
+        return self.orthogonality * correlation(self.latent) if self.orthogonality else None
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Keep latent values in [-1, 1]; beyond, they would take ever longer to change their sign."""
         self.latent.clamp_(-1.0, 1.0)
-
-    def correlation(self) -> Tensor:
-        """The squared deviation of the masks' normalized inner products from those of orthogonal masks, a scalar.
-
-        It is the mean of (X Xᵀ / elements - I)² over pairs of masks, of which the rows of X are made.
-        """
-        signs: Tensor = _Sign.apply(self.latent).flatten(1)
-        products = signs @ signs.T / signs.shape[1]
-        return (products - torch.eye(len(products), device=products.device, dtype=products.dtype)).square().mean()
 
     def stored_bits(self) -> int:
         real = torch.finfo(self.filters.dtype).bits
@@ -178,6 +174,19 @@ def _weights(filters: Tensor, signs: Tensor, stack: FullStack, outputs: int) -> 
     if stack.masks == "shared":
         signs = signs.repeat_interleave(len(filters), 0)[:outputs]
     return filters.repeat(math.ceil(outputs / len(filters)), 1, 1, 1)[:outputs] * signs
+
+
+def correlation(latent: Tensor) -> Tensor:
+    """The squared deviation of masks' normalized inner products from those of orthogonal masks, a scalar.
+
+    It is the mean of (X Xᵀ / elements - I)² over pairs of masks, of which the rows of X are made.
+
+    Args:
+        latent: The latent values of masks, `[masks, …]`.
+    """
+    signs: Tensor = _Sign.apply(latent).flatten(1)
+    products = signs @ signs.T / signs.shape[1]
+    return (products - torch.eye(len(products), device=products.device, dtype=products.dtype)).square().mean()
 
 
 def _latent(masks: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasplat.nn.full_stack import FullStackConv2d, correlation
+from nasplat.nn.rewritten import Rewritten
+
 
 def nested(whole: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
     """The module of `make`, with weights that are parts of the weights of `whole`.
@@ -38,7 +41,10 @@ def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
         cuts = _cuts(_tensors(whole), _tensors(small))
         return whole if cuts is None else NESTED[type(small)](whole, small, cuts)
     if next(small.parameters(recurse=False), None) is not None:
-        raise TypeError(f"only convolutions, batch norms and linear layers can be nested, not {type(small).__name__}")
+        raise TypeError(
+            "only convolutions, ordinary and of full-stack filters, batch norms and linear layers can be nested, not "
+            f"{type(small).__name__}"
+        )
     for name, child in small.named_children():
         setattr(small, name, _within(whole.get_submodule(name), child))
     return small
@@ -169,8 +175,23 @@ class NestedLinear(_Nested):
         return functional.linear(x, weight, self.part("bias"))
 
 
+class NestedFullStackConv2d(_Nested, Rewritten):
+    """A part of a convolution of full-stack filters: the leading filters and masks, and the middle of both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        small, filters, latent = self._layers[1], self.part("filters"), self.part("latent")
+        assert isinstance(small, FullStackConv2d) and filters is not None and latent is not None
+        return small.convolved(x, filters, latent, self.part("bias"))
+
+    def penalty(self) -> Tensor | None:
+        small, latent = self._layers[1], self.part("latent")
+        assert isinstance(small, FullStackConv2d) and latent is not None
+        return small.orthogonality * correlation(latent) if small.orthogonality else None
+
+
 NESTED: dict[type[nn.Module], type[_Nested]] = {
     nn.Conv2d: NestedConv2d,
     nn.BatchNorm2d: NestedBatchNorm2d,
     nn.Linear: NestedLinear,
+    FullStackConv2d: NestedFullStackConv2d,
 }

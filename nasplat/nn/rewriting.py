@@ -3,10 +3,15 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from nasplat.convolution import Convolution
+from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.nn.rewritten import Rewritten
 from nasplat.transform import Candidate, Rewriting, Transform
@@ -44,8 +49,8 @@ class LayerTransform(Transform):
         """The squared error of a fitted layer's weights relative to the squared weights; None if nothing is fitted."""
         return None
 
-    def check(self, layers: Mapping[str, nn.Conv2d]) -> None:
-        """Check that the options fit the layers to replace, by name.
+    def check(self, layers: Sequence[nn.Conv2d]) -> None:
+        """Check that the options fit a network by those of its layers that can be replaced.
 
         Raises:
             InputError: They do not.
@@ -74,9 +79,9 @@ class LayerTransform(Transform):
             if reason := reasons.get(name, "the network has no such convolution"):
                 raise InputError(f"the layer {name!r} cannot be rewritten: {reason}; name one of {', '.join(able)}")
         if not chosen:
-            raise InputError(none_eligible(network, candidates))
+            raise InputError(none_eligible(type(network).__name__, candidates))
+        self.check([known for known, name in _convolutions(network).items() if name in set(able)])
         layers = {name: layer for layer, name in _convolutions(network).items() if name in set(chosen)}
-        self.check(layers)
         made = {layer: self.replacement(layer, fitted=fitted) for layer in layers.values()}
         errors = {
             name: error
@@ -84,6 +89,29 @@ class LayerTransform(Transform):
             if fitted and (error := self.error(layer, made[layer])) is not None
         }
         return Rewriting(replaced(network, made), errors)
+
+    def eligible_of(self, convolutions: Sequence[Convolution]) -> list[str] | None:
+        if type(self).leaves_alone is not LayerTransform.leaves_alone:
+            return None  # sizes do not tell what a convolution is inside of
+        return [
+            each.name
+            for number, each in enumerate(convolutions)
+            if not self._reason(_made(each), stem=number == 0, classifier=each.last and each.kernel == (1, 1))
+        ]
+
+    def added_cost(self, convolutions: Sequence[Convolution], names: Collection[str] | None = None) -> Cost:
+        by_name = {each.name: each for each in convolutions}
+        able = self.eligible_of(convolutions) or []
+        if not able:
+            raise InputError(none_eligible("network", []))
+        self.check([_made(by_name[name]) for name in able])
+        added = []
+        for name in able if names is None else names:
+            added += [by_name[name].cost(self._drawn), by_name[name].cost(_as_it_is).scaled(-1)]
+        return Cost.total({str(number): cost for number, cost in enumerate(added)})
+
+    def _drawn(self, layer: nn.Conv2d) -> nn.Module:
+        return self.replacement(layer, fitted=False)
 
     def _reason(self, layer: nn.Conv2d, *, stem: bool, classifier: bool) -> str:
         if type(layer) is not nn.Conv2d:
@@ -97,13 +125,13 @@ class LayerTransform(Transform):
         return self.refusal(layer)
 
 
-def none_eligible(network: nn.Module, candidates: Sequence[Candidate]) -> str:
+def none_eligible(network: str, candidates: Sequence[Candidate]) -> str:
     """The message for a network without a layer to rewrite."""
     said = [f"{candidate.name or 'it'}: {candidate.reason}" for candidate in candidates if candidate.reason]
     more = [f"and {len(said) - 3} more"] if len(said) > 3 else []
     why = f" ({'; '.join([*said[:3], *more])})" if said else ""
     return (
-        f"a network to transform must have a convolution that can be replaced, but this {type(network).__name__} has "
+        f"a network to transform must have a convolution that can be replaced, but this {network} has "
         f"{'none that is chosen' if candidates else 'no convolution'}{why}; transform another network"
     )
 
@@ -129,6 +157,20 @@ def squared_error(weights: Tensor, others: Tensor) -> float:
     exact = weights.detach().double()
     total = float(exact.square().sum())
     return float((exact - others.detach().double()).square().sum()) / total if total else 0.0
+
+
+def _as_it_is(layer: nn.Conv2d) -> nn.Module:
+    return layer
+
+
+def _made(convolution: Convolution) -> nn.Conv2d:
+    return _layer(replace(convolution, name="", sides=(1, 1), calls=1, last=False))
+
+
+@lru_cache(maxsize=4096)
+def _layer(convolution: Convolution) -> nn.Conv2d:
+    with torch.device("meta"):
+        return convolution.make()
 
 
 def _convolutions(network: nn.Module) -> dict[nn.Conv2d, str]:

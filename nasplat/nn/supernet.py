@@ -60,15 +60,20 @@ class Supernet(nn.Module):
         assemble: The function with which the space builds its networks.
         covering: Architectures that together have every part of the space. Their order and torch's global generator
             determine the initial weights.
+
+    Attributes:
+        assemble: The function.
+        covering: The architectures.
     """
 
     def __init__(self, assemble: Assemble, covering: Iterable[Architecture]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
-        self._assemble = assemble
+        self.assemble = assemble
+        self.covering = tuple(covering)
         self._sizes: OrderedDict[Hashable, nn.Module] = OrderedDict()  # smaller parts of shared ones
         self._paths: OrderedDict[Architecture, list[nn.Module]] = OrderedDict()  # all modules, the network first
-        for architecture in covering:
+        for architecture in self.covering:
             assemble(architecture, self._added)
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
@@ -83,7 +88,7 @@ class Supernet(nn.Module):
         """
         modules = self._paths.pop(architecture, None)
         if modules is None:
-            modules = list(self._assemble(architecture, self._shared).modules())
+            modules = list(self.assemble(architecture, self._shared).modules())
             while len(self._paths) >= PATHS:
                 self._paths.popitem(last=False)
         self._paths[architecture] = modules

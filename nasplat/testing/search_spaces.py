@@ -9,10 +9,11 @@ import numpy as np
 from numpy.random import default_rng
 
 from nasplat.architecture import IO, Architecture
+from nasplat.block_space import BlockSpace
 from nasplat.encodings.pruned_graph import roles
 from nasplat.errors import InputError
 from nasplat.graph import Role
-from nasplat.search_space import BlockSpace, SearchSpace, SupernetSpace
+from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.testing.common import check_configuration, does_not_apply, global_generators_untouched
 from nasplat.testing.genes import genes_have_an_effect
 
@@ -147,7 +148,7 @@ def graphs_are_well_formed(space: SearchSpace, io: IO) -> None:
         having = roles(graphs, role).any(axis=1)
         assert having.all(), f"the graph of {members[int(having.argmin())]} has no {role}"
     for row, architecture in enumerate(() if space.has_default_graph else members):
-        whole = space.cost(architecture, space.reference_io).metrics()
+        whole = space.reference_cost(architecture).metrics()
         for name, nodes in (("params", graphs.params[row].sum()), ("macs", graphs.macs[row].sum())):
             known = whole.get(name, 0)
             assert nodes <= known, f"the nodes of {architecture} have {nodes} {name}, more than the network, {known}"
@@ -198,6 +199,27 @@ def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
         for name, figure in known.items() if cost.parts else ():
             parts = sum(part.metrics().get(name, 0) for part in cost.parts.values())
             assert parts == figure, f"the parts of {architecture} sum to {parts} {name}, not {figure}"
+
+
+def convolutions_are_what_is_built(space: SearchSpace, io: IO) -> None:
+    """The convolutions by formula are those of the built network, with their sizes."""
+    _needs_networks(space)
+    if space.convolutions(_samples(space)[0], io) is None:
+        does_not_apply(f"{space.name} has no formula for its convolutions")
+    import torch
+
+    from nasplat.convolution import found_by_running
+    from nasplat.training.seeding import seeded
+
+    for architecture in _samples(space)[:8]:
+        with seeded(0):
+            network = space.build(architecture, io)
+        built = {each.name: each for each in found_by_running(network, io)}
+        told = {each.name: each for each in space.convolutions(architecture, io) or ()}
+        names = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.Conv2d)]
+        assert list(told) == names, f"the convolutions of {architecture} are {names}, but it tells {list(told)}"
+        for name, each in built.items():
+            assert told[name] == each, f"a convolution of {architecture} is {each}, but it tells {told[name]}"
 
 
 def networks_fit_their_io(space: SearchSpace, io: IO) -> None:
@@ -386,6 +408,7 @@ SEARCH_SPACE_CHECKS: tuple[Callable[[SearchSpace, IO], None], ...] = (
     graphs_are_well_formed,
     tensors_have_one_shape,
     cost_is_what_is_built,
+    convolutions_are_what_is_built,
     genes_have_an_effect,
     networks_fit_their_io,
     other_data_is_refused,

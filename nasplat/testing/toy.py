@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Benchmark
+from nasplat.block_space import Block, BlockSpace
 from nasplat.cost import Cost
 from nasplat.nn import costs
-from nasplat.search_space import Block, BlockSpace, Gene, GeneSpace, SupernetSpace
+from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 from nasplat.task import Evaluate, Measurement
 
 if TYPE_CHECKING:

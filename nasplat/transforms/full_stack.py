@@ -1,6 +1,6 @@
 """Full-stack filters in place of filters (Han et al., 2019, "Full-stack filters to build minimum viable CNNs")."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -43,12 +43,12 @@ class FullStackFilters(LayerTransform):
         self.classifier = classifier
 
     def refusal(self, layer: nn.Conv2d) -> str:
-        if layer.groups > 1:
-            return f"it has {layer.groups} groups"
+        if layer.groups > 1 or layer.in_channels == 1:
+            return "it is depth-wise" if layer.groups == layer.in_channels else f"it has {layer.groups} groups"
         return "it has a single filter" if layer.out_channels == 1 else ""
 
-    def check(self, layers: Mapping[str, nn.Conv2d]) -> None:
-        most = max(layer.out_channels for layer in layers.values())
+    def check(self, layers: Sequence[nn.Conv2d]) -> None:
+        most = max(layer.out_channels for layer in layers)
         if self.filters > most:
             raise InputError(
                 f"filters, the number of filters that share a real one, must be at most the {most} filters of the "

@@ -5,9 +5,9 @@ from functools import partial
 from torch import nn
 
 from nasplat.architecture import IO
+from nasplat.block_space import Block
 from nasplat.nn.ghost.shapes import Bottleneck, GhostShape
 from nasplat.nn.ghost.supernet import GhostModule, SqueezeExcite, conv_bn, depthwise, shortcut
-from nasplat.search_space import Block
 
 
 def network_blocks(shape: GhostShape, io: IO) -> list[Block]:

@@ -3,9 +3,9 @@
 from functools import partial
 
 from nasplat.architecture import IO
+from nasplat.block_space import Block
 from nasplat.nn.residual_dense.network import Projected, fusion, shallow, tail
 from nasplat.nn.residual_dense.shapes import DenseBlock, ResidualDenseShape
-from nasplat.search_space import Block
 
 
 def network_blocks(shape: ResidualDenseShape, io: IO) -> list[Block]:
