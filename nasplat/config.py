@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nasplat.benchmark import Benchmark
 from nasplat.errors import InputError
 from nasplat.objective import Constraint, Goal, Objective
-from nasplat.options import complete, construct, grouped, validated
-from nasplat.registry import BENCHMARKS, JOINED, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.options import complete, construct, grouped, merged, shortly, validated
+from nasplat.registry import BENCHMARKS, JOINED, SEARCH_SPACES, STRATEGIES, TRANSFORMS, Registry
 from nasplat.retraining import RETRAINING, Retraining
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
@@ -174,7 +174,7 @@ class SearchConfig(_Section):
         Raises:
             InputError: A key is unknown or missing, or a value is of the wrong type.
         """
-        return validated(cls, tree)
+        return validated(cls, with_transform(tree))
 
     def resolved(self) -> "SearchConfig":
         """The same configuration with every option of every plug-in, and with the space's own hard constraints.
@@ -246,6 +246,42 @@ class SearchConfig(_Section):
     def to_yaml(self) -> str:
         """The configuration as a file that `load_tree` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def with_transform(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with its section ``transform`` as a part of the section ``space``.
+
+    The name of the space then ends with those of the transforms, and the space has their options as ``transform``.
+
+    Raises:
+        InputError: The section names no transform, and the space has none; or there is no space.
+    """
+    found = dict(tree)
+    given = found.pop("transform", None)
+    if given is None:
+        return found
+    options = {"name": given} if isinstance(given, str | list) else given
+    space = found.get("space")
+    space = {"name": space} if isinstance(space, str) else space
+    if not isinstance(options, Mapping) or not isinstance(space, Mapping) or not isinstance(space.get("name"), str):
+        raise InputError(
+            "transform must be the name of a transform, or a mapping with its name and options, beside a space, but "
+            f"got {shortly(given)} for {shortly(found.get('space'))}"
+        )
+    options = dict(options)
+    names = options.pop("name", [])
+    names = names.split(JOINED) if isinstance(names, str) else list(names)
+    for name in names:
+        TRANSFORMS.plugin(name)
+    name = JOINED.join([space["name"], *map(str, names)])
+    if JOINED not in name:
+        raise InputError(
+            f"transform.{next(iter(options), 'name')} is an option of a transform, but none is named; add --transform "
+            f"NAME (transform='NAME'), one of {', '.join(TRANSFORMS.names())}"
+        )
+    inner = merged(dict(space.get("transform") or {}), options)
+    found["space"] = {**space, "name": name, **({"transform": inner} if inner else {})}
+    return found
 
 
 def _check_without_options(section: str, plugin: PluginConfig) -> None:

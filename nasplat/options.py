@@ -311,7 +311,7 @@ def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str
 
 
 def _explain_one(problem: dict[str, Any], section: str, model: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in ((section,) if section else ()) + tuple(problem["loc"]))
+    place = ".".join(str(part) for part in (section, *problem["loc"]) if part != "")  # tags of unions may be empty
     at = f"{place}: " * bool(place)
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(model, problem["loc"][:-1])

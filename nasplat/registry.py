@@ -148,6 +148,10 @@ class Registry(Generic[T]):
             InputError: The name is unknown; near matches are listed.
         """
         self._discover()
+        if self.composed and JOINED in name:
+            below, *transforms = name.split(JOINED)
+            origins = [self.plugin(below).origin, *(TRANSFORMS.plugin(each).origin for each in transforms)]
+            return Plugin(name, self.composed, next((each for each in origins if each != BUILT_IN), BUILT_IN))
         if name in self.elsewhere:
             raise InputError(self.elsewhere[name])
         if name in self.reserved:
@@ -234,6 +238,9 @@ class Registry(Generic[T]):
 def _origin(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value
 
+
+BUILT_IN = "built-in"
+"""The origin of the plug-ins of the platform."""
 
 JOINED = "+"
 """Between the name of a plug-in and the names of its transforms."""

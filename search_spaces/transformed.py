@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, Discriminator, Tag, create_model
 from pydantic.fields import FieldInfo
 
 from nasplat.architecture import IO, Architecture
@@ -403,7 +403,7 @@ def transformed(below: type[SearchSpace], kinds: tuple[tuple[str, type[Transform
     why = "" if not issubclass(below, SupernetSpace) else f"{', '.join(names)} does more than to replace layers"
     attributes: dict[str, Any] = {
         "__module__": __name__,
-        "__doc__": inspect.getdoc(TransformedSpace),
+        "__doc__": _described(below),
         "__init__": _constructor(base, below, dict(kinds)),
         "name": f"{below.name}{suffix}",
         "known_as": f"{below.known_as}{suffix}" if below.known_as else "",
@@ -417,6 +417,13 @@ def transformed(below: type[SearchSpace], kinds: tuple[tuple[str, type[Transform
         attributes["genes"] = below.genes  # those of the class; an instance has those of its stages too
     bases = (base, TransformedSupernet) if shares else (base,)
     return type(f"{below.__name__}{''.join(part.title().replace('_', '') for part in names)}", bases, attributes)
+
+
+def _described(below: type[SearchSpace]) -> str:
+    """The docstring of the class, with the options of the space below."""
+    about, _, own = (inspect.getdoc(TransformedSpace) or "").partition("\nArgs:\n")
+    options = [f"    {name}: {said}" for name, said in described_arguments(inspect.getdoc(below) or "").items()]
+    return "\n".join([about, "Args:", *options, own])
 
 
 def _constructor(base: type, below: type[SearchSpace], kinds: Mapping[str, type[Transform]]) -> Any:
@@ -462,7 +469,8 @@ def _group(kinds: Mapping[str, type[Transform]]) -> type[Options]:
 def _or_list(field: FieldInfo) -> Any:
     """The type of an option, or a list of such values."""
     single: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    return single | list[single]
+    kinds = Annotated[single, Tag("")] | Annotated[list[single], Tag("list")]
+    return Annotated[kinds, Discriminator(lambda value: "list" if isinstance(value, list) else "")]
 
 
 def _made(name: str, fields: Mapping[str, Any], meanings: Sequence[str]) -> type[Options]:

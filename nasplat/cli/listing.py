@@ -15,7 +15,7 @@ from nasplat.cli.console import out, print_json, print_table
 from nasplat.cli.settings import Json
 from nasplat.errors import InputError, unknown
 from nasplat.options import defaults, described_options
-from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Plugin, Registry
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, TRANSFORMS, Plugin, Registry
 
 
 class Kind(StrEnum):
@@ -25,6 +25,7 @@ class Kind(StrEnum):
     STRATEGIES = "strategies"
     PREDICTORS = "predictors"
     BENCHMARKS = "benchmarks"
+    TRANSFORMS = "transforms"
     DATASETS = "datasets"
 
 
@@ -33,12 +34,14 @@ REGISTRIES: dict[Kind, Registry[Any]] = {
     Kind.STRATEGIES: STRATEGIES,
     Kind.PREDICTORS: PREDICTORS,
     Kind.BENCHMARKS: BENCHMARKS,
+    Kind.TRANSFORMS: TRANSFORMS,
 }
 SECTIONS = {
     Kind.SEARCH_SPACES: "space",
     Kind.STRATEGIES: "strategy",
     Kind.PREDICTORS: "predictor",
     Kind.BENCHMARKS: "benchmark",
+    Kind.TRANSFORMS: "transform",
 }
 """Where the options of each kind are set, as in ``--set strategy.population=50``."""
 
@@ -51,7 +54,7 @@ def list_plugins(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List search spaces, strategies, predictors, benchmarks and data sets; or the options of one of them."""
+    """List search spaces, strategies, predictors, benchmarks, transforms, data sets; or the options of one of them."""
     if kind is not None and name is not None:
         _describe(kind, name, json=json)
         return

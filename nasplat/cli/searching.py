@@ -35,6 +35,14 @@ def search(
             help="Search space; see `nasplat list`. Or MODULE:NAME or FILE.py:NAME of your own.", show_default=False
         ),
     ] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A transform of the space's networks, such as full_stack; repeatable. Options: --set "
+            "transform.per=stage.",
+            show_default=False,
+        ),
+    ] = None,
     benchmark: Annotated[
         str | None, typer.Option(help="The benchmark that measures architectures.", show_default=False)
     ] = None,
@@ -78,6 +86,7 @@ def search(
     read = configured(
         config,
         plugins={"space": space, "benchmark": benchmark, "strategy": strategy},
+        transform=transform,
         objectives=objective,
         constraints=constraint,
         budget=_limits(evaluations, seconds, images, device_seconds),

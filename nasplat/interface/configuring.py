@@ -9,10 +9,10 @@ from nasplat.errors import InputError
 from nasplat.interface.adoption import adopt
 from nasplat.interface.sections import REGISTRIES
 from nasplat.options import grouped, merged, nested, shortly
-from nasplat.registry import AUTO
+from nasplat.registry import AUTO, JOINED
 from nasplat.retraining import RETRAINING
 
-SECTIONS = (*REGISTRIES, "executor", "stopping", "budget")
+SECTIONS = (*REGISTRIES, "transform", "executor", "stopping", "budget")
 """The sections of a configuration that have options."""
 
 
@@ -20,6 +20,7 @@ def configured(
     config: Path | None = None,
     *,
     plugins: Mapping[str, Any],
+    transform: Any = None,
     objectives: Sequence[str] | None = None,
     constraints: Sequence[str] | None = None,
     budget: Mapping[str, Any] | None = None,
@@ -33,6 +34,7 @@ def configured(
     Args:
         config: A YAML file; everything else overrides it.
         plugins: Space, benchmark and strategy by section, each in a form that `adopt` takes.
+        transform: The name of a transform of the space, several names, or a mapping with `name` and options.
         objectives: ``METRIC:max`` or ``METRIC:min``.
         constraints: ``METRIC<=NUMBER`` or ``METRIC>=NUMBER``.
         budget: The limits of the budget.
@@ -53,6 +55,8 @@ def configured(
             choose(tree, section, plugins[section])
         elif isinstance(name, str) and ":" in name:  # the file is the user's own
             adopt(section, name)
+    if transform:
+        rewrite(tree, transform)
     if executor is not None:
         place(tree, executor)
     for key, values in (("objectives", objectives), ("constraints", constraints)):
@@ -95,6 +99,17 @@ def choose(tree: dict[str, Any], section: str, plugin: Any) -> None:
     kept = now if isinstance(now, dict) and now.get("name") == name else {}
     tree[section] = {**kept, "name": name}
     enter(tree, section, options)
+
+
+def rewrite(tree: dict[str, Any], transform: Any) -> None:
+    """Set the transforms of the space. Options from a file are kept only if the file names the same transforms."""
+    given = dict(transform) if isinstance(transform, Mapping) else {"name": transform}
+    names = given.pop("name", None)
+    if names is not None:
+        name = names if isinstance(names, str) else JOINED.join(names)
+        now = tree.get("transform")
+        tree["transform"] = {**(now if isinstance(now, dict) and now.get("name") == name else {}), "name": name}
+    enter(tree, "transform", given)
 
 
 def place(tree: dict[str, Any], executor: str) -> None:

@@ -21,6 +21,7 @@ def search(
     config: str | Path | None = None,
     *,
     space: Any = None,
+    transform: Any = None,
     benchmark: Any = None,
     strategy: Any = None,
     objectives: str | Sequence[str] | None = None,
@@ -53,6 +54,8 @@ def search(
         config: A YAML file with a configuration; what else is given overrides it.
         space: The search space: the name of an installed one, a mapping with `name` and options, a `SearchSpace`, what
             `nasplat.space` made, a torch module with `nasplat.choice` in it, or ``MODULE:ATTRIBUTE`` of one of these.
+        transform: A transform of the space's networks, such as ``full_stack``: its name, several names, or a mapping
+            with `name` and options; with ``per="stage"`` every stage of the network has a choice.
         benchmark: What measures: the name of an installed benchmark, a mapping with `name` and options, a `Benchmark`,
             a function ``evaluate(network, *, epochs, seed, device, …) -> {"accuracy": …}``, or ``MODULE:ATTRIBUTE``.
         strategy: The name of a strategy, a mapping with `name` and options, or a `Strategy`; by default ``auto``, which
@@ -88,6 +91,7 @@ def search(
     read = configured(
         None if config is None else Path(config),
         plugins={"space": space, "benchmark": benchmark, "strategy": strategy},
+        transform=transform,
         objectives=[objectives] if isinstance(objectives, str) else objectives,
         constraints=[constraints] if isinstance(constraints, str) else constraints,
         budget={"evaluations": evaluations, "seconds": seconds, "images": images, "device_seconds": device_seconds},

@@ -38,7 +38,7 @@ def search(config: SearchConfig, console: Console, *, out: Path | None = None, l
 
 def new_folder_of(config: SearchConfig) -> Path:
     """The default directory of a new run: ``runs/STRATEGY-SPACE-N``."""
-    named = f"{config.strategy.name}-{config.space.name}".replace("/", "-").replace(":", "-")
+    named = f"{config.strategy.name}-{config.space.name}".replace("/", "-").replace(":", "-").replace("+", "-")
     return next_free(Path("runs"), named)
 
 
