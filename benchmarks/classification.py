@@ -175,7 +175,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.fit import evaluate
 
-        least, most = (1, self.epochs) if (tuning := task.tuning) is None else (tuning.begun + 1, tuning.end)
+        least, most = 1, self.epochs
+        if (tuning := task.tuning) is not None:
+            least, most = tuning.begun + (tuning.original is None), tuning.end
         if not least <= task.fidelity <= most:
             raise TrialFailed(
                 "no such fidelity", f"the fidelity must be between {least} and {most} epochs, but is {task.fidelity}"
@@ -289,7 +291,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         from nasplat.nn.counting import built
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
-        from nasplat.training.states import named, train_for
+        from nasplat.training.states import named, train_for, transformed_network
         from nasplat.training.supernet import recalibrate_path
 
         recipe = replace(
@@ -307,6 +309,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         with seeded(task.seed, device):
             if tuning is None or task.continues is not None:  # a state has the weights
                 network = built(self.space, task.architecture, self.io).to(device)
+            elif tuning.original is not None:
+                network = transformed_network(task, self.space, self.io, device, artifacts)
             else:
                 network = self._path(task.architecture, tuning.weights, begun, device, artifacts)
             training = ClassifierTraining(
@@ -322,31 +326,20 @@ class Classification(LatencyKnown, SupernetBenchmark):
             left: dict[str, dict[str, Tensor]] = {}
             if task.fidelity < begun + epochs:
                 left[STATE] = named(training.state(), str(task.architecture))
-            if tuning is not None:  # running statistics lag behind weights that few steps have changed much
+            # Running statistics lag behind weights that few steps, or a fit, have changed much.
+            if tuning is not None and tuning.original != task.architecture:
                 recalibrate_path(training.network, "recalibrated", examples, self.shared_weights.calibration)
             left["weights"] = training.network.state_dict()
         return training.network, left, processed
 
     def _distillation(self, task: Evaluate, device: str, artifacts: Artifacts) -> "Distillation | None":
         """The distillation of the task's network from its teacher, if it has one."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         from nasplat.training.distillation import Distillation
-        from nasplat.training.seeding import seeded
+        from nasplat.training.states import trained_network
 
         if task.teacher is None or not self.recipe.distillation:
             return None
-        with seeded(0):  # whatever it is made with is replaced
-            teacher = self.space.build(task.teacher.architecture, self.io)
-        weights = artifacts.get(task.teacher.weights)
-        try:
-            teacher.load_state_dict(load(weights))
-        except (RuntimeError, SafetensorError) as error:  # torch refuses weights of another shape so
-            raise TrialFailed(
-                "another teacher",
-                f"the teacher's weights do not fit {task.teacher.architecture}: {' '.join(str(error).split())}",
-            ) from None
+        teacher = trained_network(self.space, task.teacher.architecture, task.teacher.weights, self.io, artifacts)
         return Distillation(teacher.to(device), self.recipe.distillation, self.recipe.temperature)
 
     def _recalibrated(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":

@@ -25,7 +25,7 @@ from nasplat.task import STATE, Evaluate, Measurement, Spent
 from nasplat.training.options import SuperResolutionRecipeOptions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from nasplat.training.fit import Recipe
     from nasplat.training.super_resolution import Pair, Patches, SuperResolutionTraining
@@ -61,6 +61,7 @@ class SuperResolution(LatencyKnown):
         latency: The table from which latency is read.
     """
 
+    fine_tunes: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("psnr_db", "ssim", "gain_db")
     former_options: ClassVar[Mapping[str, str]] = {
         "data_folder": "data.folder",
@@ -135,7 +136,7 @@ class SuperResolution(LatencyKnown):
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.training.seeding import seeded
-        from nasplat.training.states import named, train_for
+        from nasplat.training.states import named, train_for, transformed_network
         from nasplat.training.super_resolution import evaluate
 
         if task.weights is not None:
@@ -143,15 +144,20 @@ class SuperResolution(LatencyKnown):
                 "no shared weights",
                 "super_resolution trains every network from scratch; leave the shared weights out of the task",
             )
-        if not 1 <= task.fidelity <= self.epochs:
+        tuning = task.tuning
+        least, most = (1, self.epochs) if tuning is None else (0, tuning.epochs)
+        if not least <= task.fidelity <= most:
             raise TrialFailed(
-                "no such fidelity", f"the fidelity must be between 1 and epochs={self.epochs}, but is {task.fidelity}"
+                "no such fidelity", f"the fidelity must be between {least} and {most} epochs, but is {task.fidelity}"
             )
         with seeded(task.seed, device):
-            training = self.training(task.architecture, device=device, seed=task.seed)
+            network = None
+            if tuning is not None and task.continues is None:
+                network = transformed_network(task, self.space, self.io, device, artifacts)
+            training = self.training(task.architecture, device=device, seed=task.seed, network=network)
             processed = train_for(task, training, artifacts)
             left = {"weights": training.network.state_dict()}
-            if task.fidelity < self.epochs:
+            if task.fidelity < most:
                 left[STATE] = named(training.state(), str(task.architecture))
         metrics = evaluate(training.network, self.validation, self.scale, device)
         if not math.isfinite(metrics["psnr_db"]):  # the last steps can diverge after their own loss was computed
@@ -201,12 +207,14 @@ class SuperResolution(LatencyKnown):
             most_pixels=max(self.data.most_pixels, MOST_PIXELS),
         )
 
-    def training(self, architecture: Architecture, *, device: str, seed: int) -> "SuperResolutionTraining":
-        """A new training of an architecture's network. It must be created and used within `seeded`."""
+    def training(
+        self, architecture: Architecture, *, device: str, seed: int, network: "nn.Module | None" = None
+    ) -> "SuperResolutionTraining":
+        """A new training of an architecture's network, or of the given one; created and used within `seeded`."""
         from nasplat.nn.counting import built
         from nasplat.training.super_resolution import SuperResolutionTraining
 
-        network = built(self.space, architecture, self.io).to(device)
+        network = built(self.space, architecture, self.io).to(device) if network is None else network
         return SuperResolutionTraining(
             network,
             self._patches,

@@ -79,6 +79,9 @@ class Benchmark(ABC):
     distills: bool = False
     """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
 
+    fine_tunes: ClassVar[bool] = False
+    """Whether tasks with `tuning` are supported; if not, they fail at once."""
+
     reports: ClassVar[bool] = False
     """Whether measurements report figures while they train, and end early by the `stop` of their task."""
 
@@ -248,12 +251,10 @@ class SupernetBenchmark(Benchmark):
     fidelity is the number of epochs that those weights were trained for. Such a measurement leaves the batch-norm
     statistics that it computes among its artifacts; they are usable as long as the weights are.
 
-    A task with `tuning` is a training of one architecture like any other, but its weights begin as the shared ones,
-    its schedule spans the epochs of the fine-tuning, and its fidelity is the number of both kinds of epochs.
+    A task with `tuning` is a training of one architecture like any other, but its weights begin as the shared ones, or
+    fitted to those of the original network. Its schedule spans the epochs of the fine-tuning, and its fidelity is the
+    number of both kinds of epochs.
     """
-
-    fine_tunes: ClassVar[bool] = False
-    """Whether tasks with `tuning` are supported; if not, they fail at once."""
 
     def check_supernet(self) -> None:
         """Cheap checks for what would make every training of a supernet fail.

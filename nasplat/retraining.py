@@ -11,7 +11,8 @@ from nasplat.artifact import Handle
 from nasplat.errors import InputError
 from nasplat.problem import Problem
 from nasplat.strategy import Strategy
-from nasplat.task import STATE, Evaluate, Measurement, Outcome, Task, Teacher
+from nasplat.task import STATE, Evaluate, FineTuning, Measurement, Outcome, Task, Teacher
+from nasplat.transform import Transforming
 
 RETRAINING = "retraining"
 """The kind of such a run, and what its configuration has in place of the name of a strategy."""
@@ -29,7 +30,7 @@ class _Training:
         architecture: The member.
         seed: The index of the seed.
         replicate: The replicate of its tasks; isomorphic members have different ones.
-        done: The fidelity reached so far.
+        done: The fidelity reached so far; -1 before a fit to an original.
         state: The state that its next part continues from, until that part is asked for.
         over: Whether there is no further part.
     """
@@ -58,6 +59,9 @@ class Retraining(Strategy):
     learns in all of its parts from the teacher with the same seed (Hinton et al., 2015, "Distilling the knowledge in a
     neural network").
 
+    With originals, members are transformed networks. Their weights are first fitted to those of the original, which is
+    measured as fidelity 0, and then fine-tuned; they learn from the original too if the benchmark distills.
+
     A failure ends only that training. If a teacher fails, the trainings with its seed are left out.
 
     Args:
@@ -67,9 +71,11 @@ class Retraining(Strategy):
         checkpoints: Number of checkpoints; a kill loses at most the part since the last one. At most the number of the
             benchmark's fidelities.
         teacher: Whether the others learn from the largest member.
+        originals: The artifacts with the weights of the original networks, by the codes of the members.
 
     Raises:
-        InputError: A code is not a member, or the member is not feasible.
+        InputError: A code is not a member, or the member is not feasible; or the members have originals, but are not
+            transformed.
     """
 
     def __init__(
@@ -80,8 +86,18 @@ class Retraining(Strategy):
         seeds: Annotated[int, Field(ge=1)] = 1,
         checkpoints: Annotated[int, Field(ge=1)] = 10,
         teacher: bool = False,
+        originals: dict[str, str] | None = None,
     ) -> None:
         super().__init__(problem)
+        if originals and not isinstance(problem.space, Transforming):
+            raise InputError(
+                f"originals are the networks of a transformed space, but {problem.space.name} has no transform; leave "
+                "strategy.originals out"
+            )
+        if missing := [code for code in members or () if originals and code not in originals]:
+            raise InputError(f"every member needs an original, but {missing[0]} has none; add it to strategy.originals")
+        self.originals = originals
+        self.tunes = bool(originals)
         self.members = members
         self.seeds = seeds
         self.checkpoints = checkpoints
@@ -89,12 +105,14 @@ class Retraining(Strategy):
         fidelities = list(problem.fidelities)
         parts = min(checkpoints, len(fidelities))
         self._fidelities = [fidelities[len(fidelities) * part // parts - 1] for part in range(1, parts + 1)]
+        if originals:
+            self._fidelities = [0, *self._fidelities]  # as fitted
         self._begin(_drawn(problem) if members is None else _given(problem, members))
 
     @property
     def progress(self) -> float:
         whole = self.problem.fidelity
-        done = sum(whole if training.over else training.done for training in self._trainings)
+        done = sum(whole if training.over else max(training.done, 0) for training in self._trainings)
         return done / (whole * len(self._trainings))
 
     def ask(self, n: int) -> list[Task]:
@@ -126,7 +144,8 @@ class Retraining(Strategy):
             key = self.problem.key(member)
             first = self.seeds * alike[key]
             alike[key] += 1
-            self._trainings += [_Training(member, seed, first + seed) for seed in range(self.seeds)]
+            begun = -1 if self.originals else 0
+            self._trainings += [_Training(member, seed, first + seed, begun) for seed in range(self.seeds)]
         # Ordered by seed, so that a retraining that stops early has trained all members.
         order = sorted(range(len(self._trainings)), key=lambda number: self._trainings[number].seed)
         self._teaching = self.teacher
@@ -154,22 +173,36 @@ class Retraining(Strategy):
         training = self._trainings[number]
         state, training.state = training.state, None
         fidelity = next(each for each in self._fidelities if each > training.done)
-        if training.done and state is None:
+        if training.done > 0 and state is None:
             fidelity = self.problem.fidelity
+        original = self._original(training.architecture)
+        tuning = None
+        if original is not None:
+            whole = self.problem.fidelity
+            tuning = FineTuning(weights=original.weights, begun=0, epochs=whole, original=original.architecture)
         task = self.problem.evaluate(
             training.architecture,
             fidelity=fidelity,
             replicate=training.replicate,
             continues=state,
-            teacher=None if self._is_teacher(training) else self._teachers.get(training.seed),
+            teacher=original or (None if self._is_teacher(training) else self._teachers.get(training.seed)),
+            tuning=tuning,
         )
         self._outstanding[task.id] = number
         return task
 
+    def _original(self, architecture: Architecture) -> Teacher | None:
+        """The network that an architecture's weights are fitted to, if there is one."""
+        space = self.problem.space
+        if not self.originals or not isinstance(space, Transforming):
+            return None
+        return Teacher(architecture=space.base(architecture), weights=Handle(self.originals[architecture.code]))
+
     def handles(self) -> set[Handle]:
-        """The states that trainings continue from, and the weights of teachers."""
+        """The states that trainings continue from, and the weights of teachers and originals."""
         states = {training.state for training in self._trainings if training.state}
-        return states | {teacher.weights for teacher in self._teachers.values()}
+        originals = {Handle(digest) for digest in (self.originals or {}).values()}
+        return states | originals | {teacher.weights for teacher in self._teachers.values()}
 
     def get_state(self) -> dict[str, Any]:
         return {

@@ -38,17 +38,19 @@ class Teacher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuning:
-    """A training that begins with shared weights, and has a schedule of its own.
+    """A training that begins with trained weights, and has a schedule of its own.
 
     Args:
-        weights: The shared weights.
-        begun: The number of epochs that these were trained for.
+        weights: Shared weights, or those of the original network.
+        begun: The number of epochs that shared weights were trained for; 0 for those of an original.
         epochs: The number of epochs of the whole fine-tuning, which its schedule spans.
+        original: The architecture whose trained network is transformed; fidelity 0 measures it as it is fitted.
     """
 
     weights: Handle
     begun: int
     epochs: int
+    original: Architecture | None = None
 
     @property
     def end(self) -> int:
@@ -238,11 +240,7 @@ class Incident:
 
 
 def derive_seed(run_seed: int, task_id: int) -> int:
-    """A task's seed: 63 bits, independent between tasks and between runs.
-
-    >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
-    (True, False)
-    """
+    """A task's seed: 63 bits, independent between tasks and between runs."""
     return int(np.random.SeedSequence([run_seed, task_id]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -278,7 +276,8 @@ def encode_task(task: Task) -> Json:
             if (stop := task.stop) is not None:
                 body["stop"] = encode_rule(stop)
             if (tuning := task.tuning) is not None:
-                body["tuning"] = [tuning.weights.digest, tuning.begun, tuning.epochs]
+                of = [] if tuning.original is None else [tuning.original.space, tuning.original.code]
+                body["tuning"] = [tuning.weights.digest, tuning.begun, tuning.epochs, *of]
             return body
         case TrainSupernet():
             return {
@@ -440,7 +439,8 @@ def _handle(body: Json, key: str) -> Handle | None:
 
 
 def _tuning(body: Any) -> FineTuning:
-    return FineTuning(weights=Handle(text(body, 0)), begun=count(body, 1), epochs=count(body, 2))
+    original = Architecture(text(body, 3), text(body, 4)) if len(body) > 3 else None
+    return FineTuning(weights=Handle(text(body, 0)), begun=count(body, 1), epochs=count(body, 2), original=original)
 
 
 def _teacher(body: Any) -> Teacher:

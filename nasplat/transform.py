@@ -5,11 +5,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from nasplat.architecture import Architecture
 from nasplat.convolution import Convolution
 from nasplat.cost import Cost
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from nasplat.search_space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,26 @@ class Rewriting:
 
     network: "nn.Module"
     errors: dict[str, float]
+
+
+class Transforming(ABC):
+    """What a search space has besides whose networks are those of another space, transformed."""
+
+    below: "SearchSpace"
+    """The space whose networks are transformed. `build` makes them too, for its architectures."""
+
+    @abstractmethod
+    def base(self, architecture: Architecture) -> Architecture:
+        """The architecture of the space below."""
+
+    @abstractmethod
+    def fitted(self, architecture: Architecture, network: "nn.Module") -> Rewriting:
+        """The network of an architecture, with weights that are fitted to those of a trained network.
+
+        Args:
+            architecture: The architecture; of one of the space below, the network stays as it is.
+            network: The network of its architecture in the space below. It is not changed.
+        """
 
 
 class Transform(ABC):

@@ -23,7 +23,7 @@ from nasplat.gene import Gene
 from nasplat.graph import ABSENT, Graphs, Operation, Role
 from nasplat.options import Options, construct, described_arguments, options_model
 from nasplat.search_space import LISTED, GeneSpace, Prior, SearchSpace, SupernetSpace
-from nasplat.transform import Rewriting, Transform
+from nasplat.transform import Rewriting, Transform, Transforming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ class Choice:
     transforms: tuple[Transform, ...] = ()
 
 
-class TransformedSpace(SearchSpace):
+class TransformedSpace(SearchSpace, Transforming):
     """The networks of another space, with layers rewritten by transforms.
 
     With ``transform.per=network``, all layers that can be are rewritten, and codes are those of the space below. With
@@ -90,7 +90,6 @@ class TransformedSpace(SearchSpace):
         return tuple(Gene(f"{stage} transform", names) for stage in self.below.stages(example))
 
     def base(self, architecture: Architecture) -> Architecture:
-        """The architecture of the space below."""
         code = architecture.code.rpartition(STAGE)[0] if self.stage_genes else architecture.code
         return Architecture(self.below.name, code)
 
@@ -229,12 +228,8 @@ class TransformedSpace(SearchSpace):
         return self._rewritten(architecture, self.below.build(self.base(architecture), io), fitted=False).network
 
     def fitted(self, architecture: Architecture, network: "nn.Module") -> Rewriting:
-        """The network of an architecture with weights that are fitted to those of a trained network.
-
-        Args:
-            architecture: The architecture.
-            network: The network of its architecture in the space below; it is not changed.
-        """
+        if self._is_below(architecture):
+            return Rewriting(network, {})
         return self._rewritten(architecture, network, fitted=True)
 
     def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:

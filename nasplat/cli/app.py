@@ -53,6 +53,10 @@ COMMANDS = {
         "retraining:retrain",
         "Fully train networks that a search found, in a new run, and compare the results with the search.",
     ),
+    "compress": LazyCommand(
+        "compressing:compress",
+        "Make trained networks smaller: transform them, fit the new layers to their weights, and fine-tune.",
+    ),
     "test": LazyCommand(
         "testing:test",
         "Measure networks on test data. Each network is measured only once; later calls show the recorded result.",
@@ -81,7 +85,7 @@ COMMANDS = {
     ),
     "list": LazyCommand(
         "listing:list_plugins",
-        "List search spaces, strategies, predictors, benchmarks and data sets; or the options of one of them.",
+        "List search spaces, strategies, predictors, benchmarks, transforms, data sets; or the options of one of them.",
     ),
     "check": LazyCommand(
         "checking:check",

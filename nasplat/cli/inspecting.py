@@ -17,6 +17,7 @@ from nasplat.interface import adoption
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.layout import LOG
+from nasplat.run.compressed import Compression, described
 from nasplat.run.retrained import Comparison
 from nasplat.run.trust import resuming
 from nasplat.task import Measurement, encode_incident
@@ -132,6 +133,7 @@ def _document(
 ) -> dict[str, Any]:
     """A run as JSON for machines, with the same keys whichever trials are shown."""
     comparison, source, changes = Comparison.of(history), history.run.source, history.run.data_changes
+    compression = Compression.of(history)
     trials = [
         describe(measurement)
         | ({"final": describe(final[measurement.id])} if measurement.id in final else {})
@@ -150,12 +152,13 @@ def _document(
         **({"data_changes": changes} if changes else {}),
         **({} if source is None else {"source": source.model_dump(mode="json")}),
         **({} if comparison is None else describe_comparison(comparison)),
+        **({} if compression is None else {"compressed": described(compression)}),
     }
 
 
 def _show_run(history: History, top: int) -> None:
     goal, summary, source = history.run.config.goal, _summary(history), history.run.source
-    comparison = Comparison.of(history)
+    comparison, compression = Comparison.of(history), Compression.of(history)
     for key in ("run", "status", "strategy", "space", "benchmark"):
         out.print(f"{key:10} {escape(str(summary[key]))}")
     if summary["choice"]:
@@ -178,7 +181,10 @@ def _show_run(history: History, top: int) -> None:
     if history.tested:
         out.print(f"{'tested':10} {len(history.tested)} on test data, each once; see nasplat test")
     out.print()
-    if comparison is not None:
+    if compression is not None:
+        print_compression(compression)
+        out.print()
+    elif comparison is not None:
         print_comparison(comparison)
         out.print()
     several = len(history.fidelities) > 1

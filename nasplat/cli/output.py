@@ -8,6 +8,7 @@ from rich.markup import escape
 from nasplat.cli.console import err, out, print_table
 from nasplat.latency.conditions import Conditions, processor
 from nasplat.objective import Goal
+from nasplat.run.compressed import Compression, table
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison, MeanStd, agreement_of, missing_of, side_by_side, title_of
 from nasplat.task import Measurement
@@ -113,6 +114,14 @@ def print_comparison(comparison: Comparison) -> None:
         out.print(f"[yellow]{escape(line)}[/]")
     if agreement := agreement_of(comparison):
         out.print(agreement)
+
+
+def print_compression(compression: Compression) -> None:
+    """The networks of a compression before and after."""
+    columns, rows = table(compression)
+    members, epochs = len(compression.members), compression.epochs
+    said = f"{members} network{'s' * (members != 1)}, fine-tuned for {epochs} epoch{'s' * (epochs != 1)}"
+    print_table(f"Compressed: {said}", columns, rows)
 
 
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import typer
 from rich.markup import escape
 
 from nasplat.cli.console import err, out, print_json
-from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front
+from nasplat.cli.output import describe, describe_comparison, print_comparison, print_compression, print_front
 from nasplat.driver.loop import Search
 from nasplat.errors import RunError, StorageError
 from nasplat.interface.running import Interrupted, Searched, Stopped, check_some_measured
+from nasplat.interface.shipping import with_files
+from nasplat.run.compressed import Compression, described
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
@@ -47,6 +49,9 @@ def print_result(searched: Searched, *, json: bool) -> None:
     run, loop = searched.run, searched.loop
     history = run.history()
     comparison = Comparison.of(history)
+    compression = Compression.of(history)
+    if compression is not None:
+        compression = with_files(run, compression)
     if json:
         print_json(
             {
@@ -61,16 +66,21 @@ def print_result(searched: Searched, *, json: bool) -> None:
                 "incidents": [encode_incident(incident) for incident in loop.incidents],
                 "front": [describe(member) for member in history.front],
                 **({} if comparison is None else describe_comparison(comparison)),
+                **({} if compression is None else {"compressed": described(compression)}),
             }
         )
     else:
-        _print_result(loop, history, comparison)
+        _print_result(loop, history, comparison, compression)
     check_some_measured(run)
 
 
-def _print_result(loop: Search, history: History, comparison: Comparison | None) -> None:
+def _print_result(
+    loop: Search, history: History, comparison: Comparison | None, compression: Compression | None
+) -> None:
     """Print the result of a search as text."""
-    if comparison is None:
+    if compression is not None:
+        print_compression(compression)
+    elif comparison is None:
         print_front(history)
     else:
         print_comparison(comparison)

@@ -86,12 +86,14 @@ class Assembly:
         strategy = construct("strategy", config.strategy_class, problem, **config.strategy.options)
         if strategy.shares_weights and isinstance(benchmark, SupernetBenchmark):
             benchmark.check_supernet()
-        if strategy.tunes and isinstance(benchmark, SupernetBenchmark) and not benchmark.fine_tunes:
+        if strategy.tunes and not benchmark.fine_tunes:
             raise InputError(
-                f"the strategy {config.strategy.name} is to fine-tune networks from shared weights, but the benchmark "
-                f"{config.benchmark.name} cannot; leave out the option that asks for it, such as strategy.finish=race"
+                f"the strategy {config.strategy.name} is to fine-tune networks, but the benchmark "
+                f"{config.benchmark.name} cannot; leave out the option that asks for it, such as strategy.finish=race, "
+                "or choose another benchmark"
             )
-        taught = config.kind == RETRAINING and bool(config.strategy.options["teacher"])
+        options = config.strategy.options
+        taught = config.kind == RETRAINING and bool(options["teacher"] or options["originals"])
         if taught and not benchmark.distills:
             raise InputError(
                 f"the retraining uses a teacher, but the benchmark {config.benchmark.name} is not configured for "

@@ -150,7 +150,7 @@ def _dispatch(
     if isinstance(task, Evaluate):
         if task.teacher is not None and not benchmark.distills:
             raise TrialFailed("no teacher", f"the benchmark {type(benchmark).__name__} has no use for a teacher")
-        if task.tuning is not None and not (isinstance(benchmark, SupernetBenchmark) and benchmark.fine_tunes):
+        if task.tuning is not None and not benchmark.fine_tunes:
             raise TrialFailed("no fine-tuning", f"the benchmark {type(benchmark).__name__} trains from scratch only")
         return benchmark.measure(task, device=device, artifacts=artifacts)
     if not isinstance(benchmark, SupernetBenchmark):

@@ -93,7 +93,7 @@ def export(
     benchmark = run.benchmark()
     architecture, io = run.member(measurement, benchmark), benchmark.io
     recorded = run.history().tested.get(measurement.id)
-    weights = _weights(run, measurement, benchmark, untrained=untrained)
+    weights = trained_weights(run, measurement, benchmark, untrained=untrained)
     network = _network(benchmark, architecture, weights)
     description = _description(run, measurement, benchmark, architecture, untrained=untrained)
     final = run.final(measurement, benchmark) if test else recorded
@@ -298,7 +298,7 @@ def verify(network: "nn.Module", io: IO, path: Path) -> Verification:
     return compared(network, onnx_runner(path), random_inputs(io))
 
 
-def _weights(run: RunDirectory, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
+def trained_weights(run: RunDirectory, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:
     """The measured network's weights as safetensors, or new ones if these are accepted."""
     if untrained:
         return _safetensors(_built(benchmark, measurement.architecture, measurement.task.seed).state_dict())

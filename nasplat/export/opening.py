@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.safetensors"
 FORMAT = 1
+
+
+class _Run(BaseModel):
+    """The trial that the network is of."""
+
+    trial: int = Field(default=0, ge=0)
+    fidelity: int = Field(default=0, ge=0)
 
 
 class _Space(BaseModel):
@@ -37,6 +44,7 @@ class _Description(BaseModel):
     input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     outputs: int = Field(ge=1)
     scale: int | None = Field(default=None, ge=1)
+    run: _Run = _Run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +55,19 @@ class Exported:
         network: The network with its weights, in evaluation mode, on the CPU.
         architecture: The architecture of the network.
         io: Its input and output shapes.
+        space: The name of its search space.
+        options: The options of the space.
+        trial: The number of its trial.
+        fidelity: The fidelity of its trial, in epochs.
     """
 
     network: "nn.Module"
     architecture: Architecture
     io: IO
+    space: str
+    options: dict[str, Any]
+    trial: int
+    fidelity: int
 
 
 def load(folder: Path | str, space: SearchSpace | None = None) -> "nn.Module":
@@ -118,7 +134,10 @@ def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
     # torch raises one of these for weights of another shape, and for sizes beyond its limits
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not fit {ARCHITECTURE}: {' '.join(str(error).split())}") from error
-    return Exported(network.eval(), architecture, io)
+    named, run = description.space, description.run
+    return Exported(
+        network.eval(), architecture, io, named.name, dict(named.model_extra or {}), run.trial, run.fidelity
+    )
 
 
 def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:

@@ -96,13 +96,13 @@ def retrain(
             "retrained",
             "name a benchmark that trains: --benchmark classification (benchmark='classification')",
         )
-    members = _picked(history, pick)
+    members = picked(history, pick)
     known = searched.config if trust else searched.config.offline()  # a download is then asked for by the user alone
     tree: dict[str, Any] = known.model_dump(mode="json", exclude={"strategy", "constraints", "budget", "stopping"})
     if benchmark is not None:
         choose(tree, "benchmark", benchmark)
     _check_trains(history, None if benchmark is None else tree["benchmark"]["name"])
-    enter(tree, "benchmark", _recipe(recipe))
+    enter(tree, "benchmark", recipe_options(recipe))
     merge(tree, "benchmark", {"epochs": epochs})
     tree["kind"] = RETRAINING
     tree["strategy"] = {"name": RETRAINING, "members": list(members), "seeds": seeds, "checkpoints": checkpoints}
@@ -125,12 +125,12 @@ def retrain(
     )
     if not distill and len(members) > 1:
         _teach(tree, console)
-    tree["constraints"] = _lifted_limits(searched.config)
-    tree["objectives"] = list(objectives) if objectives else _measured(tree, next(iter(members)), console)
+    tree["constraints"] = lifted_limits(searched.config)
+    tree["objectives"] = list(objectives) if objectives else measured_objectives(tree, next(iter(members)), console)
     completed = SearchConfig.read(tree)
     ours = (placing or {}).get("address") is not None or any(path == "executor.address" for path, _ in assignments)
     check_trusted(searched, completed, named=ours, trusted=trust)
-    data = _kept_data(data_of(searched, console, accept=False), searched.config, completed)
+    data = kept_data(data_of(searched, console, accept=False), searched.config, completed)
     if accept_changed_data and data:
         data |= replace(completed.resolved().workload, data=data).make().accept_data()
     try:
@@ -146,7 +146,7 @@ def retrain(
     return run_search(assembly, folder, console, create=True, source=_source(run, history, members), log_to=log_to)
 
 
-def _picked(history: History, picks: Sequence[str] | None) -> dict[str, Measurement]:
+def picked(history: History, picks: Sequence[str] | None) -> dict[str, Measurement]:
     """The measurements of the networks to retrain, by code. A network that is picked twice occurs once.
 
     Raises:
@@ -182,7 +182,7 @@ def _check_trains(history: History, benchmark: str | None) -> None:
     raise InputError(f"the benchmark {which} trains no networks; name one that does, such as {remedy}")
 
 
-def _recipe(recipe: Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def recipe_options(recipe: Path | Mapping[str, Any] | None) -> dict[str, Any]:
     """The options of the benchmark that a recipe gives, a file or a mapping.
 
     Raises:
@@ -201,12 +201,12 @@ def _share(tree: dict[str, Any]) -> Any:
     """The weight of the distillation loss in the configuration tree; None if it is not set."""
     name = tree["benchmark"]["name"]
     value: Any = grouped(BENCHMARKS.get(name), tree["benchmark"])
-    for part in (_share_option(name) or SHARE).split("."):
+    for part in (share_option(name) or SHARE).split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
 
 
-def _share_option(benchmark: str) -> str | None:
+def share_option(benchmark: str) -> str | None:
     """The name of the option for distillation, with its group; None where a benchmark has none."""
     names = option_names(BENCHMARKS.get(benchmark))
     return next((name for name in names if name.rpartition(".")[2] == SHARE), None)
@@ -219,7 +219,7 @@ def _distill(tree: dict[str, Any]) -> None:
         InputError: The benchmark cannot distill, or there is no other network to teach.
     """
     name = tree["benchmark"]["name"]
-    share = _share_option(name)
+    share = share_option(name)
     if share is None:
         raise InputError(
             f"the benchmark {name} has no option {SHARE}, so it cannot distill; leave out --distill (distill=True)"
@@ -243,13 +243,13 @@ def _teach(tree: dict[str, Any], console: Console) -> None:
         merge(tree, "strategy", {"teacher": True})
 
 
-def _lifted_limits(config: SearchConfig) -> list[str]:
+def lifted_limits(config: SearchConfig) -> list[str]:
     """The constraints that replaced hard constraints of the space. A retraining needs no other constraints."""
     limits = {side_of(limit) for limit in SEARCH_SPACES.get(config.space.name).limits}
     return [constraint for constraint in config.constraints if side_of(constraint) in limits]
 
 
-def _measured(tree: dict[str, Any], code: str, console: Console) -> list[str]:
+def measured_objectives(tree: dict[str, Any], code: str, console: Console) -> list[str]:
     """The search's objectives that the benchmark measures or that are free metrics. Prints the dropped objectives.
 
     Raises:
@@ -284,7 +284,7 @@ def _free_metrics(benchmark: Benchmark, member: Architecture) -> set[str]:
     return {*benchmark.space.cost(member, benchmark.io).metrics(), *analytic}
 
 
-def _kept_data(recorded: dict[str, Any] | None, before: SearchConfig, now: SearchConfig) -> dict[str, Any] | None:
+def kept_data(recorded: dict[str, Any] | None, before: SearchConfig, now: SearchConfig) -> dict[str, Any] | None:
     """What the search recorded of the data that the retraining uses too; None if it uses other data.
 
     The split and the classes of the search are kept, also for images of another size or in another folder, so that no

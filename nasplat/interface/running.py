@@ -92,6 +92,7 @@ def run_search(
     *,
     create: bool,
     source: Source | None = None,
+    artifacts: Sequence[bytes] = (),
     log_to: Sequence[str] = (),
 ) -> Searched:
     """Run the search of a directory to its end.
@@ -102,6 +103,7 @@ def run_search(
         console: Where notes, incidents and progress are printed.
         create: Whether to create the run directory. It is created completely or not at all.
         source: The source of the members of a retraining; only for a new run directory.
+        artifacts: What the store of a new run has from the beginning.
         log_to: Where trials are tracked too: ``tensorboard:DIR`` or ``mlflow:URI``.
 
     Raises:
@@ -129,7 +131,7 @@ def run_search(
         # Workers start first, so that their errors occur before any file is created.
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
-            run = _created(folder, assembly, source) if create else RunDirectory(folder)
+            run = _created(folder, assembly, source, artifacts) if create else RunDirectory(folder)
             with (
                 run.writing() as log,
                 SearchProgress(console) as progress,
@@ -183,7 +185,7 @@ def check_some_measured(run: RunDirectory) -> None:
         raise RunError(f"every trial of {run.folder} failed; trial {first.id} ({first.kind}): {first.message}")
 
 
-def _created(folder: Path, assembly: Assembly, source: Source | None) -> RunDirectory:
+def _created(folder: Path, assembly: Assembly, source: Source | None, artifacts: Sequence[bytes]) -> RunDirectory:
     """The directory of a new run."""
     benchmark = assembly.benchmark
     return RunDirectory.create(
@@ -195,6 +197,7 @@ def _created(folder: Path, assembly: Assembly, source: Source | None) -> RunDire
         source=source,
         data=assembly.workload.data,
         objects=objects_of(assembly.config),
+        artifacts=artifacts,
     )
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -79,6 +79,7 @@ class RunDirectory:
         source: Source | None = None,
         data: Mapping[str, Any] | None = None,
         objects: Mapping[str, str] | None = None,
+        artifacts: Iterable[bytes] = (),
     ) -> Self:
         """Create a run directory with an empty log, completely or not at all.
 
@@ -91,6 +92,7 @@ class RunDirectory:
             source: The origin of the members of a retraining.
             data: What the benchmark recorded of its data.
             objects: The fingerprints of plug-ins that are the user's own, by section.
+            artifacts: What the run's store has from the beginning.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -108,6 +110,8 @@ class RunDirectory:
             write_atomically(draft / ENVIRONMENT, json.dumps(recorded, indent=2) + "\n")
             if data is not None:
                 write_atomically(draft / DATA, spelt_data(data))
+            for each in artifacts:
+                ArtifactStore(draft / ARTIFACTS).put(each)
             EventLog.create(draft / LOG).close()
             with _locked(draft):  # a place without locks is refused before a run is there
                 pass

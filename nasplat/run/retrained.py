@@ -232,12 +232,12 @@ def side_by_side(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         row = [
             member.architecture.code,
             "" if member.params is None else figure("params", member.params),
-            _spelt(metric, member.retrained),
+            spelt(metric, member.retrained),
             str(done) if done == comparison.seeds else f"{done} of {comparison.seeds}",
             *(["teacher" if member.teaches else "learner"] if taught else []),
         ]
         if tested:
-            row.insert(3, _spelt(metric, member.tested))
+            row.insert(3, spelt(metric, member.tested))
         if searched is not None:
             row.insert(2, "" if member.searched is None else figure(searched, member.searched))
             row.insert(0, str(member.origin.trial) if member.origin else "")
@@ -255,7 +255,7 @@ def agreement_of(comparison: Comparison) -> str:
     )
 
 
-def _spelt(metric: str, values: MeanStd | None) -> str:
+def spelt(metric: str, values: MeanStd | None) -> str:
     """A mean over seeds with its standard deviation; empty where there is none."""
     if values is None:
         return ""

@@ -21,11 +21,14 @@ class Origin(_Recorded):
         trial: The number of the trial in the search.
         metrics: The metrics of that trial, costs included.
         fidelity: The fidelity of that trial, in epochs.
+        errors: The layers that were fitted to this network: of each the squared error of its weights, relative to the
+            squared weights.
     """
 
     trial: Count
     metrics: dict[str, float]
     fidelity: Count
+    errors: dict[str, float] = {}
 
 
 class Source(_Recorded):

@@ -1,15 +1,21 @@
-"""States of trainings as artifacts: the network that they belong to, and how trainings resume from them."""
+"""Weights and states of trainings as artifacts: the network that they belong to, and how trainings begin with them."""
 
 from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from safetensors.torch import load
+from torch import Tensor, nn
 
+from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.errors import TrialFailed
+from nasplat.nn.counting import check_params
+from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate
 from nasplat.training.fit import Training
+from nasplat.training.seeding import seeded
+from nasplat.transform import Transforming
 
 ARCHITECTURE = "architecture"
 """The key of the network's name in a state. Different networks may have the same shapes."""
@@ -37,6 +43,44 @@ def named_state(handle: Handle, wanted: str, artifacts: Artifacts) -> dict[str, 
     if of != wanted:
         raise TrialFailed("another network", f"the state to continue from is of {of}, but the task is for {wanted}")
     return state
+
+
+def trained_network(
+    space: SearchSpace, architecture: Architecture, weights: Handle, io: IO, artifacts: Artifacts
+) -> nn.Module:
+    """The network of an architecture with the weights of an artifact, on the CPU.
+
+    Raises:
+        TrialFailed: The weights do not fit the network.
+        ArtifactError: The artifact is missing or damaged.
+    """
+    with seeded(0):  # whatever it is made with is replaced
+        network = space.build(architecture, io)
+    data = artifacts.get(weights)
+    try:
+        network.load_state_dict(load(data))
+    except (RuntimeError, SafetensorError) as error:  # torch refuses weights of another shape so
+        raise TrialFailed(
+            "another network", f"the weights do not fit {architecture}: {' '.join(str(error).split())}"
+        ) from None
+    return network
+
+
+def transformed_network(task: Evaluate, space: SearchSpace, io: IO, device: str, artifacts: Artifacts) -> nn.Module:
+    """The network of a task, with weights that are fitted to those of its original.
+
+    Raises:
+        TrialFailed: The task has no original, or its space no transform; or the weights do not fit the original.
+        ArtifactError: The original's weights are missing or damaged.
+    """
+    tuning = task.tuning
+    if tuning is None or tuning.original is None or not isinstance(space, Transforming):
+        raise TrialFailed("no original", f"{space.name} transforms no network, or the task names no original")
+    original = trained_network(space, tuning.original, tuning.weights, io, artifacts)
+    network = space.fitted(task.architecture, original.to(device)).network
+    if task.architecture.space == space.name:
+        check_params(network, space, task.architecture, io)
+    return network
 
 
 def train_for(task: Evaluate, training: Training, artifacts: Artifacts, *, epochs: int | None = None) -> int:
