@@ -1,5 +1,6 @@
 """Layers that a transform put in the place of others: what training, costs and exports must know about them."""
 
+import copy
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -38,13 +39,21 @@ class Rewritten(nn.Module):
     def packed(self) -> nn.Module:
         """The layer as it is stored and shipped, an independent module without gradients for what is packed.
 
-        Its state dict has as many bits as `stored_bits` says, and its outputs are those of this layer.
+        Its state dict has as many bits as `stored_bits` says, and its outputs are those of this layer. By default it is
+        a copy. A layer that stores less than it computes with is `Packed`.
         """
-        raise NotImplementedError
+        return copy.deepcopy(self)
 
     def unpack(self, packed: nn.Module) -> None:
-        """Take the weights of a module that `packed` made, with weights loaded into it."""
-        raise NotImplementedError
+        """Take the weights of a module that `packed` made, with weights loaded into it. By default they are copied."""
+        self.load_state_dict(packed.state_dict())
+
+
+class Packed(nn.Module):
+    """A layer that computes larger weights from its tensors whenever it runs.
+
+    Exported formats keep its tensors as they are, and compute nothing from them in advance.
+    """
 
 
 def rewritten(network: nn.Module) -> Iterator[tuple[str, Rewritten]]:
