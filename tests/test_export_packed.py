@@ -29,6 +29,7 @@ from nasplat.nn.packing import packed
 from nasplat.nn.reference_networks import vgg16
 from nasplat.nn.rewritten import rewritten
 from nasplat.search_space import Gene, GeneSpace
+from nasplat.training.seeding import seeded
 
 pytestmark = [pytest.mark.exports, pytest.mark.slow]
 
@@ -188,12 +189,16 @@ def test_the_onnx_model_folds_what_is_ordinary_and_nothing_that_is_packed(export
 
 def test_a_large_network_is_as_small_as_its_formula(tmp_path: Path) -> None:
     stack = FullStack(64, "individual")
-    network = vgg16()
-    features = network.get_submodule("0")
-    for name, layer in list(features.named_children()):
-        if isinstance(layer, nn.Conv2d):
-            features.register_module(name, FullStackConv2d(layer, stack, fitted=False))
-    network.eval()
+    with seeded(0):
+        network = vgg16().eval()
+        features = network.get_submodule("0")
+        for name, layer in list(features.named_children()):
+            if isinstance(layer, nn.Conv2d):
+                features.register_module(name, FullStackConv2d(layer, stack, fitted=False))
+            if isinstance(layer, nn.BatchNorm2d):  # of equal tensors an ONNX file has one only
+                assert layer.running_mean is not None and layer.running_var is not None
+                for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                    nn.init.uniform_(tensor, 0.5, 1.5)
     layers = [layer for _, layer in rewritten(network)]
     assert len(layers) == 13
     others = sum(
@@ -208,6 +213,6 @@ def test_a_large_network_is_as_small_as_its_formula(tmp_path: Path) -> None:
     save_file(shipped.state_dict(), tmp_path / "weights.safetensors")
     assert least <= (tmp_path / "weights.safetensors").stat().st_size <= least + 20_000
     write_onnx(shipped, CIFAR.input_shape, tmp_path / "model.onnx")
-    assert (tmp_path / "model.onnx").stat().st_size <= 1.03 * least + 100_000
+    assert (tmp_path / "model.onnx").stat().st_size <= min(1.03 * least, least + 100_000)
     check = verified(Format.ONNX, network, CIFAR, tmp_path / "model.onnx", None)
     assert check["random"]["largest_difference"] <= check["random"]["allowed"]

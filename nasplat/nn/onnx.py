@@ -73,13 +73,18 @@ def write_onnx(
 
 
 def _optimize(program: "ONNXProgram", kept: Collection[str]) -> None:
-    """Optimize as torch does, but compute nothing in advance from the tensors with the given names."""
+    """Optimize as torch does, but compute nothing in advance from the tensors with the given names.
+
+    Notes on the origin of each node are dropped. They may take more than the packed weights.
+    """
     from onnxscript.optimizer import optimize_ir
 
     def should_fold(node: "Node") -> bool | None:
         return False if any(value is not None and value.name in kept for value in node.inputs) else None
 
     optimize_ir(program.model, should_fold=should_fold)
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
 
 
 def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Module":
