@@ -10,14 +10,21 @@ import typer
 from rich.markup import escape
 
 from nasplat.cli.console import out, print_json, print_table
-from nasplat.cli.output import describe, describe_comparison, print_comparison, print_front, print_measurements
+from nasplat.cli.output import (
+    describe,
+    describe_comparison,
+    print_comparison,
+    print_compression,
+    print_front,
+    print_measurements,
+)
 from nasplat.cli.settings import EngineName, Json, TrustRun
 from nasplat.errors import InputError, NasplatError
 from nasplat.interface import adoption
+from nasplat.run.compressed import Compression, described
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.layout import LOG
-from nasplat.run.compressed import Compression, described
 from nasplat.run.retrained import Comparison
 from nasplat.run.trust import resuming
 from nasplat.task import Measurement, encode_incident

@@ -61,7 +61,8 @@ def export(
 
     Args:
         run: The run of the measurement.
-        measurement: The measurement of the network. The exported weights are the measured ones.
+        measurement: The measurement of the network. The exported weights are the measured ones; those of rewritten
+            layers are packed.
         folder: The new folder; it must not exist.
         untrained: Whether new weights are accepted if the measurement left none.
         test: Whether to measure on the test split, which was not used before.
@@ -101,9 +102,10 @@ def export(
         tested = {name: value for name, value in final.metrics.items() if name not in description["analytic_metrics"]}
         description["final"] = {"split": final.split, **tested}
     found = _found(run, measurement)
+    shipped, weights = _shipped(network, weights)
     with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
-        _write(draft, network, io, formats, features=features, heading=_heading(description, found))
+        _write(draft, shipped, io, formats, features=features, heading=_heading(description, found))
         real, why = _real_inputs(benchmark)
         checks = {
             form.name.lower(): verified(form, network, io, draft / form.value, real, features=features)
@@ -374,6 +376,20 @@ def _network(benchmark: Benchmark, architecture: Architecture, weights: bytes) -
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # torch refuses other shapes so
         raise RunError(f"the weights do not fit {architecture}: {' '.join(str(error).split())}") from error
     return network.eval()
+
+
+def _shipped(network: "nn.Module", weights: bytes) -> "tuple[nn.Module, bytes]":
+    """The network with its rewritten layers in their packed form, and its weights as safetensors.
+
+    Args:
+        network: The network as it was trained.
+        weights: Its weights. They stay the very bytes that were measured if no layer is rewritten.
+    """
+    from nasplat.nn.packing import packed
+    from nasplat.nn.rewritten import rewritten
+
+    shipped = packed(network)
+    return shipped, _safetensors(shipped.state_dict()) if any(rewritten(network)) else weights
 
 
 def _built(benchmark: Benchmark, architecture: Architecture, seed: int) -> "nn.Module":

@@ -54,7 +54,7 @@ def verified(
 
     Args:
         form: The format.
-        network: The network in evaluation mode.
+        network: The network as it was trained, in evaluation mode. The file has its rewritten layers in packed form.
         io: The input and output shapes of the network.
         path: The file.
         real: Real inputs, if there are any.
@@ -80,6 +80,7 @@ def _compared(
 ) -> dict[str, Verification | None]:
     """All comparisons of a format with torch, by the kind of inputs."""
     from nasplat.nn.onnx import with_features
+    from nasplat.nn.packing import packed
 
     run, inputs = _runner(form, path), random_inputs(io)
     found: dict[str, Verification | None] = {"random": compared(network, run, inputs)}
@@ -90,7 +91,7 @@ def _compared(
             check = None if batches is None else compared(lambda images: both(images)[1], given, batches)
             found[f"{kind}_features"] = check
     if form is Format.SOURCE:
-        if list(source_network(path).state_dict()) != list(network.state_dict()):
+        if list(source_network(path).state_dict()) != list(packed(network).state_dict()):
             raise RunError(f"{form.title} has other weights than the network; nothing was exported")
         found["random_float64"] = verify_source(network, path, inputs)
     return found

@@ -14,7 +14,7 @@ from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.safetensors"
 FORMAT = 1
@@ -71,7 +71,9 @@ class Exported:
 
 
 def load(folder: Path | str, space: SearchSpace | None = None) -> "nn.Module":
-    """The network of an exported folder with its weights, in evaluation mode, on the CPU.
+    """The network of an exported folder as its space builds it, with its weights, in evaluation mode, on the CPU.
+
+    Packed weights are unpacked, so the network can be trained further.
 
     Args:
         folder: The exported folder.
@@ -96,6 +98,7 @@ def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
     from safetensors import SafetensorError
     from safetensors.torch import load as read
 
+    from nasplat.nn.packing import unpack
     from nasplat.training.seeding import seeded
 
     folder = Path(folder)
@@ -125,10 +128,10 @@ def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
     path = folder / WEIGHTS
     try:
         weights = read(read_file(path))
-        _check_size(_parameters(space, architecture, io), sum(tensor.numel() for tensor in weights.values()))
+        _check_size(_parameters(space, architecture, io), sum(map(_most_numbers, weights.values())))
         with seeded(0):
             network = space.build(architecture, io)
-        network.load_state_dict(weights)
+        unpack(network, weights)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is missing or damaged: {error}") from error
     # torch raises one of these for weights of another shape, and for sizes beyond its limits
@@ -147,6 +150,13 @@ def _parameters(space: SearchSpace, architecture: Architecture, io: IO) -> int:
         raise ValueError(
             f"size mismatch, the space does not accept the input shape {io.input_shape}: {error}"
         ) from error
+
+
+def _most_numbers(tensor: "Tensor") -> int:
+    """How many parameters a tensor of a file may stand for. A packed byte stands for eight, one for each bit."""
+    import torch
+
+    return tensor.numel() * (8 if tensor.dtype == torch.uint8 else 1)
 
 
 def _check_size(needed: int, given: int) -> None:

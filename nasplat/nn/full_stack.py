@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.nn.convolution import Geometry
-from nasplat.nn.rewritten import Rewritten
+from nasplat.nn.rewritten import Packed, Rewritten
 
 Masks: TypeAlias = Literal["individual", "shared"]
 
@@ -127,7 +127,7 @@ class FullStackConv2d(Rewritten):
     def unpack(self, packed: nn.Module) -> None:
         assert isinstance(packed, PackedFullStackConv2d)
         self.filters.copy_(packed.filters)
-        self.latent.copy_(_latent(packed.signs()))
+        self.latent.copy_(_latent(packed.positive().to(self.latent) * 2 - 1))
         if self.bias is not None and packed.bias is not None:
             self.bias.copy_(packed.bias)
 
@@ -136,7 +136,7 @@ class FullStackConv2d(Rewritten):
         return f"{self.geometry}, ratio={self.stack.ratio}, masks={self.stack.masks}"
 
 
-class PackedFullStackConv2d(nn.Module):
+class PackedFullStackConv2d(Packed):
     """A convolution of full-stack filters, with eight elements of its binary masks in a byte.
 
     Args:
@@ -144,29 +144,38 @@ class PackedFullStackConv2d(nn.Module):
     """
 
     bits: Tensor
-    shifts: Tensor
+    powers: Tensor
 
     def __init__(self, layer: FullStackConv2d) -> None:
         super().__init__()
         self.stack, self.geometry = layer.stack, layer.geometry
         self.filters = nn.Parameter(layer.filters.detach().clone())
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
-        signs = layer.latent.detach() >= 0
-        self._shape, self._count = tuple(signs.shape), signs.numel()
-        padded = functional.pad(signs.flatten().to(torch.uint8), (0, -self._count % 8)).reshape(-1, 8)
-        shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=signs.device)
-        self.register_buffer("bits", (padded << shifts).sum(1, dtype=torch.uint8))
-        self.register_buffer("shifts", shifts, persistent=False)
+        positive = layer.latent.detach() >= 0
+        self._shape = tuple(positive.shape)
+        padded = functional.pad(positive.flatten().to(torch.uint8), (0, -positive.numel() % 8)).reshape(-1, 8)
+        powers = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=positive.device)
+        self.register_buffer("bits", (padded * powers).sum(1, dtype=torch.uint8))
+        self.register_buffer("powers", powers, persistent=False)
         self.train(layer.training)
 
-    def signs(self) -> Tensor:
-        """The masks, plus and minus one."""
-        bits = (self.bits.unsqueeze(1) >> self.shifts) & 1
-        return bits.flatten()[: self._count].reshape(self._shape).to(self.filters) * 2 - 1
+    def positive(self) -> Tensor:
+        """Where the masks are plus one; elsewhere they are minus one."""
+        count = math.prod(self._shape)
+        bits = (self.bits.unsqueeze(1) & self.powers).bool().flatten()
+        return (bits if count % 8 == 0 else bits[:count]).reshape(*self._shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _weights(self.filters, self.signs(), self.stack, self.geometry.outputs)
-        return self.geometry.convolved(x, weight, self.bias)
+        outputs = self.geometry.outputs
+        f = self.stack.filters(outputs)
+        rows, positive = math.ceil(outputs / f), self.positive()
+        filters = self.filters.repeat(rows, 1, 1, 1)
+        if self.stack.masks == "shared":
+            positive = positive.repeat_interleave(f, 0)
+        if rows * f > outputs:
+            filters = filters[:outputs]
+            positive = positive[:outputs] if self.stack.masks == "shared" else positive
+        return self.geometry.convolved(x, torch.where(positive, filters, -filters), self.bias)
 
 
 def _weights(filters: Tensor, signs: Tensor, stack: FullStack, outputs: int) -> Tensor:

@@ -1,13 +1,16 @@
 """Networks as ONNX files, for exports and for latency measurements with onnxruntime."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasplat.errors import InputError
 
 if TYPE_CHECKING:
+    from onnx_ir import Node
     from torch import Tensor, nn
+    from torch.onnx import ONNXProgram
 
 FEATURES = "features"
 """The name of the output that is the input of the last linear layer."""
@@ -33,6 +36,8 @@ def write_onnx(
     """
     import torch
 
+    from nasplat.nn.packing import packed_names
+
     outputs = ["upscaled" if upscales else "logits"]
     if features:
         network = with_features(network, input_shape)
@@ -43,6 +48,7 @@ def write_onnx(
         free |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
         input_shape = input_shape[0], *SIDES
 
+    kept = packed_names(network)
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)  # it logs messages on optional packages and on successful steps
@@ -55,13 +61,30 @@ def write_onnx(
             input_names=["images"],
             output_names=outputs,
             external_data=False,
-            optimize=True,  # also folds batch norm into the convolution before it
+            optimize=not kept,  # also folds batch norm into the convolution before it
             verbose=False,
         )
     finally:
         exporter.setLevel(level)
     assert program is not None
+    if kept:
+        _optimize(program, kept)
     program.save(path)
+
+
+def _optimize(program: "ONNXProgram", kept: Collection[str]) -> None:
+    """Optimize as torch does, but compute nothing in advance from the tensors with the given names.
+
+    Notes on the origin of each node are dropped. They may take more than the packed weights.
+    """
+    from onnxscript.optimizer import optimize_ir
+
+    def should_fold(node: "Node") -> bool | None:
+        return False if any(value is not None and value.name in kept for value in node.inputs) else None
+
+    optimize_ir(program.model, should_fold=should_fold)
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
 
 
 def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Module":

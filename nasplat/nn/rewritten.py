@@ -37,15 +37,23 @@ class Rewritten(nn.Module):
         return macs
 
     def packed(self) -> nn.Module:
-        """The layer as it is stored and shipped, independent of this one; by default a copy.
+        """The layer as it is stored and shipped, an independent module without gradients for what is packed.
 
-        Its state dict has as many bits as `stored_bits` says, and its outputs are those of this layer.
+        Its state dict has as many bits as `stored_bits` says, and its outputs are those of this layer. By default it is
+        a copy. A layer that stores less than it computes with is `Packed`.
         """
         return copy.deepcopy(self)
 
     def unpack(self, packed: nn.Module) -> None:
-        """Take the weights of a module that `packed` made, with other weights in it."""
+        """Take the weights of a module that `packed` made, with weights loaded into it. By default they are copied."""
         self.load_state_dict(packed.state_dict())
+
+
+class Packed(nn.Module):
+    """A layer that computes larger weights from its tensors whenever it runs.
+
+    Exported formats keep its tensors as they are, and compute nothing from them in advance.
+    """
 
 
 def rewritten(network: nn.Module) -> Iterator[tuple[str, Rewritten]]:

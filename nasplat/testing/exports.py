@@ -22,8 +22,10 @@ def write_export(folder: Path, architecture: Architecture, io: IO, network: "nn.
     """
     from safetensors.torch import save_file
 
+    from nasplat.nn.packing import packed
+
     folder.mkdir()
-    save_file(network.state_dict(), folder / WEIGHTS)
+    save_file(packed(network).state_dict(), folder / WEIGHTS)
     description = {
         "format": FORMAT,
         "space": {"name": architecture.space},
