@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
-from nasplat.options import complete, explain
+from nasplat.options import construct, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
@@ -114,7 +114,7 @@ def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
     try:
         if space is None:
             make = SEARCH_SPACES.get(description.space.name)
-            space = make(**complete("space", make, description.space.model_extra or {}))
+            space = construct("space", make, **(description.space.model_extra or {}))
         architecture = space.parse(description.architecture)
         io = IO(tuple(description.input_shape), description.outputs, description.scale)
         space.check_io(io)

@@ -23,7 +23,7 @@ from nasplat.config import SearchConfig, load_tree
 from nasplat.data.manifest import accepted_in
 from nasplat.errors import ArtifactError, DamageError, InputError, NasplatError, RunError, StorageError
 from nasplat.executors.executor import cuda_is_available
-from nasplat.options import complete, explain
+from nasplat.options import construct, explain
 from nasplat.registry import SEARCH_SPACES
 from nasplat.retraining import RETRAINING
 from nasplat.run.environment import environment
@@ -246,7 +246,8 @@ class RunDirectory:
         config = self.config.space
         try:
             make = SEARCH_SPACES.get(config.name)
-            return make(**complete("space", make, config.options))
+            made: SearchSpace = construct("space", make, **config.options)
+            return made
         except InputError:
             return None
 

@@ -18,7 +18,7 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.metric import Metric
-from nasplat.options import complete
+from nasplat.options import complete, construct
 from nasplat.predictor import Predictor, read_document
 from nasplat.registry import PREDICTORS, SEARCH_SPACES
 from nasplat.search_space import SearchSpace
@@ -145,7 +145,8 @@ def make_space(name: str, options: dict[str, Any] | None = None) -> SearchSpace:
         InputError: There is no such space, or an option is unknown, of the wrong type, or invalid.
     """
     space = SEARCH_SPACES.get(name)
-    return space(**complete("space", space, options or {}))
+    made: SearchSpace = construct("space", space, **(options or {}))
+    return made
 
 
 def make_predictor(name: str, space: SearchSpace, options: dict[str, Any] | None = None) -> Predictor:
