@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nasplat.errors import InputError, NasplatError, TrialFailed
     from nasplat.interface.asking import AskTell
     from nasplat.interface.checking import Checked, check
-    from nasplat.interface.functions import fit_predictor, load, open_predictor, recover, search
+    from nasplat.interface.functions import compress, fit_predictor, load, open_predictor, recover, search
     from nasplat.interface.run import Run, open_run
     from nasplat.objective import Constraint, Goal, Objective
     from nasplat.predictor import Predictor
@@ -63,6 +63,7 @@ __all__ = [
     "TrialFailed",
     "check",
     "choice",
+    "compress",
     "fit_predictor",
     "load",
     "measures",

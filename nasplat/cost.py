@@ -199,7 +199,12 @@ def layers(network: "nn.Module") -> Parts:
 
 
 def count(
-    make: Callable[[], "nn.Module"], io: IO, parts: Callable[["nn.Module"], Parts] = children, *, seed: int = 0
+    make: Callable[[], "nn.Module"],
+    io: IO,
+    parts: Callable[["nn.Module"], Parts] = children,
+    *,
+    seed: int = 0,
+    check: bool = True,
 ) -> Cost:
     """The cost of the network that `make` makes, counted while it evaluates one example.
 
@@ -211,6 +216,7 @@ def count(
         io: Its input and output shapes.
         parts: The parts of the network. What belongs to none of them is the part `OTHER`.
         seed: The seed of torch's global generator meanwhile.
+        check: Whether the outputs must have the shape that `io` says.
 
     Raises:
         InputError: `make` returned something else, or the outputs have another shape than `io` says.
@@ -220,11 +226,11 @@ def count(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         with suppress(Exception), torch.device("meta"):  # what is wrong with it everywhere is raised below
-            return _counted(make(), io, parts)
-        return _counted(make(), io, parts)
+            return _counted(make(), io, parts, check=check)
+        return _counted(make(), io, parts, check=check)
 
 
-def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts]) -> Cost:
+def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts], *, check: bool) -> Cost:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -270,7 +276,8 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts]) -> 
         for hook in hooks:
             hook.remove()
     attribute()
-    _check_outputs(outputs, io)
+    if check:
+        _check_outputs(outputs, io)
     costs = {
         name: Cost(
             params=params.get(name, 0),

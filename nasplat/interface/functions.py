@@ -113,6 +113,104 @@ def search(
     return Run(searched.run.folder)
 
 
+def compress(
+    source: "str | Path | Run",
+    transform: Any,
+    *,
+    pick: str | int | Sequence[str | int] | None = None,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    seeds: int = 1,
+    checkpoints: int = 10,
+    benchmark: Any = None,
+    objectives: str | Sequence[str] | None = None,
+    seed: int | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    cpus_per_worker: float | None = None,
+    gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    retries: int | None = None,
+    trial_seconds: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    accept_changed_data: bool = False,
+    log_to: str | Sequence[str] = (),
+    progress: bool = True,
+) -> Run:
+    """Transform trained networks, fit the new layers to their weights and fine-tune them, in a new run.
+
+    It does what ``nasplat compress`` does. The run is resumed, tested and exported like any other::
+
+        small = nasplat.compress(run, {"name": "full_stack", "filters": 16})
+        small.compression
+
+    Args:
+        source: A run, its directory, or an exported folder.
+        transform: The name of a transform, several names, or a mapping with `name` and options.
+        pick: As in `Run.pick`, one or several; by default ``best``. An exported folder has one network.
+        recipe: Options of the benchmark, or a YAML file with them.
+        epochs: Epochs of the fine-tuning; by default a third of those of the run's benchmark.
+        seeds: Number of fine-tunings of each network.
+        checkpoints: Number of checkpoints of a fine-tuning.
+        benchmark: What fine-tunes; by default the run's.
+        objectives: By default the run's.
+        seed: By default the run's.
+        executor: As the options that follow, of `search`.
+        workers: Ray workers.
+        cpus_per_worker: CPUs for each worker.
+        gpus_per_worker: GPUs for each worker.
+        ray_address: An existing Ray cluster.
+        retries: Retries of a trial after a worker failure.
+        trial_seconds: Time limit of a trial.
+        options: Further options by ``SECTION.OPTION``.
+        out: The new run directory; by default ``SOURCE-compressed-N``.
+        accept_changed_data: Whether to go on although the data has changed.
+        log_to: As in `search`.
+        progress: Whether to show the progress.
+
+    Raises:
+        InputError, RunError, KeyboardInterrupt: As in `search`.
+    """
+    from nasplat.interface import compressing
+
+    check_not_importing()
+    picks = None if pick is None else [str(each) for each in ([pick] if isinstance(pick, str | int) else pick)]
+    trust = isinstance(source, Run) and source.trust
+    if isinstance(source, Run):
+        origins = compressing.of_run(source.directory, picks, trust=trust)
+    else:
+        origins = compressing.origins(Path(source), picks)
+    searched = compressing.compress(
+        origins,
+        console_of(progress),
+        transform=transform,
+        recipe=Path(recipe) if isinstance(recipe, str) else recipe,
+        epochs=epochs,
+        seeds=seeds,
+        checkpoints=checkpoints,
+        benchmark=benchmark,
+        objectives=[objectives] if isinstance(objectives, str) else objectives,
+        seed=seed,
+        executor=executor,
+        placing={
+            "workers": workers,
+            "cpus_per_worker": cpus_per_worker,
+            "gpus_per_worker": gpus_per_worker,
+            "address": ray_address,
+            "retries": retries,
+            "trial_seconds": trial_seconds,
+        },
+        assignments=list((options or {}).items()),
+        out=None if out is None else Path(out),
+        trust=trust,
+        accept_changed_data=accept_changed_data,
+        log_to=listed(log_to),
+    )
+    check_some_measured(searched.run)
+    return Run(searched.run.folder)
+
+
 def recover(folder: str | Path, out: str | Path, *, config: str | Path | None = None) -> Run:
     """Save the readable parts of a damaged run as a new run, which can be resumed.
 

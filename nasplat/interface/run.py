@@ -15,6 +15,7 @@ from nasplat.interface.fingerprints import check_unchanged
 from nasplat.interface.running import Searched, check_some_measured, keep_accepted
 from nasplat.interface.sections import REGISTRIES
 from nasplat.objective import Goal
+from nasplat.run.compressed import Compression
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History, names_several
 from nasplat.run.retrained import Comparison
@@ -129,6 +130,11 @@ class Run:
     def comparison(self) -> Comparison | None:
         """Search and retraining side by side; None if this is no retraining."""
         return Comparison.of(self._history())
+
+    @property
+    def compression(self) -> Compression | None:
+        """Networks before and after their compression; None if this is no such run."""
+        return Compression.of(self._history())
 
     def to_dataframe(self) -> "pd.DataFrame":
         """All trials as a table of pandas, one row each: codes, genes, metrics with units, times.
@@ -315,10 +321,8 @@ class Run:
 
         Args:
             pick: As in `pick`.
-            out: The folder to create; for several networks, the parent of their folders. By default
-                ``RUN/export/trial-N``.
-            format: ``onnx``, ``pt2`` (a torch.export program), ``source`` (a Python file that needs only torch), or
-                ``all``.
+            out: The folder to create, or of several networks the parent; by default ``RUN/export/trial-N``.
+            format: ``onnx``, ``pt2`` (a torch.export program), ``source`` (Python that needs only torch), or ``all``.
             test: Whether to measure on the test split too.
             untrained: Whether new weights are accepted if the measurement left none.
             features: Whether the ONNX model also outputs the input of the last linear layer.
@@ -327,8 +331,7 @@ class Run:
             accept_changed_data: Whether to go on although the data has changed.
 
         Returns:
-            The folder, which `nasplat.load` reads; of ``front``, ``bins:M`` and ``all`` the parent of the folders
-            ``trial-N``.
+            The folder, which `nasplat.load` reads; of several networks the parent of the folders ``trial-N``.
 
         Raises:
             InputError: A value does not fit, there are no weights, or a folder exists.
