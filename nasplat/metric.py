@@ -8,8 +8,8 @@ from typing import Any, Self
 from nasplat.errors import InputError
 
 FRACTION = "fraction"
-PARAMETERS, MACS, BITS = "parameters", "multiply-accumulates", "bits"
-COST_UNITS = frozenset({PARAMETERS, MACS, BITS})
+PARAMETERS, MACS, OPERATIONS, BITS = "parameters", "multiply-accumulates", "operations", "bits"
+COST_UNITS = frozenset({PARAMETERS, MACS, OPERATIONS, BITS})
 """The units of costs, which are known without training."""
 _QUALIFIERS = (
     r"(?:_(?:seed\d*|\d+seeds?|repeat\d*|run\d*|\d+(?:ep|epochs)?|mean|median|val|valid|validation|test|train))*"
@@ -169,6 +169,7 @@ _STEMS = (
     ("seconds", False, "s", 0.0, math.inf),
     ("params", False, PARAMETERS, 0.0, math.inf),
     ("macs", False, MACS, 0.0, math.inf),
+    ("multiplications|additions", False, OPERATIONS, 0.0, math.inf),
     ("bits", False, BITS, 0.0, math.inf),
 )
 """What a known name ends in, whether higher is better, its unit and its range."""

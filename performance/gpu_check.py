@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from numpy.random import default_rng
 
+import nasplat.transforms
 from nasplat.architecture import IO
 from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
@@ -317,8 +318,38 @@ def latency(bench: Bench) -> Figures:
     return found
 
 
+def full_stack(bench: Bench) -> Figures:
+    """Full-stack filters on the device: fitted as on the CPU, packed without a change, and the time of a step."""
+    from nasplat.nn.packing import packed
+
+    with seeded(0):
+        plain = SEARCH_SPACES.get("nasbench201")(channels=4 if bench.tiny else 16, cells=1 if bench.tiny else 5)
+        network = plain.build(plain.parse("333333"), IO.image(3, 32, 10))
+    rewriting = [
+        nasplat.transforms.apply(network.to(device), "full_stack", filters=4, fitted=True)
+        for device in ("cpu", bench.device)
+    ]
+    errors = [abs(rewriting[1].errors[name] - error) for name, error in rewriting[0].errors.items()]
+    alone, small = network.to(bench.device), rewriting[1].network
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(bench.device)
+    with torch.no_grad():
+        same = torch.equal(packed(small).eval()(images), small.eval()(images))
+    steps = [_step(each.train(), each, bench.device) for each in (alone, small)]
+    times: list[list[float]] = [[], []]
+    for repetition in range(4 if bench.tiny else 21):
+        for kind, step in enumerate(steps):
+            seconds = step()
+            if repetition:
+                times[kind].append(seconds)
+    return {
+        "largest_difference_of_errors": max(errors),
+        "packed_is_equal": same,
+        "step_ratio": min(times[1]) / min(times[0]),
+    }
+
+
 STEPS: dict[str, Callable[[Bench], Figures]] = {
-    step.__name__: step for step in (throughput, supernet_step, workers, latency, cars, super_resolution)
+    step.__name__: step for step in (throughput, supernet_step, workers, latency, cars, super_resolution, full_stack)
 }
 
 

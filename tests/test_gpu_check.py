@@ -32,6 +32,7 @@ STEPS: dict[str, Callable[[Any], bool]] = {
         and [each["final"]["split"] for each in figures["tested"]] == ["test"]
     ),
     "super_resolution": bool,
+    "full_stack": lambda figures: figures["packed_is_equal"] and figures["largest_difference_of_errors"] < 1e-6,
 }
 """The steps by name, with what is seen of their figures."""
 

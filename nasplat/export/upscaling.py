@@ -109,18 +109,20 @@ def check_scale(exported: Exported, folder: Path) -> int:
 
 def _strips(exported: Exported, source: Source, memory: int) -> "Iterator[tuple[Box, Tensor]]":
     """The upscaled colors in parts. Each part has its position and its values `[channels, height, width]`."""
+    from nasplat.nn.packing import dense
     from nasplat.nn.residual_dense.network import ResidualDenseNetwork
     from nasplat.nn.residual_dense.streaming import Strips
+    from nasplat.nn.rewritten import rewritten
 
-    network, (width, height) = exported.network, source.colors.size
+    network, (width, height) = dense(exported.network), source.colors.size
     crop = partial(_values, source.colors, exported.io.input_shape[0])
-    if isinstance(network, ResidualDenseNetwork):
+    if isinstance(network, ResidualDenseNetwork) and not any(rewritten(network)):
         yield from Strips.of(network, height, width, memory).run(crop)
         return
     if width * height > WHOLE:
         raise InputError(
-            f"{exported.architecture} is not a residual dense network, so it can only upscale a whole image, of at "
-            f"most {WHOLE:,} pixels, but the image has {width} x {height}; cut it into parts"
+            f"{exported.architecture} is no residual dense network of convolutions, so it can only upscale a whole "
+            f"image, of at most {WHOLE:,} pixels, but the image has {width} x {height}; cut it into parts"
         )
     whole = crop((0, 0, width, height)).to(next(network.parameters()))
     upscaled: Tensor = network(whole[None])[0]

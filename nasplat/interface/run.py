@@ -133,7 +133,7 @@ class Run:
 
     @property
     def compression(self) -> Compression | None:
-        """Networks before and after their compression; None if this is no such run."""
+        """Networks before and after their compression; None if this is none."""
         return Compression.of(self._history())
 
     def to_dataframe(self) -> "pd.DataFrame":

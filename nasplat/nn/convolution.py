@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,6 +48,14 @@ class Geometry:
             layer.padding_mode,
             tuple(layer._reversed_padding_repeated_twice),
         )
+
+    def made(self, *, bias: bool) -> nn.Conv2d:
+        """A convolution of this geometry, with drawn weights; torch's global generator is left as it was."""
+        options: dict[str, Any] = {
+            name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")
+        }
+        with torch.random.fork_rng(devices=[]):
+            return nn.Conv2d(self.inputs, self.outputs, self.kernel_size, bias=bias, **options)  # type: ignore[arg-type]
 
     def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Maps `[B, inputs, H, W]` convolved with weights `[outputs, inputs / groups, height, width]`."""

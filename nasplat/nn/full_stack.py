@@ -124,6 +124,14 @@ class FullStackConv2d(Rewritten):
         return PackedFullStackConv2d(self)
 
     @torch.no_grad()
+    def dense(self) -> nn.Conv2d:
+        layer = self.geometry.made(bias=self.bias is not None).to(self.filters)
+        layer.weight.copy_(self.weight)
+        if self.bias is not None and layer.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer.train(self.training)
+
+    @torch.no_grad()
     def unpack(self, packed: nn.Module) -> None:
         assert isinstance(packed, PackedFullStackConv2d)
         self.filters.copy_(packed.filters)

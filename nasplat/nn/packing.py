@@ -18,6 +18,15 @@ def packed(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, dict(forms))  # a deep copy takes what it is given as the copy of an object
 
 
+def dense(network: nn.Module) -> nn.Module:
+    """A deep copy of a network, with an ordinary layer for each rewritten one that has such a form.
+
+    What reads the weights of a network, as upscaling in strips does, can then read them.
+    """
+    forms = {id(layer): form for _, layer in rewritten(network) if (form := layer.dense()) is not None}
+    return copy.deepcopy(network, dict(forms))
+
+
 def unpack(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load the weights of a network's packed form into it.
 

@@ -44,6 +44,10 @@ class Rewritten(nn.Module):
         """
         return copy.deepcopy(self)
 
+    def dense(self) -> nn.Module | None:
+        """An ordinary layer that computes the same, for what reads the weights of a network; None if there is none."""
+        return None
+
     def unpack(self, packed: nn.Module) -> None:
         """Take the weights of a module that `packed` made, with weights loaded into it. By default they are copied."""
         self.load_state_dict(packed.state_dict())

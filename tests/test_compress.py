@@ -1,0 +1,231 @@
+"""`nasplat compress`: trained networks, transformed, fitted to their weights, and fine-tuned in a run of their own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+import nasplat
+from nasplat.nn.full_stack import FullStackConv2d
+from nasplat.retraining import Retraining
+from nasplat.run.compressed import FITTED, ORIGINAL, TUNED
+from nasplat.task import Evaluate, Measurement
+from nasplat.testing.strategies import toy_problem
+
+CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+FILTERS = {"name": "full_stack", "filters": 4}
+WORDS = ["--transform", "full_stack", "--set", "transform.filters=4", "--epochs", "2", "--checkpoints", "2"]
+PATIENCE = 300.0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> nasplat.Run:
+    return nasplat.search(
+        space={"name": "nasbench201", "channels": 4, "cells": 1},
+        benchmark={"name": "classification", "epochs": 3, "data": {"subset": 400}, "recipe": {"batch_size": 32}},
+        strategy="random_search",
+        objectives="accuracy:max",
+        evaluations=1,
+        out=tmp_path_factory.mktemp("compress") / "run",
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def small(run: nasplat.Run) -> nasplat.Run:
+    out = run.folder.parent / "small"
+    return nasplat.compress(run, FILTERS, epochs=2, checkpoints=2, out=out, progress=False)
+
+
+def weights(run: nasplat.Run, trial: int) -> dict[str, torch.Tensor]:
+    (measurement,) = run.pick(trial)
+    return load(run.directory.artifacts.get(measurement.artifacts["weights"]))
+
+
+@pytest.mark.slow
+def test_a_network_is_measured_as_it_was_as_it_was_fitted_and_fine_tuned(run: nasplat.Run, small: nasplat.Run) -> None:
+    compression = small.compression
+    assert compression is not None and compression.epochs == 2
+    (member,) = compression.members
+    states = {state.name: state for state in member.states}
+    assert list(states) == [ORIGINAL, FITTED, TUNED]
+    original = states[ORIGINAL].values
+    assert original is not None and original.mean == run.best.metrics["accuracy"]
+    assert [trial.task.fidelity for trial in small.trials() if isinstance(trial, Measurement)] == [0, 1, 2]
+    for name in ("memory_bits", "multiplications"):
+        assert states[TUNED].costs[name] < states[ORIGINAL].costs[name]
+    assert states[TUNED].costs["additions"] == states[ORIGINAL].costs["additions"] == run.best.metrics["macs"]
+    assert run.comparison is None and small.kind == "retraining"
+
+
+@pytest.mark.slow
+def test_it_begins_with_the_weights_that_are_fitted_to_the_originals(run: nasplat.Run, small: nasplat.Run) -> None:
+    space = run.directory.benchmark().space
+    network = space.build(run.best.architecture, run.directory.benchmark().io)
+    network.load_state_dict(weights(run, run.best.id))
+    rewriting = nasplat.transforms.apply(network, "full_stack", filters=4, fitted=True)
+    begun = weights(small, 0)
+    layers = {name: each for name, each in rewriting.network.named_modules() if isinstance(each, FullStackConv2d)}
+    assert layers
+    for name, layer in layers.items():
+        assert torch.equal(begun[f"{name}.filters"], layer.filters), name
+    assert small.compression is not None
+    assert small.compression.members[0].errors == pytest.approx(rewriting.errors)
+    assert not torch.equal(weights(small, 2)["stages.1.body.0.1.filters"], begun["stages.1.body.0.1.filters"])
+
+
+@pytest.mark.slow
+def test_show_json_and_resume_know_what_it_is(small: nasplat.Run, command: CommandLine) -> None:
+    shown = command("show", str(small.folder))
+    assert shown.returncode == 0 and "as fitted" in shown.stdout and "multiplications" in shown.stdout
+    document = json.loads(command("show", str(small.folder), "--json").stdout)
+    (member,) = document["compressed"]
+    assert [state["state"] for state in member["states"]] == [ORIGINAL, FITTED, TUNED]
+    again = json.loads(command("resume", str(small.folder), "--json").stdout)
+    before, _, after = again["compressed"][0]["states"]
+    assert after["weights_bytes"] < before["weights_bytes"] and after["onnx_bytes"] < before["onnx_bytes"]
+    assert after["latency_ms"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.exports
+def test_it_is_tested_and_exported_like_any_other(small: nasplat.Run, run: nasplat.Run, tmp_path: Path) -> None:
+    (final,) = small.test()
+    assert final.split == "test"
+    folder = small.export(out=tmp_path / "export", format="all", latency=False)
+    network = nasplat.load(folder)
+    images = torch.rand(3, 1, 8, 8)
+    want = space_network(small)(images)
+    assert torch.equal(network(images), want)
+    names: dict[str, Any] = {"__file__": str(folder / "network.py"), "__name__": "network"}
+    exec((folder / "network.py").read_text(), names)
+    torch.testing.assert_close(names["load"]()(images), want)
+    plain = run.export(out=tmp_path / "plain", latency=False)
+    assert (folder / "weights.safetensors").stat().st_size < (plain / "weights.safetensors").stat().st_size
+
+
+def space_network(run: nasplat.Run) -> torch.nn.Module:
+    benchmark = run.directory.benchmark()
+    network = benchmark.space.build(run.best.architecture, benchmark.io)
+    network.load_state_dict(weights(run, run.best.id))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.slow
+@pytest.mark.exports
+def test_an_exported_folder_is_compressed_as_the_run_is(run: nasplat.Run, small: nasplat.Run, tmp_path: Path) -> None:
+    exported = run.export(out=tmp_path / "exported", latency=False)
+    with pytest.raises(nasplat.InputError, match="has no data; name the benchmark"):
+        nasplat.compress(exported, FILTERS, progress=False)
+    options = run.config.benchmark.options
+    again = nasplat.compress(
+        exported, FILTERS, benchmark={"name": "classification", **options}, objectives="accuracy:max", epochs=2,
+        checkpoints=2, progress=False,
+    )  # fmt: skip
+    assert again.folder == tmp_path / "exported-compressed-1"
+    assert again.compression is not None and small.compression is not None
+    values = [[state.values for state in each.compression.members[0].states] for each in (again, small)]  # type: ignore[union-attr]
+    assert values[0] == values[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outcomes", [0, 1, 2])
+def test_killed_while_it_is_fitted_or_fine_tuned_it_ends_with_the_same_weights(
+    outcomes: int, run: nasplat.Run, small: nasplat.Run, tmp_path: Path, command: CommandLine
+) -> None:
+    out = tmp_path / "killed"
+    words = [sys.executable, "-m", "nasplat", "compress", str(run.folder), *WORDS, "--out", str(out)]
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ends = time.monotonic() + PATIENCE
+    while child.poll() is None and (not out.exists() or measured(out) < outcomes):
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert command("resume", str(out)).returncode == 0
+    assert weights_equal(nasplat.open_run(out), small)
+
+
+def measured(folder: Path) -> int:
+    return len(nasplat.open_run(folder).trials())
+
+
+def weights_equal(one: nasplat.Run, other: nasplat.Run) -> bool:
+    first, second = weights(one, one.best.id), weights(other, other.best.id)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "a compression needs a transform"),
+        (["--transform", "nope"], "no transform is named 'nope'"),
+        (["--transform", "full_stack", "--set", "transform.filters=17"], "at most the 16 filters"),
+        (["--transform", "full_stack", "--set", "transform.filter=4"], "did you mean 'filters'?"),
+        (["--transform", "full_stack", "--set", "transform.per=stage"], "transforms the whole network"),
+        (["--transform", "full_stack", "--transform", "ghost"], "rewrite the same layers"),
+        (["--transform", "ghost", "--pick", "9"], "no trial 9"),
+        (["--transform", "ghost", "--benchmark", "zero_cost"], "zero_cost"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_refused_and_nothing_is_created(
+    words: list[str], said: str, run: nasplat.Run, tmp_path: Path, command: CommandLine
+) -> None:
+    done = command("compress", str(run.folder), *words, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and said in " ".join(done.stderr.split()), done.stderr
+    assert done.stderr.count("error:") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_what_is_transformed_already_is_refused(small: nasplat.Run) -> None:
+    with pytest.raises(nasplat.InputError, match="transformed already"):
+        nasplat.compress(small, "ghost", progress=False)
+
+
+def test_originals_need_a_transformed_space() -> None:
+    with pytest.raises(nasplat.InputError, match="has no transform"):
+        Retraining(toy_problem(), members=["0123"], originals={"0123": "0" * 64})
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_workers_give_the_weights_of_one_process(
+    run: nasplat.Run, small: nasplat.Run, cluster: Any, command: CommandLine, tmp_path: Path
+) -> None:
+    where = ("--executor", "ray", "--ray-address", cluster.address)
+    done = command("compress", str(run.folder), *WORDS, *where, "--out", str(tmp_path / "ray"))
+    assert done.returncode == 0, done.stderr
+    assert weights_equal(nasplat.open_run(tmp_path / "ray"), small)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["cars", "nsga2", "predictor_guided"])
+def test_strategies_search_the_choices_of_stages(strategy: str, command: CommandLine, tmp_path: Path) -> None:
+    options = {
+        "cars": ["strategy.population=4", "strategy.warmup=1", "benchmark.shared_weights.calibration=64"],
+        "nsga2": ["strategy.population=4"],
+        "predictor_guided": ["strategy.initial=4", "strategy.predictor=ridge"],
+    }
+    settings = [word for option in options[strategy] for word in ("--set", option)]
+    done = command(
+        "search", "--space", "nasbench201", "--set", "space.channels=2", "--set", "space.cells=1", "--transform",
+        "full_stack", "--set", "transform.per=stage", "--set", "transform.filters=[2,4]", "--benchmark",
+        "classification", "--set", "benchmark.epochs=2", "--set", "benchmark.data.subset=100", "--set",
+        "benchmark.recipe.batch_size=32", "--strategy", strategy, *settings, "--objective", "accuracy:max",
+        "--objective", "memory_bits:min", "--evaluations", "8", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = nasplat.open_run(tmp_path / "run")
+    trials = [trial for trial in found.trials() if isinstance(trial, Measurement)]
+    assert len({trial.architecture.code.partition(".")[2] for trial in trials}) > 1
+    assert all(isinstance(trial.task, Evaluate) and trial.metrics["memory_bits"] > 0 for trial in trials)
