@@ -1,7 +1,7 @@
 """The convolutions of a network, by their sizes: what transforms of a search space compute costs with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Convolution:
-    """A two-dimensional convolution of a network.
+class ConvolutionShape:
+    """The sizes of a two-dimensional convolution: what its cost depends on.
 
     Args:
-        name: Its name in the network's `named_modules`; of a shared one the first.
         inputs: The input channels.
         outputs: The output channels.
         sides: Height and width of its input.
@@ -28,11 +27,8 @@ class Convolution:
         groups: The number of groups of channels.
         bias: Whether it has biases.
         mode: The padding mode.
-        calls: How often it is computed for one example.
-        last: Whether no layer with weights is behind it.
     """
 
-    name: str
     inputs: int
     outputs: int
     sides: tuple[int, int]
@@ -43,8 +39,6 @@ class Convolution:
     groups: int = 1
     bias: bool = False
     mode: str = "zeros"
-    calls: int = 1
-    last: bool = False
 
     def make(self) -> "nn.Conv2d":
         """The convolution with any weights."""
@@ -61,21 +55,57 @@ class Convolution:
         return nn.Conv2d(self.inputs, self.outputs, self.kernel, **geometry)
 
     def cost(self, rewrite: "Callable[[nn.Conv2d], nn.Module]") -> Cost:
-        """The cost of the layer that `rewrite` makes of the convolution, for all of its calls."""
-        once = _counted(replace(self, name="", calls=1, last=False), rewrite)
-        done = once.scaled(self.calls)
-        return replace(done, params=once.params, memory_bits=once.memory_bits)
+        """The cost of the layer that `rewrite` makes of the convolution, counted for one call."""
+        import torch
+
+        with torch.device("meta"):
+            height, width = self.make()(torch.zeros(1, self.inputs, *self.sides)).shape[2:]
+        io = _Map((self.inputs, *self.sides), self.outputs, sides=(height, width))
+        return count(lambda: rewrite(self.make()), io)
 
 
-@lru_cache(maxsize=4096)
-def _counted(convolution: Convolution, rewrite: "Callable[[nn.Conv2d], nn.Module]") -> Cost:
-    import torch
+@lru_cache(maxsize=8192)
+def square(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    sides: tuple[int, int],
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> ConvolutionShape:
+    """The shape of a convolution with an odd square kernel, whose padding keeps the sides but for the stride."""
+    padding = dilation * (kernel // 2)
+    return ConvolutionShape(
+        inputs,
+        outputs,
+        sides,
+        (kernel, kernel),
+        (stride, stride),
+        (padding, padding),
+        (dilation, dilation),
+        groups,
+        bias,
+    )
 
-    with torch.device("meta"):
-        layer = convolution.make()
-        height, width = layer(torch.zeros(1, convolution.inputs, *convolution.sides)).shape[2:]
-    io = _Map((convolution.inputs, *convolution.sides), convolution.outputs, sides=(height, width))
-    return count(lambda: rewrite(convolution.make()), io)
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution of a network.
+
+    Args:
+        name: Its name in the network's `named_modules`; of a shared one the first.
+        shape: Its sizes.
+        calls: How often it is computed for one example; 0 if the network has it, but does not use it in evaluation.
+        last: Whether no layer with weights is behind it.
+    """
+
+    name: str
+    shape: ConvolutionShape
+    calls: int = 1
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +155,7 @@ def _described(name: str, layer: "nn.Conv2d", given: "Tensor", calls: int, last:
         return first, second
 
     padding = layer.padding if isinstance(layer.padding, str) else pair(layer.padding)
-    return Convolution(
-        name,
+    shape = ConvolutionShape(
         layer.in_channels,
         layer.out_channels,
         pair(tuple(given.shape[-2:])),
@@ -137,6 +166,5 @@ def _described(name: str, layer: "nn.Conv2d", given: "Tensor", calls: int, last:
         layer.groups,
         layer.bias is not None,
         layer.padding_mode,
-        calls,
-        last,
     )
+    return Convolution(name, shape, calls, last)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
-from nasplat.convolution import Convolution
+from nasplat.convolution import Convolution, square
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
@@ -169,21 +169,22 @@ class NASBench201(GeneSpace, SupernetSpace):
             if "conv" in name
         ]
         _, height, width = io.input_shape
-        found = [Convolution("stem.0", io.input_shape[0], self.channels, (height, width), (3, 3), padding=(1, 1))]
+        found = [Convolution("stem.0", square(io.input_shape[0], self.channels, 3, (height, width)))]
         channels, place = self.channels, 0
         for stage in range(3):
             if stage:
                 name = f"stages.{place}"
                 halved = (height + 1) // 2, (width + 1) // 2
                 found += [
-                    _convolution(f"{name}.body.0.1", channels, 2 * channels, 3, (height, width), 2),
-                    _convolution(f"{name}.body.1.1", 2 * channels, 2 * channels, 3, halved),
-                    _convolution(f"{name}.shortcut.1", channels, 2 * channels, 1, halved),
+                    Convolution(f"{name}.body.0.1", square(channels, 2 * channels, 3, (height, width), stride=2)),
+                    Convolution(f"{name}.body.1.1", square(2 * channels, 2 * channels, 3, halved)),
+                    Convolution(f"{name}.shortcut.1", square(channels, 2 * channels, 1, halved)),
                 ]
                 (height, width), channels, place = halved, 2 * channels, place + 1
+            shapes = {kernel: square(channels, channels, kernel, (height, width)) for kernel in (1, 3)}
             for cell in range(place, place + self.cells):
                 found += [
-                    _convolution(f"stages.{cell}.nodes.{node}.{source}.1", channels, channels, kernel, (height, width))
+                    Convolution(f"stages.{cell}.nodes.{node}.{source}.1", shapes[kernel])
                     for node, source, kernel in chosen
                 ]
             place += self.cells
@@ -263,13 +264,6 @@ class NASBench201(GeneSpace, SupernetSpace):
         """The choices of all genes, `[n, 6]`."""
         codes = "".join(architecture.code for architecture in architectures).encode()
         return (np.frombuffer(codes, dtype=np.uint8).reshape(-1, len(EDGES)) - ord("0")).astype(np.int16)
-
-
-def _convolution(
-    name: str, inputs: int, outputs: int, kernel: int, sides: tuple[int, int], stride: int = 1
-) -> Convolution:
-    pad = kernel // 2
-    return Convolution(name, inputs, outputs, sides, (kernel, kernel), (stride, stride), (pad, pad))
 
 
 def _code_of(official: str) -> str:

@@ -2,19 +2,21 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nasplat.convolution import Convolution
+from nasplat.convolution import Convolution, ConvolutionShape
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.nn.rewritten import Rewritten
 from nasplat.transform import Candidate, Rewriting, Transform
+
+CACHED = 8192
+"""Maximum number of shapes of convolutions of which reasons and costs are kept."""
 
 
 class LayerTransform(Transform):
@@ -93,25 +95,30 @@ class LayerTransform(Transform):
     def eligible_of(self, convolutions: Sequence[Convolution]) -> list[str] | None:
         if type(self).leaves_alone is not LayerTransform.leaves_alone:
             return None  # sizes do not tell what a convolution is inside of
-        return [
-            each.name
-            for number, each in enumerate(convolutions)
-            if not self._reason(_made(each), stem=number == 0, classifier=each.last and each.kernel == (1, 1))
-        ]
+        return [each.name for each, reason in self._told(convolutions) if not reason]
 
     def added_cost(self, convolutions: Sequence[Convolution], names: Collection[str] | None = None) -> Cost:
-        by_name = {each.name: each for each in convolutions}
-        able = self.eligible_of(convolutions) or []
-        if not able:
-            raise InputError(none_eligible("network", []))
-        self.check([_made(by_name[name]) for name in able])
-        added = []
-        for name in able if names is None else names:
-            added += [by_name[name].cost(self._drawn), by_name[name].cost(_as_it_is).scaled(-1)]
-        return Cost.total({str(number): cost for number, cost in enumerate(added)})
+        told = list(self._told(convolutions))
+        able = {each.name: each for each, reason in told if not reason}
+        chosen = able.keys() if names is None else set(names)
+        if others := chosen - able.keys():
+            raise InputError(f"the layer {min(others)!r} cannot be rewritten; name one of {', '.join(able)}")
+        if not chosen:
+            raise InputError(none_eligible("network", [Candidate(e.name, e.shape.outputs, why) for e, why in told]))
+        self.check([_made(each.shape) for each in able.values()])
+        added = [(_added(self, able[name].shape), able[name].calls) for name in chosen]
+        return Cost(
+            params=sum(each.params for each, _ in added),
+            macs=sum(calls * each.macs for each, calls in added),
+            memory_bits=sum(each.memory_bits for each, _ in added),
+            multiplications=sum(calls * (each.multiplications or 0) for each, calls in added),
+            additions=sum(calls * (each.additions or 0) for each, calls in added),
+        )
 
-    def _drawn(self, layer: nn.Conv2d) -> nn.Module:
-        return self.replacement(layer, fitted=False)
+    def _told(self, convolutions: Sequence[Convolution]) -> Iterator[tuple[Convolution, str]]:
+        """The convolutions of a network, each with the reason why it cannot be replaced."""
+        for number, each in enumerate(convolutions):
+            yield each, _reason_of(self, each.shape, number == 0, each.last and each.shape.kernel == (1, 1))
 
     def _reason(self, layer: nn.Conv2d, *, stem: bool, classifier: bool) -> str:
         if type(layer) is not nn.Conv2d:
@@ -159,18 +166,24 @@ def squared_error(weights: Tensor, others: Tensor) -> float:
     return float((exact - others.detach().double()).square().sum()) / total if total else 0.0
 
 
-def _as_it_is(layer: nn.Conv2d) -> nn.Module:
-    return layer
-
-
-def _made(convolution: Convolution) -> nn.Conv2d:
-    return _layer(replace(convolution, name="", sides=(1, 1), calls=1, last=False))
-
-
-@lru_cache(maxsize=4096)
-def _layer(convolution: Convolution) -> nn.Conv2d:
+@lru_cache(maxsize=CACHED)
+def _made(shape: ConvolutionShape) -> nn.Conv2d:
     with torch.device("meta"):
-        return convolution.make()
+        return shape.make()
+
+
+@lru_cache(maxsize=CACHED)
+def _reason_of(transform: LayerTransform, shape: ConvolutionShape, stem: bool, classifier: bool) -> str:
+    return transform._reason(_made(shape), stem=stem, classifier=classifier)
+
+
+@lru_cache(maxsize=CACHED)
+def _added(transform: LayerTransform, shape: ConvolutionShape) -> Cost:
+    """What rewriting adds to one call of a convolution; all figures are known."""
+    before = shape.cost(lambda layer: layer).metrics()
+    after = shape.cost(lambda layer: transform.replacement(layer, fitted=False)).metrics()
+    more: dict[str, Any] = {name: int(after[name] - figure) for name, figure in before.items()}
+    return Cost(**more)
 
 
 def _convolutions(network: nn.Module) -> dict[nn.Conv2d, str]:
