@@ -40,6 +40,31 @@ class ConvolutionShape:
     bias: bool = False
     mode: str = "zeros"
 
+    @property
+    def elements(self) -> int:
+        """The number of weights of a filter."""
+        return self.inputs // self.groups * self.kernel[0] * self.kernel[1]
+
+    @property
+    def output_sides(self) -> tuple[int, int]:
+        """Height and width of its output."""
+        if self.padding == "same":
+            return self.sides
+        added = (0, 0) if isinstance(self.padding, str) else self.padding
+        height, width = (
+            (side + 2 * more - distance * (kernel - 1) - 1) // step + 1
+            for side, more, distance, kernel, step in zip(
+                self.sides, added, self.dilation, self.kernel, self.stride, strict=True
+            )
+        )
+        return height, width
+
+    @property
+    def macs(self) -> int:
+        """The multiply-accumulates of one call."""
+        height, width = self.output_sides
+        return height * width * self.outputs * self.elements
+
     def make(self) -> "nn.Conv2d":
         """The convolution with any weights."""
         from torch import nn
@@ -56,11 +81,7 @@ class ConvolutionShape:
 
     def cost(self, rewrite: "Callable[[nn.Conv2d], nn.Module]") -> Cost:
         """The cost of the layer that `rewrite` makes of the convolution, counted for one call."""
-        import torch
-
-        with torch.device("meta"):
-            height, width = self.make()(torch.zeros(1, self.inputs, *self.sides)).shape[2:]
-        io = _Map((self.inputs, *self.sides), self.outputs, sides=(height, width))
+        io = _Map((self.inputs, *self.sides), self.outputs, sides=self.output_sides)
         return count(lambda: rewrite(self.make()), io)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from nasplat.architecture import IO, Architecture
+from nasplat.convolution import Convolution, ConvolutionShape, square
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
@@ -179,6 +180,36 @@ class DARTS(GeneSpace, SupernetSpace):
         }
         return Cost.total(fixed | edges)
 
+    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+        cells = self._cells(architecture)
+        inputs, *at = io.input_shape
+        before = after = at[0], at[1]
+        channels, older, newer, reduction = self.channels, 3 * self.channels, 3 * self.channels, False
+        found = [Convolution("stem.0", square(inputs, newer, 3, after))]
+        for position in range(self.cells):
+            after_reduction, reduction = reduction, position in (self.cells // 3, 2 * self.cells // 3)
+            channels *= 1 + reduction
+            halved = ((after[0] + 1) // 2, (after[1] + 1) // 2) if reduction else after
+            layers = {
+                "older": _factorized(older, channels, before)
+                if after_reduction
+                else {"1": square(older, channels, 1, before)},
+                "newer": {"1": square(newer, channels, 1, after)},
+            }
+            for node, edges in enumerate(cells[CELLS[reduction]]):
+                for edge, (name, source) in enumerate(edges):
+                    outer = source < 2
+                    layers[f"nodes.{node}.{edge}"] = _layers(
+                        name, channels, after if outer else halved, halving=reduction and outer
+                    )
+            found += [
+                Convolution(f"cells.{position}.{place}.{name}", shape)
+                for place, shapes in layers.items()
+                for name, shape in shapes.items()
+            ]
+            before, after, older, newer = after, halved, newer, len(NODES) * channels
+        return found
+
     def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The cells of each size of images; the last two stages begin with a reduction."""
         ends = (0, self.cells // 3, 2 * self.cells // 3, self.cells)
@@ -272,6 +303,29 @@ def _separable(channels: int, kernel: int, pixels: int) -> Cost:
 
 def _conv_bn(inputs: int, outputs: int, pixels: int) -> Cost:
     return costs.together(costs.conv2d(inputs, outputs, 1, pixels), costs.batch_norm(outputs))
+
+
+def _factorized(inputs: int, outputs: int, sides: tuple[int, int]) -> dict[str, ConvolutionShape]:
+    """The convolutions of a factorized reduction, by name; the second acts on the pixels diagonally between."""
+    between = sides[0] - 1 + sides[0] % 2, sides[1] - 1 + sides[1] % 2
+    return {name: square(inputs, outputs // 2, 1, at, stride=2) for name, at in (("even", sides), ("odd", between))}
+
+
+@lru_cache(maxsize=1024)
+def _layers(name: str, channels: int, sides: tuple[int, int], *, halving: bool) -> dict[str, ConvolutionShape]:
+    """The convolutions of an operation, by name."""
+    if name == "skip_connect" and halving:
+        return _factorized(channels, channels, sides)
+    if "conv" not in name:
+        return {}
+    kernel, dilation = int(name[-1]), 2 if name.startswith("dil") else 1
+    halved = ((sides[0] + 1) // 2, (sides[1] + 1) // 2) if halving else sides
+    first = square(channels, channels, kernel, sides, stride=1 + halving, dilation=dilation, groups=channels)
+    mixing = square(channels, channels, 1, halved)
+    found = {"1": first, "2": mixing}
+    if name.startswith("sep"):
+        found |= {"5": square(channels, channels, kernel, halved, groups=channels), "6": mixing}
+    return found
 
 
 def _choices(nodes: Sequence[Sequence[Edge]]) -> list[int]:

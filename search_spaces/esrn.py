@@ -11,9 +11,11 @@ from numpy.random import Generator
 
 from nasplat.architecture import IO, Architecture
 from nasplat.block_space import Block, BlockSpace
+from nasplat.convolution import Convolution
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import ABSENT, Graphs, Operation, Role
+from nasplat.nn.residual_dense.convolutions import network_convolutions
 from nasplat.nn.residual_dense.shapes import KINDS, SCALES, DenseBlock, ResidualDenseShape, network_costs
 from nasplat.search_space import Gene, GeneSpace
 
@@ -211,6 +213,9 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         """Parameters, MACs and bits of shallow features, each active slot, fusion and tail."""
         places = [_place(slot) for slot, _ in self._active(architecture)]
         return Cost.total(network_costs(self.shape(architecture), io, places))
+
+    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+        return network_convolutions(self.shape(architecture), io)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The network: images `[B, C, H, W]` of any size to `[B, C, scale * H, scale * W]`."""

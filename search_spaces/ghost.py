@@ -12,10 +12,12 @@ from pydantic import Field
 
 from nasplat.architecture import IO, Architecture
 from nasplat.block_space import Block, BlockSpace
+from nasplat.convolution import Convolution
 from nasplat.cost import Cost
 from nasplat.errors import InputError, unknown
 from nasplat.graph import ABSENT, Graphs, Role
 from nasplat.graph import Operation as Node
+from nasplat.nn.ghost.convolutions import network_convolutions
 from nasplat.nn.ghost.shapes import PLAIN, Bottleneck, GhostShape, Operator, make_divisible, network_costs
 from nasplat.search_space import Gene, GeneSpace, SupernetSpace
 
@@ -30,7 +32,6 @@ KINDS = ("expansion", "outputs", "depthwise", "squeeze", "expand", "project")
 """The kinds of genes of a bottleneck."""
 GENES = len(KINDS)
 LAYERS = ("expand", "depthwise", "squeeze", "project", "shortcut")
-
 
 NODES = (
     Node("input", Role.INPUT),
@@ -159,10 +160,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         Raises:
             ValueError: The images are not square.
         """
-        given = {
-            gene.name: gene.choices[choice] for gene, choice in zip(self.genes, self.choices(architecture), strict=True)
-        }
-        return self._shape(given, io)
+        return self._shape(self.chosen(architecture), io)
 
     def active_genes(self, architecture: Architecture) -> Sequence[int]:
         found, position = [0, 1], 2
@@ -232,6 +230,9 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
     def cost(self, architecture: Architecture, io: IO) -> Cost:
         """Parameters, MACs and bits by layer: stem, the layers of each bottleneck, head and classifier."""
         return Cost.total(network_costs(self.shape(architecture, io), io))
+
+    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+        return network_convolutions(self.shape(architecture, io), io)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
         """The network: square images `[batch, channels, side, side]` to `[batch, classes]`."""

@@ -12,6 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nasplat.architecture import IO, Architecture
+from nasplat.convolution import Convolution, square
 from nasplat.cost import Cost
 from nasplat.errors import InputError, RunError
 from nasplat.graph import ABSENT, Graphs, Operation, Role
@@ -284,16 +285,33 @@ class NASBench101(SearchSpace):
         from nasplat.nn.nasbench101 import CellNetwork
 
         edges, letters = cell_of(architecture)
-        types, adjacency = _padded([architecture])
-        widths = _widths(adjacency, self._widest)[0][:, 1:]
         return CellNetwork(
             edges,
             [OPERATIONS[letter] for letter in letters],
-            widths[:, types[0, 1:] != ABSENT].tolist(),
+            self._vertices(architecture),
             cells=self.cells,
             channels=self.channels,
             io=io,
         )
+
+    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+        edges, letters = cell_of(architecture)
+        inputs, height, width = io.input_shape
+        found = [Convolution("stem.0", square(inputs, self.channels, 3, (height, width)))]
+        inputs = self.channels
+        for cells, widths in zip(self.stages(architecture).values(), self._vertices(architecture), strict=True):
+            for cell in cells:
+                for v, channels in enumerate(widths, 1):
+                    if (0, v) in edges:
+                        shape = square(inputs, channels, 1, (height, width))
+                        found.append(Convolution(f"{cell}.projections.{v}.0", shape))
+                for v, (letter, channels) in enumerate(zip(letters, widths, strict=False)):
+                    if letter != "m":
+                        shape = square(channels, channels, int(letter), (height, width))
+                        found.append(Convolution(f"{cell}.vertices.{v}.0", shape))
+                inputs = widths[-1]
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return found
 
     def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The stacks of cells."""
@@ -302,6 +320,12 @@ class NASBench101(SearchSpace):
             f"stack {stack + 1}": [f"body.{stack * size + cell}" for cell in range(self.cells)]
             for stack in range(self.stacks)
         }
+
+    def _vertices(self, architecture: Architecture) -> list[list[int]]:
+        """The channels of every vertex after the input, for each stack."""
+        types, adjacency = _padded([architecture])
+        found: list[list[int]] = _widths(adjacency, self._widest)[0][:, 1:][:, types[0, 1:] != ABSENT].tolist()
+        return found
 
     @property
     def _widest(self) -> list[int]:

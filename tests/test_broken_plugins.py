@@ -22,6 +22,7 @@ from torch import nn
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.block_space import Block
+from nasplat.convolution import Convolution, square
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
@@ -263,6 +264,9 @@ SPACES: dict[str, Any] = {
     "graphs_are_well_formed": broken(ToySpace, graphs=graphs_backwards),
     "tensors_have_one_shape": broken(ToySpace, tensors=tensors_of_what_is_there),
     "cost_is_what_is_built": broken(ToySpace, cost=cost_without_bias),
+    "convolutions_are_what_is_built": broken(
+        ToySpace, convolutions=lambda self, a, io: [Convolution("0", square(1, 2, 1, (4, 4)))]
+    ),
     "genes_have_an_effect": broken(ToySpace, cost=GeneSpace.cost, build=build_without_the_last_gene),
     "networks_fit_their_io": broken(ToySpace, build=build_for_ten),
     "other_data_is_refused": broken(ToySpace, check_io=lambda self, io: None),

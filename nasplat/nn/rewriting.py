@@ -3,6 +3,7 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -50,6 +51,13 @@ class LayerTransform(Transform):
     def error(self, layer: nn.Conv2d, replacement: nn.Module) -> float | None:
         """The squared error of a fitted layer's weights relative to the squared weights; None if nothing is fitted."""
         return None
+
+    def added(self, shape: ConvolutionShape) -> Cost:
+        """What the replacement of a convolution adds to the cost of one call; by default counted on both layers."""
+        before = shape.cost(lambda layer: layer).metrics()
+        after = shape.cost(lambda layer: self.replacement(layer, fitted=False)).metrics()
+        more: dict[str, Any] = {name: int(after[name] - figure) for name, figure in before.items()}
+        return Cost(**more)
 
     def check(self, layers: Sequence[nn.Conv2d]) -> None:
         """Check that the options fit a network by those of its layers that can be replaced.
@@ -168,6 +176,8 @@ def squared_error(weights: Tensor, others: Tensor) -> float:
 
 @lru_cache(maxsize=CACHED)
 def _made(shape: ConvolutionShape) -> nn.Conv2d:
+    if shape.sides != (1, 1):
+        return _made(replace(shape, sides=(1, 1)))  # a layer has no sides
     with torch.device("meta"):
         return shape.make()
 
@@ -179,11 +189,7 @@ def _reason_of(transform: LayerTransform, shape: ConvolutionShape, stem: bool, c
 
 @lru_cache(maxsize=CACHED)
 def _added(transform: LayerTransform, shape: ConvolutionShape) -> Cost:
-    """What rewriting adds to one call of a convolution; all figures are known."""
-    before = shape.cost(lambda layer: layer).metrics()
-    after = shape.cost(lambda layer: transform.replacement(layer, fitted=False)).metrics()
-    more: dict[str, Any] = {name: int(after[name] - figure) for name, figure in before.items()}
-    return Cost(**more)
+    return transform.added(shape)
 
 
 def _convolutions(network: nn.Module) -> dict[nn.Conv2d, str]:

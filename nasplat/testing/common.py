@@ -10,6 +10,7 @@ from unittest import SkipTest
 import numpy as np
 
 from nasplat.options import options_model
+from nasplat.search_space import SearchSpace
 
 
 @contextmanager
@@ -34,6 +35,12 @@ def does_not_apply(reason: str) -> NoReturn:
         SkipTest: Always.
     """
     raise SkipTest(reason)
+
+
+def needs_networks(space: SearchSpace) -> None:
+    """Skip a check if the networks of a space cannot be built."""
+    if not space.builds:
+        does_not_apply(f"the networks of {space.name} cannot be built")
 
 
 def check_configuration(plugin: Any, *, given: int) -> None:

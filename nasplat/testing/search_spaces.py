@@ -14,7 +14,8 @@ from nasplat.encodings.pruned_graph import roles
 from nasplat.errors import InputError
 from nasplat.graph import Role
 from nasplat.search_space import SearchSpace, SupernetSpace
-from nasplat.testing.common import check_configuration, does_not_apply, global_generators_untouched
+from nasplat.testing.common import check_configuration, does_not_apply, global_generators_untouched, needs_networks
+from nasplat.testing.costs import convolutions_are_what_is_built, cost_is_what_is_built
 from nasplat.testing.genes import genes_have_an_effect
 
 if TYPE_CHECKING:
@@ -168,67 +169,9 @@ def tensors_have_one_shape(space: SearchSpace, io: IO) -> None:
         assert same, f"the tensor of {architecture} differs between alone and among others"
 
 
-def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
-    """Parameters, MACs, bits, multiplications and additions are those of the built network; parts sum to the whole.
-
-    Parameters and MACs are compared with what torch counts.
-    """
-    _needs_networks(space)
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from nasplat.cost import count, unfused_attention
-    from nasplat.training.seeding import seeded
-
-    for architecture in _samples(space)[:8]:
-        cost = space.cost(architecture, io)
-        with seeded(0):
-            network = space.build(architecture, io).eval()
-        params = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        assert cost.params == params, f"{architecture} has {params} params, but its cost says {cost.params}"
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), unfused_attention(), counter:
-            network(torch.zeros(1, *io.input_shape))
-        macs = counter.get_total_flops() / 2
-        assert cost.macs == macs, f"{architecture} needs {macs:g} MACs, but its cost says {cost.macs}"
-        whole, known = count(lambda: network, io).metrics(), cost.metrics()  # noqa: B023  called at once
-        for name in ("memory_bits", "multiplications", "additions"):
-            assert known[name] == whole[name], (
-                f"{architecture} has {whole[name]:g} {name}, but its cost says {known[name]:g}"
-            )
-        for name, figure in known.items() if cost.parts else ():
-            parts = sum(part.metrics().get(name, 0) for part in cost.parts.values())
-            assert parts == figure, f"the parts of {architecture} sum to {parts} {name}, not {figure}"
-
-
-def convolutions_are_what_is_built(space: SearchSpace, io: IO) -> None:
-    """The convolutions by formula are those of the built network, with their sizes.
-
-    One that evaluation does not use is told with 0 calls.
-    """
-    _needs_networks(space)
-    if space.convolutions(_samples(space)[0], io) is None:
-        does_not_apply(f"{space.name} has no formula for its convolutions")
-    import torch
-
-    from nasplat.convolution import found_by_running
-    from nasplat.training.seeding import seeded
-
-    for architecture in _samples(space)[:8]:
-        with seeded(0):
-            network = space.build(architecture, io)
-        built = {each.name: each for each in found_by_running(network, io)}
-        told = {each.name: each for each in space.convolutions(architecture, io) or ()}
-        names = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.Conv2d)]
-        assert list(told) == names, f"the convolutions of {architecture} are {names}, but it tells {list(told)}"
-        for name, each in told.items():
-            same = each == built[name] if name in built else each.calls == 0
-            assert same, f"a convolution of {architecture} is {built.get(name, 'not used')}, but it tells {each}"
-
-
 def networks_fit_their_io(space: SearchSpace, io: IO) -> None:
     """A network takes the images and gives the outputs that `io` names, and can be trained."""
-    _needs_networks(space)
+    needs_networks(space)
     import torch
 
     from nasplat.training.seeding import seeded
@@ -255,7 +198,7 @@ def other_data_is_refused(space: SearchSpace, io: IO) -> None:
 
 def same_weights_same_outputs(space: SearchSpace, io: IO) -> None:
     """Two networks of one code with the same state dict give the same outputs. Building decides nothing else."""
-    _needs_networks(space)
+    needs_networks(space)
     import torch
 
     from nasplat.training.seeding import seeded
@@ -432,11 +375,6 @@ def _assert_member(space: SearchSpace, architecture: Architecture) -> None:
     except InputError as error:
         raise AssertionError(f"{architecture} is not a member: {error}") from error
     assert parsed == architecture, f"the code of {architecture} is parsed as {parsed}"
-
-
-def _needs_networks(space: SearchSpace) -> None:
-    if not space.builds:
-        does_not_apply(f"the networks of {space.name} cannot be built")
 
 
 def _samples(space: SearchSpace) -> list[Architecture]:

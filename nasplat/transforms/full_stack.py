@@ -6,7 +6,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
+from nasplat.convolution import ConvolutionShape
+from nasplat.cost import Cost
 from nasplat.errors import InputError
+from nasplat.nn.costs import FLOAT_BITS
 from nasplat.nn.full_stack import FullStack, FullStackConv2d, Masks
 from nasplat.nn.rewriting import LayerTransform, squared_error
 
@@ -54,6 +57,15 @@ class FullStackFilters(LayerTransform):
                 f"filters, the number of filters that share a real one, must be at most the {most} filters of the "
                 f"widest layer, but got {self.filters}; set filters={most} or fewer"
             )
+
+    def added(self, shape: ConvolutionShape) -> Cost:
+        stack, outputs, macs = FullStack(self.filters, self.masks), shape.outputs, shape.macs
+        real = stack.filters(outputs)
+        return Cost(
+            params=(real + stack.mask_count(outputs) - outputs) * shape.elements,
+            memory_bits=stack.bits(outputs, shape.elements) - FLOAT_BITS * outputs * shape.elements,
+            multiplications=macs * real // outputs - macs,
+        )
 
     def replacement(self, layer: nn.Conv2d, *, fitted: bool) -> nn.Module:
         stack = FullStack(self.filters, self.masks)
