@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
@@ -26,6 +26,7 @@ from nasplat.convolution import Convolution, square
 from nasplat.cost import Cost
 from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
+from nasplat.nn.full_stack import FullStack, FullStackConv2d, PackedFullStackConv2d
 from nasplat.nn.supernet import Part, Supernet
 from nasplat.predictor import FittedState
 from nasplat.problem import Problem
@@ -42,9 +43,13 @@ from nasplat.testing import (
     SEARCH_SPACE_CHECKS,
     STRATEGY_CHECKS,
     SUPERNET_CHECKS,
+    TRANSFORM_CHECKS,
     ToyBenchmark,
     ToySpace,
 )
+from nasplat.transform import Candidate, Rewriting
+from nasplat.transforms.full_stack import FullStackFilters
+from nasplat.transforms.ghost import Ghost
 
 IMAGES = IO.image(channels=1, side=4, outputs=3)
 Methods: TypeAlias = Mapping[str, Any]
@@ -680,6 +685,127 @@ OTHER_HELD_OUT: dict[str, Any] = {"not fitted": Early, "not finite": Gappy}
 """What else may be wrong with what is held out, by what is said of it."""
 
 
+# Transforms ---------------------------------------------------------------------------------------------------
+
+
+def candidates_by_every_name(network: nn.Module) -> list[Candidate]:
+    """The candidates under every name that the network has for them."""
+    names = {name: module for name, module in network.named_modules(remove_duplicate=False)}
+    return [Candidate(name, each.out_channels) for name, each in names.items() if isinstance(each, nn.Conv2d)]
+
+
+class InTraining(FullStackFilters):
+    """Leaves the new network in training."""
+
+    def apply(self, network: nn.Module, names: Collection[str] | None = None, *, fitted: bool = False) -> Rewriting:
+        found = super().apply(network, names, fitted=fitted)
+        return Rewriting(found.network.train(), found.errors)
+
+
+class InPlace(FullStackFilters):
+    """Shares the layers that are not rewritten."""
+
+    def apply(self, network: nn.Module, names: Collection[str] | None = None, *, fitted: bool = False) -> Rewriting:
+        found = super().apply(network, names, fitted=fitted)
+        setattr(found.network, "norm", network.get_submodule("norm"))  # noqa: B010  mypy: a module's attribute
+        return found
+
+
+class Greedy(FullStackFilters):
+    """Rewrites all layers, whichever are named."""
+
+    def apply(self, network: nn.Module, names: Collection[str] | None = None, *, fitted: bool = False) -> Rewriting:
+        return super().apply(network, None, fitted=fitted)
+
+
+class Unseeded(FullStackFilters):
+    """Draws from a generator of its own."""
+
+    def replacement(self, layer: nn.Conv2d, *, fitted: bool) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.default_generator.seed()
+            return super().replacement(layer, fitted=fitted)
+
+
+def replacing(made: type[FullStackConv2d]) -> Any:
+    """A transform whose layers are of another class."""
+
+    def replacement(self: FullStackFilters, layer: nn.Conv2d, *, fitted: bool) -> nn.Module:
+        return made(layer, FullStack(self.filters, self.masks), fitted=fitted)
+
+    return broken(FullStackFilters, replacement=replacement)
+
+
+class PackedOther(FullStackConv2d):
+    """What is packed has no bias."""
+
+    def packed(self) -> PackedFullStackConv2d:
+        made = super().packed()
+        made.bias = None
+        return made
+
+
+def spoil(self: FullStackConv2d) -> None:
+    """A step that leaves no numbers behind."""
+    with torch.no_grad():
+        self.filters.fill_(float("nan"))
+
+
+TRANSFORMS: dict[str, Any] = {
+    "options_are_configuration": broken(FullStackFilters, __doc__=""),
+    "candidates_are_layers_listed_once": broken(
+        FullStackFilters, candidates=lambda self, network: candidates_by_every_name(network)
+    ),
+    "networks_keep_their_form": InTraining,
+    "what_is_given_is_unchanged": InPlace,
+    "only_what_is_named_is_rewritten": Greedy,
+    "strangers_are_refused": Greedy,
+    "same_generator_same_weights": Unseeded,
+    "fitted_weights_are_nearer_than_drawn": broken(
+        FullStackFilters,
+        replacement=lambda self, layer, *, fitted: FullStackFilters.replacement(self, layer, fitted=False),
+    ),
+    "errors_are_those_of_the_layers": broken(FullStackFilters, error=lambda self, layer, replacement: 0.5),
+    "packed_layers_compute_the_same": replacing(PackedOther),
+    "unpacked_layers_compute_the_same": replacing(broken(FullStackConv2d, unpack=lambda self, packed: None)),
+    "stored_bits_are_those_that_are_packed": replacing(broken(FullStackConv2d, stored_bits=lambda self: 1000)),
+    "operations_are_at_most_the_multiply_accumulates": replacing(
+        broken(FullStackConv2d, additions=lambda self, macs: macs + 1)
+    ),
+    "formulas_are_what_is_counted": broken(FullStackFilters, added=lambda self, shape: Cost(params=1)),
+    "steps_keep_outputs_finite": replacing(broken(FullStackConv2d, after_step=spoil)),
+    "undecayed_parameters_exist": replacing(broken(FullStackConv2d, undecayed=frozenset({"masks"}))),
+    "excluded_transforms_are_known": broken(FullStackFilters, excludes=frozenset({"pruning"})),
+}
+OTHER_TRANSFORMS: dict[str, tuple[str, Any]] = {
+    "candidates change": (
+        "candidates_are_layers_listed_once",
+        broken(FullStackFilters, candidates=lambda self, network: [Candidate("again", 32, str(random.random()))]),
+    ),
+    "first of its names": (
+        "candidates_are_layers_listed_once",
+        broken(FullStackFilters, candidates=lambda self, network: [Candidate("twin", 32)]),
+    ),
+    "finite scalar": (
+        "steps_keep_outputs_finite",
+        replacing(broken(FullStackConv2d, penalty=lambda self: self.filters.sum((1, 2, 3)))),
+    ),
+    "shares weights": (
+        "packed_layers_compute_the_same",
+        replacing(broken(FullStackConv2d, packed=lambda self: self)),
+    ),
+    "by their sizes": (
+        "formulas_are_what_is_counted",
+        broken(FullStackFilters, eligible_of=lambda self, convolutions: ["stem"]),
+    ),
+    "excludes itself": (
+        "excluded_transforms_are_known",
+        broken(FullStackFilters, excludes=frozenset({"full_stack"})),
+    ),
+}
+"""What else may be wrong with a transform, by what is said of it: the check that says it, and the transform."""
+
+
 def named(checks: Sequence[Callable[..., None]]) -> dict[str, Callable[..., None]]:
     """The checks by name."""
     return {check.__name__: check for check in checks}
@@ -693,8 +819,9 @@ def named(checks: Sequence[Callable[..., None]]) -> dict[str, Callable[..., None
         (BENCHMARK_CHECKS, BENCHMARKS),
         (SUPERNET_CHECKS, SUPERNETS),
         (PREDICTOR_CHECKS, PREDICTORS),
+        (TRANSFORM_CHECKS, TRANSFORMS),
     ],
-    ids=["spaces", "strategies", "benchmarks", "supernets", "predictors"],
+    ids=["spaces", "strategies", "benchmarks", "supernets", "predictors", "transforms"],
 )
 def test_every_check_has_a_plugin_that_it_fails(
     checks: Sequence[Callable[..., None]], examples: dict[str, Any]
@@ -712,6 +839,14 @@ LACKING: list[tuple[Sequence[Callable[..., None]], str, Sequence[Any]]] = [
         (STRATEGY_CHECKS, name, (RandomSearch,))
         for name in ("a_plan_is_carried_out", "order_within_a_generation_is_free")
     ),
+    *(
+        (TRANSFORM_CHECKS, name, (Ghost,))
+        for name in (
+            "fitted_weights_are_nearer_than_drawn",
+            "stored_bits_are_those_that_are_packed",
+            "formulas_are_what_is_counted",
+        )
+    ),
     (BENCHMARK_CHECKS, "continued_equals_uninterrupted", (lambda: ToyBenchmark(ToySpace()),)),
     (
         SUPERNET_CHECKS,
@@ -727,7 +862,9 @@ def test_a_check_of_what_a_plugin_lacks_is_skipped_and_not_passed(
     checks: Sequence[Callable[..., None]], name: str, given: Sequence[Any]
 ) -> None:
     with pytest.raises(
-        SkipTest, match=r"nasbench101 has no|RandomSearch has no|ToyBenchmark leaves no|does not fine-tune"
+        SkipTest,
+        match=r"nasbench101 has no|RandomSearch has no|ToyBenchmark leaves no|does not fine-tune"
+        r"|Ghost fits no|are stored as ordinary|do not tell what",
     ):
         named(checks)[name](*given)
 
@@ -807,6 +944,20 @@ def test_a_broken_supernet_benchmark_is_found_out(name: str) -> None:
 def test_a_broken_predictor_is_found_out(name: str) -> None:
     with pytest.raises(AssertionError):
         named(PREDICTOR_CHECKS)[name](PREDICTORS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_broken_transform_is_found_out(name: str) -> None:
+    with pytest.raises(AssertionError):
+        named(TRANSFORM_CHECKS)[name](TRANSFORMS[name])
+
+
+@pytest.mark.parametrize("said", OTHER_TRANSFORMS)
+def test_whatever_is_wrong_with_a_transform_is_said(said: str) -> None:
+    name, transform = OTHER_TRANSFORMS[said]
+    with pytest.raises(AssertionError, match=said):
+        named(TRANSFORM_CHECKS)[name](transform)
 
 
 @pytest.mark.parametrize("said", OTHER_HELD_OUT)

@@ -15,7 +15,7 @@ from nasplat.config import Workload
 from nasplat.evolution.race import RaceOptions
 from nasplat.objective import Goal
 from nasplat.problem import Problem
-from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, TRANSFORMS
 from nasplat.retraining import Retraining
 from nasplat.search_space import SearchSpace
 from nasplat.strategy import Strategy
@@ -25,6 +25,7 @@ from nasplat.testing import (
     SEARCH_SPACE_CHECKS,
     STRATEGY_CHECKS,
     SUPERNET_CHECKS,
+    TRANSFORM_CHECKS,
     ToyBenchmark,
     ToySpace,
     strategies,
@@ -272,6 +273,22 @@ def test_benchmark(name: str, check: Callable[..., None], request: pytest.Fixtur
 @pytest.mark.parametrize("space", ["nasbench201", "darts", "ghost/small"])
 def test_supernet_benchmark(space: str, check: Callable[..., None]) -> None:
     check(Workload(space, "classification", SMALL.get(space, {}), {"epochs": 2, "paths": 2, "subset": 100}).make)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", TRANSFORM_CHECKS, ids=named)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in TRANSFORMS.names()),
+        ("full_stack", {"filters": 3, "stem": True, "classifier": True}),
+        ("full_stack", {"filters": 2, "masks": "shared", "orthogonality": 0.1}),
+        ("ghost", {"ratio": 3, "kernel": 1, "stem": True, "classifier": True}),
+    ],
+    ids=str,
+)
+def test_transform(name: str, options: dict[str, Any], check: Callable[..., None]) -> None:
+    check(partial(TRANSFORMS.get(name), **options))
 
 
 @pytest.mark.parametrize("check", BENCHMARK_CHECKS, ids=named)

@@ -16,6 +16,7 @@ from nasplat.testing.predictors import PREDICTOR_CHECKS
 from nasplat.testing.search_spaces import SEARCH_SPACE_CHECKS
 from nasplat.testing.strategies import STRATEGY_CHECKS
 from nasplat.testing.toy import ToyBenchmark, ToySpace
+from nasplat.testing.transforms import TRANSFORM_CHECKS
 
 __all__ = [
     "BENCHMARK_CHECKS",
@@ -23,6 +24,7 @@ __all__ = [
     "SEARCH_SPACE_CHECKS",
     "STRATEGY_CHECKS",
     "SUPERNET_CHECKS",
+    "TRANSFORM_CHECKS",
     "ToyBenchmark",
     "ToySpace",
 ]
