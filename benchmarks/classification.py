@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nasplat.nn.supernet import Supernet
     from nasplat.training.distillation import Distillation
-    from nasplat.training.fit import Recipe
+    from nasplat.training.recipe import Recipe
 
     _Measurable: TypeAlias = tuple[nn.Module, dict[str, dict[str, Tensor]], int]
     """A network to measure, its tensors to keep by role, and the number of images processed in its training."""

@@ -27,7 +27,7 @@ from nasplat.training.options import SuperResolutionRecipeOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nasplat.training.fit import Recipe
+    from nasplat.training.recipe import Recipe
     from nasplat.training.super_resolution import Pair, Patches, SuperResolutionTraining
 
 VALIDATION_SIDE = 256
@@ -226,7 +226,8 @@ class SuperResolution(LatencyKnown):
         )
 
     def _recipe(self, device: str) -> "Recipe":
-        from nasplat.training.fit import Recipe, bfloat16_suits
+        from nasplat.training.fit import bfloat16_suits
+        from nasplat.training.recipe import Recipe
 
         return Recipe(
             self.recipe.batch_size,

@@ -78,7 +78,7 @@ class Mobile(GeneSpace):
         )
     )
 
-    def stages(self, architecture: Architecture) -> list[tuple[int, ...]]:
+    def decisions(self, architecture: Architecture) -> list[tuple[int, ...]]:
         """Expansion, layers, kernel and attention of each stage."""
         numbers = [int(self.genes[i].choices[choice]) for i, choice in enumerate(self.choices(architecture))]
         return [tuple(numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
@@ -87,7 +87,7 @@ class Mobile(GeneSpace):
         """Of the convolutions, without parts."""
         params = macs = 0
         for (expansion, layers, kernel, attention), width, pixels in zip(
-            self.stages(architecture), WIDTHS, PIXELS, strict=True
+            self.decisions(architecture), WIDTHS, PIXELS, strict=True
         ):
             hidden = expansion * width
             weights = 2 * width * hidden + kernel**2 * hidden
@@ -131,7 +131,7 @@ def mobile(space: Mobile, seed: int, count: int) -> tuple[list[Architecture], Fl
     )
     worth = []
     for member in members:
-        expansion, layers, kernel, attention = np.array(space.stages(member), dtype=np.float64).T
+        expansion, layers, kernel, attention = np.array(space.decisions(member), dtype=np.float64).T
         capacity = np.log(layers) + 0.7 * np.log(expansion) + kernels * (kernel - 3) / 2 + attentions * attention
         capacity += together * np.log(layers) * attention
         worth.append((weights * capacity).sum() - 0.4 * np.abs(np.diff(capacity)).sum())

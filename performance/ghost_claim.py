@@ -33,7 +33,8 @@ from nasplat.errors import InputError
 from nasplat.nn.ghost.shapes import PLAIN, Operator
 from nasplat.nn.ghost.supernet import GhostModule, conv_bn
 from nasplat.training.augmentation import augmentation
-from nasplat.training.fit import ClassifierTraining, Recipe, evaluate
+from nasplat.training.fit import ClassifierTraining, evaluate
+from nasplat.training.recipe import Recipe
 from nasplat.training.seeding import seeded
 
 WIDTHS = (24, 24, 48, 48, 64, 64)

@@ -323,7 +323,7 @@ def full_stack(bench: Bench) -> Figures:
     from nasplat.nn.packing import packed
 
     with seeded(0):
-        plain = SEARCH_SPACES.get("nasbench201")(channels=4 if bench.tiny else 16, cells=1 if bench.tiny else 5)
+        plain = SEARCH_SPACES.get("nasbench201")(**({"channels": 4, "cells": 1} if bench.tiny else {}))
         network = plain.build(plain.parse("333333"), IO.image(3, 32, 10))
     rewriting = [
         nasplat.transforms.apply(network.to(device), "full_stack", filters=4, fitted=True)

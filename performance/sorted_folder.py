@@ -21,7 +21,8 @@ from nasplat.data.examples import Examples
 from nasplat.nn.supernet import Supernet, recalibrate
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SupernetSpace
-from nasplat.training.fit import Recipe, evaluate
+from nasplat.training.fit import evaluate
+from nasplat.training.recipe import Recipe
 from nasplat.training.seeding import seeded
 from nasplat.training.supernet import CALIBRATION_BATCH, SupernetTraining
 

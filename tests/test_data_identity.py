@@ -20,7 +20,7 @@ from nasplat.data.picture_sets import accepted, check_recorded, picture_set
 from nasplat.data.splitting import stratified_order
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError, RunError
-from nasplat.interface.retraining import _kept_data
+from nasplat.interface.retraining import kept_data
 from nasplat.run.directory import RunDirectory
 from nasplat.testing.runs import searched
 from nasplat.training.options import RecipeOptions
@@ -247,13 +247,13 @@ def test_a_retraining_keeps_the_split_for_another_size_or_place(change: str, run
         (images / "more" / "a" / "0.png").rename(images / "a" / "more.png")
         shutil.rmtree(images / "more")
         with pytest.raises(DataChanged, match=r"1 added \(a/more\.png\)"):
-            Assembly.of(now, _kept_data(run.data, run.config, now))
+            Assembly.of(now, kept_data(run.data, run.config, now))
         (images / "a" / "more.png").unlink()
     else:
         images.rename(images.parent / "moved")
         data["folder"] = str(images.parent / "moved")
     before = Manifest.of_json((run.data or {})["data"])
-    assembly = Assembly.of(now, _kept_data(run.data, run.config, now)).with_data()
+    assembly = Assembly.of(now, kept_data(run.data, run.config, now)).with_data()
     after = Manifest.of_json((assembly.workload.data or {})["data"])
     assert after.side == (16 if change == "side" else 8) and after.classes == before.classes
     assert {part: [f.name for f in files] for part, files in after.parts.items()} == {
@@ -506,7 +506,7 @@ def resumed(run: RunDirectory) -> object:
 
 def retrained(run: RunDirectory) -> object:
     now = run.config.model_copy(update={"seed": 7})
-    assembly = Assembly.of(now, _kept_data(run.data, run.config, now))
+    assembly = Assembly.of(now, kept_data(run.data, run.config, now))
     first = run.history().measurements[0]
     return assembly.benchmark.measure(first.task, device="cpu", artifacts=MemoryArtifacts()).metrics
 

@@ -24,8 +24,9 @@ from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, TrainSupernet
 from nasplat.testing import ToySpace
-from nasplat.training.fit import Recipe, evaluate
+from nasplat.training.fit import evaluate
 from nasplat.training.path_sampling import FairChoices, FairPaths, largest_and_smallest, sampler
+from nasplat.training.recipe import Recipe
 from nasplat.training.seeding import seeded
 from nasplat.training.supernet import SupernetTraining
 

@@ -28,8 +28,9 @@ from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, Failure, Measurement, Outcome, Task, TrainSupernet, encode_outcome
 from nasplat.testing import ToySpace
-from nasplat.training.fit import MODEL, Recipe, below, evaluate
+from nasplat.training.fit import MODEL, below, evaluate
 from nasplat.training.path_sampling import FairPaths
+from nasplat.training.recipe import Recipe
 from nasplat.training.seeding import seeded
 from nasplat.training.supernet import Decay, SupernetTraining, epochs_behind
 

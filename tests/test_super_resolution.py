@@ -31,7 +31,7 @@ from nasplat.nn import costs
 from nasplat.options import complete, construct
 from nasplat.search_space import Gene, GeneSpace
 from nasplat.task import Evaluate, Measurement
-from nasplat.training.fit import HALVINGS, Recipe
+from nasplat.training.recipe import HALVINGS, Recipe
 from nasplat.training.seeding import seeded
 from nasplat.training.super_resolution import SYMMETRIES, Pair, Patches, SuperResolutionTraining, evaluate, symmetric
 

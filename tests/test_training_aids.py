@@ -34,7 +34,8 @@ from nasplat.training.auxiliary import Auxiliary, HasAuxiliaryPosition, head
 from nasplat.training.averaging import Average
 from nasplat.training.distillation import Distillation, divergence
 from nasplat.training.drop_path import Branched, DropPath, dropped
-from nasplat.training.fit import ClassifierTraining, Recipe
+from nasplat.training.fit import ClassifierTraining
+from nasplat.training.recipe import Recipe
 from nasplat.training.seeding import seeded
 
 SPACE = NASBench201(channels=4, cells=1)

@@ -20,7 +20,8 @@ from nasplat.nn.supernet import Supernet
 from nasplat.options import construct
 from nasplat.search_spaces.ghost import GhostSmall
 from nasplat.task import Evaluate, TrainSupernet
-from nasplat.training.fit import Optimizer, Recipe, evaluate
+from nasplat.training.fit import evaluate
+from nasplat.training.recipe import Optimizer, Recipe
 from nasplat.training.seeding import seeded
 from nasplat.training.supernet import Decay, SupernetTraining
 from nasplat.training.unused_parts import unused_parts

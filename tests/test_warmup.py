@@ -13,7 +13,8 @@ from nasplat.errors import InputError, TrialFailed
 from nasplat.options import construct
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.task import Evaluate, TrainSupernet
-from nasplat.training.fit import ClassifierTraining, Recipe, Schedule
+from nasplat.training.fit import ClassifierTraining
+from nasplat.training.recipe import Recipe, Schedule
 
 SPACE = NASBench201(channels=2, cells=1)
 PEAK, EPOCHS, STEPS = 0.1, 4, 5

@@ -1,6 +1,6 @@
 """Loading of an exported folder: the network with its weights, and its description."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,10 +64,10 @@ class Exported:
     network: "nn.Module"
     architecture: Architecture
     io: IO
-    space: str
-    options: dict[str, Any]
-    trial: int
-    fidelity: int
+    space: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    trial: int = 0
+    fidelity: int = 0
 
 
 def load(folder: Path | str, space: SearchSpace | None = None) -> "nn.Module":

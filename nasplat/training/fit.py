@@ -3,8 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from nasplat.training.auxiliary import Auxiliary
 from nasplat.training.averaging import Average
 from nasplat.training.distillation import Distillation
 from nasplat.training.drop_path import DropPath
+from nasplat.training.recipe import Optimizer, Recipe, optimizer, schedule
 
 EVALUATION_BATCH = 1024
 
@@ -27,57 +26,11 @@ GENERATOR = "generator."
 _SHUFFLE, _CPU, _CUDA = (GENERATOR + name for name in ("shuffle", "cpu", "cuda"))
 
 
-Schedule: TypeAlias = Literal["one_cycle", "cosine", "halving"]
-Optimizer: TypeAlias = Literal["sgd", "adam"]
-
 _KEPT: dict[Optimizer, dict[str, str]] = {
     "sgd": {"momentum_buffer": "momentum."},
     "adam": {"step": "step.", "exp_avg": "momentum.", "exp_avg_sq": "square."},
 }
 """The tensors that optimizers keep for each parameter, and their names in a state."""
-
-COSINE_END = 1 / 25
-"""The last learning rate of a cosine schedule as a fraction of the first: .025 becomes .001, as in DARTS and CARS."""
-
-HALVINGS = 8 / 15, 12 / 15, 13.5 / 15, 14.5 / 15
-"""When a halving schedule halves the learning rate, in fractions of the training: as in ESRN (Song et al., 2020)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a network is trained.
-
-    Args:
-        batch_size: The number of images in each step. An incomplete last batch is dropped.
-        learning_rate: The highest learning rate.
-        momentum: The Nesterov momentum of SGD.
-        weight_decay: L2 penalty on all parameters but those that take none.
-        bfloat16: Whether forward passes and losses of training are computed in mixed precision.
-        schedule: The schedule of the learning rate over the whole training: one cycle up and down, cosine, or halving.
-        gradient_norm: The largest norm of a step's gradient. Larger gradients are scaled down to it; 0 for no limit.
-        optimizer: SGD, or Adam with the usual betas (.9, .999).
-        ema: The decay of the exponential moving average, which is kept instead of the weights; 0 for none.
-        label_smoothing: The fraction of each label that is distributed over all classes. For classifiers.
-        drop_path: The highest probability of drop-path. For classifiers.
-        auxiliary: The weight of the auxiliary head's loss; 0 for no auxiliary head. For classifiers.
-        warmup_steps: The number of steps in which the learning rate of one cycle or cosine rises from 1/25 of its
-            highest value, from 1 to less than those of the whole training; None for 30 % of them in one cycle, and for
-            none in a cosine.
-    """
-
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    bfloat16: bool = False
-    schedule: Schedule = "one_cycle"
-    gradient_norm: float = 0.0
-    optimizer: Optimizer = "sgd"
-    ema: float = 0.0
-    label_smoothing: float = 0.0
-    drop_path: float = 0.0
-    auxiliary: float = 0.0
-    warmup_steps: int | None = None
 
 
 class Training(ABC):
@@ -129,8 +82,8 @@ class Training(ABC):
         self._parameters = dict(model.named_parameters()) | extra
         self._rewritten = [layer for _, layer in rewritten(model)]
         undecayed = {id(getattr(layer, name)) for layer in self._rewritten for name in layer.undecayed}
-        self._optimizer = _optimizer(list(self._parameters.values()), recipe, undecayed)
-        self._schedule = _schedule(self._optimizer, recipe, epochs * steps)
+        self._optimizer = optimizer(list(self._parameters.values()), recipe, undecayed)
+        self._schedule = schedule(self._optimizer, recipe, epochs * steps)
 
     @property
     def network(self) -> nn.Module:
@@ -386,57 +339,11 @@ def _with(there: bool) -> str:
     return "with" if there else "without"
 
 
-def _optimizer(parameters: list[nn.Parameter], recipe: Recipe, undecayed: set[int]) -> torch.optim.Optimizer:
-    """The optimizer of a recipe.
-
-    Args:
-        parameters: What is trained.
-        recipe: The recipe.
-        undecayed: The object ids of parameters without weight decay.
-    """
-    groups: list[dict[str, Any]] = [{"params": [each for each in parameters if id(each) not in undecayed]}]
-    if undecayed:
-        groups.append({"params": [each for each in parameters if id(each) in undecayed], "weight_decay": 0.0})
-    if recipe.optimizer == "adam":
-        # Fused: separate steps over hundreds of small tensors take as long as the gradients of a small network.
-        return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    )
-
-
 def _like(parameter: nn.Parameter, kept: Tensor) -> Tensor:
     """A copy of an optimizer's tensor in the memory layout of the parameter. The number of steps is a scalar."""
     if not kept.ndim:
         return kept.to(parameter.device, copy=True)
     return torch.empty_like(parameter, requires_grad=False).copy_(kept)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    if recipe.schedule == "halving":
-        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(part * steps) for part in HALVINGS], gamma=0.5)
-    if recipe.warmup_steps is not None and recipe.warmup_steps >= steps:
-        raise TrialFailed(
-            "warm-up too long",
-            f"the learning rate must rise in fewer steps than the whole training has, {steps:,}, but warmup_steps is "
-            f"{recipe.warmup_steps:,}; lower it, or train for more epochs",
-        )
-    if recipe.schedule == "cosine" and recipe.warmup_steps is None:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, recipe.learning_rate * COSINE_END)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=recipe.learning_rate,
-        total_steps=steps + 1,
-        # The rise ends in step `pct_start * total_steps - 1`, from 0.
-        pct_start=0.3 if recipe.warmup_steps is None else (recipe.warmup_steps + 1) / (steps + 1),
-        cycle_momentum=False,
-        # A cosine that rises first is a cycle that ends with its first rate, which is `COSINE_END` of the highest.
-        final_div_factor=1.0 if recipe.schedule == "cosine" else 1e4,
-    )
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

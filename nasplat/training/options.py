@@ -12,7 +12,7 @@ from nasplat.search_space import SearchSpace
 from nasplat.training.path_sampling import Sampling, product_of_genes
 
 if TYPE_CHECKING:
-    from nasplat.training.fit import Recipe
+    from nasplat.training.recipe import Recipe
 
 LARGEST_BATCH, SMALLEST_BATCH = 64, 8
 """The default batch sizes for many and for few training images."""
@@ -85,7 +85,8 @@ class RecipeOptions(Options):
 
     def recipe(self, images: int, device: str) -> "Recipe":
         """The recipe for a number of training images on a device, without the aids of single networks."""
-        from nasplat.training.fit import Recipe, bfloat16_suits
+        from nasplat.training.fit import bfloat16_suits
+        from nasplat.training.recipe import Recipe
 
         return Recipe(
             self.batch(images),

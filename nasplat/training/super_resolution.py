@@ -10,7 +10,8 @@ from torch.nn import functional
 from nasplat.data.picture_sets import Picture, central
 from nasplat.data.resolution import agreement, as_tensor, bicubic_agreement, shrunk, whole
 from nasplat.errors import InputError
-from nasplat.training.fit import Recipe, Training
+from nasplat.training.fit import Training
+from nasplat.training.recipe import Recipe
 
 SYMMETRIES = 8
 """The number of symmetries of a square: four rotations, each with and without a reflection."""

@@ -13,7 +13,8 @@ from nasplat.architecture import Architecture
 from nasplat.data.examples import Examples
 from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
 from nasplat.training.distillation import divergence
-from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, Recipe, below
+from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, below
+from nasplat.training.recipe import Recipe
 from nasplat.training.unused_parts import untouched, unused_parts
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
