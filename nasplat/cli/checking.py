@@ -16,14 +16,16 @@ def check(
     plugin: Annotated[
         str,
         typer.Argument(
-            help="A space, strategy, benchmark or predictor: its name; or MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE of one "
-            "of your own.",
+            help="A space, strategy, benchmark, predictor or transform: its name; or MODULE:ATTRIBUTE or "
+            "FILE.py:ATTRIBUTE of one of your own.",
             show_default=False,
         ),
     ],
     kind: Annotated[
         str | None,
-        typer.Option(help="space, strategy, benchmark or predictor, if a name is of several.", show_default=False),
+        typer.Option(
+            help="space, strategy, benchmark, predictor or transform, if a name is of several.", show_default=False
+        ),
     ] = None,
     space: Annotated[
         str | None, typer.Option(help="For a benchmark: the space to measure.", show_default=False)

@@ -13,21 +13,24 @@ from nasplat.errors import InputError
 from nasplat.interface.adoption import adopt, imported
 from nasplat.options import complete, construct, merged, nested
 from nasplat.predictor import Predictor
-from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, Registry
+from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, TRANSFORMS, Registry
 from nasplat.search_space import SearchSpace
 from nasplat.strategy import Strategy
+from nasplat.transform import Transform
 
 KINDS: dict[str, Registry[Any]] = {
     "space": SEARCH_SPACES,
     "strategy": STRATEGIES,
     "benchmark": BENCHMARKS,
     "predictor": PREDICTORS,
+    "transform": TRANSFORMS,
 }
 BASES: dict[str, type] = {
     "space": SearchSpace,
     "strategy": Strategy,
     "benchmark": Benchmark,
     "predictor": Predictor,
+    "transform": Transform,
 }
 
 DEFAULT_GRAPH = (
@@ -63,7 +66,8 @@ def check(
     Args:
         plugin: A class or an object; for a space also a torch module with choices, for a benchmark also a function; the
             name of an installed plug-in; or ``MODULE:ATTRIBUTE``, where the module may be a file, ``FILE.py``.
-        kind: ``space``, ``strategy``, ``benchmark`` or ``predictor``, where a name or an object may be several.
+        kind: ``space``, ``strategy``, ``benchmark``, ``predictor`` or ``transform``, where a name or an object may be
+            several.
         space: For a benchmark: the space to measure, as for `nasplat.search`.
         options: Options by ``SECTION.OPTION``, such as ``{"benchmark.epochs": 2, "space.channels": 4}``.
 
@@ -131,7 +135,7 @@ def _checks(
     from nasplat import testing
 
     options = dict(given.get(kind, {}))
-    if kind != "predictor":
+    if kind not in ("predictor", "transform"):
         name, own = adopt(kind, found)
         found, options = KINDS[kind].get(name), {**own, **options}
     options = complete(kind, found, options)
@@ -145,6 +149,11 @@ def _checks(
             yield from ((check, (make,)) for check in testing.BENCHMARK_CHECKS)
             if issubclass(found, SupernetBenchmark) and _trains_supernet(make()):
                 yield from ((check, (make,)) for check in testing.SUPERNET_CHECKS)
+        case "transform":
+            transform = found if isinstance(found, type) else type(found)
+            yield from (
+                (check, (partial(construct, kind, transform, **options),)) for check in testing.TRANSFORM_CHECKS
+            )
         case _:
             checks: Sequence[Callable[..., None]] = (
                 testing.STRATEGY_CHECKS if kind == "strategy" else testing.PREDICTOR_CHECKS
