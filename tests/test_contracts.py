@@ -14,6 +14,7 @@ from nasplat.benchmark import Benchmark
 from nasplat.config import Workload
 from nasplat.evolution.race import RaceOptions
 from nasplat.objective import Goal
+from nasplat.options import construct
 from nasplat.problem import Problem
 from nasplat.registry import BENCHMARKS, PREDICTORS, SEARCH_SPACES, STRATEGIES, TRANSFORMS
 from nasplat.retraining import Retraining
@@ -70,6 +71,17 @@ TRAINED = {"auto", "ensemble", "graph_network", "renas"}
 """Predictors that take tenths of a second to learn."""
 EXTRAS = {"lightgbm": "lightgbm"}
 """The packages of the predictors that not every installation has."""
+PER_STAGE = {"per": "stage", "filters": [2, 4]}
+TRANSFORMED: list[tuple[str, dict[str, Any]]] = [
+    ("nasbench201+full_stack", {"transform": {"filters": 2}}),
+    ("nasbench201+full_stack", {"transform": PER_STAGE}),
+    ("nasbench201+ghost+full_stack", {"transform": {"per": "stage"}}),
+    ("nasbench101+full_stack", {"transform": PER_STAGE, "channels": 20}),  # four for each of five vertices
+    ("darts+full_stack", {"transform": {"filters": 2}}),
+    ("ghost/small+full_stack", {"transform": {"per": "stage"}}),
+    ("esrn/tiny+full_stack", {"transform": PER_STAGE}),
+]
+"""Names of spaces with transforms, and their options."""
 MEASURED_ON = {
     "nasbench101": "nasbench101",
     "nasbench201": "nasbench201",
@@ -103,6 +115,16 @@ def named(check: Callable[..., None]) -> str:
 )
 def test_search_space(name: str, check: Callable[..., None]) -> None:
     space = SEARCH_SPACES.get(name)(**SMALL.get(name, {}))
+    check(space, IO.image(channels=3, side=8, outputs=5) if space.reference_io.scale is None else IO.upscaled(7, 8, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.sweep(16)
+@pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
+@pytest.mark.parametrize(("name", "options"), TRANSFORMED, ids=str)
+def test_transformed_space(name: str, options: dict[str, Any], check: Callable[..., None]) -> None:
+    below = SMALL.get(name.partition("+")[0], {})
+    space: SearchSpace = construct("space", SEARCH_SPACES.get(name), **{**below, **options})
     check(space, IO.image(channels=3, side=8, outputs=5) if space.reference_io.scale is None else IO.upscaled(7, 8, 2))
 
 

@@ -1,7 +1,7 @@
 """A supernet whose layers are rewritten, in one way or another, as an architecture says."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -55,6 +55,8 @@ def rewritten_supernet(
     return made
 
 
+DESCRIBED = 4096
+"""Maximum number of parts whose modules are kept; to make them for each path would take most of its time."""
 AS = " as "
 """Between the name of a part and that of a choice."""
 
@@ -71,7 +73,10 @@ def _changes(
     made: dict[str, nn.Module] = {}
 
     def noted(name: str, make: Callable[[], nn.Module], largest: Callable[[], nn.Module] | None = None, /) -> nn.Module:
-        made[name] = make()
+        if isinstance(make, partial):
+            made[name] = _described(name, make.func, make.args, tuple(sorted(make.keywords.items())))
+        else:
+            made[name] = make()
         return made[name]
 
     with torch.device("meta"):
@@ -86,6 +91,15 @@ def _changes(
             (name, choice, transform) for name, (choice, transform) in inside if isinstance(transform, LayerTransform)
         )
     return found
+
+
+@lru_cache(maxsize=DESCRIBED)
+def _described(
+    name: str, make: Callable[..., nn.Module], arguments: tuple[Any, ...], options: tuple[tuple[str, Any], ...]
+) -> nn.Module:
+    """A part without weights; parts of one network have different names, so each has a module of its own."""
+    with torch.device("meta"):
+        return make(*arguments, **dict(options))
 
 
 def _rewriting(change: tuple[Change, ...], make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
