@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
 from nasplat.nn.nested import NESTED
+from nasplat.nn.rewritten import Rewritten
 
 if TYPE_CHECKING:
     from nasplat.authoring.model_space import ModelSpace
@@ -108,6 +109,8 @@ def _shared(module: nn.Module, key: str, real: Callable[[], nn.Module], part: "P
             f"{where} ({own}) must be the same kind of layer in all networks, and be in those with the largest "
             "numbers; give layers that differ names of their own"
         ) from error
+    if isinstance(getattr(found, "whole", found), Rewritten):  # a transform put it in the place of the module
+        return found
     if type(found) is NESTED.get(type(module)):
         there = {name: found.part(name) for name in tensors(module)}
         whole = found.whole
