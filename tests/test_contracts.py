@@ -119,7 +119,7 @@ def test_search_space(name: str, check: Callable[..., None]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)
 @pytest.mark.parametrize(("name", "options"), TRANSFORMED, ids=str)
 def test_transformed_space(name: str, options: dict[str, Any], check: Callable[..., None]) -> None:
