@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nasplat.convolution import Convolution, ConvolutionShape
 from nasplat.cost import Cost
 from nasplat.errors import InputError
-from nasplat.nn.rewritten import Rewritten
+from nasplat.nn.rewritten import Rewritten, rewritten
 from nasplat.transform import Candidate, Rewriting, Transform
 
 CACHED = 8192
@@ -90,7 +90,8 @@ class LayerTransform(Transform):
                 raise InputError(f"the layer {name!r} cannot be rewritten: {reason}; name one of {', '.join(able)}")
         if not chosen:
             raise InputError(none_eligible(type(network).__name__, candidates))
-        self.check([known for known, name in _convolutions(network).items() if name in set(able)])
+        if not any(rewritten(network)):  # else it has lost some of its widths; the transform before has checked them
+            self.check([known for known, name in _convolutions(network).items() if name in set(able)])
         layers = {name: layer for layer, name in _convolutions(network).items() if name in set(chosen)}
         made = {layer: self.replacement(layer, fitted=fitted) for layer in layers.values()}
         errors = {
