@@ -13,6 +13,7 @@ from nasplat.cli.settings import AcceptChangedCode, AcceptChangedData, Json, Tru
 from nasplat.interface import adoption
 from nasplat.interface.running import keep_accepted
 from nasplat.retraining import RETRAINING
+from nasplat.run.compressed import Compression
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement
@@ -41,7 +42,8 @@ def test(
     _warn_of_parts(history, list(picked.values()))
     before = {number for number in picked if number in history.tested}
     finals = opened.finals(list(picked.values()), opened.benchmark())
-    comparison = Comparison.of(opened.history())
+    after = opened.history()
+    comparison = Comparison.of(after) if Compression.of(after) is None else None  # a compression retrained nothing
     if json:
         tested = [
             describe(measurement)

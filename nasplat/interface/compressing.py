@@ -319,7 +319,7 @@ def _check_whole(config: SearchConfig) -> None:
     if options["per"] != "network":
         raise InputError(
             "a compression transforms the whole network, but transform.per is stage; leave it out, or search the "
-            "choices of the stages: nasplat search --transform"
+            "choices of the stages by nasplat search --transform NAME (transform='NAME')"
         )
 
 

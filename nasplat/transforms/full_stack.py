@@ -15,10 +15,10 @@ from nasplat.nn.rewriting import LayerTransform, squared_error
 
 
 class FullStackFilters(LayerTransform):
-    """Replaces the filters of convolutions by few real ones times binary masks, which are stored as bits.
+    """Replaces the filters of convolutions by few real ones times binary masks.
 
-    With trained weights, filters and masks are fitted to them by alternating least squares. The masks' latent values
-    are trained straight through, kept in [-1, 1], and take no weight decay.
+    Masks are stored as bits. With trained weights, filters and masks are fitted to them by alternating least squares.
+    The masks' latent values are trained straight through, kept in [-1, 1], and take no weight decay.
 
     Args:
         filters: Number of filters that share a real one, s of the paper; from 2.

@@ -9,9 +9,10 @@ from nasplat.nn.ghost.shapes import Operator
 
 
 class Ghost(GhostRewriting):
-    """Replaces convolutions by Ghost modules: some of the maps by a convolution, the others from these by cheap ones.
+    """Replaces convolutions by Ghost modules, most of whose maps are cheap.
 
-    The weights of Ghost modules are new, also in a trained network.
+    Some of the maps are those of a convolution, and the others are made of these by cheap convolutions. The weights of
+    Ghost modules are new, also in a trained network.
 
     Args:
         ratio: Number of maps for each map of the convolution.
