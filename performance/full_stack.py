@@ -10,11 +10,13 @@ plain network and the fine-tuning of fitted filters, on seeds of their own and o
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -54,6 +56,8 @@ WITHIN = 0.015
 CALIBRATION = 512
 """The number of training images for the statistics of batch norm of fitted filters that are not trained."""
 TUNING_SEEDS = (100, 101)
+ACCURACIES = ("fitted", "recalibrated", "accuracy")
+"""The accuracies in a row: after fitting, with statistics of batch norm recalibrated then, and after training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Settings:
     subset: int = 3000
     epochs: int = 9
     distillation: float = 0.5
-    rate: float = 1 / 3
+    rate: float = 1.0
     split: str = "test"
 
     @property
@@ -169,10 +173,17 @@ def thinned(io: IO, ratio: int) -> tuple[int, ...]:
     """
     wanted = count(lambda: full_stack(ratio).network(io), io).memory_bits
     stem, *others = WIDTHS
-    candidates = {(stem, *(max(round(part / 200 * width), 1) for width in others)) for part in range(1, 201)}
-    memory = {widths: count(lambda w=widths: Plain(io, w), io).memory_bits for widths in sorted(candidates)}  # type: ignore[misc]
-    allowed = [widths for widths, bits in memory.items() if bits <= (1 + ABOVE) * wanted]
-    return min(allowed, key=lambda widths: abs(memory[widths] - wanted))
+    parts = (part / 200 for part in range(1, 201))
+    candidates = list(dict.fromkeys((stem, *(max(round(part * width), 1) for width in others)) for part in parts))
+    above = bisect_left(candidates, wanted, key=lambda widths: _memory(io, widths))
+    near = [each for each in candidates[max(above - 1, 0) : above + 1] if _memory(io, each) <= (1 + ABOVE) * wanted]
+    return min(near, key=lambda widths: abs(_memory(io, widths) - wanted))
+
+
+@lru_cache
+def _memory(io: IO, widths: Sequence[int]) -> int:
+    """The bits that store a plain network."""
+    return count(lambda: Plain(io, widths), io).memory_bits
 
 
 @lru_cache
@@ -206,16 +217,16 @@ def recipe_for(splits: Splits) -> Recipe:
 
 def job(name: str, arm: Arm, settings: Settings) -> Row:
     """The settings of a training, which say all about it."""
-    if not arm.fitted:  # what concerns fine-tuning alone
-        settings = replace(settings, distillation=Settings().distillation, rate=Settings().rate)
-    return {"data": name, "arm": asdict(arm), "widths": list(WIDTHS), **asdict(settings)}
+    row = {"data": name, "arm": asdict(arm), "widths": list(WIDTHS), **asdict(settings)}
+    fine_tuning = () if arm.fitted else ("distillation", "rate")
+    return {key: value for key, value in row.items() if key not in fine_tuning}
 
 
 def work(given: Row, seed: int) -> Row:
     """Carry out a training, for `kept`. Accuracies are fractions."""
     torch.set_num_threads(1)
     name, arm = given["data"], Arm(**given["arm"])
-    settings = Settings(**{key: given[key] for key in asdict(Settings())})
+    settings = Settings(**{key: given[key] for key in asdict(Settings()) if key in given})
     data, splits = loaded(name, settings.subset)
     measured = getattr(splits, settings.split)
     clock, row = time.perf_counter(), {}
@@ -228,7 +239,8 @@ def work(given: Row, seed: int) -> Row:
         row["recalibrated"] = evaluate(still, measured)["accuracy"]
         recipe = replace(recipe_for(splits), schedule="cosine")
         recipe = replace(recipe, learning_rate=settings.rate * recipe.learning_rate)
-        teacher = Distillation(plain, settings.distillation, RecipeOptions().temperature)
+        # A copy, since a teacher's parameters take no gradients any more, nor would those of its later copies.
+        teacher = Distillation(copy.deepcopy(plain), settings.distillation, RecipeOptions().temperature)
         before = masks(network)
         with seeded(seed):
             trained(network, splits, recipe, settings.fine_tuning, seed, teacher if settings.distillation else None)
@@ -303,7 +315,8 @@ def summed(io: IO, arms: dict[str, list[Row]]) -> dict[str, Any]:
             "memory_bits": cost.memory_bits,
             "multiplications": cost.metrics()["multiplications"],
             "widths": thinned(io, ARMS[name].thinned) if ARMS[name].thinned else WIDTHS,
-            **{key: asdict(Gain.of(values, [0.0] * len(values))) for key, values in figures.items()},
+            **{key: float(np.mean(values)) for key, values in figures.items() if key not in ACCURACIES},
+            **{key: asdict(Gain.of(figures[key], [0.0] * len(rows))) for key in ACCURACIES if key in figures},
             "accuracies": figures["accuracy"],
         }
     differences = {}
@@ -355,7 +368,7 @@ def show(found: dict[str, Any]) -> None:
             widths, share = "-".join(map(str, line["widths"])), line["memory_bits"] / plain["memory_bits"]
             more = "".join(f"; {key} {points(line[key])}" for key in ("fitted", "recalibrated") if key in line)
             if "squared" in line:
-                squared, absolute, changed = (line[key]["mean"] for key in ("squared", "absolute", "changed"))
+                squared, absolute, changed = (line[key] for key in ("squared", "absolute", "changed"))
                 more += f"; masks: {squared:.5f} squared, {absolute:.4f} absolute, {changed:.4f} changed"
             costs = f"{line['memory_bits'] / 1000:7.1f} {share:8.3f} {line['multiplications']:9,.0f}"
             print(f"{arm:17} {widths:12} {costs}   {points(line['accuracy'])}{more}")
