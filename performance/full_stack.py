@@ -363,7 +363,7 @@ def show(found: dict[str, Any]) -> None:
     """Print the tables."""
     for name, part in found.items():
         plain = part["arms"]["plain"]
-        print(f"\n{name:17} {'widths':12} {'kbit':>7} {'of plain':>8} {'mult.':>9}   accuracy, %")
+        print(f"\n{name:19} {'widths':12} {'kbit':>7} {'of plain':>8} {'mult.':>9}   accuracy, %")
         for arm, line in part["arms"].items():
             widths, share = "-".join(map(str, line["widths"])), line["memory_bits"] / plain["memory_bits"]
             more = "".join(f"; {key} {points(line[key])}" for key in ("fitted", "recalibrated") if key in line)
@@ -371,7 +371,7 @@ def show(found: dict[str, Any]) -> None:
                 squared, absolute, changed = (line[key] for key in ("squared", "absolute", "changed"))
                 more += f"; masks: {squared:.5f} squared, {absolute:.4f} absolute, {changed:.4f} changed"
             costs = f"{line['memory_bits'] / 1000:7.1f} {share:8.3f} {line['multiplications']:9,.0f}"
-            print(f"{arm:17} {widths:12} {costs}   {points(line['accuracy'])}{more}")
+            print(f"{arm:19} {widths:12} {costs}   {points(line['accuracy'])}{more}")
         print("paired by seed, points:")
         for pair, line in part["differences"].items():
             allowed = f", {100 * line['allowed']:g} allowed" if line["allowed"] else ""
