@@ -144,7 +144,7 @@ class SearchSpace(ABC):
         """All members in a fixed order, if they are few enough to be listed; by default None."""
         return None
 
-    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+    def stages_of(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The stages of the architecture's network, each with the names of its modules; layers inside belong to it.
 
         All architectures have the same stages in the same order, some maybe without modules. Layers may belong to none.
@@ -152,7 +152,7 @@ class SearchSpace(ABC):
         """
         return {name: [name] for name in self._children}
 
-    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution] | None:
+    def convolutions_of(self, architecture: Architecture, io: IO) -> Sequence[Convolution] | None:
         """All convolutions of the network by formula, in the order of `named_modules`; None if there is no formula.
 
         Costs of transformed networks are then computed in a thousandth of the time that counting takes.

@@ -180,7 +180,7 @@ class DARTS(GeneSpace, SupernetSpace):
         }
         return Cost.total(fixed | edges)
 
-    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+    def convolutions_of(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
         cells = self._cells(architecture)
         inputs, *at = io.input_shape
         before = after = at[0], at[1]
@@ -210,7 +210,7 @@ class DARTS(GeneSpace, SupernetSpace):
             before, after, older, newer = after, halved, newer, len(NODES) * channels
         return found
 
-    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+    def stages_of(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The cells of each size of images; the last two stages begin with a reduction."""
         ends = (0, self.cells // 3, 2 * self.cells // 3, self.cells)
         return {

@@ -214,7 +214,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
         places = [_place(slot) for slot, _ in self._active(architecture)]
         return Cost.total(network_costs(self.shape(architecture), io, places))
 
-    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+    def convolutions_of(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
         return network_convolutions(self.shape(architecture), io)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
@@ -223,7 +223,7 @@ class ResidualDenseSpace(GeneSpace, BlockSpace):
 
         return ResidualDenseNetwork(self.shape(architecture), io)
 
-    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+    def stages_of(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The block of each slot, which an inactive slot lacks, and what follows the blocks."""
         numbers = {slot: number for number, (slot, _) in enumerate(self._active(architecture))}
         slots = range(1, self.preset.slots + 1)

@@ -231,7 +231,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         """Parameters, MACs and bits by layer: stem, the layers of each bottleneck, head and classifier."""
         return Cost.total(network_costs(self.shape(architecture, io), io))
 
-    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+    def convolutions_of(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
         return network_convolutions(self.shape(architecture, io), io)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
@@ -268,7 +268,7 @@ class GhostSpace(GeneSpace, SupernetSpace, BlockSpace):
         begin_as_identities(supernet.parts)
         return supernet
 
-    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+    def stages_of(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The bottlenecks of each stage, and what follows them."""
         choices, found, number = self.chosen(architecture), dict[str, Sequence[str]](), 0
         for stage in range(1, len(self.preset.stages) + 1):

@@ -294,12 +294,12 @@ class NASBench101(SearchSpace):
             io=io,
         )
 
-    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+    def convolutions_of(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
         edges, letters = cell_of(architecture)
         inputs, height, width = io.input_shape
         found = [Convolution("stem.0", square(inputs, self.channels, 3, (height, width)))]
         inputs = self.channels
-        for cells, widths in zip(self.stages(architecture).values(), self._vertices(architecture), strict=True):
+        for cells, widths in zip(self.stages_of(architecture).values(), self._vertices(architecture), strict=True):
             for cell in cells:
                 for v, channels in enumerate(widths, 1):
                     if (0, v) in edges:
@@ -313,7 +313,7 @@ class NASBench101(SearchSpace):
             height, width = (height + 1) // 2, (width + 1) // 2
         return found
 
-    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+    def stages_of(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The stacks of cells."""
         size = self.cells + 1  # with the pooling after it
         return {

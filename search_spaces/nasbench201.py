@@ -161,7 +161,7 @@ class NASBench201(GeneSpace, SupernetSpace):
 
         return CellNetwork(self._nodes(architecture), channels=self.channels, cells=self.cells, io=io)
 
-    def convolutions(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
+    def convolutions_of(self, architecture: Architecture, io: IO) -> Sequence[Convolution]:
         names = [OPERATIONS[choice] for choice in self.choices(architecture)]
         chosen = [
             (node - 1, source, int(name[-1]))
@@ -190,7 +190,7 @@ class NASBench201(GeneSpace, SupernetSpace):
             place += self.cells
         return found
 
-    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+    def stages_of(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
         """The cells of each stage, and the reduction before them."""
         found = {}
         for stage in range(3):

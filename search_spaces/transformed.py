@@ -6,23 +6,24 @@ The name of such a space is that of the space below, and of its transforms, join
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from pydantic import BaseModel, Discriminator, Tag, create_model
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 
 from nasplat.architecture import IO, Architecture
 from nasplat.cost import Cost, count, layers
 from nasplat.errors import InputError
 from nasplat.gene import Gene
-from nasplat.graph import ABSENT, Graphs, Operation, Role
-from nasplat.options import Options, construct, described_arguments, options_model
+from nasplat.graph import Graphs
+from nasplat.options import described_arguments
 from nasplat.search_space import LISTED, GeneSpace, Prior, SearchSpace, SupernetSpace
+from nasplat.search_spaces.stage_graphs import with_stages
+from nasplat.search_spaces.transform_choices import alternatives, options_of
 from nasplat.transform import Rewriting, Transform, Transforming
 
 if TYPE_CHECKING:
@@ -38,19 +39,6 @@ TRIED = 8
 """Number of random members whose layers are looked at before a search begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a stage may be.
-
-    Args:
-        name: Its name: ``plain``, or that of the transform with the options that differ between choices.
-        transforms: The transforms that are applied, none for plain.
-    """
-
-    name: str
-    transforms: tuple[Transform, ...] = ()
-
-
 class TransformedSpace(SearchSpace, Transforming):
     """The networks of another space, with layers rewritten by transforms.
 
@@ -60,8 +48,8 @@ class TransformedSpace(SearchSpace, Transforming):
     and a symbol for each stage; without the point, all stages are plain.
 
     An architecture of the space below can be built as well; it is the network that is not transformed. The limits of
-    the space below hold for its own networks only. Costs are counted on networks, those of graphs are the ones of the
-    space below.
+    the space below hold for its own networks only. Costs are computed by formula if the space below has one for its
+    convolutions, else counted on networks. Those of graphs are the ones of the space below.
 
     Args:
         transform: The options of the transforms, and whether they are chosen per network or per stage.
@@ -77,7 +65,7 @@ class TransformedSpace(SearchSpace, Transforming):
         self.below = self.below_class(**options)
         for name in options:
             setattr(self, name, getattr(self.below, name))
-        self.alternatives = _alternatives(self.kinds, transform)
+        self.alternatives = alternatives(self.kinds, transform)
         self._cost = lru_cache(maxsize=CACHED)(self._counted)
 
     @cached_property
@@ -87,7 +75,7 @@ class TransformedSpace(SearchSpace, Transforming):
             return ()
         example = self.below.sample(np.random.default_rng(0))
         names = tuple(each.name for each in self.alternatives)
-        return tuple(Gene(f"{stage} transform", names) for stage in self.below.stages(example))
+        return tuple(Gene(f"{stage} transform", names) for stage in self.below.stages_of(example))
 
     def base(self, architecture: Architecture) -> Architecture:
         code = architecture.code.rpartition(STAGE)[0] if self.stage_genes else architecture.code
@@ -102,7 +90,7 @@ class TransformedSpace(SearchSpace, Transforming):
 
     def active_stages(self, architecture: Architecture) -> list[int]:
         """The stages that have modules in the architecture's network."""
-        stages = self.below.stages(self.base(architecture)).values() if self.stage_genes else ()
+        stages = self.below.stages_of(self.base(architecture)).values() if self.stage_genes else ()
         return [number for number, modules in enumerate(stages) if modules]
 
     def of(self, base: Architecture, stages: Sequence[int]) -> Architecture:
@@ -202,7 +190,7 @@ class TransformedSpace(SearchSpace, Transforming):
         if not self.stage_genes:
             return below
         nodes = [self._nodes(each) for each in architectures]
-        return _with_stages(below, nodes, len(self.stage_genes), self.alternatives)
+        return with_stages(below, nodes, len(self.stage_genes), self.alternatives)
 
     def tensors(self, architectures: Sequence[Architecture]) -> NDArray[np.float32]:
         if self.stage_genes:
@@ -232,8 +220,8 @@ class TransformedSpace(SearchSpace, Transforming):
             return Rewriting(network, {})
         return self._rewritten(architecture, network, fitted=True)
 
-    def stages(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
-        return self.below.stages(self.base(architecture))
+    def stages_of(self, architecture: Architecture) -> Mapping[str, Sequence[str]]:
+        return self.below.stages_of(self.base(architecture))
 
     def check_io(self, io: IO) -> None:
         """Check that the data fits the networks, and that some members can be transformed.
@@ -269,7 +257,7 @@ class TransformedSpace(SearchSpace, Transforming):
             for transform in self.alternatives[0].transforms:
                 yield self.alternatives[0].name, transform, eligible(transform)
             return
-        stages = list(self.below.stages(self.base(architecture)).values())
+        stages = list(self.below.stages_of(self.base(architecture)).values())
         chosen = self.chosen_stages(architecture)
         for number, alternative in enumerate(self.alternatives):
             places = tuple(
@@ -290,7 +278,7 @@ class TransformedSpace(SearchSpace, Transforming):
 
     def _counted(self, architecture: Architecture, io: IO) -> Cost:
         base = self.base(architecture)
-        convolutions = self.below.convolutions(base, io) if self.by_formula else None
+        convolutions = self.below.convolutions_of(base, io) if self.by_formula else None
         if convolutions is None:
             return count(lambda: self.build(architecture, io), io, layers)
         known, found = list(convolutions), [self.below.cost(base, io)]
@@ -424,8 +412,12 @@ def _described(below: type[SearchSpace]) -> str:
 def _constructor(base: type, below: type[SearchSpace], kinds: Mapping[str, type[Transform]]) -> Any:
     """A constructor with the options of the space below, and those of the transforms as a group."""
 
+    group = options_of(kinds)
+
     def construct_space(self: Any, **options: Any) -> None:
-        base.__init__(self, **options)  # type: ignore[misc]
+        given = options.pop("transform", {})
+        transform = given if isinstance(given, BaseModel) else group.model_validate(given)
+        base.__init__(self, transform=transform, **options)  # type: ignore[misc]
 
     given = getattr(below, "__init__")  # noqa: B009  mypy: a class's own, not an instance's
     hints = get_type_hints(given, include_extras=True)
@@ -434,103 +426,8 @@ def _constructor(base: type, below: type[SearchSpace], kinds: Mapping[str, type[
         for parameter in inspect.signature(given).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    group = _group(kinds)
     parameter = inspect.Parameter("transform", inspect.Parameter.KEYWORD_ONLY, default=group(), annotation=group)
     first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     construct_space.__signature__ = inspect.Signature([first, *known, parameter])  # type: ignore[attr-defined]
     construct_space.__annotations__ = {each.name: each.annotation for each in [*known, parameter]}
     return construct_space
-
-
-def _group(kinds: Mapping[str, type[Transform]]) -> type[Options]:
-    """The options of transforms: those of a single one, or a group for each."""
-    per: Any = (Literal["network", "stage"], "network")
-    meanings = ["per: Whether the whole network is transformed, or each stage has a choice."]
-    groups = {}
-    for name, kind in kinds.items():
-        each = {option: (_or_list(field), field.default) for option, field in options_model(kind).model_fields.items()}
-        described = described_arguments(inspect.getdoc(kind) or "")
-        groups[name] = (each, [f"{option}: {described.get(option, '')}" for option in each])
-    if len(kinds) == 1:
-        ((fields, more),) = groups.values()
-        return _made("TransformOptions", {"per": per, **fields}, [*meanings, *more])
-    parts = {
-        name: (made := _made(f"{name.title().replace('_', '')}Options", fields, more), made())
-        for name, (fields, more) in groups.items()
-    }
-    return _made("TransformOptions", {"per": per, **parts}, meanings)
-
-
-def _or_list(field: FieldInfo) -> Any:
-    """The type of an option, or a list of such values."""
-    single: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    kinds = Annotated[single, Tag("")] | Annotated[list[single], Tag("list")]
-    return Annotated[kinds, Discriminator(lambda value: "list" if isinstance(value, list) else "")]
-
-
-def _made(name: str, fields: Mapping[str, Any], meanings: Sequence[str]) -> type[Options]:
-    doc = "Options of transforms.\n\nArgs:\n" + "\n".join(f"    {meaning}" for meaning in meanings)
-    made: type[Options] = create_model(name, __base__=Options, __doc__=doc, **fields)
-    return made
-
-
-def _alternatives(kinds: Mapping[str, type[Transform]], options: BaseModel) -> tuple[Choice, ...]:
-    """The choices of a stage, plain first; of a whole network the only one.
-
-    Raises:
-        InputError: Options or transforms exclude one another.
-    """
-    tree = options.model_dump()
-    per = tree.pop("per")
-    groups = {name: tree if len(kinds) == 1 else tree[name] for name in kinds}
-    found = []
-    for name, kind in kinds.items():
-        lists = {option: value for option, value in groups[name].items() if isinstance(value, list)}
-        if lists and per == "network":
-            option, value = next(iter(lists.items()))
-            raise InputError(
-                f"transform.{option} is a list of choices only for each stage, but got {value} for the whole network; "
-                "set transform.per=stage, or give one value"
-            )
-        for values in itertools.product(*lists.values()):
-            said = dict(zip(lists, values, strict=True))
-            label = " ".join([name, *(f"{option}={value}" for option, value in said.items())])
-            found.append(Choice(label, (construct("transform", kind, **{**groups[name], **said}),)))
-    if per == "stage":
-        return (Choice("plain"), *found)
-    for name, kind in kinds.items():
-        if others := kind.excludes & kinds.keys():
-            raise InputError(
-                f"{name} and {', '.join(sorted(others))} rewrite the same layers, so that a network can have one of "
-                "them only; choose one, or set transform.per=stage, where each stage has one"
-            )
-    return (Choice("+".join(kinds), tuple(each.transforms[0] for each in found)),)
-
-
-def _with_stages(
-    below: Graphs, nodes: Sequence[Mapping[int, int]], stages: int, alternatives: Sequence[Choice]
-) -> Graphs:
-    """Graphs with nodes for stages: a chain from the input to the output, which costs nothing of its own.
-
-    Args:
-        below: The graphs, whose first node is an input.
-        nodes: For each graph the choice of each stage that has modules.
-        stages: The number of stages.
-        alternatives: The choices.
-    """
-    n, size = below.types.shape
-    operations = (*below.operations, *(Operation(f"stage {each.name}", Role.OTHER) for each in alternatives))
-    old = np.array([0, *range(1 + stages, size + stages)])  # the stages' places are behind the first
-    types = np.full((n, size + stages), ABSENT, dtype=np.int16)
-    params, macs = np.zeros((2, n, size + stages), dtype=np.int64)
-    adjacency = np.zeros((n, size + stages, size + stages), dtype=bool)
-    types[:, old], params[:, old], macs[:, old] = below.types, below.params, below.macs
-    adjacency[:, old[:, None], old] = below.adjacency
-    ends = np.array([operation.role is Role.OUTPUT for operation in below.operations])
-    for row, chosen in enumerate(nodes):
-        places = [1 + stage for stage in chosen]
-        types[row, places] = [len(below.operations) + choice for choice in chosen.values()]
-        outputs = [place for place in old if types[row, place] != ABSENT and ends[types[row, place]]]
-        path = [0, *places, *outputs[:1]]
-        adjacency[row, path[:-1], path[1:]] = True
-    return Graphs(operations, types, adjacency, params, macs)

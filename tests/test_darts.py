@@ -215,8 +215,10 @@ def test_costs_are_those_of_the_built_network(channels: int, cells: int, io: IO)
             network(torch.zeros(1, *io.input_shape))
         assert cost.params == parameters(network)
         assert 2 * cost.macs == counter.get_total_flops()
-        assert cost.memory_bits == 32 * cost.params
-        assert set(cost.metrics()) == {"params", "macs", "memory_bits"}
+        statistics = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
+        assert cost.memory_bits == 32 * (cost.params + statistics)
+        assert set(cost.metrics()) == {"params", "macs", "memory_bits", "multiplications", "additions"}
+        assert cost.metrics()["multiplications"] == cost.metrics()["additions"] == cost.macs
 
 
 def reductions(cells: int) -> tuple[int, int]:

@@ -208,7 +208,8 @@ def test_costs_are_those_of_the_built_network(channels: int, cells: int, io: IO)
         cost = space.cost(architecture, io)
         assert cost.params == sum(parameter.numel() for parameter in network.parameters())
         assert 2 * cost.macs == counted_flops(network, io)
-        assert cost.memory_bits == 32 * cost.params
+        statistics = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
+        assert cost.memory_bits == 32 * (cost.params + statistics)
 
 
 def counted_flops(network: nn.Module, io: IO) -> int:

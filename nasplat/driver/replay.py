@@ -102,7 +102,7 @@ def _check_costs(problem: Problem, outcome: Outcome) -> None:
     """
     if not isinstance(outcome, Measurement):
         return
-    wanted = {each.metric for each in (*problem.goal.objectives, *problem.goal.constraints, *problem.limits)}
+    wanted = {*problem.goal.metrics, *(limit.metric for limit in problem.limits)}
     for metric, value in problem.cost(outcome.architecture).metrics().items():
         if metric in RECOUNTED - wanted:
             continue

@@ -40,8 +40,7 @@ class Run:
         space: Whatever was given to `nasplat.search` as the space, if it is no installed plug-in.
         benchmark: Whatever was given as the benchmark, if it is no installed plug-in.
         strategy: Whatever was given as the strategy, if it is no installed plug-in.
-        trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
-            it says so; for a run of your own.
+        trust: Whether what only the run names may be imported, used and downloaded; for a run of your own.
         accept_changed_code: Whether code of your own that has changed since the search is accepted.
 
     Raises:
@@ -429,8 +428,7 @@ def open_run(
         space: Whatever was given to `nasplat.search`, if it is no installed plug-in.
         benchmark: Likewise.
         strategy: Likewise.
-        trust: Whether modules, clusters and folders that only the run names may be used, and missing data downloaded if
-            it says so; for a run of your own.
+        trust: Whether what only the run names may be imported, used and downloaded; for a run of your own.
         accept_changed_code: Whether code of your own that has changed since the search is accepted.
 
     Raises:

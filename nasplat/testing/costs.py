@@ -48,7 +48,7 @@ def convolutions_are_what_is_built(space: SearchSpace, io: IO) -> None:
     One that evaluation does not use is told with 0 calls.
     """
     needs_networks(space)
-    if space.convolutions(_some(space)[0], io) is None:
+    if space.convolutions_of(_some(space)[0], io) is None:
         does_not_apply(f"{space.name} has no formula for its convolutions")
     import torch
 
@@ -59,7 +59,7 @@ def convolutions_are_what_is_built(space: SearchSpace, io: IO) -> None:
         with seeded(0):
             network = space.build(architecture, io)
         built = {each.name: each for each in found_by_running(network, io)}
-        told = {each.name: each for each in space.convolutions(architecture, io) or ()}
+        told = {each.name: each for each in space.convolutions_of(architecture, io) or ()}
         names = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.Conv2d)]
         assert list(told) == names, f"the convolutions of {architecture} are {names}, but it tells {list(told)}"
         for name, each in told.items():

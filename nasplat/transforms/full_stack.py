@@ -46,8 +46,10 @@ class FullStackFilters(LayerTransform):
         self.classifier = classifier
 
     def refusal(self, layer: nn.Conv2d) -> str:
-        if layer.groups > 1 or layer.in_channels == 1:
+        if layer.groups > 1:
             return "it is depth-wise" if layer.groups == layer.in_channels else f"it has {layer.groups} groups"
+        if layer.in_channels == 1:
+            return "its filters have a single channel, as those of depth-wise ones"
         return "it has a single filter" if layer.out_channels == 1 else ""
 
     def check(self, layers: Sequence[nn.Conv2d]) -> None:
