@@ -38,8 +38,8 @@ from nasplat.nn.full_stack import FullStackConv2d
 from nasplat.registry import TRANSFORMS
 from nasplat.training.distillation import Distillation
 from nasplat.training.fit import ClassifierTraining, evaluate
-from nasplat.training.recipe import Recipe
 from nasplat.training.options import RecipeOptions
+from nasplat.training.recipe import Recipe
 from nasplat.training.seeding import seeded
 from nasplat.training.supernet import recalibrate_path
 from searching import Row, kept
