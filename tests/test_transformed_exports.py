@@ -1,0 +1,67 @@
+"""Transformed networks of every search space in every exported form, with the figures that exports are held to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from numpy.random import default_rng
+from safetensors.torch import load_file, save_file
+
+from nasplat.architecture import IO
+from nasplat.export.formats import Format, verified, write_source
+from nasplat.export.opening import WEIGHTS
+from nasplat.export.program import write_program
+from nasplat.nn.onnx import write_onnx
+from nasplat.nn.packing import packed, unpack
+from nasplat.options import construct
+from nasplat.registry import SEARCH_SPACES
+from nasplat.search_space import SearchSpace
+from nasplat.training.seeding import seeded
+
+CASES = {
+    "nasbench201+full_stack": {"channels": 4, "cells": 1},
+    "nasbench101+full_stack": {"channels": 16, "stacks": 2, "cells": 1},
+    "darts+full_stack": {"channels": 4, "cells": 3},
+    "ghost/small+full_stack": {},
+    "esrn/tiny+full_stack": {},
+    "nasbench201+ghost": {"channels": 4, "cells": 1},
+    "esrn/tiny+ghost": {},
+}
+
+
+def transformed(name: str) -> tuple[SearchSpace, IO]:
+    made: SearchSpace = construct("space", SEARCH_SPACES.get(name), **CASES[name])
+    scaled = made.reference_io.scale is not None
+    return made, IO.upscaled(8, 8, 2) if scaled else IO.image(channels=3, side=16, outputs=4)
+
+
+@pytest.mark.slow
+@pytest.mark.exports
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize("name", CASES)
+def test_all_forms_of_a_transformed_member_agree_with_torch_and_are_as_small_as_it_is_stored(
+    name: str, tmp_path: Path
+) -> None:
+    space, io = transformed(name)
+    with seeded(0):
+        architecture = space.sample(default_rng(3))
+        network = space.build(architecture, io).eval()
+    small = packed(network).eval()
+    save_file(small.state_dict(), tmp_path / WEIGHTS)
+    upscales = io.scale is not None
+    write_onnx(small, io.input_shape, tmp_path / Format.ONNX.value, upscales=upscales)
+    write_program(small, io.input_shape, tmp_path / Format.PT2.value, upscales=upscales)
+    write_source(small, io, tmp_path / Format.SOURCE.value, ["A network."])
+    for form in Format:
+        reference = small if form is Format.SOURCE else network
+        checks = verified(form, reference, io, tmp_path / form.value, None)
+        assert checks["random"]["largest_difference"] <= checks["random"]["allowed"]
+    bits = space.cost(architecture, io).memory_bits
+    stored = load_file(tmp_path / WEIGHTS)
+    real = sum(8 * tensor.numel() * tensor.element_size() for tensor in stored.values() if tensor.dtype != torch.int64)
+    assert bits <= real < bits + 8 * len(stored)  # masks end with whole bytes; counters of batch norm are no weights
+    again = space.build(architecture, io).eval()
+    unpack(again, stored)
+    images = torch.randn(2, *io.input_shape)
+    with torch.no_grad():
+        assert torch.equal(again(images), network(images))
