@@ -126,12 +126,8 @@ ARMS = {
     **{f"thinned {s}": Arm(thinned=s) for s in RATIOS},
     **{f"ghost {s}": Arm("ghost", {"ratio": s}) for s in (2, 4)},
     **{f"orthogonal {s}, {x:g}": full_stack(s, orthogonality=x) for s in (4, 16) for x in ORTHOGONALITIES if x},
-    **{f"shared {s}": full_stack(s, "shared") for s in (2, 8, 16)},
 }
-"""The arms by name; those that need the trained plain network of a seed are next to it, so that it is trained once.
-
-With s = 64, each layer has a single full-stack filter here, so that shared masks are individual ones.
-"""
+"""The arms by name; those that need the trained plain network of a seed are next to it, so that it is trained once."""
 
 PAIRS = {
     "individual 4 less plain": WITHIN,
@@ -139,7 +135,6 @@ PAIRS = {
     "fitted 4 less individual 4": 0.0,
     "fitted 16 less individual 16": 0.0,
     **{f"individual {s} less thinned {s}": 0.0 for s in RATIOS},
-    **{f"individual {s} less shared {s}": 0.0 for s in (2, 8, 16)},
     "individual 2 less ghost 2": 0.0,
     "individual 4 less ghost 4": 0.0,
     **{f"orthogonal {s}, {x:g} less individual {s}": 0.0 for s in (4, 16) for x in ORTHOGONALITIES if x},
@@ -292,13 +287,8 @@ def mask_figures(before: Sequence[Tensor], after: Sequence[Tensor]) -> Row:
 
 
 def summary(seeds: Sequence[int], names: Sequence[str], settings: Settings, file: Path) -> dict[str, Any]:
-    """The trainings of all arms, those that the file lacks carried out, and what they come to on each data set.
-
-    Arms with shared masks other than s = 4 are last, on all data, so that an interrupted run has all the others.
-    """
-    last = [arm for arm in ARMS if arm.startswith("shared") and arm != "shared 4"]
-    first = [arm for arm in ARMS if arm not in last]
-    cells = [(name, seed, arm) for arms in (first, last) for seed in seeds for name in names for arm in arms]
+    """What the trainings of all arms come to on each data set; those that the file lacks are carried out."""
+    cells = [(name, seed, arm) for seed in seeds for name in names for arm in ARMS]
     rows = kept([(job(name, ARMS[arm], settings), seed) for name, seed, arm in cells], work, file)
     found: dict[str, dict[str, list[Row]]] = {name: {arm: [] for arm in ARMS} for name in names}
     for (name, _, arm), row in zip(cells, rows, strict=True):
@@ -320,11 +310,14 @@ def summed(io: IO, arms: dict[str, list[Row]]) -> dict[str, Any]:
             **{key: asdict(Gain.of(figures[key], [0.0] * len(rows))) for key in ACCURACIES if key in figures},
             "accuracies": figures["accuracy"],
         }
-    differences = {}
+    differences: dict[str, Any] = {}
     for pair, allowed in PAIRS.items():
         one, other = pair.split(" less ")
         gain = Gain.of(lines[one]["accuracies"], lines[other]["accuracies"])
         differences[pair] = {**asdict(gain), "allowed": allowed, "verdict": verdict(gain, allowed)}
+        if one.startswith("orthogonal"):
+            squared = ([row["squared"] for row in arms[arm]] for arm in (one, other))
+            differences[pair]["squared"] = asdict(Gain.of(*squared))
     return {"arms": lines, "differences": differences}
 
 
@@ -377,6 +370,10 @@ def show(found: dict[str, Any]) -> None:
         for pair, line in part["differences"].items():
             allowed = f", {100 * line['allowed']:g} allowed" if line["allowed"] else ""
             print(f"{pair:38} {points(line, sign='+')}{allowed}: {line['verdict']}")
+            if squared := line.get("squared"):
+                print(
+                    f"    squared correlation {squared['mean']:+.5f} ({squared['low']:+.5f} to {squared['high']:+.5f})"
+                )
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -404,7 +401,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 bits = [line["memory_bits"] / 8000 for line in lines]
                 axes.errorbar(bits, means, below, marker="o", markersize=4, capsize=2, label=label, **style)
             axes.set_xscale("log")
-            ticks = [16, 32, 64, 128]
+            ticks = [16, 32, 64, 128, 256]
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()
             axes.set_xlabel("memory of the network, kB")
