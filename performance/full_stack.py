@@ -4,8 +4,8 @@
         [--picture FILE.svg] [--json]
     python performance/full_stack.py --tune [--out …]
 
-Some forty minutes on one core to itself for five seeds. Every training is a line of the file as soon as it has ended,
-and a second call goes on where the first was interrupted. `--tune` is how the settings were chosen: the epochs of the
+An hour on half a core for five seeds. Every training is a line of the file as soon as it has ended, and a second call
+goes on where the first was interrupted. `--tune` is how the settings were chosen: the epochs of the
 plain network and the fine-tuning of fitted filters, on seeds of their own and on validation data.
 """
 
