@@ -36,7 +36,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(np|npt|numpy|pandas|pd|torch|pydantic|annotated_types|collections|pathlib|typing|types|abc|enum|os)\..*",
     ),
-    ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|nn\.Module|T)"),
+    ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|nn\.(Module|Conv2d)|T)"),
     # Imported for type checkers alone, so that Sphinx does not see which they are; the page has them
     ("py:class", "Engine|Latency|StoredPredictor"),
     # Aliases and type variables, which Sphinx does not see through

@@ -17,6 +17,7 @@ HEADS = {
     Kind.STRATEGIES: "Strategies",
     Kind.BENCHMARKS: "Benchmarks",
     Kind.PREDICTORS: "Predictors",
+    Kind.TRANSFORMS: "Transforms",
 }
 
 

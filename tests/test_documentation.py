@@ -199,6 +199,7 @@ def test_commands_and_python_stand_side_by_side() -> None:
         ("search", nasplat.search),
         ("resume", nasplat.Run.resume),
         ("retrain", nasplat.Run.retrain),
+        ("compress", nasplat.compress),
         ("test", nasplat.Run.test),
         ("export", nasplat.Run.export),
         ("report", nasplat.Run.report),
