@@ -36,7 +36,8 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(np|npt|numpy|pandas|pd|torch|pydantic|annotated_types|collections|pathlib|typing|types|abc|enum|os)\..*",
     ),
-    ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|nn\.(Module|Conv2d)|T)"),
+    ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|T)"),
+    ("py:.*", r"nn\.(Module|Conv2d)"),
     # Imported for type checkers alone, so that Sphinx does not see which they are; the page has them
     ("py:class", "Engine|Latency|StoredPredictor"),
     # Aliases and type variables, which Sphinx does not see through
