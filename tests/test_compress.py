@@ -144,6 +144,7 @@ def test_an_exported_folder_is_compressed_as_the_run_is(run: nasplat.Run, small:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("outcomes", [0, 1, 2])
 def test_killed_while_it_is_fitted_or_fine_tuned_it_ends_with_the_same_weights(
     outcomes: int, run: nasplat.Run, small: nasplat.Run, tmp_path: Path, command: CommandLine
@@ -217,6 +218,7 @@ def test_ray_workers_give_the_weights_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("strategy", ["cars", "nsga2", "predictor_guided"])
 def test_strategies_search_the_choices_of_stages(strategy: str, command: CommandLine, tmp_path: Path) -> None:
     options = {

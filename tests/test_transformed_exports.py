@@ -37,7 +37,7 @@ def transformed(name: str) -> tuple[SearchSpace, IO]:
 
 @pytest.mark.slow
 @pytest.mark.exports
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", CASES)
 def test_all_forms_of_a_transformed_member_agree_with_torch_and_are_as_small_as_it_is_stored(
     name: str, tmp_path: Path

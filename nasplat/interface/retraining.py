@@ -123,6 +123,8 @@ def retrain(
         ],
         assignments,
     )
+    if searched.config.strategy.options.get("originals"):  # which taught; nothing of them is trained again
+        _forget_originals(tree, assignments)
     if not distill and len(members) > 1:
         _teach(tree, console)
     tree["constraints"] = lifted_limits(searched.config)
@@ -241,6 +243,13 @@ def _teach(tree: dict[str, Any], console: Console) -> None:
             f"{SHARE} is {escape(str(share))}: the largest network is trained first, and the others learn from it"
         )
         merge(tree, "strategy", {"teacher": True})
+
+
+def _forget_originals(tree: dict[str, Any], assignments: Sequence[tuple[str, Any]]) -> None:
+    """Have no teacher in the retraining of a compression, unless the user asks for distillation."""
+    share = share_option(tree["benchmark"]["name"])
+    if share is not None and not any(path == f"benchmark.{share}" for path, _ in assignments):
+        enter(tree, "benchmark", nested(share, 0.0))
 
 
 def lifted_limits(config: SearchConfig) -> list[str]:
