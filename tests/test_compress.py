@@ -96,6 +96,7 @@ def test_show_json_and_resume_know_what_it_is(small: nasplat.Run, command: Comma
     document = json.loads(command("show", str(small.folder), "--json").stdout)
     (member,) = document["compressed"]
     assert [state["state"] for state in member["states"]] == [ORIGINAL, FITTED, TUNED]
+    assert "as fitted" in small.report().read_text() and small.comparison is None
     again = json.loads(command("resume", str(small.folder), "--json").stdout)
     before, _, after = again["compressed"][0]["states"]
     assert after["weights_bytes"] < before["weights_bytes"] and after["onnx_bytes"] < before["onnx_bytes"]

@@ -17,6 +17,7 @@ from nasplat.report.drawing import LARGEST, default_style, drawable, svg
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
+from nasplat.run.compressed import Compression, table
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
 from nasplat.storage.files import refusal, write_atomically
 from nasplat.task import Evaluate, Measurement
@@ -62,7 +63,7 @@ def render(run: RunDirectory, history: History) -> str:
         loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined, finalize=_shown
     ).get_template("page.html")
     config = run.config.model_dump(mode="json")
-    comparison = Comparison.of(history)
+    comparison, compression = Comparison.of(history), Compression.of(history)
     return page.render(
         name=run.folder.resolve().name,
         status=history.status,
@@ -85,6 +86,7 @@ def render(run: RunDirectory, history: History) -> str:
         metrics=metrics,
         front=[(m.id, m.architecture.code, [figure(name, m.metrics[name]) for name in metrics]) for m in front],
         source=run.source,
+        compressed=None if compression is None else table(compression),
         retrained=None if comparison is None else side_by_side(comparison),
         untrained=[] if comparison is None else missing_of(comparison),
         agreement="" if comparison is None else agreement_of(comparison),

@@ -92,14 +92,15 @@ class Comparison:
 
     @classmethod
     def of(cls, history: History) -> Self | None:
-        """The comparison for a run; None if the run is not a retraining, or its members are not known yet.
+        """The comparison for a run; None if the run is no retraining, or a compression, or its members are not known.
 
         Raises:
             RunError: The record of the search is damaged.
         """
-        if history.run.config.kind != RETRAINING:
+        options = history.run.config.strategy.options
+        if history.run.config.kind != RETRAINING or options.get("originals"):
             return None
-        source, options = history.run.source, history.run.config.strategy.options
+        source = history.run.source
         seeds = int(options.get("seeds", 1))
         objective = history.run.config.goal.objectives[0]
         searched = Objective.parse(source.objectives[0]) if source else None
