@@ -13,7 +13,6 @@ from nasplat.cli.settings import AcceptChangedCode, AcceptChangedData, Json, Tru
 from nasplat.interface import adoption
 from nasplat.interface.running import keep_accepted
 from nasplat.retraining import RETRAINING
-from nasplat.run.compressed import Compression
 from nasplat.run.history import History
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement
@@ -43,7 +42,7 @@ def test(
     before = {number for number in picked if number in history.tested}
     finals = opened.finals(list(picked.values()), opened.benchmark())
     after = opened.history()
-    comparison = Comparison.of(after) if Compression.of(after) is None else None  # a compression retrained nothing
+    comparison = Comparison.of(after)
     if json:
         tested = [
             describe(measurement)

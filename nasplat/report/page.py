@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from nasplat.errors import printable
 from nasplat.objective import Goal, Objective
 from nasplat.report.drawing import LARGEST, default_style, drawable, svg
+from nasplat.run.compressed import Compression, table
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
-from nasplat.run.compressed import Compression, table
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
 from nasplat.storage.files import refusal, write_atomically
 from nasplat.task import Evaluate, Measurement
