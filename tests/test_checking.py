@@ -73,7 +73,7 @@ def test_a_sound_space_in_a_file_passes(spaces: str, command: CommandLine) -> No
     lines = done.stdout.splitlines()
     assert "passed   cost is what is built" in lines
     assert "skipped  supernet extracts copies  mine has no supernet" in lines
-    assert lines[-1] == f"{len(SEARCH_SPACE_CHECKS) - 5} passed, 0 failed, 5 skipped"
+    assert lines[-1] == f"{len(SEARCH_SPACE_CHECKS) - 6} passed, 0 failed, 6 skipped"
 
 
 def test_a_broken_one_fails_with_the_rule_and_what_is_wrong(spaces: str, command: CommandLine) -> None:
@@ -135,7 +135,10 @@ def test_whatever_a_plugin_raises_is_said_of_its_rule() -> None:
     [
         (["nasbench201"], "names a space and a benchmark; say which, by --kind"),
         (["nope"], "no plug-in is named 'nope'"),
-        (["nasbench201", "--kind", "layer"], "must be space, strategy, benchmark, predictor, but got 'layer'"),
+        (
+            ["nasbench201", "--kind", "layer"],
+            "must be space, strategy, benchmark, predictor, transform, but got 'layer'",
+        ),
         (["zero_cost"], "a benchmark is checked on a search space, but got none"),
         (["random_search", "--space", "nasbench201"], "only a benchmark is checked on a space"),
         (["random_search", "--set", "space.channels=2"], "options must be named strategy.OPTION"),

@@ -771,7 +771,7 @@ def test_everything_registered_is_listed(command: CommandLine, tmp_path: Path) -
     check_done(text)
     check_done(said)
     kinds = strict_json(said.stdout)
-    assert list(kinds) == ["search-spaces", "strategies", "predictors", "benchmarks", "datasets"]
+    assert list(kinds) == ["search-spaces", "strategies", "predictors", "benchmarks", "transforms", "datasets"]
     registries: dict[str, Registry[Any]] = {
         "search-spaces": SEARCH_SPACES, "strategies": STRATEGIES, "benchmarks": BENCHMARKS,
     }  # fmt: skip

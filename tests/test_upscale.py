@@ -270,7 +270,7 @@ def test_a_network_that_knows_no_strips_is_given_small_pictures(tmp_path: Path) 
     close(result, (values.permute(1, 2, 0).clamp(0, 1) * 255).numpy())
     large = Source(tmp_path, Image.new("RGB", (513, 512)), None, None, False)
     with pytest.raises(
-        InputError, match=r"not a residual dense network.*at most 262,144 pixels, but the image has 513 x 512"
+        InputError, match=r"no residual dense network.*at most 262,144 pixels, but the image has 513 x 512"
     ):
         upscaling.upscaled(exported, large, memory=1 << 30)
 
@@ -668,3 +668,16 @@ print(peak() - before)
         2 * 10 + 40
     )  # what comes in, once as the file has it and once upright, and what comes out; four bytes each
     assert int(done.stdout.splitlines()[-1]) / 1024 < 16 + pictures + 10
+
+
+@pytest.mark.parametrize("name", ["esrn/tiny+full_stack", "esrn/tiny+ghost"])
+def test_a_transformed_network_upscales_like_any_other(name: str, command: CommandLine, tmp_path: Path) -> None:
+    searched = SEARCH_SPACES.get(name)()
+    architecture = searched.parse("S_4_8_16,C_1_8_16")
+    with seeded(0):
+        network = searched.build(architecture, SMALL).eval()
+    write_export(tmp_path / "transformed", architecture, SMALL, network)
+    scene(41, 30).save("in.png")
+    done = command("upscale", tmp_path / "transformed", "in.png", "--memory", 1)
+    assert done.returncode == 0, done.stderr
+    close(shown(tmp_path / "in-x2.png"), by_hand(tmp_path / "transformed", scene(41, 30)))
