@@ -2,7 +2,7 @@
 
     python performance/full_stack_search.py [--seeds 5] [--first-seed 3000] [--out FILE] [--json]
 
-About twenty minutes on one core. Every arm of a seed is a line of the file as soon as it has ended, and a second call
+About nine minutes on one core. Every arm of a seed is a line of the file as soon as it has ended, and a second call
 goes on where the first was interrupted.
 """
 
@@ -52,16 +52,17 @@ LEAST = 0.8
 """The accuracy of the reference point."""
 STAGE, GLOBAL = "stage", "global"
 DEFINITIONS = f"""\
-nasbench201, {SPACE["channels"]} channels, {SPACE["cells"]} cell; digits, {EPOCHS} epochs an evaluation. Both arms search by NSGA-II,
-{STRATEGY["population"]} survivors, for a high accuracy and few memory bits. stage: {EVALUATIONS} evaluations of architectures with a choice for each of the three
-stages, plain or full-stack filters with s = {SHARED[0]} or {SHARED[1]}, trained from scratch. global: {PLAIN}
-evaluations of plain networks; its front is transformed with one s for all, fitted to the weights, and fine-tuned with
-distillation for the images that are left. Both have as many training images. Where they do not divide, the most
-accurate networks have one epoch more. A front is what is not dominated on validation images; "s = 4" is of the plain
-networks and those with s = 4, "s = 4 alone" of the latter, "better s" the larger hypervolume of the two, chosen on
-validation images. Hypervolume: of accuracy and the logarithm of memory bits, as a share of what lies between the
-reference point, accuracy {LEAST} and the bits of the largest plain member, and the ideal, accuracy 1 and the bits of
-the smallest member with s = {SHARED[1]}. "Test" has the same networks with their test accuracies."""
+Space: nasbench201, {SPACE["channels"]} channels, {SPACE["cells"]} cell; digits, {EPOCHS} epochs an evaluation.
+Both arms search by NSGA-II, {STRATEGY["population"]} survivors, for a high accuracy and few memory bits.
+stage: {EVALUATIONS} evaluations of architectures with a choice for each of the three stages, plain or full-stack
+filters with s = {SHARED[0]} or {SHARED[1]}, trained from scratch. global: {PLAIN} evaluations of plain networks; the
+front is transformed with one s for all, fitted to the weights, and fine-tuned with distillation for the images that are
+left. Both arms have as many training images; where they do not divide, the most accurate networks have one epoch more.
+A front is what is not dominated on validation images; "s = 4" is of the plain networks and those with s = 4, "s = 4
+alone" of the latter, "better s" the larger hypervolume of the two on validation images. Hypervolume: of accuracy and
+the logarithm of memory bits, as a share of what lies between the reference point, accuracy {LEAST} and the bits of the
+largest plain member, and the ideal, accuracy 1 and the bits of the smallest member with s = {SHARED[1]}. "test" has the
+same networks with their test accuracies."""
 GROUPS = ("plain", *(f"s = {s}" for s in SHARED), *(f"s = {s} alone" for s in SHARED), "better s")
 
 
