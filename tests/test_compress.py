@@ -85,8 +85,8 @@ def test_it_begins_with_the_weights_that_are_fitted_to_the_originals(run: naspla
         assert torch.equal(begun[f"{name}.filters"], layer.filters), name
     assert small.compression is not None
     assert small.compression.members[0].errors == pytest.approx(rewriting.errors)
-    name = next(iter(layers))
-    assert not torch.equal(weights(small, 2)[f"{name}.filters"], begun[f"{name}.filters"])
+    tuned = weights(small, 2)  # a layer that leads nowhere is not trained
+    assert any(not torch.equal(tuned[f"{name}.filters"], begun[f"{name}.filters"]) for name in layers)
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ def weights_equal(one: nasplat.Run, other: nasplat.Run) -> bool:
         (["--transform", "full_stack", "--set", "transform.filter=4"], "did you mean 'filters'?"),
         (["--transform", "full_stack", "--set", "transform.per=stage"], "transforms the whole network"),
         (["--transform", "full_stack", "--transform", "ghost"], "rewrite the same layers"),
-        (["--transform", "ghost", "--pick", "9"], "no trial 9"),
+        (["--transform", "ghost", "--pick", "9"], "no finished trial 9"),
         (["--transform", "ghost", "--benchmark", "zero_cost"], "zero_cost"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -225,7 +225,7 @@ def test_strategies_search_the_choices_of_stages(strategy: str, command: Command
     options = {
         "cars": ["strategy.population=4", "strategy.warmup=1", "benchmark.shared_weights.calibration=64"],
         "nsga2": ["strategy.population=4"],
-        "predictor_guided": ["strategy.initial=4", "strategy.predictor=ridge"],
+        "predictor_guided": ["strategy.initial=4"],
     }
     settings = [word for option in options[strategy] for word in ("--set", option)]
     done = command(
