@@ -71,6 +71,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
     """
 
     fine_tunes: ClassVar[bool] = True
+    fits_originals: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
     former_options: ClassVar[Mapping[str, str]] = {
         "data_folder": "data.folder",

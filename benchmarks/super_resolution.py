@@ -61,7 +61,7 @@ class SuperResolution(LatencyKnown):
         latency: The table from which latency is read.
     """
 
-    fine_tunes: ClassVar[bool] = True
+    fits_originals: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("psnr_db", "ssim", "gain_db")
     former_options: ClassVar[Mapping[str, str]] = {
         "data_folder": "data.folder",

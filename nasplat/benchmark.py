@@ -80,7 +80,10 @@ class Benchmark(ABC):
     """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
 
     fine_tunes: ClassVar[bool] = False
-    """Whether tasks with `tuning` are supported; if not, they fail at once."""
+    """Whether tasks with a `tuning` from shared weights are supported; if not, they fail at once."""
+
+    fits_originals: ClassVar[bool] = False
+    """Whether tasks with a `tuning` from an original network are supported; if not, they fail at once."""
 
     reports: ClassVar[bool] = False
     """Whether measurements report figures while they train, and end early by the `stop` of their task."""

@@ -263,23 +263,31 @@ def with_transform(tree: Mapping[str, Any]) -> dict[str, Any]:
     options = {"name": given} if isinstance(given, str | list) else given
     space = found.get("space")
     space = {"name": space} if isinstance(space, str) else space
-    if not isinstance(options, Mapping) or not isinstance(space, Mapping) or not isinstance(space.get("name"), str):
+    names = options.get("name", []) if isinstance(options, Mapping) else None
+    names = names.split(JOINED) if isinstance(names, str) else names
+    beside = space.get("transform") if isinstance(space, Mapping) else None
+    if not (
+        isinstance(options, Mapping)
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and isinstance(space, Mapping)
+        and isinstance(space.get("name"), str)
+        and isinstance(beside, Mapping | None)
+    ):
         raise InputError(
             "transform must be the name of a transform, or a mapping with its name and options, beside a space, but "
             f"got {shortly(given)} for {shortly(found.get('space'))}"
         )
-    options = dict(options)
-    names = options.pop("name", [])
-    names = names.split(JOINED) if isinstance(names, str) else list(names)
+    options = {option: value for option, value in options.items() if option != "name"}
     for name in names:
         TRANSFORMS.plugin(name)
-    name = JOINED.join([space["name"], *map(str, names)])
+    name = JOINED.join([space["name"], *names])
     if JOINED not in name:
         raise InputError(
             f"transform.{next(iter(options), 'name')} is an option of a transform, but none is named; add --transform "
             f"NAME (transform='NAME'), one of {', '.join(TRANSFORMS.names())}"
         )
-    inner = merged(dict(space.get("transform") or {}), options)
+    inner = merged(beside or {}, options)
     found["space"] = {**space, "name": name, **({"transform": inner} if inner else {})}
     return found
 

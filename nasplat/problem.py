@@ -47,6 +47,7 @@ class Problem:
         enumerable_members: All measurable members, if the benchmark lists them; random draws are made from the list.
         analytic_metrics: The benchmark's analytic metrics of a measurable architecture; they count as costs.
         code_metrics: The benchmark's metrics that depend on the code, not only on the function that it computes.
+        distills: Whether the benchmark has networks learn from a teacher.
         seed: The run's seed.
 
     Attributes:
@@ -70,6 +71,7 @@ class Problem:
         enumerable_members: Sequence[Architecture] | None = None,
         analytic_metrics: Callable[[Architecture], Mapping[str, float]] = lambda architecture: {},
         code_metrics: frozenset[str] = frozenset(),
+        distills: bool = False,
         seed: int = 0,
     ) -> None:
         self.space = space
@@ -78,6 +80,7 @@ class Problem:
         self._is_measurable = is_measurable
         self._members = enumerable_members
         self.fidelity = fidelity
+        self.distills = distills
         self.fidelities = range(1, fidelity + 1) if fidelities is None else fidelities
         self.seed = seed
         self.rng: Generator = default_rng(SeedSequence([seed]))
@@ -116,6 +119,7 @@ class Problem:
             enumerable_members=benchmark.enumerable_members,
             analytic_metrics=benchmark.analytic_metrics,
             code_metrics=benchmark.code_metrics if code_metrics is None else code_metrics,
+            distills=benchmark.distills,
             seed=seed,
         )
 

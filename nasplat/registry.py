@@ -108,6 +108,8 @@ class Registry(Generic[T]):
     def adopt(self, name: str, plugin: type[T]) -> None:
         """Make a class of the user known in this process as ``MODULE:ATTRIBUTE``; a later one replaces it.
 
+        Of a name with transforms, it is the class below them.
+
         Raises:
             InputError: The name could be that of an installed plug-in, or it is no subclass of the contract.
         """
@@ -118,6 +120,7 @@ class Registry(Generic[T]):
                 f"the {self.kind} {name!r} must be a subclass of {self.base.__module__}.{self.base.__qualname__}, but "
                 f"is {plugin!r}"
             )
+        name = name.partition(JOINED)[0]
         self._adopted[name] = plugin
         if issubclass(plugin, SearchSpace):
             plugin.known_as = name  # what is saved of an instance, as a predictor, names its space so
@@ -125,7 +128,7 @@ class Registry(Generic[T]):
     def restore(self, name: str, plugin: type[T] | None) -> None:
         """Make a name mean again what it meant before `adopt`; None for nothing."""
         if plugin is None:
-            self._adopted.pop(name, None)
+            self._adopted.pop(name.partition(JOINED)[0], None)
         else:
             self.adopt(name, plugin)
 

@@ -97,7 +97,6 @@ class Retraining(Strategy):
         if missing := [code for code in members or () if originals and code not in originals]:
             raise InputError(f"every member needs an original, but {missing[0]} has none; add it to strategy.originals")
         self.originals = originals
-        self.tunes = bool(originals)
         self.members = members
         self.seeds = seeds
         self.checkpoints = checkpoints
@@ -185,7 +184,8 @@ class Retraining(Strategy):
             fidelity=fidelity,
             replicate=training.replicate,
             continues=state,
-            teacher=original or (None if self._is_teacher(training) else self._teachers.get(training.seed)),
+            teacher=(original if self.problem.distills else None)
+            or (None if self._is_teacher(training) else self._teachers.get(training.seed)),
             tuning=tuning,
         )
         self._outstanding[task.id] = number

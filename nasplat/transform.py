@@ -71,6 +71,9 @@ class Transform(ABC):
     it makes of a layer that is not made of ordinary layers is a `nasplat.nn.rewritten.Rewritten`, which tells training,
     costs and exports what they must know. `nasplat.testing` has the checks of this contract.
 
+    Several transforms of one network are applied in the order of their names. Each sees what those before have made,
+    and must find something to rewrite.
+
     Transforms that replace one convolution by one layer are easier to write as `nasplat.nn.rewriting.LayerTransform`.
     """
 

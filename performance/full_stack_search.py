@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,8 @@ def points(run: Run, pick: str) -> list[dict[str, Any]]:
 
 def images(run: Run) -> int:
     """The training images of all trials; measuring a network as fitted takes none."""
-    return sum(trial.spent.images for trial in run.trials() if not (is_measured(trial) and trial.task.fidelity == 0))
+    trained = (trial for trial in run.trials() if not (isinstance(trial, Measurement) and trial.task.fidelity == 0))
+    return sum(trial.spent.images for trial in trained)
 
 
 def failures(run: Run) -> int:
@@ -260,7 +262,7 @@ def rates(members: int = 300) -> dict[str, float]:
     clock = time.process_time()
     formula = [space.cost(member, io).memory_bits for member in drawn[:-1]]
     between = time.process_time()
-    counted = [count(lambda member=member: space.build(member, io), io, layers).memory_bits for member in built]
+    counted = [count(partial(space.build, member, io), io, layers).memory_bits for member in built]
     end = time.process_time()
     assert formula[: len(built)] == counted
     return {"formula": (members - 1) / (between - clock), "counted": len(built) / (end - between)}

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -69,7 +70,7 @@ def alternatives(kinds: Mapping[str, type[Transform]], options: BaseModel) -> tu
     tree = options.model_dump()
     per = tree.pop("per")
     groups = {name: tree if len(kinds) == 1 else tree[name] for name in kinds}
-    found = []
+    found: list[Choice] = []
     for name, kind in kinds.items():
         lists = {option: value for option, value in groups[name].items() if isinstance(value, list)}
         if lists and per == "network":
@@ -78,16 +79,23 @@ def alternatives(kinds: Mapping[str, type[Transform]], options: BaseModel) -> tu
                 f"transform.{option} is a list of choices only for each stage, but got {value} for the whole network; "
                 "set transform.per=stage, or give one value"
             )
+        for option, given in lists.items():
+            if not given or len(set(map(str, given))) < len(given):
+                raise InputError(
+                    f"a list of choices must have different values, at least one, but transform.{option} is {given}; "
+                    "leave out what it has twice"
+                )
+        number = 1 + len(found) + math.prod(map(len, lists.values()))
+        if number > len(SYMBOLS):
+            raise InputError(
+                f"a stage must have at most {len(SYMBOLS)} choices with plain, but the lists of transform options make "
+                f"{number:,}; give shorter lists"
+            )
         for values in itertools.product(*lists.values()):
             said = dict(zip(lists, values, strict=True))
             label = " ".join([name, *(f"{option}={value}" for option, value in said.items())])
             found.append(Choice(label, (construct("transform", kind, **{**groups[name], **said}),)))
     if per == "stage":
-        if len(found) >= len(SYMBOLS):
-            raise InputError(
-                f"a stage must have at most {len(SYMBOLS)} choices with plain, but the lists of transform options make "
-                f"{1 + len(found):,}; give shorter lists"
-            )
         return (Choice("plain"), *found)
     for name, kind in kinds.items():
         if others := kind.excludes & kinds.keys():

@@ -206,7 +206,10 @@ class TransformedSpace(SearchSpace, Transforming):
         return self.below.reference_cost(self.base(architecture))
 
     def cost(self, architecture: Architecture, io: IO) -> Cost:
-        """The cost by layer, counted on the network; of an architecture of the space below, its own."""
+        """The cost; without parts if it is computed by formula. Of an architecture of the space below, its own.
+
+        `nasplat.transforms.cost` of the built network has the cost of each layer.
+        """
         return self.below.cost(architecture, io) if self._is_below(architecture) else self._cost(architecture, io)
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":
@@ -224,16 +227,20 @@ class TransformedSpace(SearchSpace, Transforming):
         return self.below.stages_of(self.base(architecture))
 
     def check_io(self, io: IO) -> None:
-        """Check that the data fits the networks, and that some members can be transformed.
+        """Check that the data fits the networks, and that each choice fits some members.
 
         Raises:
-            InputError: It does not, or no member can be.
+            InputError: It does not, or a choice fits none.
         """
         self.below.check_io(io)
+        for choice in range(len(self.alternatives)):
+            self._check_choice(choice, io)
+
+    def _check_choice(self, choice: int, io: IO) -> None:
         rng, found = np.random.default_rng(0), None
         for _ in range(TRIED):
             try:
-                self.cost(self.of(self.below.sample(rng), [len(self.alternatives) - 1] * len(self.stage_genes)), io)
+                self.cost(self.of(self.below.sample(rng), [choice] * len(self.stage_genes)), io)
             except InputError as error:
                 found = found or error
             else:
@@ -290,7 +297,10 @@ class TransformedSpace(SearchSpace, Transforming):
     @cached_property
     def by_formula(self) -> bool:
         """Whether the transforms tell costs without networks, if the space below tells its convolutions."""
-        return all(transform.eligible_of([]) is not None for each in self.alternatives for transform in each.transforms)
+        one = all(len(each.transforms) < 2 for each in self.alternatives)  # a second one sees what the first has made
+        return one and all(
+            transform.eligible_of([]) is not None for each in self.alternatives for transform in each.transforms
+        )
 
     def _is_below(self, architecture: Architecture) -> bool:
         return architecture.space == self.below.name

@@ -270,7 +270,7 @@ SPACES: dict[str, Any] = {
     "tensors_have_one_shape": broken(ToySpace, tensors=tensors_of_what_is_there),
     "cost_is_what_is_built": broken(ToySpace, cost=cost_without_bias),
     "convolutions_are_what_is_built": broken(
-        ToySpace, convolutions=lambda self, a, io: [Convolution("0", square(1, 2, 1, (4, 4)))]
+        ToySpace, convolutions_of=lambda self, a, io: [Convolution("0", square(1, 2, 1, (4, 4)))]
     ),
     "genes_have_an_effect": broken(ToySpace, cost=GeneSpace.cost, build=build_without_the_last_gene),
     "networks_fit_their_io": broken(ToySpace, build=build_for_ten),

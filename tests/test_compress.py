@@ -16,6 +16,7 @@ import nasplat
 import nasplat.transforms
 from nasplat.artifact import MemoryArtifacts
 from nasplat.nn.full_stack import FullStackConv2d
+from nasplat.registry import SEARCH_SPACES
 from nasplat.retraining import Retraining
 from nasplat.run.compressed import FITTED, ORIGINAL, TUNED
 from nasplat.task import Evaluate, Measurement
@@ -194,6 +195,77 @@ def test_wrong_input_is_refused_and_nothing_is_created(
     assert done.returncode == 2 and said in " ".join(done.stderr.split()), done.stderr
     assert done.stderr.count("error:") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_epochs_and_distillation_that_the_user_gives_hold(run: nasplat.Run, tmp_path: Path) -> None:
+    benchmark = {"name": "classification", **run.config.benchmark.options, "epochs": 1}
+    recipe = {"benchmark.recipe.distillation": 0}
+    once = nasplat.compress(
+        run, "ghost", benchmark=benchmark, options=recipe, out=tmp_path / "once", progress=False
+    )  # fmt: skip
+    trials = [trial for trial in once.trials() if isinstance(trial, Measurement)]
+    assert [trial.task.fidelity for trial in trials] == [0, 1]
+    assert all(trial.task.teacher is None and trial.task.tuning is not None for trial in trials)
+    assert once.config.benchmark.options["epochs"] == 1
+
+
+@pytest.mark.slow
+def test_networks_that_upscale_are_compressed_without_a_teacher(tmp_path: Path) -> None:
+    run = nasplat.search(
+        space="esrn/tiny",
+        benchmark={"name": "super_resolution", "epochs": 1, "recipe": {"steps": 3}},
+        strategy="random_search",
+        objectives="psnr_db:max",
+        evaluations=1,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    small = nasplat.compress(run, {"name": "full_stack", "filters": 2}, out=tmp_path / "small", progress=False)
+    assert small.compression is not None
+    states = small.compression.members[0].states
+    assert states[0].values is not None and states[0].values.mean == run.best.metrics["psnr_db"]
+    assert [trial.task.fidelity for trial in small.trials() if isinstance(trial, Measurement)] == [0, 1]
+
+
+class Net(torch.nn.Module):
+    """Two convolutions, of which one has a choice."""
+
+    def __init__(self, input_shape: tuple[int, int, int], outputs: int) -> None:
+        super().__init__()
+        width = nasplat.number("width", (4, 8))
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(input_shape[0], 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, width, 3), torch.nn.ReLU()
+        )
+        self.head = torch.nn.Linear(width, outputs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits `[n, outputs]` of images `[n, channels, 8, 8]`."""
+        logits: torch.Tensor = self.head(self.body(images).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_compressed_and_its_run_opened_again(tmp_path: Path) -> None:
+    run = nasplat.search(
+        space=Net,
+        transform={"name": "full_stack", "filters": 2},
+        benchmark={"name": "classification", "epochs": 1, "data": {"subset": 100}, "recipe": {"batch_size": 32}},
+        strategy="random_search",
+        objectives="accuracy:max",
+        evaluations=1,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    name = run.config.space.name
+    assert name.endswith(":Net+full_stack")
+    SEARCH_SPACES.restore(name, None)  # as in another process
+    with pytest.raises(nasplat.InputError, match="give it"):
+        nasplat.open_run(run.folder).resume(evaluations=2, progress=False)
+    again = nasplat.open_run(run.folder, space=Net)
+    again.resume(evaluations=2, progress=False)
+    assert len(again.trials()) == 2
+    assert nasplat.load(again.export(out=tmp_path / "export", latency=False), space=again.directory.space) is not None
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def print_result(searched: Searched, *, json: bool) -> None:
     comparison = Comparison.of(history)
     compression = Compression.of(history)
     if compression is not None:
-        compression = with_files(run, compression)
+        compression = _with_files(run, compression)
     if json:
         print_json(
             {
@@ -72,6 +72,16 @@ def print_result(searched: Searched, *, json: bool) -> None:
     else:
         _print_result(loop, history, comparison, compression)
     check_some_measured(run)
+
+
+def _with_files(run: RunDirectory, compression: Compression) -> Compression:
+    """The compression with its files and latencies, or as it is if they cannot be made."""
+    try:
+        return with_files(run, compression)
+    except Exception as error:  # noqa: BLE001  the run has its results, whatever an exporter raises
+        reason = " ".join(str(error).split())[:300]
+        err.print(f"[yellow]files and latency are not known[/] ({type(error).__name__}): {escape(reason)}")
+        return compression
 
 
 def _print_result(

@@ -88,18 +88,22 @@ class Assembly:
             benchmark.check_supernet()
         if strategy.tunes and not benchmark.fine_tunes:
             raise InputError(
-                f"the strategy {config.strategy.name} is to fine-tune networks, but the benchmark "
-                f"{config.benchmark.name} cannot; leave out the option that asks for it, such as strategy.finish=race, "
-                "or choose another benchmark"
+                f"the strategy {config.strategy.name} is to fine-tune networks from shared weights, but the benchmark "
+                f"{config.benchmark.name} cannot; leave out the option that asks for it, such as strategy.finish=race"
             )
-        options = config.strategy.options
-        taught = config.kind == RETRAINING and bool(options["teacher"] or options["originals"])
+        options = config.strategy.options if config.kind == RETRAINING else {}
+        originals, taught = options.get("originals"), options.get("teacher")
+        if originals and not benchmark.fits_originals:
+            raise InputError(
+                f"the benchmark {config.benchmark.name} fits no network to an original; choose another benchmark, such "
+                "as --benchmark classification (benchmark='classification')"
+            )
         if taught and not benchmark.distills:
             raise InputError(
                 f"the retraining uses a teacher, but the benchmark {config.benchmark.name} is not configured for "
                 "distillation; set its option for distillation, if it has one, or leave out the teacher"
             )
-        if benchmark.distills and not taught:
+        if benchmark.distills and not (taught or originals):
             lacks = "the retraining has no strategy.teacher" if config.kind == RETRAINING else "a search has no teacher"
             raise InputError(
                 f"the benchmark {config.benchmark.name} is configured for distillation, but {lacks}; leave the "

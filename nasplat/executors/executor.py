@@ -150,8 +150,11 @@ def _dispatch(
     if isinstance(task, Evaluate):
         if task.teacher is not None and not benchmark.distills:
             raise TrialFailed("no teacher", f"the benchmark {type(benchmark).__name__} has no use for a teacher")
-        if task.tuning is not None and not benchmark.fine_tunes:
-            raise TrialFailed("no fine-tuning", f"the benchmark {type(benchmark).__name__} trains from scratch only")
+        if (tuning := task.tuning) is not None:
+            able = benchmark.fine_tunes if tuning.original is None else benchmark.fits_originals
+            if not able:
+                what = "trains from scratch only" if tuning.original is None else "fits no network to an original"
+                raise TrialFailed("no fine-tuning", f"the benchmark {type(benchmark).__name__} {what}")
         return benchmark.measure(task, device=device, artifacts=artifacts)
     if not isinstance(benchmark, SupernetBenchmark):
         raise TrialFailed("no supernet", f"the benchmark {type(benchmark).__name__} cannot train a supernet")

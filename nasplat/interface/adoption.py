@@ -16,7 +16,7 @@ from nasplat.executors.importing import being_imported, importing
 from nasplat.interface.fingerprints import check_unchanged, fingerprint
 from nasplat.interface.sections import REGISTRIES
 from nasplat.options import complete, shortly
-from nasplat.registry import STRATEGIES
+from nasplat.registry import JOINED, STRATEGIES
 from nasplat.retraining import RETRAINING, Retraining
 from nasplat.run.directory import RunDirectory
 from nasplat.search_space import SearchSpace
@@ -46,6 +46,10 @@ def adopt(section: str, given: Any, *, known_as: str = "") -> tuple[str, dict[st
         case str():
             if ":" not in given:
                 return given, {}
+            given, joined, transforms = given.partition(JOINED)
+            if joined:
+                name, options = adopt(section, given, known_as=known_as)
+                return f"{name}{joined}{transforms}", options
             return adopt(section, imported(section, given), known_as=known_as or as_module(given))
         case PluginConfig():
             return adopt(section, given.model_dump(mode="json"))
@@ -101,9 +105,9 @@ def adopt_for(run: RunDirectory, section: str, given: Any) -> None:
         InputError: The run was searched with an installed plug-in, or with other options.
     """
     plugin: PluginConfig = getattr(run.config, section)
-    own = ":" in plugin.name
-    name, options = adopt(section, given, known_as=plugin.name if own else "")
-    if name != plugin.name:
+    below = plugin.name.partition(JOINED)[0]
+    name, options = adopt(section, given, known_as=below if ":" in below else "")
+    if name not in (below, plugin.name):
         raise InputError(
             f"{run.folder} was searched with the {section} {plugin.name}, an installed plug-in, but got {name}; leave "
             "it out"

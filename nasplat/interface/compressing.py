@@ -21,7 +21,6 @@ from nasplat.interface.configuring import assign, check_given_once, choose, ente
 from nasplat.interface.retraining import (
     DISTILLATION,
     kept_data,
-    lifted_limits,
     measured_objectives,
     picked,
     recipe_options,
@@ -38,7 +37,7 @@ from nasplat.task import Evaluate, FineTuning
 from nasplat.transform import Transforming
 
 PART = 3
-"""By default a fine-tuning has one epoch for so many of the training before."""
+"""By default a fine-tuning has one epoch for three of the training before."""
 EXPORTED = "exported"
 """The strategy that is recorded as the source of an exported network."""
 
@@ -127,6 +126,7 @@ def compress(
         Interrupted, Stopped, RunError: As in `run_search`.
     """
     tree = {**origins.tree, "kind": RETRAINING}
+    _shorten(tree)
     if benchmark is not None:
         choose(tree, "benchmark", benchmark)
     if "benchmark" not in tree:
@@ -134,7 +134,6 @@ def compress(
             "an exported network has no data; name the benchmark that fine-tunes it, such as --benchmark "
             "classification --set benchmark.dataset=cifar10 (benchmark='classification', options={…})"
         )
-    _shorten(tree)
     enter(tree, "benchmark", recipe_options(recipe))
     merge(tree, "benchmark", {"epochs": epochs})
     if not transform:
@@ -229,7 +228,6 @@ def of_run(run: RunDirectory, pick: Sequence[str] | None = None, *, trust: bool 
     benchmark = run.benchmark()
     known = run.config if trust else run.config.offline()  # a download is then asked for by the user alone
     tree = known.model_dump(mode="json", exclude={"strategy", "constraints", "budget", "stopping"})
-    tree["constraints"] = lifted_limits(run.config)
     originals = {
         code: Original(trained_weights(run, each, benchmark, untrained=False), each.id, each.task.fidelity)
         for code, each in members.items()
@@ -285,7 +283,7 @@ def _assembled(
 
 def _shorten(tree: dict[str, Any]) -> None:
     """Take a third of the epochs of the benchmark, if it has such an option and the run says how many."""
-    now = tree["benchmark"]
+    now = tree.get("benchmark")
     epochs = now.get("epochs") if isinstance(now, Mapping) else None
     if isinstance(epochs, int):
         merge(tree, "benchmark", {"epochs": max(1, round(epochs / PART))})
@@ -385,7 +383,10 @@ def _fitted(benchmark: Benchmark, code: str, handle: Handle, artifacts: MemoryAr
     space = benchmark.space
     assert isinstance(space, Transforming)
     architecture = space.parse(code)
-    original = trained_network(space, space.base(architecture), handle, benchmark.io, artifacts)
+    try:
+        original = trained_network(space, space.base(architecture), handle, benchmark.io, artifacts)
+    except TrialFailed as error:
+        raise InputError(f"{error}; keep the options of the space, and data of the same shape and classes") from error
     return space.fitted(architecture, original).errors
 
 

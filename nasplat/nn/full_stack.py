@@ -36,11 +36,11 @@ class FullStack:
     masks: Masks = "individual"
 
     def filters(self, outputs: int) -> int:
-        """The number f of full-stack filters of a layer with so many filters."""
+        """The number f of full-stack filters of a layer with `outputs` filters."""
         return math.ceil(outputs / self.ratio)
 
     def mask_count(self, outputs: int) -> int:
-        """The number of masks of a layer with so many filters."""
+        """The number of masks of a layer with `outputs` filters."""
         return outputs if self.masks == "individual" else math.ceil(outputs / self.filters(outputs))
 
     def bits(self, outputs: int, elements: int, real: int = 32) -> int:

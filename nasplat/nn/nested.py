@@ -176,7 +176,11 @@ class NestedLinear(_Nested):
 
 
 class NestedFullStackConv2d(_Nested, Rewritten):
-    """A part of a convolution of full-stack filters: the leading filters and masks, and the middle of both."""
+    """A part of a convolution of full-stack filters: the leading filters and masks, and the middle of both.
+
+    With f filters in the part and F in the whole, filter j is made of filter j mod f here and of j mod F there. So wide
+    and narrow paths share filters and masks, but not which belong together.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         small, filters, latent = self._layers[1], self.part("filters"), self.part("latent")

@@ -73,7 +73,7 @@ class LayerTransform(Transform):
     def candidates(self, network: nn.Module) -> Sequence[Candidate]:
         kept = {layer for module in network.modules() if self.leaves_alone(module) for layer in module.modules()}
         layers = {layer: name for layer, name in _convolutions(network).items() if layer not in kept}
-        first, last = next(iter(_convolutions(network)), None), _classifier(network)
+        first, last = _first(network), _classifier(network)
         return [
             Candidate(name, layer.out_channels, self._reason(layer, stem=layer is first, classifier=layer is last))
             for layer, name in layers.items()
@@ -195,6 +195,11 @@ def _added(transform: LayerTransform, shape: ConvolutionShape) -> Cost:
 
 def _convolutions(network: nn.Module) -> dict[nn.Conv2d, str]:
     return {layer: name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+
+
+def _first(network: nn.Module) -> nn.Module | None:
+    """The first convolution, or the rewritten layer that is in its place."""
+    return next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d | Rewritten)), None)
 
 
 def _classifier(network: nn.Module) -> nn.Module | None:

@@ -91,7 +91,8 @@ class Compression:
         if not config.strategy.options.get("originals") or source is None or not history.measured:
             return None
         objective = config.goal.objectives[0]
-        whole = max(config.benchmark.options.get("epochs") or 0, *history.fidelities)
+        epochs = config.benchmark.options.get("epochs")
+        whole = max(epochs if isinstance(epochs, int) else 0, *history.fidelities)
         members = []
         for code, origin in source.members.items():
             measured = [m for m in history.measured if m.architecture.code == code]

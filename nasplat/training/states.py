@@ -17,6 +17,8 @@ from nasplat.training.fit import Training
 from nasplat.training.seeding import seeded
 from nasplat.transform import Transforming
 
+LONGEST = 300
+"""The longest reason in a message, in characters; torch names every weight that does not fit."""
 ARCHITECTURE = "architecture"
 """The key of the network's name in a state. Different networks may have the same shapes."""
 
@@ -60,8 +62,10 @@ def trained_network(
     try:
         network.load_state_dict(load(data))
     except (RuntimeError, SafetensorError) as error:  # torch refuses weights of another shape so
+        reason = " ".join(str(error).split())
         raise TrialFailed(
-            "another network", f"the weights do not fit {architecture}: {' '.join(str(error).split())}"
+            "another network",
+            f"the weights do not fit {architecture}: {reason[:LONGEST]}{'…' * (len(reason) > LONGEST)}",
         ) from None
     return network
 

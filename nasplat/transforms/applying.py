@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasplat.architecture import IO
 from nasplat.cost import Cost, count, layers
+from nasplat.errors import InputError
 from nasplat.options import construct
 from nasplat.registry import TRANSFORMS
 from nasplat.transform import Candidate, Rewriting, Transform
@@ -17,7 +18,7 @@ def apply(
     network: "nn.Module",
     transform: str | Transform,
     *,
-    names: Collection[str] | None = None,
+    names: str | Collection[str] | None = None,
     fitted: bool = False,
     **options: Any,
 ) -> Rewriting:
@@ -34,7 +35,8 @@ def apply(
     Raises:
         InputError: The transform or an option is unknown, no layer can be rewritten, or the options fit none of them.
     """
-    return _made(transform, options).apply(network, names, fitted=fitted)
+    chosen = [names] if isinstance(names, str) else names
+    return _made(transform, options).apply(network, chosen, fitted=fitted)
 
 
 def candidates(network: "nn.Module", transform: str | Transform, **options: Any) -> Sequence[Candidate]:
@@ -81,4 +83,9 @@ def _made(transform: str | Transform, options: Mapping[str, Any]) -> Transform:
     if isinstance(transform, str):
         made: Transform = construct("transform", TRANSFORMS.get(transform), **options)
         return made
+    if options:
+        raise InputError(
+            f"options belong to a transform that is given by its name, but got {', '.join(options)} beside "
+            f"{type(transform).__name__}; make it with them"
+        )
     return transform
