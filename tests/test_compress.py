@@ -1,5 +1,6 @@
 """`nasplat compress`: trained networks, transformed, fitted to their weights, and fine-tuned in a run of their own."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import load
 import nasplat
 import nasplat.transforms
 from nasplat.artifact import MemoryArtifacts
-from nasplat.nn.full_stack import FullStackConv2d
+from nasplat.nn.full_stack import FullStack, FullStackConv2d, fit
 from nasplat.registry import SEARCH_SPACES
 from nasplat.retraining import Retraining
 from nasplat.run.compressed import FITTED, ORIGINAL, TUNED
@@ -88,6 +89,17 @@ def test_it_begins_with_the_weights_that_are_fitted_to_the_originals(run: naspla
     assert small.compression.members[0].errors == pytest.approx(rewriting.errors)
     tuned = weights(small, 2)  # a layer that leads nowhere is not trained
     assert any(not torch.equal(tuned[f"{name}.filters"], begun[f"{name}.filters"]) for name in layers)
+
+
+@pytest.mark.slow
+def test_on_trained_weights_the_error_falls_at_every_step_and_own_masks_fit_best(run: nasplat.Run) -> None:
+    trained = {name: each for name, each in weights(run, run.best.id).items() if each.ndim == 4}
+    assert len(trained) > 5
+    for name, weight in trained.items():
+        for ratio in (2, 3, 4, 16):
+            shared, individual = (fit(weight, FullStack(ratio, masks)).errors for masks in ("shared", "individual"))
+            assert all(after <= before + 1e-12 for before, after in itertools.pairwise(shared)), name
+            assert individual[-1] <= shared[-1] + 1e-12, name
 
 
 @pytest.mark.slow
@@ -265,7 +277,8 @@ def test_a_network_of_ones_own_is_compressed_and_its_run_opened_again(tmp_path: 
     again = nasplat.open_run(run.folder, space=Net)
     again.resume(evaluations=2, progress=False)
     assert len(again.trials()) == 2
-    assert nasplat.load(again.export(out=tmp_path / "export", latency=False), space=again.directory.space) is not None
+    network = nasplat.load(again.export(out=tmp_path / "export", latency=False), space=Net)
+    assert any(isinstance(layer, FullStackConv2d) for layer in network.modules())
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
 from nasplat.options import construct, explain
-from nasplat.registry import SEARCH_SPACES
+from nasplat.registry import JOINED, SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 from nasplat.storage.files import read_file
+from nasplat.transform import Transforming
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,9 +113,12 @@ def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
     if description.format != FORMAT:
         raise InputError(f"{path} has format {description.format}, but this version reads format {FORMAT}")
     try:
+        _, *transforms = description.space.name.split(JOINED)
+        options = description.space.model_extra or {}
         if space is None:
-            make = SEARCH_SPACES.get(description.space.name)
-            space = construct("space", make, **(description.space.model_extra or {}))
+            space = construct("space", SEARCH_SPACES.get(description.space.name), **options)
+        elif transforms and not isinstance(space, Transforming):
+            space = construct("space", SEARCH_SPACES.transformed(type(space), transforms), **options)
         architecture = space.parse(description.architecture)
         io = IO(tuple(description.input_shape), description.outputs, description.scale)
         space.check_io(io)
