@@ -10,6 +10,8 @@ from numpy.random import default_rng
 from torch import Tensor, nn
 
 from nasplat.nn.full_stack import FullStack, FullStackConv2d, correlation, fit
+from nasplat.nn.reference_networks import vgg16
+from nasplat.transforms import apply, cost
 
 KINDS = [FullStack(ratio, masks) for ratio in (2, 3, 4, 16) for masks in ("individual", "shared")]
 
@@ -165,3 +167,19 @@ def test_a_fitted_layer_is_the_fit() -> None:
         found, layer = fit(plain.weight.detach(), stack), FullStackConv2d(plain, stack)
         torch.testing.assert_close(layer.weight, by_hand(found.filters, found.masks, 12, stack.masks == "shared"))
         assert layer.latent.abs().max() < 1
+
+
+@pytest.mark.slow  # it counts, which torch needs seconds to be ready for
+def test_multiplications_of_vgg_are_the_recounted_ones() -> None:
+    with torch.device("meta"):
+        plain = vgg16(10)
+    found = []
+    for ratio, masks in ((4, "shared"), (4, "individual"), (64, "individual")):
+        with torch.device("meta"):
+            network = apply(plain, "full_stack", filters=ratio, masks=masks, stem=True).network
+        parts = cost(network, (3, 32, 32)).parts
+        layers = [part for name, part in parts.items() if isinstance(network.get_submodule(name), FullStackConv2d)]
+        assert len(layers) == 13
+        found.append(sum(part.metrics()["multiplications"] for part in layers) / 1e6)
+        assert sum(part.metrics()["additions"] for part in layers) == sum(part.macs for part in layers)
+    assert found == pytest.approx([78.3, 78.3, 4.89], abs=0.05)  # published: 78.5, 78.5 and 4.9
