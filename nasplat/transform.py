@@ -67,9 +67,9 @@ class Transforming(ABC):
 class Transform(ABC):
     """Rewrites layers of any network into others with the same inputs and outputs.
 
-    A transform is stateless. Its constructor takes keyword arguments only and stores them under their own names. What
-    it makes of a layer that is not made of ordinary layers is a `nasplat.nn.rewritten.Rewritten`, which tells training,
-    costs and exports what they must know. `nasplat.testing` has the checks of this contract.
+    A transform is stateless and hashable. Its constructor takes keyword arguments only and stores them under their own
+    names. What it makes of a layer that is not made of ordinary layers is a `nasplat.nn.rewritten.Rewritten`, which
+    tells training, costs and exports what they must know. `nasplat.testing` has the checks of this contract.
 
     Several transforms of one network are applied in the order of their names. Each sees what those before have made,
     and must find something to rewrite.
@@ -120,7 +120,7 @@ class Transform(ABC):
         Raises:
             InputError: As in `apply`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has eligible_of, and must have added_cost beside it")
 
     def eligible(self, network: "nn.Module") -> list[str]:
         """The names of the layers that can be rewritten."""

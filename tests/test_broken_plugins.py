@@ -777,14 +777,15 @@ TRANSFORMS: dict[str, Any] = {
     "undecayed_parameters_exist": replacing(broken(FullStackConv2d, undecayed=frozenset({"masks"}))),
     "excluded_transforms_are_known": broken(FullStackFilters, excludes=frozenset({"pruning"})),
 }
+NUMBERS = itertools.count()
 OTHER_TRANSFORMS: dict[str, tuple[str, Any]] = {
     "candidates change": (
         "candidates_are_layers_listed_once",
-        broken(FullStackFilters, candidates=lambda self, network: [Candidate("again", 32, str(random.random()))]),
+        broken(FullStackFilters, candidates=lambda self, network: [Candidate("again", 32, str(next(NUMBERS)))]),
     ),
     "first of its names": (
         "candidates_are_layers_listed_once",
-        broken(FullStackFilters, candidates=lambda self, network: [Candidate("twin", 32)]),
+        broken(FullStackFilters, candidates=lambda self, network: [Candidate("same", 32)]),
     ),
     "finite scalar": (
         "steps_keep_outputs_finite",

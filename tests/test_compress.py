@@ -147,6 +147,7 @@ def test_an_exported_folder_is_compressed_as_the_run_is(run: nasplat.Run, small:
     with pytest.raises(nasplat.InputError, match="has no data; name the benchmark"):
         nasplat.compress(exported, FILTERS, progress=False)
     options = run.config.benchmark.options
+    options["recipe"] = {name: value for name, value in options["recipe"].items() if name != "distillation"}
     again = nasplat.compress(
         exported, FILTERS, benchmark={"name": "classification", **options}, objectives="accuracy:max", epochs=2,
         checkpoints=2, progress=False,
@@ -212,10 +213,9 @@ def test_wrong_input_is_refused_and_nothing_is_created(
 @pytest.mark.slow
 def test_epochs_and_distillation_that_the_user_gives_hold(run: nasplat.Run, tmp_path: Path) -> None:
     benchmark = {"name": "classification", **run.config.benchmark.options, "epochs": 1}
-    recipe = {"benchmark.recipe.distillation": 0}
     once = nasplat.compress(
-        run, "ghost", benchmark=benchmark, options=recipe, out=tmp_path / "once", progress=False
-    )  # fmt: skip
+        run, "ghost", benchmark=benchmark, recipe={"recipe": {"distillation": 0}}, out=tmp_path / "once", progress=False
+    )
     trials = [trial for trial in once.trials() if isinstance(trial, Measurement)]
     assert [trial.task.fidelity for trial in trials] == [0, 1]
     assert all(trial.task.teacher is None and trial.task.tuning is not None for trial in trials)

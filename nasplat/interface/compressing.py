@@ -126,7 +126,9 @@ def compress(
         Interrupted, Stopped, RunError: As in `run_search`.
     """
     tree = {**origins.tree, "kind": RETRAINING}
-    _shorten(tree)
+    if "benchmark" in tree:  # of the run; what the user gives comes after it
+        _shorten(tree)
+        _distill(tree)
     if benchmark is not None:
         choose(tree, "benchmark", benchmark)
     if "benchmark" not in tree:
@@ -134,6 +136,7 @@ def compress(
             "an exported network has no data; name the benchmark that fine-tunes it, such as --benchmark "
             "classification --set benchmark.dataset=cifar10 (benchmark='classification', options={…})"
         )
+    _distill(tree, missing=True)
     enter(tree, "benchmark", recipe_options(recipe))
     merge(tree, "benchmark", {"epochs": epochs})
     if not transform:
@@ -153,7 +156,6 @@ def compress(
     merge(tree, "executor", placing or {})
     if seed is not None:
         tree["seed"] = seed
-    _distill(tree)
     for path, value in assignments:
         assign(tree, path, value)
     check_given_once(
@@ -283,21 +285,26 @@ def _assembled(
 
 def _shorten(tree: dict[str, Any]) -> None:
     """Take a third of the epochs of the benchmark, if it has such an option and the run says how many."""
-    now = tree.get("benchmark")
+    now = tree["benchmark"]
     epochs = now.get("epochs") if isinstance(now, Mapping) else None
     if isinstance(epochs, int):
         merge(tree, "benchmark", {"epochs": max(1, round(epochs / PART))})
 
 
-def _distill(tree: dict[str, Any]) -> None:
-    """Have the originals teach, unless the options of the benchmark say how much of the loss is theirs."""
+def _distill(tree: dict[str, Any], *, missing: bool = False) -> None:
+    """Have the originals teach, unless the options of the benchmark say how much of the loss is theirs.
+
+    Args:
+        tree: The configuration.
+        missing: Whether the options are the user's, where 0 means none; a run says 0 by default.
+    """
     name = tree["benchmark"]["name"] if isinstance(tree["benchmark"], Mapping) else tree["benchmark"]
     if (share := share_option(name)) is None:
         return
     value: Any = grouped(BENCHMARKS.get(name), tree["benchmark"]) if isinstance(tree["benchmark"], Mapping) else {}
     for part in share.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    if not value:
+    if value is None if missing else not value:
         enter(tree, "benchmark", nested(share, DISTILLATION))
 
 
@@ -337,8 +344,9 @@ def _source(
             console.print(
                 f"{escape(code)}: {len(errors)} layers fitted, relative squared errors {least:.3f} to {most:.3f}"
             )
-    console.print("[dim]measuring the originals …[/]") if console.is_terminal else None
-    measuring = assembly.with_data().benchmark
+    if console.is_terminal:
+        console.print("[dim]measuring the originals …[/]")
+    measuring = assembly.workload.make()  # with the data of the run, if it has a record; a new one reads all of it
     measuring.prepare()
     members = {}
     for code, handle in handles.items():

@@ -10,7 +10,7 @@ SIDE, CHANNELS, OUTPUTS = 12, 3, 5
 class ToyNetwork(nn.Module):
     """Ordinary, depth-wise, grouped, strided and dilated convolutions, and one in two places.
 
-    Images `[B, 3, 12, 12]` to `[B, 5]`. Of the layers, `twin` is `again`.
+    Images `[B, 3, 12, 12]` to `[B, 5]`. The layers `again` and `same` are one.
     """
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class ToyNetwork(nn.Module):
         self.grouped = nn.Conv2d(8, 16, 1, groups=2)
         self.wide = nn.Conv2d(16, 32, 3, stride=2, padding=1, padding_mode="circular", bias=False)
         self.again = nn.Conv2d(32, 32, 1)
-        self.twin = self.again
+        self.same = self.again
         self.dilated = nn.Conv2d(32, 12, 3, dilation=2, padding="same")
         self.head = nn.Linear(12, OUTPUTS)
 
     def forward(self, images: Tensor) -> Tensor:
         x = functional.relu(self.norm(self.stem(images)))
         x = functional.relu(self.wide(functional.relu(self.grouped(self.depthwise(x)))))
-        x = self.dilated(functional.relu(self.twin(functional.relu(self.again(x)))))
+        x = self.dilated(functional.relu(self.same(functional.relu(self.again(x)))))
         logits: Tensor = self.head(torch.flatten(x.mean((2, 3)), 1))
         return logits
