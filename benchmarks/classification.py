@@ -340,7 +340,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
         if task.teacher is None or not self.recipe.distillation:
             return None
-        teacher = trained_network(self.space, task.teacher.architecture, task.teacher.weights, self.io, artifacts)
+        of, weights = task.teacher.architecture, task.teacher.weights
+        teacher = trained_network(self.space, of, weights, self.io, artifacts, called="the teacher's weights")
         return Distillation(teacher.to(device), self.recipe.distillation, self.recipe.temperature)
 
     def _recalibrated(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":

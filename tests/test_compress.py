@@ -106,12 +106,11 @@ def test_on_trained_weights_the_error_falls_at_every_step_and_own_masks_fit_best
 def test_show_json_and_resume_know_what_it_is(small: nasplat.Run, command: CommandLine) -> None:
     shown = command("show", str(small.folder))
     assert shown.returncode == 0 and "as fitted" in shown.stdout and "multiplications" in shown.stdout
-    document = json.loads(command("show", str(small.folder), "--json").stdout)
-    (member,) = document["compressed"]
-    assert [state["state"] for state in member["states"]] == [ORIGINAL, FITTED, TUNED]
     assert "as fitted" in small.report().read_text() and small.comparison is None
     again = json.loads(command("resume", str(small.folder), "--json").stdout)
-    before, _, after = again["compressed"][0]["states"]
+    (member,) = again["compressed"]
+    assert [state["state"] for state in member["states"]] == [ORIGINAL, FITTED, TUNED]
+    before, _, after = member["states"]
     assert after["weights_bytes"] < before["weights_bytes"] and after["onnx_bytes"] < before["onnx_bytes"]
     assert after["latency_ms"] > 0
 
@@ -121,7 +120,7 @@ def test_show_json_and_resume_know_what_it_is(small: nasplat.Run, command: Comma
 def test_it_is_tested_and_exported_like_any_other(small: nasplat.Run, run: nasplat.Run, tmp_path: Path) -> None:
     (final,) = small.test()
     assert final.split == "test"
-    folder = small.export(out=tmp_path / "export", format="all", latency=False)
+    folder = small.export(out=tmp_path / "export", format="source", latency=False)  # all: test_transformed_exports.py
     network = nasplat.load(folder)
     images = torch.rand(3, 1, 8, 8)
     want = space_network(small)(images)
@@ -160,21 +159,37 @@ def test_an_exported_folder_is_compressed_as_the_run_is(run: nasplat.Run, small:
 
 @pytest.mark.slow
 @pytest.mark.sweep(1)
-@pytest.mark.parametrize("outcomes", [0, 1, 2])
-def test_killed_while_it_is_fitted_or_fine_tuned_it_ends_with_the_same_weights(
-    outcomes: int, run: nasplat.Run, small: nasplat.Run, tmp_path: Path, command: CommandLine
+@pytest.mark.parametrize("way", [0, 1, 2, pytest.param("ray", marks=pytest.mark.ray)])
+def test_killed_after_some_outcomes_or_on_ray_workers_it_ends_with_the_same_weights(
+    way: int | str,
+    run: nasplat.Run,
+    small: nasplat.Run,
+    tmp_path: Path,
+    command: CommandLine,
+    request: pytest.FixtureRequest,
 ) -> None:
-    out = tmp_path / "killed"
-    words = [sys.executable, "-m", "nasplat", "compress", str(run.folder), *WORDS, "--out", str(out)]
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    out = tmp_path / "again"
+    words = ["compress", str(run.folder), *WORDS, "--out", str(out)]
+    if isinstance(way, int):
+        kill_after(way, words, out)
+        done = command("resume", str(out))
+    else:
+        address = request.getfixturevalue("cluster").address
+        done = command(*words, "--executor", "ray", "--ray-address", address)
+    assert done.returncode == 0, done.stderr
+    assert weights_equal(nasplat.open_run(out), small)
+
+
+def kill_after(outcomes: int, words: list[str], out: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "nasplat", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     ends = time.monotonic() + PATIENCE
     while child.poll() is None and (not out.exists() or measured(out) < outcomes):
         assert time.monotonic() < ends
         time.sleep(0.01)
     child.kill()
     child.wait()
-    assert command("resume", str(out)).returncode == 0
-    assert weights_equal(nasplat.open_run(out), small)
 
 
 def measured(folder: Path) -> int:
@@ -290,17 +305,6 @@ def test_what_is_transformed_already_is_refused(small: nasplat.Run) -> None:
 def test_originals_need_a_transformed_space() -> None:
     with pytest.raises(nasplat.InputError, match="has no transform"):
         Retraining(toy_problem(), members=["0123"], originals={"0123": "0" * 64})
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_ray_workers_give_the_weights_of_one_process(
-    run: nasplat.Run, small: nasplat.Run, cluster: Any, command: CommandLine, tmp_path: Path
-) -> None:
-    where = ("--executor", "ray", "--ray-address", cluster.address)
-    done = command("compress", str(run.folder), *WORDS, *where, "--out", str(tmp_path / "ray"))
-    assert done.returncode == 0, done.stderr
-    assert weights_equal(nasplat.open_run(tmp_path / "ray"), small)
 
 
 @pytest.mark.slow

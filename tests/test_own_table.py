@@ -52,6 +52,7 @@ UNBUILT = {
     "supernet_extracts_copies",
     "supernet_has_no_dead_weight",
     "blocks_are_what_is_built",
+    "convolutions_are_what_is_built",
     "networks_fit_its_data",
     "weights_belong_to_the_network",
     "final_is_on_the_test_split",

@@ -68,6 +68,7 @@ def test_an_installed_package_is_listed_and_searched_with(installed: dict[str, s
         "strategies": ["demo_generations"],
         "predictors": ["demo_ridge"],
         "benchmarks": ["demo_formula", "demo_supernet"],
+        "transforms": [],
         "datasets": [],
     }
     done = run(

@@ -466,10 +466,10 @@ def test_a_teacher_is_refused_where_nothing_is_learnt_of_it_or_its_weights_do_no
     assert failed(prepared(), task_for(teacher=teacher), store).kind == "no teacher"
     other = Teacher(architecture=SPACE.parse("000000"), weights=teacher.weights)
     failure = failed(benchmark, task_for(teacher=other), store)
-    assert failure.kind == "another teacher"
+    assert failure.kind == "another network"
     assert "the teacher's weights do not fit nasbench201:000000" in failure.message
     noise = Teacher(architecture=SPACE.parse(CODE), weights=store.put(b"no tensors"))
-    assert failed(benchmark, task_for(teacher=noise), store).kind == "another teacher"
+    assert failed(benchmark, task_for(teacher=noise), store).kind == "another network"
     gone = Teacher(architecture=SPACE.parse(CODE), weights=Handle("0" * 64))
     assert failed(benchmark, task_for(teacher=gone), store).kind == "artifact lost"
 

@@ -48,9 +48,23 @@ def named_state(handle: Handle, wanted: str, artifacts: Artifacts) -> dict[str, 
 
 
 def trained_network(
-    space: SearchSpace, architecture: Architecture, weights: Handle, io: IO, artifacts: Artifacts
+    space: SearchSpace,
+    architecture: Architecture,
+    weights: Handle,
+    io: IO,
+    artifacts: Artifacts,
+    *,
+    called: str = "the weights",
 ) -> nn.Module:
     """The network of an architecture with the weights of an artifact, on the CPU.
+
+    Args:
+        space: The search space.
+        architecture: The network's architecture.
+        weights: Where its weights are.
+        io: The inputs and outputs that it is built for.
+        artifacts: The store.
+        called: What a message calls the weights.
 
     Raises:
         TrialFailed: The weights do not fit the network.
@@ -65,7 +79,7 @@ def trained_network(
         reason = " ".join(str(error).split())
         raise TrialFailed(
             "another network",
-            f"the weights do not fit {architecture}: {reason[:LONGEST]}{'…' * (len(reason) > LONGEST)}",
+            f"{called} do not fit {architecture}: {reason[:LONGEST]}{'…' * (len(reason) > LONGEST)}",
         ) from None
     return network
 
