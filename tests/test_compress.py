@@ -158,8 +158,13 @@ def test_an_exported_folder_is_compressed_as_the_run_is(run: nasplat.Run, small:
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(1)
-@pytest.mark.parametrize("way", [0, 1, 2, pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(  # a kill with every commit, workers of Ray with --whole
+    "way",
+    [
+        *(pytest.param(outcomes, marks=pytest.mark.sweep(1)) for outcomes in (0, 1, 2)),
+        pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.sweep(0)]),
+    ],
+)
 def test_killed_after_some_outcomes_or_on_ray_workers_it_ends_with_the_same_weights(
     way: int | str,
     run: nasplat.Run,
