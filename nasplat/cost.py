@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from nasplat.architecture import IO
 from nasplat.errors import InputError
@@ -18,6 +18,23 @@ OTHER = "other"
 
 MOST = 2**53
 """Maximum of each figure of a cost: so far, integers are exact in floating-point numbers."""
+
+WORD = 64
+"""The number of bit operations that count as one operation, as processors combine so many bits in one step."""
+
+
+class Operations(NamedTuple):
+    """What computes the multiply-accumulates of a layer.
+
+    Args:
+        multiplications: The multiplications of real numbers.
+        additions: The additions of real numbers.
+        bits: The multiply-accumulates of two single bits each, without any of these.
+    """
+
+    multiplications: int
+    additions: int
+    bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,7 @@ class Cost:
         counted: Whether parameters, multiply-accumulates and memory are known. If not, they are 0 here, and no metrics.
         multiplications: The multiplications in the multiply-accumulates; None if they are as many.
         additions: The additions in the multiply-accumulates; None if they are as many.
+        bit_operations: The multiply-accumulates of two single bits each. They are no multiplications or additions.
 
     Raises:
         InputError: A figure is larger than `MOST`, as of a network whose width is a slip of the pen.
@@ -46,6 +64,7 @@ class Cost:
     counted: bool = True
     multiplications: int | None = None
     additions: int | None = None
+    bit_operations: int = 0
 
     def __post_init__(self) -> None:
         if self.params > MOST or self.macs > MOST or self.memory_bits > MOST:
@@ -59,8 +78,9 @@ class Cost:
     def total(cls, parts: Mapping[str, "Cost"]) -> Self:
         """The sum of named parts; the result keeps the parts.
 
-        >>> Cost.total({"stem": Cost(params=2), "head": Cost(params=3, macs=5)}).metrics()
-        {'params': 5, 'macs': 5, 'memory_bits': 0, 'multiplications': 5, 'additions': 5}
+        >>> whole = Cost.total({"stem": Cost(params=2), "head": Cost(params=3, macs=5)})
+        >>> whole.params, whole.macs, whole.operations
+        (5, 5, 5.0)
         """
         published: dict[str, float] = {}
         for part in parts.values():
@@ -74,6 +94,7 @@ class Cost:
             parts=parts,
             multiplications=_total(parts, "multiplications"),
             additions=_total(parts, "additions"),
+            bit_operations=sum(part.bit_operations for part in parts.values()),
         )
 
     def scaled(self, times: int) -> "Cost":
@@ -85,16 +106,28 @@ class Cost:
             published={name: times * value for name, value in self.published.items()},
             multiplications=None if self.multiplications is None else times * self.multiplications,
             additions=None if self.additions is None else times * self.additions,
+            bit_operations=times * self.bit_operations,
         )
+
+    @property
+    def operations(self) -> float:
+        """The real operations, each a multiplication with an addition, and a sixty-fourth of the bit operations.
+
+        A multiplication or an addition alone is half of one. For a plain network it is `macs`.
+        """
+        real = _operations(self, "multiplications") + _operations(self, "additions")
+        return real / 2 + self.bit_operations / WORD
 
     def metrics(self) -> dict[str, float]:
         """The totals by the metric names that objectives and constraints use."""
-        counts = {
+        counts: dict[str, float] = {
             "params": self.params,
             "macs": self.macs,
             "memory_bits": self.memory_bits,
             "multiplications": _operations(self, "multiplications"),
             "additions": _operations(self, "additions"),
+            "bit_operations": self.bit_operations,
+            "operations": self.operations,
         }
         return {**(counts if self.counted else {}), **self.published}
 
@@ -116,13 +149,10 @@ class Layer(Protocol):
     """A layer whose cost is not that of its parameters and multiply-accumulates, as `nasplat.nn.rewritten` has them."""
 
     def stored_bits(self) -> int | None:
-        """The bits that store its own parameters; None for those of ordinary parameters."""
+        """The bits that store its own parameters and buffers; None for those of ordinary ones."""
 
-    def multiplications(self, macs: int) -> int:
-        """The multiplications in its multiply-accumulates."""
-
-    def additions(self, macs: int) -> int:
-        """The additions in its multiply-accumulates."""
+    def operations(self, macs: int) -> Operations:
+        """What computes its multiply-accumulates."""
 
 
 def _spelt(count: int) -> str:
@@ -241,7 +271,7 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts], *, 
     params, bits = _parameters(network, owners)
     counter = FlopCounterMode(display=False)
     layers = {id(module): module for module in network.modules() if isinstance(module, Layer)}
-    done: dict[str, list[int]] = {name: [0, 0, 0] for name in [*named, OTHER]}  # MACs, multiplications, additions
+    done: dict[str, list[int]] = {name: [0, 0, 0, 0] for name in [*named, OTHER]}  # MACs, and their operations
     running: list[tuple[str, Layer | None]] = [(OTHER, None)]
     counted_so_far = 0
 
@@ -251,7 +281,7 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts], *, 
         total = counter.get_total_flops()
         macs, counted_so_far = (total - counted_so_far) // 2, total
         part, layer = running[-1]
-        each = (macs, macs, macs) if layer is None else (macs, layer.multiplications(macs), layer.additions(macs))
+        each = macs, *(Operations(macs, macs) if layer is None else layer.operations(macs))
         done[part] = [before + more for before, more in zip(done[part], each, strict=True)]
 
     def enter(module: "nn.Module", given: object) -> None:
@@ -285,8 +315,9 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts], *, 
             memory_bits=bits.get(name, 0),
             multiplications=None if multiplications == macs else multiplications,
             additions=None if additions == macs else additions,
+            bit_operations=on_bits,
         )
-        for name, (macs, multiplications, additions) in done.items()
+        for name, (macs, multiplications, additions, on_bits) in done.items()
     }
     return Cost.total({name: cost for name, cost in costs.items() if name != OTHER or cost.memory_bits or cost.macs})
 
@@ -310,7 +341,7 @@ def _parameters(network: "nn.Module", owners: Mapping[int, str]) -> tuple[dict[s
                 seen.add(id(parameter))
                 params[part] = params.get(part, 0) + parameter.numel() * parameter.requires_grad
                 bits[part] += _bits(parameter) if own is None else 0
-        for name, buffer in module.named_buffers(recurse=False):
+        for name, buffer in module.named_buffers(recurse=False) if own is None else ():
             if id(buffer) not in seen and buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
                 seen.add(id(buffer))
                 bits[part] += _bits(buffer)

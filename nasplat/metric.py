@@ -169,7 +169,7 @@ _STEMS = (
     ("seconds", False, "s", 0.0, math.inf),
     ("params", False, PARAMETERS, 0.0, math.inf),
     ("macs", False, MACS, 0.0, math.inf),
-    ("multiplications|additions", False, OPERATIONS, 0.0, math.inf),
+    ("multiplications|additions|operations", False, OPERATIONS, 0.0, math.inf),
     ("bits", False, BITS, 0.0, math.inf),
 )
 """What a known name ends in, whether higher is better, its unit and its range."""

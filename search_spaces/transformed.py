@@ -285,22 +285,20 @@ class TransformedSpace(SearchSpace, Transforming):
 
     def _counted(self, architecture: Architecture, io: IO) -> Cost:
         base = self.base(architecture)
-        convolutions = self.below.convolutions_of(base, io) if self.by_formula else None
-        if convolutions is None:
+        stages = self.chosen_stages(architecture)
+        chosen = [self.alternatives[choice] for choice in set(stages)] if self.stage_genes else self.alternatives
+        one = all(len(each.transforms) < 2 for each in chosen)  # a second one sees what the first has made
+        known = self.below.convolutions_of(base, io) if one else None
+        able = {}
+        if known is not None:
+            able = {each: each.eligible_of(known) for choice in chosen for each in choice.transforms}
+        if known is None or None in able.values():
             return count(lambda: self.build(architecture, io), io, layers)
-        known, found = list(convolutions), [self.below.cost(base, io)]
-        for _, transform, names in self._plan(architecture, lambda transform: transform.eligible_of(known) or []):
+        found = [self.below.cost(base, io)]
+        for _, transform, names in self._plan(architecture, lambda transform: able.get(transform) or []):
             found.append(transform.added_cost(known, names if self.stage_genes else None))
         whole = Cost.total({str(number): cost for number, cost in enumerate(found)})
         return replace(whole, published={}, parts={})
-
-    @cached_property
-    def by_formula(self) -> bool:
-        """Whether the transforms tell costs without networks, if the space below tells its convolutions."""
-        one = all(len(each.transforms) < 2 for each in self.alternatives)  # a second one sees what the first has made
-        return one and all(
-            transform.eligible_of([]) is not None for each in self.alternatives for transform in each.transforms
-        )
 
     def _is_below(self, architecture: Architecture) -> bool:
         return architecture.space == self.below.name

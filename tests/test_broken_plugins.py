@@ -23,7 +23,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.block_space import Block
 from nasplat.convolution import Convolution, square
-from nasplat.cost import Cost
+from nasplat.cost import Cost, Operations
 from nasplat.errors import InputError
 from nasplat.graph import Graphs, Operation, Role
 from nasplat.nn.full_stack import FullStack, FullStackConv2d, PackedFullStackConv2d
@@ -770,7 +770,7 @@ TRANSFORMS: dict[str, Any] = {
     "unpacked_layers_compute_the_same": replacing(broken(FullStackConv2d, unpack=lambda self, packed: None)),
     "stored_bits_are_those_that_are_packed": replacing(broken(FullStackConv2d, stored_bits=lambda self: 1000)),
     "operations_are_at_most_the_multiply_accumulates": replacing(
-        broken(FullStackConv2d, additions=lambda self, macs: macs + 1)
+        broken(FullStackConv2d, operations=lambda self, macs: Operations(macs, macs + 1))
     ),
     "formulas_are_what_is_counted": broken(FullStackFilters, added=lambda self, shape: Cost(params=1)),
     "steps_keep_outputs_finite": replacing(broken(FullStackConv2d, after_step=spoil)),

@@ -76,6 +76,9 @@ TRANSFORMED: list[tuple[str, dict[str, Any]]] = [
     ("nasbench201+full_stack", {"transform": {"filters": 2}}),
     ("nasbench201+full_stack", {"transform": PER_STAGE}),
     ("nasbench201+ghost+full_stack", {"transform": {"per": "stage"}}),
+    ("nasbench201+balanced_binary", {"transform": {"per": "stage", "gated": [True, False]}}),
+    ("ghost/small+balanced_binary+full_stack", {"transform": {"per": "stage"}}),
+    ("esrn/tiny+balanced_binary", {"transform": {"balanced": False}}),
     ("nasbench101+full_stack", {"transform": PER_STAGE, "channels": 20}),  # four for each of five vertices
     ("darts+full_stack", {"transform": {"filters": 2}}),
     ("ghost/small+full_stack", {"transform": {"per": "stage"}}),

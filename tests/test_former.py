@@ -56,7 +56,7 @@ def trials(said: str) -> dict[int, tuple[str, dict[str, float]]]:
 
 def compared(found: dict[int, tuple[str, dict[str, float]]]) -> dict[int, tuple[str, dict[str, float]]]:
     """Trials without the metrics that there were not, and without what was counted otherwise."""
-    other = {*RECOUNTED, "multiplications", "additions"}
+    other = {*RECOUNTED, "multiplications", "additions", "bit_operations", "operations"}
     return {
         trial: (code, {name: value for name, value in metrics.items() if name not in other})
         for trial, (code, metrics) in found.items()

@@ -24,6 +24,11 @@ CASES = {
     "darts+full_stack": {"channels": 4, "cells": 3},
     "ghost/small+full_stack": {},
     "esrn/tiny+full_stack": {},
+    "nasbench201+balanced_binary": {"channels": 4, "cells": 1},
+    "nasbench101+balanced_binary": {"channels": 16, "stacks": 2, "cells": 1},
+    "darts+balanced_binary": {"channels": 4, "cells": 3},
+    "ghost/small+balanced_binary": {},
+    "esrn/tiny+balanced_binary": {},
     "nasbench201+ghost": {"channels": 4, "cells": 1},
     "esrn/tiny+ghost": {},
 }

@@ -297,7 +297,9 @@ def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 
 def verify(network: "nn.Module", io: IO, path: Path) -> Verification:
     """Run an ONNX file with onnxruntime and torch on the same random inputs."""
-    return compared(network, onnx_runner(path), random_inputs(io))
+    from nasplat.nn.rewritten import jumping
+
+    return compared(network, onnx_runner(path), random_inputs(io), jumping=jumping(network))
 
 
 def trained_weights(run: RunDirectory, measurement: Measurement, benchmark: Benchmark, *, untrained: bool) -> bytes:

@@ -81,14 +81,17 @@ def _compared(
     """All comparisons of a format with torch, by the kind of inputs."""
     from nasplat.nn.onnx import with_features
     from nasplat.nn.packing import packed
+    from nasplat.nn.rewritten import jumping
 
-    run, inputs = _runner(form, path), random_inputs(io)
-    found: dict[str, Verification | None] = {"random": compared(network, run, inputs)}
-    found["real"] = None if real is None else compared(network, run, real_batches(real))
+    run, inputs, jumps = _runner(form, path), random_inputs(io), jumping(network)
+    found: dict[str, Verification | None] = {"random": compared(network, run, inputs, jumping=jumps)}
+    found["real"] = None if real is None else compared(network, run, real_batches(real), jumping=jumps)
     if features and form is Format.ONNX:
         both, given = with_features(network, io.input_shape), features_runner(path)
         for kind, batches in (("random", inputs), ("real", None if real is None else real_batches(real))):
-            check = None if batches is None else compared(lambda images: both(images)[1], given, batches)
+            check = None
+            if batches is not None:
+                check = compared(lambda images: both(images)[1], given, batches, jumping=jumps)
             found[f"{kind}_features"] = check
     if form is Format.SOURCE:
         if list(source_network(path).state_dict()) != list(packed(network).state_dict()):

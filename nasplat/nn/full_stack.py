@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from nasplat.cost import Operations
+from nasplat.nn.bits import PackedBits
 from nasplat.nn.convolution import Geometry
-from nasplat.nn.rewritten import Packed, Rewritten
+from nasplat.nn.rewritten import Rewritten
 
 Masks: TypeAlias = Literal["individual", "shared"]
 
@@ -116,9 +117,9 @@ class FullStackConv2d(Rewritten):
         biases = 0 if self.bias is None else self.bias.numel() * real
         return self.stack.bits(self.geometry.outputs, self.filters[0].numel(), real) + biases
 
-    def multiplications(self, macs: int) -> int:
+    def operations(self, macs: int) -> Operations:
         """Each product with a full-stack filter is made once; the filters of one stack use it with their signs."""
-        return macs * self.stack.filters(self.geometry.outputs) // self.geometry.outputs
+        return Operations(macs * self.stack.filters(self.geometry.outputs) // self.geometry.outputs, macs)
 
     def packed(self) -> "PackedFullStackConv2d":
         return PackedFullStackConv2d(self)
@@ -135,7 +136,7 @@ class FullStackConv2d(Rewritten):
     def unpack(self, packed: nn.Module) -> None:
         assert isinstance(packed, PackedFullStackConv2d)
         self.filters.copy_(packed.filters)
-        self.latent.copy_(_latent(packed.positive().to(self.latent) * 2 - 1))
+        self.latent.copy_(_latent(packed.true().to(self.latent) * 2 - 1))
         if self.bias is not None and packed.bias is not None:
             self.bias.copy_(packed.bias)
 
@@ -144,39 +145,24 @@ class FullStackConv2d(Rewritten):
         return f"{self.geometry}, ratio={self.stack.ratio}, masks={self.stack.masks}"
 
 
-class PackedFullStackConv2d(Packed):
+class PackedFullStackConv2d(PackedBits):
     """A convolution of full-stack filters, with eight elements of its binary masks in a byte.
 
     Args:
         layer: The layer with the weights.
     """
 
-    bits: Tensor
-    powers: Tensor
-
     def __init__(self, layer: FullStackConv2d) -> None:
-        super().__init__()
+        super().__init__(layer.latent.detach() >= 0)
         self.stack, self.geometry = layer.stack, layer.geometry
         self.filters = nn.Parameter(layer.filters.detach().clone())
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
-        positive = layer.latent.detach() >= 0
-        self._shape = tuple(positive.shape)
-        padded = functional.pad(positive.flatten().to(torch.uint8), (0, -positive.numel() % 8)).reshape(-1, 8)
-        powers = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=positive.device)
-        self.register_buffer("bits", (padded * powers).sum(1, dtype=torch.uint8))
-        self.register_buffer("powers", powers, persistent=False)
         self.train(layer.training)
-
-    def positive(self) -> Tensor:
-        """Where the masks are plus one; elsewhere they are minus one."""
-        count = math.prod(self._shape)
-        bits = (self.bits.unsqueeze(1) & self.powers).bool().flatten()
-        return (bits if count % 8 == 0 else bits[:count]).reshape(*self._shape)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self.geometry.outputs
         f = self.stack.filters(outputs)
-        rows, positive = math.ceil(outputs / f), self.positive()
+        rows, positive = math.ceil(outputs / f), self.true()
         filters = self.filters.repeat(rows, 1, 1, 1)
         if self.stack.masks == "shared":
             positive = positive.repeat_interleave(f, 0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasplat.nn.binary import BinaryFilters, GatedResidual, NormalizedSign, compared, threshold
 from nasplat.nn.full_stack import FullStackConv2d, correlation
 from nasplat.nn.rewritten import Rewritten
 
@@ -38,12 +39,14 @@ def nested(whole: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
 
 def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
     if type(small) in NESTED:
-        cuts = _cuts(_tensors(whole), _tensors(small))
-        return whole if cuts is None else NESTED[type(small)](whole, small, cuts)
+        ours, theirs = _tensors(whole), _tensors(small)
+        if str(small) == str(whole) and all(tensor.shape == ours[name].shape for name, tensor in theirs.items()):
+            return whole
+        return NESTED[type(small)](whole, small, _cuts(ours, theirs))
     if next(small.parameters(recurse=False), None) is not None:
         raise TypeError(
-            "only convolutions, ordinary and of full-stack filters, batch norms and linear layers can be nested, not "
-            f"{type(small).__name__}"
+            "only convolutions (ordinary, binary, of full-stack filters), batch norms and linear layers can be nested, "
+            f"not {type(small).__name__}"
         )
     for name, child in small.named_children():
         setattr(small, name, _within(whole.get_submodule(name), child))
@@ -70,10 +73,8 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _cuts(whole: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Cuts | None:
-    """The parts of a layer's tensors in a smaller layer; None if it has all of them."""
-    if all(tensor.shape == whole[name].shape for name, tensor in small.items()):
-        return None
+def _cuts(whole: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Cuts:
+    """The parts of a layer's tensors in a smaller layer."""
     return {
         name: tuple(
             slice(n) if axis < 2 else slice((m - n) // 2, (m + n) // 2)
@@ -193,9 +194,48 @@ class NestedFullStackConv2d(_Nested, Rewritten):
         return small.orthogonality * correlation(latent) if small.orthogonality else None
 
 
+class NestedBinaryFilters(_Nested, Rewritten):
+    """A part of a convolution of binary filters: the leading filters and channels, and the middle of the kernel.
+
+    The part of a filter is balanced by itself, and has a scale of its own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        small, latent = self._layers[1], self.part("latent")
+        assert isinstance(small, BinaryFilters) and latent is not None
+        return small.convolved(x, latent, self.part("bias"))
+
+
+class NestedNormalizedSign(NestedBatchNorm2d):
+    """A part of a batch norm and sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole, small = self._layers
+        assert isinstance(small, NormalizedSign) and isinstance(whole, NormalizedSign)
+        if self.training or whole.running_mean is None:
+            small.training, small.steps = self.training, whole.steps
+            return small.activated(super().forward(x))
+        parts = [self.part(name) for name in ("weight", "bias", "running_mean", "running_var")]
+        weight, bias, mean, variance = parts
+        assert weight is not None and bias is not None and mean is not None and variance is not None
+        return compared(x, *threshold(weight, bias, mean, variance, small.eps), torch.ones_like(mean[0]))
+
+
+class NestedGatedResidual(_Nested, Rewritten):
+    """A part of a gated residual."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        small, gate = self._layers[1], self.part("gate")
+        assert isinstance(small, GatedResidual) and gate is not None
+        return small.gated(x, gate)
+
+
 NESTED: dict[type[nn.Module], type[_Nested]] = {
     nn.Conv2d: NestedConv2d,
     nn.BatchNorm2d: NestedBatchNorm2d,
     nn.Linear: NestedLinear,
     FullStackConv2d: NestedFullStackConv2d,
+    BinaryFilters: NestedBinaryFilters,
+    NormalizedSign: NestedNormalizedSign,
+    GatedResidual: NestedGatedResidual,
 }

@@ -56,8 +56,10 @@ class LayerTransform(Transform):
         """What the replacement of a convolution adds to the cost of one call; by default counted on both layers."""
         before = shape.cost(lambda layer: layer).metrics()
         after = shape.cost(lambda layer: self.replacement(layer, fitted=False)).metrics()
-        more: dict[str, Any] = {name: int(after[name] - figure) for name, figure in before.items()}
-        return Cost(**more)
+        more: dict[str, Any] = {
+            name: int(after[name] - figure) for name, figure in before.items() if name != "operations"
+        }
+        return Cost(**more)  # which has the operations by its other figures
 
     def check(self, layers: Sequence[nn.Conv2d]) -> None:
         """Check that the options fit a network by those of its layers that can be replaced.
@@ -104,6 +106,10 @@ class LayerTransform(Transform):
     def eligible_of(self, convolutions: Sequence[Convolution]) -> list[str] | None:
         if type(self).leaves_alone is not LayerTransform.leaves_alone:
             return None  # sizes do not tell what a convolution is inside of
+        return self.eligible_by_sizes(convolutions)
+
+    def eligible_by_sizes(self, convolutions: Sequence[Convolution]) -> list[str]:
+        """The names of the convolutions that can be replaced, if what they are inside of does not matter."""
         return [each.name for each, reason in self._told(convolutions) if not reason]
 
     def added_cost(self, convolutions: Sequence[Convolution], names: Collection[str] | None = None) -> Cost:
@@ -122,6 +128,7 @@ class LayerTransform(Transform):
             memory_bits=sum(each.memory_bits for each, _ in added),
             multiplications=sum(calls * (each.multiplications or 0) for each, calls in added),
             additions=sum(calls * (each.additions or 0) for each, calls in added),
+            bit_operations=sum(calls * each.bit_operations for each, calls in added),
         )
 
     def _told(self, convolutions: Sequence[Convolution]) -> Iterator[tuple[Convolution, str]]:

@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from nasplat.cost import Operations
+
 
 class Rewritten(nn.Module):
     """A layer that stands in the place of another one, with the same inputs and outputs.
@@ -17,6 +19,9 @@ class Rewritten(nn.Module):
     undecayed: ClassVar[frozenset[str]] = frozenset()
     """The names of its own parameters that take no weight decay."""
 
+    jumps: ClassVar[bool] = False
+    """Whether its outputs jump where inputs cross some value. What differs by rounding then may differ by more."""
+
     def penalty(self) -> Tensor | None:
         """The term that it adds to the loss of a batch, a scalar with its weight; None for none."""
         return None
@@ -25,16 +30,12 @@ class Rewritten(nn.Module):
         """Called after each step of the optimizer; without gradients."""
 
     def stored_bits(self) -> int | None:
-        """The bits that store its own parameters; None for those of ordinary parameters."""
+        """The bits that store its own parameters and buffers; None for those of ordinary ones."""
         return None
 
-    def multiplications(self, macs: int) -> int:
-        """The multiplications that it needs for its share of multiply-accumulates; additions stay as many."""
-        return macs
-
-    def additions(self, macs: int) -> int:
-        """The additions that it needs for its share of multiply-accumulates."""
-        return macs
+    def operations(self, macs: int) -> Operations:
+        """What computes its multiply-accumulates."""
+        return Operations(macs, macs)
 
     def packed(self) -> nn.Module:
         """The layer as it is stored and shipped, an independent module without gradients for what is packed.
@@ -59,10 +60,18 @@ class Packed(nn.Module):
     Exported formats keep its tensors as they are, and compute nothing from them in advance.
     """
 
+    jumps: ClassVar[bool] = False
+    """As for a `Rewritten`."""
+
 
 def rewritten(network: nn.Module) -> Iterator[tuple[str, Rewritten]]:
     """The rewritten layers of a network by name, each once."""
     return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, Rewritten))
+
+
+def jumping(network: nn.Module) -> list[nn.Module]:
+    """The layers of a network whose outputs jump, rewritten or packed."""
+    return [layer for layer in network.modules() if isinstance(layer, Rewritten | Packed) and layer.jumps]
 
 
 def penalty(network: nn.Module) -> Tensor | None:

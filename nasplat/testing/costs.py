@@ -10,7 +10,7 @@ SAMPLES = 8
 
 
 def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
-    """Parameters, MACs, bits, multiplications and additions are those of the built network; parts sum to the whole.
+    """Parameters, MACs, bits and operations are those of the built network; parts sum to the whole.
 
     Parameters and MACs are compared with what torch counts.
     """
@@ -33,7 +33,7 @@ def cost_is_what_is_built(space: SearchSpace, io: IO) -> None:
         macs = counter.get_total_flops() / 2
         assert cost.macs == macs, f"{architecture} needs {macs:g} MACs, but its cost says {cost.macs}"
         whole, known = count(lambda: network, io).metrics(), cost.metrics()  # noqa: B023  called at once
-        for name in ("memory_bits", "multiplications", "additions"):
+        for name in ("memory_bits", "multiplications", "additions", "bit_operations", "operations"):
             assert known[name] == whole[name], (
                 f"{architecture} has {whole[name]:g} {name}, but its cost says {known[name]:g}"
             )

@@ -14,5 +14,6 @@ from nasplat.transforms.applying import apply, candidates, cost, pack, unpack
 
 __all__ = ["apply", "candidates", "cost", "pack", "unpack"]
 
+TRANSFORMS.register("balanced_binary", "nasplat.transforms.balanced_binary:BalancedBinary")
 TRANSFORMS.register("full_stack", "nasplat.transforms.full_stack:FullStackFilters")
 TRANSFORMS.register("ghost", "nasplat.transforms.ghost:Ghost")

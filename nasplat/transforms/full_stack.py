@@ -28,7 +28,7 @@ class FullStackFilters(LayerTransform):
         classifier: Whether the last layer is replaced too, if it is a 1 x 1 convolution.
     """
 
-    excludes: ClassVar[frozenset[str]] = frozenset({"ghost"})
+    excludes: ClassVar[frozenset[str]] = frozenset({"balanced_binary", "ghost"})
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ class Ghost(GhostRewriting):
         classifier: Whether the last layer is replaced too, if it is a 1 x 1 convolution.
     """
 
-    excludes: ClassVar[frozenset[str]] = frozenset({"full_stack"})
+    excludes: ClassVar[frozenset[str]] = frozenset({"balanced_binary", "full_stack"})
 
     def __init__(
         self,
