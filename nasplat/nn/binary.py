@@ -295,7 +295,7 @@ class GatedResidual(Rewritten):
             x = x.repeat(1, times, 1, 1)[:, :outputs]
         elif outputs < inputs:
             x = functional.pad(x, (0, 0, 0, 0, 0, times * outputs - inputs))
-            x = x.unflatten(1, (times, outputs)).sum(1) / times
+            x = torch.unflatten(x, 1, (times, outputs)).sum(1) / times
         return x * gate[:, None, None]
 
     def extra_repr(self) -> str:
@@ -370,7 +370,8 @@ class _ClippedSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (inside,) = ctx.saved_tensors
-        return gradients[0] * inside
+        passed: Tensor = gradients[0] * inside
+        return passed
 
 
 class _Rounded(torch.autograd.Function):
@@ -379,7 +380,8 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         mantissa, exponent = torch.frexp(x)
-        return torch.ldexp((mantissa * 2**DIGITS).round() / 2**DIGITS, exponent)
+        rounded: Tensor = torch.ldexp((mantissa * 2**DIGITS).round() / 2**DIGITS, exponent)
+        return rounded
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
