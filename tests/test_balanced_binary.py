@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -362,3 +363,36 @@ def test_a_training_that_is_resumed_in_its_warm_up_ends_with_the_same_weights() 
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, second.model.state_dict()[name]), name
     assert int(whole.model.state_dict()["3.sign.steps"]) == 12
+
+
+def test_signs_scales_and_gradients_are_those_of_brevitas() -> None:
+    pytest.importorskip("brevitas", reason="brevitas is not installed; pip install nasplat[brevitas]")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own warnings are not ours
+        from brevitas.core.quant import BinaryQuant, ClampedBinaryQuant
+        from brevitas.core.scaling import ConstScaling
+        from brevitas.core.stats import AbsAve
+
+        class Scale(nn.Module):
+            """Their mean of absolute values, for each filter."""
+
+            def forward(self, weights: Tensor) -> Tensor:
+                scale: Tensor = AbsAve(stats_reduce_dim=1)(weights.flatten(1))
+                return scale[:, None, None, None]
+
+        ours = BinaryFilters(nn.Conv2d(3, 4, 3, padding=1, bias=False), balanced=False, gated=False, fitted=True)
+        latent = ours.latent.detach().clone().requires_grad_()
+        weights = BinaryQuant(Scale())(latent)[0]
+        x, direction = sign(torch.randn(2, 3, 6, 6)), torch.randn(2, 4, 6, 6)
+        outputs = ours(x), functional.conv2d(x, weights, padding=1)
+        torch.testing.assert_close(*outputs, rtol=2.0**-DIGITS, atol=1e-6)
+        for each in outputs:
+            torch.autograd.backward((each * direction).sum())
+        assert latent.grad is not None
+        torch.testing.assert_close(ours.latent.grad, latent.grad, rtol=1e-3, atol=1e-4)
+        activations = [torch.linspace(-2, 2, 41).requires_grad_() for _ in range(2)]
+        results = sign(activations[0]), ClampedBinaryQuant(ConstScaling(1.0))(activations[1])[0]
+        assert torch.equal(*results)
+        for result in results:
+            torch.autograd.backward(result.sum())
+        assert torch.equal(activations[0].grad, activations[1].grad)  # type: ignore[arg-type]

@@ -13,8 +13,10 @@ from nasplat.units import figure, milliseconds
 
 ORIGINAL, FITTED, TUNED = "original", "as fitted", "fine-tuned"
 """The states of a network."""
-COSTS = ("memory_bits", "multiplications", "additions", "params")
+COSTS = ("memory_bits", "multiplications", "additions", "bit_operations", "params")
 """The costs that are compared."""
+BIT_OPERATIONS = COSTS[3]
+"""The cost that a table leaves out where no network has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +125,16 @@ def table(compression: Compression) -> tuple[list[str], list[list[str]]]:
     """The compression for people: the names of columns, and a row for each state of each network."""
     metric = compression.objective.metric
     shipped = any(state.shipped for member in compression.members for state in member.states)
-    columns = ["architecture", "", metric, "memory", "multiplications", "additions", "params"]
+    binary = any(state.costs.get(BIT_OPERATIONS) for member in compression.members for state in member.states)
+    names = [name for name in COSTS[1:] if binary or name != BIT_OPERATIONS]
+    columns = ["architecture", "", metric, "memory", *(name.replace("_", " ") for name in names)]
     columns += ["weights file", "ONNX file", "latency"] if shipped else []
     rows = []
     for member in compression.members:
         for state in member.states:
             files, memory = state.shipped, state.costs.get(COSTS[0])
             costs = ["" if memory is None else _size(memory / 8)]
-            costs += [figure(name, state.costs[name]) if name in state.costs else "" for name in COSTS[1:]]
+            costs += [figure(name, state.costs[name]) if name in state.costs else "" for name in names]
             row = [
                 member.architecture.code if state.name == ORIGINAL else "",
                 state.name,
