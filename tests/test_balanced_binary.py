@@ -10,6 +10,7 @@ import torch
 from numpy.random import default_rng
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import resnet18
 
 from nasplat import transforms
 from nasplat.architecture import IO
@@ -340,6 +341,32 @@ def test_a_changed_bit_is_found_but_a_sign_that_rounding_changes_is_not_held_aga
     form = packed(network).eval()
     form.get_buffer("3.filters.bits")[0] ^= 255
     assert not compared(network, form, [images], jumping=layers).holds
+
+
+def test_resnet_18_has_the_size_of_published_binary_networks_and_trains() -> None:
+    resnet = resnet18()
+    convolutions = [layer for layer in resnet.modules() if isinstance(layer, nn.Conv2d)][1:]
+    with seeded(0):
+        network = transforms.apply(resnet, "balanced_binary", fitted=True).network
+    cost = transforms.cost(network, (3, 224, 224))
+    plain = transforms.cost(resnet, (3, 224, 224))
+    weights = sum(layer.weight.numel() for layer in convolutions)
+    real = sum(2 * layer.out_channels for layer in convolutions)  # scales and gates
+    thresholds = sum(33 * layer.in_channels for layer in convolutions)
+    assert cost.memory_bits == plain.memory_bits - 31 * weights + 32 * real + thresholds
+    stem, head = 7 * 7 * 3 * 64 * 112 * 112, 512 * 1000
+    assert cost.bit_operations == plain.macs - stem - head
+    # Liu et al., 2018, "Bi-Real Net", table 3: 33.6 Mbit and 163 M operations, with real projections.
+    projections = [layer for layer in convolutions if layer.kernel_size == (1, 1)]
+    kept = sum(31 * layer.weight.numel() for layer in projections)
+    assert (cost.memory_bits + kept) / 1e6 == pytest.approx(33.6, rel=0.05)
+    assert cost.operations / 1e6 == pytest.approx(163, rel=0.1)
+    outputs = network.train()(torch.randn(2, 3, 64, 64))
+    torch.autograd.backward(outputs.square().mean())
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+    with torch.no_grad():
+        images = torch.randn(1, 3, 64, 64)
+        assert torch.equal(packed(network.eval())(images), network(images))
 
 
 @pytest.mark.slow

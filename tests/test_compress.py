@@ -19,7 +19,7 @@ from nasplat.artifact import MemoryArtifacts
 from nasplat.nn.full_stack import FullStack, FullStackConv2d, fit
 from nasplat.registry import SEARCH_SPACES
 from nasplat.retraining import Retraining
-from nasplat.run.compressed import FITTED, ORIGINAL, TUNED
+from nasplat.run.compressed import FITTED, ORIGINAL, TUNED, table
 from nasplat.task import Evaluate, Measurement
 from nasplat.testing.strategies import toy_problem
 
@@ -258,6 +258,23 @@ def test_networks_that_upscale_are_compressed_without_a_teacher(tmp_path: Path) 
     states = small.compression.members[0].states
     assert states[0].values is not None and states[0].values.mean == run.best.metrics["psnr_db"]
     assert [trial.task.fidelity for trial in small.trials() if isinstance(trial, Measurement)] == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.exports
+def test_binary_networks_are_compressed_tested_and_exported(run: nasplat.Run, tmp_path: Path) -> None:
+    small = nasplat.compress(
+        run, {"name": "balanced_binary", "warmup": 4}, epochs=1, out=tmp_path / "binary", progress=False
+    )
+    assert small.compression is not None and "bit operations" in table(small.compression)[0]
+    (member,) = small.compression.members
+    before, _, after = (state.costs for state in member.states)
+    assert before["bit_operations"] == 0 < after["bit_operations"] < after["multiplications"] + before["macs"]
+    assert after["memory_bits"] < before["memory_bits"] / 3 and all(0 < error < 1 for error in member.errors.values())
+    assert small.test()[0].split == "test"
+    folder = small.export(out=tmp_path / "export", latency=False)
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(nasplat.load(folder)(images), space_network(small)(images))
 
 
 class Net(torch.nn.Module):
