@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,8 +25,8 @@ TOLERANCE_DOUBLE = 1e-9
 BATCHES = 1, 5
 MOVED, MOVED_DOUBLE = 1e-5, 1e-13
 """How far the inputs of signs are moved, relative to the largest one; more than rounding moves them."""
-MOVES = 4
-"""The number of draws of such moves."""
+MOVES = 2
+"""The number of draws of such moves; each is made in either direction, so that it crosses every threshold in reach."""
 REAL = 16
 """The number of real inputs for the comparison, in batches of those sizes and one of the rest."""
 
@@ -36,11 +37,12 @@ class Verification:
 
     Where activations are binary, rounding may change a sign, and outputs then differ by more than rounding. So more is
     allowed of inputs whose outputs move when the inputs of all signs are moved by as much as rounding may move them:
-    twice as far as they then move. The difference told is that of the input which comes nearest to what is allowed.
+    twice as far as they then move. What is told is of the input that comes nearest to what is allowed of it, which is
+    the one with the largest difference if nothing jumps.
 
     Args:
-        largest_difference: The largest absolute difference of any output.
-        allowed: 1e-4 · max(1, largest absolute output); for float64 1e-9 of that.
+        largest_difference: The largest absolute difference of any of its outputs.
+        allowed: 1e-4 · max(1, largest absolute output of all), for float64 1e-9 of that, and what is allowed besides.
         batches: The batch sizes of the comparison.
         dtype: The data type of the computation.
         unsteady: The number of inputs of which more is allowed.
@@ -94,28 +96,31 @@ def compared(
     )
 
 
+def _moved(layer: nn.Module, given: tuple[Tensor, ...], *, by: float, generator: torch.Generator) -> tuple[Tensor]:
+    """The inputs of a layer, moved by a part of the largest one, each in a direction of its own."""
+    import torch
+
+    (x,) = given
+    return (x + by * x.abs().max() * (torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1),)
+
+
 def _spread(network: Runner, images: Tensor, expected: Tensor, jumping: Sequence[nn.Module]) -> Tensor:
     """How far the outputs of each image `[batch]` move with the inputs of layers that jump."""
     import torch
 
-    found = torch.zeros(len(images), dtype=torch.float64)
+    found = torch.zeros(len(images), dtype=torch.float64, device=images.device)
     if not jumping:
         return found
-    generator = torch.Generator().manual_seed(0)
     relative = MOVED_DOUBLE if images.dtype == torch.float64 else MOVED
-
-    def move(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
-        (x,) = given
-        directions = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
-        return (x + relative * x.abs().max() * directions,)
-
-    hooks = [layer.register_forward_pre_hook(move) for layer in jumping]
-    try:
-        for _ in range(MOVES):
-            found = found.maximum((network(images) - expected).abs().flatten(1).amax(1).double())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for seed, way in itertools.product(range(MOVES), (relative, -relative)):
+        move = partial(_moved, by=way, generator=torch.Generator().manual_seed(seed))
+        hooks = [layer.register_forward_pre_hook(move) for layer in jumping]
+        try:
+            moved = network(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = found.maximum((moved - expected).abs().flatten(1).amax(1).double())
     return torch.where(found > (TOLERANCE_DOUBLE if images.dtype == torch.float64 else TOLERANCE), found, 0.0)
 
 
@@ -150,9 +155,11 @@ def verify_source(network: nn.Module, path: Path, inputs: Sequence[Tensor]) -> V
         path: The source, with the weights in the same folder.
         inputs: Batches.
     """
+    from nasplat.nn.packing import packed
     from nasplat.nn.rewritten import jumping
 
-    own, other = copy.deepcopy(network).double(), source_network(path).double()
+    # Packed first, since what is packed from numbers of float64 is not what the file has.
+    own, other = packed(network).double(), source_network(path).double()
     return compared(own, other, [images.double() for images in inputs], jumping=jumping(own))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.cost import Operations
+from nasplat.errors import InputError
 from nasplat.nn.bits import PackedBits
 from nasplat.nn.convolution import Geometry
 from nasplat.nn.rewritten import Rewritten
@@ -207,8 +208,8 @@ class NormalizedSign(Rewritten, nn.BatchNorm2d):
 
     def activated(self, x: Tensor) -> Tensor:
         """The activations of normalized inputs of the same shape."""
-        # Without gradients, statistics for the evaluation are computed, where activations are binary.
-        if self.warmup and self.training and torch.is_grad_enabled() and self.steps < self.warmup:
+        # Without momentum, statistics for the evaluation are recalibrated, where activations are binary.
+        if self.warmup and self.training and self.momentum is not None and self.steps < self.warmup:
             return functional.hardtanh(x)
         return sign(x)
 
@@ -244,13 +245,17 @@ class PackedNormalizedSign(PackedBits):
 
     Args:
         layer: The layer with batch norm.
+
+    Raises:
+        InputError: Its batch norm has no statistics.
     """
 
     jumps: ClassVar[bool] = True
     one: Tensor
 
     def __init__(self, layer: NormalizedSign) -> None:
-        assert layer.running_mean is not None and layer.running_var is not None
+        if layer.running_mean is None or layer.running_var is None:
+            raise InputError("a binary layer without statistics of batch norm cannot be packed; recalibrate it first")
         with torch.no_grad():
             values, up = threshold(layer.weight, layer.bias, layer.running_mean, layer.running_var, layer.eps)
         super().__init__(up)

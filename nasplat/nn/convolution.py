@@ -66,4 +66,6 @@ class Geometry:
 
     def __str__(self) -> str:
         text = f"{self.inputs}, {self.outputs}, kernel_size={self.kernel_size}, stride={self.stride}"
-        return text if self.padding == (0, 0) else f"{text}, padding={self.padding}"
+        plain = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+        others = {name: getattr(self, name) for name in plain}
+        return "".join([text, *(f", {name}={value}" for name, value in others.items() if value != plain[name])])

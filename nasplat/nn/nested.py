@@ -213,7 +213,7 @@ class NestedNormalizedSign(NestedBatchNorm2d):
         whole, small = self._layers
         assert isinstance(small, NormalizedSign) and isinstance(whole, NormalizedSign)
         if self.training or whole.running_mean is None:
-            small.training, small.steps = self.training, whole.steps
+            small.training, small.steps, small.momentum = self.training, whole.steps, whole.momentum
             return small.activated(super().forward(x))
         parts = [self.part(name) for name in ("weight", "bias", "running_mean", "running_var")]
         weight, bias, mean, variance = parts

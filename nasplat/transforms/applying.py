@@ -49,7 +49,7 @@ def candidates(network: "nn.Module", transform: str | Transform, **options: Any)
 
 
 def cost(network: "nn.Module", input_shape: Sequence[int]) -> Cost:
-    """The cost of a network for one example, by layer: parameters, MACs, bits as stored, multiplications, additions.
+    """The cost of a network for one example, by layer: parameters, MACs, bits as stored, operations.
 
     Args:
         network: The network; it is put in evaluation mode.
