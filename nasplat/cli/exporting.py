@@ -115,10 +115,12 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
     if latency := document.get("latency"):
         out.print(f"  latency        {escape(told(latency))}")
     verified = [name for name, title in ONE_BY_ONE.items() if title in document["files"]]
+    unsteady = check.get("unsteady", 0)
     out.print(
         f"  verified       {' and '.join(verified)} against torch: largest difference "
         f"{check['largest_difference']:.2g} (allowed {check['allowed']:.2g}), "
         f"batches {', '.join(map(str, check['batches']))}"
+        + (f"; more allowed of {unsteady} inputs with signs that rounding may change" if unsteady else "")
     )
     if why := document.get("unverified"):
         out.print(f"  not verified   on real inputs: {escape(why)}")
