@@ -155,8 +155,8 @@ def _verification(verify: Mapping[str, Any]) -> str:
     if any(check.get("unsteady") for check in checks):
         text += (
             "\n\nActivations are signs, of which rounding may change some. More is allowed of the inputs where it may, "
-            f"{max(check.get('unsteady', 0) for check in checks)} at most in a line; each line is of the input that comes "
-            "nearest to what is allowed of it."
+            f"{max(check.get('unsteady', 0) for check in checks)} at most in a line; each line is of the input that "
+            "comes nearest to what is allowed of it."
         )
     return (
         text
