@@ -87,7 +87,9 @@ def test_a_search_on_a_full_disk_stops_and_goes_on_when_there_is_room(tmp_path: 
     assert stopped.returncode == 1, stopped.stderr
     assert stopped.stderr.count("\n") == 1 and stopped.stderr.endswith("go on with: nasplat resume run\n")
     history = RunDirectory(tmp_path / "run").history()
-    assert 0 < len(history.measured) < 30
+    # On a slow machine the log is synced, and its side file emptied, before that fills: then the log itself is full. A
+    # trial takes two events of some 700 bytes.
+    assert 0 < len(history.measured) < 100
     assert not history.failures
     going_on = nasplat(f"resume run --evaluations {history.spending.evaluations + 1}", "")
     assert going_on.returncode == 0, going_on.stderr
