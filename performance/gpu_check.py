@@ -319,14 +319,24 @@ def latency(bench: Bench) -> Figures:
 
 
 def full_stack(bench: Bench) -> Figures:
-    """Full-stack filters on the device: fitted as on the CPU, packed without a change, and the time of a step."""
+    """Full-stack filters on the device."""
+    return _rewritten(bench, "full_stack", filters=4)
+
+
+def balanced_binary(bench: Bench) -> Figures:
+    """Binary convolutions on the device."""
+    return _rewritten(bench, "balanced_binary")
+
+
+def _rewritten(bench: Bench, transform: str, **options: Any) -> Figures:
+    """A transformed network: fitted as on the CPU, packed without a change, and the time of a step."""
     from nasplat.nn.packing import packed
 
     with seeded(0):
         plain = SEARCH_SPACES.get("nasbench201")(**({"channels": 4, "cells": 1} if bench.tiny else {}))
         network = plain.build(plain.parse("333333"), IO.image(3, 32, 10))
     rewriting = [
-        nasplat.transforms.apply(network.to(device), "full_stack", filters=4, fitted=True)
+        nasplat.transforms.apply(network.to(device), transform, fitted=True, **options)
         for device in ("cpu", bench.device)
     ]
     errors = [abs(rewriting[1].errors[name] - error) for name, error in rewriting[0].errors.items()]
@@ -349,7 +359,8 @@ def full_stack(bench: Bench) -> Figures:
 
 
 STEPS: dict[str, Callable[[Bench], Figures]] = {
-    step.__name__: step for step in (throughput, supernet_step, workers, latency, cars, super_resolution, full_stack)
+    step.__name__: step
+    for step in (throughput, supernet_step, workers, latency, cars, super_resolution, full_stack, balanced_binary)
 }
 
 

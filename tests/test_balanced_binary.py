@@ -300,6 +300,9 @@ def test_what_cannot_be_binary_says_why() -> None:
     assert "gated=false" in reasons["2"] and "gated=false" in reasons["7"] and "3.fc1" not in reasons
     able = BalancedBinary(gated=False, squeeze_excite=True).eligible(network)
     assert able == ["2", "3.fc1", "3.fc2", "4", "5", "7"]
+    halves = [layer.reason for layer in BalancedBinary().candidates(network.bfloat16()) if layer.name in ("4", "5")]
+    assert len(halves) == 2 and all("bfloat16" in reason for reason in halves)
+    network.float()
     with pytest.raises(InputError, match="sides of maps"):
         transforms.apply(network[:3], "balanced_binary")
     with pytest.raises(InputError, match="greater than or equal to 0"):

@@ -33,6 +33,7 @@ STEPS: dict[str, Callable[[Any], bool]] = {
     ),
     "super_resolution": bool,
     "full_stack": lambda figures: figures["packed_is_equal"] and figures["largest_difference_of_errors"] < 1e-6,
+    "balanced_binary": lambda figures: figures["packed_is_equal"] and figures["largest_difference_of_errors"] < 1e-6,
 }
 """The steps by name, with what is seen of their figures."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -28,7 +29,7 @@ class BalancedBinary(LayerTransform):
         balanced: Whether the latent weights of a filter are centred, so that half of its signs are plus one.
         gated: Whether the real inputs are added to the outputs, each channel times a learned gate.
         warmup: The number of training steps in which activations are real. Weights become binary first, activations
-            after; with 0, both at once.
+            after; with 0, both at once. It must be shorter than the training, since what is measured is binary.
         stem: Whether the first convolution is replaced too.
         classifier: Whether the last layer is replaced too, if it is a 1 x 1 convolution.
         squeeze_excite: Whether convolutions in squeeze-excite layers are replaced too.
@@ -65,6 +66,8 @@ class BalancedBinary(LayerTransform):
     def refusal(self, layer: nn.Conv2d) -> str:
         if layer.in_channels == layer.groups:
             return "it is depth-wise" if layer.groups > 1 else "its filters have a single channel, as depth-wise ones"
+        if torch.finfo(layer.weight.dtype).bits < FLOAT_BITS:
+            return f"its weights are {layer.weight.dtype}, in which scales would be rounded; make them float32 first"
         if self.gated and not keeps_sides(Geometry.of(layer)):
             return "its padding changes the sides of maps, so that inputs cannot be added; set gated=false"
         return ""
