@@ -272,8 +272,8 @@ class GatedResidual(Rewritten):
 
     The paper's rule where shapes differ is not known; this one has no weights. With a stride, inputs are averaged over
     blocks of that size. Where there are more outputs than inputs, these are repeated in turn. Where there are fewer,
-    output j is the sum of the inputs j, j + outputs, and so on, divided by the largest number of terms. Additions of these
-    means are not counted as operations, as those of pooling are not.
+    output j is the sum of the inputs j, j + outputs, and so on, divided by the largest number of terms. The additions of
+    these means are no operations, as those of pooling are none.
 
     Args:
         convolution: The convolution, for which `keeps_sides` holds.
