@@ -272,7 +272,7 @@ class GatedResidual(Rewritten):
 
     The paper's rule where shapes differ is not known; this one has no weights. With a stride, inputs are averaged over
     blocks of that size. Where there are more outputs than inputs, these are repeated in turn. Where there are fewer,
-    output j is the sum of the inputs j, j + outputs, and so on, divided by the largest number of terms. The additions of
+    output j is the sum of the inputs j, j + outputs, and so on, divided by the largest number of terms. Additions of
     these means are no operations, as those of pooling are none.
 
     Args:
