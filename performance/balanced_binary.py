@@ -199,7 +199,8 @@ class AdaBinConv2d(nn.Module):
 
     The weights of a filter are mean ± deviation, as their equations 6 and 7 have it; activations are the nearer of
     center ± distance, both learned for the layer (equations 9 to 12). Written from the formulas; the Maxout activation
-    and the training recipe of the paper are left out. Inputs are normalized first, as in the other binary layers.
+    and the training recipe of the paper are left out. Gradients pass straight through the signs of all weights, and of
+    activations at most a distance from the center. Inputs are normalized first, as in the other binary layers.
 
     Args:
         convolution: The convolution to replace.
@@ -217,7 +218,8 @@ class AdaBinConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = self.latent.mean((1, 2, 3), keepdim=True)
         deviation = (self.latent - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
-        weight = sign((self.latent - mean) / deviation) * deviation + mean
+        normalized = (self.latent - mean) / deviation
+        weight = (normalized + (sign(normalized) - normalized).detach()) * deviation + mean
         activations = sign((self.norm(x) - self.center) / self.distance) * self.distance + self.center
         result = self.geometry.convolved(activations, weight, None)
         return result if self.gate is None else result + self.gate(x)

@@ -17,7 +17,8 @@ from torchvision.models import resnet18
 from nasplat import transforms
 from nasplat.architecture import IO
 from nasplat.cost import count
-from nasplat.errors import InputError
+from nasplat.errors import InputError, RunError, TrialFailed
+from nasplat.export import verification
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.opening import WEIGHTS
 from nasplat.export.verification import compared
@@ -247,6 +248,43 @@ def test_activations_are_real_in_the_warm_up_and_binary_wherever_something_is_me
     assert len(NormalizedSign(3, warmup=2).eval()(x).unique()) == 2
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_what_is_not_a_number_stays_so_in_every_state(gated: bool) -> None:
+    with seeded(0):
+        network = transforms.apply(small_network(), "balanced_binary", gated=gated).network.eval()
+    images = torch.randn(3, 1, 8, 8)
+    images[1, 0, 4, 4] = math.nan
+    with torch.no_grad():
+        forms = network, packed(network), network.train()
+        for form in forms[:2]:
+            assert form.eval()(images).isnan().any(1).tolist() == [False, True, False]
+        assert forms[2].train()(images).isnan().all()  # batch norm spreads it
+        assert network.eval()(images.nan_to_num()).isnan().all()  # and its statistics keep it
+    with pytest.raises(InputError, match="not numbers"):
+        packed(network)
+
+
+def test_evaluation_passes_the_gradients_of_training_with_the_same_statistics() -> None:
+    norm = NormalizedSign(3).double()
+    x = torch.randn(64, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    wanted = torch.randn_like(x)
+    norm.momentum = 1.0  # of the last batch alone
+    norm(x)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    deviation = (norm.running_var + norm.eps).sqrt()
+    normalized = (x - norm.running_mean[:, None, None]) / deviation[:, None, None]
+    expected = normalized * norm.weight[:, None, None] + norm.bias[:, None, None]
+    inside = expected.detach().abs() <= 1
+    inputs = x, norm.weight, norm.bias
+    by_hand = torch.autograd.grad((expected * wanted * inside).sum(), inputs)
+    outputs = norm.eval()(x)
+    with torch.no_grad():
+        assert torch.equal(outputs, norm(x)) and torch.equal(outputs, torch.where(expected >= 0, 1.0, -1.0))
+    for given, right in zip(torch.autograd.grad((outputs * wanted).sum(), inputs), by_hand, strict=True):
+        torch.testing.assert_close(given, right, rtol=1e-12, atol=1e-12)
+
+
 def small_network() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, padding=1),
@@ -392,6 +430,24 @@ def test_a_sign_within_rounding_of_its_threshold_is_always_unsteady() -> None:
         assert found.unsteady == 1, place
 
 
+def test_a_format_that_agrees_on_no_input_is_refused_however_much_signs_could_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    io = IO.image(channels=1, side=8, outputs=3)
+    with seeded(0):
+        network = transforms.apply(small_network(), "balanced_binary").network.eval()
+    form = packed(network).eval()
+    form.get_parameter("3.filters.scale").data.mul_(1.1)
+    path = tmp_path / Format.SOURCE.value
+    write_source(form, io, path, ["A network."])
+    monkeypatch.setattr(verification, "MOVED", 10.0)  # all signs may change
+    save_file(packed(network).state_dict(), tmp_path / WEIGHTS)
+    assert verified(Format.SOURCE, network, io, path, None)["random"]["agreeing"] == 6
+    save_file(form.state_dict(), tmp_path / WEIGHTS)
+    with pytest.raises(RunError, match="agrees with torch on none of 22 random inputs"):
+        verified(Format.SOURCE, network, io, path, None)
+
+
 def test_errors_are_those_of_signs_and_scales_by_hand() -> None:
     network = small_network()
     weight = network.get_parameter("3.weight").detach()
@@ -425,12 +481,15 @@ def test_a_training_that_is_resumed_in_its_warm_up_ends_with_the_same_weights() 
     examples = Examples(torch.randn(64, 1, 8, 8, generator=generator), torch.randint(3, (64,), generator=generator))
     recipe = RecipeOptions(batch_size=16, learning_rate=0.05).recipe(64, "cpu")
 
-    def training() -> ClassifierTraining:
+    def training(warmup: int = 6) -> ClassifierTraining:
         with seeded(0):
-            network = transforms.apply(small_network(), "balanced_binary", warmup=6).network
+            network = transforms.apply(small_network(), "balanced_binary", warmup=warmup).network
         return ClassifierTraining(network, examples, recipe, epochs=3, seed=0)
 
     whole, first, second = training(), training(), training()
+    for steps in (12, 13):
+        with pytest.raises(TrialFailed, match=f"whole training, 12 here, but is {steps}"):
+            training(warmup=steps)
     whole.until(3)
     first.until(1)
     second.restore({name: tensor.clone() for name, tensor in first.state().items()})

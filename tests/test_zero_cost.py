@@ -23,7 +23,7 @@ from nasplat.config import Workload
 from nasplat.data.datasets import dataset
 from nasplat.errors import InputError, TrialFailed
 from nasplat.options import construct
-from nasplat.registry import PREDICTORS
+from nasplat.registry import PREDICTORS, SEARCH_SPACES
 from nasplat.search_spaces.esrn import ESRNTiny
 from nasplat.search_spaces.nasbench201 import NASBench201
 from nasplat.surrogates.predictor_store import make_predictor, open_predictor
@@ -123,6 +123,13 @@ def test_a_figure_that_is_not_finite_is_a_failed_trial(monkeypatch: pytest.Monke
     monkeypatch.setattr(SPACE, "build", exploding)
     with pytest.raises(TrialFailed, match="snip of the untrained network is nan"):
         figures(construct("benchmark", ZeroCost, SPACE, batch=4, side=8, proxies=("snip",)), CELL)
+
+
+def test_synflow_of_signs_is_a_failed_trial() -> None:
+    space = construct("space", SEARCH_SPACES.get("nasbench201+balanced_binary"), channels=4, cells=1)
+    benchmark = construct("benchmark", ZeroCost, space, batch=4, side=8, proxies=("synflow",))
+    with pytest.raises(TrialFailed, match="leave synflow out"):
+        figures(benchmark, space.parse("333333"))
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ class Verification:
     Where activations are binary, rounding may change a sign, and outputs then differ by more than rounding. So more is
     allowed of inputs whose outputs move when the inputs of all signs are moved by as much as rounding may move them:
     twice as far as they then move. What is told is of the input that comes nearest to what is allowed of it, which is
-    the one with the largest difference if nothing jumps.
+    the one with the largest difference if nothing jumps. In deep networks that may be true of all inputs. So some
+    input must agree without it.
 
     Args:
         largest_difference: The largest absolute difference of any of its outputs.
@@ -46,6 +47,7 @@ class Verification:
         batches: The batch sizes of the comparison.
         dtype: The data type of the computation.
         unsteady: The number of inputs of which more is allowed.
+        agreeing: The number of inputs whose difference is within what is allowed of all.
     """
 
     largest_difference: float
@@ -53,6 +55,7 @@ class Verification:
     batches: tuple[int, ...]
     dtype: str = "float32"
     unsteady: int = 0
+    agreeing: int = 0
 
     @property
     def holds(self) -> bool:
@@ -85,7 +88,8 @@ def compared(
         scale = max(scale, expected.abs().max().item())
     double = inputs[0].dtype == torch.float64
     difference, spread = torch.cat(differences), torch.cat(spreads)
-    allowed = (TOLERANCE_DOUBLE if double else TOLERANCE * scale) + 2 * spread
+    tolerance = TOLERANCE_DOUBLE if double else TOLERANCE * scale
+    allowed = tolerance + 2 * spread
     nearest = int((difference / allowed).nan_to_num(math.inf, math.inf).argmax())  # a NaN is the largest
     return Verification(
         difference[nearest].item(),
@@ -93,6 +97,7 @@ def compared(
         tuple(map(len, inputs)),
         "float64" if double else "float32",
         int((spread > 0).sum()),
+        int((difference <= tolerance).sum()),
     )
 
 

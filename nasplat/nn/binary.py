@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasplat.cost import Operations
-from nasplat.errors import InputError
+from nasplat.errors import InputError, TrialFailed
 from nasplat.nn.bits import PackedBits
 from nasplat.nn.convolution import Geometry
 from nasplat.nn.rewritten import Rewritten
@@ -69,7 +69,8 @@ class BinaryFilters(Rewritten):
     With latent weights W of a filter, the signs are those of W - mean(W) if it is balanced, and the scale is the mean
     of their absolute values, rounded to `DIGITS` significant bits. Gradients pass straight through the sign where its
     input is in [-1, 1]; because the mean is subtracted inside of the graph, those of a balanced filter sum to zero.
-    Zero counts as positive. Sums of products of signs are integers, so that they are exact in every order.
+    Zero counts as positive. Sums of products of signs are integers, so that they are exact in every order, but for
+    reduced precision in training. Padding adds zeros, which are neither sign: kernels for bits must leave them out.
 
     Args:
         convolution: The convolution to replace.
@@ -175,7 +176,7 @@ class NormalizedSign(Rewritten, nn.BatchNorm2d):
 
     In evaluation it compares inputs with a threshold for each channel, as its packed form does: mean - bias · deviation
     / weight. In training, activations are real during a warm-up, clipped to [-1, 1]: weights become
-    binary first, and activations after. What is measured always has binary ones.
+    binary first, and activations after. What is measured always has binary ones. What is not a number stays so.
 
     Args:
         channels: The number of channels of `[B, channels, H, W]`.
@@ -200,18 +201,27 @@ class NormalizedSign(Rewritten, nn.BatchNorm2d):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training and self.running_mean is not None:
-            assert self.running_var is not None
-            values, up = threshold(self.weight, self.bias, self.running_mean, self.running_var, self.eps)
-            return compared(x, values, up, torch.ones_like(values[0]))
-        return self.activated(super().forward(x))
+        if self.training or self.running_mean is None:
+            return self.activated(super().forward(x), training=self.training)
+        assert self.running_var is not None
+        activations = evaluated(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+        return straight(activations, super().forward(x)) if torch.is_grad_enabled() else activations
 
-    def activated(self, x: Tensor) -> Tensor:
-        """The activations of normalized inputs of the same shape."""
+    def activated(self, x: Tensor, *, training: bool) -> Tensor:
+        """The activations of normalized inputs of the same shape, in training or not."""
         # Without momentum, statistics for the evaluation are recalibrated, where activations are binary.
-        if self.warmup and self.training and self.momentum is not None and self.steps < self.warmup:
+        if self.warmup and training and self.momentum is not None and self.steps < self.warmup:
             return functional.hardtanh(x)
         return sign(x)
+
+    def before_training(self, steps: int) -> None:
+        """Refuse a warm-up that is as long as the training."""
+        if self.warmup >= steps:
+            raise TrialFailed(
+                "warm-up too long",
+                f"the warm-up of binary activations must be below the steps of the whole training, {steps:,} here, but "
+                f"is {self.warmup:,}; lower transform.warmup, or train for more epochs",
+            )
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -247,7 +257,7 @@ class PackedNormalizedSign(PackedBits):
         layer: The layer with batch norm.
 
     Raises:
-        InputError: Its batch norm has no statistics.
+        InputError: Its batch norm has no statistics, or some that are not numbers.
     """
 
     jumps: ClassVar[bool] = True
@@ -258,6 +268,8 @@ class PackedNormalizedSign(PackedBits):
             raise InputError("a binary layer without statistics of batch norm cannot be packed; recalibrate it first")
         with torch.no_grad():
             values, up = threshold(layer.weight, layer.bias, layer.running_mean, layer.running_var, layer.eps)
+        if values.isnan().any():
+            raise InputError("a binary layer cannot be packed, since statistics of its batch norm are not numbers")
         super().__init__(up)
         self.threshold = nn.Parameter(values)
         self.register_buffer("one", torch.ones_like(values[0]), persistent=False)
@@ -343,8 +355,22 @@ def threshold(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps:
     return torch.where(weight >= 0, values, values.nextafter(torch.full_like(values, math.inf))), weight >= 0
 
 
+def evaluated(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """The signs of the batch norm of maps `[B, C, H, W]` in evaluation; not numbers where a threshold is none."""
+    values, up = threshold(weight, bias, mean, variance, eps)
+    return compared(x, values, up, torch.where(values.isnan(), values, 1.0)[:, None, None])
+
+
+def straight(activations: Tensor, normalized: Tensor) -> Tensor:
+    """The activations, with the gradient of the sign of what was normalized, all of one shape."""
+    signs = sign(normalized)
+    return activations.detach() + (signs - signs.detach())
+
+
 def compared(x: Tensor, values: Tensor, up: Tensor, one: Tensor) -> Tensor:
     """Plus one where maps `[B, C, H, W]` are on the positive side of thresholds `[C]`, else minus one.
+
+    What is not a number stays so.
 
     Args:
         x: The maps.
@@ -353,7 +379,7 @@ def compared(x: Tensor, values: Tensor, up: Tensor, one: Tensor) -> Tensor:
         one: The number one, of the type of the maps.
     """
     values, up = values[:, None, None], up[:, None, None]
-    return _signs((x >= values) == up, one)
+    return torch.where(x.isnan(), x, _signs((x >= values) == up, one))
 
 
 def _signs(positive: Tensor, one: Tensor) -> Tensor:
@@ -366,12 +392,12 @@ def _scaled(geometry: Geometry, x: Tensor, signs: Tensor, scale: Tensor, bias: T
 
 
 class _ClippedSign(torch.autograd.Function):
-    """The sign, zero as positive."""
+    """The sign, zero as positive; what is not a number stays so, so that a training that diverges is seen."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x.abs() <= 1)
-        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+        return torch.where(x.isnan(), x, torch.where(x >= 0, 1.0, -1.0).to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasplat.nn.binary import BinaryFilters, GatedResidual, NormalizedSign, compared, threshold
+from nasplat.nn.binary import BinaryFilters, GatedResidual, NormalizedSign, evaluated, straight
 from nasplat.nn.full_stack import FullStackConv2d, correlation
 from nasplat.nn.rewritten import Rewritten
 
@@ -213,12 +213,12 @@ class NestedNormalizedSign(NestedBatchNorm2d):
         whole, small = self._layers
         assert isinstance(small, NormalizedSign) and isinstance(whole, NormalizedSign)
         if self.training or whole.running_mean is None:
-            small.training, small.steps, small.momentum = self.training, whole.steps, whole.momentum
-            return small.activated(super().forward(x))
+            return whole.activated(super().forward(x), training=self.training)
         parts = [self.part(name) for name in ("weight", "bias", "running_mean", "running_var")]
         weight, bias, mean, variance = parts
         assert weight is not None and bias is not None and mean is not None and variance is not None
-        return compared(x, *threshold(weight, bias, mean, variance, small.eps), torch.ones_like(mean[0]))
+        activations = evaluated(x, weight, bias, mean, variance, small.eps)
+        return straight(activations, super().forward(x)) if torch.is_grad_enabled() else activations
 
 
 class NestedGatedResidual(_Nested, Rewritten):

@@ -26,6 +26,13 @@ class Rewritten(nn.Module):
         """The term that it adds to the loss of a batch, a scalar with its weight; None for none."""
         return None
 
+    def before_training(self, steps: int) -> None:
+        """Called before a training of so many steps, begun or resumed.
+
+        Raises:
+            TrialFailed: The layer does not fit it.
+        """
+
     def after_step(self) -> None:
         """Called after each step of the optimizer; without gradients."""
 

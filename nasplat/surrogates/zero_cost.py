@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from nasplat.architecture import IO, Architecture
-from nasplat.errors import InputError, unknown
+from nasplat.errors import InputError, TrialFailed, unknown
 from nasplat.nn.counting import built
+from nasplat.nn.rewritten import jumping
 from nasplat.search_space import SearchSpace
 from nasplat.task import derive_seed
 from nasplat.training.seeding import seeded
@@ -110,7 +111,16 @@ def synflow(probe: Probe) -> float:
     (Tanaka et al., 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow", sec. 6;
     the score as adapted by Abdelfattah et al., 2021, sec. 3.1.2). It is computed in float64; the logarithm is used
     because the sum has a hundred digits for deep networks. It is -708 if the flow is zero, and at most 709.
+
+    Raises:
+        TrialFailed: The network has signs of activations, whose outputs do not grow with weights.
     """
+    if jumping(probe.network):
+        raise TrialFailed(
+            "no synflow",
+            "synflow adds up what absolute weights let through, but signs of activations do not grow with weights; "
+            "leave synflow out of benchmark.proxies",
+        )
     network = deepcopy(probe.network).double()
     for name, module in list(network.named_modules()):
         if isinstance(module, _BatchNorm):

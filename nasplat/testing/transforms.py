@@ -144,7 +144,8 @@ def fitted_weights_are_nearer_than_drawn(make: MakeTransform) -> None:
 def errors_are_those_of_the_layers(make: MakeTransform) -> None:
     """The error of each fitted layer is that of its weights, and nothing has an error that was drawn.
 
-    The weights are compared by the derivatives of layers that are linear in their inputs.
+    The weights are compared by the derivatives of layers that are linear in their inputs. Of other layers, errors must
+    only not be negative: a transform of such layers needs a test of its own.
     """
     transform, network = make(), _network().double().eval()
     drawn = _applied(transform, network).errors

@@ -52,7 +52,7 @@ class Training(ABC):
         beside: A module that is trained together with the model but is not part of it, on the device.
 
     Raises:
-        TrialFailed: The warm-up does not end within the training.
+        TrialFailed: A warm-up does not end within the training.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Training(ABC):
         extra = {} if beside is None else dict(beside.named_parameters(BESIDE[:-1]))
         self._parameters = dict(model.named_parameters()) | extra
         self._rewritten = [layer for _, layer in rewritten(model)]
+        for layer in self._rewritten:
+            layer.before_training(epochs * steps)
         undecayed = {id(getattr(layer, name)) for layer in self._rewritten for name in layer.undecayed}
         self._optimizer = optimizer(list(self._parameters.values()), recipe, undecayed)
         self._schedule = schedule(self._optimizer, recipe, epochs * steps)

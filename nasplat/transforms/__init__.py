@@ -6,7 +6,8 @@ A network is made smaller by a name and options, here with weights that are fitt
     nasplat.transforms.cost(rewriting.network, (3, 224, 224)).metrics()
 
 Training such a network takes no more than what its layers say (`nasplat.nn.rewritten.Rewritten`): add their penalties
-to the loss, leave their undecayed parameters without weight decay, and call `after_step` after each step.
+to the loss, leave their undecayed parameters without weight decay, and call `before_training` before the first step and
+`after_step` after each.
 """
 
 from nasplat.registry import TRANSFORMS
