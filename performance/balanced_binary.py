@@ -4,7 +4,7 @@
         [--processes 1] [--out runs/balanced-binary.jsonl] [--json]
     python performance/balanced_binary.py --tune [--out …]
 
-Two hours on one core for five seeds. Every training is a line of the file as soon as it has ended, and a second call
+Two to three hours on one core. Every training is a line of the file as soon as it has ended, and a second call
 goes on where the first was interrupted. `--tune` is how the learning rate was chosen: on a seed of its own and on
 validation data.
 """
