@@ -119,7 +119,7 @@ def synflow(probe: Probe) -> float:
         raise TrialFailed(
             "no synflow",
             "synflow adds up what absolute weights let through, but signs of activations do not grow with weights; "
-            "leave synflow out of benchmark.proxies",
+            "leave synflow out of the proxies, and choose another strategy.design than zero_cost",
         )
     network = deepcopy(probe.network).double()
     for name, module in list(network.named_modules()):
