@@ -18,3 +18,4 @@ __all__ = ["apply", "candidates", "cost", "pack", "unpack"]
 TRANSFORMS.register("balanced_binary", "nasplat.transforms.balanced_binary:BalancedBinary")
 TRANSFORMS.register("full_stack", "nasplat.transforms.full_stack:FullStackFilters")
 TRANSFORMS.register("ghost", "nasplat.transforms.ghost:Ghost")
+TRANSFORMS.register("instance_pruning", "nasplat.transforms.instance_pruning:InstancePruning")
