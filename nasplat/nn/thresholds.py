@@ -1,0 +1,192 @@
+"""Thresholds of instance-wise pruned convolutions, calibrated to a part of the network's MACs.
+
+Which layers are worth it is told by the coefficient of variation of channel norms: the standard deviation over the
+channels of an image, divided by their mean, in the mean over images (Liu et al., 2019, as summarized by others). In
+layers where it is low, all channels are about as strong, and leaving out the weakest changes the outputs.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from nasplat.errors import InputError
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, norms, watched
+
+Rule: TypeAlias = Literal["common", "layer"]
+
+HALVINGS = 16
+"""The number of halvings of the interval of a threshold."""
+LEVELS = 12
+"""The number of thresholds of a layer that are tried, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a pruned network computes.
+
+    Args:
+        macs: The MACs of each image, `[images]`, as they are when it is evaluated alone.
+        dense: The MACs of an image for which nothing is left out.
+    """
+
+    macs: Tensor
+    dense: int
+
+    @property
+    def share(self) -> float:
+        """The mean part of the MACs."""
+        return float(self.macs.double().mean()) / self.dense
+
+
+def pruned_layers(network: nn.Module) -> dict[str, InstancePrunedConv2d]:
+    """The pruned convolutions of a network by name, each once."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, InstancePrunedConv2d)}
+
+
+@torch.no_grad()
+def variations(network: nn.Module, batches: Sequence[Tensor]) -> dict[str, float]:
+    """The coefficient of variation of the channel norms of each layer's inputs, with the thresholds as they are.
+
+    Args:
+        network: In evaluation mode.
+        batches: Images.
+    """
+    found: dict[str, list[Tensor]] = {}
+
+    def look(layer: nn.Module, given: tuple[Tensor], *, into: list[Tensor]) -> None:
+        norm = norms(given[0]).double()
+        mean = norm.mean(1)
+        into.append(torch.where(mean > 0, norm.std(1, correction=0) / mean, 0.0))
+
+    with ExitStack() as undo:
+        for name, layer in pruned_layers(network).items():
+            into = found.setdefault(name, [])
+            undo.callback(layer.register_forward_pre_hook(partial(look, into=into)).remove)
+        for images in batches:
+            network(images)
+    return {name: float(torch.cat(each).mean()) for name, each in found.items()}
+
+
+@torch.no_grad()
+def spent(network: nn.Module, batches: Sequence[Tensor], dense: int) -> Spent:
+    """The MACs of each image.
+
+    Args:
+        network: In evaluation mode.
+        batches: Images.
+        dense: The MACs of the network without pruning.
+    """
+    with watched(network) as spared:
+        for images in batches:
+            network(images)
+    saved = sum((torch.cat(each) for each in spared.values()), torch.zeros((), dtype=torch.long))
+    return Spent(dense - saved, dense)
+
+
+def calibrate(
+    network: nn.Module,
+    batches: Sequence[Tensor],
+    dense: int,
+    share: float,
+    *,
+    names: Collection[str],
+    rule: Rule = "common",
+) -> Spent:
+    """Set the thresholds of some layers, so that images take a given part of the MACs in the mean, or little less.
+
+    The others leave nothing out. With ``common``, all have one threshold. With ``layer``, thresholds are raised one
+    after the other: that of the layer whose next step changes the outputs least for the MACs that it saves. Both are
+    measured while no other layer leaves anything out.
+
+    Args:
+        network: In evaluation mode.
+        batches: Images, of the training data.
+        dense: The MACs of the network without pruning.
+        share: The part, from 0 to 1.
+        names: The layers.
+        rule: How thresholds are chosen.
+
+    Raises:
+        InputError: So few MACs cannot be reached with these layers.
+    """
+    layers = pruned_layers(network)
+    for layer in layers.values():
+        layer.threshold.fill_(-math.inf)
+    chosen = [layer for name, layer in layers.items() if name in names]
+    run = _common if rule == "common" else _by_layer
+    return spent(network, batches, dense) if share >= 1 else run(network, batches, dense, share, chosen)
+
+
+def _common(
+    network: nn.Module, batches: Sequence[Tensor], dense: int, share: float, layers: Sequence[InstancePrunedConv2d]
+) -> Spent:
+    def at(threshold: float) -> Spent:
+        for layer in layers:
+            layer.threshold.fill_(threshold)
+        return spent(network, batches, dense)
+
+    low, high = 0.0, 1.0
+    # No norm is above the mean times the number of channels: from there on, one channel is computed with.
+    most = float(max((layer.geometry.inputs for layer in layers), default=1))
+    while at(high).share > share:
+        if high >= most:
+            _refuse(share, at(most).share)
+        low, high = high, min(2 * high, most)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if at(middle).share <= share else (middle, high)
+    return at(high)
+
+
+def _by_layer(
+    network: nn.Module, batches: Sequence[Tensor], dense: int, share: float, layers: Sequence[InstancePrunedConv2d]
+) -> Spent:
+    outputs = [network(images) for images in batches]
+
+    def measured(layer: InstancePrunedConv2d, threshold: float) -> tuple[float, float]:
+        """The part of the MACs that the layer saves, and the mean square of the change of outputs."""
+        layer.threshold.fill_(threshold)
+        with watched(network) as spared:
+            moved = [(network(images) - before).square().sum() for images, before in zip(batches, outputs, strict=True)]
+        layer.threshold.fill_(-math.inf)
+        saved = sum(float(torch.cat(each).double().sum()) for each in spared.values() if each)
+        return saved / dense, float(torch.stack(moved).sum())
+
+    thresholds = [2 * level / LEVELS for level in range(1, LEVELS + 1)]
+    curves = [[(0.0, 0.0), *(measured(layer, each) for each in thresholds)] for layer in layers]
+    levels, steps = [0] * len(layers), list[tuple[InstancePrunedConv2d, float]]()
+
+    def price(place: int) -> float:
+        """The change of outputs for each part of the MACs that the next step of a layer saves."""
+        (saved, moved), (more, further) = curves[place][levels[place] : levels[place] + 2]
+        return (further - moved) / (more - saved) if more > saved else math.inf
+
+    while any(level < LEVELS for level in levels):
+        place = min((place for place, level in enumerate(levels) if level < LEVELS), key=price)
+        levels[place] += 1
+        steps.append((layers[place], thresholds[levels[place] - 1]))
+
+    def after(count: int) -> Spent:
+        for layer in layers:
+            layer.threshold.fill_(-math.inf)
+        for layer, threshold in steps[:count]:
+            layer.threshold.fill_(threshold)
+        return spent(network, batches, dense)
+
+    if (least := after(len(steps)).share) > share:
+        _refuse(share, least)
+    return after(bisect_left(range(len(steps)), -share, key=lambda count: -after(count).share))
+
+
+def _refuse(share: float, least: float) -> None:
+    raise InputError(
+        f"the share of MACs must be one that can be reached with the pruned layers, at least {least:.3f} here, but is "
+        f"{share:g}; raise it, or prune more layers"
+    )
