@@ -1,0 +1,200 @@
+"""Convolutions that leave out channels for each image: against dense computation, loops, and counted MACs."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.resnet import BasicBlock
+
+from nasplat import transforms
+from nasplat.errors import InputError
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, kept, norms
+from nasplat.nn.packing import packed, unpack
+from nasplat.nn.rewritten import penalty
+from nasplat.nn.thresholds import calibrate, pruned_layers, spent, variations
+from nasplat.transforms.instance_pruning import InstancePruning
+
+SIDE = 9
+
+
+@pytest.fixture(autouse=True)
+def drawn_alike() -> None:
+    torch.manual_seed(0)
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, padding=1, bias=False),
+        nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def residual() -> nn.Sequential:
+    project = nn.Sequential(nn.Conv2d(12, 16, 1, 2, bias=False), nn.BatchNorm2d(16))
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), BasicBlock(12, 12),
+        BasicBlock(12, 16, 2, project), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    )  # fmt: skip
+
+
+NETWORKS = {"plain": plain, "residual": residual}
+
+
+def network_and_images(name: str, threshold: float = -math.inf) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A network with statistics of batch norm, the pruned one with a threshold, and images; all in float64."""
+    network = NETWORKS[name]().double()
+    images = (
+        torch.randn(6, 3, SIDE, SIDE, dtype=torch.float64) * torch.tensor([1, 0.1, 3, 1, 1, 1])[:, None, None, None]
+    )
+    network.train()(images)
+    pruned = transforms.apply(network.eval(), "instance_pruning", fitted=True).network
+    for layer in pruned_layers(pruned).values():
+        layer.threshold.fill_(threshold)
+    return network, pruned, images
+
+
+def with_zeros(network: nn.Module, names: list[str], threshold: float, images: Tensor) -> Tensor:
+    """The outputs of a dense network, with the channels set to zero that the rule by loops leaves out."""
+
+    def zeroed(layer: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        x = given[0].clone()
+        for image in x:
+            found = [math.sqrt(float(channel.square().mean())) for channel in image]
+            for channel, norm in zip(image, found, strict=True):
+                if norm <= threshold * sum(found) / len(found):
+                    channel.zero_()
+        return (x,)
+
+    other = copy.deepcopy(network)
+    for name in names:
+        other.get_submodule(name).register_forward_pre_hook(zeroed)
+    outputs: Tensor = other(images)
+    return outputs
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7, 1.0, 1.3, 100.0])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_are_those_of_a_dense_network_with_channels_of_zeros(name: str, threshold: float) -> None:
+    network, pruned, images = network_and_images(name, threshold)
+    names = list(pruned_layers(pruned))
+    assert names == InstancePruning().eligible(network) and len(names) == {"plain": 2, "residual": 5}[name]
+    with torch.no_grad():
+        wanted = with_zeros(network, names, threshold, images)
+        for form in (pruned, packed(pruned)):
+            torch.testing.assert_close(form(images), wanted, rtol=0, atol=1e-12)
+            for image, alone in zip(images, wanted, strict=True):
+                torch.testing.assert_close(form(image[None]), alone[None], rtol=0, atol=1e-12)
+        single = pruned.float()(images.float())
+    torch.testing.assert_close(single.double(), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_a_threshold_nothing_is_left_out_nor_of_images_without_content(name: str) -> None:
+    network, pruned, images = network_and_images(name)
+    with torch.no_grad():
+        assert torch.equal(pruned(images), network(images))
+    assert kept(torch.zeros(2, 3, 4, 4), torch.tensor(-math.inf)).all()
+    assert not kept(torch.zeros(2, 3, 4, 4), torch.tensor(0.0)).any()
+
+
+@pytest.mark.parametrize("threshold", [-math.inf, 0.0, 0.8, 1.2, 100.0])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_macs_are_those_that_a_counter_sees_image_by_image(name: str, threshold: float) -> None:
+    network, pruned, images = network_and_images(name, threshold)
+
+    def counted(each: nn.Module, image: Tensor) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            each(image[None])
+        return counter.get_total_flops() // 2
+
+    dense = counted(network, images[0])
+    found = spent(pruned, [images[:4], images[4:]], dense)
+    assert found.macs.tolist() == [counted(pruned, image) for image in images]
+    assert found.share == pytest.approx(sum(counted(pruned, image) for image in images) / dense / len(images))
+    if threshold == -math.inf:
+        assert found.share == 1
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    _, pruned, images = network_and_images("plain", 0.9)
+    images[2, 1, 3, 3] = math.nan
+    with torch.no_grad():
+        assert pruned(images).isnan().any(1).tolist() == [each == 2 for each in range(6)]
+
+
+def test_the_feature_decay_is_the_mean_norm_by_hand_and_rises() -> None:
+    layer = InstancePrunedConv2d(nn.Conv2d(3, 4, 3).double(), decay=0.2, rise=0.5).train()
+    layer.before_training(8)
+    x = torch.randn(5, 3, 6, 7, dtype=torch.float64)
+    x[1, 2] = 0
+    by_hand = sum(x[i, k].square().sum().sqrt() for i in range(5) for k in range(3)) / 15 / math.sqrt(42)
+    x.requires_grad_()
+    for step in range(8):
+        layer(x)
+        term = layer.penalty()
+        assert term is not None and term.item() == pytest.approx(0.2 * min(step / 4, 1) * float(by_hand), rel=1e-12)
+        assert layer.penalty() is None  # it is told once
+        layer.after_step()
+    layer(x)
+    term = penalty(nn.Sequential(layer))
+    assert term is not None
+    (gradient,) = torch.autograd.grad(term, x)
+    norm = x.detach().square().sum((2, 3), keepdim=True).sqrt()
+    wanted = 0.2 * torch.where(norm > 0, x.detach() / norm, 0) / 15 / math.sqrt(42)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-15)
+    layer(x)
+    assert copy.deepcopy(layer).penalty() is None
+    with torch.no_grad():
+        layer(x)
+    assert layer.penalty() is not None and layer.eval()(x).requires_grad and layer.penalty() is None
+
+
+def test_variations_are_those_of_loops() -> None:
+    _, pruned, images = network_and_images("residual")
+    seen: dict[str, Tensor] = {}
+    for name, layer in pruned_layers(pruned).items():
+        layer.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: norms(given[0])}))
+    found = variations(pruned, [images])
+    for name, norm in seen.items():
+        wanted = [float(row.std(correction=0) / row.mean()) for row in norm]
+        assert found[name] == pytest.approx(sum(wanted) / len(wanted), rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["common", "layer"])
+def test_calibration_reaches_the_share_with_the_layers_that_are_named(rule: str) -> None:
+    network, pruned, images = network_and_images("residual")
+    names = list(pruned_layers(pruned))
+    dense = transforms.cost(network.float(), (3, SIDE, SIDE)).macs
+    for share in (1.0, 0.8, 0.6):
+        found = calibrate(pruned, [images[:3], images[3:]], dense, share, names=names[1:], rule=rule)  # type: ignore[arg-type]
+        assert share - 0.12 < found.share <= share
+        assert torch.equal(found.macs, spent(pruned, [images], dense).macs)
+        thresholds = [float(layer.threshold) for layer in pruned_layers(pruned).values()]
+        assert thresholds[0] == -math.inf
+        if rule == "common":
+            assert len(set(thresholds[1:])) == 1
+    with pytest.raises(InputError, match="raise it, or prune more layers"):
+        calibrate(pruned, [images], dense, 0.05, names=names[1:], rule=rule)  # type: ignore[arg-type]
+
+
+def test_what_is_stored_comes_back() -> None:
+    _, pruned, images = network_and_images("plain", 0.9)
+    again = transforms.apply(plain().double().eval(), "instance_pruning").network
+    unpack(again, packed(pruned).state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(images), pruned(images))
+
+
+def test_what_cannot_be_pruned_says_why() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 1, 1),
+        nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3),
+    )  # fmt: skip
+    reasons = {each.name: each.reason for each in InstancePruning().candidates(network)}
+    assert [name for name, reason in reasons.items() if not reason] == ["3", "5"]
+    assert "first" in reasons["0"] and "depth-wise" in reasons["1"]
+    assert "2 groups" in reasons["2"] and "single" in reasons["4"]
