@@ -157,8 +157,9 @@ def test_variations_are_those_of_loops() -> None:
     _, pruned, images = network_and_images("residual")
     seen: dict[str, Tensor] = {}
     for name, layer in pruned_layers(pruned).items():
-        layer.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: norms(given[0])}))
+        layer.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: norms(given[0]).detach()}))
     found = variations(pruned, [images])
+    assert seen
     for name, norm in seen.items():
         wanted = [float(row.std(correction=0) / row.mean()) for row in norm]
         assert found[name] == pytest.approx(sum(wanted) / len(wanted), rel=1e-12)

@@ -65,7 +65,7 @@ class InstancePrunedConv2d(Rewritten):
         if norm is None:
             return None
         risen = 1.0 if self._rising <= 0 else (self.steps / self._rising).clamp(max=1.0)
-        return self.decay * risen * norm
+        return self.decay * (risen * norm)
 
     def before_training(self, steps: int) -> None:
         """Learn how long the weight of the decay rises."""
