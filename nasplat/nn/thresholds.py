@@ -90,6 +90,7 @@ def spent(network: nn.Module, batches: Sequence[Tensor], dense: int) -> Spent:
     return Spent(dense - saved, dense)
 
 
+@torch.no_grad()
 def calibrate(
     network: nn.Module,
     batches: Sequence[Tensor],
