@@ -173,7 +173,8 @@ def counted_macs(network: "nn.Module", io: IO) -> int:
     import torch
 
     try:
-        return _macs(copy.deepcopy(network).to("meta"), torch.zeros(1, *io.input_shape, device="meta"))
+        with all_nonzero():
+            return _macs(_without_values(network), torch.zeros(1, *io.input_shape, device="meta"))
     except (RuntimeError, TypeError, ValueError):  # the network looks at values, or keeps tensors where it is
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         return _macs(copy.deepcopy(network), torch.zeros(1, *io.input_shape, device=device))
@@ -209,6 +210,22 @@ def unfused_attention() -> Iterator[None]:
         mha.set_fastpath_enabled(fused)
 
 
+@contextmanager
+def all_nonzero() -> Iterator[None]:
+    """On the meta device, where tensors have no values, all elements count as nonzero; else torch refuses to look.
+
+    A layer that leaves out what is zero then computes with everything.
+    """
+    from torch.fx.experimental import _config
+
+    before = _config.meta_nonzero_assume_all_nonzero
+    _config.meta_nonzero_assume_all_nonzero = True
+    try:
+        yield
+    finally:
+        _config.meta_nonzero_assume_all_nonzero = before
+
+
 Parts: TypeAlias = Mapping[str, Sequence["nn.Module"]]
 """The modules of each named part of a network. What lies in two parts belongs to the inner one."""
 
@@ -238,8 +255,9 @@ def count(
 ) -> Cost:
     """The cost of the network that `make` makes, counted while it evaluates one example.
 
-    It is made on the meta device, which allocates no memory and computes nothing. A network that looks at values, or
-    mixes devices, cannot be; it is made once more, on the CPU. Torch's global generator is left as it was.
+    It is made on the meta device, which allocates no memory and computes nothing; what depends on the values of an
+    image counts as if nothing is left out. A network that looks at values otherwise, or mixes devices, cannot be made
+    there; it is made once more, on the CPU. Torch's global generator is left as it was.
 
     Args:
         make: Makes the network.
@@ -255,9 +273,26 @@ def count(
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        with suppress(Exception), torch.device("meta"):  # what is wrong with it everywhere is raised below
-            return _counted(make(), io, parts, check=check)
+        with suppress(Exception), all_nonzero():  # what is wrong with it everywhere is raised below
+            with torch.device("meta"):
+                network = make()
+            # A network that was there before is copied, which allocates nothing.
+            return _counted(_without_values(network), io, parts, check=check)
         return _counted(make(), io, parts, check=check)
+
+
+def _without_values(network: "nn.Module") -> "nn.Module":
+    """A network on the meta device: itself, or else a copy."""
+    import torch
+
+    if all(parameter.device.type == "meta" for parameter in network.parameters()):
+        return network
+    known: dict[int, Any] = {id(each): torch.empty_like(each, device="meta") for each in network.buffers()}
+    parameters = {
+        id(each): torch.nn.Parameter(torch.empty_like(each, device="meta"), requires_grad=each.requires_grad)
+        for each in network.parameters()
+    }
+    return copy.deepcopy(network, known | parameters)
 
 
 def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts], *, check: bool) -> Cost:

@@ -109,12 +109,14 @@ def test_macs_are_those_that_a_counter_sees_image_by_image(name: str, threshold:
     def counted(each: nn.Module, image: Tensor) -> int:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             each(image[None])
-        return counter.get_total_flops() // 2
+        flops: int = counter.get_total_flops()
+        return flops // 2
 
     dense = counted(network, images[0])
     found = spent(pruned, [images[:4], images[4:]], dense)
     assert found.macs.tolist() == [counted(pruned, image) for image in images]
     assert found.share == pytest.approx(sum(counted(pruned, image) for image in images) / dense / len(images))
+    assert transforms.cost(pruned.float(), (3, SIDE, SIDE)).macs == dense  # the most that an image takes
     if threshold == -math.inf:
         assert found.share == 1
 

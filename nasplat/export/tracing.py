@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasplat.cost import all_nonzero
 from nasplat.errors import RunError
 from nasplat.export.code import NOTHING, USED_IN_FORWARD, Atom, Code, Value, attribute, call, index, keyword, quoted
 from nasplat.export.watching import (
@@ -84,7 +85,7 @@ def traced(network: nn.Module, input_shape: Sequence[int], *, free_sides: bool) 
     """
     meta_copy = copy.deepcopy(network).to("meta")
     tracer = _Tracer(meta_copy, free_sides=free_sides)
-    with tracer.watching(), torch.no_grad():
+    with tracer.watching(), torch.no_grad(), all_nonzero():
         tracer.run(meta_copy, (torch.zeros(2, *input_shape, device="meta"),), {})
     return Trace(tracer.graphs, tracer.reached)
 
