@@ -23,6 +23,7 @@ from nasplat.latency.options import LatencyOptions
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
 from nasplat.training.options import RecipeOptions, SharedWeightsOptions
+from nasplat.transform import Transforming
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +41,9 @@ STATISTICS = "statistics"
 
 AIDS = ("cutout", "drop_path", "auxiliary", "ema", "label_smoothing", "distillation")
 """The options that aid the training of single networks. They have no effect with shared weights."""
+
+EXPECTED = ("macs_expected", "macs_spread")
+"""The mean and the standard deviation of the multiply-accumulates of measured images, where images differ in them."""
 
 LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 """The metrics of a measured latency: its median and interquartile range, and the batch size and threads."""
@@ -102,8 +106,10 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.distills = recipe.distillation > 0
         self.latency_table = latency.table
         self.measured_under = Conditions(latency.engine, latency.threads, latency.batch or 1)
+        if isinstance(space, Transforming) and space.varies:
+            self.metrics = (*self.metrics, *EXPECTED)  # type: ignore[misc]  # which there are is the space's
         if latency.batch:
-            self.metrics = (*type(self).metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
+            self.metrics = (*self.metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
             self.code_metrics = frozenset(LATENCY)
             self.alone = True
         self._loaded: dict[str, Splits] = {}
@@ -174,6 +180,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.recipe.check_warmup(self.epochs * (images // min(self._recipe("cpu").batch_size, images)))
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+        from nasplat.nn.rewritten import sparing
         from nasplat.training.fit import evaluate
 
         least, most = 1, self.epochs
@@ -188,7 +195,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
         else:
             network, left, processed = self._fitted(task, device, artifacts)
         by_batch = task.weights is not None and self.shared_weights.statistics == "batch"
-        metrics = evaluate(network, self._splits(device).validation, stratified=by_batch)
+        with sparing(network) as spared:
+            metrics = evaluate(network, self._splits(device).validation, stratified=by_batch)
+        metrics |= self._expected(task.architecture, spared)
         if not math.isfinite(metrics["loss"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency.batch:
@@ -233,6 +242,16 @@ class Classification(LatencyKnown, SupernetBenchmark):
             state = named(training.state(), self._supernets_name)
         return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed * paths))
 
+    def _expected(self, architecture: Architecture, spared: "Mapping[str, Sequence[Tensor]]") -> dict[str, float]:
+        """The mean and the standard deviation of the MACs of measured images, where they depend on the image."""
+        import torch
+
+        if EXPECTED[0] not in self.metrics:
+            return {}
+        macs = self.space.cost(architecture, self.io).macs
+        total = sum((torch.cat([*each]).double() for each in spared.values()), torch.zeros((), dtype=torch.float64))
+        return dict(zip(EXPECTED, (macs - float(total.mean()), float(total.std(correction=0))), strict=True))
+
     @property
     def members(self) -> int:
         return self.shared_weights.paths
@@ -253,13 +272,17 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return weights if left is None else weights | artifacts.get_tensors(left)
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
+        from nasplat.nn.rewritten import sparing
         from nasplat.training.fit import evaluate
 
         model = self._trained(measurement, artifacts).to(device)
         latency = {name: measurement.metrics[name] for name in LATENCY if name in measurement.metrics}
+        with sparing(model) as spared:
+            metrics = evaluate(model, self._splits(device).test)
+        metrics |= self._expected(measurement.task.architecture, spared)
         return Measurement(
             task=measurement.task,
-            metrics=evaluate(model, self._splits(device).test) | latency,  # latency belongs to no split
+            metrics=metrics | latency,  # latency belongs to no split
             split="test",
             artifacts=measurement.artifacts,
         )
@@ -290,6 +313,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network, trained from scratch, fine-tuned from shared weights, or resumed from its checkpoint."""
         from nasplat.nn.counting import built
+        from nasplat.nn.rewritten import calibrate
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for, transformed_network
@@ -330,6 +354,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
             # Running statistics lag behind weights that few steps, or a fit, have changed much.
             if tuning is not None and tuning.original != task.architecture:
                 recalibrate_path(training.network, "recalibrated", examples, self.shared_weights.calibration)
+            calibrate(training.network, lambda count: list(examples.sample(count)))
             left["weights"] = training.network.state_dict()
         return training.network, left, processed
 
@@ -346,12 +371,15 @@ class Classification(LatencyKnown, SupernetBenchmark):
 
     def _recalibrated(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network with a copy of the shared weights, and its own batch-norm statistics."""
+        from nasplat.nn.rewritten import calibrate
         from nasplat.training.supernet import recalibrate_path
 
         assert task.weights is not None
         network = self._path(task.architecture, task.weights, task.fidelity, device, artifacts)
         options = self.shared_weights
-        recalibrate_path(network, options.statistics, self._splits(device).training, options.calibration)
+        examples = self._splits(device).training
+        recalibrate_path(network, options.statistics, examples, options.calibration)
+        calibrate(network, lambda count: list(examples.sample(count)))
         statistics = dict(network.named_buffers())
         kept = statistics and self.shared_weights.statistics == "recalibrated"
         return network, {STATISTICS: statistics} if kept else {}, 0

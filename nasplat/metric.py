@@ -168,7 +168,7 @@ _STEMS = (
     ("ms", False, "ms", _LEAST, math.inf),
     ("seconds", False, "s", 0.0, math.inf),
     ("params", False, PARAMETERS, 0.0, math.inf),
-    ("macs", False, MACS, 0.0, math.inf),
+    ("macs|macs_expected", False, MACS, 0.0, math.inf),
     ("multiplications|additions|operations", False, OPERATIONS, 0.0, math.inf),
     ("bits", False, BITS, 0.0, math.inf),
 )

@@ -47,6 +47,9 @@ class Rewriting:
 class Transforming(ABC):
     """What a search space has besides whose networks are those of another space, transformed."""
 
+    varies: bool
+    """Whether what some of its networks compute depends on the image."""
+
     below: "SearchSpace"
     """The space whose networks are transformed. `build` makes them too, for its architectures."""
 
@@ -79,6 +82,9 @@ class Transform(ABC):
 
     fits: ClassVar[bool] = True
     """Whether new weights can be fitted to given ones; if not, they are always drawn."""
+
+    varies: ClassVar[bool] = False
+    """Whether what its layers compute depends on the image."""
 
     excludes: ClassVar[frozenset[str]] = frozenset()
     """The names of transforms that cannot be applied to the same layers."""

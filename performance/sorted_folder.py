@@ -17,14 +17,14 @@ from scipy.stats import kendalltau
 
 from nasplat.architecture import Architecture
 from nasplat.data.datasets import dataset
-from nasplat.data.examples import Examples
+from nasplat.data.examples import SAMPLED_BATCH, Examples
 from nasplat.nn.supernet import Supernet, recalibrate
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SupernetSpace
 from nasplat.training.fit import evaluate
 from nasplat.training.recipe import Recipe
 from nasplat.training.seeding import seeded
-from nasplat.training.supernet import CALIBRATION_BATCH, SupernetTraining
+from nasplat.training.supernet import SupernetTraining
 
 
 def by_class(examples: Examples) -> Examples:
@@ -40,7 +40,7 @@ def accuracies(
     found = []
     for path in paths:
         network = supernet.extract(path)
-        recalibrate(network, (training.batch(batch)[0] for batch in torch.split(rows, CALIBRATION_BATCH)))
+        recalibrate(network, (training.batch(batch)[0] for batch in torch.split(rows, SAMPLED_BATCH)))
         found.append(evaluate(network, validation)["accuracy"])
     return found
 

@@ -66,6 +66,7 @@ class TransformedSpace(SearchSpace, Transforming):
         for name in options:
             setattr(self, name, getattr(self.below, name))
         self.alternatives = alternatives(self.kinds, transform)
+        self.varies = any(kind.varies for kind in self.kinds.values())
         self._cost = lru_cache(maxsize=CACHED)(self._counted)
 
     @cached_property

@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock
 
 from nasplat import transforms
 from nasplat.errors import InputError
-from nasplat.nn.instance_pruning import InstancePrunedConv2d, kept, norms
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, Pruning, kept, norms
 from nasplat.nn.packing import packed, unpack
 from nasplat.nn.rewritten import penalty
 from nasplat.nn.thresholds import calibrate, pruned_layers, spent, variations
@@ -129,7 +129,7 @@ def test_what_is_not_a_number_stays_so() -> None:
 
 
 def test_the_feature_decay_is_the_mean_norm_by_hand_and_rises() -> None:
-    layer = InstancePrunedConv2d(nn.Conv2d(3, 4, 3).double(), decay=0.2, rise=0.5).train()
+    layer = InstancePrunedConv2d(nn.Conv2d(3, 4, 3).double(), Pruning(decay=0.2, rise=0.5)).train()
     layer.before_training(8)
     x = torch.randn(5, 3, 6, 7, dtype=torch.float64)
     x[1, 2] = 0

@@ -1,8 +1,9 @@
 """Images and labels in memory, and their three splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 
 RESIDENT_BYTES = 2 * 2**30
 """The largest split, in bytes, that is kept on the device. A larger split stays on the host and is copied by batch."""
+
+
+SAMPLED_BATCH = 256
+"""The largest number of images in each batch of a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,16 @@ class Examples:
         if augment is not None:
             images = augment(images)
         return (images if self.scaling is None else self.scaling(images)), labels
+
+    def sample(self, count: int) -> "Iterator[Tensor]":
+        """Standardised images of a sample, stratified by class: so many, or all, in batches of nearly one size.
+
+        Batches often have equal weight, so none is much smaller than the others.
+        """
+        last = min(count, len(self))
+        number = -(-last // SAMPLED_BATCH)
+        edges = [last * i // number for i in range(number + 1)]
+        return (self.batch(self.order[slice(*edge)])[0] for edge in pairwise(edges))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -7,16 +7,40 @@ are calibrated.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from nasplat.nn.convolution import Geometry
 from nasplat.nn.rewritten import Rewritten
+
+Rule: TypeAlias = Literal["common", "layer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """How convolutions of a network are pruned.
+
+    Args:
+        macs: The part of the network's multiply-accumulates that images take in the mean, above 0 and at most 1.
+        decay: The weight of the mean norm of each layer's channels in the loss.
+        rise: The part of the training in which this weight rises from 0, from 0 to 1.
+        thresholds: ``common``, all layers have one; or ``layer``, each has its own.
+        variation: The least coefficient of variation of channel norms of a layer that is pruned.
+        layers: The names of the layers that are pruned, whatever their variation; empty for all that vary so much.
+        images: The number of training images that thresholds are calibrated on.
+    """
+
+    macs: float = 0.6
+    decay: float = 0.0
+    rise: float = 0.5
+    thresholds: Rule = "common"
+    variation: float = 0.0
+    layers: tuple[str, ...] = ()
+    images: int = 512
 
 
 class InstancePrunedConv2d(Rewritten):
@@ -28,16 +52,15 @@ class InstancePrunedConv2d(Rewritten):
 
     Args:
         convolution: The convolution to replace, without groups. Its weights are taken over.
-        decay: The weight of the mean norm in the loss.
-        rise: The part of the training in which this weight rises from 0, from 0 to 1.
+        pruning: How the network is pruned.
     """
 
     threshold: Tensor
     steps: Tensor
 
-    def __init__(self, convolution: nn.Conv2d, *, decay: float = 0.0, rise: float = 0.5) -> None:
+    def __init__(self, convolution: nn.Conv2d, pruning: Pruning = Pruning()) -> None:
         super().__init__()
-        self.geometry, self.decay, self.rise = Geometry.of(convolution), decay, rise
+        self.geometry, self.pruning = Geometry.of(convolution), pruning
         weight, bias = convolution.weight, convolution.bias
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
@@ -54,7 +77,7 @@ class InstancePrunedConv2d(Rewritten):
         """The convolution of maps `[B, inputs, H, W]` with other weights and biases of the same shapes."""
         if not self.training:
             return pruned(self.geometry, x, weight, bias, self.threshold)
-        if self.decay and torch.is_grad_enabled():
+        if self.pruning.decay and torch.is_grad_enabled():
             # Its gradient is zero for a channel of zeros, where that of a root is not a number.
             self._norm = torch.linalg.vector_norm(x, dim=(2, 3)).mean() / (x.shape[2] * x.shape[3]) ** 0.5
         return self.geometry.convolved(x, weight, bias)
@@ -65,16 +88,27 @@ class InstancePrunedConv2d(Rewritten):
         if norm is None:
             return None
         risen = 1.0 if self._rising <= 0 else (self.steps / self._rising).clamp(max=1.0)
-        return self.decay * (risen * norm)
+        return self.pruning.decay * (risen * norm)
 
     def before_training(self, steps: int) -> None:
         """Learn how long the weight of the decay rises."""
-        self._rising = self.rise * steps
+        self._rising = self.pruning.rise * steps
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Count the step."""
         self.steps += 1
+
+    @classmethod
+    def calibrate(cls, network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
+        """Set the thresholds of all such layers."""
+        from nasplat.nn.thresholds import calibrated
+
+        calibrated(network, images)
+
+    def spared(self, x: Tensor, result: Tensor) -> Tensor:
+        """The multiply-accumulates that images `[B, inputs, H, W]` are spared, `[B]`."""
+        return spared(self.geometry, x, result, self.threshold)
 
     def stored_bits(self) -> int:
         """Weights, biases and the threshold."""
@@ -94,7 +128,7 @@ class InstancePrunedConv2d(Rewritten):
 
     def extra_repr(self) -> str:
         """The shape in few words."""
-        return f"{self.geometry}, decay={self.decay:g}"
+        return f"{self.geometry}, macs={self.pruning.macs:g}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the norm of the last batch, which belongs to its graph."""
@@ -120,6 +154,10 @@ class PackedInstancePrunedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return pruned(self.geometry, x, self.weight, self.bias, self.threshold)
+
+    def spared(self, x: Tensor, result: Tensor) -> Tensor:
+        """The multiply-accumulates that images `[B, inputs, H, W]` are spared, `[B]`."""
+        return spared(self.geometry, x, result, self.threshold)
 
 
 def norms(x: Tensor) -> Tensor:
@@ -147,23 +185,14 @@ def pruned(geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None, t
     return geometry.convolved(chosen, weight.index_select(1, index), bias)
 
 
-@contextmanager
-def watched(network: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """A context in which the MACs that each image is spared are kept, by layer: `[B]` for each batch, in order.
+def spared(geometry: Geometry, x: Tensor, result: Tensor, threshold: Tensor) -> Tensor:
+    """The multiply-accumulates that each image is spared, `[B]`, as if it were evaluated alone.
 
-    They are those of the image alone; in a batch, channels that another image needs are computed with for all.
+    Args:
+        geometry: Of the convolution.
+        x: Its inputs, `[B, inputs, H, W]`.
+        result: Its outputs.
+        threshold: Its threshold.
     """
-    spared: dict[str, list[Tensor]] = {}
-
-    def look(layer: nn.Module, given: tuple[Tensor], result: Tensor, *, into: list[Tensor]) -> None:
-        assert isinstance(layer, InstancePrunedConv2d | PackedInstancePrunedConv2d)
-        channels = kept(given[0], layer.threshold).sum(1).clamp(min=1)
-        outputs, sides = result[0].numel(), layer.geometry.kernel_size[0] * layer.geometry.kernel_size[1]
-        into.append((layer.geometry.inputs - channels) * outputs * sides)
-
-    with ExitStack() as undo:
-        for name, layer in network.named_modules():
-            if isinstance(layer, InstancePrunedConv2d | PackedInstancePrunedConv2d):
-                into = spared.setdefault(name, [])
-                undo.callback(layer.register_forward_hook(partial(look, into=into)).remove)
-        yield spared
+    left_out = geometry.inputs - kept(x, threshold).sum(1).clamp(min=1)
+    return left_out * (result[0].numel() * math.prod(geometry.kernel_size))

@@ -1,8 +1,10 @@
 """Layers that a transform put in the place of others: what training, costs and exports must know about them."""
 
 import copy
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,18 @@ class Rewritten(nn.Module):
     def after_step(self) -> None:
         """Called after each step of the optimizer; without gradients."""
 
+    @classmethod
+    def calibrate(cls, network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
+        """Set what its layers in a trained network take from data; called once for each class of such layers.
+
+        Args:
+            network: In evaluation mode.
+            images: Gives so many training images, or as many as there are, in batches.
+
+        Raises:
+            TrialFailed: It cannot be set.
+        """
+
     def stored_bits(self) -> int | None:
         """The bits that store its own parameters and buffers; None for those of ordinary ones."""
         return None
@@ -61,6 +75,14 @@ class Rewritten(nn.Module):
         self.load_state_dict(packed.state_dict())
 
 
+@runtime_checkable
+class Sparing(Protocol):
+    """A layer, rewritten or packed, that in evaluation computes less for some images than for others."""
+
+    def spared(self, x: Tensor, result: Tensor) -> Tensor:
+        """The multiply-accumulates that each image is spared, `[B]`, as if it were evaluated alone."""
+
+
 class Packed(nn.Module):
     """A layer that computes larger weights from its tensors whenever it runs.
 
@@ -79,6 +101,39 @@ def rewritten(network: nn.Module) -> Iterator[tuple[str, Rewritten]]:
 def jumping(network: nn.Module) -> list[nn.Module]:
     """The layers of a network whose outputs jump, rewritten or packed."""
     return [layer for layer in network.modules() if isinstance(layer, Rewritten | Packed) and layer.jumps]
+
+
+@contextmanager
+def sparing(network: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """A context in which the multiply-accumulates that images are spared are kept: `[B]` a batch, by layer."""
+    found: dict[str, list[Tensor]] = {}
+
+    def look(layer: nn.Module, given: tuple[Tensor], result: Tensor, *, into: list[Tensor]) -> None:
+        assert isinstance(layer, Sparing)
+        into.append(layer.spared(*given, result))
+
+    with ExitStack() as undo:
+        for name, layer in network.named_modules():
+            spares = isinstance(layer, Sparing)
+            if spares:
+                hook = partial(look, into=found.setdefault(name, []))
+                undo.callback(layer.register_forward_hook(hook).remove)
+        yield found
+
+
+def calibrate(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
+    """Let the layers of a trained network take what they need from data.
+
+    Args:
+        network: It is put in evaluation mode.
+        images: Gives so many training images, or as many as there are, in batches.
+
+    Raises:
+        TrialFailed: A layer cannot be calibrated.
+    """
+    network.eval()
+    for kind in dict.fromkeys(type(layer) for _, layer in rewritten(network)):
+        kind.calibrate(network, images)
 
 
 def penalty(network: nn.Module) -> Tensor | None:

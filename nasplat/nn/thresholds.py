@@ -7,19 +7,19 @@ layers where it is low, all channels are about as strong, and leaving out the we
 
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from nasplat.errors import InputError
-from nasplat.nn.instance_pruning import InstancePrunedConv2d, norms, watched
-
-Rule: TypeAlias = Literal["common", "layer"]
+from nasplat.architecture import IO
+from nasplat.cost import counted_macs
+from nasplat.errors import InputError, TrialFailed
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, Rule, norms
+from nasplat.nn.rewritten import sparing
 
 HALVINGS = 16
 """The number of halvings of the interval of a threshold."""
@@ -43,6 +43,35 @@ class Spent:
     def share(self) -> float:
         """The mean part of the MACs."""
         return float(self.macs.double().mean()) / self.dense
+
+
+def calibrated(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
+    """Set the thresholds of a trained network as its layers say, on training images.
+
+    Args:
+        network: In evaluation mode.
+        images: Gives so many images in batches.
+
+    Raises:
+        TrialFailed: The layers are no layers of the network, ask for different MACs, or cannot reach so few.
+    """
+    layers = pruned_layers(network)
+    pruning, *others = dict.fromkeys(layer.pruning for layer in layers.values())
+    if others:
+        raise TrialFailed("several prunings", "all pruned layers of a network must have the same options")
+    if strangers := [name for name in pruning.layers if name not in layers]:
+        raise TrialFailed(
+            "no such layer", f"layers must name pruned ones, {', '.join(layers)}, but {strangers[0]!r} is none"
+        )
+    batches = images(pruning.images)
+    dense = counted_macs(network, IO(tuple(batches[0].shape[1:]), 0))
+    for layer in layers.values():
+        layer.threshold.fill_(-math.inf)
+    names = pruning.layers or [name for name, each in variations(network, batches).items() if each >= pruning.variation]
+    try:
+        calibrate(network, batches, dense, pruning.macs, names=names, rule=pruning.thresholds)
+    except InputError as error:
+        raise TrialFailed("macs not reached", str(error)) from None
 
 
 def pruned_layers(network: nn.Module) -> dict[str, InstancePrunedConv2d]:
@@ -83,7 +112,7 @@ def spent(network: nn.Module, batches: Sequence[Tensor], dense: int) -> Spent:
         batches: Images.
         dense: The MACs of the network without pruning.
     """
-    with watched(network) as spared:
+    with sparing(network) as spared:
         for images in batches:
             network(images)
     saved = sum((torch.cat(each) for each in spared.values()), torch.zeros((), dtype=torch.long))
@@ -154,7 +183,7 @@ def _by_layer(
     def measured(layer: InstancePrunedConv2d, threshold: float) -> tuple[float, float]:
         """The part of the MACs that the layer saves, and the mean square of the change of outputs."""
         layer.threshold.fill_(threshold)
-        with watched(network) as spared:
+        with sparing(network) as spared:
             moved = [(network(images) - before).square().sum() for images, before in zip(batches, outputs, strict=True)]
         layer.threshold.fill_(-math.inf)
         saved = sum(float(torch.cat(each).double().sum()) for each in spared.values() if each)

@@ -1,7 +1,6 @@
 """Training of shared weights on sampled paths, in one process or several, and preparation of single paths."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -19,9 +18,6 @@ from nasplat.training.unused_parts import untouched, unused_parts
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
 Decay: TypeAlias = Literal["all", "used"]
-
-CALIBRATION_BATCH = 256
-"""The largest number of images in each batch for computing statistics."""
 
 
 class SupernetTraining(ClassifierTraining):
@@ -187,8 +183,4 @@ def recalibrate_path(network: nn.Module, statistics: Statistics, examples: Examp
     if statistics == "batch":
         use_batch_statistics(network)
         return
-    last = min(images, len(examples))
-    # All batches have equal weight, so none may be much smaller than the others.
-    number = -(-last // CALIBRATION_BATCH)
-    edges = [last * i // number for i in range(number + 1)]
-    recalibrate(network, (examples.batch(examples.order[slice(*edge)])[0] for edge in pairwise(edges)))
+    recalibrate(network, examples.sample(images))

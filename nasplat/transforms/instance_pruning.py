@@ -9,7 +9,7 @@ from torch import nn
 from nasplat.convolution import ConvolutionShape
 from nasplat.cost import Cost
 from nasplat.nn.costs import FLOAT_BITS
-from nasplat.nn.instance_pruning import InstancePrunedConv2d
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, Pruning, Rule
 from nasplat.nn.rewriting import LayerTransform
 
 
@@ -20,24 +20,41 @@ class InstancePruning(LayerTransform):
     are calibrated on training images, so that the network takes a given part of its MACs in the mean.
 
     Args:
+        macs: The part of the network's multiply-accumulates that images take in the mean.
         decay: The weight in the loss of the mean channel norm of each layer's input.
         rise: The part of the training in which this weight rises from 0, from 0 to 1.
+        thresholds: Whether all layers have one threshold, or each its own.
+        variation: The least coefficient of variation of channel norms of a layer that is pruned.
+        layers: The names of the layers that are pruned whatever their variation, with commas between; by default all
+            that vary so much.
+        images: The number of training images that thresholds are calibrated on.
         stem: Whether the first convolution is rewritten too.
         classifier: Whether the last layer is rewritten too, if it is a 1 x 1 convolution.
     """
 
+    varies: ClassVar[bool] = True
     excludes: ClassVar[frozenset[str]] = frozenset({"balanced_binary", "full_stack"})
 
     def __init__(
         self,
         *,
+        macs: Annotated[float, Field(gt=0, le=1)] = 0.6,
         decay: Annotated[float, Field(ge=0)] = 0.1,
         rise: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        thresholds: Rule = "common",
+        variation: Annotated[float, Field(ge=0)] = 0.0,
+        layers: str = "",
+        images: Annotated[int, Field(ge=1)] = 512,
         stem: bool = False,
         classifier: bool = False,
     ) -> None:
+        self.macs = macs
         self.decay = decay
         self.rise = rise
+        self.thresholds = thresholds
+        self.variation = variation
+        self.layers = layers
+        self.images = images
         self.stem = stem
         self.classifier = classifier
 
@@ -52,7 +69,9 @@ class InstancePruning(LayerTransform):
     def replacement(self, layer: nn.Conv2d, *, fitted: bool) -> nn.Module:
         if not fitted:
             layer = _drawn(layer)
-        return InstancePrunedConv2d(layer, decay=self.decay, rise=self.rise)
+        names = tuple(name.strip() for name in self.layers.split(",") if name.strip())
+        pruning = Pruning(self.macs, self.decay, self.rise, self.thresholds, self.variation, names, self.images)
+        return InstancePrunedConv2d(layer, pruning)
 
     def error(self, layer: nn.Conv2d, replacement: nn.Module) -> float | None:
         return 0.0
