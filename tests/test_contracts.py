@@ -79,6 +79,9 @@ TRANSFORMED: list[tuple[str, dict[str, Any]]] = [
     ("nasbench201+balanced_binary", {"transform": {"per": "stage", "gated": [True, False]}}),
     ("ghost/small+balanced_binary+full_stack", {"transform": {"per": "stage"}}),
     ("esrn/tiny+balanced_binary", {"transform": {"balanced": False}}),
+    ("nasbench201+instance_pruning", {"transform": {"per": "stage"}}),
+    ("ghost/small+instance_pruning", {"transform": {"decay": 0.5}}),
+    ("esrn/tiny+instance_pruning", {"transform": {}}),
     ("nasbench101+full_stack", {"transform": PER_STAGE, "channels": 20}),  # four for each of five vertices
     ("darts+full_stack", {"transform": {"filters": 2}}),
     ("ghost/small+full_stack", {"transform": {"per": "stage"}}),

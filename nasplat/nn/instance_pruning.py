@@ -71,24 +71,30 @@ class InstancePrunedConv2d(Rewritten):
         self.train(convolution.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolved(x, self.weight, self.bias)
-
-    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution of maps `[B, inputs, H, W]` with other weights and biases of the same shapes."""
         if not self.training:
-            return pruned(self.geometry, x, weight, bias, self.threshold)
-        if self.pruning.decay and torch.is_grad_enabled():
-            # Its gradient is zero for a channel of zeros, where that of a root is not a number.
-            self._norm = torch.linalg.vector_norm(x, dim=(2, 3)).mean() / (x.shape[2] * x.shape[3]) ** 0.5
-        return self.geometry.convolved(x, weight, bias)
+            return pruned(self.geometry, x, self.weight, self.bias, self.threshold)
+        self._norm = self.decaying(x)
+        return self.geometry.convolved(x, self.weight, self.bias)
 
-    def penalty(self) -> Tensor | None:
-        """The feature decay of the last batch, which is told once."""
-        norm, self._norm = self._norm, None
+    def decaying(self, x: Tensor) -> Tensor | None:
+        """The mean norm of channels that decays, a scalar; None if it does not count."""
+        if not self.pruning.decay or not torch.is_grad_enabled():
+            return None
+        # Its gradient is zero for a channel of zeros, where that of a root is not a number.
+        found: Tensor = torch.linalg.vector_norm(x, dim=(2, 3))
+        return found.mean() / math.sqrt(x.shape[2] * x.shape[3])
+
+    def decayed(self, norm: Tensor | None) -> Tensor | None:
+        """The term of the loss for a mean norm."""
         if norm is None:
             return None
         risen = 1.0 if self._rising <= 0 else (self.steps / self._rising).clamp(max=1.0)
         return self.pruning.decay * (risen * norm)
+
+    def penalty(self) -> Tensor | None:
+        """The feature decay of the last batch, or of the last place of a layer in several; it is told once."""
+        norm, self._norm = self._norm, None
+        return self.decayed(norm)
 
     def before_training(self, steps: int) -> None:
         """Learn how long the weight of the decay rises."""

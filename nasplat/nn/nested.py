@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from nasplat.nn.binary import BinaryFilters, GatedResidual, NormalizedSign, evaluated, straight
 from nasplat.nn.full_stack import FullStackConv2d, correlation
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, pruned, spared
 from nasplat.nn.rewritten import Rewritten
 
 
@@ -45,8 +46,8 @@ def _within(whole: nn.Module, small: nn.Module) -> nn.Module:
         return NESTED[type(small)](whole, small, _cuts(ours, theirs))
     if next(small.parameters(recurse=False), None) is not None:
         raise TypeError(
-            "only convolutions (ordinary, binary, of full-stack filters), batch norms and linear layers can be nested, "
-            f"not {type(small).__name__}"
+            "only convolutions (ordinary, binary, pruned, of full-stack filters), batch norms and linear layers can be "
+            f"nested, not {type(small).__name__}"
         )
     for name, child in small.named_children():
         setattr(small, name, _within(whole.get_submodule(name), child))
@@ -230,6 +231,37 @@ class NestedGatedResidual(_Nested, Rewritten):
         return small.gated(x, gate)
 
 
+class NestedInstancePrunedConv2d(_Nested, Rewritten):
+    """A part of a convolution that leaves out channels for each image. It has the threshold of the whole."""
+
+    def __init__(self, whole: nn.Module, small: nn.Module, cuts: Cuts) -> None:
+        super().__init__(whole, small, cuts)
+        self._norm: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole, small = self._pair()
+        weight, bias = self.part("weight"), self.part("bias")
+        assert weight is not None
+        if not self.training:
+            return pruned(small.geometry, x, weight, bias, whole.threshold)
+        self._norm = whole.decaying(x)
+        return small.geometry.convolved(x, weight, bias)
+
+    def penalty(self) -> Tensor | None:
+        norm, self._norm = self._norm, None
+        return self._pair()[0].decayed(norm)
+
+    def spared(self, x: Tensor, result: Tensor) -> Tensor:
+        """The multiply-accumulates that images `[B, inputs, H, W]` are spared, `[B]`."""
+        whole, small = self._pair()
+        return spared(small.geometry, x, result, whole.threshold)
+
+    def _pair(self) -> tuple[InstancePrunedConv2d, InstancePrunedConv2d]:
+        whole, small = self._layers
+        assert isinstance(whole, InstancePrunedConv2d) and isinstance(small, InstancePrunedConv2d)
+        return whole, small
+
+
 NESTED: dict[type[nn.Module], type[_Nested]] = {
     nn.Conv2d: NestedConv2d,
     nn.BatchNorm2d: NestedBatchNorm2d,
@@ -238,4 +270,5 @@ NESTED: dict[type[nn.Module], type[_Nested]] = {
     BinaryFilters: NestedBinaryFilters,
     NormalizedSign: NestedNormalizedSign,
     GatedResidual: NestedGatedResidual,
+    InstancePrunedConv2d: NestedInstancePrunedConv2d,
 }
