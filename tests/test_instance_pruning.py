@@ -152,7 +152,7 @@ def test_the_feature_decay_is_the_mean_norm_by_hand_and_rises() -> None:
     assert copy.deepcopy(layer).penalty() is None
     with torch.no_grad():
         layer(x)
-    assert layer.penalty() is not None and layer.eval()(x).requires_grad and layer.penalty() is None
+    assert layer.penalty() is None and layer.eval()(x).requires_grad and layer.penalty() is None
 
 
 def test_variations_are_those_of_loops() -> None:
