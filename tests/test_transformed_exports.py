@@ -16,6 +16,7 @@ from nasplat.export.opening import WEIGHTS
 from nasplat.export.program import write_program
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed, unpack
+from nasplat.nn.rewritten import calibrate
 from nasplat.options import construct
 from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
@@ -32,6 +33,9 @@ CASES = {
     "darts+balanced_binary": {"channels": 4, "cells": 3},
     "ghost/small+balanced_binary": {},
     "esrn/tiny+balanced_binary": {},
+    "nasbench201+instance_pruning": {"channels": 4, "cells": 1},
+    "ghost/small+instance_pruning": {},
+    "esrn/tiny+instance_pruning": {},
     "nasbench201+ghost": {"channels": 4, "cells": 1},
     "esrn/tiny+ghost": {},
 }
@@ -71,6 +75,7 @@ def test_all_forms_of_a_transformed_member_agree_with_torch_and_are_as_small_as_
     with seeded(0):
         architecture = space.sample(default_rng(3))
         network = space.build(architecture, io).eval()
+        calibrate(network, lambda _: [torch.randn(8, *io.input_shape)])
     written(network, io, tmp_path, *Format)
     bits = space.cost(architecture, io).memory_bits
     stored = load_file(tmp_path / WEIGHTS)

@@ -9,13 +9,13 @@ are calibrated.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from nasplat.nn.convolution import Geometry
-from nasplat.nn.rewritten import Rewritten
+from nasplat.nn.rewritten import Packed, Rewritten
 
 Rule: TypeAlias = Literal["common", "layer"]
 
@@ -55,6 +55,7 @@ class InstancePrunedConv2d(Rewritten):
         pruning: How the network is pruned.
     """
 
+    jumps: ClassVar[bool] = True
     threshold: Tensor
     steps: Tensor
 
@@ -141,13 +142,14 @@ class InstancePrunedConv2d(Rewritten):
         return {**self.__dict__, "_norm": None}
 
 
-class PackedInstancePrunedConv2d(nn.Module):
+class PackedInstancePrunedConv2d(Packed):
     """A convolution that computes with the input channels whose norm is high for the image.
 
     Args:
         layer: The layer that was trained.
     """
 
+    jumps: ClassVar[bool] = True
     threshold: Tensor
 
     def __init__(self, layer: InstancePrunedConv2d) -> None:

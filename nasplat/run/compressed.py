@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Self
 
 from nasplat.architecture import Architecture
@@ -17,6 +18,8 @@ COSTS = ("memory_bits", "multiplications", "additions", "bit_operations", "param
 """The costs that are compared."""
 BIT_OPERATIONS = COSTS[3]
 """The cost that a table leaves out where no network has any."""
+EXPECTED, SPREAD = "macs_expected", "macs_spread"
+"""The mean and the standard deviation of the multiply-accumulates of images, of networks in which images differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +102,13 @@ class Compression:
         for code, origin in source.members.items():
             measured = [m for m in history.measured if m.architecture.code == code]
             costs = {name: measured[0].metrics[name] for name in COSTS if measured and name in measured[0].metrics}
-            tuned = [m for m in measured if m.task.fidelity == whole]
+            fitted, tuned = ([m for m in measured if m.task.fidelity == epochs] for epochs in (0, whole))
             states = (
                 State(ORIGINAL, _values(objective, [origin.metrics]), origin.metrics),
-                State(FITTED, _values(objective, [m.metrics for m in measured if m.task.fidelity == 0]), costs),
-                State(TUNED, _values(objective, [m.metrics for m in tuned]), costs),
+                *(
+                    State(name, _values(objective, [m.metrics for m in of]), costs | _expected(of))
+                    for name, of in ((FITTED, fitted), (TUNED, tuned))
+                ),
             )
             if measured:
                 best = max(tuned, key=lambda m: _better(objective, m), default=None)
@@ -114,6 +119,15 @@ class Compression:
 def _values(objective: Objective, metrics: Sequence[Mapping[str, float]]) -> MeanStd | None:
     values = tuple(each[objective.metric] for each in metrics if objective.metric in each)
     return MeanStd(values) if values else None
+
+
+def _expected(measured: Sequence[Measurement]) -> dict[str, float]:
+    """The MACs that images take, in the mean over measurements, if images differ in them."""
+    return {
+        name: fmean(each.metrics[name] for each in measured)
+        for name in (EXPECTED, SPREAD)
+        if measured and all(name in each.metrics for each in measured)
+    }
 
 
 def _better(objective: Objective, measurement: Measurement) -> float:
@@ -127,7 +141,9 @@ def table(compression: Compression) -> tuple[list[str], list[list[str]]]:
     shipped = any(state.shipped for member in compression.members for state in member.states)
     binary = any(state.costs.get(BIT_OPERATIONS) for member in compression.members for state in member.states)
     names = [name for name in COSTS[1:] if binary or name != BIT_OPERATIONS]
-    columns = ["architecture", "", metric, "memory", *(name.replace("_", " ") for name in names)]
+    varies = any(EXPECTED in state.costs for member in compression.members for state in member.states)
+    columns = ["architecture", "", metric, *(["expected MACs"] if varies else []), "memory"]
+    columns += [name.replace("_", " ") for name in names]
     columns += ["weights file", "ONNX file", "latency"] if shipped else []
     rows = []
     for member in compression.members:
@@ -139,6 +155,7 @@ def table(compression: Compression) -> tuple[list[str], list[list[str]]]:
                 member.architecture.code if state.name == ORIGINAL else "",
                 state.name,
                 spelt(metric, state.values),
+                *([_varying(state.costs)] if varies else []),
                 *costs,
             ]
             if shipped:
@@ -160,6 +177,7 @@ def described(compression: Compression) -> list[dict[str, Any]]:
                     compression.objective.metric: None if state.values is None else state.values.mean,
                     "values": None if state.values is None else list(state.values.values),
                     **{name: state.costs.get(name) for name in COSTS},
+                    **{name: state.costs[name] for name in (EXPECTED, SPREAD) if name in state.costs},
                     "weights_bytes": state.shipped and state.shipped.weights,
                     "onnx_bytes": state.shipped and state.shipped.onnx,
                     "latency_ms": state.shipped and state.shipped.latency_ms,
@@ -169,6 +187,14 @@ def described(compression: Compression) -> list[dict[str, Any]]:
         }
         for member in compression.members
     ]
+
+
+def _varying(costs: Mapping[str, float]) -> str:
+    """The MACs of images, with the standard deviation if they differ."""
+    if EXPECTED not in costs:
+        return figure("macs", costs["macs"]) if "macs" in costs else ""
+    spread = f" ± {figure('macs', costs[SPREAD])}" if SPREAD in costs else ""
+    return f"{figure('macs', costs[EXPECTED])}{spread}"
 
 
 def _files(files: Shipped) -> list[str]:
