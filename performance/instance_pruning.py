@@ -1,0 +1,369 @@
+"""What leaving out channels image by image costs in accuracy on small tasks, beside static pruning.
+
+    python performance/instance_pruning.py [--seeds 1000 … 1004] [--data hard_digits …] [--networks vgg …]
+        [--processes 1] [--out runs/instance-pruning.jsonl] [--json]
+    python performance/instance_pruning.py --tune [--out …]
+
+Every training is a line of the file as soon as it has ended, with all that is measured of the trained network, and a
+second call goes on where the first was interrupted. `--tune` is how the weight of the feature decay was chosen: on a
+seed of its own and on validation data.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fronts import Gain
+from full_stack import DATA, loaded, points, trained, verdict
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.resnet import BasicBlock
+
+from nasplat import transforms
+from nasplat.architecture import IO
+from nasplat.cost import counted_macs
+from nasplat.data.examples import Examples
+from nasplat.errors import InputError
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, norms
+from nasplat.nn.rewritten import sparing
+from nasplat.nn.thresholds import HALVINGS, calibrate, pruned_layers, variations
+from nasplat.training.options import RecipeOptions
+from nasplat.training.seeding import seeded
+from searching import Row, kept
+
+SHARES = (0.6, 0.5)
+"""The parts of the MACs."""
+ALLOWED = {0.6: 0.01, 0.5: 0.015}
+"""The loss of accuracy that is allowed at each part."""
+WITHOUT = -0.05
+"""By how much the feature decay must be better than the same gating without it: at least five points."""
+RULES = ("common", "layer")
+CALIBRATION, BATCH = 512, 250
+TUNING_SEED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How every network is trained; what is not named is the platform's default. Chosen by `--tune`.
+
+    Args:
+        subset: The number of training and validation images.
+        epochs: The passes over the training images.
+        decay: The weight of the feature decay.
+        split: The part of the data that is measured.
+    """
+
+    subset: int = 3000
+    epochs: int = 9
+    decay: float = 1.0
+    split: str = "test"
+
+
+class Vgg(nn.Sequential):
+    """Five convolutions of 3 x 3 with batch norm and ReLU, two poolings, and a linear classifier.
+
+    Args:
+        io: The shapes of images and classes. The first convolution halves sides above 16 pixels.
+    """
+
+    def __init__(self, io: IO) -> None:
+        channels, side, _ = io.input_shape
+        layers: list[nn.Module] = []
+        for number, width in enumerate((32, 64, 64, 64, 64)):
+            stride = 2 if number == 0 and side > 16 else 1
+            layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] if number in (0, 2) else []
+            channels = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, io.outputs))
+
+
+class ResNet20(nn.Sequential):
+    """The network of He et al., 2016, sec. 4.2: a convolution and nine blocks of 16, 32 and 64 channels.
+
+    Args:
+        io: The shapes of images and classes. The first convolution halves sides above 16 pixels.
+    """
+
+    def __init__(self, io: IO) -> None:
+        channels, side, _ = io.input_shape
+        first = nn.Conv2d(channels, 16, 3, 2 if side > 16 else 1, 1, bias=False)
+        blocks, inputs = [], 16
+        for outputs in (16, 32, 64):
+            for number in range(3):
+                stride = 2 if number == 0 and outputs > 16 else 1
+                project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+                blocks.append(BasicBlock(inputs, outputs, stride, project if stride > 1 else None))
+                inputs = outputs
+        head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, io.outputs)
+        super().__init__(first, nn.BatchNorm2d(16), nn.ReLU(), *blocks, *head)
+
+
+NETWORKS: dict[str, Callable[[IO], nn.Module]] = {"vgg": Vgg, "resnet20": ResNet20}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a network does on some images.
+
+    Args:
+        accuracy: The fraction of images that it classifies correctly.
+        share: The mean part of its MACs.
+        spread: The standard deviation of that over images.
+        spearman: The rank correlation of the part that an image takes with its loss; 0 where all take the same.
+    """
+
+    accuracy: float
+    share: float
+    spread: float
+    spearman: float
+
+
+@torch.no_grad()
+def measured(network: nn.Module, examples: Examples, dense: int) -> Measured:
+    """What a network does on examples; `dense` are its MACs without pruning."""
+    correct, losses = [], []
+    with sparing(network.eval()) as spared:
+        for first in range(0, len(examples), BATCH):
+            images, labels = examples.batch(slice(first, first + BATCH))
+            logits = network(images)
+            correct.append(logits.argmax(1) == labels)
+            losses.append(functional.cross_entropy(logits, labels, reduction="none"))
+    saved = sum((torch.cat(each).double() for each in spared.values()), torch.zeros(len(examples), dtype=torch.float64))
+    part = (1 - saved / dense).numpy()
+    found = float(spearmanr(part, torch.cat(losses).numpy()).statistic) if part.std() > 0 else 0.0
+    return Measured(float(torch.cat(correct).double().mean()), float(part.mean()), float(part.std()), found)
+
+
+@contextmanager
+def masked(layers: Mapping[str, InstancePrunedConv2d], masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """A context in which the same channels are set to zero for all images, by masks `[channels]` of layers."""
+    with ExitStack() as undo:
+        for name, layer in layers.items():
+
+            def zeroed(_: nn.Module, given: tuple[Tensor], mask: Tensor = masks[name]) -> tuple[Tensor]:
+                return (given[0] * mask[:, None, None],)
+
+            undo.callback(layer.register_forward_pre_hook(zeroed).remove)
+        yield
+
+
+@torch.no_grad()
+def static(network: nn.Module, batches: Sequence[Tensor], examples: Examples, dense: int, share: float) -> Measured:
+    """The network without the channels whose mean norm is low over training images, the same for all images.
+
+    One threshold, relative to the mean of each layer, is found by halving, so that the part of the MACs is the given.
+    """
+    layers = pruned_layers(network)
+    for layer in layers.values():
+        layer.threshold.fill_(-torch.inf)
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    macs: dict[str, int] = {}
+
+    def look(layer: nn.Module, given: tuple[Tensor], result: Tensor, *, name: str) -> None:
+        seen[name].append(norms(given[0]))
+        sides = layers[name].geometry.kernel_size
+        macs[name] = result[0].numel() * sides[0] * sides[1]  # for each input channel
+
+    with ExitStack() as undo:
+        for name, layer in layers.items():
+            hook = layer.register_forward_hook(lambda a, b, c, name=name: look(a, b, c, name=name))
+            undo.callback(hook.remove)
+        for images in batches:
+            network(images)
+    strength = {name: torch.cat(each).mean(0) for name, each in seen.items()}
+
+    def masks_at(threshold: float) -> dict[str, Tensor]:
+        return {name: (norm > threshold * norm.mean()) | (norm == norm.max()) for name, norm in strength.items()}
+
+    def part(masks: Mapping[str, Tensor]) -> float:
+        return 1 - sum(int((~mask).sum()) * macs[name] for name, mask in masks.items()) / dense
+
+    low, high = 0.0, float(max(layer.geometry.inputs for layer in layers.values()))
+    for _ in range(2 * HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if part(masks_at(middle)) <= share else (middle, high)
+    masks = masks_at(high)
+    with masked(layers, {name: mask.float() for name, mask in masks.items()}):
+        found = measured(network, examples, dense)
+    return Measured(found.accuracy, part(masks), 0.0, 0.0)
+
+
+def job(kind: str, name: str, decay: float, settings: Settings) -> Row:
+    """The settings of a training, which say all about it."""
+    return {"network": kind, "data": name, **asdict(settings), "decay": decay}
+
+
+def work(given: Row, seed: int) -> Row:
+    """Carry out a training and all measurements of the network, for `kept`. Accuracies are fractions."""
+    torch.set_num_threads(1)
+    settings = Settings(**{key: given[key] for key in asdict(Settings())})
+    data, splits = loaded(given["data"], settings.subset)
+    clock = time.perf_counter()
+    recipe = RecipeOptions().recipe(len(splits.training), "cpu")
+    with seeded(seed):
+        drawn = NETWORKS[given["network"]](data.io)
+        dense = counted_macs(drawn, data.io)
+        network = transforms.apply(drawn, "instance_pruning", fitted=True, decay=settings.decay).network
+        trained(network, splits, recipe, settings.epochs, seed)
+    seconds = time.perf_counter() - clock
+    network.eval()
+    batches, examples = list(splits.training.sample(CALIBRATION)), getattr(splits, settings.split)
+    row: Row = {"unpruned": asdict(measured(network, examples, dense)), "dense": dense, "seconds": seconds}
+    row["variations"] = variations(network, batches)
+    for share in SHARES:
+        for rule in RULES:
+            calibrate(network, batches, dense, share, names=[*pruned_layers(network)], rule=rule)
+            row[f"{rule} {share}"] = asdict(measured(network, examples, dense))
+        row[f"static {share}"] = asdict(static(network, batches, examples, dense, share))
+    row |= by_variation(network, batches, examples, dense, row["variations"])
+    print(f"{given['network']}, {given['data']}, seed {seed}, {settings.decay}: {row}", file=sys.stderr, flush=True)
+    return row
+
+
+def by_variation(
+    network: nn.Module, batches: Sequence[Tensor], examples: Examples, dense: int, found: Mapping[str, float]
+) -> Row:
+    """The half of the layers with high variation, and the other half, at the least MACs that both can reach."""
+    ordered = sorted(found, key=lambda name: found[name])
+    halves = {"low": ordered[: len(ordered) // 2], "high": ordered[len(ordered) - len(ordered) // 2 :]}
+    reached = []
+    for names in halves.values():
+        for name, layer in pruned_layers(network).items():
+            layer.threshold.fill_(1.0 if name in names else -torch.inf)  # leaves out all below the mean
+        reached.append(measured(network, examples, dense).share)
+    share = max(reached)
+    row: Row = {}
+    for which, names in halves.items():
+        calibrate(network, batches, dense, share, names=names)
+        row[which] = asdict(measured(network, examples, dense))
+    return row
+
+
+def summary(
+    seeds: Sequence[int],
+    names: Sequence[str],
+    kinds: Sequence[str],
+    settings: Settings,
+    file: Path,
+    processes: int,
+) -> dict[str, Any]:
+    """What the trainings come to; those that the file lacks are carried out."""
+    for name in names:
+        loaded(name, settings.subset)
+    arms = {"decay": settings.decay, "none": 0.0}
+    cells = [(kind, name, seed, arm) for name in names for seed in seeds for kind in kinds for arm in arms]
+    jobs = [(job(kind, name, arms[arm], settings), seed) for kind, name, seed, arm in cells]
+    rows = dict(zip(cells, kept(jobs, work, file, processes), strict=True))
+    return {
+        f"{kind}, {name}": summed({arm: [rows[kind, name, seed, arm] for seed in seeds] for arm in arms})
+        for name in names
+        for kind in kinds
+    }
+
+
+def summed(arms: Mapping[str, list[Row]]) -> dict[str, Any]:
+    """What the trainings of a network on a data set come to: means with intervals, and paired differences."""
+    decayed, none = arms["decay"], arms["none"]
+    figures = [key for key, value in decayed[0].items() if isinstance(value, dict) and "accuracy" in value]
+
+    def column(rows: Sequence[Row], key: str, what: str = "accuracy") -> list[float]:
+        return [row[key][what] for row in rows]
+
+    lines = {
+        arm: {
+            key: {
+                "accuracy": asdict(Gain.of(column(rows, key), [0.0] * len(rows))),
+                **{what: float(np.mean(column(rows, key, what))) for what in ("share", "spread")},
+                "spearman": asdict(Gain.of(column(rows, key, "spearman"), [0.0] * len(rows))),
+            }
+            for key in figures
+        }
+        for arm, rows in arms.items()
+    }
+    pairs: dict[str, tuple[list[float], list[float], float]] = {
+        "decay less none, both unpruned": (column(decayed, "unpruned"), column(none, "unpruned"), 0.0),
+        "high less low variation": (column(decayed, "high"), column(decayed, "low"), 0.0),
+    }
+    for share, allowed in ALLOWED.items():
+        for rule in RULES:
+            key = f"{rule} {share}"
+            mine = column(decayed, key)
+            pairs[f"{key} less unpruned"] = (mine, column(decayed, "unpruned"), allowed)
+            pairs[f"{key} less none, unpruned"] = (mine, column(none, "unpruned"), allowed)
+            pairs[f"{key} less none, {key}"] = (mine, column(none, key), WITHOUT)
+            pairs[f"{key} less static"] = (mine, column(decayed, f"static {share}"), 0.0)
+    differences = {}
+    for pair, (one, other, allowed) in pairs.items():
+        gain = Gain.of(one, other)
+        differences[pair] = {**asdict(gain), "allowed": allowed, "verdict": verdict(gain, allowed)}
+    return {"arms": lines, "differences": differences}
+
+
+def tuned(file: Path, processes: int) -> None:
+    """Print what the decay was chosen by: accuracies on validation data, for a seed of its own."""
+    for decay in (0.1, 0.3, 1.0, 3.0):
+        settings = Settings(decay=decay, split="validation")
+        rows = kept([(job(kind, DATA[0], decay, settings), TUNING_SEED) for kind in NETWORKS], work, file, processes)
+        keys = ["unpruned", *(f"{rule} {share}" for share in SHARES for rule in RULES)]
+        for kind, row in zip(NETWORKS, rows, strict=True):
+            said = ", ".join(f"{key} {100 * row[key]['accuracy']:.2f} ({row[key]['share']:.2f})" for key in keys)
+            print(f"{DATA[0]}, {kind}, decay {decay:g}: {said}")
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the tables."""
+    for name, part in found.items():
+        print(f"\n{name}\n{'':8} {'':12} {'MACs':>7} {'spread':>7}   accuracy, %")
+        for arm, lines in part["arms"].items():
+            for key, line in lines.items():
+                rank = points(line["spearman"], sign="+")
+                print(f"{arm:8} {key:12} {line['share']:7.3f} {line['spread']:7.3f}   {points(line['accuracy'])}; "
+                      f"rank correlation with loss, %: {rank}")  # fmt: skip
+        print("paired by seed, points:")
+        for pair, line in part["differences"].items():
+            allowed = f", {100 * line['allowed']:g} allowed" if line["allowed"] else ""
+            print(f"{pair:38} {points(line, sign='+')}{allowed}: {line['verdict']}")
+
+
+def main() -> None:
+    """Train what is missing, and print what came of it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1000, 1005)))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/instance-pruning.jsonl"), help="the rows, one a training"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="how many networks are trained at a time")
+    parser.add_argument("--tune", action="store_true", help="print what the settings were chosen by, and end")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    arguments = parser.parse_args()
+    if arguments.tune:
+        tuned(arguments.out, arguments.processes)
+        return
+    found = summary(arguments.seeds, arguments.data, arguments.networks, Settings(), arguments.out, arguments.processes)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    show(found)
+    print(f"\nPython {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread each")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")
+    except InputError as error:
+        sys.exit(f"error: {error}")
