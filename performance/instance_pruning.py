@@ -35,7 +35,7 @@ from nasplat.architecture import IO
 from nasplat.cost import counted_macs
 from nasplat.data.examples import Examples
 from nasplat.errors import InputError
-from nasplat.nn.instance_pruning import InstancePrunedConv2d, norms
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, Rule, norms
 from nasplat.nn.rewritten import sparing
 from nasplat.nn.thresholds import HALVINGS, calibrate, pruned_layers, variations
 from nasplat.training.options import RecipeOptions
@@ -48,7 +48,7 @@ ALLOWED = {0.6: 0.01, 0.5: 0.015}
 """The loss of accuracy that is allowed at each part."""
 WITHOUT = -0.05
 """By how much the feature decay must be better than the same gating without it: at least five points."""
-RULES = ("common", "layer")
+RULES: tuple[Rule, ...] = ("common", "layer")
 CALIBRATION, BATCH = 512, 250
 TUNING_SEED = 100
 

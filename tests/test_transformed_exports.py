@@ -1,6 +1,7 @@
 """Transformed networks of every search space in every exported form, with the figures that exports are held to."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from nasplat.registry import SEARCH_SPACES
 from nasplat.search_space import SearchSpace
 from nasplat.training.seeding import seeded
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "nasbench201+full_stack": {"channels": 4, "cells": 1},
     "nasbench101+full_stack": {"channels": 16, "stacks": 2, "cells": 1},
     "darts+full_stack": {"channels": 4, "cells": 3},
