@@ -11,6 +11,7 @@ from pydantic import Field
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import Preprocessing, SupernetBenchmark
+from nasplat.cost import EXPECTED, SPREAD
 from nasplat.data.dataset import Dataset
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Splits
@@ -41,9 +42,6 @@ STATISTICS = "statistics"
 
 AIDS = ("cutout", "drop_path", "auxiliary", "ema", "label_smoothing", "distillation")
 """The options that aid the training of single networks. They have no effect with shared weights."""
-
-EXPECTED = ("macs_expected", "macs_spread")
-"""The mean and the standard deviation of the multiply-accumulates of measured images, where images differ in them."""
 
 LATENCY = ("latency_ms", "latency_iqr_ms", "latency_batch", "latency_threads")
 """The metrics of a measured latency: its median and interquartile range, and the batch size and threads."""
@@ -107,7 +105,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.latency_table = latency.table
         self.measured_under = Conditions(latency.engine, latency.threads, latency.batch or 1)
         if isinstance(space, Transforming) and space.varies:
-            self.metrics = (*self.metrics, *EXPECTED)  # type: ignore[misc]  # which there are is the space's
+            self.metrics = (*self.metrics, EXPECTED, SPREAD)  # type: ignore[misc]  # which there are is the space's
         if latency.batch:
             self.metrics = (*self.metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
             self.code_metrics = frozenset(LATENCY)
@@ -180,7 +178,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.recipe.check_warmup(self.epochs * (images // min(self._recipe("cpu").batch_size, images)))
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.nn.rewritten import sparing
+        from nasplat.nn.rewritten import expected_macs, sparing
         from nasplat.training.fit import evaluate
 
         least, most = 1, self.epochs
@@ -197,7 +195,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         by_batch = task.weights is not None and self.shared_weights.statistics == "batch"
         with sparing(network) as spared:
             metrics = evaluate(network, self._splits(device).validation, stratified=by_batch)
-        metrics |= self._expected(task.architecture, spared)
+        if EXPECTED in self.metrics:
+            metrics |= expected_macs(spared, self.space.cost(task.architecture, self.io).macs)
         if not math.isfinite(metrics["loss"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency.batch:
@@ -242,16 +241,6 @@ class Classification(LatencyKnown, SupernetBenchmark):
             state = named(training.state(), self._supernets_name)
         return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed * paths))
 
-    def _expected(self, architecture: Architecture, spared: "Mapping[str, Sequence[Tensor]]") -> dict[str, float]:
-        """The mean and the standard deviation of the MACs of measured images, where they depend on the image."""
-        import torch
-
-        if EXPECTED[0] not in self.metrics:
-            return {}
-        macs = self.space.cost(architecture, self.io).macs
-        total = sum((torch.cat([*each]).double() for each in spared.values()), torch.zeros((), dtype=torch.float64))
-        return dict(zip(EXPECTED, (macs - float(total.mean()), float(total.std(correction=0))), strict=True))
-
     @property
     def members(self) -> int:
         return self.shared_weights.paths
@@ -272,14 +261,15 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return weights if left is None else weights | artifacts.get_tensors(left)
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.nn.rewritten import sparing
+        from nasplat.nn.rewritten import expected_macs, sparing
         from nasplat.training.fit import evaluate
 
         model = self._trained(measurement, artifacts).to(device)
         latency = {name: measurement.metrics[name] for name in LATENCY if name in measurement.metrics}
         with sparing(model) as spared:
             metrics = evaluate(model, self._splits(device).test)
-        metrics |= self._expected(measurement.task.architecture, spared)
+        if EXPECTED in self.metrics:
+            metrics |= expected_macs(spared, self.space.cost(measurement.task.architecture, self.io).macs)
         return Measurement(
             task=measurement.task,
             metrics=metrics | latency,  # latency belongs to no split

@@ -1,7 +1,7 @@
 """Image super-resolution, measured by training each architecture from scratch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -11,6 +11,7 @@ from pydantic import Field
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Preprocessing
+from nasplat.cost import EXPECTED, SPREAD
 from nasplat.data.location import data_folder
 from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import SuperResolutionDataOptions
@@ -23,6 +24,7 @@ from nasplat.latency.options import LatencyTableOptions
 from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
 from nasplat.training.options import SuperResolutionRecipeOptions
+from nasplat.transform import Transforming
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,6 +97,8 @@ class SuperResolution(LatencyKnown):
         self.recipe = recipe
         self.latency = latency
         self.latency_table = latency.table
+        if isinstance(space, Transforming) and space.varies:
+            self.metrics = (*self.metrics, EXPECTED, SPREAD)  # type: ignore[misc]  # which there are is the space's
 
     @property
     def protocol(self) -> str:
@@ -135,9 +139,9 @@ class SuperResolution(LatencyKnown):
         collected(lambda part: getattr(self, part), ("_patches", "validation"))  # both are read now
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
+        from nasplat.nn.rewritten import calibrate
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for, transformed_network
-        from nasplat.training.super_resolution import evaluate
 
         if task.weights is not None:
             raise TrialFailed(
@@ -156,19 +160,40 @@ class SuperResolution(LatencyKnown):
                 network = transformed_network(task, self.space, self.io, device, artifacts)
             training = self.training(task.architecture, device=device, seed=task.seed, network=network)
             processed = train_for(task, training, artifacts)
+            calibrate(training.network, lambda count: self._patches.sample(count, seed=task.seed, device=device))
             left = {"weights": training.network.state_dict()}
             if task.fidelity < most:
                 left[STATE] = named(training.state(), str(task.architecture))
-        metrics = evaluate(training.network, self.validation, self.scale, device)
+        metrics = self._measured(task.architecture, training.network, self.validation, device)
         if not math.isfinite(metrics["psnr_db"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation PSNR is {metrics['psnr_db']}")
         kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items()}
         return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
 
+    def _measured(
+        self, architecture: Architecture, network: "nn.Module", pairs: "Iterable[Pair]", device: str
+    ) -> dict[str, float]:
+        """How well images are upscaled, and the MACs that one of the size of costs takes, where images differ in them."""
+        from nasplat.nn.rewritten import expected_macs, sparing
+        from nasplat.training.super_resolution import evaluate
+
+        whole, sizes = math.prod(self.io.input_shape[1:]), list[float]()
+
+        def seen() -> "Iterator[Pair]":
+            for pair in pairs:
+                sizes.append(pair.small[0].numel() / whole)
+                yield pair
+
+        with sparing(network) as spared:
+            found = evaluate(network, seen(), self.scale, device)
+        if EXPECTED in self.metrics:
+            found |= expected_macs(spared, self.space.cost(architecture, self.io).macs, sizes)
+        return found
+
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.nn.counting import built
         from nasplat.training.seeding import seeded
-        from nasplat.training.super_resolution import Pair, evaluate
+        from nasplat.training.super_resolution import Pair
 
         with seeded(measurement.task.seed):
             network = built(self.space, measurement.architecture, self.io)
@@ -176,7 +201,8 @@ class SuperResolution(LatencyKnown):
         network = network.to(device)
         metrics: dict[str, float] = {}
         for name, pictures in self._tests.items():
-            found = evaluate(network, (Pair.of(each, self.scale) for each in pictures), self.scale, device)
+            pairs = (Pair.of(each, self.scale) for each in pictures)
+            found = self._measured(measurement.task.architecture, network, pairs, device)
             if not metrics:
                 metrics |= found
             if name in self.data.tests:

@@ -19,6 +19,9 @@ OTHER = "other"
 MOST = 2**53
 """Maximum of each figure of a cost: so far, integers are exact in floating-point numbers."""
 
+EXPECTED, SPREAD = "macs_expected", "macs_spread"
+"""The mean and the standard deviation of the multiply-accumulates of measured images, where images differ in them."""
+
 WORD = 64
 """The number of bit operations that count as one operation, as processors combine so many bits in one step."""
 

@@ -1,7 +1,7 @@
 """Layers that a transform put in the place of others: what training, costs and exports must know about them."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from nasplat.cost import Operations
+from nasplat.cost import EXPECTED, SPREAD, Operations
 
 
 class Rewritten(nn.Module):
@@ -119,6 +119,19 @@ def sparing(network: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
                 hook = partial(look, into=found.setdefault(name, []))
                 undo.callback(layer.register_forward_hook(hook).remove)
         yield found
+
+
+def expected_macs(spared: Mapping[str, Sequence[Tensor]], macs: int, sizes: Sequence[float] = ()) -> dict[str, float]:
+    """The mean and the standard deviation of the multiply-accumulates that images take, by metric.
+
+    Args:
+        spared: What the images were spared, as `sparing` gives it.
+        macs: The multiply-accumulates of an image that is spared nothing.
+        sizes: The pixels of each image by those of the image that `macs` is of; by default all have as many.
+    """
+    total = sum((torch.cat([*each]).double().cpu() for each in spared.values()), torch.zeros((), dtype=torch.float64))
+    taken = macs - (total / torch.tensor(sizes, dtype=torch.float64) if sizes else total)
+    return {EXPECTED: float(taken.mean()), SPREAD: float(taken.std(correction=0))}
 
 
 def calibrate(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any, Self
 
 from nasplat.architecture import Architecture
+from nasplat.cost import EXPECTED, SPREAD
 from nasplat.objective import Objective
 from nasplat.run.history import History
 from nasplat.run.retrained import MeanStd, spelt
@@ -18,8 +19,6 @@ COSTS = ("memory_bits", "multiplications", "additions", "bit_operations", "param
 """The costs that are compared."""
 BIT_OPERATIONS = COSTS[3]
 """The cost that a table leaves out where no network has any."""
-EXPECTED, SPREAD = "macs_expected", "macs_spread"
-"""The mean and the standard deviation of the multiply-accumulates of images, of networks in which images differ."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from nasplat.errors import InputError
 from nasplat.training.fit import Training
 from nasplat.training.recipe import Recipe
 
+SAMPLED_BATCH = 64
+"""The largest number of patches in each batch of a sample."""
 SYMMETRIES = 8
 """The number of symmetries of a square: four rotations, each with and without a reflection."""
 
@@ -98,6 +100,12 @@ class Patches:
         rows = torch.rand(count, 4, dtype=torch.float64, generator=generator).tolist()
         small, large = (torch.stack(patches) for patches in zip(*(self._cut(*row) for row in rows), strict=True))
         return small, large.to(torch.float32) / 255
+
+    def sample(self, count: int, *, seed: int, device: str) -> list[Tensor]:
+        """Low-resolution patches `[n, 3, side, side]`, so many in all, in batches."""
+        generator = torch.Generator().manual_seed(seed)
+        whole, rest = divmod(count, SAMPLED_BATCH)
+        return [self.draw(n, generator)[0].to(device) for n in [SAMPLED_BATCH] * whole + [rest] * (rest > 0)]
 
     def _cut(self, which: float, down: float, right: float, turn: float) -> tuple[Tensor, Tensor]:
         """One patch. Numbers from 0 to 1 give the image, the position and the symmetry."""
