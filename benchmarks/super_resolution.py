@@ -173,7 +173,7 @@ class SuperResolution(LatencyKnown):
     def _measured(
         self, architecture: Architecture, network: "nn.Module", pairs: "Iterable[Pair]", device: str
     ) -> dict[str, float]:
-        """How well images are upscaled, and the MACs that one of the size of costs takes, where images differ in them."""
+        """How well images are upscaled, and the MACs of one of the size of costs, where images differ in them."""
         from nasplat.nn.rewritten import expected_macs, sparing
         from nasplat.training.super_resolution import evaluate
 

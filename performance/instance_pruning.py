@@ -139,8 +139,7 @@ def measured(network: nn.Module, examples: Examples, dense: int) -> Measured:
             logits = network(images)
             correct.append(logits.argmax(1) == labels)
             losses.append(functional.cross_entropy(logits, labels, reduction="none"))
-    saved = sum((torch.cat(each).double() for each in spared.values()), torch.zeros(len(examples), dtype=torch.float64))
-    part = (1 - saved / dense).numpy()
+    part = (1 - torch.cat(spared).double() / dense).numpy()
     found = float(spearmanr(part, torch.cat(losses).numpy()).statistic) if part.std() > 0 else 0.0
     return Measured(float(torch.cat(correct).double().mean()), float(part.mean()), float(part.std()), found)
 

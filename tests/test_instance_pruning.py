@@ -201,3 +201,28 @@ def test_what_cannot_be_pruned_says_why() -> None:
     assert [name for name, reason in reasons.items() if not reason] == ["3", "5"]
     assert "first" in reasons["0"] and "depth-wise" in reasons["1"]
     assert "2 groups" in reasons["2"] and "single" in reasons["4"]
+
+
+class Twice(nn.Module):
+    """A convolution that is used for two maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.shared(self.shared(self.first(x).relu()).relu()).mean((2, 3))
+        return outputs
+
+
+def test_macs_of_a_layer_that_is_used_twice_count_twice() -> None:
+    pruned = transforms.apply(Twice().eval(), "instance_pruning", fitted=True).network
+    images = torch.randn(3, 3, SIDE, SIDE)
+    for layer in pruned_layers(pruned).values():
+        layer.threshold.fill_(1.0)
+    found = spent(pruned, [images], 10**6)
+    for image, macs in zip(images, found.macs, strict=True):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            pruned(image[None])
+        dense = transforms.cost(pruned, (3, SIDE, SIDE)).macs
+        assert 10**6 - int(macs) == dense - counter.get_total_flops() // 2

@@ -1,10 +1,9 @@
 """Layers that a transform put in the place of others: what training, costs and exports must know about them."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -104,24 +103,30 @@ def jumping(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def sparing(network: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """A context in which the multiply-accumulates that images are spared are kept: `[B]` a batch, by layer."""
-    found: dict[str, list[Tensor]] = {}
+def sparing(network: nn.Module) -> Iterator[list[Tensor]]:
+    """A context in which the multiply-accumulates that images are spared are kept: `[B]` for each call of the network.
 
-    def look(layer: nn.Module, given: tuple[Tensor], result: Tensor, *, into: list[Tensor]) -> None:
+    Nothing is kept if none of its layers spares any.
+    """
+    found: list[Tensor] = []
+
+    def begin(_: nn.Module, given: tuple[Tensor]) -> None:
+        found.append(torch.zeros(len(given[0]), dtype=torch.long, device=given[0].device))
+
+    def look(layer: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
         assert isinstance(layer, Sparing)
-        into.append(layer.spared(*given, result))
+        found[-1] = found[-1] + layer.spared(*given, result)
 
+    layers = [layer for layer in network.modules() if isinstance(layer, Sparing)]
     with ExitStack() as undo:
-        for name, layer in network.named_modules():
-            spares = isinstance(layer, Sparing)
-            if spares:
-                hook = partial(look, into=found.setdefault(name, []))
-                undo.callback(layer.register_forward_hook(hook).remove)
+        if layers:
+            undo.callback(network.register_forward_pre_hook(begin).remove)
+        for layer in layers:
+            undo.callback(nn.Module.register_forward_hook(cast(nn.Module, layer), look).remove)
         yield found
 
 
-def expected_macs(spared: Mapping[str, Sequence[Tensor]], macs: int, sizes: Sequence[float] = ()) -> dict[str, float]:
+def expected_macs(spared: Sequence[Tensor], macs: int, sizes: Sequence[float] = ()) -> dict[str, float]:
     """The mean and the standard deviation of the multiply-accumulates that images take, by metric.
 
     Args:
@@ -129,7 +134,7 @@ def expected_macs(spared: Mapping[str, Sequence[Tensor]], macs: int, sizes: Sequ
         macs: The multiply-accumulates of an image that is spared nothing.
         sizes: The pixels of each image by those of the image that `macs` is of; by default all have as many.
     """
-    total = sum((torch.cat([*each]).double().cpu() for each in spared.values()), torch.zeros((), dtype=torch.float64))
+    total = torch.cat([*spared]).double().cpu() if spared else torch.zeros((), dtype=torch.float64)
     taken = macs - (total / torch.tensor(sizes, dtype=torch.float64) if sizes else total)
     return {EXPECTED: float(taken.mean()), SPREAD: float(taken.std(correction=0))}
 

@@ -115,7 +115,7 @@ def spent(network: nn.Module, batches: Sequence[Tensor], dense: int) -> Spent:
     with sparing(network) as spared:
         for images in batches:
             network(images)
-    saved = sum((torch.cat(each) for each in spared.values()), torch.zeros((), dtype=torch.long))
+    saved = torch.cat(spared) if spared else torch.zeros(sum(map(len, batches)), dtype=torch.long)
     return Spent(dense - saved, dense)
 
 
@@ -186,8 +186,7 @@ def _by_layer(
         with sparing(network) as spared:
             moved = [(network(images) - before).square().sum() for images, before in zip(batches, outputs, strict=True)]
         layer.threshold.fill_(-math.inf)
-        saved = sum(float(torch.cat(each).double().sum()) for each in spared.values() if each)
-        return saved / dense, float(torch.stack(moved).sum())
+        return float(torch.cat(spared).double().sum()) / dense, float(torch.stack(moved).sum())
 
     thresholds = [2 * level / LEVELS for level in range(1, LEVELS + 1)]
     curves = [[(0.0, 0.0), *(measured(layer, each) for each in thresholds)] for layer in layers]
