@@ -329,10 +329,10 @@ def test_names_that_mean_something_in_markdown_are_escaped(whole: tuple[Path, di
 def test_the_card_says_of_how_many_inputs_more_is_allowed(whole: tuple[Path, dict[str, Any]]) -> None:
     verify = json.loads((whole[0] / "verify.json").read_text())
     document = {**whole[1], "verify": verify}
-    assert "signs" not in card(document, {})
+    assert "Rounding may" not in card(document, {})
     for form, unsteady in (("onnx", 3), ("source", 2)):
         verify["formats"][form]["random"]["unsteady"] = unsteady
-    assert "Activations are signs" in card(document, {}) and " 3 at most in a line" in card(document, {})
+    assert "Rounding may turn signs" in card(document, {}) and " 3 at most in a line" in card(document, {})
 
 
 def test_the_source_does_not_speak_of_this_machine(run: RunDirectory, whole: tuple[Path, dict[str, Any]]) -> None:

@@ -2,7 +2,9 @@
 
 import copy
 import math
+from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torchvision.models.resnet import BasicBlock
 from nasplat import transforms
 from nasplat.errors import InputError
 from nasplat.nn.instance_pruning import InstancePrunedConv2d, Pruning, kept, norms
+from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed, unpack
 from nasplat.nn.rewritten import penalty
 from nasplat.nn.thresholds import calibrate, pruned_layers, spent, variations
@@ -182,6 +185,22 @@ def test_calibration_reaches_the_share_with_the_layers_that_are_named(rule: str)
             assert len(set(thresholds[1:])) == 1
     with pytest.raises(InputError, match="raise it, or prune more layers"):
         calibrate(pruned, [images], dense, 0.05, names=names[1:], rule=rule)  # type: ignore[arg-type]
+
+
+@pytest.mark.exports
+def test_an_onnx_model_tells_what_each_image_used(tmp_path: Path) -> None:
+    network, pruned, _ = network_and_images("plain", 0.9)
+    dense = transforms.cost(network.float(), (3, SIDE, SIDE)).macs
+    write_onnx(packed(pruned.float()).eval(), (3, SIDE, SIDE), tmp_path / "model.onnx", used_of=dense)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, SIDE, SIDE)
+        logits, used = session.run(["logits", "used"], {"images": images.numpy()})
+        macs = spent(pruned, [images], dense).macs
+        assert 0 < macs.min() and macs.max() < dense
+        assert torch.tensor(used).tolist() == pytest.approx((macs / dense).tolist(), rel=1e-6)
+        with torch.no_grad():
+            torch.testing.assert_close(torch.tensor(logits), pruned(images), rtol=0, atol=1e-6)
 
 
 def test_what_is_stored_comes_back() -> None:

@@ -120,7 +120,11 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
         f"  verified       {' and '.join(verified)} against torch: largest difference "
         f"{check['largest_difference']:.2g} (allowed {check['allowed']:.2g}), "
         f"batches {', '.join(map(str, check['batches']))}"
-        + (f"; more allowed of {unsteady} inputs with signs that rounding may change" if unsteady else "")
+        + (
+            f"; more allowed of {unsteady} inputs where rounding may turn a sign or leave out a channel"
+            if unsteady
+            else ""
+        )
     )
     if why := document.get("unverified"):
         out.print(f"  not verified   on real inputs: {escape(why)}")

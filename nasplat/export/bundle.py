@@ -10,6 +10,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig, recorded_strategy
+from nasplat.cost import counted_macs
 from nasplat.data.manifest import DataChanged
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
 from nasplat.export.card import card
@@ -29,6 +30,7 @@ from nasplat.export.verification import (
 from nasplat.latency.conditions import Engine
 from nasplat.latency.table import METRIC
 from nasplat.nn.onnx import FEATURES, write_onnx
+from nasplat.nn.rewritten import spares
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped
 from nasplat.registry import BENCHMARKS, SEARCH_SPACES
@@ -175,7 +177,9 @@ def _write(
     """Write the network in all requested formats."""
     upscales = io.scale is not None
     if Format.ONNX in formats:
-        more = {"features": True} if features else {}
+        more: dict[str, Any] = {"features": True} if features else {}
+        if spares(network) and not upscales:
+            more["used_of"] = counted_macs(network, io)
         write_onnx(network, io.input_shape, draft / ONNX, upscales=upscales, **more)
     if Format.PT2 in formats:
         write_program(network, io.input_shape, draft / Format.PT2.value, upscales=upscales)

@@ -94,7 +94,7 @@ def _compared(
         if not first.agreeing:
             raise RunError(
                 f"{form.title} agrees with torch on none of {sum(first.batches)} random inputs, "
-                "though rounding changes few signs; nothing was exported; choose another --format (format=…)"
+                "though rounding turns few signs and channels; nothing was exported; choose another --format (format=…)"
             )
     found: dict[str, Verification | None] = {"random": first}
     found["real"] = None if real is None else compared(network, run, real_batches(real), jumping=jumps)

@@ -68,6 +68,8 @@ def main() -> int:
     except Exception as error:
         print(printable(f"model.onnx cannot be opened: {{error}}"), file=sys.stderr)
         return 1
+    # Some networks leave a part of their computation out, and tell which part an image used.
+    outputs = [each.name for each in session.get_outputs() if each.name in ("logits", "used")]
     for path in arguments.pictures:
         try:
             images = read(path)
@@ -75,12 +77,13 @@ def main() -> int:
             print(printable(f"{{path}} cannot be read: {{error}}"), file=sys.stderr)
             failed = 1
             continue
-        logits = session.run(["logits"], {{"images": images}})[0][0]
+        logits, *used = (each[0] for each in session.run(outputs, {{"images": images}}))
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = probabilities.argsort()[::-1][: max(arguments.top, 1)]
         shown = ", ".join(f"{{CLASSES[n]}} {{100 * probabilities[n]:.1f}} %" for n in best)
-        print(printable(f"{{path}}: {{shown}}"))
+        part = f"; {{100 * used[0]:.0f}} % of the network used" if used else ""
+        print(printable(f"{{path}}: {{shown}}{{part}}"))
     return failed
 
 

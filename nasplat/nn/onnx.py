@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 FEATURES = "features"
 """The name of the output that is the input of the last linear layer."""
 
+USED = "used"
+"""The name of the output that is the part of the multiply-accumulates that an image takes."""
+
 SIDES = 12, 16
 """The height and width of the example image for networks that accept any size."""
 
 
 def write_onnx(
-    network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, upscales: bool = False, features: bool = False
+    network: "nn.Module",
+    input_shape: tuple[int, ...],
+    path: Path,
+    *,
+    upscales: bool = False,
+    features: bool = False,
+    used_of: int | None = None,
 ) -> None:
     """Export with a free batch size, input ``images`` and output ``logits``.
 
@@ -30,6 +39,8 @@ def write_onnx(
         path: The file to write.
         upscales: Whether it upscales images. It then accepts any height and width, and its output is ``upscaled``.
         features: Whether it also outputs ``features``, the input of its last linear layer, `[batch, n]`.
+        used_of: The multiply-accumulates of the network; it then also outputs ``used``, the part of them that each
+            image takes, `[batch]`.
 
     Raises:
         InputError: Features are requested, but there is no such layer.
@@ -42,6 +53,9 @@ def write_onnx(
     if features:
         network = with_features(network, input_shape)
         outputs.append(FEATURES)
+    if used_of is not None:
+        network = with_used(network, used_of)
+        outputs.append(USED)
 
     free: dict[int, object] = {0: torch.export.Dim("batch")}
     if upscales:
@@ -134,3 +148,30 @@ def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Mod
             return result, found[-1][1]
 
     return WithFeatures().eval()
+
+
+def with_used(network: "nn.Module", macs: int) -> "nn.Module":
+    """A network that also outputs the part of its multiply-accumulates that each image takes, `[batch]`.
+
+    Args:
+        network: In evaluation mode, with layers that spare images some; it is not copied.
+        macs: The multiply-accumulates of an image that is spared nothing.
+    """
+    from torch import nn
+
+    from nasplat.nn.rewritten import sparing
+
+    class WithUsed(nn.Module):
+        """The network and what it used."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: "Tensor") -> "tuple[Tensor, ...]":
+            with sparing(self.network) as spared:
+                result = self.network(images)
+            used = 1 - spared[0].to(images.dtype) / macs
+            return (*result, used) if isinstance(result, tuple) else (result, used)
+
+    return WithUsed().eval()

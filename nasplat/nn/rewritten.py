@@ -111,7 +111,7 @@ def sparing(network: nn.Module) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
 
     def begin(_: nn.Module, given: tuple[Tensor]) -> None:
-        found.append(torch.zeros(len(given[0]), dtype=torch.long, device=given[0].device))
+        found.append(torch.zeros(given[0].shape[0], dtype=torch.long, device=given[0].device))
 
     def look(layer: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
         assert isinstance(layer, Sparing)
@@ -124,6 +124,11 @@ def sparing(network: nn.Module) -> Iterator[list[Tensor]]:
         for layer in layers:
             undo.callback(nn.Module.register_forward_hook(cast(nn.Module, layer), look).remove)
         yield found
+
+
+def spares(network: nn.Module) -> bool:
+    """Whether the network computes less for some images than for others."""
+    return any(isinstance(layer, Sparing) for layer in network.modules())
 
 
 def expected_macs(spared: Sequence[Tensor], macs: int, sizes: Sequence[float] = ()) -> dict[str, float]:
