@@ -154,7 +154,7 @@ def _verification(verify: Mapping[str, Any]) -> str:
     checks = [check for kinds in verify["formats"].values() for check in kinds.values() if check is not None]
     if any(check.get("unsteady") for check in checks):
         text += (
-            "\n\nRounding may turn signs of activations, or leave out channels. More is allowed of inputs where it may, "
+            "\n\nRounding may turn signs of activations or leave out channels. More is allowed of inputs where it may, "
             f"{max(check.get('unsteady', 0) for check in checks)} at most in a line; each line is of the input that "
             "comes nearest to what is allowed of it."
         )

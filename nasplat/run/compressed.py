@@ -192,7 +192,7 @@ def _varying(costs: Mapping[str, float]) -> str:
     """The MACs of images, with the standard deviation if they differ."""
     if EXPECTED not in costs:
         return figure("macs", costs["macs"]) if "macs" in costs else ""
-    spread = f" ± {figure('macs', costs[SPREAD])}" if SPREAD in costs else ""
+    spread = f" ± {figure('macs', costs[SPREAD])}" if costs.get(SPREAD) else ""
     return f"{figure('macs', costs[EXPECTED])}{spread}"
 
 
