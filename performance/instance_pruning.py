@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from nasplat.errors import InputError
 from nasplat.nn.instance_pruning import InstancePrunedConv2d, Rule, norms
 from nasplat.nn.rewritten import sparing
 from nasplat.nn.thresholds import HALVINGS, calibrate, pruned_layers, variations
+from nasplat.training.fit import evaluate
 from nasplat.training.options import RecipeOptions
 from nasplat.training.seeding import seeded
 from searching import Row, kept
@@ -110,6 +112,80 @@ class ResNet20(nn.Sequential):
 
 
 NETWORKS: dict[str, Callable[[IO], nn.Module]] = {"vgg": Vgg, "resnet20": ResNet20}
+
+
+class Boosted(nn.Module):
+    """A convolution and batch norm that compute the channels with the largest saliencies, which scale them.
+
+    After Gao et al., 2019, "Dynamic channel pruning: Feature boosting and suppression", sec. 3. Written from the
+    formulas: saliencies are a linear function and ReLU of the mean absolute values of the input channels, and replace
+    the weight of batch norm. All channels are computed here, and set to zero; what would be left out is counted.
+
+    Args:
+        layer: The convolution.
+        norm: Its batch norm.
+        part: The part of the channels that is computed.
+    """
+
+    def __init__(self, layer: nn.Conv2d, norm: nn.BatchNorm2d, part: float) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, norm
+        norm.weight.requires_grad_(False)
+        self.saliency = nn.Linear(layer.in_channels, layer.out_channels)
+        nn.init.ones_(self.saliency.bias)
+        self.channels = max(round(part * layer.out_channels), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.saliency(x.abs().mean((2, 3))).relu()
+        least = found.topk(self.channels, 1).values[:, -1:]
+        scales: Tensor = found * (found >= least)
+        outputs: Tensor = self.norm(self.layer(x)) * scales[:, :, None, None]
+        return outputs
+
+
+def boosted(network: nn.Module, part: float) -> nn.Module:
+    """A network with `Boosted` in the place of each convolution and its batch norm, but for the first."""
+    modules = list(network.named_modules())
+    pairs = [
+        (first, layer, second, norm)
+        for (first, layer), (second, norm) in pairwise(modules)
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and layer.in_channels > 3
+    ]
+    for first, layer, second, norm in pairs:
+        network.set_submodule(first, Boosted(layer, norm, part))
+        network.set_submodule(second, nn.Identity())
+    return network
+
+
+@torch.no_grad()
+def boosted_share(network: nn.Module, images: Tensor, dense: int) -> float:
+    """The mean part of the MACs that computed channels take of inputs that are not zero, and saliencies."""
+    spared: list[float] = []
+
+    def look(layer: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
+        assert isinstance(layer, Boosted)
+        conv = layer.layer
+        macs = result[0].numel() * conv.weight[0].numel()
+        inputs = (given[0].abs().amax((2, 3)) > 0).float().mean(1)
+        outputs = layer.channels / conv.out_channels
+        spared.append(macs * (1 - outputs * float(inputs.mean())) - conv.in_channels * conv.out_channels)
+
+    with ExitStack() as undo:
+        for layer in network.modules():
+            if isinstance(layer, Boosted):
+                undo.callback(layer.register_forward_hook(look).remove)
+        network.eval()(images)
+    return 1 - sum(spared) / dense
+
+
+def boosted_part(kind: str, io: IO, images: Tensor, dense: int, share: float, seed: int) -> float:
+    """The part of the channels with which a new network takes a given part of the MACs, by sixty-fourths."""
+
+    def at(part: float) -> float:
+        with seeded(seed):
+            return boosted_share(boosted(NETWORKS[kind](io), part), images, dense)
+
+    return max((number / 64 for number in range(16, 64) if at(number / 64) <= share), default=16 / 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +274,18 @@ def static(network: nn.Module, batches: Sequence[Tensor], examples: Examples, de
     return Measured(found.accuracy, part(masks), 0.0, 0.0)
 
 
-def job(kind: str, name: str, decay: float, settings: Settings) -> Row:
+def job(kind: str, name: str, decay: float, settings: Settings, boosted_to: float = 0.0) -> Row:
     """The settings of a training, which say all about it."""
-    return {"network": kind, "data": name, **asdict(settings), "decay": decay}
+    row = {"network": kind, "data": name, **asdict(settings), "decay": decay}
+    return {**row, "boosted_to": boosted_to} if boosted_to else row
 
 
 def work(given: Row, seed: int) -> Row:
     """Carry out a training and all measurements of the network, for `kept`. Accuracies are fractions."""
     torch.set_num_threads(1)
     settings = Settings(**{key: given[key] for key in asdict(Settings())})
+    if "boosted_to" in given:
+        return boosted_work(given["network"], given["data"], given["boosted_to"], settings, seed)
     data, splits = loaded(given["data"], settings.subset)
     clock = time.perf_counter()
     recipe = RecipeOptions().recipe(len(splits.training), "cpu")
@@ -228,6 +307,25 @@ def work(given: Row, seed: int) -> Row:
     row |= by_variation(network, batches, examples, dense, row["variations"])
     print(f"{given['network']}, {given['data']}, seed {seed}, {settings.decay}: {row}", file=sys.stderr, flush=True)
     return row
+
+
+def boosted_work(kind: str, name: str, share: float, settings: Settings, seed: int) -> Row:
+    """The training of a network with learned saliencies that takes a part of the MACs."""
+    data, splits = loaded(name, settings.subset)
+    examples = getattr(splits, settings.split)
+    (images,) = splits.training.sample(BATCH)
+    clock = time.perf_counter()
+    with seeded(seed):
+        dense = counted_macs(NETWORKS[kind](data.io), data.io)
+    part = boosted_part(kind, data.io, images, dense, share, seed)
+    recipe = RecipeOptions().recipe(len(splits.training), "cpu")
+    with seeded(seed):
+        network = boosted(NETWORKS[kind](data.io), part)
+        trained(network, splits, recipe, settings.epochs, seed)
+    accuracy = evaluate(network, examples)["accuracy"]
+    row = {"accuracy": accuracy, "share": boosted_share(network, images, dense), "part": part}
+    print(f"{kind}, {name}, seed {seed}, boosted to {share}: {row}", file=sys.stderr, flush=True)
+    return {**row, "seconds": time.perf_counter() - clock}
 
 
 def by_variation(
@@ -263,15 +361,20 @@ def summary(
     arms = {"decay": settings.decay, "none": 0.0}
     cells = [(kind, name, seed, arm) for name in names for seed in seeds for kind in kinds for arm in arms]
     jobs = [(job(kind, name, arms[arm], settings), seed) for kind, name, seed, arm in cells]
-    rows = dict(zip(cells, kept(jobs, work, file, processes), strict=True))
+    learned = [(kind, name, seed, share) for name in names for seed in seeds for kind in kinds for share in SHARES]
+    jobs += [(job(kind, name, 0.0, settings, share), seed) for kind, name, seed, share in learned]
+    rows = dict(zip([*cells, *learned], kept(jobs, work, file, processes), strict=True))
     return {
-        f"{kind}, {name}": summed({arm: [rows[kind, name, seed, arm] for seed in seeds] for arm in arms})
+        f"{kind}, {name}": summed(
+            {arm: [rows[kind, name, seed, arm] for seed in seeds] for arm in arms},
+            {share: [rows[kind, name, seed, share] for seed in seeds] for share in SHARES},
+        )
         for name in names
         for kind in kinds
     }
 
 
-def summed(arms: Mapping[str, list[Row]]) -> dict[str, Any]:
+def summed(arms: Mapping[str, list[Row]], learned: Mapping[float, list[Row]]) -> dict[str, Any]:
     """What the trainings of a network on a data set come to: means with intervals, and paired differences."""
     decayed, none = arms["decay"], arms["none"]
     figures = [key for key, value in decayed[0].items() if isinstance(value, dict) and "accuracy" in value]
@@ -290,6 +393,14 @@ def summed(arms: Mapping[str, list[Row]]) -> dict[str, Any]:
         }
         for arm, rows in arms.items()
     }
+    for share, rows in learned.items():
+        accuracies = [row["accuracy"] for row in rows]
+        lines.setdefault("boosted", {})[str(share)] = {
+            "accuracy": asdict(Gain.of(accuracies, [0.0] * len(rows))),
+            "share": float(np.mean([row["share"] for row in rows])),
+            "spread": 0.0,
+            "spearman": asdict(Gain.of([0.0] * len(rows), [0.0] * len(rows))),
+        }
     pairs: dict[str, tuple[list[float], list[float], float]] = {
         "decay less none, both unpruned": (column(decayed, "unpruned"), column(none, "unpruned"), 0.0),
         "high less low variation": (column(decayed, "high"), column(decayed, "low"), 0.0),
@@ -302,6 +413,7 @@ def summed(arms: Mapping[str, list[Row]]) -> dict[str, Any]:
             pairs[f"{key} less none, unpruned"] = (mine, column(none, "unpruned"), allowed)
             pairs[f"{key} less none, {key}"] = (mine, column(none, key), WITHOUT)
             pairs[f"{key} less static"] = (mine, column(decayed, f"static {share}"), 0.0)
+            pairs[f"{key} less boosted"] = (mine, [row["accuracy"] for row in learned[share]], 0.0)
     differences = {}
     for pair, (one, other, allowed) in pairs.items():
         gain = Gain.of(one, other)
