@@ -11,7 +11,6 @@ from pydantic import Field
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import Preprocessing, SupernetBenchmark
-from nasplat.cost import EXPECTED, SPREAD
 from nasplat.data.dataset import Dataset
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Splits
@@ -24,7 +23,6 @@ from nasplat.latency.options import LatencyOptions
 from nasplat.search_space import SearchSpace, SupernetSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
 from nasplat.training.options import RecipeOptions, SharedWeightsOptions
-from nasplat.transform import Transforming
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,10 +102,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.distills = recipe.distillation > 0
         self.latency_table = latency.table
         self.measured_under = Conditions(latency.engine, latency.threads, latency.batch or 1)
-        if isinstance(space, Transforming) and space.varies:
-            self.metrics = (*self.metrics, EXPECTED, SPREAD)  # type: ignore[misc]  # which there are is the space's
+        more = (*self.varying_metrics, *(LATENCY if latency.batch else ()))  # by the space, and by an option
+        self.metrics = (*self.metrics, *more)  # type: ignore[misc]
         if latency.batch:
-            self.metrics = (*self.metrics, *LATENCY)  # type: ignore[misc]  # which there are is an option's
             self.code_metrics = frozenset(LATENCY)
             self.alone = True
         self._loaded: dict[str, Splits] = {}
@@ -178,7 +175,6 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.recipe.check_warmup(self.epochs * (images // min(self._recipe("cpu").batch_size, images)))
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.nn.rewritten import expected_macs, sparing
         from nasplat.training.fit import evaluate
 
         least, most = 1, self.epochs
@@ -193,10 +189,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
         else:
             network, left, processed = self._fitted(task, device, artifacts)
         by_batch = task.weights is not None and self.shared_weights.statistics == "batch"
-        with sparing(network) as spared:
-            metrics = evaluate(network, self._splits(device).validation, stratified=by_batch)
-        if EXPECTED in self.metrics:
-            metrics |= expected_macs(spared, self.space.cost(task.architecture, self.io).macs)
+        macs = self.varying_macs(task.architecture)
+        metrics = evaluate(network, self._splits(device).validation, stratified=by_batch, macs=macs)
         if not math.isfinite(metrics["loss"]):  # the last steps can diverge after their own loss was computed
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency.batch:
@@ -261,18 +255,14 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return weights if left is None else weights | artifacts.get_tensors(left)
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.nn.rewritten import expected_macs, sparing
         from nasplat.training.fit import evaluate
 
         model = self._trained(measurement, artifacts).to(device)
         latency = {name: measurement.metrics[name] for name in LATENCY if name in measurement.metrics}
-        with sparing(model) as spared:
-            metrics = evaluate(model, self._splits(device).test)
-        if EXPECTED in self.metrics:
-            metrics |= expected_macs(spared, self.space.cost(measurement.task.architecture, self.io).macs)
+        macs = self.varying_macs(measurement.task.architecture)
         return Measurement(
             task=measurement.task,
-            metrics=metrics | latency,  # latency belongs to no split
+            metrics=evaluate(model, self._splits(device).test, macs=macs) | latency,  # latency belongs to no split
             split="test",
             artifacts=measurement.artifacts,
         )

@@ -11,7 +11,6 @@ from pydantic import Field
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Preprocessing
-from nasplat.cost import EXPECTED, SPREAD
 from nasplat.data.location import data_folder
 from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import SuperResolutionDataOptions
@@ -24,7 +23,6 @@ from nasplat.latency.options import LatencyTableOptions
 from nasplat.search_space import SearchSpace
 from nasplat.task import STATE, Evaluate, Measurement, Spent
 from nasplat.training.options import SuperResolutionRecipeOptions
-from nasplat.transform import Transforming
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,8 +95,7 @@ class SuperResolution(LatencyKnown):
         self.recipe = recipe
         self.latency = latency
         self.latency_table = latency.table
-        if isinstance(space, Transforming) and space.varies:
-            self.metrics = (*self.metrics, EXPECTED, SPREAD)  # type: ignore[misc]  # which there are is the space's
+        self.metrics = (*self.metrics, *self.varying_metrics)  # type: ignore[misc]  # which there are is the space's
 
     @property
     def protocol(self) -> str:
@@ -186,9 +183,8 @@ class SuperResolution(LatencyKnown):
 
         with sparing(network) as spared:
             found = evaluate(network, seen(), self.scale, device)
-        if EXPECTED in self.metrics:
-            found |= expected_macs(spared, self.space.cost(architecture, self.io).macs, sizes)
-        return found
+        macs = self.varying_macs(architecture)
+        return found if macs is None else found | expected_macs(spared, macs, sizes)
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.nn.counting import built

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
+from nasplat.cost import EXPECTED, SPREAD
 from nasplat.errors import InputError
 from nasplat.search_space import SearchSpace
 from nasplat.task import Evaluate, Measurement, Split, Trained, TrainSupernet
@@ -114,6 +115,15 @@ class Benchmark(ABC):
     def fidelities(self) -> Sequence[int]:
         """All fidelities that a task may have, rising to the full one; by default every number of epochs from 1."""
         return range(1, self.fidelity + 1)
+
+    @property
+    def varying_metrics(self) -> tuple[str, ...]:
+        """The metrics of the MACs that images take, if some networks of the space compute less for some images."""
+        return (EXPECTED, SPREAD) if self.space.varies else ()
+
+    def varying_macs(self, architecture: Architecture) -> int | None:
+        """The MACs that an image takes at most, if there are `varying_metrics`."""
+        return self.space.cost(architecture, self.io).macs if self.varying_metrics else None
 
     def can_measure(self, metric: str) -> bool:
         """Whether a measurement may have the metric: one of `metrics`, or any if those are not known before."""

@@ -61,6 +61,9 @@ class SearchSpace(ABC):
     builds: ClassVar[bool] = True
     """Whether networks can be built; False if the members are known only from a table."""
 
+    varies: ClassVar[bool] = False
+    """Whether what some of the networks compute depends on the image."""
+
     limits: ClassVar[tuple[str, ...]] = ()
     """Hard constraints on costs, such as ``params<=325e3``; a search's own constraint on the same side replaces one."""
 

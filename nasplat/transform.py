@@ -47,9 +47,6 @@ class Rewriting:
 class Transforming(ABC):
     """What a search space has besides whose networks are those of another space, transformed."""
 
-    varies: bool
-    """Whether what some of its networks compute depends on the image."""
-
     below: "SearchSpace"
     """The space whose networks are transformed. `build` makes them too, for its architectures."""
 

@@ -66,7 +66,6 @@ class TransformedSpace(SearchSpace, Transforming):
         for name in options:
             setattr(self, name, getattr(self.below, name))
         self.alternatives = alternatives(self.kinds, transform)
-        self.varies = any(kind.varies for kind in self.kinds.values())
         self._cost = lru_cache(maxsize=CACHED)(self._counted)
 
     @cached_property
@@ -401,6 +400,7 @@ def transformed(below: type[SearchSpace], kinds: tuple[tuple[str, type[Transform
         "known_as": f"{below.known_as}{suffix}" if below.known_as else "",
         "below_class": below,
         "kinds": dict(kinds),
+        "varies": any(kind.varies for _, kind in kinds),
         "reference_io": below.reference_io,
         "builds": below.builds,
         "no_supernet": "" if shares else below.no_supernet or why,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from nasplat.curve import reached
 from nasplat.data.examples import Examples
 from nasplat.errors import TrialFailed
-from nasplat.nn.rewritten import penalty, rewritten
+from nasplat.nn.rewritten import expected_macs, penalty, rewritten, sparing
 from nasplat.training.auxiliary import Auxiliary
 from nasplat.training.averaging import Average
 from nasplat.training.distillation import Distillation
@@ -354,7 +354,9 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, examples: Examples, *, stratified: bool = False) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, examples: Examples, *, stratified: bool = False, macs: int | None = None
+) -> dict[str, float]:
     """Accuracy (a fraction) and mean cross-entropy (nats) of a classifier, with its running statistics.
 
     Computed in float32, at any training precision, since the network is stored and exported in float32.
@@ -363,16 +365,19 @@ def evaluate(model: nn.Module, examples: Examples, *, stratified: bool = False) 
         model: The classifier.
         examples: The examples.
         stratified: Whether every batch is a sample of all classes, for networks that use the statistics of the batch.
+        macs: The multiply-accumulates of an image that is spared nothing; those that images take are then told too.
     """
     model.eval()
     correct, loss = 0.0, 0.0
-    for first in range(0, len(examples), EVALUATION_BATCH):
-        rows = slice(first, first + EVALUATION_BATCH)
-        images, labels = examples.batch(examples.order[rows] if stratified else rows)
-        logits = model(images)
-        correct += (logits.argmax(1) == labels).sum().item()
-        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-    return {"accuracy": correct / len(examples), "loss": loss / len(examples)}
+    with sparing(model) as spared:
+        for first in range(0, len(examples), EVALUATION_BATCH):
+            rows = slice(first, first + EVALUATION_BATCH)
+            images, labels = examples.batch(examples.order[rows] if stratified else rows)
+            logits = model(images)
+            correct += (logits.argmax(1) == labels).sum().item()
+            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+    found = {"accuracy": correct / len(examples), "loss": loss / len(examples)}
+    return found if macs is None else found | expected_macs(spared, macs)
 
 
 def bfloat16_suits(device: str) -> bool:
