@@ -2,7 +2,9 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -11,13 +13,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
 
+import nasplat
 from nasplat import transforms
-from nasplat.errors import InputError
+from nasplat.errors import InputError, TrialFailed
 from nasplat.nn.instance_pruning import InstancePrunedConv2d, Pruning, kept, norms
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed, unpack
-from nasplat.nn.rewritten import penalty
+from nasplat.nn.rewritten import calibrate as rewritten_calibrate
+from nasplat.nn.rewritten import expected_macs, penalty
 from nasplat.nn.thresholds import calibrate, pruned_layers, spent, variations
+from nasplat.task import Measurement
 from nasplat.transforms.instance_pruning import InstancePruning
 
 SIDE = 9
@@ -245,3 +250,68 @@ def test_macs_of_a_layer_that_is_used_twice_count_twice() -> None:
             pruned(image[None])
         dense = transforms.cost(pruned, (3, SIDE, SIDE)).macs
         assert 10**6 - int(macs) == dense - counter.get_total_flops() // 2
+
+
+def images_of(network: nn.Module) -> Callable[[int], list[Tensor]]:
+    """Training images for a calibration."""
+    generator = torch.Generator().manual_seed(1)
+    return lambda count: [torch.randn(count, 3, SIDE, SIDE, generator=generator)]
+
+
+def test_a_trained_network_is_calibrated_as_its_layers_say() -> None:
+    network, _, _ = network_and_images("residual")
+    names = InstancePruning().eligible(network)
+    dense = transforms.cost(network.float(), (3, SIDE, SIDE)).macs
+    for options, wanted in (
+        ({"macs": 0.8}, names),
+        ({"macs": 0.9, "layers": f"{names[1]}, {names[2]}"}, names[1:3]),
+        ({"macs": 0.9, "thresholds": "layer"}, None),
+    ):
+        pruned = transforms.apply(network, "instance_pruning", fitted=True, images=40, **options).network
+        rewritten_calibrate(pruned.train(), images_of(pruned))
+        assert not pruned.training
+        share = spent(pruned, images_of(pruned)(40), dense).share
+        assert options["macs"] - 0.1 < share <= options["macs"]  # type: ignore[operator]
+        found = [name for name, layer in pruned_layers(pruned).items() if layer.threshold > -math.inf]
+        assert wanted is None or found == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": "3.conv9"}, "must name pruned ones, .* but '3.conv9' is none"),
+        ({"macs": 0.05}, "raise it, or prune more layers"),
+        ({"variation": 99.0}, "raise it, or prune more layers"),
+    ],
+)
+def test_what_cannot_be_calibrated_says_why(options: dict[str, Any], message: str) -> None:
+    network, _, _ = network_and_images("residual")
+    pruned = transforms.apply(network.float(), "instance_pruning", fitted=True, images=8, **options).network
+    with pytest.raises(TrialFailed, match=message):
+        rewritten_calibrate(pruned, images_of(pruned))
+    layer = next(iter(pruned_layers(pruned).values()))
+    layer.pruning = Pruning(macs=0.7)
+    with pytest.raises(TrialFailed, match="must have the same options"):
+        rewritten_calibrate(pruned, images_of(pruned))
+
+
+@pytest.mark.slow
+def test_searches_measure_the_macs_that_images_take(tmp_path: Path) -> None:
+    run = nasplat.search(
+        space="nasbench201",
+        transform={"name": "instance_pruning", "macs": 0.7},
+        benchmark="classification",
+        strategy="random_search",
+        objectives=["accuracy:max", "macs_expected:min"],
+        evaluations=2,
+        options={"space.channels": 4, "space.cells": 1, "benchmark.epochs": 1, "benchmark.data.subset": 200},
+        out=tmp_path / "run",
+        progress=False,
+    )
+    for trial in run.trials():
+        assert isinstance(trial, Measurement)
+        assert 0.3 < trial.metrics["macs_expected"] / trial.metrics["macs"] < 0.8 and trial.metrics["macs_spread"] > 0
+    assert expected_macs([], 50) == {"macs_expected": 50, "macs_spread": 0}  # of a member that has no pruned layer
+    pruned = run.best.metrics
+    tested = run.test()[0]
+    assert tested.split == "test" and tested.metrics["macs_expected"] != pruned["macs_expected"]
