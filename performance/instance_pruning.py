@@ -50,6 +50,8 @@ ALLOWED = {0.6: 0.01, 0.5: 0.015}
 """The loss of accuracy that is allowed at each part."""
 WITHOUT = -0.05
 """By how much the feature decay must be better than the same gating without it: at least five points."""
+BOOSTED = (0.5,)
+"""The parts of the MACs for which saliencies are learned."""
 RULES: tuple[Rule, ...] = ("common", "layer")
 CALIBRATION, BATCH = 512, 250
 TUNING_SEED = 100
@@ -361,13 +363,13 @@ def summary(
     arms = {"decay": settings.decay, "none": 0.0}
     cells = [(kind, name, seed, arm) for name in names for seed in seeds for kind in kinds for arm in arms]
     jobs = [(job(kind, name, arms[arm], settings), seed) for kind, name, seed, arm in cells]
-    learned = [(kind, name, seed, share) for name in names for seed in seeds for kind in kinds for share in SHARES]
+    learned = [(kind, name, seed, share) for name in names for seed in seeds for kind in kinds for share in BOOSTED]
     jobs += [(job(kind, name, 0.0, settings, share), seed) for kind, name, seed, share in learned]
     rows = dict(zip([*cells, *learned], kept(jobs, work, file, processes), strict=True))
     return {
         f"{kind}, {name}": summed(
             {arm: [rows[kind, name, seed, arm] for seed in seeds] for arm in arms},
-            {share: [rows[kind, name, seed, share] for seed in seeds] for share in SHARES},
+            {share: [rows[kind, name, seed, share] for seed in seeds] for share in BOOSTED},
         )
         for name in names
         for kind in kinds
@@ -413,7 +415,8 @@ def summed(arms: Mapping[str, list[Row]], learned: Mapping[float, list[Row]]) ->
             pairs[f"{key} less none, unpruned"] = (mine, column(none, "unpruned"), allowed)
             pairs[f"{key} less none, {key}"] = (mine, column(none, key), WITHOUT)
             pairs[f"{key} less static"] = (mine, column(decayed, f"static {share}"), 0.0)
-            pairs[f"{key} less boosted"] = (mine, [row["accuracy"] for row in learned[share]], 0.0)
+            if share in learned:
+                pairs[f"{key} less boosted"] = (mine, [row["accuracy"] for row in learned[share]], 0.0)
     differences = {}
     for pair, (one, other, allowed) in pairs.items():
         gain = Gain.of(one, other)

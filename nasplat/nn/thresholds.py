@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,10 @@ HALVINGS = 16
 """The number of halvings of the interval of a threshold."""
 LEVELS = 12
 """The number of thresholds of a layer that are tried, one after the other."""
+CURVE_IMAGES = 128
+"""The number of images on which each of these is tried."""
+LEAST = 1e-9
+"""A part of the MACs that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,19 @@ def _common(
         if high >= most:
             _refuse(share, at(most).share)
         low, high = high, min(2 * high, most)
+    return _halved(lambda: spent(network, batches, dense), share, layers, low, high)
+
+
+def _halved(
+    spends: Callable[[], Spent], share: float, layers: Sequence[InstancePrunedConv2d], low: float, high: float
+) -> Spent:
+    """The least threshold of some layers with which images take at most a part of the MACs; it is at most `high`."""
+
+    def at(threshold: float) -> Spent:
+        for layer in layers:
+            layer.threshold.fill_(threshold)
+        return spends()
+
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if at(middle).share <= share else (middle, high)
@@ -178,40 +196,79 @@ def _common(
 def _by_layer(
     network: nn.Module, batches: Sequence[Tensor], dense: int, share: float, layers: Sequence[InstancePrunedConv2d]
 ) -> Spent:
-    outputs = [network(images) for images in batches]
+    few = _first(batches, CURVE_IMAGES)
+    outputs = [network(images) for images in few]
 
     def measured(layer: InstancePrunedConv2d, threshold: float) -> tuple[float, float]:
         """The part of the MACs that the layer saves, and the mean square of the change of outputs."""
         layer.threshold.fill_(threshold)
         with sparing(network) as spared:
-            moved = [(network(images) - before).square().sum() for images, before in zip(batches, outputs, strict=True)]
+            moved = [(network(images) - before).square().sum() for images, before in zip(few, outputs, strict=True)]
         layer.threshold.fill_(-math.inf)
         return float(torch.cat(spared).double().sum()) / dense, float(torch.stack(moved).sum())
 
-    thresholds = [2 * level / LEVELS for level in range(1, LEVELS + 1)]
-    curves = [[(0.0, 0.0), *(measured(layer, each) for each in thresholds)] for layer in layers]
-    levels, steps = [0] * len(layers), list[tuple[InstancePrunedConv2d, float]]()
+    levels = _levels(network, batches, layers)
+    curves = [[(0.0, 0.0), *(measured(layer, each) for each in levels[layer][1:])] for layer in layers]
+    reached, steps = [0] * len(layers), list[tuple[InstancePrunedConv2d, int]]()
 
     def price(place: int) -> float:
         """The change of outputs for each part of the MACs that the next step of a layer saves."""
-        (saved, moved), (more, further) = curves[place][levels[place] : levels[place] + 2]
-        return (further - moved) / (more - saved) if more > saved else math.inf
+        (saved, moved), (more, further) = curves[place][reached[place] : reached[place] + 2]
+        return (further - moved) / max(more - saved, LEAST)
 
-    while any(level < LEVELS for level in levels):
-        place = min((place for place, level in enumerate(levels) if level < LEVELS), key=price)
-        levels[place] += 1
-        steps.append((layers[place], thresholds[levels[place] - 1]))
+    while left := [place for place, curve in enumerate(curves) if reached[place] + 1 < len(curve)]:
+        place = min(left, key=price)
+        reached[place] += 1
+        steps.append((layers[place], reached[place]))
 
     def after(count: int) -> Spent:
         for layer in layers:
             layer.threshold.fill_(-math.inf)
-        for layer, threshold in steps[:count]:
-            layer.threshold.fill_(threshold)
+        for layer, level in steps[:count]:
+            layer.threshold.fill_(levels[layer][level])
         return spent(network, batches, dense)
 
     if (least := after(len(steps)).share) > share:
         _refuse(share, least)
-    return after(bisect_left(range(len(steps)), -share, key=lambda count: -after(count).share))
+    count = bisect_left(range(len(steps)), -share, key=lambda count: -after(count).share)
+    found = after(count)
+    if not count:
+        return found
+    layer, level = steps[count - 1]  # this step may go too far
+    low, high = levels[layer][level - 1 : level + 1]
+    return _halved(lambda: spent(network, batches, dense), share, [layer], max(low, 0.0), high)
+
+
+def _levels(
+    network: nn.Module, batches: Sequence[Tensor], layers: Sequence[InstancePrunedConv2d]
+) -> dict[InstancePrunedConv2d, list[float]]:
+    """Thresholds of each layer, each of which leaves out about as many more channels, from none to all but one."""
+    found: dict[InstancePrunedConv2d, list[Tensor]] = {layer: [] for layer in layers}
+
+    def look(layer: nn.Module, given: tuple[Tensor]) -> None:
+        assert isinstance(layer, InstancePrunedConv2d)
+        norm = norms(given[0]).double()
+        found[layer].append((norm / norm.mean(1, keepdim=True)).nan_to_num().flatten())
+
+    with ExitStack() as undo:
+        for layer in layers:
+            undo.callback(layer.register_forward_pre_hook(look).remove)
+        for images in batches:
+            network(images)
+    parts = [level / LEVELS for level in range(1, LEVELS)]
+    return {
+        layer: [-math.inf, *sorted({0.0, *np.quantile(torch.cat(each).cpu(), parts), float(layer.geometry.inputs)})]
+        for layer, each in found.items()
+    }
+
+
+def _first(batches: Sequence[Tensor], count: int) -> list[Tensor]:
+    """So many images, or all if they are fewer."""
+    taken: list[Tensor] = []
+    for images in batches:
+        if (missing := count - sum(map(len, taken))) > 0:
+            taken.append(images[:missing])
+    return taken
 
 
 def _refuse(share: float, least: float) -> None:
