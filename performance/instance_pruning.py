@@ -15,9 +15,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from fronts import Gain
 from full_stack import DATA, loaded, points, trained, verdict
-from scipy.stats import spearmanr
+from static_pruning import BATCH, measured, static, without_channels
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
 from nasplat import transforms
@@ -36,9 +35,8 @@ from nasplat.architecture import IO
 from nasplat.cost import counted_macs
 from nasplat.data.examples import Examples
 from nasplat.errors import InputError
-from nasplat.nn.instance_pruning import InstancePrunedConv2d, Rule, norms
-from nasplat.nn.rewritten import sparing
-from nasplat.nn.thresholds import HALVINGS, calibrate, pruned_layers, variations
+from nasplat.nn.instance_pruning import Rule
+from nasplat.nn.thresholds import calibrate, pruned_layers, variations
 from nasplat.training.fit import evaluate
 from nasplat.training.options import RecipeOptions
 from nasplat.training.seeding import seeded
@@ -53,8 +51,7 @@ WITHOUT = -0.05
 BOOSTED = (0.5,)
 """The parts of the MACs for which saliencies are learned."""
 RULES: tuple[Rule, ...] = ("common", "layer")
-CALIBRATION, BATCH = 512, 250
-TUNING_SEED = 100
+CALIBRATION, TUNING_SEED = 512, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +63,14 @@ class Settings:
         epochs: The passes over the training images.
         decay: The weight of the feature decay.
         split: The part of the data that is measured.
+        tuning: The passes that a network takes to get over static pruning by torch-pruning.
     """
 
     subset: int = 3000
     epochs: int = 9
     decay: float = 1.0
     split: str = "test"
+    tuning: int = 3
 
 
 class Vgg(nn.Sequential):
@@ -190,92 +189,6 @@ def boosted_part(kind: str, io: IO, images: Tensor, dense: int, share: float, se
     return max((number / 64 for number in range(16, 64) if at(number / 64) <= share), default=16 / 64)
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a network does on some images.
-
-    Args:
-        accuracy: The fraction of images that it classifies correctly.
-        share: The mean part of its MACs.
-        spread: The standard deviation of that over images.
-        spearman: The rank correlation of the part that an image takes with its loss; 0 where all take the same.
-    """
-
-    accuracy: float
-    share: float
-    spread: float
-    spearman: float
-
-
-@torch.no_grad()
-def measured(network: nn.Module, examples: Examples, dense: int) -> Measured:
-    """What a network does on examples; `dense` are its MACs without pruning."""
-    correct, losses = [], []
-    with sparing(network.eval()) as spared:
-        for first in range(0, len(examples), BATCH):
-            images, labels = examples.batch(slice(first, first + BATCH))
-            logits = network(images)
-            correct.append(logits.argmax(1) == labels)
-            losses.append(functional.cross_entropy(logits, labels, reduction="none"))
-    part = (1 - torch.cat(spared).double() / dense).numpy()
-    found = float(spearmanr(part, torch.cat(losses).numpy()).statistic) if part.std() > 0 else 0.0
-    return Measured(float(torch.cat(correct).double().mean()), float(part.mean()), float(part.std()), found)
-
-
-@contextmanager
-def masked(layers: Mapping[str, InstancePrunedConv2d], masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """A context in which the same channels are set to zero for all images, by masks `[channels]` of layers."""
-    with ExitStack() as undo:
-        for name, layer in layers.items():
-
-            def zeroed(_: nn.Module, given: tuple[Tensor], mask: Tensor = masks[name]) -> tuple[Tensor]:
-                return (given[0] * mask[:, None, None],)
-
-            undo.callback(layer.register_forward_pre_hook(zeroed).remove)
-        yield
-
-
-@torch.no_grad()
-def static(network: nn.Module, batches: Sequence[Tensor], examples: Examples, dense: int, share: float) -> Measured:
-    """The network without the channels whose mean norm is low over training images, the same for all images.
-
-    One threshold, relative to the mean of each layer, is found by halving, so that the part of the MACs is the given.
-    """
-    layers = pruned_layers(network)
-    for layer in layers.values():
-        layer.threshold.fill_(-torch.inf)
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
-    macs: dict[str, int] = {}
-
-    def look(layer: nn.Module, given: tuple[Tensor], result: Tensor, *, name: str) -> None:
-        seen[name].append(norms(given[0]))
-        sides = layers[name].geometry.kernel_size
-        macs[name] = result[0].numel() * sides[0] * sides[1]  # for each input channel
-
-    with ExitStack() as undo:
-        for name, layer in layers.items():
-            hook = layer.register_forward_hook(lambda a, b, c, name=name: look(a, b, c, name=name))
-            undo.callback(hook.remove)
-        for images in batches:
-            network(images)
-    strength = {name: torch.cat(each).mean(0) for name, each in seen.items()}
-
-    def masks_at(threshold: float) -> dict[str, Tensor]:
-        return {name: (norm > threshold * norm.mean()) | (norm == norm.max()) for name, norm in strength.items()}
-
-    def part(masks: Mapping[str, Tensor]) -> float:
-        return 1 - sum(int((~mask).sum()) * macs[name] for name, mask in masks.items()) / dense
-
-    low, high = 0.0, float(max(layer.geometry.inputs for layer in layers.values()))
-    for _ in range(2 * HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if part(masks_at(middle)) <= share else (middle, high)
-    masks = masks_at(high)
-    with masked(layers, {name: mask.float() for name, mask in masks.items()}):
-        found = measured(network, examples, dense)
-    return Measured(found.accuracy, part(masks), 0.0, 0.0)
-
-
 def job(kind: str, name: str, decay: float, settings: Settings, boosted_to: float = 0.0) -> Row:
     """The settings of a training, which say all about it."""
     row = {"network": kind, "data": name, **asdict(settings), "decay": decay}
@@ -283,7 +196,10 @@ def job(kind: str, name: str, decay: float, settings: Settings, boosted_to: floa
 
 
 def work(given: Row, seed: int) -> Row:
-    """Carry out a training and all measurements of the network, for `kept`. Accuracies are fractions."""
+    """Carry out a training and all measurements of the network, for `kept`. Accuracies are fractions.
+
+    What concerns the feature decay alone is measured with it alone, and not in `--tune`.
+    """
     torch.set_num_threads(1)
     settings = Settings(**{key: given[key] for key in asdict(Settings())})
     if "boosted_to" in given:
@@ -305,9 +221,20 @@ def work(given: Row, seed: int) -> Row:
         for rule in RULES:
             calibrate(network, batches, dense, share, names=[*pruned_layers(network)], rule=rule)
             row[f"{rule} {share}"] = asdict(measured(network, examples, dense))
+    if not settings.decay or settings.split != "test":
+        return row
+    for share in SHARES:
         row[f"static {share}"] = asdict(static(network, batches, examples, dense, share))
     row |= by_variation(network, batches, examples, dense, row["variations"])
-    print(f"{given['network']}, {given['data']}, seed {seed}, {settings.decay}: {row}", file=sys.stderr, flush=True)
+    plain = NETWORKS[given["network"]](data.io)
+    missing, _ = plain.load_state_dict(network.state_dict(), strict=False)  # without thresholds
+    assert not missing
+    for share in SHARES:
+        cut = without_channels(plain, data.io, dense, share)
+        row[f"library {share}"] = asdict(measured(cut, examples, dense, counted_macs(cut, data.io)))
+        with seeded(seed):
+            trained(cut, splits, replace(recipe, schedule="cosine"), settings.tuning, seed)
+        row[f"tuned library {share}"] = asdict(measured(cut, examples, dense, counted_macs(cut, data.io)))
     return row
 
 
@@ -326,7 +253,6 @@ def boosted_work(kind: str, name: str, share: float, settings: Settings, seed: i
         trained(network, splits, recipe, settings.epochs, seed)
     accuracy = evaluate(network, examples)["accuracy"]
     row = {"accuracy": accuracy, "share": boosted_share(network, images, dense), "part": part}
-    print(f"{kind}, {name}, seed {seed}, boosted to {share}: {row}", file=sys.stderr, flush=True)
     return {**row, "seconds": time.perf_counter() - clock}
 
 
@@ -392,6 +318,7 @@ def summed(arms: Mapping[str, list[Row]], learned: Mapping[float, list[Row]]) ->
                 "spearman": asdict(Gain.of(column(rows, key, "spearman"), [0.0] * len(rows))),
             }
             for key in figures
+            if key in rows[0]
         }
         for arm, rows in arms.items()
     }
@@ -414,7 +341,8 @@ def summed(arms: Mapping[str, list[Row]], learned: Mapping[float, list[Row]]) ->
             pairs[f"{key} less unpruned"] = (mine, column(decayed, "unpruned"), allowed)
             pairs[f"{key} less none, unpruned"] = (mine, column(none, "unpruned"), allowed)
             pairs[f"{key} less none, {key}"] = (mine, column(none, key), WITHOUT)
-            pairs[f"{key} less static"] = (mine, column(decayed, f"static {share}"), 0.0)
+            for other in ("static", "library", "tuned library"):
+                pairs[f"{key} less {other}"] = (mine, column(decayed, f"{other} {share}"), 0.0)
             if share in learned:
                 pairs[f"{key} less boosted"] = (mine, [row["accuracy"] for row in learned[share]], 0.0)
     differences = {}
@@ -426,13 +354,15 @@ def summed(arms: Mapping[str, list[Row]], learned: Mapping[float, list[Row]]) ->
 
 def tuned(file: Path, processes: int) -> None:
     """Print what the decay was chosen by: accuracies on validation data, for a seed of its own."""
-    for decay in (0.1, 0.3, 1.0, 3.0):
-        settings = Settings(decay=decay, split="validation")
-        rows = kept([(job(kind, DATA[0], decay, settings), TUNING_SEED) for kind in NETWORKS], work, file, processes)
-        keys = ["unpruned", *(f"{rule} {share}" for share in SHARES for rule in RULES)]
-        for kind, row in zip(NETWORKS, rows, strict=True):
-            said = ", ".join(f"{key} {100 * row[key]['accuracy']:.2f} ({row[key]['share']:.2f})" for key in keys)
-            print(f"{DATA[0]}, {kind}, decay {decay:g}: {said}")
+    decays = (0.3, 1.0, 3.0)
+    tries = [(decay, kind) for decay in decays for kind in NETWORKS]
+    jobs = [
+        (job(kind, DATA[0], decay, Settings(decay=decay, split="validation")), TUNING_SEED) for decay, kind in tries
+    ]
+    keys = ["unpruned", *(f"{rule} {share}" for share in SHARES for rule in RULES)]
+    for (decay, kind), row in zip(tries, kept(jobs, work, file, processes), strict=True):
+        said = ", ".join(f"{key} {100 * row[key]['accuracy']:.2f} ({row[key]['share']:.2f})" for key in keys)
+        print(f"{DATA[0]}, {kind}, decay {decay:g}: {said}")
 
 
 def show(found: dict[str, Any]) -> None:
