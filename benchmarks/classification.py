@@ -21,7 +21,7 @@ from nasplat.latency.conditions import Conditions
 from nasplat.latency.known import LatencyKnown
 from nasplat.latency.options import LatencyOptions
 from nasplat.search_space import SearchSpace, SupernetSpace
-from nasplat.task import STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
+from nasplat.task import LAYERS, STATE, Evaluate, Measurement, Spent, Trained, TrainSupernet
 from nasplat.training.options import RecipeOptions, SharedWeightsOptions
 
 if TYPE_CHECKING:
@@ -184,10 +184,8 @@ class Classification(LatencyKnown, SupernetBenchmark):
             raise TrialFailed(
                 "no such fidelity", f"the fidelity must be between {least} and {most} epochs, but is {task.fidelity}"
             )
-        if task.weights is not None:
-            network, left, processed = self._recalibrated(task, device, artifacts)
-        else:
-            network, left, processed = self._fitted(task, device, artifacts)
+        measurable = self._fitted if task.weights is None else self._recalibrated
+        network, left, processed = measurable(task, device, artifacts)
         by_batch = task.weights is not None and self.shared_weights.statistics == "batch"
         macs = self.varying_macs(task.architecture)
         metrics = evaluate(network, self._splits(device).validation, stratified=by_batch, macs=macs)
@@ -195,7 +193,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
             raise TrialFailed("diverged", f"the validation loss is {metrics['loss']}")
         if self.latency.batch:
             metrics |= self._latency(network, device)
-        kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items()}
+        kept = {role: artifacts.put_tensors(tensors) for role, tensors in left.items() if tensors or role == "weights"}
         return Measurement(task=task, metrics=metrics, artifacts=kept, spent=Spent(images=processed))
 
     def train(
@@ -293,7 +291,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def _fitted(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network, trained from scratch, fine-tuned from shared weights, or resumed from its checkpoint."""
         from nasplat.nn.counting import built
-        from nasplat.nn.rewritten import calibrate
+        from nasplat.nn.rewritten import calibrate, check
         from nasplat.training.fit import ClassifierTraining
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for, transformed_network
@@ -327,6 +325,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 augment=self._augmentation(device, cutout=self.recipe.cutout),
                 distillation=self._distillation(task, device, artifacts),
             )
+            check(training.network, self.io)
             processed = train_for(task, training, artifacts, epochs=task.fidelity - begun)
             left: dict[str, dict[str, Tensor]] = {}
             if task.fidelity < begun + epochs:
@@ -334,7 +333,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
             # Running statistics lag behind weights that few steps, or a fit, have changed much.
             if tuning is not None and tuning.original != task.architecture:
                 recalibrate_path(training.network, "recalibrated", examples, self.shared_weights.calibration)
-            calibrate(training.network, lambda count: list(examples.sample(count)))
+            left[LAYERS] = calibrate(training.network, lambda count: list(examples.sample(count)))
             left["weights"] = training.network.state_dict()
         return training.network, left, processed
 
@@ -359,10 +358,9 @@ class Classification(LatencyKnown, SupernetBenchmark):
         options = self.shared_weights
         examples = self._splits(device).training
         recalibrate_path(network, options.statistics, examples, options.calibration)
-        calibrate(network, lambda count: list(examples.sample(count)))
-        statistics = dict(network.named_buffers())
-        kept = statistics and self.shared_weights.statistics == "recalibrated"
-        return network, {STATISTICS: statistics} if kept else {}, 0
+        layers = calibrate(network, lambda count: list(examples.sample(count)))
+        statistics = dict(network.named_buffers()) if options.statistics == "recalibrated" else {}
+        return network, {STATISTICS: statistics, LAYERS: layers}, 0
 
     def _path(
         self, architecture: Architecture, weights: Handle, epochs: int, device: str, artifacts: Artifacts

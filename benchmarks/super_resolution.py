@@ -21,7 +21,7 @@ from nasplat.errors import InputError, TrialFailed
 from nasplat.latency.known import LatencyKnown
 from nasplat.latency.options import LatencyTableOptions
 from nasplat.search_space import SearchSpace
-from nasplat.task import STATE, Evaluate, Measurement, Spent
+from nasplat.task import LAYERS, STATE, Evaluate, Measurement, Spent
 from nasplat.training.options import SuperResolutionRecipeOptions
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class SuperResolution(LatencyKnown):
         collected(lambda part: getattr(self, part), ("_patches", "validation"))  # both are read now
 
     def measure(self, task: Evaluate, *, device: str, artifacts: Artifacts) -> Measurement:
-        from nasplat.nn.rewritten import calibrate
+        from nasplat.nn.rewritten import calibrate, check
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, train_for, transformed_network
 
@@ -156,9 +156,10 @@ class SuperResolution(LatencyKnown):
             if tuning is not None and task.continues is None:
                 network = transformed_network(task, self.space, self.io, device, artifacts)
             training = self.training(task.architecture, device=device, seed=task.seed, network=network)
+            check(training.network, self.io)
             processed = train_for(task, training, artifacts)
-            calibrate(training.network, lambda count: self._patches.sample(count, seed=task.seed, device=device))
-            left = {"weights": training.network.state_dict()}
+            layers = calibrate(training.network, lambda n: self._patches.sample(n, seed=task.seed, device=device))
+            left = {"weights": training.network.state_dict(), **({LAYERS: layers} if layers else {})}
             if task.fidelity < most:
                 left[STATE] = named(training.state(), str(task.architecture))
         metrics = self._measured(task.architecture, training.network, self.validation, device)

@@ -19,6 +19,8 @@ Json: TypeAlias = dict[str, Any]
 
 STATE = "state"
 """The role of an artifact that is only used to continue from; it may be deleted once no later task can name it."""
+LAYERS = "layers"
+"""The role of an artifact with the statistics of the layers of a network that was calibrated, as ``LAYER.NAME``."""
 MOST_ASKED = 10_000
 """The largest number of tasks that a strategy is asked for at once, and so of workers: a log must not ask for more."""
 

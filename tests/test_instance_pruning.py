@@ -21,7 +21,7 @@ from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed, unpack
 from nasplat.nn.rewritten import calibrate as rewritten_calibrate
 from nasplat.nn.rewritten import expected_macs, penalty
-from nasplat.nn.thresholds import calibrate, pruned_layers, spent, variations
+from nasplat.nn.thresholds import calibrate, pruned_layers, spent, surveys
 from nasplat.task import Measurement
 from nasplat.transforms.instance_pruning import InstancePruning
 
@@ -168,7 +168,7 @@ def test_variations_are_those_of_loops() -> None:
     seen: dict[str, Tensor] = {}
     for name, layer in pruned_layers(pruned).items():
         layer.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: norms(given[0]).detach()}))
-    found = variations(pruned, [images])
+    found = {name: each.variation for name, each in surveys(pruned, [images]).items()}
     assert seen
     for name, norm in seen.items():
         wanted = [float(row.std(correction=0) / row.mean()) for row in norm]

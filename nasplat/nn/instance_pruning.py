@@ -7,13 +7,14 @@ are calibrated.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from nasplat.architecture import IO
 from nasplat.nn.convolution import Geometry
 from nasplat.nn.rewritten import Packed, Rewritten
 
@@ -69,6 +70,7 @@ class InstancePrunedConv2d(Rewritten):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=weight.device))
         self._rising = 0.0
         self._norm: Tensor | None = None
+        self._statistics: dict[str, Tensor] = {}
         self.train(convolution.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,11 +109,25 @@ class InstancePrunedConv2d(Rewritten):
         self.steps += 1
 
     @classmethod
+    def check(cls, network: nn.Module, io: IO) -> None:
+        """Check the options against the network, and that so few MACs can be reached."""
+        from nasplat.nn.thresholds import check
+
+        check(network, io)
+
+    @classmethod
     def calibrate(cls, network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
         """Set the thresholds of all such layers."""
         from nasplat.nn.thresholds import calibrated
 
         calibrated(network, images)
+
+    def keep(self, statistics: dict[str, Tensor]) -> None:
+        """Take what was seen in a calibration: `norms` by channel, their `variation`, and the part `kept`."""
+        self._statistics = statistics
+
+    def statistics(self) -> Mapping[str, Tensor]:
+        return self._statistics
 
     def spared(self, x: Tensor, result: Tensor) -> Tensor:
         """The multiply-accumulates that images `[B, inputs, H, W]` are spared, `[B]`."""

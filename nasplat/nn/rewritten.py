@@ -1,13 +1,14 @@
 """Layers that a transform put in the place of others: what training, costs and exports must know about them."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from nasplat.architecture import IO
 from nasplat.cost import EXPECTED, SPREAD, Operations
 
 
@@ -38,6 +39,18 @@ class Rewritten(nn.Module):
         """Called after each step of the optimizer; without gradients."""
 
     @classmethod
+    def check(cls, network: nn.Module, io: IO) -> None:
+        """Check before a training that `calibrate` can succeed after it; called once for each class of such layers.
+
+        Args:
+            network: In evaluation mode, not trained.
+            io: The shapes of its inputs and outputs.
+
+        Raises:
+            TrialFailed: It cannot, whatever the weights become.
+        """
+
+    @classmethod
     def calibrate(cls, network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
         """Set what its layers in a trained network take from data; called once for each class of such layers.
 
@@ -48,6 +61,10 @@ class Rewritten(nn.Module):
         Raises:
             TrialFailed: It cannot be set.
         """
+
+    def statistics(self) -> Mapping[str, Tensor]:
+        """What is worth keeping of its calibration besides the weights, by name. A name is an identifier."""
+        return {}
 
     def stored_bits(self) -> int | None:
         """The bits that store its own parameters and buffers; None for those of ordinary ones."""
@@ -144,12 +161,30 @@ def expected_macs(spared: Sequence[Tensor], macs: int, sizes: Sequence[float] = 
     return {EXPECTED: float(taken.mean()), SPREAD: float(taken.std(correction=0))}
 
 
-def calibrate(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
+def check(network: nn.Module, io: IO) -> None:
+    """Check before a training that the layers of a network can be calibrated after it.
+
+    Args:
+        network: It is put in evaluation mode.
+        io: The shapes of its inputs and outputs.
+
+    Raises:
+        TrialFailed: They cannot, whatever the weights become.
+    """
+    network.eval()
+    for kind in dict.fromkeys(type(layer) for _, layer in rewritten(network)):
+        kind.check(network, io)
+
+
+def calibrate(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> dict[str, Tensor]:
     """Let the layers of a trained network take what they need from data.
 
     Args:
         network: It is put in evaluation mode.
         images: Gives so many training images, or as many as there are, in batches.
+
+    Returns:
+        What is worth keeping of it besides the weights: the statistics of layers, as ``LAYER.NAME``.
 
     Raises:
         TrialFailed: A layer cannot be calibrated.
@@ -157,6 +192,7 @@ def calibrate(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> 
     network.eval()
     for kind in dict.fromkeys(type(layer) for _, layer in rewritten(network)):
         kind.calibrate(network, images)
+    return {f"{name}.{what}": value for name, layer in rewritten(network) for what, value in layer.statistics().items()}
 
 
 def penalty(network: nn.Module) -> Tensor | None:

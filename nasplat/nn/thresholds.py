@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from nasplat.architecture import IO
-from nasplat.cost import counted_macs
+from nasplat.cost import count, counted_macs
+from nasplat.cost import layers as parts
 from nasplat.errors import InputError, TrialFailed
-from nasplat.nn.instance_pruning import InstancePrunedConv2d, Rule, norms
+from nasplat.nn.instance_pruning import InstancePrunedConv2d, Rule, kept, norms
 from nasplat.nn.rewritten import sparing
 
 HALVINGS = 16
@@ -30,6 +31,21 @@ CURVE_IMAGES = 128
 """The number of images on which each of these is tried."""
 LEAST = 1e-9
 """A part of the MACs that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the inputs of a layer are like.
+
+    Args:
+        norms: The mean norm of each channel, `[inputs]`.
+        variation: The coefficient of variation of an image's channel norms, in the mean over images.
+        kept: The part of the channels that are computed with, in the mean over images.
+    """
+
+    norms: Tensor
+    variation: float
+    kept: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +66,12 @@ class Spent:
         return float(self.macs.double().mean()) / self.dense
 
 
-def calibrated(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
-    """Set the thresholds of a trained network as its layers say, on training images.
+def check(network: nn.Module, io: IO) -> None:
+    """Check the options of a network's pruned layers against the network.
 
     Args:
-        network: In evaluation mode.
-        images: Gives so many images in batches.
+        network: In evaluation mode, trained or not.
+        io: The shapes of its inputs and outputs.
 
     Raises:
         TrialFailed: The layers are no layers of the network, ask for different MACs, or cannot reach so few.
@@ -68,15 +84,40 @@ def calibrated(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) ->
         raise TrialFailed(
             "no such layer", f"layers must name pruned ones, {', '.join(layers)}, but {strangers[0]!r} is none"
         )
+    cost = count(lambda: network, io, parts, check=False)
+    # At least one channel is computed with.
+    spared = sum(cost.parts[name].macs * (1 - 1 / layers[name].geometry.inputs) for name in pruning.layers or layers)
+    least = 1 - spared / cost.macs
+    if least > pruning.macs:
+        raise TrialFailed("macs not reached", _unreachable(pruning.macs, least))
+
+
+def calibrated(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) -> None:
+    """Set the thresholds of a trained network as its layers say, on training images.
+
+    Args:
+        network: In evaluation mode.
+        images: Gives so many images in batches.
+
+    Raises:
+        TrialFailed: As in `check`, or because norms vary too little in too many layers.
+    """
+    layers = pruned_layers(network)
+    pruning = next(iter(layers.values())).pruning
     batches = images(pruning.images)
-    dense = counted_macs(network, IO(tuple(batches[0].shape[1:]), 0))
+    io = IO(tuple(batches[0].shape[1:]), 0)
+    check(network, io)
     for layer in layers.values():
         layer.threshold.fill_(-math.inf)
-    names = pruning.layers or [name for name, each in variations(network, batches).items() if each >= pruning.variation]
+    seen = surveys(network, batches)
+    names = pruning.layers or [name for name, each in seen.items() if each.variation >= pruning.variation]
     try:
-        calibrate(network, batches, dense, pruning.macs, names=names, rule=pruning.thresholds)
+        calibrate(network, batches, counted_macs(network, io), pruning.macs, names=names, rule=pruning.thresholds)
     except InputError as error:
         raise TrialFailed("macs not reached", str(error)) from None
+    for name, after in surveys(network, batches).items():
+        variation, kept = torch.tensor(seen[name].variation), torch.tensor(after.kept)
+        layers[name].keep({"norms": seen[name].norms, "variation": variation, "kept": kept})
 
 
 def pruned_layers(network: nn.Module) -> dict[str, InstancePrunedConv2d]:
@@ -85,27 +126,32 @@ def pruned_layers(network: nn.Module) -> dict[str, InstancePrunedConv2d]:
 
 
 @torch.no_grad()
-def variations(network: nn.Module, batches: Sequence[Tensor]) -> dict[str, float]:
-    """The coefficient of variation of the channel norms of each layer's inputs, with the thresholds as they are.
+def surveys(network: nn.Module, batches: Sequence[Tensor]) -> dict[str, Survey]:
+    """What the inputs of each pruned layer are like, with the thresholds as they are.
 
     Args:
         network: In evaluation mode.
         batches: Images.
     """
-    found: dict[str, list[Tensor]] = {}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def look(layer: nn.Module, given: tuple[Tensor], *, into: list[Tensor]) -> None:
-        norm = norms(given[0]).double()
-        mean = norm.mean(1)
-        into.append(torch.where(mean > 0, norm.std(1, correction=0) / mean, 0.0))
+    def look(layer: nn.Module, given: tuple[Tensor], *, into: list[tuple[Tensor, Tensor]]) -> None:
+        assert isinstance(layer, InstancePrunedConv2d)
+        into.append((norms(given[0]).double(), kept(given[0], layer.threshold)))
 
     with ExitStack() as undo:
         for name, layer in pruned_layers(network).items():
-            into = found.setdefault(name, [])
+            into = seen.setdefault(name, [])
             undo.callback(layer.register_forward_pre_hook(partial(look, into=into)).remove)
         for images in batches:
             network(images)
-    return {name: float(torch.cat(each).mean()) for name, each in found.items()}
+    found = {}
+    for name, each in seen.items():
+        norm, used = (torch.cat(column) for column in zip(*each, strict=True))
+        mean = norm.mean(1)
+        variation = torch.where(mean > 0, norm.std(1, correction=0) / mean, 0.0)
+        found[name] = Survey(norm.mean(0), float(variation.mean()), float(used.double().mean()))
+    return found
 
 
 @torch.no_grad()
@@ -172,7 +218,7 @@ def _common(
     most = float(max((layer.geometry.inputs for layer in layers), default=1))
     while at(high).share > share:
         if high >= most:
-            _refuse(share, at(most).share)
+            raise InputError(_unreachable(share, at(most).share))
         low, high = high, min(2 * high, most)
     return _halved(lambda: spent(network, batches, dense), share, layers, low, high)
 
@@ -229,7 +275,7 @@ def _by_layer(
         return spent(network, batches, dense)
 
     if (least := after(len(steps)).share) > share:
-        _refuse(share, least)
+        raise InputError(_unreachable(share, least))
     count = bisect_left(range(len(steps)), -share, key=lambda count: -after(count).share)
     found = after(count)
     if not count:
@@ -271,8 +317,8 @@ def _first(batches: Sequence[Tensor], count: int) -> list[Tensor]:
     return taken
 
 
-def _refuse(share: float, least: float) -> None:
-    raise InputError(
+def _unreachable(share: float, least: float) -> str:
+    return (
         f"the share of MACs must be one that can be reached with the pruned layers, at least {least:.3f} here, but is "
         f"{share:g}; raise it, or prune more layers"
     )
