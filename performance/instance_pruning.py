@@ -49,7 +49,7 @@ ALLOWED = {0.6: 0.01, 0.5: 0.015}
 WITHOUT = -0.05
 """By how much the feature decay must be better than the same gating without it: at least five points."""
 DECAYS = {"vgg": 1.0, "resnet20": 0.3}
-"""The weight of the feature decay of each network: the largest of `--tune` that costs no accuracy."""
+"""The weight of the feature decay of each network: the best of `--tune` at half of the MACs."""
 BOOSTED = (0.5,)
 """The parts of the MACs for which saliencies are learned."""
 RULES: tuple[Rule, ...] = ("common", "layer")
@@ -58,7 +58,7 @@ CALIBRATION, TUNING_SEED = 512, 100
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How every network is trained; what is not named is the platform's default. Chosen by `--tune`.
+    """How every network is trained; what is not named is the platform's default.
 
     Args:
         subset: The number of training and validation images.
