@@ -80,12 +80,13 @@ class Vgg(nn.Sequential):
 
     Args:
         io: The shapes of images and classes. The first convolution halves sides above 16 pixels.
+        widths: The channels of the convolutions.
     """
 
-    def __init__(self, io: IO) -> None:
+    def __init__(self, io: IO, widths: Sequence[int] = (32, 64, 64, 64, 64)) -> None:
         channels, side, _ = io.input_shape
         layers: list[nn.Module] = []
-        for number, width in enumerate((32, 64, 64, 64, 64)):
+        for number, width in enumerate(widths):
             stride = 2 if number == 0 and side > 16 else 1
             layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if number in (0, 2) else []

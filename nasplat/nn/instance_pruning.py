@@ -123,7 +123,7 @@ class InstancePrunedConv2d(Rewritten):
         calibrated(network, images)
 
     def keep(self, statistics: dict[str, Tensor]) -> None:
-        """Take what was seen in a calibration: `norms` by channel, their `variation`, and the part `kept`."""
+        """Take what was seen in a calibration."""
         self._statistics = statistics
 
     def statistics(self) -> Mapping[str, Tensor]:

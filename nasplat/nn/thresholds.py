@@ -116,8 +116,14 @@ def calibrated(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) ->
     except InputError as error:
         raise TrialFailed("macs not reached", str(error)) from None
     for name, after in surveys(network, batches).items():
-        variation, kept = torch.tensor(seen[name].variation), torch.tensor(after.kept)
-        layers[name].keep({"norms": seen[name].norms, "variation": variation, "kept": kept})
+        before = seen[name]
+        layers[name].keep(
+            {
+                "norms": before.norms,
+                "variation_of_norms": torch.tensor(before.variation),
+                "channels_kept": torch.tensor(after.kept),
+            }
+        )
 
 
 def pruned_layers(network: nn.Module) -> dict[str, InstancePrunedConv2d]:

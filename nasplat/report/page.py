@@ -11,16 +11,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from nasplat.errors import printable
+from nasplat.errors import ArtifactError, printable
 from nasplat.objective import Goal, Objective
 from nasplat.report.drawing import LARGEST, default_style, drawable, svg
+from nasplat.report.layers import layers_drawing, layers_table
 from nasplat.run.compressed import Compression, table
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
+from nasplat.run.layers import layers_of
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
 from nasplat.storage.files import refusal, write_atomically
-from nasplat.task import Evaluate, Measurement
+from nasplat.task import LAYERS, Evaluate, Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def render(run: RunDirectory, history: History) -> str:
         front=[(m.id, m.architecture.code, [figure(name, m.metrics[name]) for name in metrics]) for m in front],
         source=run.source,
         compressed=None if compression is None else table(compression),
+        calibrated=_calibrated(run, history),
         retrained=None if comparison is None else side_by_side(comparison),
         untrained=[] if comparison is None else missing_of(comparison),
         agreement="" if comparison is None else agreement_of(comparison),
@@ -185,6 +188,27 @@ def _tested(history: History, goal: Goal) -> list[tuple[int, str, str]]:
     ]
 
 
+def _calibrated(run: RunDirectory, history: History) -> dict[str, Any] | None:
+    """The layers of the best network whose layers were calibrated; None if there is none, or they were not kept."""
+    objective = history.run.config.goal.objectives[0]
+    known = [m for m in history.complete if LAYERS in m.artifacts]
+    if not known:
+        return None
+    best = (max if objective.maximize else min)(known, key=lambda m: m.metrics[objective.metric])
+    try:
+        layers = layers_of(best, run.artifacts)
+    except ArtifactError:
+        return None
+    if not any(layer.figures for layer in layers):
+        return None
+    return {
+        "trial": best.id,
+        "code": best.architecture.code,
+        "table": layers_table(layers),
+        "drawing": _inline(layers_drawing(layers, f"layers of trial {best.id}")),
+    }
+
+
 def _dots(
     axes: "Axes", across: NDArray[Any], up: NDArray[np.float64], fidelities: NDArray[np.int_], label: str
 ) -> None:
@@ -231,6 +255,9 @@ def _axes(across: str, up: str) -> "tuple[Figure, Axes]":
 
 def _svg(drawing: "Figure", title: str) -> Markup:
     """The drawing as inline SVG, the same for the same data."""
-    text = svg(drawing, title, dpi=150)
-    # The drawing contains no external text except metric names, which matplotlib escapes.
+    return _inline(svg(drawing, title, dpi=150))
+
+
+def _inline(text: str) -> Markup:
+    # The drawing contains no external text except names of metrics and layers, which matplotlib escapes.
     return Markup(text[text.index("<svg") :])
