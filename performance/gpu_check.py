@@ -31,6 +31,7 @@ import nasplat.transforms
 from nasplat.architecture import IO
 from nasplat.artifact import MemoryArtifacts
 from nasplat.config import Workload
+from nasplat.cost import counted_macs
 from nasplat.data.datasets import dataset
 from nasplat.data.picture_sets import picture_set
 from nasplat.errors import InputError
@@ -328,6 +329,22 @@ def balanced_binary(bench: Bench) -> Figures:
     return _rewritten(bench, "balanced_binary")
 
 
+def instance_pruning(bench: Bench) -> Figures:
+    """Channels left out by image on the device: thresholds calibrated there, and the part of the MACs on the CPU."""
+    from nasplat.nn.thresholds import calibrate, pruned_layers, spent
+
+    found = _rewritten(bench, "instance_pruning")
+    io = IO.image(3, 32, 10)
+    with seeded(0):
+        plain = SEARCH_SPACES.get("nasbench201")(**({"channels": 4, "cells": 1} if bench.tiny else {}))
+        network = nasplat.transforms.apply(plain.build(plain.parse("333333"), io), "instance_pruning").network.eval()
+        images = torch.randn(8 if bench.tiny else 64, *io.input_shape)
+    dense = counted_macs(network, io)
+    there = network.to(bench.device)
+    share = calibrate(there, [images.to(bench.device)], dense, 0.7, names=[*pruned_layers(network)]).share
+    return {**found, "share": share, "share_on_the_cpu": spent(there.to("cpu"), [images], dense).share}
+
+
 def _rewritten(bench: Bench, transform: str, **options: Any) -> Figures:
     """A transformed network: fitted as on the CPU, packed without a change, and the time of a step."""
     from nasplat.nn.packing import packed
@@ -360,7 +377,17 @@ def _rewritten(bench: Bench, transform: str, **options: Any) -> Figures:
 
 STEPS: dict[str, Callable[[Bench], Figures]] = {
     step.__name__: step
-    for step in (throughput, supernet_step, workers, latency, cars, super_resolution, full_stack, balanced_binary)
+    for step in (
+        throughput,
+        supernet_step,
+        workers,
+        latency,
+        cars,
+        super_resolution,
+        full_stack,
+        balanced_binary,
+        instance_pruning,
+    )
 }
 
 

@@ -49,8 +49,8 @@ DEFINITIONS = f"""\
 "trained" is the VGG-like network of `instance_pruning.py`, trained with feature decay on {DATA}. "wide" is the same
 with {", ".join(map(str, WIDE))} channels for images of 3 x 64 x 64, with random weights, on random images. Their
 thresholds are for {100 * SHARE:g} % of the MACs in the mean. A pair is one pass of each network with the same image,
-in random order. The ratio is the time of the pruned network by that of the network without pruning: the median over the pairs of
-a round, and of those the geometric mean over rounds, with the 95 % t interval over rounds."""
+in random order. The ratio is the time of the pruned network by that of the network without pruning: the median over the
+pairs of a round, and of those the geometric mean over rounds, with the 95 % t interval over rounds."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,20 @@ from torchvision.models.resnet import BasicBlock
 
 import nasplat
 from nasplat import transforms
+from nasplat.architecture import IO
+from nasplat.artifact import MemoryArtifacts
+from nasplat.config import Workload
 from nasplat.errors import InputError, TrialFailed
 from nasplat.nn.instance_pruning import InstancePrunedConv2d, Pruning, kept, norms
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed, unpack
 from nasplat.nn.rewritten import calibrate as rewritten_calibrate
-from nasplat.nn.rewritten import expected_macs, penalty
+from nasplat.nn.rewritten import check, expected_macs, penalty
 from nasplat.nn.thresholds import calibrate, pruned_layers, spent, surveys
-from nasplat.task import Measurement
+from nasplat.report.page import render
+from nasplat.run.layers import layers_of
+from nasplat.task import Evaluate, Measurement
+from nasplat.training.fit import Training
 from nasplat.transforms.instance_pruning import InstancePruning
 
 SIDE = 9
@@ -281,18 +288,47 @@ def test_a_trained_network_is_calibrated_as_its_layers_say() -> None:
     [
         ({"layers": "3.conv9"}, "must name pruned ones, .* but '3.conv9' is none"),
         ({"macs": 0.05}, "raise it, or prune more layers"),
-        ({"variation": 99.0}, "raise it, or prune more layers"),
+        ({"variation": 99.0}, "raise it, or prune more layers"),  # known after the training only
     ],
 )
 def test_what_cannot_be_calibrated_says_why(options: dict[str, Any], message: str) -> None:
     network, _, _ = network_and_images("residual")
     pruned = transforms.apply(network.float(), "instance_pruning", fitted=True, images=8, **options).network
+    with nullcontext() if "variation" in options else pytest.raises(TrialFailed, match=message):
+        check(pruned, IO.image(3, SIDE, 10))
     with pytest.raises(TrialFailed, match=message):
         rewritten_calibrate(pruned, images_of(pruned))
     layer = next(iter(pruned_layers(pruned).values()))
     layer.pruning = Pruning(macs=0.7)
     with pytest.raises(TrialFailed, match="must have the same options"):
-        rewritten_calibrate(pruned, images_of(pruned))
+        check(pruned, IO.image(3, SIDE, 10))
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "twice"])
+def test_the_fewest_macs_are_known_before_a_training(kind: str) -> None:
+    network = Twice() if kind == "twice" else network_and_images(kind)[0].float()
+    pruned = transforms.apply(network.eval(), "instance_pruning", fitted=True).network
+    dense = transforms.cost(network, (3, SIDE, SIDE)).macs
+    for layer in pruned_layers(pruned).values():
+        layer.threshold.fill_(layer.geometry.inputs)  # one channel is left
+    least = spent(pruned, [torch.randn(1, 3, SIDE, SIDE)], dense).share
+    for macs, refused in ((least + 1e-6, False), (least - 1e-6, True)):
+        asking = transforms.apply(network, "instance_pruning", fitted=True, macs=macs).network
+        with pytest.raises(TrialFailed, match=f"at least {least:.3f}") if refused else nullcontext():
+            check(asking, IO.image(3, SIDE, 10))
+
+
+def test_macs_that_cannot_be_reached_are_refused_before_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Workload(
+        "nasbench201+instance_pruning",
+        "classification",
+        {"channels": 4, "cells": 1, "transform": {"macs": 0.05}},
+        {"epochs": 1, "data": {"subset": 100}},
+    ).make()
+    monkeypatch.setattr(Training, "until", lambda *_: pytest.fail("it trained"))
+    task = Evaluate(id=0, seed=0, architecture=made.space.parse("333333"), fidelity=1)
+    with pytest.raises(TrialFailed, match="raise it, or prune more layers"):
+        made.measure(task, device="cpu", artifacts=MemoryArtifacts())
 
 
 @pytest.mark.slow
@@ -312,6 +348,15 @@ def test_searches_measure_the_macs_that_images_take(tmp_path: Path) -> None:
         assert isinstance(trial, Measurement)
         assert 0.3 < trial.metrics["macs_expected"] / trial.metrics["macs"] < 0.8 and trial.metrics["macs_spread"] > 0
     assert expected_macs([], 50) == {"macs_expected": 50, "macs_spread": 0}  # of a member that has no pruned layer
+    names = ["norms", "variation_of_norms", "channels_kept"]
+    layers = layers_of(run.best, run.directory.artifacts)
+    assert layers and all(sorted(layer.values) == sorted(names) for layer in layers)
+    for layer in layers:
+        assert layer.values["norms"].ndim == 1 and float(layer.values["norms"].min()) >= 0
+        assert layer.figures["variation_of_norms"] > 0 and 0 < layer.figures["channels_kept"] <= 1
+    page = render(run.directory, run.directory.history())
+    assert f"layers of trial {run.best.id}</title>" in page and "<th>variation of norms</th>" in page
+    assert all(f"<td>{layer.name}</td>" in page for layer in layers)
     pruned = run.best.metrics
     tested = run.test()[0]
     assert tested.split == "test" and tested.metrics["macs_expected"] != pruned["macs_expected"]
