@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -11,6 +12,7 @@ from pydantic import Field
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts
 from nasplat.benchmark import Preprocessing
+from nasplat.cost import counted_macs
 from nasplat.data.location import data_folder
 from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import SuperResolutionDataOptions
@@ -175,17 +177,20 @@ class SuperResolution(LatencyKnown):
         from nasplat.nn.rewritten import expected_macs, sparing
         from nasplat.training.super_resolution import evaluate
 
-        whole, sizes = math.prod(self.io.input_shape[1:]), list[float]()
+        macs = self.varying_macs(architecture)
+        if macs is None:
+            return evaluate(network, pairs, self.scale, device)
+        shapes: list[tuple[int, ...]] = []
 
         def seen() -> "Iterator[Pair]":
             for pair in pairs:
-                sizes.append(pair.small[0].numel() / whole)
+                shapes.append(tuple(pair.small.shape))
                 yield pair
 
         with sparing(network) as spared:
             found = evaluate(network, seen(), self.scale, device)
-        macs = self.varying_macs(architecture)
-        return found if macs is None else found | expected_macs(spared, macs, sizes)
+        dense = {shape: counted_macs(network, replace(self.io, input_shape=shape)) for shape in set(shapes)}
+        return found | expected_macs(spared, macs, [dense[shape] for shape in shapes])
 
     def final(self, measurement: Measurement, *, device: str, artifacts: Artifacts) -> Measurement:
         from nasplat.nn.counting import built

@@ -158,6 +158,14 @@ class Layer(Protocol):
         """What computes its multiply-accumulates."""
 
 
+@runtime_checkable
+class Sparing(Protocol):
+    """A layer, rewritten or packed, that in evaluation computes less for some images than for others."""
+
+    def spared(self, x: "Tensor", result: "Tensor") -> "Tensor":
+        """The multiply-accumulates that each image is spared, `[B]`, as if it were evaluated alone."""
+
+
 def _spelt(count: int) -> str:
     """A count as text; none is too large for it, as they are for floating-point numbers and for decimal digits."""
     return f"{float(count):.3g}" if count <= MOST**4 else f"10^{math.floor(math.log10(count))}"
@@ -179,8 +187,7 @@ def counted_macs(network: "nn.Module", io: IO) -> int:
         with all_nonzero():
             return _macs(_without_values(network), torch.zeros(1, *io.input_shape, device="meta"))
     except (RuntimeError, TypeError, ValueError):  # the network looks at values, or keeps tensors where it is
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-        return _macs(copy.deepcopy(network), torch.zeros(1, *io.input_shape, device=device))
+        return _counted(copy.deepcopy(network), io, children, check=False).macs
 
 
 def _macs(network: "nn.Module", examples: "Tensor") -> int:
@@ -276,11 +283,9 @@ def count(
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        with suppress(Exception), all_nonzero():  # what is wrong with it everywhere is raised below
-            with torch.device("meta"):
-                network = make()
-            # A network that was there before is copied, which allocates nothing.
-            return _counted(_without_values(network), io, parts, check=check)
+        # What is wrong with it everywhere is raised below. A network that was there before is copied without memory.
+        with suppress(Exception), all_nonzero(), torch.device("meta"):
+            return _counted(_without_values(make()), io, parts, check=check)
         return _counted(make(), io, parts, check=check)
 
 
@@ -327,14 +332,18 @@ def _counted(network: object, io: IO, parts: Callable[["nn.Module"], Parts], *, 
         part, layer = running[-1]
         running.append((owners.get(id(module), part), layers.get(id(module), layer)))
 
-    def leave(module: "nn.Module", given: object, result: object) -> None:
+    def leave(module: "nn.Module", given: "tuple[Tensor]", result: "Tensor") -> None:
         attribute()
-        running.pop()
+        part, layer = running.pop()
+        if isinstance(module, Sparing) and result.device.type != "meta":  # there, nothing is spared
+            spared = int(module.spared(*given, result).sum())
+            each = spared, *(Operations(spared, spared) if layer is None else layer.operations(spared))
+            done[part] = [before + more for before, more in zip(done[part], each, strict=True)]
 
     hooks = [
         hook
         for module in network.modules()
-        if id(module) in owners or id(module) in layers
+        if id(module) in owners or id(module) in layers or isinstance(module, Sparing)
         for hook in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))
     ]
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

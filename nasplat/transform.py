@@ -83,6 +83,9 @@ class Transform(ABC):
     varies: ClassVar[bool] = False
     """Whether what its layers compute depends on the image."""
 
+    whole: ClassVar[frozenset[str]] = frozenset()
+    """The names of options that hold for a whole network, so that they are no choices of its stages."""
+
     excludes: ClassVar[frozenset[str]] = frozenset()
     """The names of transforms that cannot be applied to the same layers."""
 

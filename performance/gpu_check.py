@@ -331,7 +331,7 @@ def balanced_binary(bench: Bench) -> Figures:
 
 def instance_pruning(bench: Bench) -> Figures:
     """Channels left out by image on the device: thresholds calibrated there, and the part of the MACs on the CPU."""
-    from nasplat.nn.thresholds import calibrate, pruned_layers, spent
+    from nasplat.nn.thresholds import pruned_layers, set_thresholds, spent
 
     found = _rewritten(bench, "instance_pruning")
     io = IO.image(3, 32, 10)
@@ -341,7 +341,7 @@ def instance_pruning(bench: Bench) -> Figures:
         images = torch.randn(8 if bench.tiny else 64, *io.input_shape)
     dense = counted_macs(network, io)
     there = network.to(bench.device)
-    share = calibrate(there, [images.to(bench.device)], dense, 0.7, names=[*pruned_layers(network)]).share
+    share = set_thresholds(there, [images.to(bench.device)], dense, 0.7, names=[*pruned_layers(network)]).share
     return {**found, "share": share, "share_on_the_cpu": spent(there.to("cpu"), [images], dense).share}
 
 

@@ -36,7 +36,7 @@ from nasplat.cost import counted_macs
 from nasplat.data.examples import Examples
 from nasplat.errors import InputError
 from nasplat.nn.instance_pruning import Rule
-from nasplat.nn.thresholds import calibrate, pruned_layers, surveys
+from nasplat.nn.thresholds import pruned_layers, set_thresholds, surveys
 from nasplat.training.fit import evaluate
 from nasplat.training.options import RecipeOptions
 from nasplat.training.seeding import seeded
@@ -222,7 +222,7 @@ def work(given: Row, seed: int) -> Row:
     row["variations"] = {name: each.variation for name, each in surveys(network, batches).items()}
     for share in SHARES:
         for rule in RULES:
-            calibrate(network, batches, dense, share, names=[*pruned_layers(network)], rule=rule)
+            set_thresholds(network, batches, dense, share, names=[*pruned_layers(network)], rule=rule)
             row[f"{rule} {share}"] = asdict(measured(network, examples, dense))
     if not settings.decay or settings.split != "test":
         return row
@@ -273,7 +273,7 @@ def by_variation(
     share = max(reached)
     row: Row = {}
     for which, names in halves.items():
-        calibrate(network, batches, dense, share, names=names)
+        set_thresholds(network, batches, dense, share, names=names)
         row[which] = asdict(measured(network, examples, dense))
     return row
 

@@ -38,7 +38,7 @@ from nasplat.architecture import IO
 from nasplat.cost import counted_macs
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed
-from nasplat.nn.thresholds import calibrate, pruned_layers, spent
+from nasplat.nn.thresholds import pruned_layers, set_thresholds, spent
 from nasplat.training.options import RecipeOptions
 from nasplat.training.seeding import seeded
 
@@ -126,7 +126,7 @@ def subject(plain: nn.Module, network: nn.Module, io: IO, calibration: Sequence[
     """A network that is calibrated to the share of the MACs."""
     dense = counted_macs(plain, io)
     network.eval()
-    calibrate(network, calibration, dense, SHARE, names=[*pruned_layers(network)])
+    set_thresholds(network, calibration, dense, SHARE, names=[*pruned_layers(network)])
     return Subject(packed(network).eval(), plain.eval(), images, spent(network, [images], dense).share)
 
 

@@ -79,6 +79,11 @@ def alternatives(kinds: Mapping[str, type[Transform]], options: BaseModel) -> tu
                 f"transform.{option} is a list of choices only for each stage, but got {value} for the whole network; "
                 "set transform.per=stage, or give one value"
             )
+        if several := sorted(lists.keys() & kind.whole):
+            raise InputError(
+                f"transform.{several[0]} of {name} must be one value, since it is of the whole network, but got "
+                f"{groups[name][several[0]]}; give one of them"
+            )
         for option, given in lists.items():
             if not given or len(set(map(str, given))) < len(given):
                 raise InputError(

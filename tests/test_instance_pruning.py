@@ -2,6 +2,9 @@
 
 import copy
 import math
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
@@ -18,17 +22,24 @@ import nasplat
 from nasplat import transforms
 from nasplat.architecture import IO
 from nasplat.artifact import MemoryArtifacts
+from nasplat.benchmark import Preprocessing
 from nasplat.config import Workload
-from nasplat.errors import InputError, TrialFailed
+from nasplat.cost import counted_macs
+from nasplat.errors import InputError, RunError, TrialFailed
+from nasplat.export.formats import Format, verified
+from nasplat.export.predicting import predict_script
 from nasplat.nn.instance_pruning import InstancePrunedConv2d, Pruning, kept, norms
-from nasplat.nn.onnx import write_onnx
+from nasplat.nn.nested import nested
+from nasplat.nn.onnx import outputs_besides, write_onnx
 from nasplat.nn.packing import packed, unpack
-from nasplat.nn.rewritten import calibrate as rewritten_calibrate
-from nasplat.nn.rewritten import check, expected_macs, penalty
-from nasplat.nn.thresholds import calibrate, pruned_layers, spent, surveys
+from nasplat.nn.rewritten import calibrate, check, expected_macs, penalty, sparing
+from nasplat.nn.thresholds import pruned_layers, set_thresholds, spent, surveys
+from nasplat.options import construct
+from nasplat.registry import SEARCH_SPACES
 from nasplat.report.page import render
 from nasplat.run.layers import layers_of
 from nasplat.task import Evaluate, Measurement
+from nasplat.training.averaging import Average
 from nasplat.training.fit import Training
 from nasplat.transforms.instance_pruning import InstancePruning
 
@@ -141,6 +152,42 @@ def test_what_is_not_a_number_stays_so() -> None:
     images[2, 1, 3, 3] = math.nan
     with torch.no_grad():
         assert pruned(images).isnan().any(1).tolist() == [each == 2 for each in range(6)]
+    x = torch.rand(2, 3, 4, 4)
+    x[1, 1] = 1e30  # whose norm overflows
+    assert kept(x, torch.tensor(5.0)).tolist() == [[False] * 3, [False, True, False]]
+    assert kept(1e30 * x, torch.tensor(5.0)).all()
+
+
+def test_weights_that_are_not_numbers_are_called_so() -> None:
+    _, pruned, _ = network_and_images("plain")
+    next(iter(pruned_layers(pruned.float()).values())).weight.data.fill_(math.nan)
+    with pytest.raises(TrialFailed, match="of the layer 6 are not finite"):
+        calibrate(pruned, images_of(pruned))
+
+
+def test_thresholds_are_no_part_of_an_average_of_weights() -> None:
+    _, pruned, _ = network_and_images("plain")
+    average = Average(pruned, 0.9)
+    average.update(0)
+    assert all(float(layer.threshold) == -math.inf for layer in pruned_layers(average.network).values())
+    for layer in pruned_layers(pruned).values():
+        layer.threshold.fill_(0.5)
+    average.update(1)
+    assert all(float(layer.threshold) == 0.5 for layer in pruned_layers(average.network).values())
+
+
+def test_what_is_of_the_whole_network_is_no_choice_of_stages() -> None:
+    def space(**transform: Any) -> None:
+        options = {"channels": 4, "cells": 1, "transform": {"per": "stage", **transform}}
+        construct("space", SEARCH_SPACES.get("nasbench201+instance_pruning"), **options)
+
+    with pytest.raises(InputError, match="macs of instance_pruning must be one value"):
+        space(macs=[0.6, 0.8])
+    space(decay=[0.1, 0.3])
+    _, pruned, _ = network_and_images("plain")
+    for number, layer in enumerate(pruned_layers(pruned.float()).values()):
+        layer.pruning = Pruning(macs=0.9, decay=float(number))
+    check(pruned, IO.image(3, SIDE, 4))
 
 
 def test_the_feature_decay_is_the_mean_norm_by_hand_and_rises() -> None:
@@ -188,15 +235,97 @@ def test_calibration_reaches_the_share_with_the_layers_that_are_named(rule: str)
     names = list(pruned_layers(pruned))
     dense = transforms.cost(network.float(), (3, SIDE, SIDE)).macs
     for share in (1.0, 0.8, 0.6):
-        found = calibrate(pruned, [images[:3], images[3:]], dense, share, names=names[1:], rule=rule)  # type: ignore[arg-type]
+        found = set_thresholds(pruned, [images[:3], images[3:]], dense, share, names=names[1:], rule=rule)  # type: ignore[arg-type]
         assert share - 0.12 < found.share <= share
         assert torch.equal(found.macs, spent(pruned, [images], dense).macs)
         thresholds = [float(layer.threshold) for layer in pruned_layers(pruned).values()]
         assert thresholds[0] == -math.inf
         if rule == "common":
             assert len(set(thresholds[1:])) == 1
+        if share < 1:  # and a little lower, they leave out too little
+            for layer in pruned_layers(pruned).values():
+                layer.threshold -= 1e-3
+            assert spent(pruned, [images], dense).share > share
     with pytest.raises(InputError, match="raise it, or prune more layers"):
-        calibrate(pruned, [images], dense, 0.05, names=names[1:], rule=rule)  # type: ignore[arg-type]
+        set_thresholds(pruned, [images], dense, 0.05, names=names[1:], rule=rule)  # type: ignore[arg-type]
+
+
+class Branches(nn.Module):
+    """Two convolutions side by side, of which one counts for nothing, and one that never runs."""
+
+    def __init__(self, idle: str) -> None:
+        super().__init__()
+        self.first, self.unused = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
+        self.left, self.right = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.idle = idle
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        left, right = self.left(x), self.right(x)
+        outputs: Tensor = (left + 0 * right if self.idle == "right" else 0 * left + right).mean((2, 3))
+        return outputs
+
+
+@pytest.mark.parametrize("idle", ["left", "right"])
+def test_layers_are_pruned_first_that_change_the_outputs_least(idle: str) -> None:
+    network = Branches(idle).eval()
+    pruned = transforms.apply(network, "instance_pruning", fitted=True, macs=0.7, thresholds="layer").network
+    calibrate(pruned, images_of(pruned))
+    found = pruned_layers(pruned)
+    other = found["left" if idle == "right" else "right"]
+    assert float(other.threshold) <= 0 and float(found["unused"].threshold) == -math.inf  # with 0, what is 0 anyway
+    assert float(found[idle].threshold) > 0 and found[idle].statistics() and not found["unused"].statistics()
+    pruned = transforms.apply(network, "instance_pruning", fitted=True, macs=0.7).network
+    calibrate(pruned, images_of(pruned))
+    assert len({float(pruned_layers(pruned)[name].threshold) for name in ("left", "right")}) == 1
+
+
+class Looking(nn.Module):
+    """A network that looks at a value, so that it cannot be counted without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layers(x) * (1.0 if x.sum().item() == 0 else 2.0)
+        return outputs
+
+
+def test_a_calibrated_network_that_looks_at_values_counts_as_if_nothing_is_left_out() -> None:
+    network = Looking().eval()
+    dense = transforms.cost(network, (3, SIDE, SIDE))
+    pruned = transforms.apply(network, "instance_pruning", fitted=True).network
+    for layer in pruned_layers(pruned).values():
+        layer.threshold.fill_(0.9)
+    found = transforms.cost(pruned, (3, SIDE, SIDE))
+    assert (found.macs, found.multiplications, found.additions) == (dense.macs, dense.multiplications, dense.additions)
+    for form in (pruned, packed(pruned)):
+        assert counted_macs(form, IO.image(3, SIDE, 4)) == dense.macs
+
+
+def test_a_part_of_a_layer_prunes_as_its_copy_does() -> None:
+    def layer(inputs: int, outputs: int) -> InstancePrunedConv2d:
+        return InstancePrunedConv2d(nn.Conv2d(inputs, outputs, 3, padding=1), Pruning(decay=0.3, rise=0.0))
+
+    whole = layer(8, 12)
+    whole.threshold.fill_(0.9)
+    part = nested(whole, lambda: layer(5, 7))
+    alone = copy.deepcopy(part)
+    assert isinstance(alone, InstancePrunedConv2d) and not isinstance(part, InstancePrunedConv2d)
+    x = torch.randn(4, 5, SIDE, SIDE)
+    for each in (part, alone):
+        each.train()(x)
+    terms = [penalty(each) for each in (part, alone)]
+    assert terms[0] is not None and float(terms[0]) > 0
+    torch.testing.assert_close(terms[0], terms[1], rtol=0, atol=0)
+    seen = []
+    for each in (part, alone):
+        network = nn.Sequential(each.eval())
+        with torch.no_grad(), sparing(network) as spared:
+            seen.append((network(x), spared))
+    assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1][0], seen[1][1][0])
+    assert seen[0][1][0].max() > 0
 
 
 @pytest.mark.exports
@@ -213,6 +342,22 @@ def test_an_onnx_model_tells_what_each_image_used(tmp_path: Path) -> None:
         assert torch.tensor(used).tolist() == pytest.approx((macs / dense).tolist(), rel=1e-6)
         with torch.no_grad():
             torch.testing.assert_close(torch.tensor(logits), pruned(images), rtol=0, atol=1e-6)
+    io = IO.image(3, SIDE, 4)
+    besides = outputs_besides(pruned, io.input_shape, features=False, used_of=dense)
+    checks = verified(Format.ONNX, pruned, io, tmp_path / "model.onnx", None, besides)
+    assert checks["random_used"]["largest_difference"] < 1e-5
+    with pytest.raises(
+        RunError, match="the output used of the ONNX model differs"
+    ):  # as of a network with twice the MACs
+        besides = outputs_besides(pruned, io.input_shape, features=False, used_of=2 * dense)
+        verified(Format.ONNX, pruned, io, tmp_path / "model.onnx", None, besides)
+    seen = Preprocessing(channels=3, height=SIDE, width=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3, classes=tuple("abcd"))
+    (tmp_path / "predict.py").write_text(predict_script(seen, None) or "")
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "teal.png")
+    told = subprocess.run(
+        [sys.executable, tmp_path / "predict.py", tmp_path / "teal.png"], capture_output=True, text=True
+    )
+    assert re.search(r"; \d+ % of the network used", told.stdout), told.stderr
 
 
 def test_what_is_stored_comes_back() -> None:
@@ -275,7 +420,7 @@ def test_a_trained_network_is_calibrated_as_its_layers_say() -> None:
         ({"macs": 0.9, "thresholds": "layer"}, None),
     ):
         pruned = transforms.apply(network, "instance_pruning", fitted=True, images=40, **options).network
-        rewritten_calibrate(pruned.train(), images_of(pruned))
+        calibrate(pruned.train(), images_of(pruned))
         assert not pruned.training
         share = spent(pruned, images_of(pruned)(40), dense).share
         assert options["macs"] - 0.1 < share <= options["macs"]  # type: ignore[operator]
@@ -286,7 +431,7 @@ def test_a_trained_network_is_calibrated_as_its_layers_say() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "3.conv9"}, "must name pruned ones, .* but '3.conv9' is none"),
+        ({"layers": "3.conv9"}, "must name pruned layers .* but '3.conv9' is none; choose among 3.conv1"),
         ({"macs": 0.05}, "raise it, or prune more layers"),
         ({"variation": 99.0}, "raise it, or prune more layers"),  # known after the training only
     ],
@@ -297,7 +442,7 @@ def test_what_cannot_be_calibrated_says_why(options: dict[str, Any], message: st
     with nullcontext() if "variation" in options else pytest.raises(TrialFailed, match=message):
         check(pruned, IO.image(3, SIDE, 10))
     with pytest.raises(TrialFailed, match=message):
-        rewritten_calibrate(pruned, images_of(pruned))
+        calibrate(pruned, images_of(pruned))
     layer = next(iter(pruned_layers(pruned).values()))
     layer.pruning = Pruning(macs=0.7)
     with pytest.raises(TrialFailed, match="must have the same options"):

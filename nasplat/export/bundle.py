@@ -10,7 +10,6 @@ from nasplat.architecture import IO, Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig, recorded_strategy
-from nasplat.cost import counted_macs
 from nasplat.data.manifest import DataChanged
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
 from nasplat.export.card import card
@@ -29,7 +28,7 @@ from nasplat.export.verification import (
 )  # fmt: skip
 from nasplat.latency.conditions import Engine
 from nasplat.latency.table import METRIC
-from nasplat.nn.onnx import FEATURES, write_onnx
+from nasplat.nn.onnx import outputs_besides, write_onnx
 from nasplat.nn.rewritten import spares
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped
@@ -105,20 +104,24 @@ def export(
         description["final"] = {"split": final.split, **tested}
     found = _found(run, measurement)
     shipped, weights = _shipped(network, weights)
+    more: dict[str, Any] = {"features": features}
+    if spares(network) and io.scale is None:
+        more["used_of"] = description["cost"]["macs"]
+    besides = outputs_besides(network, io.input_shape, **more)
     with new_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(weights)
-        _write(draft, shipped, io, formats, features=features, heading=_heading(description, found))
+        _write(draft, shipped, io, formats, more, heading=_heading(description, found))
         real, why = _real_inputs(benchmark)
         checks = {
-            form.name.lower(): verified(form, network, io, draft / form.value, real, features=features)
+            form.name.lower(): verified(form, network, io, draft / form.value, real, besides)
             for form in Format
             if form in formats
         }
         verify_document = {"real": None if real is None else len(real), "why": why, "formats": checks}
         write_atomically(draft / VERIFY, json.dumps(verify_document, indent=2) + "\n")
         description["verification"] = max((check["random"] for check in checks.values()), key=_share)
-        if features:
-            description["onnx_outputs"] = ["logits", FEATURES]
+        if besides and Format.ONNX in formats:
+            description["onnx_outputs"] = ["logits", *besides]
         if why:
             description["unverified"] = why
         _explain(draft, benchmark, description, formats)
@@ -172,14 +175,17 @@ def _description(
 
 
 def _write(
-    draft: Path, network: "nn.Module", io: IO, formats: Collection[Format], *, features: bool, heading: list[str]
+    draft: Path,
+    network: "nn.Module",
+    io: IO,
+    formats: Collection[Format],
+    more: Mapping[str, Any],
+    *,
+    heading: list[str],
 ) -> None:
     """Write the network in all requested formats."""
     upscales = io.scale is not None
     if Format.ONNX in formats:
-        more: dict[str, Any] = {"features": True} if features else {}
-        if spares(network) and not upscales:
-            more["used_of"] = counted_macs(network, io)
         write_onnx(network, io.input_shape, draft / ONNX, upscales=upscales, **more)
     if Format.PT2 in formats:
         write_program(network, io.input_shape, draft / Format.PT2.value, upscales=upscales)

@@ -115,11 +115,18 @@ _USES = {
 }
 
 
-_GIVES_FEATURES = "; it returns a list of two: the logits, and `features`, the input of the last linear layer"
+_OUTPUTS = {
+    "logits": "the logits",
+    "features": "`features`, the input of the last linear layer",
+    "used": "`used`, the part of the multiply-accumulates that each image took",
+}
 
 
 def _files(document: Mapping[str, Any]) -> str:
-    more = {"model.onnx": _GIVES_FEATURES} if "onnx_outputs" in document else {}
+    outputs = [_OUTPUTS[name] for name in document.get("onnx_outputs", ())]
+    count = {2: "two", 3: "three"}.get(len(outputs))
+    listed = f"; it returns a list of {count}: {', '.join(outputs[:-1])}, and {outputs[-1]}" if count else ""
+    more = {"model.onnx": listed}
     rows = [[f"`{name}`", _USES[name] + more.get(name, "")] for name in _USES if name in document["files"]]
     return "\n".join(["| file | use |", "|---|---|", *(f"| {name} | {use} |" for name, use in rows)])
 

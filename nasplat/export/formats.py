@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nasplat.architecture import IO
@@ -10,8 +11,8 @@ from nasplat.errors import RunError
 from nasplat.export.verification import (
     Verification,
     compared,
-    features_runner,
     onnx_runner,
+    output_runner,
     random_inputs,
     real_batches,
     source_network,
@@ -19,7 +20,7 @@ from nasplat.export.verification import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -52,7 +53,12 @@ def write_source(network: "nn.Module", io: IO, path: Path, heading: "Sequence[st
 
 
 def verified(
-    form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool = False
+    form: Format,
+    network: "nn.Module",
+    io: IO,
+    path: Path,
+    real: "Tensor | None",
+    more: "Mapping[str, Runner]" = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The differences of a format from torch, on random and on real inputs. A source is also compared in float64.
 
@@ -62,13 +68,13 @@ def verified(
         io: The input and output shapes of the network.
         path: The file.
         real: Real inputs, if there are any.
-        features: Whether an ONNX model also outputs features. They are then compared too.
+        more: What an ONNX model outputs besides, by name, as torch computes it. It is compared too.
 
     Raises:
         RunError: The format cannot be run, or a difference exceeds the tolerance.
     """
     try:
-        found = _compared(form, network, io, path, real, features=features)
+        found = _compared(form, network, io, path, real, more)
     except RunError:
         raise
     except Exception as error:  # the runtime and the text of a source may raise any error
@@ -80,10 +86,9 @@ def verified(
 
 
 def _compared(
-    form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", *, features: bool
+    form: Format, network: "nn.Module", io: IO, path: Path, real: "Tensor | None", more: "Mapping[str, Runner]"
 ) -> dict[str, Verification | None]:
     """All comparisons of a format with torch, by the kind of inputs."""
-    from nasplat.nn.onnx import with_features
     from nasplat.nn.packing import packed
     from nasplat.nn.rewritten import jumping
 
@@ -94,17 +99,16 @@ def _compared(
         if not first.agreeing:
             raise RunError(
                 f"{form.title} agrees with torch on none of {sum(first.batches)} random inputs, "
-                "though rounding turns few signs and channels; nothing was exported; choose another --format (format=…)"
+                "though rounding changes few signs or choices of channels; nothing was exported; choose another "
+                "--format (format=…)"
             )
     found: dict[str, Verification | None] = {"random": first}
     found["real"] = None if real is None else compared(network, run, real_batches(real), jumping=jumps)
-    if features and form is Format.ONNX:
-        both, given = with_features(network, io.input_shape), features_runner(path)
+    for name, wanted in more.items() if form is Format.ONNX else ():
+        given = output_runner(path, name)
         for kind, batches in (("random", inputs), ("real", None if real is None else real_batches(real))):
-            check = None
-            if batches is not None:
-                check = compared(lambda images: both(images)[1], given, batches, jumping=jumps)
-            found[f"{kind}_features"] = check
+            check = None if batches is None else compared(wanted, given, batches, jumping=jumps)
+            found[f"{kind}_{name}"] = check
     if form is Format.SOURCE:
         if list(source_network(path).state_dict()) != list(packed(network).state_dict()):
             raise RunError(f"{form.title} has other weights than the network; nothing was exported")
@@ -129,9 +133,11 @@ def _checked(form: Format, kind: str, check: Verification | None) -> dict[str, A
     if check is None:
         return None
     if not check.holds:
-        what = f"features of {form.title} differ" if kind.endswith("features") else f"{form.title} differs"
+        inputs, _, output = kind.partition("_")
+        besides = output and output != "float64"
+        what = f"the output {output} of {form.title} differs" if besides else f"{form.title} differs"
         raise RunError(
-            f"{what} from torch by {check.largest_difference:.3g} on {kind.partition('_')[0]} inputs in "
+            f"{what} from torch by {check.largest_difference:.3g} on {inputs} inputs in "
             f"{check.dtype}, more than the allowed {check.allowed:.3g}; nothing was exported"
         )
     return asdict(check)

@@ -81,9 +81,8 @@ def compared(
         with torch.no_grad():
             expected, given = network(images), run(images)
             same = given.shape == expected.shape
-            differences.append(
-                (given - expected).abs().flatten(1).amax(1) if same else expected.new_full((len(images),), math.inf)
-            )
+            apart = (given - expected).abs() if same else torch.full_like(expected, math.inf)
+            differences.append(apart.reshape(len(images), -1).amax(1))
             spreads.append(_spread(network, images, expected, jumping))
         scale = max(scale, expected.abs().max().item())
     double = inputs[0].dtype == torch.float64
@@ -125,7 +124,7 @@ def _spread(network: Runner, images: Tensor, expected: Tensor, jumping: Sequence
         finally:
             for hook in hooks:
                 hook.remove()
-        found = found.maximum((moved - expected).abs().flatten(1).amax(1).double())
+        found = found.maximum((moved - expected).abs().reshape(len(images), -1).amax(1).double())
     return torch.where(found > (TOLERANCE_DOUBLE if images.dtype == torch.float64 else TOLERANCE), found, 0.0)
 
 
@@ -191,12 +190,10 @@ def onnx_runner(path: Path) -> Runner:
     return run
 
 
-def features_runner(path: Path) -> Runner:
-    """A function that returns the features of an ONNX file that has them."""
+def output_runner(path: Path, name: str) -> Runner:
+    """A function that returns an output of an ONNX file by its name, `[batch, n]` or `[batch]`."""
     import onnxruntime
     import torch
 
-    from nasplat.nn.onnx import FEATURES
-
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([FEATURES], {"images": images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run([name], {"images": images.numpy()})[0])

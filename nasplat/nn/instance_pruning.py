@@ -190,10 +190,10 @@ def norms(x: Tensor) -> Tensor:
 
 
 def kept(x: Tensor, threshold: Tensor) -> Tensor:
-    """Which channels of maps `[B, C, H, W]` are computed with, `[B, C]`; those that are not numbers are."""
+    """Which channels of maps `[B, C, H, W]` are computed with, `[B, C]`; those whose norms are not finite are."""
     found = norms(x)
-    # Minus infinity times zero is not a number either, so that maps of zeros are kept with it.
-    return ~(found <= threshold * found.mean(1, keepdim=True))
+    # The difference of infinities is not a number, nor is minus infinity times zero; what is none is kept.
+    return ~(found - threshold * found.mean(1, keepdim=True) <= 0)
 
 
 def pruned(geometry: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Tensor) -> Tensor:

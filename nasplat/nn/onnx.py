@@ -1,7 +1,7 @@
 """Networks as ONNX files, for exports and for latency measurements with onnxruntime."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,6 +148,20 @@ def with_features(network: "nn.Module", input_shape: tuple[int, ...]) -> "nn.Mod
             return result, found[-1][1]
 
     return WithFeatures().eval()
+
+
+def outputs_besides(
+    network: "nn.Module", input_shape: tuple[int, ...], *, features: bool, used_of: int | None = None
+) -> "dict[str, Callable[[Tensor], Tensor]]":
+    """What `write_onnx` adds to the outputs of a network with the same arguments, by name, as torch computes it."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    if features:
+        featured = with_features(network, input_shape)
+        found[FEATURES] = lambda images: featured(images)[1]
+    if used_of is not None:
+        sparing = with_used(network, used_of)
+        found[USED] = lambda images: sparing(images)[1]
+    return found
 
 
 def with_used(network: "nn.Module", macs: int) -> "nn.Module":

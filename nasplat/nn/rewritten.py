@@ -3,13 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from nasplat.architecture import IO
-from nasplat.cost import EXPECTED, SPREAD, Operations
+from nasplat.cost import EXPECTED, SPREAD, Operations, Sparing
 
 
 class Rewritten(nn.Module):
@@ -91,14 +91,6 @@ class Rewritten(nn.Module):
         self.load_state_dict(packed.state_dict())
 
 
-@runtime_checkable
-class Sparing(Protocol):
-    """A layer, rewritten or packed, that in evaluation computes less for some images than for others."""
-
-    def spared(self, x: Tensor, result: Tensor) -> Tensor:
-        """The multiply-accumulates that each image is spared, `[B]`, as if it were evaluated alone."""
-
-
 class Packed(nn.Module):
     """A layer that computes larger weights from its tensors whenever it runs.
 
@@ -148,16 +140,17 @@ def spares(network: nn.Module) -> bool:
     return any(isinstance(layer, Sparing) for layer in network.modules())
 
 
-def expected_macs(spared: Sequence[Tensor], macs: int, sizes: Sequence[float] = ()) -> dict[str, float]:
+def expected_macs(spared: Sequence[Tensor], macs: int, of: Sequence[int] = ()) -> dict[str, float]:
     """The mean and the standard deviation of the multiply-accumulates that images take, by metric.
 
     Args:
         spared: What the images were spared, as `sparing` gives it.
         macs: The multiply-accumulates of an image that is spared nothing.
-        sizes: The pixels of each image by those of the image that `macs` is of; by default all have as many.
+        of: Those of each image, where images have other sizes than the one that `macs` is of. The part that an image
+            takes is then that of `macs`.
     """
     total = torch.cat([*spared]).double().cpu() if spared else torch.zeros((), dtype=torch.float64)
-    taken = macs - (total / torch.tensor(sizes, dtype=torch.float64) if sizes else total)
+    taken = macs * (1 - total / torch.tensor(of, dtype=torch.float64)) if of else macs - total
     return {EXPECTED: float(taken.mean()), SPREAD: float(taken.std(correction=0))}
 
 

@@ -9,7 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -77,12 +77,19 @@ def check(network: nn.Module, io: IO) -> None:
         TrialFailed: The layers are no layers of the network, ask for different MACs, or cannot reach so few.
     """
     layers = pruned_layers(network)
-    pruning, *others = dict.fromkeys(layer.pruning for layer in layers.values())
+    # How the layers were trained may differ.
+    pruning, *others = dict.fromkeys(replace(layer.pruning, decay=0.0, rise=0.0) for layer in layers.values())
     if others:
-        raise TrialFailed("several prunings", "all pruned layers of a network must have the same options")
+        raise TrialFailed(
+            "several prunings",
+            f"all pruned layers of a network must have the same options besides decay and rise, but got {pruning} "
+            f"and {others[0]}; give the same to all",
+        )
     if strangers := [name for name in pruning.layers if name not in layers]:
         raise TrialFailed(
-            "no such layer", f"layers must name pruned ones, {', '.join(layers)}, but {strangers[0]!r} is none"
+            "no such layer",
+            f"layers must name pruned layers of the network, but {strangers[0]!r} is none; choose among "
+            f"{', '.join(layers)}",
         )
     cost = count(lambda: network, io, parts, check=False)
     # At least one channel is computed with.
@@ -105,14 +112,16 @@ def calibrated(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) ->
     layers = pruned_layers(network)
     pruning = next(iter(layers.values())).pruning
     batches = images(pruning.images)
-    io = IO(tuple(batches[0].shape[1:]), 0)
-    check(network, io)
     for layer in layers.values():
         layer.threshold.fill_(-math.inf)
+    io = IO(tuple(batches[0].shape[1:]), 0)
+    check(network, io)
     seen = surveys(network, batches)
+    if unclear := [name for name, each in seen.items() if not each.norms.isfinite().all()]:
+        raise TrialFailed("diverged", f"the norms of channels of the layer {unclear[0]} are not finite")
     names = pruning.layers or [name for name, each in seen.items() if each.variation >= pruning.variation]
     try:
-        calibrate(network, batches, counted_macs(network, io), pruning.macs, names=names, rule=pruning.thresholds)
+        set_thresholds(network, batches, counted_macs(network, io), pruning.macs, names=names, rule=pruning.thresholds)
     except InputError as error:
         raise TrialFailed("macs not reached", str(error)) from None
     for name, after in surveys(network, batches).items():
@@ -133,7 +142,7 @@ def pruned_layers(network: nn.Module) -> dict[str, InstancePrunedConv2d]:
 
 @torch.no_grad()
 def surveys(network: nn.Module, batches: Sequence[Tensor]) -> dict[str, Survey]:
-    """What the inputs of each pruned layer are like, with the thresholds as they are.
+    """What the inputs of each pruned layer that runs are like, with the thresholds as they are.
 
     Args:
         network: In evaluation mode.
@@ -153,6 +162,8 @@ def surveys(network: nn.Module, batches: Sequence[Tensor]) -> dict[str, Survey]:
             network(images)
     found = {}
     for name, each in seen.items():
+        if not each:  # evaluations do without the layer
+            continue
         norm, used = (torch.cat(column) for column in zip(*each, strict=True))
         mean = norm.mean(1)
         variation = torch.where(mean > 0, norm.std(1, correction=0) / mean, 0.0)
@@ -177,7 +188,7 @@ def spent(network: nn.Module, batches: Sequence[Tensor], dense: int) -> Spent:
 
 
 @torch.no_grad()
-def calibrate(
+def set_thresholds(
     network: nn.Module,
     batches: Sequence[Tensor],
     dense: int,
@@ -260,6 +271,7 @@ def _by_layer(
         return float(torch.cat(spared).double().sum()) / dense, float(torch.stack(moved).sum())
 
     levels = _levels(network, batches, layers)
+    layers = [*levels]
     curves = [[(0.0, 0.0), *(measured(layer, each) for each in levels[layer][1:])] for layer in layers]
     reached, steps = [0] * len(layers), list[tuple[InstancePrunedConv2d, int]]()
 
@@ -283,9 +295,7 @@ def _by_layer(
     if (least := after(len(steps)).share) > share:
         raise InputError(_unreachable(share, least))
     count = bisect_left(range(len(steps)), -share, key=lambda count: -after(count).share)
-    found = after(count)
-    if not count:
-        return found
+    after(count)
     layer, level = steps[count - 1]  # this step may go too far
     low, high = levels[layer][level - 1 : level + 1]
     return _halved(lambda: spent(network, batches, dense), share, [layer], max(low, 0.0), high)
@@ -294,7 +304,7 @@ def _by_layer(
 def _levels(
     network: nn.Module, batches: Sequence[Tensor], layers: Sequence[InstancePrunedConv2d]
 ) -> dict[InstancePrunedConv2d, list[float]]:
-    """Thresholds of each layer, each of which leaves out about as many more channels, from none to all but one."""
+    """Thresholds of each layer that runs, each of which leaves out about as many more channels, up to all but one."""
     found: dict[InstancePrunedConv2d, list[Tensor]] = {layer: [] for layer in layers}
 
     def look(layer: nn.Module, given: tuple[Tensor]) -> None:
@@ -311,6 +321,7 @@ def _levels(
     return {
         layer: [-math.inf, *sorted({0.0, *np.quantile(torch.cat(each).cpu(), parts), float(layer.geometry.inputs)})]
         for layer, each in found.items()
+        if each
     }
 
 

@@ -10,7 +10,7 @@ class Average:
     """A moving average of a network: after each step, average = d · average + (1 - d) · network.
 
     d is the decay, but in step t (from 0) at most (1 + t) / (10 + t), so a short training does not keep its initial
-    weights. Batch norm's statistics are averaged as weights are. Counters are copied.
+    weights. Batch norm's statistics are averaged as weights are. Counters are copied, and what is infinite at first.
 
     Args:
         network: The network to average, on its device. Its tensors must not be replaced afterwards.
@@ -21,8 +21,9 @@ class Average:
         self.network = copy.deepcopy(network).requires_grad_(False)
         self._decay = decay
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point() and bool(pair[0].isfinite().all())]
+        averaged = {id(mine) for mine, _ in self._averaged}
+        self._copied = [pair for pair in pairs if id(pair[0]) not in averaged]
 
     def update(self, step: int) -> None:
         """Update the average after a step of training; the first step is 0."""

@@ -33,6 +33,7 @@ class InstancePruning(LayerTransform):
     """
 
     varies: ClassVar[bool] = True
+    whole: ClassVar[frozenset[str]] = frozenset({"macs", "thresholds", "variation", "layers", "images"})
     excludes: ClassVar[frozenset[str]] = frozenset({"balanced_binary", "full_stack"})
 
     def __init__(
