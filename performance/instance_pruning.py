@@ -36,7 +36,7 @@ from nasplat.cost import counted_macs
 from nasplat.data.examples import Examples
 from nasplat.errors import InputError
 from nasplat.nn.instance_pruning import Rule
-from nasplat.nn.thresholds import pruned_layers, set_thresholds, surveys
+from nasplat.nn.thresholds import pruned_layers, set_thresholds, spent, surveys
 from nasplat.training.fit import evaluate
 from nasplat.training.options import RecipeOptions
 from nasplat.training.seeding import seeded
@@ -50,6 +50,8 @@ WITHOUT = -0.05
 """By how much the feature decay must be better than the same gating without it: at least five points."""
 DECAYS = {"vgg": 1.0, "resnet20": 0.3}
 """The weight of the feature decay of each network: the best of `--tune` at half of the MACs."""
+SCHEDULE = {"rise": 0.67, "rest": 0.33}
+"""The part of the training in which the feature decay rises, and the part at the end without it."""
 BOOSTED = (0.5,)
 """The parts of the MACs for which saliencies are learned."""
 RULES: tuple[Rule, ...] = ("common", "layer")
@@ -194,7 +196,7 @@ def boosted_part(kind: str, io: IO, images: Tensor, dense: int, share: float, se
 
 def job(kind: str, name: str, decay: float, settings: Settings, boosted_to: float = 0.0) -> Row:
     """The settings of a training, which say all about it."""
-    row = {"network": kind, "data": name, **asdict(settings), "decay": decay}
+    row = {"network": kind, "data": name, **asdict(settings), "decay": decay, **(SCHEDULE if decay else {})}
     return {**row, "boosted_to": boosted_to} if boosted_to else row
 
 
@@ -213,7 +215,7 @@ def work(given: Row, seed: int) -> Row:
     with seeded(seed):
         drawn = NETWORKS[given["network"]](data.io)
         dense = counted_macs(drawn, data.io)
-        network = transforms.apply(drawn, "instance_pruning", fitted=True, decay=settings.decay).network
+        network = transforms.apply(drawn, "instance_pruning", fitted=True, decay=settings.decay, **SCHEDULE).network
         trained(network, splits, recipe, settings.epochs, seed)
     seconds = time.perf_counter() - clock
     network.eval()
@@ -269,7 +271,7 @@ def by_variation(
     for names in halves.values():
         for name, layer in pruned_layers(network).items():
             layer.threshold.fill_(1.0 if name in names else -torch.inf)  # leaves out all below the mean
-        reached.append(measured(network, examples, dense).share)
+        reached.append(spent(network, batches, dense).share)
     share = max(reached)
     row: Row = {}
     for which, names in halves.items():
@@ -357,7 +359,7 @@ def summed(arms: Mapping[str, list[Row]], learned: Mapping[float, list[Row]]) ->
 
 def tuned(file: Path, processes: int) -> None:
     """Print what the decay was chosen by: accuracies on validation data, for a seed of its own."""
-    decays = (0.0, 0.1, 0.3, 1.0, 3.0)
+    decays = (0.0, 0.1, 0.2, 0.3, 1.0, 3.0)
     tries = [(decay, kind) for decay in decays for kind in NETWORKS]
     jobs = [
         (job(kind, DATA[0], decay, Settings(decay=decay, split="validation")), TUNING_SEED) for decay, kind in tries

@@ -190,8 +190,8 @@ def test_what_is_of_the_whole_network_is_no_choice_of_stages() -> None:
     check(pruned, IO.image(3, SIDE, 4))
 
 
-def test_the_feature_decay_is_the_mean_norm_by_hand_and_rises() -> None:
-    layer = InstancePrunedConv2d(nn.Conv2d(3, 4, 3).double(), Pruning(decay=0.2, rise=0.5)).train()
+def test_the_feature_decay_is_the_mean_norm_by_hand_and_has_a_schedule() -> None:
+    layer = InstancePrunedConv2d(nn.Conv2d(3, 4, 3).double(), Pruning(decay=0.2, rise=0.5, rest=0.25)).train()
     layer.before_training(8)
     x = torch.randn(5, 3, 6, 7, dtype=torch.float64)
     x[1, 2] = 0
@@ -200,9 +200,11 @@ def test_the_feature_decay_is_the_mean_norm_by_hand_and_rises() -> None:
     for step in range(8):
         layer(x)
         term = layer.penalty()
-        assert term is not None and term.item() == pytest.approx(0.2 * min(step / 4, 1) * float(by_hand), rel=1e-12)
+        weight = 0.2 * min(step / 4, 1) * (step < 6)
+        assert term is not None and term.item() == pytest.approx(weight * float(by_hand), rel=1e-12)
         assert layer.penalty() is None  # it is told once
         layer.after_step()
+    layer.before_training(0)  # without a schedule
     layer(x)
     term = penalty(nn.Sequential(layer))
     assert term is not None
@@ -445,7 +447,7 @@ def test_what_cannot_be_calibrated_says_why(options: dict[str, Any], message: st
         calibrate(pruned, images_of(pruned))
     layer = next(iter(pruned_layers(pruned).values()))
     layer.pruning = Pruning(macs=0.7)
-    with pytest.raises(TrialFailed, match="must have the same options"):
+    with pytest.raises(TrialFailed, match="must agree but for decay, rise and rest"):
         check(pruned, IO.image(3, SIDE, 10))
 
 

@@ -28,7 +28,8 @@ class Pruning:
     Args:
         macs: The part of the network's multiply-accumulates that images take in the mean, above 0 and at most 1.
         decay: The weight of the mean norm of each layer's channels in the loss.
-        rise: The part of the training in which this weight rises from 0, from 0 to 1.
+        rise: The part of the training, at its beginning, in which this weight rises from 0; from 0 to 1.
+        rest: The part at its end in which the weight is 0 again, so that the network gets over the decay; from 0 to 1.
         thresholds: ``common``, all layers have one; or ``layer``, each has its own.
         variation: The least coefficient of variation of channel norms of a layer that is pruned.
         layers: The names of the layers that are pruned, whatever their variation; empty for all that vary so much.
@@ -38,6 +39,7 @@ class Pruning:
     macs: float = 0.6
     decay: float = 0.0
     rise: float = 0.5
+    rest: float = 0.0
     thresholds: Rule = "common"
     variation: float = 0.0
     layers: tuple[str, ...] = ()
@@ -68,7 +70,7 @@ class InstancePrunedConv2d(Rewritten):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.register_buffer("threshold", weight.new_full((), -math.inf))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=weight.device))
-        self._rising = 0.0
+        self._planned = 0
         self._norm: Tensor | None = None
         self._statistics: dict[str, Tensor] = {}
         self.train(convolution.training)
@@ -91,8 +93,11 @@ class InstancePrunedConv2d(Rewritten):
         """The term of the loss for a mean norm."""
         if norm is None:
             return None
-        risen = 1.0 if self._rising <= 0 else (self.steps / self._rising).clamp(max=1.0)
-        return self.pruning.decay * (risen * norm)
+        if not self._planned:
+            return self.pruning.decay * norm
+        done = self.steps / self._planned
+        risen = (done / self.pruning.rise).clamp(max=1.0) if self.pruning.rise else 1.0
+        return self.pruning.decay * (risen * (done < 1 - self.pruning.rest) * norm)
 
     def penalty(self) -> Tensor | None:
         """The feature decay of the last batch, or of the last place of a layer in several; it is told once."""
@@ -100,8 +105,8 @@ class InstancePrunedConv2d(Rewritten):
         return self.decayed(norm)
 
     def before_training(self, steps: int) -> None:
-        """Learn how long the weight of the decay rises."""
-        self._rising = self.pruning.rise * steps
+        """Learn how many steps the schedule of the decay is for."""
+        self._planned = steps
 
     @torch.no_grad()
     def after_step(self) -> None:

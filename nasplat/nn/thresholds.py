@@ -78,11 +78,11 @@ def check(network: nn.Module, io: IO) -> None:
     """
     layers = pruned_layers(network)
     # How the layers were trained may differ.
-    pruning, *others = dict.fromkeys(replace(layer.pruning, decay=0.0, rise=0.0) for layer in layers.values())
+    pruning, *others = dict.fromkeys(replace(layer.pruning, decay=0.0, rise=0.0, rest=0.0) for layer in layers.values())
     if others:
         raise TrialFailed(
             "several prunings",
-            f"all pruned layers of a network must have the same options besides decay and rise, but got {pruning} "
+            f"all pruned layers of a network must agree but for decay, rise and rest, but got {pruning} "
             f"and {others[0]}; give the same to all",
         )
     if strangers := [name for name in pruning.layers if name not in layers]:

@@ -22,7 +22,8 @@ class InstancePruning(LayerTransform):
     Args:
         macs: The part of the network's multiply-accumulates that images take in the mean.
         decay: The weight in the loss of the mean channel norm of each layer's input.
-        rise: The part of the training in which this weight rises from 0, from 0 to 1.
+        rise: The part of the training, at its beginning, in which this weight rises from 0; from 0 to 1.
+        rest: The part at its end in which the weight is 0 again, so that the network gets over the decay; from 0 to 1.
         thresholds: Whether all layers have one threshold, or each its own.
         variation: The least coefficient of variation of channel norms of a layer that is pruned.
         layers: The names of the layers that are pruned whatever their variation, with commas between; by default all
@@ -41,7 +42,8 @@ class InstancePruning(LayerTransform):
         *,
         macs: Annotated[float, Field(gt=0, le=1)] = 0.6,
         decay: Annotated[float, Field(ge=0)] = 0.1,
-        rise: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        rise: Annotated[float, Field(ge=0, le=1)] = 0.67,
+        rest: Annotated[float, Field(ge=0, le=1)] = 0.33,
         thresholds: Rule = "common",
         variation: Annotated[float, Field(ge=0)] = 0.0,
         layers: str = "",
@@ -52,6 +54,7 @@ class InstancePruning(LayerTransform):
         self.macs = macs
         self.decay = decay
         self.rise = rise
+        self.rest = rest
         self.thresholds = thresholds
         self.variation = variation
         self.layers = layers
@@ -71,7 +74,9 @@ class InstancePruning(LayerTransform):
         if not fitted:
             layer = _drawn(layer)
         names = tuple(name.strip() for name in self.layers.split(",") if name.strip())
-        pruning = Pruning(self.macs, self.decay, self.rise, self.thresholds, self.variation, names, self.images)
+        pruning = Pruning(
+            self.macs, self.decay, self.rise, self.rest, self.thresholds, self.variation, names, self.images
+        )
         return InstancePrunedConv2d(layer, pruning)
 
     def error(self, layer: nn.Conv2d, replacement: nn.Module) -> float | None:
