@@ -13,6 +13,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from numpy.random import default_rng
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,6 +24,7 @@ from nasplat import transforms
 from nasplat.architecture import IO
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Preprocessing
+from nasplat.benchmarks.super_resolution import SuperResolution
 from nasplat.config import Workload
 from nasplat.cost import counted_macs
 from nasplat.errors import InputError, RunError, TrialFailed
@@ -38,9 +40,12 @@ from nasplat.options import construct
 from nasplat.registry import SEARCH_SPACES
 from nasplat.report.page import render
 from nasplat.run.layers import layers_of
+from nasplat.search_spaces.transformed import TransformedSpace
 from nasplat.task import Evaluate, Measurement
 from nasplat.training.averaging import Average
 from nasplat.training.fit import Training
+from nasplat.training.seeding import seeded
+from nasplat.training.super_resolution import Pair
 from nasplat.transforms.instance_pruning import InstancePruning
 
 SIDE = 9
@@ -476,6 +481,32 @@ def test_macs_that_cannot_be_reached_are_refused_before_a_training(monkeypatch: 
     task = Evaluate(id=0, seed=0, architecture=made.space.parse("333333"), fidelity=1)
     with pytest.raises(TrialFailed, match="raise it, or prune more layers"):
         made.measure(task, device="cpu", artifacts=MemoryArtifacts())
+
+
+def test_macs_of_upscalers_are_the_mean_share_of_images_of_any_size() -> None:
+    space = construct("space", SEARCH_SPACES.get("esrn/tiny+instance_pruning"))
+    assert isinstance(space, TransformedSpace)
+    made = SuperResolution(space, width=64, height=48)
+    architecture = space.sample(default_rng(0))
+    with seeded(0):
+        network = space.build(architecture, made.io).eval()
+    for layer in pruned_layers(network).values():
+        layer.threshold.fill_(0.9)
+    small = [torch.rand(3, *sides) for sides in ((25, 31), (24, 24), (25, 31), (17, 40))]
+    large = [torch.zeros(3, 2 * each.shape[1], 2 * each.shape[2], dtype=torch.uint8) for each in small]
+    pairs = [Pair("", *both, False) for both in zip(small, large, strict=True)]
+    shares = []
+    for each in small:
+        counts = []
+        for form in (network, space.below.build(space.base(architecture), made.io).eval()):
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                form(each[None])
+            counts.append(counter.get_total_flops())
+        shares.append(counts[0] / counts[1])
+    found = made._measured(architecture, network, pairs, "cpu")
+    macs = space.cost(architecture, made.io).macs
+    assert found["macs_expected"] == pytest.approx(macs * sum(shares) / len(shares), rel=1e-9)
+    assert 0 < found["macs_spread"] < 0.2 * macs
 
 
 @pytest.mark.slow
