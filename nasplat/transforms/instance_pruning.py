@@ -41,7 +41,7 @@ class InstancePruning(LayerTransform):
         self,
         *,
         macs: Annotated[float, Field(gt=0, le=1)] = 0.6,
-        decay: Annotated[float, Field(ge=0)] = 0.1,
+        decay: Annotated[float, Field(ge=0)] = 0.2,
         rise: Annotated[float, Field(ge=0, le=1)] = 0.67,
         rest: Annotated[float, Field(ge=0, le=1)] = 0.33,
         thresholds: Rule = "common",
