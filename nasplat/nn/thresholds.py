@@ -263,7 +263,7 @@ def _by_layer(
     outputs = [network(images) for images in few]
 
     def measured(layer: InstancePrunedConv2d, threshold: float) -> tuple[float, float]:
-        """The part of the MACs that the layer saves, and the mean square of the change of outputs."""
+        """The part of the MACs that the layer saves, and the sum of the squares of the changes of outputs."""
         layer.threshold.fill_(threshold)
         with sparing(network) as spared:
             moved = [(network(images) - before).square().sum() for images, before in zip(few, outputs, strict=True)]
