@@ -54,6 +54,8 @@ SCHEDULE: dict[str, Any] = {"rise": 0.67, "rest": 0.33}
 """The part of the training in which the feature decay rises, and the part at the end without it."""
 BOOSTED = (0.5,)
 """The parts of the MACs for which saliencies are learned."""
+CLIPPED = 5.0
+"""The norm to which gradients of saliencies are clipped; without it, one of ten trainings diverged."""
 RULES: tuple[Rule, ...] = ("common", "layer")
 CALIBRATION, TUNING_SEED = 512, 100
 
@@ -125,7 +127,8 @@ class Boosted(nn.Module):
 
     After Gao et al., 2019, "Dynamic channel pruning: Feature boosting and suppression", sec. 3. Written from the
     formulas: saliencies are a linear function and ReLU of the mean absolute values of the input channels, and replace
-    the weight of batch norm. All channels are computed here, and set to zero; what would be left out is counted.
+    the weight of batch norm. All channels are computed here, and set to zero; what would be left out is counted. The small
+    penalty on saliencies is left out.
 
     Args:
         layer: The convolution.
@@ -197,7 +200,7 @@ def boosted_part(kind: str, io: IO, images: Tensor, dense: int, share: float, se
 def job(kind: str, name: str, decay: float, settings: Settings, boosted_to: float = 0.0) -> Row:
     """The settings of a training, which say all about it."""
     row = {"network": kind, "data": name, **asdict(settings), "decay": decay, **(SCHEDULE if decay else {})}
-    return {**row, "boosted_to": boosted_to} if boosted_to else row
+    return {**row, "boosted_to": boosted_to, "gradient_norm": CLIPPED} if boosted_to else row
 
 
 def work(given: Row, seed: int) -> Row:
@@ -252,7 +255,7 @@ def boosted_work(kind: str, name: str, share: float, settings: Settings, seed: i
     with seeded(seed):
         dense = counted_macs(NETWORKS[kind](data.io), data.io)
     part = boosted_part(kind, data.io, images, dense, share, seed)
-    recipe = RecipeOptions().recipe(len(splits.training), "cpu")
+    recipe = RecipeOptions(gradient_norm=CLIPPED).recipe(len(splits.training), "cpu")
     with seeded(seed):
         network = boosted(NETWORKS[kind](data.io), part)
         trained(network, splits, recipe, settings.epochs, seed)
