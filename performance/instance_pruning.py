@@ -127,8 +127,8 @@ class Boosted(nn.Module):
 
     After Gao et al., 2019, "Dynamic channel pruning: Feature boosting and suppression", sec. 3. Written from the
     formulas: saliencies are a linear function and ReLU of the mean absolute values of the input channels, and replace
-    the weight of batch norm. All channels are computed here, and set to zero; what would be left out is counted. The small
-    penalty on saliencies is left out.
+    the weight of batch norm. All channels are computed here, and set to zero; what would be left out is counted. The
+    small penalty on saliencies is left out.
 
     Args:
         layer: The convolution.
