@@ -379,9 +379,9 @@ def show(found: dict[str, Any]) -> None:
         print(f"\n{name}\n{'':8} {'':12} {'MACs':>7} {'spread':>7}   accuracy, %")
         for arm, lines in part["arms"].items():
             for key, line in lines.items():
-                rank = points(line["spearman"], sign="+")
-                print(f"{arm:8} {key:12} {line['share']:7.3f} {line['spread']:7.3f}   {points(line['accuracy'])}; "
-                      f"rank correlation with loss, %: {rank}")  # fmt: skip
+                rank = points(line["spearman"], sign="+") if line["spread"] else ""
+                print(f"{arm:8} {key:17} {line['share']:7.3f} {line['spread']:7.3f}   {points(line['accuracy'])}"
+                      f"{'; rank correlation with loss, %: ' * bool(rank)}{rank}")  # fmt: skip
         print("paired by seed, points:")
         for pair, line in part["differences"].items():
             allowed = f", {100 * line['allowed']:g} allowed" if line["allowed"] else ""
