@@ -14,7 +14,7 @@ from nasplat.nn.rewriting import LayerTransform
 
 
 class InstancePruning(LayerTransform):
-    """Lets convolutions leave out, for each image, the input channels with little in them.
+    """Lets convolutions leave out, for each image, input channels with little in them.
 
     Weights stay as they are. In training, the mean norm of the channels is added to the loss; afterwards, thresholds
     are calibrated on training images, so that the network takes a given part of its MACs in the mean.
