@@ -535,6 +535,9 @@ def test_searches_measure_the_macs_that_images_take(tmp_path: Path) -> None:
     page = render(run.directory, run.directory.history())
     assert f"layers of trial {run.best.id}</title>" in page and "<th>variation of norms</th>" in page
     assert all(f"<td>{layer.name}</td>" in page for layer in layers)
+    run.directory.artifacts.path(run.best.artifacts["layers"]).write_bytes(b"damaged")
+    page = render(run.directory, run.directory.history())
+    assert "were calibrated on training images cannot be shown" in page and "variation of norms" not in page
     pruned = run.best.metrics
     tested = run.test()[0]
     assert tested.split == "test" and tested.metrics["macs_expected"] != pruned["macs_expected"]

@@ -189,21 +189,22 @@ def _tested(history: History, goal: Goal) -> list[tuple[int, str, str]]:
 
 
 def _calibrated(run: RunDirectory, history: History) -> dict[str, Any] | None:
-    """The layers of the best network whose layers were calibrated; None if there is none, or they were not kept."""
+    """The calibrated layers of the best network that has any, or why they cannot be shown; None if there are none."""
     objective = history.run.config.goal.objectives[0]
     known = [m for m in history.complete if LAYERS in m.artifacts]
     if not known:
         return None
     best = (max if objective.maximize else min)(known, key=lambda m: m.metrics[objective.metric])
+    known_as = {"trial": best.id, "code": best.architecture.code}
     try:
         layers = layers_of(best, run.artifacts)
-    except ArtifactError:
-        return None
+    except ArtifactError as error:
+        return {**known_as, "problem": str(error)}
     if not any(layer.figures for layer in layers):
         return None
     return {
-        "trial": best.id,
-        "code": best.architecture.code,
+        **known_as,
+        "problem": "",
         "table": layers_table(layers),
         "drawing": _inline(layers_drawing(layers, f"layers of trial {best.id}")),
     }
