@@ -216,6 +216,8 @@ def weights_equal(one: nasplat.Run, other: nasplat.Run) -> bool:
         (["--transform", "full_stack", "--set", "transform.filter=4"], "did you mean 'filters'?"),
         (["--transform", "full_stack", "--set", "transform.per=stage"], "transforms the whole network"),
         (["--transform", "full_stack", "--transform", "ghost"], "rewrite the same layers"),
+        (["--transform", "instance_pruning", "--set", "transform.macs=0.01"], "raise it, or prune more layers"),
+        (["--transform", "instance_pruning", "--set", "transform.rise=0.9"], "together at most 1"),
         (["--transform", "ghost", "--pick", "9"], "no finished trial 9"),
         (["--transform", "ghost", "--benchmark", "zero_cost"], "zero_cost"),
     ],

@@ -121,7 +121,7 @@ def _print(measurement: Measurement, document: dict[str, Any]) -> None:
         f"{check['largest_difference']:.2g} (allowed {check['allowed']:.2g}), "
         f"batches {', '.join(map(str, check['batches']))}"
         + (
-            f"; more allowed of {unsteady} inputs where rounding may change a sign or a choice of channels"
+            f"; more is allowed for {unsteady} of the inputs, where rounding may change a sign or which channels count"
             if unsteady
             else ""
         )

@@ -384,8 +384,9 @@ def _fitted(benchmark: Benchmark, code: str, handle: Handle, artifacts: MemoryAr
     """The errors of the layers of a network that is transformed and fitted to the original.
 
     Raises:
-        InputError: No layer can be rewritten, or the options fit none.
+        InputError: No layer can be rewritten, or the options do not fit the network.
     """
+    from nasplat.nn.rewritten import check
     from nasplat.training.states import trained_network
 
     space = benchmark.space
@@ -395,7 +396,12 @@ def _fitted(benchmark: Benchmark, code: str, handle: Handle, artifacts: MemoryAr
         original = trained_network(space, space.base(architecture), handle, benchmark.io, artifacts)
     except TrialFailed as error:
         raise InputError(f"{error}; keep the options of the space, and data of the same shape and classes") from error
-    return space.fitted(architecture, original).errors
+    fitted = space.fitted(architecture, original)
+    try:
+        check(fitted.network, benchmark.io)
+    except TrialFailed as error:
+        raise InputError(f"the network {code} cannot be transformed so: {error}") from error
+    return fitted.errors
 
 
 def _measured(benchmark: Benchmark, code: str, handle: Handle, artifacts: MemoryArtifacts) -> dict[str, float]:

@@ -120,6 +120,13 @@ def calibrated(network: nn.Module, images: Callable[[int], Sequence[Tensor]]) ->
     if unclear := [name for name, each in seen.items() if not each.norms.isfinite().all()]:
         raise TrialFailed("diverged", f"the norms of channels of the layer {unclear[0]} are not finite")
     names = pruning.layers or [name for name, each in seen.items() if each.variation >= pruning.variation]
+    if not names and pruning.macs < 1:
+        most = max((each.variation for each in seen.values()), default=0.0)
+        raise TrialFailed(
+            "macs not reached",
+            f"no layer is pruned: channel norms must vary by at least variation={pruning.variation:g}, but the most "
+            f"that those of a layer vary is {most:.3g}; lower it, or name layers",
+        )
     try:
         set_thresholds(network, batches, counted_macs(network, io), pruning.macs, names=names, rule=pruning.thresholds)
     except InputError as error:
@@ -336,6 +343,6 @@ def _first(batches: Sequence[Tensor], count: int) -> list[Tensor]:
 
 def _unreachable(share: float, least: float) -> str:
     return (
-        f"the share of MACs must be one that can be reached with the pruned layers, at least {least:.3f} here, but is "
-        f"{share:g}; raise it, or prune more layers"
+        "the share of MACs must be one that can be reached with the pruned layers, at least "
+        f"{math.ceil(1000 * least) / 1000:.3f} here, but is {share:g}; raise it, or prune more layers"
     )

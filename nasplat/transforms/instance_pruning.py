@@ -8,9 +8,13 @@ from torch import nn
 
 from nasplat.convolution import ConvolutionShape
 from nasplat.cost import Cost
+from nasplat.errors import InputError
 from nasplat.nn.costs import FLOAT_BITS
 from nasplat.nn.instance_pruning import InstancePrunedConv2d, Pruning, Rule
 from nasplat.nn.rewriting import LayerTransform
+
+SLACK = 1e-9
+"""The rounding of a sum."""
 
 
 class InstancePruning(LayerTransform):
@@ -51,6 +55,11 @@ class InstancePruning(LayerTransform):
         stem: bool = False,
         classifier: bool = False,
     ) -> None:
+        if rise + rest > 1 + SLACK:
+            raise InputError(
+                "rise and rest are parts of one training, so together at most 1, but got "
+                f"transform.rise={rise:g} and transform.rest={rest:g}; lower one"
+            )
         self.macs = macs
         self.decay = decay
         self.rise = rise
