@@ -424,6 +424,7 @@ import types, sys
 runtime = types.ModuleType("onnxruntime")  # a stand-in that takes no second to load
 class InferenceSession:
     def __init__(self, path): pass
+    def get_outputs(self): return [types.SimpleNamespace(name="logits")]
     def run(self, names, inputs):
         import numpy
         return [numpy.array([[0.0, 1.0]])]

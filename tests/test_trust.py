@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -308,6 +309,9 @@ def test_a_script_prints_names_of_classes_and_files_in_a_printable_form(
 
     class Session:
         def __init__(self, path: Path) -> None: ...
+
+        def get_outputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(name="logits")]
 
         def run(self, outputs: list[str], given: dict[str, Any]) -> Any:
             return [np.zeros((1, 1))]
