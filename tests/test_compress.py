@@ -116,6 +116,19 @@ def test_show_json_and_resume_know_what_it_is(small: nasplat.Run, command: Comma
 
 
 @pytest.mark.slow
+def test_pruned_networks_are_compressed_and_spreads_over_images_are_told_from_those_over_seeds(
+    run: nasplat.Run, small: nasplat.Run, tmp_path: Path
+) -> None:
+    options = {"name": "instance_pruning", "macs": 0.8}
+    pruned = nasplat.compress(run, options, epochs=1, checkpoints=1, out=tmp_path / "pruned", progress=False)
+    assert pruned.compression is not None
+    columns, rows = table(pruned.compression)
+    assert columns[3] == "expected MACs" and " ± " not in rows[0][3] and all(" ± " in row[3] for row in rows[1:])
+    said = "but for expected MACs, where it is the standard deviation over images"
+    assert said in pruned.report().read_text() and said not in small.report().read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.exports
 def test_it_is_tested_and_exported_like_any_other(small: nasplat.Run, run: nasplat.Run, tmp_path: Path) -> None:
     (final,) = small.test()

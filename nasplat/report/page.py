@@ -15,7 +15,7 @@ from nasplat.errors import ArtifactError, printable
 from nasplat.objective import Goal, Objective
 from nasplat.report.drawing import LARGEST, default_style, drawable, svg
 from nasplat.report.layers import layers_drawing, layers_table
-from nasplat.run.compressed import Compression, table
+from nasplat.run.compressed import EXPECTED_MACS, Compression, table
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
@@ -89,6 +89,7 @@ def render(run: RunDirectory, history: History) -> str:
         front=[(m.id, m.architecture.code, [figure(name, m.metrics[name]) for name in metrics]) for m in front],
         source=run.source,
         compressed=None if compression is None else table(compression),
+        expected_macs=EXPECTED_MACS,
         calibrated=_calibrated(run, history),
         retrained=None if comparison is None else side_by_side(comparison),
         untrained=[] if comparison is None else missing_of(comparison),

@@ -17,6 +17,8 @@ ORIGINAL, FITTED, TUNED = "original", "as fitted", "fine-tuned"
 """The states of a network."""
 COSTS = ("memory_bits", "multiplications", "additions", "bit_operations", "params")
 """The costs that are compared."""
+EXPECTED_MACS = "expected MACs"
+"""The column of the MACs that images take, if they differ; its spread is over images, other spreads are over seeds."""
 BIT_OPERATIONS = COSTS[3]
 """The cost that a table leaves out where no network has any."""
 
@@ -141,7 +143,7 @@ def table(compression: Compression) -> tuple[list[str], list[list[str]]]:
     binary = any(state.costs.get(BIT_OPERATIONS) for member in compression.members for state in member.states)
     names = [name for name in COSTS[1:] if binary or name != BIT_OPERATIONS]
     varies = any(EXPECTED in state.costs for member in compression.members for state in member.states)
-    columns = ["architecture", "", metric, *(["expected MACs"] if varies else []), "memory"]
+    columns = ["architecture", "", metric, *([EXPECTED_MACS] if varies else []), "memory"]
     columns += [name.replace("_", " ") for name in names]
     columns += ["weights file", "ONNX file", "latency"] if shipped else []
     rows = []
