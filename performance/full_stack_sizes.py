@@ -22,11 +22,11 @@ from torch import nn
 
 from nasplat.architecture import IO
 from nasplat.export.formats import Format, verified, write_source
-from nasplat.export.program import write_program
 from nasplat.latency.measuring import onnx_latency
 from nasplat.nn.full_stack import FullStack, FullStackConv2d
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed
+from nasplat.nn.program import write_program
 from nasplat.nn.reference_networks import vgg16
 from nasplat.nn.rewritten import rewritten
 from nasplat.training.seeding import seeded

@@ -27,8 +27,8 @@ from nasplat.export import bundle, formats
 from nasplat.export.card import card, escaped
 from nasplat.export.formats import Format
 from nasplat.export.predicting import predict_script
-from nasplat.export.program import write_program
 from nasplat.export.verification import source_network
+from nasplat.nn.program import write_program
 from nasplat.registry import SEARCH_SPACES
 from nasplat.run.directory import RunDirectory
 from nasplat.search_spaces.esrn import ESRNTiny

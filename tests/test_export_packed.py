@@ -21,11 +21,11 @@ from nasplat.architecture import IO, Architecture
 from nasplat.data.datasets import dataset
 from nasplat.errors import InputError
 from nasplat.export.formats import Format, verified, write_source
-from nasplat.export.program import write_program
 from nasplat.export.verification import source_network
 from nasplat.nn.full_stack import FullStack, FullStackConv2d
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed
+from nasplat.nn.program import write_program
 from nasplat.nn.reference_networks import vgg16
 from nasplat.nn.rewritten import rewritten
 from nasplat.search_space import Gene, GeneSpace

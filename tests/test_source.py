@@ -24,10 +24,10 @@ from nasplat.architecture import IO
 from nasplat.errors import RunError
 from nasplat.export.code import quoted
 from nasplat.export.formats import Format, verified, write_source
-from nasplat.export.program import is_pickled, read_program, write_program
 from nasplat.export.source import source
 from nasplat.export.verification import compared, onnx_runner, random_inputs, source_network
 from nasplat.nn.onnx import write_onnx
+from nasplat.nn.program import is_pickled, read_program, write_program
 from nasplat.registry import SEARCH_SPACES
 
 pytestmark = pytest.mark.exports

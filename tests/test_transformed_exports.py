@@ -14,9 +14,9 @@ from nasplat import transforms
 from nasplat.architecture import IO
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.opening import WEIGHTS
-from nasplat.export.program import write_program
 from nasplat.nn.onnx import write_onnx
 from nasplat.nn.packing import packed, unpack
+from nasplat.nn.program import write_program
 from nasplat.nn.rewritten import calibrate
 from nasplat.options import construct
 from nasplat.registry import SEARCH_SPACES

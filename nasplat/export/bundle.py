@@ -17,7 +17,6 @@ from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
 from nasplat.export.opening import load as load  # model cards of exported networks name it here
 from nasplat.export.predicting import predict_script
-from nasplat.export.program import write_program
 from nasplat.export.timing import conditions_of, described, described_table, measured
 from nasplat.export.verification import (
     REAL,
@@ -29,6 +28,7 @@ from nasplat.export.verification import (
 from nasplat.latency.conditions import Engine
 from nasplat.latency.table import METRIC
 from nasplat.nn.onnx import outputs_besides, write_onnx
+from nasplat.nn.program import write_program
 from nasplat.nn.rewritten import spares
 from nasplat.objective import Objective
 from nasplat.options import complete, grouped

@@ -117,7 +117,7 @@ def _compared(
 
 
 def _runner(form: Format, path: Path) -> "Runner":
-    from nasplat.export.program import read_program
+    from nasplat.nn.program import read_program
 
     if form is Format.ONNX:
         return onnx_runner(path)
