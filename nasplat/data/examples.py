@@ -61,16 +61,20 @@ class Examples:
         labels: Class numbers `[n]`, int64. Computation is on the device of the labels; the images may still be on the
             host.
         scaling: Standardises a batch of images.
+        given: Whether each label was given by people, bool `[n]`, on the device of the labels; None if all were. Other
+            labels are the answers of a teacher.
     """
 
     images: "Tensor"
     labels: "Tensor"
     scaling: Scaling | None = None
+    given: "Tensor | None" = None
 
     def to(self, device: "torch.device | str") -> "Examples":
         """The same examples for a device. The images move there if they take at most `RESIDENT_BYTES`."""
         images = self.images.to(device) if self.images.nbytes <= RESIDENT_BYTES else self.images
-        return Examples(images, self.labels.to(device), self.scaling and self.scaling.to(device))
+        given = None if self.given is None else self.given.to(device)
+        return Examples(images, self.labels.to(device), self.scaling and self.scaling.to(device), given)
 
     def batch(
         self, rows: "Tensor | slice", augment: "Callable[[Tensor], Tensor] | None" = None

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from nasplat.errors import TrialFailed
 from nasplat.nn.rewritten import expected_macs, penalty, rewritten, sparing
 from nasplat.training.auxiliary import Auxiliary
 from nasplat.training.averaging import Average
-from nasplat.training.distillation import Distillation
+from nasplat.training.distillation import NOT_GIVEN, Distillation
 from nasplat.training.drop_path import DropPath
 from nasplat.training.recipe import Optimizer, Recipe, optimizer, schedule
 
@@ -22,6 +23,7 @@ EVALUATION_BATCH = 1024
 
 MODEL, BESIDE, AVERAGE = "model.", "beside.", "average."
 _PLAN, EPOCHS, _RATE = "plan", "epochs", "learning_rate"
+_CLASS_WEIGHTS = "class_weights"
 GENERATOR = "generator."
 _SHUFFLE, _CPU, _CUDA = (GENERATOR + name for name in ("shuffle", "cpu", "cuda"))
 
@@ -222,8 +224,9 @@ class Training(ABC):
                 "the state to continue from is of a training of {} epochs with {} steps of {} images, "
                 "but this one has {} epochs with {} steps of {}".format(*plan, *self._plan),
             )
-        for prefix, aid in ((BESIDE, "an auxiliary head"), (AVERAGE, "a moving average")):
-            had, has = bool(below(prefix, state)), prefix in self._modules
+        aids = {BESIDE: "an auxiliary head", AVERAGE: "a moving average", _CLASS_WEIGHTS: "a weighting of classes"}
+        for prefix, aid in aids.items():
+            had, has = bool(below(prefix, state)), prefix in self._parts
             if had is not has:
                 raise TrialFailed(
                     "another recipe",
@@ -260,12 +263,22 @@ class Training(ABC):
         return {prefix: module for prefix, module in found.items() if module is not None}
 
     @property
+    def _parts(self) -> set[str]:
+        """The prefixes in a state of what some recipes have and others do not, and of the model."""
+        return set(self._modules)
+
+    @property
     def _plan(self) -> list[int]:
         return [self.epochs, self._steps, self._batch]
 
 
 class ClassifierTraining(Training):
     """A classifier in training with cross-entropy on shuffled examples.
+
+    With a distillation, the loss on labels leaves out those that people did not give. They are the answers of a
+    teacher, and the teacher's loss already has its answers. If the distillation is to have class weights, they are
+    drawn before the first epoch, from the teacher's answers for all examples without augmentation. They are part of
+    the state.
 
     Args:
         model: Trained in place; on the device of the examples' labels.
@@ -308,6 +321,9 @@ class ClassifierTraining(Training):
         self.examples = examples
         self._augment = augment
         self._distillation = distillation
+        self._given = None if distillation is None else examples.given
+        if self._given is not None and self._given.all():
+            self._given = None
 
     @contextmanager
     def aids(self) -> Iterator[None]:
@@ -319,22 +335,59 @@ class ClassifierTraining(Training):
             yield
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._draw_class_weights()
         order = torch.randperm(len(self.examples), generator=self._generator)
         order = order[: self._steps * self._batch].to(self.examples.images.device)
         for rows in torch.split(order, self._batch):
-            yield self.examples.batch(rows, self._augment)
+            images, labels = self.examples.batch(rows, self._augment)
+            if self._given is not None:
+                labels = labels.masked_fill(~self._given[rows.to(self.device)], NOT_GIVEN)
+            yield images, labels
 
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self._recipe.label_smoothing
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.bfloat16):
             logits = network(images)
-            loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+            loss = self._labels_loss(logits, targets)
             if self._distillation is not None:
                 loss = self._distillation.loss(images, logits, loss)
             if self._auxiliary is not None:
-                early = functional.cross_entropy(self._auxiliary.logits(), targets, label_smoothing=smoothing)
+                early = self._labels_loss(self._auxiliary.logits(), targets)
                 loss = loss + self._recipe.auxiliary * early
         return loss
+
+    def state(self) -> dict[str, Tensor]:
+        self._draw_class_weights()  # before the generators, which are then beyond the draw
+        kept, distillation = super().state(), self._distillation
+        if distillation is not None and distillation.class_weights is not None:
+            kept[_CLASS_WEIGHTS] = distillation.class_weights
+        return kept
+
+    def go_on_from(self, state: Mapping[str, Tensor]) -> None:
+        super().go_on_from(state)
+        if self._distillation is not None and (rows := state.get(_CLASS_WEIGHTS)) is not None:
+            self._distillation = replace(self._distillation, class_weights=rows.to(self.device))
+
+    @property
+    def _parts(self) -> set[str]:
+        weighs = self._distillation is not None and self._distillation.weighs_classes
+        return super()._parts | ({_CLASS_WEIGHTS} if weighs else set())
+
+    def _draw_class_weights(self) -> None:
+        """Draw the class weights of the distillation, if it is to have some and has none yet."""
+        if self._distillation is not None:
+            firsts = range(0, len(self.examples), EVALUATION_BATCH)
+            images = (self.examples.batch(slice(first, first + EVALUATION_BATCH))[0] for first in firsts)
+            self._distillation = self._distillation.drawn(images, self._generator)
+
+    def _labels_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss on the given labels of a batch, a scalar; 0 if none is given."""
+        smoothing = self._recipe.label_smoothing
+        if self._given is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        total = functional.cross_entropy(
+            logits, targets, ignore_index=NOT_GIVEN, reduction="sum", label_smoothing=smoothing
+        )
+        return total / (targets != NOT_GIVEN).sum().clamp(min=1)
 
 
 def _with(there: bool) -> str:

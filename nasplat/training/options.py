@@ -1,6 +1,7 @@
 """The training options of a benchmark: the recipe, and the options of shared weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +13,9 @@ from nasplat.search_space import SearchSpace
 from nasplat.training.path_sampling import Sampling, product_of_genes
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from nasplat.training.distillation import Distillation
     from nasplat.training.recipe import Recipe
 
 LARGEST_BATCH, SMALLEST_BATCH = 64, 8
@@ -46,8 +50,15 @@ class RecipeOptions(Options):
         ema: The decay of the moving average of weights and statistics, which is measured and kept instead of them; 0
             for none. In step t, from 0, it is no more than (1 + t) / (10 + t).
         label_smoothing: The fraction of each label that is distributed over all classes in training.
-        distillation: The weight of the teacher's loss for tasks with a teacher. With 0, no task may have a teacher.
+        distillation: The weight of the teacher's loss for tasks with a teacher, and for data that a network labelled,
+            which is then the teacher of tasks without one. With 0, no task may have a teacher.
         temperature: The temperature of distillation: the logits of both networks are divided by it.
+        class_weights: Whether the teacher's loss counts images of classes that it rarely answers more
+            (arXiv:1909.09757, sec. 3.2); only with `distillation`.
+        perturbations: The number of perturbed copies of the class weights. Each batch follows the largest of their
+            losses.
+        perturbation: The size of the perturbations: the largest number that is added to a class weight, before each
+            copy is scaled to the mean weight of 1.
         precision: How training computes; `auto` is bfloat16 where a CUDA device does it natively, else float32.
             Metrics are always computed in float32.
     """
@@ -68,6 +79,9 @@ class RecipeOptions(Options):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 4.0
+    class_weights: bool = False
+    perturbations: Annotated[int, Field(ge=0)] = 1
+    perturbation: Annotated[float, Field(ge=0)] = 0.1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def batch(self, images: int) -> int:
@@ -99,6 +113,37 @@ class RecipeOptions(Options):
             optimizer=self.optimizer,
             warmup_steps=self.warmup_steps,
         )
+
+    def aided(self, recipe: "Recipe") -> "Recipe":
+        """The recipe with the aids of single networks that are part of a recipe."""
+        return replace(
+            recipe,
+            ema=self.ema,
+            label_smoothing=self.label_smoothing,
+            drop_path=self.drop_path,
+            auxiliary=self.auxiliary,
+        )
+
+    def taught_by(self, teacher: "nn.Module") -> "Distillation":
+        """The distillation from a teacher."""
+        from nasplat.training.distillation import Distillation, Perturbations
+
+        perturbations = Perturbations(self.perturbations, self.perturbation) if self.class_weights else None
+        return Distillation(teacher, self.distillation, self.temperature, perturbations=perturbations)
+
+    def check(self) -> None:
+        """Check that the options fit each other.
+
+        Raises:
+            InputError: They do not.
+        """
+        if self.class_weights and not self.distillation:
+            raise InputError(
+                "recipe.class_weights weighs the images in the teacher's loss, so recipe.distillation must be above 0, "
+                f"but got class_weights=true with distillation={self.distillation:g}; add --set "
+                "benchmark.recipe.distillation=0.5 (options={'benchmark.recipe.distillation': 0.5}), or leave out "
+                "benchmark.recipe.class_weights"
+            )
 
     def check_warmup(self, steps: int) -> None:
         """Check that the rise of the learning rate ends before the whole training, of a number of steps.
