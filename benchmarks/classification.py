@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nasplat.architecture import IO, Architecture
 from nasplat.artifact import Artifacts, Handle
 from nasplat.benchmark import Preprocessing, SupernetBenchmark
 from nasplat.data.dataset import Dataset
-from nasplat.data.datasets import dataset
+from nasplat.data.datasets import brings_teacher, dataset, located
 from nasplat.data.examples import Splits
 from nasplat.data.manifest import DATA, manifest_of, manifests, recorded_images
 from nasplat.data.options import DataOptions
@@ -85,7 +85,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self,
         space: SearchSpace,
         *,
-        dataset: str = "digits",
+        dataset: Annotated[str, AfterValidator(located)] = "digits",
         epochs: Annotated[int, Field(ge=1)] = 10,
         data: DataOptions = DataOptions(),
         recipe: RecipeOptions = RecipeOptions(),
@@ -99,7 +99,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         self.recipe = recipe
         self.shared_weights = shared_weights
         self.latency = latency
-        self.distills = recipe.distillation > 0
+        self.distills, self.has_teacher = recipe.distillation > 0, brings_teacher(dataset)
         self.latency_table = latency.table
         self.measured_under = Conditions(latency.engine, latency.threads, latency.batch or 1)
         more = (*self.varying_metrics, *(LATENCY if latency.batch else ()))  # by the space, and by an option
@@ -108,6 +108,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
             self.code_metrics = frozenset(LATENCY)
             self.alone = True
         self._loaded: dict[str, Splits] = {}
+        self._labellers: dict[str, nn.Module] = {}
         self._shared: tuple[Handle, str, Supernet, int] | None = None
 
     @cached_property
@@ -137,6 +138,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 f"latency.engine={self.latency.engine} has no effect, since latency.batch=0 measures none; add --set "
                 "benchmark.latency.batch=1 (options={'benchmark.latency.batch': 1}), or leave the engine out"
             )
+        self.recipe.check()
         self._dataset.check()
         self.check_table()
 
@@ -297,13 +299,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
         from nasplat.training.states import named, train_for, transformed_network
         from nasplat.training.supernet import recalibrate_path
 
-        recipe = replace(
-            self._recipe(device),
-            ema=self.recipe.ema,
-            label_smoothing=self.recipe.label_smoothing,
-            drop_path=self.recipe.drop_path,
-            auxiliary=self.recipe.auxiliary,
-        )
+        recipe = self.recipe.aided(self._recipe(device))
         begun, epochs = 0, self.epochs
         if (tuning := task.tuning) is not None:
             begun, epochs = tuning.begun, tuning.epochs
@@ -338,15 +334,20 @@ class Classification(LatencyKnown, SupernetBenchmark):
         return training.network, left, processed
 
     def _distillation(self, task: Evaluate, device: str, artifacts: Artifacts) -> "Distillation | None":
-        """The distillation of the task's network from its teacher, if it has one."""
-        from nasplat.training.distillation import Distillation
+        """The distillation of the task's network from its teacher, else from what labelled the data, if any."""
+        from nasplat.training.seeding import seeded
         from nasplat.training.states import trained_network
 
-        if task.teacher is None or not self.recipe.distillation:
+        if not self.recipe.distillation:
             return None
-        of, weights = task.teacher.architecture, task.teacher.weights
-        teacher = trained_network(self.space, of, weights, self.io, artifacts, called="the teacher's weights")
-        return Distillation(teacher.to(device), self.recipe.distillation, self.recipe.temperature)
+        if task.teacher is not None:
+            of, weights = task.teacher.architecture, task.teacher.weights
+            teacher = trained_network(self.space, of, weights, self.io, artifacts, called="the teacher's weights")
+            return self.recipe.taught_by(teacher.to(device))
+        if (read := self._dataset.teacher) is not None and device not in self._labellers:
+            with seeded(0):  # the training's draws do not depend on whether it is read here
+                self._labellers[device] = read().to(device)
+        return self.recipe.taught_by(self._labellers[device]) if read is not None else None
 
     def _recalibrated(self, task: Evaluate, device: str, artifacts: Artifacts) -> "_Measurable":
         """The network with a copy of the shared weights, and its own batch-norm statistics."""

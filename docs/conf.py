@@ -39,7 +39,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(Path|Sequence|Mapping|Iterator|Iterable|Callable|Any|Generator|NDArray|Literal|Tensor|T)"),
     ("py:.*", r"nn\.(Module|Conv2d)"),
     # Imported for type checkers alone, so that Sphinx does not see which they are; the page has them
-    ("py:class", "Engine|Latency|StoredPredictor"),
+    ("py:class", "Engine|Latency|Preprocessing|StoredPredictor"),
     # Aliases and type variables, which Sphinx does not see through
     ("py:class", r"Value|Alternative|nasplat\.authoring\.(choices\.Number|function\.F)"),
     # What annotations of options hold beside the type, and classes without a use by their name

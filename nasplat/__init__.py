@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from nasplat.authoring.reporting import Reporter
     from nasplat.authoring.space import space
     from nasplat.authoring.table import table
-    from nasplat.benchmark import Benchmark, TableBenchmark
+    from nasplat.benchmark import Benchmark, Preprocessing, TableBenchmark
     from nasplat.cost import Cost
     from nasplat.curve import StopRule
     from nasplat.errors import InputError, NasplatError, TrialFailed
     from nasplat.interface.asking import AskTell
     from nasplat.interface.checking import Checked, check
-    from nasplat.interface.functions import compress, fit_predictor, load, open_predictor, recover, search
-    from nasplat.interface.run import Run, open_run
+    from nasplat.interface.functions import compress, distill, fit_predictor, load, open_predictor, recover, search
+    from nasplat.interface.opening import open_run
+    from nasplat.interface.run import Run
     from nasplat.objective import Constraint, Goal, Objective
     from nasplat.predictor import Predictor
     from nasplat.problem import Problem
@@ -50,6 +51,7 @@ __all__ = [
     "Objective",
     "Outcome",
     "Predictor",
+    "Preprocessing",
     "Problem",
     "Reporter",
     "Run",
@@ -64,6 +66,7 @@ __all__ = [
     "check",
     "choice",
     "compress",
+    "distill",
     "fit_predictor",
     "load",
     "measures",
@@ -99,7 +102,7 @@ _ELSEWHERE = {
     "choice": "authoring.choices",
     "measures": "authoring.function",
     "number": "authoring.choices",
-    "open_run": "interface.run",
+    "open_run": "interface.opening",
     "space": "authoring.space",
     "table": "authoring.table",
 }

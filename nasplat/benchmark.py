@@ -80,6 +80,9 @@ class Benchmark(ABC):
     distills: bool = False
     """Whether the benchmark supports knowledge distillation; if not, a task that names a teacher fails at once."""
 
+    has_teacher: bool = False
+    """Whether its data brings a teacher, which a benchmark that distills uses for tasks that name none."""
+
     fine_tunes: ClassVar[bool] = False
     """Whether tasks with a `tuning` from shared weights are supported; if not, they fail at once."""
 

@@ -200,6 +200,7 @@ def test_commands_and_python_stand_side_by_side() -> None:
         ("resume", nasplat.Run.resume),
         ("retrain", nasplat.Run.retrain),
         ("compress", nasplat.compress),
+        ("distill", nasplat.distill),
         ("test", nasplat.Run.test),
         ("export", nasplat.Run.export),
         ("report", nasplat.Run.report),

@@ -57,6 +57,10 @@ COMMANDS = {
         "compressing:compress",
         "Make trained networks smaller: transform them, fit the new layers to their weights, and fine-tune.",
     ),
+    "distill": LazyCommand(
+        "distilling:distill",
+        "Train a smaller network from a trained one, a few labelled images, and a folder of images from anywhere.",
+    ),
     "test": LazyCommand(
         "testing:test",
         "Measure networks on test data. Each network is measured only once; later calls show the recorded result.",

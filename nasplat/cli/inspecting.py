@@ -25,6 +25,7 @@ from nasplat.run.compressed import Compression, described
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
 from nasplat.run.layout import LOG
+from nasplat.run.picked import Picked
 from nasplat.run.retrained import Comparison
 from nasplat.run.trust import resuming
 from nasplat.task import Measurement, encode_incident
@@ -140,7 +141,7 @@ def _document(
 ) -> dict[str, Any]:
     """A run as JSON for machines, with the same keys whichever trials are shown."""
     comparison, source, changes = Comparison.of(history), history.run.source, history.run.data_changes
-    compression = Compression.of(history)
+    compression, picking = Compression.of(history), Picked.of(history.run)
     trials = [
         describe(measurement)
         | ({"final": describe(final[measurement.id])} if measurement.id in final else {})
@@ -160,6 +161,7 @@ def _document(
         **({} if source is None else {"source": source.model_dump(mode="json")}),
         **({} if comparison is None else describe_comparison(comparison)),
         **({} if compression is None else {"compressed": described(compression)}),
+        **({} if picking is None else {"picking": dict(picking.found)}),
     }
 
 
@@ -182,6 +184,9 @@ def _show_run(history: History, top: int) -> None:
     )
     for change in history.run.data_changes:
         out.print(f"{'data':10} [yellow]changed[/], accepted {escape(change)}")
+    if (picking := Picked.of(history.run)) is not None:
+        for line in picking.lines():
+            out.print(escape(line))
     ranked = history.ranked
     if summary["status"] == "interrupted":
         out.print(f"{'go on with':10} {escape(resuming(history.run))}")

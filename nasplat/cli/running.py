@@ -15,6 +15,7 @@ from nasplat.interface.shipping import with_files
 from nasplat.run.compressed import Compression, described
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History
+from nasplat.run.picked import Picked
 from nasplat.run.retrained import Comparison
 from nasplat.run.trust import resuming
 from nasplat.strategy import GenerationalStrategy
@@ -52,6 +53,7 @@ def print_result(searched: Searched, *, json: bool) -> None:
     compression = Compression.of(history)
     if compression is not None:
         compression = _with_files(run, compression)
+    picking = Picked.of(run)
     if json:
         print_json(
             {
@@ -67,10 +69,13 @@ def print_result(searched: Searched, *, json: bool) -> None:
                 "front": [describe(member) for member in history.front],
                 **({} if comparison is None else describe_comparison(comparison)),
                 **({} if compression is None else {"compressed": described(compression)}),
+                **({} if picking is None else {"picking": dict(picking.found)}),
             }
         )
     else:
         _print_result(loop, history, comparison, compression)
+        if picking is not None and picking.sheet is not None:
+            out.print(f"contact sheet: {escape(str(picking.sheet))}")
     check_some_measured(run)
 
 

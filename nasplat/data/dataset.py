@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nasplat.architecture import IO
 from nasplat.data.examples import Scaling, Splits
 from nasplat.data.location import data_folder
 from nasplat.data.manifest import Manifest
 from nasplat.data.picture_files import MOST_PIXELS, Survey
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def _nothing_to_refuse() -> None:
@@ -36,6 +40,7 @@ class Dataset:
         scaling: The scaling of images that are already standardised; None if it is unknown.
         record: Gives the manifest of the files, which reads all of them; None if there are no files.
         accept: Gives a manifest for files that differ from the recorded ones; None if there are no files.
+        teacher: Reads the network that labelled the images; None if people did.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Dataset:
     scaling: "Callable[[], Scaling | None]" = _not_scaled_alike
     record: Callable[[], Manifest] | None = None
     accept: Callable[[], Manifest] | None = None
+    teacher: "Callable[[], nn.Module] | None" = None
 
 
 @dataclass(frozen=True, slots=True)

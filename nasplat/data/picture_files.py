@@ -67,8 +67,8 @@ def why_left_out(name: str) -> str | None:
     """Why a file of this name is not taken for a picture: it is hidden, or its ending is another. Else None."""
     if name.startswith("."):
         return "hidden"
-    ending = Path(name).suffix.lower()
-    return None if ending in ENDINGS else ending or "without an ending"
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  pathlib keeps the names of a million files in memory
+    return None if ending in ENDINGS else ending if len(ending) > 1 else "without an ending"
 
 
 def files_below(folder: Path) -> tuple[list[Path], Counter[str]]:

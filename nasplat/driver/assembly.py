@@ -103,7 +103,7 @@ class Assembly:
                 f"the retraining uses a teacher, but the benchmark {config.benchmark.name} is not configured for "
                 "distillation; set its option for distillation, if it has one, or leave out the teacher"
             )
-        if benchmark.distills and not (taught or originals):
+        if benchmark.distills and not (taught or originals or benchmark.has_teacher):
             lacks = "the retraining has no strategy.teacher" if config.kind == RETRAINING else "a search has no teacher"
             raise InputError(
                 f"the benchmark {config.benchmark.name} is configured for distillation, but {lacks}; leave the "

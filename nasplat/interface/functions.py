@@ -14,6 +14,7 @@ from nasplat.interface.running import check_some_measured
 if TYPE_CHECKING:
     from torch import nn
 
+    from nasplat.benchmark import Preprocessing
     from nasplat.surrogates.predictor_store import StoredPredictor
 
 
@@ -205,6 +206,136 @@ def compress(
         out=None if out is None else Path(out),
         trust=trust,
         accept_changed_data=accept_changed_data,
+        log_to=listed(log_to),
+    )
+    check_some_measured(searched.run)
+    return Run(searched.run.folder)
+
+
+def distill(
+    teacher: "str | Path | Run | nn.Module",
+    student: "str | Path | Run",
+    positives: str | Path,
+    pool: str | Path | Sequence[str | Path],
+    *,
+    pick: str | int = "best",
+    student_pick: str | int = "best",
+    features: Sequence[str] | None = None,
+    preprocessing: "Preprocessing | Mapping[str, Any] | None" = None,
+    prior: float | None = None,
+    count: int | None = None,
+    per_class: int | None = None,
+    robust: bool = True,
+    hard_labels: float = 0.0,
+    temperature: float | None = None,
+    perturbations: int | None = None,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    seeds: int = 1,
+    checkpoints: int = 10,
+    seed: int | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    cpus_per_worker: float | None = None,
+    gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    retries: int | None = None,
+    trial_seconds: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    log_to: str | Sequence[str] = (),
+    progress: bool = True,
+) -> Run:
+    """Train a smaller network from a trained one, a few labelled images, and images from anywhere, in a new run.
+
+    It does what ``nasplat distill`` does. Images of the pool that seem to belong to the teacher's task are picked, and
+    the student learns what the teacher answers for them (arXiv:1909.09757). The run is resumed, tested and exported
+    like any other::
+
+        small = nasplat.distill(run, "nasbench201:…", positives="labelled/", pool=["photos/"])
+        small.picking.lines()
+
+    Args:
+        teacher: A run, its directory, an exported folder, or a trained classifier as a module of torch, which is given
+            with `preprocessing`.
+        student: ``SPACE:CODE``, a run, its directory, or an exported folder. Its weights are not used.
+        positives: The few labelled images: a folder with ``CLASS/*``, or with ``train/CLASS/*``, ``val/`` and
+            ``test/``; or the name of a data set, with `per_class`.
+        pool: Images from anywhere: folders, flat or nested, or names of data sets.
+        pick: Which network of a run is the teacher: ``best``, ``knee`` or a trial's number.
+        student_pick: Which network of a run is the student.
+        features: The names of the teacher's modules with feature maps, from `named_modules`, whose means a picker
+            sees; by default the last one of each size.
+        preprocessing: How images are made ready for a module of torch, as `nasplat.Preprocessing` or a mapping.
+        prior: The share of the pool that belongs to the task, above 0 and below 1; by default it is estimated.
+        count: The number of images to pick, the best first; by default all with a score above 0, and no fewer than the
+            prior says.
+        per_class: The number of labelled images of each class to use; by default all.
+        robust: Whether classes are weighted by the teacher's answers, and the largest loss of perturbed weights is
+            followed.
+        hard_labels: The weight of the labels of the positives in the loss; the rest is the teacher's.
+        temperature: The temperature of the distillation; by default 4.
+        perturbations: The number of perturbed copies of the class weights; by default 1.
+        recipe: Options of the benchmark `classification`, or a YAML file with them.
+        epochs: Epochs of the student's training; by default 30.
+        seeds: Number of trainings, with different seeds.
+        checkpoints: Number of checkpoints of a training.
+        seed: The random seed of picking and training; by default 0.
+        executor: As the options that follow, of `search`.
+        workers: Ray workers.
+        cpus_per_worker: CPUs for each worker.
+        gpus_per_worker: GPUs for each worker.
+        ray_address: An existing Ray cluster.
+        retries: Retries of a trial after a worker failure.
+        trial_seconds: Time limit of a trial.
+        options: Further options by ``SECTION.OPTION``.
+        out: The run directory to create; by default ``runs/distilled-N``.
+        log_to: As in `search`.
+        progress: Whether to show the progress.
+
+    Raises:
+        InputError, RunError: As in `search`.
+        KeyboardInterrupt: It was interrupted. The same call goes on with the picking; once there is a run, it is
+            resumed like any other.
+    """
+    from nasplat.interface import distilling
+
+    check_not_importing()
+    trust = any(isinstance(each, Run) and each.trust for each in (teacher, student))
+    searched = distilling.distill(
+        teacher.folder if isinstance(teacher, Run) else teacher,
+        console_of(progress),
+        student=student.folder if isinstance(student, Run) else student,
+        positives=str(positives),
+        pool=[str(each) for each in ([pool] if isinstance(pool, str | Path) else pool)],
+        pick=str(pick),
+        student_pick=str(student_pick),
+        features=features,
+        preprocessing=preprocessing,
+        prior=prior,
+        count=count,
+        per_class=per_class,
+        robust=robust,
+        hard_labels=hard_labels,
+        temperature=temperature,
+        perturbations=perturbations,
+        recipe=Path(recipe) if isinstance(recipe, str) else recipe,
+        epochs=epochs,
+        seeds=seeds,
+        checkpoints=checkpoints,
+        seed=seed,
+        executor=executor,
+        placing={
+            "workers": workers,
+            "cpus_per_worker": cpus_per_worker,
+            "gpus_per_worker": gpus_per_worker,
+            "address": ray_address,
+            "retries": retries,
+            "trial_seconds": trial_seconds,
+        },
+        assignments=list((options or {}).items()),
+        out=None if out is None else Path(out),
+        trust=trust,
         log_to=listed(log_to),
     )
     check_some_measured(searched.run)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from nasplat.architecture import Architecture
 from nasplat.benchmark import Benchmark
 from nasplat.config import PluginConfig, SearchConfig, load_recipe, side_of
+from nasplat.data.datasets import brings_teacher
 from nasplat.data.manifest import DATA, DataChanged
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
@@ -238,7 +239,7 @@ def _distill(tree: dict[str, Any]) -> None:
 def _teach(tree: dict[str, Any], console: Console) -> None:
     """Have the largest member teach the others where the benchmark's options ask for distillation, and say so."""
     share = _share(tree)
-    if share and "teacher" not in tree["strategy"]:
+    if share and "teacher" not in tree["strategy"] and not brings_teacher(str(tree["benchmark"].get("dataset"))):
         console.print(
             f"{SHARE} is {escape(str(share))}: the largest network is trained first, and the others learn from it"
         )

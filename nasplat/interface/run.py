@@ -18,6 +18,7 @@ from nasplat.objective import Goal
 from nasplat.run.compressed import Compression
 from nasplat.run.directory import RunDirectory
 from nasplat.run.history import History, names_several
+from nasplat.run.picked import Picked
 from nasplat.run.retrained import Comparison
 from nasplat.task import Measurement, Outcome
 from nasplat.units import figure, shown_metrics
@@ -134,6 +135,11 @@ class Run:
     def compression(self) -> Compression | None:
         """Networks before and after their compression; None if this is none."""
         return Compression.of(self._history())
+
+    @property
+    def picking(self) -> Picked | None:
+        """What was picked of a pool for this run; None if it is no distillation."""
+        return Picked.of(self.directory)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """All trials as a table of pandas, one row each: codes, genes, metrics with units, times.
@@ -410,38 +416,6 @@ class Run:
             for m in history.front
         )
         return f"<p>{escape_html(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def open_run(
-    folder: str | Path,
-    *,
-    space: Any = None,
-    benchmark: Any = None,
-    strategy: Any = None,
-    trust: bool = False,
-    accept_changed_code: bool = False,
-) -> Run:
-    """Open a run. Objects of your own that it was searched with are given again, or `trust` has them imported.
-
-    Args:
-        folder: The run directory.
-        space: Whatever was given to `nasplat.search`, if it is no installed plug-in.
-        benchmark: Likewise.
-        strategy: Likewise.
-        trust: Whether what only the run names may be imported, used and downloaded; for a run of your own.
-        accept_changed_code: Whether code of your own that has changed since the search is accepted.
-
-    Raises:
-        InputError: It is no run directory, or an object is not the one that it was searched with.
-    """
-    return Run(
-        folder,
-        space=space,
-        benchmark=benchmark,
-        strategy=strategy,
-        trust=trust,
-        accept_changed_code=accept_changed_code,
-    )
 
 
 def listed(texts: str | Sequence[str]) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """Running a search to its end: its executor, its directory, interruption, and who is told of it."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -93,6 +93,7 @@ def run_search(
     create: bool,
     source: Source | None = None,
     artifacts: Sequence[bytes] = (),
+    files: Mapping[str, Path] | None = None,
     log_to: Sequence[str] = (),
 ) -> Searched:
     """Run the search of a directory to its end.
@@ -104,6 +105,7 @@ def run_search(
         create: Whether to create the run directory. It is created completely or not at all.
         source: The source of the members of a retraining; only for a new run directory.
         artifacts: What the store of a new run has from the beginning.
+        files: Further files of a new run by their paths in it, and what they are copies of.
         log_to: Where trials are tracked too: ``tensorboard:DIR`` or ``mlflow:URI``.
 
     Raises:
@@ -131,7 +133,7 @@ def run_search(
         # Workers start first, so that their errors occur before any file is created.
         with Interruption() as interruption, _executor(assembly, store) as executor:
             interruption.check()
-            run = _created(folder, assembly, source, artifacts) if create else RunDirectory(folder)
+            run = _created(folder, assembly, source, artifacts, files) if create else RunDirectory(folder)
             with (
                 run.writing() as log,
                 SearchProgress(console) as progress,
@@ -185,7 +187,13 @@ def check_some_measured(run: RunDirectory) -> None:
         raise RunError(f"every trial of {run.folder} failed; trial {first.id} ({first.kind}): {first.message}")
 
 
-def _created(folder: Path, assembly: Assembly, source: Source | None, artifacts: Sequence[bytes]) -> RunDirectory:
+def _created(
+    folder: Path,
+    assembly: Assembly,
+    source: Source | None,
+    artifacts: Sequence[bytes],
+    files: Mapping[str, Path] | None,
+) -> RunDirectory:
     """The directory of a new run."""
     benchmark = assembly.benchmark
     return RunDirectory.create(
@@ -198,6 +206,7 @@ def _created(folder: Path, assembly: Assembly, source: Source | None, artifacts:
         data=assembly.workload.data,
         objects=objects_of(assembly.config),
         artifacts=artifacts,
+        files=files,
     )
 
 

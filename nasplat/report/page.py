@@ -1,5 +1,6 @@
 """A self-contained HTML report of a run."""
 
+import base64
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
 from nasplat.run.layers import layers_of
+from nasplat.run.picked import Picked
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
-from nasplat.storage.files import refusal, write_atomically
+from nasplat.storage.files import read_file, refusal, write_atomically
 from nasplat.task import LAYERS, Evaluate, Measurement
 from nasplat.units import duration, figure, shown_metrics, spelt
 
@@ -65,7 +67,7 @@ def render(run: RunDirectory, history: History) -> str:
         loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined, finalize=_shown
     ).get_template("page.html")
     config = run.config.model_dump(mode="json")
-    comparison, compression = Comparison.of(history), Compression.of(history)
+    comparison, compression, picking = Comparison.of(history), Compression.of(history), Picked.of(run)
     return page.render(
         name=run.folder.resolve().name,
         status=history.status,
@@ -90,6 +92,8 @@ def render(run: RunDirectory, history: History) -> str:
         source=run.source,
         compressed=None if compression is None else table(compression),
         expected_macs=EXPECTED_MACS,
+        picking=picking,
+        sheet="" if picking is None or picking.sheet is None else _base64(picking.sheet),
         calibrated=_calibrated(run, history),
         retrained=None if comparison is None else side_by_side(comparison),
         untrained=[] if comparison is None else missing_of(comparison),
@@ -105,6 +109,11 @@ def render(run: RunDirectory, history: History) -> str:
         fronts=[_front(measured, front, goal, other) for other in goal.objectives[1:]] if measured else [],
         scatter=_searched_and_retrained(comparison) if comparison is not None and comparison.paired else None,
     )
+
+
+def _base64(path: Path) -> str:
+    """The content of a file, for an address of its own in a page."""
+    return base64.b64encode(read_file(path)).decode()
 
 
 def _shown(value: Any) -> Any:

@@ -34,7 +34,7 @@ from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
 from nasplat.storage.artifact_store import ArtifactStore
 from nasplat.storage.event_log import EventLog, recovering
-from nasplat.storage.files import check_unlinked, is_taken, new_folder, remedy, write_atomically
+from nasplat.storage.files import check_unlinked, copy_file, is_taken, new_folder, remedy, write_atomically
 from nasplat.storage.locking import held, lacks_locks
 from nasplat.storage.sqlite_errors import LOCAL_DISK
 from nasplat.task import Measurement, Spent, encode_outcome
@@ -80,6 +80,7 @@ class RunDirectory:
         data: Mapping[str, Any] | None = None,
         objects: Mapping[str, str] | None = None,
         artifacts: Iterable[bytes] = (),
+        files: Mapping[str, Path] | None = None,
     ) -> Self:
         """Create a run directory with an empty log, completely or not at all.
 
@@ -93,6 +94,7 @@ class RunDirectory:
             data: What the benchmark recorded of its data.
             objects: The fingerprints of plug-ins that are the user's own, by section.
             artifacts: What the run's store has from the beginning.
+            files: Further files of the run by their paths in it, and what they are copies of.
 
         Raises:
             InputError: Something is there already, or the place cannot be written.
@@ -112,6 +114,8 @@ class RunDirectory:
                 write_atomically(draft / DATA, spelt_data(data))
             for each in artifacts:
                 ArtifactStore(draft / ARTIFACTS).put(each)
+            for name, original in (files or {}).items():
+                copy_file(original, draft / name)
             EventLog.create(draft / LOG).close()
             with _locked(draft):  # a place without locks is refused before a run is there
                 pass

@@ -15,6 +15,7 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle, digests_in
 from nasplat.config import SearchConfig, load_tree
+from nasplat.data.picked import FOLDER as PICKING
 from nasplat.driver.assembly import Assembly
 from nasplat.driver.collection import kept_digests
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
@@ -236,6 +237,8 @@ class Salvage:
                 target = ArtifactStore(draft / ARTIFACTS).path(Handle(digest))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+            if (self.folder / PICKING).is_dir():
+                shutil.copytree(self.folder / PICKING, draft / PICKING)
             if self.beyond:
                 write_atomically(draft / BEYOND, "".join(json.dumps(each) + "\n" for each in self.beyond))
             write_atomically(draft / NOTE, json.dumps(self.summary(), indent=2) + "\n")

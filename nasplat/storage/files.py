@@ -186,6 +186,19 @@ def _draft_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
+def copy_file(original: Path, path: Path) -> None:
+    """Make a copy of a file, whose folder is made if it is missing. It shares the disk space where links are possible.
+
+    Raises:
+        OSError: The copy cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.hardlink_to(original)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(original, path)
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder for temporary files, deleted when the block ends; only they may be written in the block.

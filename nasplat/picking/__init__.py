@@ -1,0 +1,1 @@
+"""Picking: which images of a pool belong to the task that a few labelled images show."""
