@@ -345,6 +345,33 @@ def instance_pruning(bench: Bench) -> Figures:
     return {**found, "share": share, "share_on_the_cpu": spent(there.to("cpu"), [images], dense).share}
 
 
+def picking(bench: Bench) -> Figures:
+    """Features that a picker sees, on the device and on the CPU, and a step of the robust distillation."""
+    from nasplat.picking.feature_maps import FeatureMaps
+    from nasplat.training.distillation import Distillation, Perturbations
+
+    io = IO.image(3, 32, 10)
+    with seeded(0):
+        plain = SEARCH_SPACES.get("nasbench201")(**({"channels": 4, "cells": 1} if bench.tiny else {}))
+        network = plain.build(plain.parse("333333"), io).eval()
+        images = torch.randn(16 if bench.tiny else 1024, *io.input_shape)
+    _, wanted = FeatureMaps(network, None, io.input_shape)(images)
+    there = FeatureMaps(network, None, io.input_shape, bench.device)
+    there(images)
+    clock = time.perf_counter()
+    logits, features = there(images)
+    seconds = time.perf_counter() - clock
+    on_device = images.to(bench.device)
+    teaching = Distillation(there.network, 1.0, 4.0, perturbations=Perturbations(1, 0.1))
+    teaching = teaching.drawn([on_device], torch.Generator().manual_seed(0))
+    loss = teaching.loss(on_device, torch.zeros_like(logits).to(bench.device), torch.zeros((), device=bench.device))
+    return {
+        "largest_difference": float(((features - wanted).abs() / (1 + wanted.abs())).max()),
+        "pictures_per_second": len(images) / seconds,
+        "loss": float(loss),
+    }
+
+
 def _rewritten(bench: Bench, transform: str, **options: Any) -> Figures:
     """A transformed network: fitted as on the CPU, packed without a change, and the time of a step."""
     from nasplat.nn.packing import packed
@@ -387,6 +414,7 @@ STEPS: dict[str, Callable[[Bench], Figures]] = {
         full_stack,
         balanced_binary,
         instance_pruning,
+        picking,
     )
 }
 
