@@ -92,8 +92,8 @@ def choose(
     """The pictures to label next.
 
     The first ones are drawn at random from all that have no label, near-duplicates too. They are a fair sample of the
-    operation pictures, but for the few that the rule took in earlier batches. The others are those of the least `doubt`,
-    without near-duplicates of one another or of the random ones.
+    operation pictures, but for the few that the rule took in earlier batches. The others are those of the least
+    `doubt`, without near-duplicates of one another or of the random ones.
 
     Args:
         count: How many.
