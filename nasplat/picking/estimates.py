@@ -20,6 +20,8 @@ RESAMPLES = 2000
 LEAST_PRIOR, MOST_PRIOR = 0.001, 0.95
 WIDE = 2.0
 """An interval of the prior is wide if its upper end is more than this many times the lower one."""
+MOST_ALIKE = 0.5
+"""If more of the pool scores like the positives, choosing is of no use: most of it belongs, or the picker is blind."""
 LEAST_SEPARATION = 0.75
 """Below this, the pool has much that scores like the positives but does not belong, by the prior."""
 

@@ -369,7 +369,12 @@ def _notes(found: dict[str, Any], estimated: Estimate, of_pool: PoolFeatures) ->
             "it better, give --prior (prior=…), and rather too much than too little"
         )
     said = f"by the scores of held-out positives {estimated} of the pool belongs"
-    if prior["given"] and prior["value"] > estimated.high:
+    if estimated.value > estimates.MOST_ALIKE:
+        notes.append(
+            f"{said}: either most of it does, or the pool is nearer to the task than the picker can tell, and random "
+            "images of it serve as well; look at the contact sheet, and take another pool or further labelled images"
+        )
+    elif prior["given"] and prior["value"] > estimated.high:
         notes.append(
             f"the prior is {prior['value']:g}, but {said}: if that is nearer to the truth, fewer of the picked belong "
             "than is estimated"
