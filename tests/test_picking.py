@@ -461,6 +461,21 @@ def test_unsuitable_positives_are_refused(copies: Path, teacher: nn.Module, prep
     assert "--per-class" in refused(copies, teacher, preprocessing, positives="fashion_mnist")
 
 
+def test_a_folder_of_that_name_and_a_tiny_pool_are_refused_and_nothing_is_lost(
+    copies: Path, teacher: nn.Module, preprocessing: Any
+) -> None:
+    beside(copies / "run").mkdir()
+    (beside(copies / "run") / "mine.txt").write_text("kept")
+    assert "is not the folder of a picking" in refused(copies, teacher, preprocessing)
+    assert (beside(copies / "run") / "mine.txt").read_text() == "kept"
+    shutil.rmtree(beside(copies / "run"))
+    for number, path in enumerate(sorted((copies / "pool").iterdir())):
+        if number >= 3:
+            path.unlink()
+    assert "a pool needs at least 10 images" in refused(copies, teacher, preprocessing)
+    assert "at least one image of each class" in refused(copies, teacher, preprocessing, per_class=0)
+
+
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_a_prior_is_a_share(copies: Path, teacher: nn.Module, preprocessing: Any, prior: float) -> None:
     assert "above 0 and below 1" in refused(copies, teacher, preprocessing, prior=prior)
@@ -473,6 +488,14 @@ def test_teachers_that_cannot_teach_are_refused(copies: Path, teacher: nn.Module
     assert "gives none" in refused(copies, teacher, preprocessing, features=["10"])
     assert "for 3 classes" in refused(copies, teacher, replace(preprocessing, classes=("one", "two", "three")))
     assert "square images" in refused(copies, teacher, replace(preprocessing, width=9))
+    assert "a std above 0 for each channel" in refused(copies, teacher, replace(preprocessing, std=(0.0,)))
+    assert "a std above 0 for each channel" in refused(copies, teacher, replace(preprocessing, mean=(1.0,) * 3))
+
+    class Named(Teacher):
+        def forward(self, images: torch.Tensor) -> Any:
+            return {"logits": nn.Sequential(*self)(images)}
+
+    assert "but gives dict" in refused(copies, Named().eval(), preprocessing)
     assert "does not take images" in refused(
         copies, teacher, replace(preprocessing, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     )

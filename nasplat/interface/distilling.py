@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nasplat.config import SearchConfig
-from nasplat.data.picked import FOLDER, PREFIX, beside
+from nasplat.data.picked import ABOUT, FOLDER, PREFIX, beside
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.executors.executor import cuda_is_available
@@ -191,7 +191,7 @@ def distill(
             raise PickingInterrupted(work) from None
         raise
     finally:
-        if is_taken(folder):
+        if is_taken(folder / FOLDER / ABOUT):  # the run has what was picked
             _delete(work)
     return searched
 

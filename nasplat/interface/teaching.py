@@ -138,6 +138,11 @@ def _layout(said: Preprocessing) -> Layout:
             "a teacher classifies square images of 1 or 3 channels into at least two classes, but this one takes "
             f"{said.channels} x {said.height} x {said.width} and has {len(said.classes)} classes; take a classifier"
         )
+    if not (len(said.mean) == len(said.std) == said.channels and min(said.std) > 0):
+        raise InputError(
+            f"preprocessing needs a mean and a std above 0 for each channel, {said.channels} here, but got mean="
+            f"{said.mean} and std={said.std}; give them in 0..white"
+        )
     white = said.white / 255
     mean, std = (tuple(float(value) / white for value in each) for each in (said.mean, said.std))
     return Layout(tuple(said.classes), said.channels, said.height, mean, std)

@@ -64,12 +64,14 @@ class FeatureMaps:
                 "take a convolutional network, or, in Python, name its modules (features=[…])"
             )
         self.dimensions = sum(found[name][1] for name in self.names)
-        logits, _ = self(example)
-        if logits.ndim != 2:
+        with torch.no_grad():
+            given = self.network(example.to(device))
+        if not isinstance(given, Tensor) or given.ndim != 2:
+            what = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise InputError(
-                f"a teacher must give one number for each class, [n, classes], but gives {list(logits.shape)}; take a "
-                "classifier"
+                f"a teacher must give one number for each class, [n, classes], but gives {what}; take a classifier"
             )
+        logits = given
         self.classes = logits.shape[1]
 
     @torch.no_grad()

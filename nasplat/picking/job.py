@@ -50,6 +50,8 @@ RESULTS = (ABOUT, IMAGES, LABELS, PARTS, TEACHER, SHEET, TABLE)
 """The files that a run keeps of its picking."""
 SAMPLE = 20_000
 """The largest number of images of the pool that pickers learn from."""
+LEAST = 2 * estimates.FOLDS
+"""The fewest images of a pool, so that each fold has some."""
 NAMED = 5
 """The largest number of unreadable images that are named."""
 
@@ -118,12 +120,15 @@ def pick(
         "known": hashlib.sha256(b"".join(sorted(positives.contents()))).hexdigest(),
     }
     try:
+        if folder.exists() and not is_taken(folder / JOB) and {path.name for path in folder.iterdir()} - {LOCK}:
+            raise InputError(f"{folder} is not the folder of a picking; move it, or choose another --out (out=…)")
+        begun = is_taken(folder / JOB)
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder / LOCK, seconds=0):
             _begin(folder, job)
             return _picked(folder, maps, layout, sources, positives, choice, most, told)
     except InputError:
-        if is_taken(folder / JOB) and not is_taken(folder / FEATURES):  # nothing was read that is worth going on with
+        if is_taken(folder / JOB) and not begun and not is_taken(folder / FEATURES):  # nothing to go on with
             shutil.rmtree(folder, ignore_errors=True)
         raise
     except filelock.Timeout:
@@ -171,6 +176,11 @@ def _picked(
         folder / INDEX, sources, layout.io.input_shape, most, told=lambda count: told("listing the pool", count, 0)
     ) as pool:
         of_pool = PoolFeatures.of(folder, pool, maps, layout, positives.contents(), told)
+        if len(of_pool.usable) < LEAST:
+            raise InputError(
+                f"a pool needs at least {LEAST} images that can be read and are not labelled ones, but has "
+                f"{len(of_pool.usable)}{of_pool.example()}; give a larger one"
+            )
         told("learning to pick", 0, 0)
         training, answers = _seen(maps, layout, positives.training)
         _, validated = _seen(maps, layout, positives.validation)

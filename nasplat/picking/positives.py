@@ -105,7 +105,11 @@ def positives(source: str, layout: Layout, *, per_class: int | None, most: int) 
     if again.any():
         notes.append(f"{again.sum()} labelled images are also for validation or test, and are not trained on")
     training = parts["training"].take(np.flatnonzero(~again))
-    if per_class is not None:
+    if per_class is not None and per_class < 1:
+        raise InputError(
+            f"at least one image of each class is used, but got {per_class}; correct --per-class (per_class=…)"
+        )
+    if per_class is not None and len(training):
         training = _few(training, per_class)
     counts = np.bincount(training.labels, minlength=len(layout.classes))
     if (counts > 0).sum() < 2:
