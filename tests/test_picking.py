@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from nasplat.data.dataset import Source
 from nasplat.data.datasets import dataset
 from nasplat.data.picked import Layout, beside, place_of
 from nasplat.data.pool import Pool
-from nasplat.errors import DamageError, InputError, StorageError
+from nasplat.errors import DamageError, InputError, RunError, StorageError
 from nasplat.interface import distilling
+from nasplat.nn.program import check_sizes
 from nasplat.picking import pool_features
 from nasplat.picking.contact_sheet import ACROSS, DOWN, bands_of
 from nasplat.picking.feature_maps import FeatureMaps
@@ -629,3 +632,16 @@ def test_the_teacher_of_a_picking_answers_as_it_did(run: nasplat.Run, teacher: n
     with torch.no_grad():
         assert torch.allclose(taught.teacher(images), teacher(images), atol=1e-5)
         assert taught.teacher(images[:1]).shape == (1, 5)
+
+
+def test_a_size_that_is_a_text_to_evaluate_is_not_opened(tmp_path: Path) -> None:
+    for size, opens in (
+        ("Symbol('s31', positive=True, integer=True)", True),
+        ("12", True),
+        ("exec(bytes((1,)))", False),
+    ):
+        path = tmp_path / "teacher.pt2"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/models/model.json", json.dumps({"nodes": [{"as_expr": {"expr_str": size}}]}))
+        with nullcontext() if opens else pytest.raises(RunError, match="no number and no name"):
+            check_sizes(path)

@@ -165,9 +165,11 @@ def picked(run: Path, source: Source) -> Dataset:
         return _read(place_of(run), layout)
 
     def teacher() -> "nn.Module":
-        from nasplat.nn.program import read_program
+        from nasplat.nn.program import check_sizes, read_program
 
-        return read_program(place_of(run) / TEACHER)
+        path = place_of(run) / TEACHER
+        check_sizes(path)  # the run may be anybody's
+        return read_program(path)
 
     return Dataset(
         f"{PREFIX}{run.name}",

@@ -1,6 +1,7 @@
 """Networks as `torch.export` programs. Torch runs a program without the source of the network."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule
 
+PLAIN_SIZE = re.compile(r"-?\d+|[su]\d+|Symbol\('[su]\d+'(, (positive|nonnegative|integer)=True)*\)")
+"""A size that is a number, or a free one by its name."""
 LEAST = 3
 """The smallest side, in pixels, of an image that a program upscales. At half the size, two pixels remain."""
 
@@ -80,6 +83,27 @@ def is_pickled(path: Path) -> bool:
                 if any(tensor["use_pickle"] for tensor in tensors):
                     return True
     return False
+
+
+def check_sizes(path: Path) -> None:
+    """Check that the sizes of a program are numbers or names. Torch evaluates them as text, which could run any code.
+
+    Raises:
+        RunError: One is anything else.
+    """
+    with zipfile.ZipFile(path) as archive:
+        waiting: list[object] = [json.loads(archive.read(n)) for n in archive.namelist() if n.endswith(".json")]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            size = part.get("expr_str")
+            if size is not None and not (isinstance(size, str) and PLAIN_SIZE.fullmatch(size)):
+                raise RunError(
+                    f"{path} was not opened, since a size in it is no number and no name: {str(size)[:80]!r}"
+                )
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
 
 
 def read_program(path: Path) -> "GraphModule":

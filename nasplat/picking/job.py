@@ -34,7 +34,7 @@ from nasplat.data.picked import (
 )
 from nasplat.data.pool import Pool, spelt
 from nasplat.errors import InputError, StorageError
-from nasplat.nn.program import write_program
+from nasplat.nn.program import check_sizes, write_program
 from nasplat.picking import estimates
 from nasplat.picking.contact_sheet import Band, bands_of, write_sheet
 from nasplat.picking.estimates import Estimate
@@ -241,6 +241,7 @@ def _write_teacher(maps: FeatureMaps, layout: Layout, path: Path) -> None:
     """
     try:
         write_program(maps.network.cpu(), layout.io.input_shape, path)
+        check_sizes(path)
     except Exception as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(
