@@ -1,4 +1,4 @@
-"""`nasplat predictor evaluate`: compare how well predictors rank unseen architectures."""
+"""`nasplat predictor evaluate`: compare how well predictors rank unseen architectures, and how honest intervals are."""
 
 import itertools
 import math
@@ -20,6 +20,7 @@ from nasplat.architecture import Architecture
 from nasplat.artifact import MemoryArtifacts
 from nasplat.benchmark import Benchmark
 from nasplat.cli.console import err, out, print_json, print_table
+from nasplat.cli.evaluation_coverage import print_coverage, summarized_coverage
 from nasplat.cli.evaluation_record import FIGURES, Record
 from nasplat.config import yaml_value
 from nasplat.errors import InputError, RunError, TrialFailed
@@ -94,6 +95,13 @@ def evaluate(
             "--out", help="A folder for all results and a plot; the same command continues there.", show_default=False
         ),
     ] = None,
+    correct: Annotated[
+        bool,
+        typer.Option(
+            "--correct-intervals",
+            help="Also report coverage with deviations multiplied by a factor, fitted to other held-out architectures.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
     """Compare predictors: fit them to some architectures and rank all others, for several sizes and many splits."""
@@ -139,7 +147,7 @@ def evaluate(
         except KeyboardInterrupt:
             interrupted = True
     trials = record.trials
-    summary = summarized(trials)
+    summary = summarized(trials, correct=correct)
     title = f"{scores.space.name}: {_named(scores)}"
     measured = scores.metric or Metric.of("score")
     record.finish(summary, title=title, metric=measured.labelled, top=top)
@@ -147,6 +155,7 @@ def evaluate(
         print_json({"settings": settings, "finished": not interrupted, "results": summary})
     else:
         _print(summary, trials, title, top, measured)
+        print_coverage(summary, correct)
         if folder is not None:
             out.print(f"results: {escape(str(folder))}")
     if interrupted:
@@ -161,8 +170,13 @@ def evaluate(
         raise RunError("no predictor could be fitted to any training set; see the problems above")
 
 
-def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Mean of every metric over splits, and half its 95 % interval, for each size and predictor; best tau first."""
+def summarized(trials: Sequence[Trial], *, correct: bool = False) -> list[dict[str, Any]]:
+    """Mean of every metric over splits, and half its 95 % interval, for each size and predictor; best tau first.
+
+    Args:
+        trials: The completed trials.
+        correct: Whether coverage with corrected deviations is reported too.
+    """
     groups: dict[tuple[int, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.size, trial.predictor), []).append(trial)
@@ -177,6 +191,7 @@ def summarized(trials: Sequence[Trial]) -> list[dict[str, Any]]:
             row["duplicates"] = float(np.mean([trial.duplicates / trial.ranked for trial in sound]))
             row["fit_seconds"] = float(np.mean([trial.fit_seconds for trial in sound]))
             row["predict_seconds"] = float(np.mean([trial.predict_seconds for trial in sound]))
+        row["intervals"] = summarized_coverage(sound, correct)
         row["problems"] = sorted({trial.problem for trial in group if trial.problem})
         rows.append(row)
     return sorted(rows, key=lambda row: (row["size"], -row["all"].get("tau", {"mean": -2.0})["mean"]))

@@ -12,6 +12,7 @@ from typing import Any
 from nasplat.errors import InputError
 from nasplat.registry import todays_name
 from nasplat.storage.files import check_unlinked, read_file, refusal, write_atomically
+from nasplat.surrogates.intervals import LEVELS, Coverage
 from nasplat.surrogates.ranking_metrics import Ranking, Trial
 
 SETTINGS, TRIALS = "settings.json", "trials.jsonl"
@@ -126,7 +127,18 @@ def _flat(trial: Trial) -> dict[str, Any]:
     for key in ("all", "fresh"):
         ranking = row.pop(key) or {}
         row |= {f"{name}{'_fresh' * (key == 'fresh')}": ranking.get(name, "") for name in FIGURES}
-    return {**row, "problem": row.pop("problem")}
+    row.pop("intervals")
+    return {**row, "problem": row.pop("problem"), **_flat_coverage(trial.intervals or Coverage())}
+
+
+def _flat_coverage(coverage: Coverage) -> dict[str, Any]:
+    """The coverage as columns of a table, empty where there is none."""
+    columns: dict[str, Any] = {"interval_scores": coverage.n}
+    for name, counts in (("coverage", coverage.inside), ("corrected_coverage", coverage.corrected)):
+        for place, level in enumerate(LEVELS):
+            columns[f"{name}_{100 * level:.0f}"] = "" if counts is None else counts[place] / coverage.n
+    factor = "" if coverage.factor is None else coverage.factor
+    return {**columns, "interval_factor": factor, "interval_problem": coverage.problem}
 
 
 def _trial(row: dict[str, Any]) -> Trial:
@@ -135,7 +147,15 @@ def _trial(row: dict[str, Any]) -> Trial:
     row["predictor"] = todays_name(row["predictor"])
     rankings = {key: row[key] and Ranking(**row[key]) for key in ("all", "fresh")}
     seconds = {key: float("nan") if row[key] is None else row[key] for key in ("fit_seconds", "predict_seconds")}
-    return Trial(**{**row, **rankings, **seconds})
+    return Trial(**{**row, **rankings, **seconds, "intervals": _read_coverage(row.get("intervals"))})
+
+
+def _read_coverage(row: Mapping[str, Any] | None) -> Coverage | None:
+    """The coverage of a trial; earlier versions recorded none."""
+    if row is None:
+        return None
+    counts = {key: None if row[key] is None else tuple(row[key]) for key in ("inside", "corrected")}
+    return Coverage(n=row["n"], factor=row["factor"], problem=row["problem"], **counts)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ranking quality of predictors: metrics of a ranking, confidence intervals, cross-validation, learning curves."""
+"""Quality of predictors: metrics of a ranking, confidence intervals, cross-validation, learning curves."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from nasplat.architecture import Architecture
 from nasplat.errors import InputError
 from nasplat.predictor import Predictor
 from nasplat.search_space import SearchSpace
+from nasplat.surrogates.intervals import Coverage
 
 TrainingSet: TypeAlias = NDArray[np.float64]
 """One score for each architecture, `[n]`; higher is better."""
@@ -204,6 +205,7 @@ class Split:
         training: The indices of the training set.
         test: The indices of the test set, in random order.
         duplicate: For each of `test` whether it has a duplicate, with the same canonical key, in the training set.
+        group: For each of `test` a number, equal for those with the same canonical key.
     """
 
     size: int
@@ -211,6 +213,7 @@ class Split:
     training: NDArray[np.intp]
     test: NDArray[np.intp]
     duplicate: NDArray[np.bool_]
+    group: NDArray[np.intp]
 
 
 def splits(
@@ -262,7 +265,9 @@ def splits(
             training, rest = order[:size], order[size:][:test]
             seen = {key(i) for i in training.tolist()}
             duplicate = np.array([key(i) in seen for i in rest.tolist()])
-            yield Split(size=size, number=each, training=training, test=rest, duplicate=duplicate)
+            numbers: dict[str, int] = {}
+            group = np.array([numbers.setdefault(key(i), len(numbers)) for i in rest.tolist()])
+            yield Split(size=size, number=each, training=training, test=rest, duplicate=duplicate, group=group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +285,8 @@ class Trial:
         fit_seconds: The time of fitting.
         predict_seconds: The time of predicting the whole test set.
         problem: Why the predictor failed; empty if it did not.
+        intervals: How many scores of the test set without the duplicates lie in the predictor's intervals; None if the
+            predictor failed.
     """
 
     predictor: str
@@ -292,6 +299,7 @@ class Trial:
     fit_seconds: float = float("nan")
     predict_seconds: float = float("nan")
     problem: str = ""
+    intervals: Coverage | None = None
 
 
 def evaluate(
@@ -343,10 +351,26 @@ def evaluate(
                     fresh=Ranking.of(predicted[fresh], truth[fresh], top=top) if fresh.sum() > 1 else None,
                     fit_seconds=fitted - start,
                     predict_seconds=end - fitted,
+                    intervals=_coverage(predictor, test, truth, split),
                 )
             except Exception as error:  # noqa: BLE001  whatever a predictor does wrong is its own
                 trial = replace(trial, problem=f"{type(error).__name__}: {error}")
             yield trial
+
+
+def _coverage(predictor: Predictor, test: Sequence[Architecture], truth: TrainingSet, split: Split) -> Coverage:
+    """The coverage of intervals on what the training set has no duplicate of."""
+    fresh = ~split.duplicate
+    held_out = [test[i] for i in np.flatnonzero(fresh).tolist()]
+    try:
+        if predictor.estimate(test[:1])[1] is None:  # asked of one, so that the others are not predicted for nothing
+            return Coverage(problem="it predicts no deviations")
+        values, deviations = predictor.estimate(held_out) if held_out else (np.empty(0), np.empty(0))
+        if deviations is None:
+            raise ValueError("it predicts deviations only of some architectures")
+        return Coverage.of(values, deviations, truth[fresh], split.group[fresh])
+    except Exception as error:  # noqa: BLE001  whatever a predictor does wrong is its own; its ranking remains
+        return Coverage(problem=f"{type(error).__name__}: {error}")
 
 
 def _check(predicted: TrainingSet, truth: TrainingSet) -> None:
