@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from sklearn.frozen import FrozenEstimator
 from nasplat.calibration import recommendation
 from nasplat.calibration.calibrators import NAMES, fit
 from nasplat.calibration.clusters import k_medoids, nearest
-from nasplat.calibration.operational import PAPER, USUAL, Operational, Process, Recipe, median_distance
+from nasplat.calibration.operational import PAPER, USUAL, Operational, Process, Recipe, log_odds, median_distance
 from nasplat.calibration.outputs import Outputs, rights
 from nasplat.calibration.recommendation import Score, held_out_errors, recommend, recommended
 from nasplat.calibration.reliability import decision_costs, diagram, figures, wilson
@@ -343,8 +344,43 @@ def test_the_usual_calibrator_is_the_truncated_posterior_of_what_temperature_lea
     assert process.length == pytest.approx(np.median(pairs))
     correction, deviation = by_equations(process, new.features)
     mean, posterior = truncated_normal(temperature(new) + correction, deviation)
-    np.testing.assert_allclose(found.posterior(new), [mean, posterior], atol=1e-8)
-    np.testing.assert_allclose(found(new), mean, atol=1e-8)
+    slope, intercept = sharpening(outputs, labels, process, temperature)
+    wanted = expit(slope * log_odds(mean) + intercept)
+    assert slope > 1  # what truncation drew towards 0.5 is drawn back
+    np.testing.assert_allclose(found.posterior(new), [wanted, posterior], atol=1e-6)
+    np.testing.assert_allclose(found(new), wanted, atol=1e-6)
+    plain = Operational.fit(outputs, labels, recipe=Recipe(sharpened=False))
+    np.testing.assert_allclose(plain.posterior(new), [mean, posterior], atol=1e-8)
+
+
+def sharpening(
+    outputs: Outputs, labels: NDArray[np.int64], process: Process, temperature: Temperature
+) -> tuple[float, float]:
+    """Platt's sigmoid of what each labelled picture has by a process without it, by a general optimizer."""
+    left_out = []
+    for row in range(len(labels)):
+        others = np.arange(len(labels)) != row
+        without = replace(process, features=process.features[others], corrections=process.corrections[others])
+        correction, deviation = by_equations(without, outputs.features[row : row + 1])
+        left_out.append(truncated_normal(temperature(outputs)[row] + correction, deviation)[0][0])
+    odds, right = log_odds(np.array(left_out)), rights(outputs, labels)
+    target = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
+
+    def loss(line: Floats) -> float:
+        shown = line[0] * odds + line[1]
+        return float((np.logaddexp(0, shown) - target * shown).mean())
+
+    slope, intercept = minimize(loss, [1.0, 0.0], tol=1e-12).x
+    return float(slope), float(intercept)
+
+
+def test_a_sigmoid_that_would_fall_is_the_share_of_right_predictions() -> None:
+    # Labels at random: what is left out says the opposite of each, as their mean without it moves the other way.
+    outputs = Outputs(np.tile([[2.0, 0.0]], (20, 1)), np.ones((20, 2)))
+    labels = np.arange(20) % 2
+    found = Operational.fit(outputs, labels)
+    assert found.sigmoid == Platt(0.0, 0.0)
+    np.testing.assert_allclose(found(outputs), 0.5)
 
 
 @pytest.mark.slow
@@ -401,7 +437,9 @@ def test_a_cluster_without_labels_keeps_its_prior_which_truncation_draws_to_the_
     near = pool.features[:, 0] < 0
     medoids = np.array([[-1.0, 0, 0], [1.0, 0, 0]])
     for variance, most in ((1.0, 0.56), (1e-4, 1.0)):
-        recipe = Recipe(clusters=2, temperature=False, variance=variance, variances=(variance / 2, variance * 2))
+        recipe = Recipe(
+            clusters=2, temperature=False, variance=variance, variances=(variance / 2, variance * 2), sharpened=False
+        )
         found = Operational.fit(pool.take(near), classes[near], recipe=recipe, medoids=medoids)
         assert len(found.processes[1].features) == 0
         mean, deviation = found.posterior(pool.take(~near))

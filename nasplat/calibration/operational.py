@@ -7,18 +7,22 @@ from typing import Self
 
 import numpy as np
 from scipy.spatial.distance import pdist
+from scipy.special import logit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.metrics.pairwise import rbf_kernel
 
 from nasplat.calibration.clusters import nearest
 from nasplat.calibration.outputs import Floats, Integers, Outputs, rights
-from nasplat.calibration.rivals import Temperature
+from nasplat.calibration.rivals import Platt, Temperature, smoothed_share
 from nasplat.calibration.truncated import truncated_normal
 from nasplat.errors import InputError
 
 CHUNK = 4096
 """Posteriors are computed for this many pictures at once, which bounds the memory."""
+SUREST = 1e-6
+"""A sigmoid is given confidences from this to 1 minus this."""
 
 Bounds = tuple[float, float]
 
@@ -37,6 +41,8 @@ class Recipe:
         lengths: Its least and largest value; by default it is not fitted.
         noise: The variance of the noise of a label, or where its fit begins.
         noises: Its least and largest value; by default it is not fitted.
+        sharpened: Whether a sigmoid of the confidence follows. Truncation draws what is uncertain towards 0.5, so that
+            confidences are too low at one end and too high at the other.
     """
 
     clusters: int = 1
@@ -47,12 +53,14 @@ class Recipe:
     lengths: Bounds | None = None
     noise: float = 0.1
     noises: Bounds | None = (1e-3, 0.5)
+    sharpened: bool = True
 
 
 USUAL = Recipe()
 PAPER = Recipe(
-    clusters=10, temperature=False, variance=1.0, variances=(1e-5, 1e5), length=10.0, lengths=(1e-5, 1e5), noises=None
-)
+    clusters=10, temperature=False, variance=1.0, variances=(1e-5, 1e5), length=10.0, lengths=(1e-5, 1e5), noises=None,
+    sharpened=False,
+)  # fmt: skip
 """The settings of the paper's experiments on MNIST, by its authors' code. There, Adam climbs the likelihood in at most
 100 steps; here, scikit-learn's L-BFGS does."""
 
@@ -107,6 +115,20 @@ class Process:
                 mean[part], deviation[part] = self._regressor.predict(features[part], return_std=True)
         return mean, deviation
 
+    def left_out(self) -> tuple[Floats, Floats]:
+        """As `posterior` for each labelled picture, by the labels of the others; the hyperparameters are those of all.
+
+        Source: Rasmussen and Williams, 2006, "Gaussian processes for machine learning", eq. 5.12.
+        """
+        count = len(self.features)
+        if not count:
+            return np.empty(0), np.empty(0)
+        kernel = self.variance * rbf_kernel(self.features, gamma=0.5 / self.length**2) + self.noise * np.eye(count)
+        inverse = np.linalg.inv(kernel)
+        precision = inverse.diagonal()
+        mean = self.corrections - inverse @ self.corrections / precision
+        return mean, np.sqrt(np.maximum(1 / precision - self.noise, 0.0))
+
     @cached_property
     def _regressor(self) -> GaussianProcessRegressor:
         kernel = ConstantKernel(self.variance) * RBF(self.length)
@@ -118,18 +140,20 @@ class Process:
 class Operational:
     """The confidence plus the correction of the Gaussian process of the nearest medoid, truncated to [0, 1].
 
-    Source: arXiv:1910.02352, its algorithm and the authors' code. Far from all labels, the correction is the prior,
-    which truncation draws towards 0.5 the more, the larger its variance is.
+    Source: arXiv:1910.02352, its algorithm and the authors' code; the temperature and the sigmoid are ours. Far from
+    all labels, the correction is the prior, which truncation draws towards 0.5 the more, the larger its variance is.
 
     Args:
         temperature: What logits are divided by first; 1 leaves them.
         medoids: The features of the medoids `[clusters, dimensions]`.
         processes: The Gaussian process of each cluster.
+        sigmoid: What follows, a sigmoid of the log odds; None for nothing.
     """
 
     temperature: Temperature
     medoids: Floats
     processes: tuple[Process, ...]
+    sigmoid: Platt | None = None
 
     @classmethod
     def fit(cls, outputs: Outputs, labels: Integers, *, recipe: Recipe = USUAL, medoids: Floats | None = None) -> Self:
@@ -164,21 +188,37 @@ class Operational:
         length = recipe.length or median_distance(features)
         cluster = nearest(features, medoids)
         members = [cluster == each for each in range(recipe.clusters)]
-        processes = [Process.fit(features[each], corrections[each], length, recipe) for each in members]
-        return cls(temperature, np.asarray(medoids, np.float64), tuple(processes))
+        processes = tuple(Process.fit(features[each], corrections[each], length, recipe) for each in members)
+        sigmoid = None
+        if recipe.sharpened:
+            mean, deviation = temperature(outputs), np.zeros(len(outputs))
+            for each, process in zip(members, processes, strict=True):
+                correction, deviation[each] = process.left_out()
+                mean[each] += correction
+            sigmoid = Platt.of(log_odds(truncated_normal(mean, deviation)[0]), right)
+            if sigmoid.slope < 0:  # what was left out says nothing of what is right
+                sigmoid = Platt(0.0, float(logit(smoothed_share(right))))
+        return cls(temperature, np.asarray(medoids, np.float64), processes, sigmoid)
 
     def posterior(self, outputs: Outputs) -> tuple[Floats, Floats]:
-        """The mean and the standard deviation of the confidence, truncated to [0, 1], each `[n]`."""
+        """The confidence, and the standard deviation of the truncated distribution before the sigmoid, each `[n]`."""
         cluster = nearest(outputs.features, self.medoids)
         mean, deviation = self.temperature(outputs), np.zeros(len(outputs))
         for number, process in enumerate(self.processes):
             members = cluster == number
             correction, deviation[members] = process.posterior(outputs.features[members])
             mean[members] += correction
-        return truncated_normal(mean, deviation)
+        mean, deviation = truncated_normal(mean, deviation)
+        return mean if self.sigmoid is None else self.sigmoid.sigmoid(log_odds(mean)), deviation
 
     def __call__(self, outputs: Outputs) -> Floats:
         return self.posterior(outputs)[0]
+
+
+def log_odds(confidence: Floats) -> Floats:
+    """The logarithm of confidence / (1 - confidence), of confidences no nearer than 1e-6 to 0 and 1."""
+    found: Floats = logit(np.clip(confidence, SUREST, 1 - SUREST))
+    return found
 
 
 def median_distance(features: Floats) -> float:

@@ -111,10 +111,13 @@ class Platt:
         Raises:
             InputError: The labels are fewer than two, or not classes of the network.
         """
-        right = rights(outputs, labels)
-        count = int(right.sum())
-        target = np.where(right, (count + 1) / (count + 2), 1 / (len(right) - count + 2))
-        odds, n = outputs.log_odds, len(right)
+        return cls.of(outputs.log_odds, rights(outputs, labels))
+
+    @classmethod
+    def of(cls, odds: Floats, right: NDArray[np.bool_]) -> Self:
+        """The sigmoid of log odds `[n]` for predictions that are right or not `[n]`."""
+        count, n = int(right.sum()), len(right)
+        target = np.where(right, (count + 1) / (count + 2), 1 / (n - count + 2))
         middle, spread = odds.mean(), max(float(odds.std()), 1e-9)
         # A target between 0 and 1 is both answers, weighted.
         found = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
@@ -123,9 +126,13 @@ class Platt:
         slope = float(found.coef_[0, 0]) / spread
         return cls(slope, float(found.intercept_[0]) - slope * float(middle))
 
-    def __call__(self, outputs: Outputs) -> Floats:
-        found: Floats = expit(self.slope * outputs.log_odds + self.intercept)
+    def sigmoid(self, odds: Floats) -> Floats:
+        """The confidences of log odds."""
+        found: Floats = expit(self.slope * odds + self.intercept)
         return found
+
+    def __call__(self, outputs: Outputs) -> Floats:
+        return self.sigmoid(outputs.log_odds)
 
 
 @dataclass(frozen=True)
