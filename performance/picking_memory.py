@@ -26,9 +26,9 @@ from PIL import Image
 
 from nasplat.architecture import IO
 from nasplat.data.picked import Layout
+from nasplat.data.pool_pass import MARKS
 from nasplat.picking.feature_maps import FeatureMaps
 from nasplat.picking.job import TABLE, Choice, pick
-from nasplat.picking.pool_features import MARKS
 from nasplat.picking.positives import Labelled, Positives
 from nasplat.training.seeding import seeded
 

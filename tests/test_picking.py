@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import nasplat
+from nasplat.data import pool_pass
 from nasplat.data.dataset import Source
 from nasplat.data.datasets import dataset
 from nasplat.data.picked import Layout, beside, place_of
@@ -268,7 +269,7 @@ def test_an_interrupted_picking_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
         distilled(place, teacher, preprocessing, out)
     assert not out.exists() and beside(out).exists()
-    kept = min(seen[-1], (beside(out) / pool_features.MARKS).stat().st_size)
+    kept = min(seen[-1], (beside(out) / pool_pass.MARKS).stat().st_size)
     stops = False
     seen.clear()
     again = distilled(place, teacher, preprocessing, out)
@@ -278,8 +279,9 @@ def test_an_interrupted_picking_goes_on_where_it_was(
         assert torch.equal(tensor, weights(run)[name])
 
 
+@pytest.mark.parametrize("stays", [False, True])
 def test_a_pool_that_is_taken_away_stops_the_picking_which_goes_on_once_it_is_back(
-    run: nasplat.Run, place: Path, teacher: nn.Module, preprocessing: Any, tmp_path: Path, monkeypatch: Any
+    run: nasplat.Run, place: Path, teacher: nn.Module, preprocessing: Any, tmp_path: Path, stays: bool
 ) -> None:
     shutil.copytree(place / "pool", tmp_path / "pool")
     layout = Layout(CLASSES, 1, 8, preprocessing.mean, preprocessing.std)
@@ -293,11 +295,15 @@ def test_a_pool_that_is_taken_away_stops_the_picking_which_goes_on_once_it_is_ba
     def tell(what: str, done: int, whole: int) -> None:
         if what == "reading the pool" and done == 512 and not (tmp_path / "away").exists():
             (tmp_path / "pool").rename(tmp_path / "away")
+            if stays:  # as the folder that a disk is mounted on
+                (tmp_path / "pool").mkdir()
 
     with pytest.raises(InputError, match="is gone; restore it"):
         job()
     with pytest.raises(InputError, match="is gone; restore it"):
         job()
+    if stays:
+        (tmp_path / "pool").rmdir()
     (tmp_path / "away").rename(tmp_path / "pool")
     (tmp_path / "away").mkdir()
     assert job()["picked"] == found_in(run)["picked"]
@@ -322,13 +328,17 @@ def test_a_half_written_chunk_is_cut_off(
 ) -> None:
     job, labelled = _job(place, teacher, preprocessing, work)
     whole = json.loads((work / "picking.json").read_text())
-    for name in (pool_features.FEATURES, pool_features.ANSWERS, pool_features.MARKS):
+    for name in (pool_features.FEATURES, pool_features.ANSWERS, pool_pass.MARKS):
         path = work / name
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size * 2 // 3 + 1)
     assert json.loads(json.dumps(job())) == whole
+    with (work / pool_pass.MARKS).open("r+b") as file:  # a power cut may leave zeros
+        file.seek(300)
+        file.write(bytes(400))
+    assert json.loads(json.dumps(job())) == whole
     assert len(labelled.training) == 40
-    unreadable = (work / pool_features.UNREADABLE).read_text()
+    unreadable = (work / pool_pass.UNREADABLE).read_text()
     assert unreadable.count("broken.png") == 1
 
 

@@ -119,13 +119,13 @@ class Pool:
         return dict(self._connection.execute("SELECT why, number FROM left_out ORDER BY why"))
 
     def check_there(self) -> None:
-        """Check that the folders are still there, as when a disk was taken away.
+        """Check that the folders are still there, and not empty as where a disk was taken away.
 
         Raises:
             InputError: One is not.
         """
         for name in self.sources:
-            if name not in NAMES and not Path(name).is_dir():
+            if name not in NAMES and not _has_entries(name):
                 raise InputError(f"the pool {name} is gone; restore it, and the same command goes on")
 
     def name(self, row: int) -> str:
@@ -177,6 +177,14 @@ class Pool:
 
         made = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
         return _shaped(made.convert("L" if channels == 1 else "RGB"), (width, height))
+
+
+def _has_entries(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def spelt(source: str) -> str:

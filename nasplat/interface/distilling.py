@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasplat.benchmark import Preprocessing
-    from nasplat.picking.pool_features import Told
+    from nasplat.data.pool_pass import Told
 
 BENCHMARK = "classification"
 EPOCHS = 30

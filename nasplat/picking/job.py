@@ -33,6 +33,7 @@ from nasplat.data.picked import (
     growing,
 )
 from nasplat.data.pool import Pool, spelt
+from nasplat.data.pool_pass import CHUNK, IS_UNREADABLE, USABLE, Told
 from nasplat.errors import InputError, StorageError
 from nasplat.nn.program import check_sizes, write_program
 from nasplat.picking import estimates
@@ -40,7 +41,7 @@ from nasplat.picking.contact_sheet import Band, bands_of, write_sheet
 from nasplat.picking.estimates import Estimate
 from nasplat.picking.feature_maps import FeatureMaps
 from nasplat.picking.picker import Picker, fit
-from nasplat.picking.pool_features import CHUNK, FEATURES, IS_KNOWN, IS_UNREADABLE, USABLE, PoolFeatures, Told
+from nasplat.picking.pool_features import FEATURES, IS_KNOWN, PoolFeatures
 from nasplat.picking.positives import Labelled, Positives
 from nasplat.storage.files import is_taken, read_file, refusal, write_atomically
 from nasplat.storage.locking import held
@@ -176,10 +177,10 @@ def _picked(
         folder / INDEX, sources, layout.io.input_shape, most, told=lambda count: told("listing the pool", count, 0)
     ) as pool:
         of_pool = PoolFeatures.of(folder, pool, maps, layout, positives.contents(), told)
-        if len(of_pool.usable) < LEAST:
+        if len(of_pool.kept.usable) < LEAST:
             raise InputError(
                 f"a pool needs at least {LEAST} images that can be read and are not labelled ones, but has "
-                f"{len(of_pool.usable)}{of_pool.example()}; give a larger one"
+                f"{len(of_pool.kept.usable)}{of_pool.kept.example()}; give a larger one"
             )
         told("learning to pick", 0, 0)
         training, answers = _seen(maps, layout, positives.training)
@@ -208,8 +209,8 @@ def _picked(
             "pool": {
                 "sources": list(pool.sources),
                 "images": len(pool),
-                "unreadable": of_pool.count(IS_UNREADABLE),
-                "labelled again": of_pool.count(IS_KNOWN),
+                "unreadable": of_pool.kept.count(IS_UNREADABLE),
+                "labelled again": of_pool.kept.count(IS_KNOWN),
                 "left out": dict(pool.left_out),
             },
             "features": list(maps.names),
@@ -271,10 +272,10 @@ def _seen(maps: FeatureMaps, layout: Layout, images: Labelled) -> tuple[Tensor, 
 
 def _scores(picker: Picker, of_pool: PoolFeatures) -> NDArray[np.float32]:
     """The scores of all images of the pool; minus infinity for what cannot be picked."""
-    scores = np.empty(len(of_pool.marks), dtype=np.float32)
+    scores = np.empty(len(of_pool.kept.marks), dtype=np.float32)
     for first, features in of_pool.chunks():  # copied, since small results between large ones would keep memory apart
         scores[first : first + len(features)] = picker(features).numpy()
-    scores[of_pool.marks != USABLE] = -np.inf
+    scores[of_pool.kept.marks != USABLE] = -np.inf
     return scores
 
 
@@ -366,7 +367,7 @@ def _notes(found: dict[str, Any], estimated: Estimate, of_pool: PoolFeatures) ->
     """What users should know of a picking, one line each."""
     notes, prior, pool = list[str](), found["prior"], found["pool"]
     if pool["unreadable"]:
-        named = "; ".join(f"{name}: {why}" for name, why in of_pool.unreadable(NAMED))
+        named = "; ".join(f"{name}: {why}" for name, why in of_pool.kept.unreadable(NAMED))
         rest = pool["unreadable"] - NAMED
         notes.append(
             f"{_images(pool['unreadable'])} of the pool left out, since unreadable: {named}"

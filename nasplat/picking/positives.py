@@ -14,8 +14,8 @@ from nasplat.data.layout import folders, parts_in
 from nasplat.data.picked import Layout
 from nasplat.data.picture_files import ENDINGS, files_below
 from nasplat.data.pool import read_pictures
+from nasplat.data.pool_pass import content
 from nasplat.errors import InputError
-from nasplat.picking.pool_features import content
 
 HELD_OUT = 5
 """One in so many labelled images of a class is for validation, if there are no others for that."""
