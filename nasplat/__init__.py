@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nasplat.curve import StopRule
     from nasplat.errors import InputError, NasplatError, TrialFailed
     from nasplat.interface.asking import AskTell
+    from nasplat.interface.calibrating import calibrate
     from nasplat.interface.checking import Checked, check
     from nasplat.interface.functions import compress, distill, fit_predictor, load, open_predictor, recover, search
     from nasplat.interface.opening import open_run
@@ -63,6 +64,7 @@ __all__ = [
     "TrainSupernet",
     "Trained",
     "TrialFailed",
+    "calibrate",
     "check",
     "choice",
     "compress",
@@ -98,6 +100,7 @@ _ELSEWHERE = {
     "Checkpoint": "authoring.checkpoint",
     "Reporter": "authoring.reporting",
     "Run": "interface.run",
+    "calibrate": "interface.calibrating",
     "check": "interface.checking",
     "choice": "authoring.choices",
     "measures": "authoring.function",

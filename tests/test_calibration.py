@@ -711,8 +711,8 @@ def test_scores_are_of_pictures_that_the_calibrator_did_not_see(monkeypatch: pyt
     outputs, labels = world(43, 0)
     seen: list[tuple[str, int, Floats]] = []
 
-    def spied(name: str, inside: Outputs, own: NDArray[np.int64]) -> Any:
-        calibrator = fit(name, inside, own)
+    def spied(name: str, inside: Outputs, own: NDArray[np.int64], **more: Any) -> Any:
+        calibrator = fit(name, inside, own, **more)
 
         def calibrated(held_out: Outputs) -> Floats:
             assert not {tuple(row) for row in inside.logits} & {tuple(row) for row in held_out.logits}

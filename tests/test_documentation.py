@@ -201,6 +201,7 @@ def test_commands_and_python_stand_side_by_side() -> None:
         ("retrain", nasplat.Run.retrain),
         ("compress", nasplat.compress),
         ("distill", nasplat.distill),
+        ("calibrate", nasplat.calibrate),
         ("test", nasplat.Run.test),
         ("export", nasplat.Run.export),
         ("report", nasplat.Run.report),

@@ -31,7 +31,7 @@ from nasplat.errors import DamageError, InputError, RunError, StorageError
 from nasplat.interface import distilling
 from nasplat.nn.program import check_sizes
 from nasplat.picking import pool_features
-from nasplat.picking.contact_sheet import ACROSS, DOWN, bands_of
+from nasplat.data.contact_sheet import ACROSS, DOWN, bands_of
 from nasplat.picking.feature_maps import FeatureMaps
 from nasplat.picking.job import Choice, pick
 from nasplat.picking.positives import Positives, positives

@@ -84,6 +84,8 @@ def recommended(
     seed: int,
     names: Sequence[str] = NAMES,
     fair: NDArray[np.bool_] | None = None,
+    paper: bool = False,
+    medoids: Floats | None = None,
 ) -> Recommendation:
     """Cross-validate calibrators on labelled pictures, and recommend one.
 
@@ -98,6 +100,8 @@ def recommended(
         names: The calibrators; `none` and `operational` must be among them.
         fair: Which labelled pictures were drawn at random `[n]`. If at least 10 were, scores are of these alone, since
             pictures chosen at the threshold are no sample of the operation pictures; all are fitted to.
+        paper: As of `calibrators.fit`.
+        medoids: As of `calibrators.fit`.
 
     Raises:
         InputError: There are too few labels, labels are not classes of the network, or a name is unknown or missing.
@@ -115,7 +119,7 @@ def recommended(
             f"a recommendation needs at least {LEAST} labelled pictures, but there are {len(labels)}; label more, or "
             "name the calibrator"
         )
-    errors = held_out_errors(outputs, labels, names, seed)
+    errors = held_out_errors(outputs, labels, names, seed, paper=paper, medoids=medoids)
     scored = fair if fair is not None and fair.sum() >= LEAST else np.ones(len(right), bool)
     errors = {name: each[scored] for name, each in errors.items()}
     scores = {}
@@ -126,7 +130,15 @@ def recommended(
     return recommend(scores)
 
 
-def held_out_errors(outputs: Outputs, labels: Integers, names: Sequence[str], seed: int) -> dict[str, Floats]:
+def held_out_errors(
+    outputs: Outputs,
+    labels: Integers,
+    names: Sequence[str],
+    seed: int,
+    *,
+    paper: bool = False,
+    medoids: Floats | None = None,
+) -> dict[str, Floats]:
     """The squared error of each labelled picture's confidence, by calibrators fitted without its fold.
 
     Right and wrong predictions are spread evenly over the folds.
@@ -136,6 +148,8 @@ def held_out_errors(outputs: Outputs, labels: Integers, names: Sequence[str], se
         labels: Their classes `[n]`.
         names: The calibrators.
         seed: Splits the folds.
+        paper: As of `calibrators.fit`.
+        medoids: As of `calibrators.fit`.
 
     Returns:
         By name, (confidence - right)² `[n]`.
@@ -149,6 +163,6 @@ def held_out_errors(outputs: Outputs, labels: Integers, names: Sequence[str], se
         out = fold == number
         inside, held_out = outputs.take(~out), outputs.take(out)
         for name in names:
-            calibrated = fit(name, inside, labels[~out])(held_out)
+            calibrated = fit(name, inside, labels[~out], paper=paper, medoids=medoids)(held_out)
             errors[name][out] = (calibrated - right[out]) ** 2
     return errors

@@ -112,8 +112,8 @@ def next_round(
     asked = len(labelled) if asked is None else asked
     count = min(plan.step, plan.budget - asked)
     known = labelled if closed is None else np.union1d(labelled, closed)
-    if medoids is not None and not asked:
-        return medoids[:count], np.zeros(min(len(medoids), count), bool)
+    if medoids is not None and not asked and len(first := np.setdiff1d(medoids, known)):
+        return first[:count], np.zeros(min(len(first), count), bool)
     posterior = None
     if len(labels) >= 2:
         of_medoids = None if medoids is None else outputs.features[medoids]

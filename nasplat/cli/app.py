@@ -79,6 +79,10 @@ COMMANDS = {
         "exporting:export",
         "Export a network: its weights, a model card, and formats such as ONNX, each verified against torch.",
     ),
+    "calibrate": LazyCommand(
+        "calibrating:calibrate",
+        "Correct the confidence of an exported network by labels of a few images of where it is used.",
+    ),
     "upscale": LazyCommand(
         "upscaling:upscale",
         "Upscale an image with an exported network, strip by strip; the result equals the untiled one up to rounding.",

@@ -133,6 +133,15 @@ class Pool:
         source, path, number = self._entry(row)
         return self._path(source, path) if path is not None else f"{self.sources[source]}:{number}"
 
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names of all pictures as `name` gives them, and their paths below their folders."""
+        absolute, relative = list[str](), list[str]()
+        for source, path, number in self._connection.execute("SELECT source, path, number FROM pictures ORDER BY row"):
+            whole = f"{self.sources[source]}:{number}" if path is None else self._path(source, path)
+            absolute.append(whole)
+            relative.append(whole if path is None else os.fsdecode(path))
+        return absolute, relative
+
     def read(self, rows: Iterable[int]) -> tuple[Images, list[tuple[int, str]]]:
         """The pictures of some rows as classifiers are given them.
 

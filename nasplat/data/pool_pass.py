@@ -120,7 +120,8 @@ class PoolPass:
                     os.fsync(files[MARKS].fileno())
         except OSError as error:
             raise refusal(folder, "written", error) from error
-        told("reading the pool", len(pool), len(pool))
+        if done < len(pool):
+            told("reading the pool", len(pool), len(pool))
         return cls(folder, columns, np.fromfile(folder / MARKS, dtype=np.uint8))
 
     @property

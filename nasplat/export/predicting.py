@@ -31,9 +31,9 @@ from PIL import Image, UnidentifiedImageError
 """
 """What the scripts and their reader of pictures import."""
 _CLASSIFY = '''\
-"""Classify images: print the most likely classes of each image, with their probabilities.
+"""Classify images: print {prints}.
 
-It needs numpy, pillow and onnxruntime, and the file model.onnx beside it.
+It needs numpy, pillow and onnxruntime, and the file {model} beside it.
 """
 
 {imports}
@@ -59,17 +59,16 @@ def main() -> int:
     """Run the network on every image; returns 1 if an image cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", nargs="+", help="image files")
-    parser.add_argument("--top", type=int, default=3, help="number of classes shown (default: 3)")
-    arguments = parser.parse_args()
+{options}    arguments = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     failed = 0
     try:
-        session = onnxruntime.InferenceSession(Path(__file__).parent / "model.onnx")
+        session = onnxruntime.InferenceSession(Path(__file__).parent / "{model}")
     except Exception as error:
-        print(printable(f"model.onnx cannot be opened: {{error}}"), file=sys.stderr)
+        print(printable(f"{model} cannot be opened: {{error}}"), file=sys.stderr)
         return 1
     # Some networks leave a part of their computation out, and tell which part an image used.
-    outputs = [each.name for each in session.get_outputs() if each.name in ("logits", "used")]
+    outputs = [each.name for each in session.get_outputs() if each.name in {outputs}]
     for path in arguments.pictures:
         try:
             images = read(path)
@@ -77,12 +76,7 @@ def main() -> int:
             print(printable(f"{{path}} cannot be read: {{error}}"), file=sys.stderr)
             failed = 1
             continue
-        logits, *used = (each[0] for each in session.run(outputs, {{"images": images}}))
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        best = probabilities.argsort()[::-1][: max(arguments.top, 1)]
-        shown = ", ".join(f"{{CLASSES[n]}} {{100 * probabilities[n]:.1f}} %" for n in best)
-        part = f"; {{100 * used[0]:.0f}} % of the network used" if used else ""
+{shown}        part = f"; {{100 * used[0]:.0f}} % of the network used" if used else ""
         print(printable(f"{{path}}: {{shown}}{{part}}"))
     return failed
 
@@ -97,6 +91,34 @@ def main() -> int:
 if __name__ == "__main__":
     sys.exit(main())
 '''
+_MOST_LIKELY = {
+    "model": "model.onnx",
+    "prints": "the most likely classes of each image, with their probabilities",
+    "options": """\
+    parser.add_argument("--top", type=int, default=3, help="number of classes shown (default: 3)")
+""",
+    "outputs": '("logits", "used")',
+    "shown": """\
+        logits, *used = (each[0] for each in session.run(outputs, {"images": images}))
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        best = probabilities.argsort()[::-1][: max(arguments.top, 1)]
+        shown = ", ".join(f"{CLASSES[n]} {100 * probabilities[n]:.1f} %" for n in best)
+""",
+}
+_CALIBRATED = {
+    "model": "calibrated.onnx",
+    "prints": "the most likely class of each image, with its calibrated confidence",
+    "options": "",
+    "outputs": '("logits", "confidence", "used")',
+    "shown": """\
+        found = dict(zip(outputs, session.run(outputs, {"images": images}), strict=True))
+        logits, used = found["logits"][0], [each[0] for name, each in found.items() if name == "used"]
+        own = 1 / np.exp(logits - logits.max()).sum()
+        shown = f"{CLASSES[logits.argmax()]} {100 * found['confidence'][0]:.1f} %, calibrated"
+        shown += f" ({100 * own:.1f} % by the network itself)"
+""",
+}
 _ENLARGE = '''\
 """Upscale an image {scale} times.
 
@@ -155,12 +177,13 @@ if __name__ == "__main__":
 '''
 
 
-def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | None:
+def predict_script(preprocessing: Preprocessing, scale: int | None, *, calibrated: bool = False) -> str | None:
     """The text of `predict.py`; None for inputs that are not images.
 
     Args:
         preprocessing: The preprocessing of an image.
         scale: The upscaling factor of the network; None if it classifies images.
+        calibrated: Whether the network has a calibrator, whose confidence is printed.
     """
     if preprocessing.channels not in (1, 3):
         return None
@@ -177,6 +200,7 @@ def predict_script(preprocessing: Preprocessing, scale: int | None) -> str | Non
             most=most,
         )
     return _CLASSIFY.format(
+        **(_CALIBRATED if calibrated else _MOST_LIKELY),
         imports=_IMPORTS,
         reader=_reader(),
         printable=getsource(printable),

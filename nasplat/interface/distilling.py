@@ -1,7 +1,6 @@
 """A distillation: images of a pool are picked by a teacher and few labelled images, and a student learns from both."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasplat.benchmark import Preprocessing
-    from nasplat.data.pool_pass import Told
 
 BENCHMARK = "classification"
 EPOCHS = 30
@@ -116,6 +114,7 @@ def distill(
         PickingInterrupted: The user interrupted the picking.
         Interrupted, Stopped, RunError: As in `run_search`.
     """
+    from nasplat.interface.bars import progress
     from nasplat.picking.feature_maps import FeatureMaps
     from nasplat.picking.job import RESULTS, Choice
     from nasplat.picking.job import pick as pick_images
@@ -177,7 +176,7 @@ def distill(
     images = labelled(positives, by.layout, per_class=per_class, most=by.most_pixels)
     work = beside(folder)
     try:
-        with _progress(console) as told:
+        with progress(console) as told:
             found = pick_images(work, maps, by.layout, pool, images, choice, most=by.most_pixels, told=told)
     except KeyboardInterrupt:
         raise PickingInterrupted(work) from None
@@ -201,25 +200,3 @@ def _delete(work: Path) -> None:
     import shutil
 
     shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def _progress(console: Console) -> "Iterator[Told]":
-    """A bar on terminals; without one, a line for each step."""
-    from rich.progress import BarColumn, Progress
-
-    from nasplat.interface.bars import LineColumn
-
-    shown = console.is_terminal and not console.quiet
-    columns = BarColumn(bar_width=24), LineColumn("{task.description}  {task.completed:,}")
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task, doing = bar.add_task("", total=None), ""
-
-        def told(what: str, done: int, whole: int) -> None:
-            nonlocal doing
-            if what != doing and not shown:
-                console.print(f"{what} …")
-            doing = what
-            bar.update(task, description=what, completed=done, total=whole or None)
-
-        yield told

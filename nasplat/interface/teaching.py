@@ -63,8 +63,8 @@ def teacher_of(
             "channels=3, height=32, width=32, mean=(…), std=(…), classes=(…)), with mean and std in 0..255"
         )
     else:
-        network, found = teacher.eval(), _preprocessing(preprocessing)
-    return TaughtBy(network, _layout(found), found.most_pixels or MOST_PIXELS)
+        network, found = teacher.eval(), preprocessing_of(preprocessing)
+    return TaughtBy(network, layout_of(found), found.most_pixels or MOST_PIXELS)
 
 
 def _of_folder(folder: Path, pick: str, *, trust: bool) -> "tuple[nn.Module, Preprocessing]":
@@ -85,7 +85,7 @@ def _of_folder(folder: Path, pick: str, *, trust: bool) -> "tuple[nn.Module, Pre
     said = json.loads(read_file(folder / ARCHITECTURE)).get("preprocessing")
     if not isinstance(said, Mapping):
         raise _unsaid(folder)
-    return network, _preprocessing(said)
+    return network, preprocessing_of(said)
 
 
 def _of_run(run: RunDirectory, pick: str) -> "tuple[nn.Module, Preprocessing]":
@@ -114,7 +114,7 @@ def _unsaid(folder: Path) -> InputError:
     )
 
 
-def _preprocessing(said: Preprocessing | Mapping[str, Any]) -> Preprocessing:
+def preprocessing_of(said: Preprocessing | Mapping[str, Any]) -> Preprocessing:
     """The preprocessing that somebody says.
 
     Raises:
@@ -132,10 +132,15 @@ def _preprocessing(said: Preprocessing | Mapping[str, Any]) -> Preprocessing:
         raise InputError(f"preprocessing needs channels, height, width, mean and std: {error}") from error
 
 
-def _layout(said: Preprocessing) -> Layout:
+def layout_of(said: Preprocessing) -> Layout:
+    """The classes of a classifier and how images are made ready for it.
+
+    Raises:
+        InputError: It takes other images than square ones of 1 or 3 channels, or has no classes.
+    """
     if said.height is None or said.height != said.width or said.channels not in (1, 3) or len(said.classes) < 2:
         raise InputError(
-            "a teacher classifies square images of 1 or 3 channels into at least two classes, but this one takes "
+            "the network must classify square images of 1 or 3 channels into at least two classes, but this one takes "
             f"{said.channels} x {said.height} x {said.width} and has {len(said.classes)} classes; take a classifier"
         )
     if not (len(said.mean) == len(said.std) == said.channels and min(said.std) > 0):

@@ -1,7 +1,8 @@
 """Networks as ONNX files, for exports and for latency measurements with onnxruntime."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,7 @@ def write_onnx(
         input_shape = input_shape[0], *SIDES
 
     kept = packed_names(network)
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it logs messages on optional packages and on successful steps
-    try:
+    with quiet_exporter():
         program = torch.onnx.export(
             network,
             (torch.zeros(2, *input_shape),),
@@ -78,12 +76,22 @@ def write_onnx(
             optimize=not kept,  # also folds batch norm into the convolution before it
             verbose=False,
         )
-    finally:
-        exporter.setLevel(level)
     assert program is not None
     if kept:
         _optimize(program, kept)
     program.save(path)
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without the exporter's messages on optional packages and on successful steps."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        exporter.setLevel(level)
 
 
 def _optimize(program: "ONNXProgram", kept: Collection[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasplat.data.contact_sheet import Band, bands_of, write_sheet
 from nasplat.data.picked import (
     ABOUT,
     FORMAT,
@@ -37,7 +38,6 @@ from nasplat.data.pool_pass import CHUNK, IS_UNREADABLE, USABLE, Told
 from nasplat.errors import InputError, StorageError
 from nasplat.nn.program import check_sizes, write_program
 from nasplat.picking import estimates
-from nasplat.picking.contact_sheet import Band, bands_of, write_sheet
 from nasplat.picking.estimates import Estimate
 from nasplat.picking.feature_maps import FeatureMaps
 from nasplat.picking.picker import Picker, fit

@@ -64,7 +64,7 @@ def render(run: RunDirectory, history: History) -> str:
     measured = history.measured
     kinds = [failure.kind for failure in history.failures]
     page = Environment(
-        loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined, finalize=_shown
+        loader=PackageLoader("nasplat.report", "."), autoescape=True, undefined=StrictUndefined, finalize=shown
     ).get_template("page.html")
     config = run.config.model_dump(mode="json")
     comparison, compression, picking = Comparison.of(history), Compression.of(history), Picked.of(run)
@@ -116,7 +116,7 @@ def _base64(path: Path) -> str:
     return base64.b64encode(read_file(path)).decode()
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """A value of the page: text of others without control characters; what is HTML already stays as it is."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

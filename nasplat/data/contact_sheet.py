@@ -1,4 +1,4 @@
-"""A contact sheet: images of a pool that were picked, borderline and refused, side by side as one picture."""
+"""Contact sheets: pictures of a pool side by side as one picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from nasplat.storage.files import appearing, refusal
 
 ACROSS, DOWN = 16, 4
 """The images of a band across and down."""
-CELL, GAP, TITLE = 64, 4, 28
-"""The side of an image, the gap between two, and the height of a title, in pixels."""
+CELL, GAP, TITLE, CAPTION = 64, 4, 28, 16
+"""The side of an image, the gap between two, and the heights of a title and a caption, in pixels."""
 PAPER, INK = "white", "#333333"
 
 
@@ -23,11 +23,18 @@ class Band:
 
     Args:
         title: Its title.
-        images: uint8 `[n, channels, height, width]`, at most `ACROSS` * `DOWN`.
+        images: uint8 `[n, channels, height, width]`.
+        captions: A text below each image, or none.
     """
 
     title: str
     images: NDArray[np.uint8]
+    captions: Sequence[str] = ()
+
+    @property
+    def pitch(self) -> int:
+        """The height of a row."""
+        return CELL + GAP + (CAPTION if self.captions else 0)
 
 
 def bands_of(order: NDArray[np.int64], picked: int) -> dict[str, NDArray[np.int64]]:
@@ -55,17 +62,21 @@ def write_sheet(bands: Sequence[Band], path: Path) -> None:
     Raises:
         InputError, StorageError: It cannot be written.
     """
-    rows = [-(-len(band.images) // ACROSS) for band in bands]
-    pitch = CELL + GAP
-    sheet = Image.new("RGB", (ACROSS * pitch + GAP, sum(TITLE + max(each, 1) * pitch + GAP for each in rows)), PAPER)
-    drawing, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(16), 0
+    rows = [max(-(-len(band.images) // ACROSS), 1) for band in bands]
+    across = CELL + GAP
+    height = sum(TITLE + down * band.pitch + GAP for band, down in zip(bands, rows, strict=True))
+    sheet = Image.new("RGB", (ACROSS * across + GAP, height), PAPER)
+    drawing, font, small, top = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(12), 0
     for band, down in zip(bands, rows, strict=True):
         drawing.text((GAP, top + 4), band.title, INK, font)
         top += TITLE
         for place, image in enumerate(band.images):
             row, column = divmod(place, ACROSS)
-            sheet.paste(_cell(image), (GAP + column * pitch, top + row * pitch))
-        top += max(down, 1) * pitch + GAP
+            left, upper = GAP + column * across, top + row * band.pitch
+            sheet.paste(_cell(image), (left, upper))
+            if band.captions:
+                drawing.text((left + CELL / 2, upper + CELL), band.captions[place], INK, small, anchor="ma")
+        top += down * band.pitch + GAP
     try:
         with appearing(path) as file:
             sheet.save(file, "PNG")
