@@ -23,6 +23,7 @@ from torch import nn
 
 import nasplat
 from nasplat.data import pool_pass
+from nasplat.data.contact_sheet import ACROSS, DOWN, bands_of
 from nasplat.data.dataset import Source
 from nasplat.data.datasets import dataset
 from nasplat.data.picked import Layout, beside, place_of
@@ -31,7 +32,6 @@ from nasplat.errors import DamageError, InputError, RunError, StorageError
 from nasplat.interface import distilling
 from nasplat.nn.program import check_sizes
 from nasplat.picking import pool_features
-from nasplat.data.contact_sheet import ACROSS, DOWN, bands_of
 from nasplat.picking.feature_maps import FeatureMaps
 from nasplat.picking.job import Choice, pick
 from nasplat.picking.positives import Positives, positives
