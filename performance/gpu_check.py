@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.random import default_rng
 
@@ -372,6 +373,32 @@ def picking(bench: Bench) -> Figures:
     }
 
 
+def calibration(bench: Bench) -> Figures:
+    """Calibrated confidence as it ships, on the device and by the calibrator itself."""
+    from nasplat.calibration.calibrators import fit
+    from nasplat.calibration.outputs import Outputs
+    from nasplat.calibration.served import confidence_of
+    from nasplat.calibration.stored import stored
+
+    rng = np.random.default_rng(0)
+    count, labelled = (200, 40) if bench.tiny else (20_000, 500)
+    features = rng.normal(0, 1, (count, 64))
+    logits = 3 * features @ rng.normal(0, 1, (64, 10)) / 8
+    labels = np.where(features[:, 0] > 0.5, rng.integers(10, size=count), logits.argmax(1))
+    outputs = Outputs(logits, features)
+    calibrator = fit("operational", outputs.take(np.arange(labelled)), labels[:labelled])
+    document, tensors = stored("operational", calibrator)
+    module = confidence_of(document, {name: torch.from_numpy(each) for name, each in tensors.items()}).to(bench.device)
+    given = [torch.from_numpy(each).float().to(bench.device) for each in (logits, features)]
+    with torch.no_grad():
+        module(*given)
+        clock = time.perf_counter()
+        found = module(*given).cpu().numpy()
+        seconds = time.perf_counter() - clock
+    wanted = calibrator(Outputs(*(each.cpu().numpy() for each in given)))
+    return {"largest_difference": float(np.abs(found - wanted).max()), "pictures_per_second": count / seconds}
+
+
 def _rewritten(bench: Bench, transform: str, **options: Any) -> Figures:
     """A transformed network: fitted as on the CPU, packed without a change, and the time of a step."""
     from nasplat.nn.packing import packed
@@ -415,6 +442,7 @@ STEPS: dict[str, Callable[[Bench], Figures]] = {
         balanced_binary,
         instance_pruning,
         picking,
+        calibration,
     )
 }
 

@@ -35,6 +35,7 @@ STEPS: dict[str, Callable[[Any], bool]] = {
     "full_stack": lambda figures: figures["packed_is_equal"] and figures["largest_difference_of_errors"] < 1e-6,
     "balanced_binary": lambda figures: figures["packed_is_equal"] and figures["largest_difference_of_errors"] < 1e-6,
     "instance_pruning": lambda figures: 0.5 < figures["share"] == figures["share_on_the_cpu"] <= 0.7,
+    "calibration": lambda figures: figures["largest_difference"] < 1e-6,
     "picking": lambda figures: figures["largest_difference"] < 1e-4 and figures["loss"] > 0,
 }
 """The steps by name, with what is seen of their figures."""
