@@ -218,6 +218,7 @@ def test_what_was_picked_is_a_data_set_for_searches_and_retrainings(run: nasplat
         out=tmp_path / "search",
     )  # fmt: skip
     assert searched.best.metrics["accuracy"] >= 0
+    assert nasplat.open_run(searched.folder).config.benchmark.options["dataset"] == f"picked:{run.folder}"
     data = dataset(f"picked:{run.folder}").load()
     assert len(data.training) == len(names(run)) + 40 and len(data.validation) == 100 and len(data.test) == 100
     assert data.training.given is not None and int(data.training.given.sum()) == 40
@@ -248,6 +249,31 @@ def _manifest(run: nasplat.Run) -> Any:
     from nasplat.data.manifest import DATA, manifest_of
 
     return manifest_of(run.directory.data, DATA)
+
+
+def moved(run: nasplat.Run, folder: Path) -> nasplat.Run:
+    """A copy of a run whose former place is gone."""
+    shutil.copytree(run.folder, folder)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace(str(run.folder), str(folder.parent / "gone")))
+    return nasplat.open_run(folder)
+
+
+def test_a_run_that_was_moved_or_recovered_has_its_own_picking(
+    run: nasplat.Run, command: CommandLine, tmp_path: Path
+) -> None:
+    away = moved(run, tmp_path / "away")
+    assert "gone" in (away.folder / "config.yaml").read_text()
+    assert away.resume(progress=False).status == "finished"
+    assert command("show", str(away.folder)).returncode == 0
+    assert away.export(out=tmp_path / "exported", latency=False).is_dir()
+    with (away.folder / "environment.json").open("a") as file:
+        file.write("no JSON")
+    saved = nasplat.recover(away.folder, tmp_path / "saved")
+    assert not json.loads((saved.folder / "recovered.json").read_text())["not_replayed"]
+    shutil.rmtree(away.folder)
+    (tested,) = saved.resume(progress=False).test()
+    assert tested.metrics == run.test()[0].metrics
 
 
 # Interruptions ----------------------------------------------------------------------------------------------------

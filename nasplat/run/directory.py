@@ -29,6 +29,7 @@ from nasplat.retraining import RETRAINING
 from nasplat.run.environment import environment
 from nasplat.run.history import History
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOCK, LOG, LOG_FILES, check_files
+from nasplat.run.own_picking import at_home
 from nasplat.run.records import read_data, read_environment, spelt_data
 from nasplat.run.source import Source
 from nasplat.search_space import SearchSpace
@@ -141,8 +142,8 @@ class RunDirectory:
 
     @cached_property
     def config(self) -> SearchConfig:
-        """The resolved configuration."""
-        return SearchConfig.read(load_tree(self.folder / CONFIG))
+        """The resolved configuration. Images that were picked for the run are read from where it is now."""
+        return at_home(SearchConfig.read(load_tree(self.folder / CONFIG)), self.folder)
 
     @property
     def identity(self) -> str:

@@ -24,6 +24,7 @@ from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, check_files
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
+from nasplat.run.own_picking import at_home
 from nasplat.run.records import LARGEST, read_data, read_environment
 from nasplat.run.rehearsal import snapshot_damage
 from nasplat.storage.artifact_store import ArtifactStore
@@ -399,7 +400,7 @@ def salvage(folder: Path, config: Path | None = None) -> Salvage:
 
 def _config(folder: Path, given: Path | None) -> SearchConfig:
     try:
-        config = SearchConfig.read(load_tree(given or folder / CONFIG))
+        config = at_home(SearchConfig.read(load_tree(given or folder / CONFIG)), folder)
         if config.goal.objectives:
             return config
     except InputError as error:
