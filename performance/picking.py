@@ -37,10 +37,10 @@ from torch import nn
 from nasplat.data.datasets import dataset
 from nasplat.data.examples import Examples
 from nasplat.data.location import data_folder
-from nasplat.data.picked import Layout
+from nasplat.data.picked import TABLE, Layout
 from nasplat.data.picture_files import MOST_PIXELS
 from nasplat.picking.feature_maps import FeatureMaps
-from nasplat.picking.job import TABLE, Choice, pick
+from nasplat.picking.job import Choice, pick
 from nasplat.picking.positives import Labelled, Positives
 from nasplat.training.distillation import Distillation, Perturbations
 from nasplat.training.fit import ClassifierTraining, evaluate

@@ -25,10 +25,10 @@ from balanced_binary import Vgg
 from PIL import Image
 
 from nasplat.architecture import IO
-from nasplat.data.picked import Layout
+from nasplat.data.picked import TABLE, Layout
 from nasplat.data.pool_pass import MARKS
 from nasplat.picking.feature_maps import FeatureMaps
-from nasplat.picking.job import TABLE, Choice, pick
+from nasplat.picking.job import Choice, pick
 from nasplat.picking.positives import Labelled, Positives
 from nasplat.training.seeding import seeded
 

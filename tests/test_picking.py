@@ -1,6 +1,7 @@
 """`nasplat distill`: images picked from a pool by a teacher and few labelled ones, and a student of both."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import nasplat
+from nasplat.cli.recovering import _lines
 from nasplat.data import pool_pass
 from nasplat.data.contact_sheet import ACROSS, DOWN, bands_of
 from nasplat.data.dataset import Source
@@ -35,6 +37,7 @@ from nasplat.picking import pool_features
 from nasplat.picking.feature_maps import FeatureMaps
 from nasplat.picking.job import Choice, pick
 from nasplat.picking.positives import Positives, positives
+from nasplat.run.recovery import salvage
 from nasplat.training.distillation import Distillation
 from nasplat.training.fit import ClassifierTraining
 from nasplat.training.options import RecipeOptions
@@ -274,6 +277,27 @@ def test_a_run_that_was_moved_or_recovered_has_its_own_picking(
     shutil.rmtree(away.folder)
     (tested,) = saved.resume(progress=False).test()
     assert tested.metrics == run.test()[0].metrics
+
+
+def test_a_recovery_copies_the_results_of_a_picking_and_tells_what_is_none(run: nasplat.Run, tmp_path: Path) -> None:
+    picking = moved(run, tmp_path / "away").folder / "picking"
+    (tmp_path / "secret").write_text("of somebody else")
+    (picking / "sheet.png").unlink()
+    (picking / "sheet.png").symlink_to(tmp_path / "secret")
+    (picking / "picked.csv").unlink()
+    os.mkfifo(picking / "picked.csv")
+    (picking / "extra.bin").write_bytes(b"much")
+    os.mkfifo(picking / "pipe")
+    saved = nasplat.recover(picking.parent, tmp_path / "saved")
+    there = {path.name for path in (saved.folder / "picking").iterdir()}
+    assert there == {"picking.json", "images.npy", "labels.npy", "parts.npy", "teacher.pt2"}
+    found = salvage(picking.parent)
+    lost = {"picking/sheet.png": "it is a link", "picking/picked.csv": "it is not a regular file"}
+    assert found.picking_lost == lost and not found.healthy
+    assert json.loads((saved.folder / "recovered.json").read_text())["picking_lost"] == lost
+    assert any(
+        "not copied     picking/sheet.png (it is a link), picking/" in line for line in _lines(found.summary(), "")
+    )
 
 
 # Interruptions ----------------------------------------------------------------------------------------------------

@@ -80,4 +80,7 @@ def _lines(summary: dict[str, Any], beyond: str) -> list[str]:
         lines.append("  environment    cannot be read; today's is recorded instead")
     if summary["data"] != "whole":
         lines.append("  data           the record cannot be read and is left out; changes of the data are not noticed")
+    if summary["picking_lost"]:
+        named = ", ".join(f"{name} ({why})" for name, why in summary["picking_lost"].items())
+        lines.append(f"  not copied     {named}; put files of these names into the new run")
     return [*lines, *unchecked]

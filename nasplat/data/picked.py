@@ -29,6 +29,10 @@ FOLDER = "picking"
 """The folder of a run with what was picked for it."""
 ABOUT, IMAGES, LABELS, PARTS, TEACHER = "picking.json", "images.npy", "labels.npy", "parts.npy", "teacher.pt2"
 """What was picked and how; uint8 `[n, channels, side, side]`; int64 `[n]`; int8 `[n]`; the teacher as a program."""
+SHEET, TABLE = "sheet.png", "picked.csv"
+"""The contact sheet; the picked images by name."""
+RESULTS = (ABOUT, IMAGES, LABELS, PARTS, TEACHER, SHEET, TABLE)
+"""The files that a run keeps of its picking."""
 FORMAT = 1
 PICKED, GIVEN, VALIDATION, TEST = range(4)
 """The parts of the images: from the pool and labelled by the teacher; training, validation and test by people."""

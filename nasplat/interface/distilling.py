@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nasplat.config import SearchConfig
-from nasplat.data.picked import ABOUT, FOLDER, PREFIX, beside
+from nasplat.data.picked import ABOUT, FOLDER, PREFIX, RESULTS, beside
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.executors.executor import cuda_is_available
@@ -116,7 +116,7 @@ def distill(
     """
     from nasplat.interface.bars import progress
     from nasplat.picking.feature_maps import FeatureMaps
-    from nasplat.picking.job import RESULTS, Choice
+    from nasplat.picking.job import Choice
     from nasplat.picking.job import pick as pick_images
     from nasplat.picking.positives import positives as labelled
 

@@ -27,6 +27,8 @@ from nasplat.data.picked import (
     LABELS,
     PARTS,
     PICKED,
+    SHEET,
+    TABLE,
     TEACHER,
     TEST,
     VALIDATION,
@@ -46,9 +48,7 @@ from nasplat.picking.positives import Labelled, Positives
 from nasplat.storage.files import is_taken, read_file, refusal, write_atomically
 from nasplat.storage.locking import held
 
-JOB, INDEX, LOCK, SHEET, TABLE = "job.json", "pool.sqlite", "picking.lock", "sheet.png", "picked.csv"
-RESULTS = (ABOUT, IMAGES, LABELS, PARTS, TEACHER, SHEET, TABLE)
-"""The files that a run keeps of its picking."""
+JOB, INDEX, LOCK = "job.json", "pool.sqlite", "picking.lock"
 SAMPLE = 20_000
 """The largest number of images of the pool that pickers learn from."""
 LEAST = 2 * estimates.FOLDS

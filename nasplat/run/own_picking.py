@@ -1,10 +1,13 @@
 """A run's own folder `picking/`, with what was picked for it, wherever the run is now."""
 
 import os
+import shutil
+import stat
 from pathlib import Path
 
 from nasplat.config import PluginConfig, SearchConfig
-from nasplat.data.picked import ABOUT, FOLDER, PREFIX
+from nasplat.data.picked import ABOUT, FOLDER, PREFIX, RESULTS
+from nasplat.storage.files import is_full, is_taken
 
 
 def at_home(config: SearchConfig, run: Path) -> SearchConfig:
@@ -19,3 +22,57 @@ def at_home(config: SearchConfig, run: Path) -> SearchConfig:
         return config
     here = options | {"dataset": f"{PREFIX}{run.absolute()}"}
     return config.model_copy(update={"benchmark": PluginConfig(name=config.benchmark.name, **here)})
+
+
+def lost_of(run: Path) -> dict[str, str]:
+    """What a run's picking lacks, by name, with why: results that are no regular files. Empty without a picking.
+
+    The run may be anybody's: a link may lead to any file, and reading a pipe or a device might never end.
+    """
+    place = run / FOLDER
+    if not is_taken(place):
+        return {}
+    if place.is_symlink() or not place.is_dir():
+        return {FOLDER: "it is a link" if place.is_symlink() else "it is no folder"}
+    return {f"{FOLDER}/{name}": why for name in RESULTS if (why := _why_no_file(place / name))}
+
+
+def copy_results(run: Path, target: Path) -> dict[str, str]:
+    """Copy the results of a run's picking, if it has one, and nothing else that is in its folder.
+
+    Args:
+        run: The run.
+        target: The directory of the new run.
+
+    Returns:
+        What could not be copied, by name, with why.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    lost = lost_of(run)
+    if FOLDER in lost or not is_taken(run / FOLDER):
+        return lost
+    (target / FOLDER).mkdir()
+    for name in (f"{FOLDER}/{each}" for each in RESULTS):
+        if name in lost:
+            continue
+        try:
+            shutil.copyfile(run / name, target / name, follow_symlinks=False)
+        except OSError as error:
+            if is_full(error):
+                raise
+            (target / name).unlink(missing_ok=True)
+            lost[name] = error.strerror or str(error)
+    return lost
+
+
+def _why_no_file(path: Path) -> str:
+    """Why a path is no regular file; empty if it is one."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError as error:
+        return error.strerror or str(error)
+    if stat.S_ISLNK(mode):
+        return "it is a link"
+    return "" if stat.S_ISREG(mode) else "it is not a regular file"

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nasplat.data.picked import ABOUT, FOLDER, about
+from nasplat.data.picked import ABOUT, FOLDER, SHEET, about
 from nasplat.run.directory import RunDirectory
-
-SHEET = "sheet.png"
-"""The contact sheet."""
 
 
 @dataclass(frozen=True, slots=True)

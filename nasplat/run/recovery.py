@@ -15,7 +15,6 @@ from typing import Any
 from nasplat.architecture import Architecture
 from nasplat.artifact import Handle, digests_in
 from nasplat.config import SearchConfig, load_tree
-from nasplat.data.picked import FOLDER as PICKING
 from nasplat.driver.assembly import Assembly
 from nasplat.driver.collection import kept_digests
 from nasplat.errors import InputError, NasplatError, RunError, StorageError
@@ -24,7 +23,7 @@ from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import environment
 from nasplat.run.layout import ARTIFACTS, CONFIG, DATA, ENVIRONMENT, LOG, check_files
 from nasplat.run.log_validator import MALFORMED, LogValidator, describe
-from nasplat.run.own_picking import at_home
+from nasplat.run.own_picking import at_home, copy_results, lost_of
 from nasplat.run.records import LARGEST, read_data, read_environment
 from nasplat.run.rehearsal import snapshot_damage
 from nasplat.storage.artifact_store import ArtifactStore
@@ -80,7 +79,11 @@ class Salvage:
     gap: str | None = field(default=None, init=False)
     """The reason why the log ends after `prefix`; None if the log was read to its end."""
 
+    picking_lost: dict[str, str] = field(default_factory=dict, init=False)
+    """What is not copied of the run's picking, by name, with why."""
+
     def __post_init__(self) -> None:
+        self.picking_lost = lost_of(self.folder)
         self._wanted_by_strategy: set[str] = set()
         self._code_metrics: frozenset[str] = frozenset()
         self._not_replayed = ""
@@ -97,6 +100,7 @@ class Salvage:
             and not self.spoilt
             and not self.missing_artifacts
             and not self.states_gone
+            and not self.picking_lost
         )
 
     @cached_property
@@ -192,6 +196,7 @@ class Salvage:
             "states_gone": self.states_gone,
             "environment": "whole" if self.environment is not None else "to be remade",
             "data": "whole" if self.data_is_whole else "to be left out",
+            "picking_lost": self.picking_lost,
             "not_replayed": self._not_replayed,
         }
 
@@ -238,8 +243,7 @@ class Salvage:
                 target = ArtifactStore(draft / ARTIFACTS).path(Handle(digest))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-            if (self.folder / PICKING).is_dir():
-                shutil.copytree(self.folder / PICKING, draft / PICKING)
+            self.picking_lost = copy_results(self.folder, draft)
             if self.beyond:
                 write_atomically(draft / BEYOND, "".join(json.dumps(each) + "\n" for each in self.beyond))
             write_atomically(draft / NOTE, json.dumps(self.summary(), indent=2) + "\n")
