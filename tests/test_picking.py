@@ -300,6 +300,34 @@ def test_a_recovery_copies_the_results_of_a_picking_and_tells_what_is_none(run: 
     )
 
 
+def test_a_picking_of_somebody_else_is_checked_before_it_is_shown(run: nasplat.Run, tmp_path: Path) -> None:
+    folder = moved(run, tmp_path / "away").folder
+    about, sheet = folder / "picking" / "picking.json", folder / "picking" / "sheet.png"
+    whole = json.loads(about.read_text())
+    rows = nasplat.open_run(folder).picking
+    assert rows is not None and [name for name, _ in rows.rows()][-1] == "sheet"
+    for name, value in (
+        ("teacher", {"validation": 0.9}), ("notes", None), ("separation", 1e300), ("prior", 0.3),
+        ("pool", whole["pool"] | {"images": -1}), ("picked by class", {"\x1b[2J": "many"}),
+    ):  # fmt: skip
+        about.write_text(json.dumps(whole | {name: value}))
+        with pytest.raises(DamageError, match=rf"picking\.json is damaged: {name}.*; pick the images again") as error:
+            nasplat.open_run(folder).report(tmp_path / "report.html")
+        assert str(error.value).isprintable()
+    about.write_text(json.dumps(whole | {"notes": ["\x1b[2Jred\u202e"], "pool": whole["pool"] | {"sources": ["a\nb"]}}))
+    picked = nasplat.open_run(folder).picking
+    assert picked is not None and all(line.isprintable() for line in picked.lines())
+    for content in (b"no PNG", sheet.read_bytes()[:8] + bytes(1 << 23)):
+        sheet.write_bytes(content)
+        assert "data:image/png" not in nasplat.open_run(folder).report(tmp_path / "report.html").read_text()
+    sheet.unlink()
+    sheet.symlink_to(run.folder / "picking" / "sheet.png")
+    assert picked.sheet is None
+    about.write_text("[" * 100_000)
+    with pytest.raises(DamageError, match="RecursionError"):
+        _ = nasplat.open_run(folder).picking
+
+
 # Interruptions ----------------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,8 @@ SHEET, TABLE = "sheet.png", "picked.csv"
 RESULTS = (ABOUT, IMAGES, LABELS, PARTS, TEACHER, SHEET, TABLE)
 """The files that a run keeps of its picking."""
 FORMAT = 1
+LARGEST = 1 << 24
+"""Bytes of `picking.json`; with a thousand classes and long notes it has some ten thousand."""
 PICKED, GIVEN, VALIDATION, TEST = range(4)
 """The parts of the images: from the pool and labelled by the teacher; training, validation and test by people."""
 
@@ -112,11 +114,11 @@ def about(place: Path) -> dict[str, Any]:
     """
     path = place / ABOUT
     try:
-        document = json.loads(read_file(path))
+        document = json.loads(read_file(path, LARGEST))
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']!r}, and this version reads {FORMAT}")
         Layout.of_json(document)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DamageError(f"{path} is damaged: {type(error).__name__}: {error}; pick the images again") from error
     return dict(document)
 

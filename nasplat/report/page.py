@@ -21,7 +21,7 @@ from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
 from nasplat.run.history import History
 from nasplat.run.layers import layers_of
-from nasplat.run.picked import Picked
+from nasplat.run.picked import LARGEST_SHEET, Picked
 from nasplat.run.retrained import Comparison, agreement_of, missing_of, side_by_side
 from nasplat.storage.files import read_file, refusal, write_atomically
 from nasplat.task import LAYERS, Evaluate, Measurement
@@ -113,7 +113,7 @@ def render(run: RunDirectory, history: History) -> str:
 
 def _base64(path: Path) -> str:
     """The content of a file, for an address of its own in a page."""
-    return base64.b64encode(read_file(path)).decode()
+    return base64.b64encode(read_file(path, LARGEST_SHEET)).decode()
 
 
 def shown(value: Any) -> Any:
