@@ -32,6 +32,7 @@ from nasplat.data.picked import Layout, beside, place_of
 from nasplat.data.pool import Pool
 from nasplat.errors import DamageError, InputError, RunError, StorageError
 from nasplat.interface import distilling
+from nasplat.interface.configuring import parsed
 from nasplat.nn.program import check_sizes
 from nasplat.picking import pool_features
 from nasplat.picking.feature_maps import FeatureMaps
@@ -624,6 +625,35 @@ def test_unknown_students_and_options_that_do_not_fit_are_refused(
     (copies / "taken").mkdir()
     with pytest.raises(InputError, match="exists"):
         distilled(copies, teacher, preprocessing, copies / "taken")
+
+
+def test_options_are_checked_before_the_pool_is_read(
+    copies: Path, teacher: nn.Module, preprocessing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(*_: Any, **__: Any) -> None:
+        raise AssertionError("the pool was read")
+
+    monkeypatch.setattr(Pool, "listed", listed)
+
+    def why(**options: Any) -> str:
+        return refused(copies, teacher, preprocessing, options=SMALL | options)
+
+    assert "no option of benchmark.recipe is named 'ema_decay'" in why(**{"benchmark.recipe.ema_decay": 0.9})
+    assert "batch_size" in why(**{"benchmark.recipe.batch_size": 0})
+    assert "no option of space is named 'chanels'" in why(**{"space.chanels": 4})
+    assert "no option of strategy is named 'checkpoint'" in why(**{"strategy.checkpoint": 4})
+    assert "--seed (seed=…)" in why(seed=3)
+    assert "--pool (pool=…)" in why(**{"benchmark.dataset": "digits"})
+    assert "data.subset" in why(**{"benchmark.data.subset": 10})
+    assert "latency.engine" in why(**{"benchmark.latency.engine": "onnxruntime"})
+    assert "tensorboard:DIR" in refused(copies, teacher, preprocessing, log_to="logs")
+    assert "no option of benchmark.recipe is named 'wings'" in refused(
+        copies, teacher, preprocessing, recipe={"recipe": {"wings": 2}}
+    )
+    assert "--pool (pool=…)" in refused(copies, teacher, preprocessing, recipe={"dataset": "digits"})
+    with pytest.raises(InputError, match=r"give --seed"):
+        parsed("seed=3")
+    assert not beside(copies / "run").exists()
 
 
 def test_without_validation_images_some_labelled_ones_are_held_out_and_said(copies: Path, preprocessing: Any) -> None:

@@ -138,12 +138,20 @@ def parsed(assignment: str) -> tuple[str, Any]:
         InputError: The assignment has another form.
     """
     path, equals, text = assignment.partition("=")
+    _check_no_seed(path)
     if not equals or not _names_an_option(path):
         raise InputError(f"--set takes SECTION.OPTION=VALUE, such as strategy.population=50, but got {assignment!r}")
     try:
         return path, yaml_value(text)
     except ValueError:
         return path, text
+
+
+def _check_no_seed(path: str) -> None:
+    if path == "seed":
+        raise InputError(
+            f"the seed is of the whole run, and no option of a section, but got {path}; give --seed (seed=…)"
+        )
 
 
 def _names_an_option(path: str) -> bool:
@@ -158,6 +166,7 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
         InputError: The path has another form, or names no section.
     """
     section, _, option = path.partition(".")
+    _check_no_seed(path)
     if not _names_an_option(path):
         raise InputError(f"the name of an option is SECTION.OPTION, such as strategy.population, but got {path!r}")
     if section not in SECTIONS:

@@ -16,8 +16,9 @@ from nasplat.interface.configuring import assign, check_given_once, enter, merge
 from nasplat.interface.retraining import recipe_options, share_option
 from nasplat.interface.running import Interrupted, Searched, refuse_existing, run_search
 from nasplat.interface.teaching import student_of, teacher_of
-from nasplat.options import construct, nested
+from nasplat.options import construct, nested, shortly
 from nasplat.registry import SEARCH_SPACES
+from nasplat.results.tracking import Target
 from nasplat.retraining import RETRAINING
 from nasplat.run.directory import next_free
 from nasplat.run.picked import Picked
@@ -128,6 +129,8 @@ def distill(
             "--hard-labels (hard_labels=…)"
         )
     choice = Choice(prior, count, seed or 0)
+    for target in log_to:
+        Target.parse(target)
     folder = out or next_free(Path("runs"), "distilled")
     refuse_existing(folder)
     by = teacher_of(teacher, pick, preprocessing, trust=trust)
@@ -135,7 +138,7 @@ def distill(
     tree: dict[str, Any] = {
         "kind": RETRAINING,
         "space": space,
-        "benchmark": {"name": BENCHMARK, "dataset": f"{PREFIX}{folder.absolute()}", "epochs": EPOCHS},
+        "benchmark": {"name": BENCHMARK, "epochs": EPOCHS},
         "strategy": {"name": RETRAINING, "members": [code], "seeds": seeds, "checkpoints": checkpoints},
         "objectives": ["accuracy:max"],
         "seed": seed or 0,
@@ -165,7 +168,7 @@ def distill(
     made = construct("space", SEARCH_SPACES.get(config.space.name), **config.space.options)
     made.check_io(by.layout.io)
     tree["strategy"]["members"] = [made.parse(code).code]
-    config = SearchConfig.read(tree)
+    _check(SearchConfig.read(tree))
     device = "cuda" if cuda_is_available() else "cpu"
     maps = FeatureMaps(by.network, features, by.layout.io.input_shape, device)
     if maps.classes != len(by.layout.classes):
@@ -175,6 +178,8 @@ def distill(
         )
     images = labelled(positives, by.layout, per_class=per_class, most=by.most_pixels)
     work = beside(folder)
+    enter(tree, "benchmark", {"dataset": f"{PREFIX}{folder.absolute()}"})
+    config = SearchConfig.read(tree)
     try:
         with progress(console) as told:
             found = pick_images(work, maps, by.layout, pool, images, choice, most=by.most_pixels, told=told)
@@ -193,6 +198,27 @@ def distill(
         if is_taken(folder / FOLDER / ABOUT):  # the run has what was picked
             _delete(work)
     return searched
+
+
+def _check(config: SearchConfig) -> None:
+    """Check all options that need no images, since picking them may take hours.
+
+    Raises:
+        InputError: One is unknown or does not fit.
+    """
+    if (given := config.benchmark.options.get("dataset")) is not None:
+        raise InputError(
+            f"the student learns from what is picked, but got benchmark.dataset={shortly(given)}; leave it out, and "
+            "name where images are picked from by --pool (pool=…)"
+        )
+    config = config.resolved()
+    data = config.benchmark.options.get("data") or {}
+    if unfit := [name for name in ("subset", "side") if data.get(name) is not None]:
+        raise InputError(
+            f"data.{unfit[0]} is no option of images that are picked, but got {shortly(data[unfit[0]])}; leave it out, "
+            "or pick fewer by --count (count=…)"
+        )
+    config.workload.make().check()
 
 
 def _delete(work: Path) -> None:
