@@ -120,7 +120,7 @@ def teacher(place: Path, preprocessing: nasplat.Preprocessing) -> nn.Module:
     return training.network.eval()
 
 
-def distilled(place: Path, teacher: nn.Module, preprocessing: Any, out: Path, **given: Any) -> nasplat.Run:
+def distilled(place: Path, teacher: nn.Module, preprocessing: Any, out: Path | None, **given: Any) -> nasplat.Run:
     options: dict[str, Any] = {
         "positives": place / "labelled", "pool": place / "pool", "preprocessing": preprocessing, "epochs": 2,
         "checkpoints": 2, "prior": 0.35, "options": SMALL, "out": out, "progress": False,
@@ -498,6 +498,48 @@ def test_killed_while_the_student_is_trained_it_ends_with_the_same_weights(
     assert ended.status == "finished"
     for name, tensor in weights(ended).items():
         assert torch.equal(tensor, weights(run)[name])
+
+
+def test_what_a_killed_process_left_beside_its_run_is_deleted_once_it_is_resumed(
+    run: nasplat.Run, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = moved(run, tmp_path / "away")
+    left = beside(away.folder)
+    shutil.copytree(work, left)
+    away.resume(progress=False)
+    assert left.exists(), "it is the folder of another picking"
+    shutil.copy(away.folder / "picking" / "picking.json", left)
+    (left / "job.json").rename(left / "other.json")
+    away.resume(progress=False)
+    assert left.exists(), "it is no folder of a picking"
+    (left / "other.json").rename(left / "job.json")
+    monkeypatch.chdir(away.folder)
+    nasplat.open_run(".").resume(progress=False)
+    assert not left.exists() and work.exists()
+
+
+def test_without_a_name_a_run_goes_on_with_its_own_picking_alone(
+    place: Path, teacher: nn.Module, preprocessing: Any, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = list[Path]()
+
+    def stop(folder: Path, *_: Any, **__: Any) -> None:
+        begun.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nasplat.picking.job.pick", stop)
+
+    def folder(**given: Any) -> str:
+        with pytest.raises(KeyboardInterrupt):
+            distilled(place, teacher, preprocessing, None, **given)
+        return str(begun[-1])
+
+    shutil.copytree(work, tmp_path / "runs" / "distilled-1.picking")
+    assert folder() == "runs/distilled-1.picking"
+    assert folder(pool=place / "pool" / "other") == "runs/distilled-2.picking"
+    (tmp_path / "runs" / "distilled-1").mkdir()
+    assert folder() == "runs/distilled-2.picking"
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------

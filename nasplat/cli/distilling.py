@@ -121,7 +121,11 @@ def distill(
     log_to: LogTo = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run directory to create. Default: runs/distilled-N.", show_default=False),
+        typer.Option(
+            help="The run directory to create; while images are picked, all is in OUT.picking beside it. Default: the "
+            "first runs/distilled-N that is not there, or where the same picking was interrupted.",
+            show_default=False,
+        ),
     ] = None,
     trust_run: TrustRun = False,
     json: Json = False,

@@ -31,6 +31,8 @@ ABOUT, IMAGES, LABELS, PARTS, TEACHER = "picking.json", "images.npy", "labels.np
 """What was picked and how; uint8 `[n, channels, side, side]`; int64 `[n]`; int8 `[n]`; the teacher as a program."""
 SHEET, TABLE = "sheet.png", "picked.csv"
 """The contact sheet; the picked images by name."""
+JOB = "job.json"
+"""What a picking was begun with; in the folder that images are picked in alone."""
 RESULTS = (ABOUT, IMAGES, LABELS, PARTS, TEACHER, SHEET, TABLE)
 """The files that a run keeps of its picking."""
 FORMAT = 1

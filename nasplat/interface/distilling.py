@@ -1,5 +1,6 @@
 """A distillation: images of a pool are picked by a teacher and few labelled images, and a student learns from both."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nasplat.config import SearchConfig
-from nasplat.data.picked import ABOUT, FOLDER, PREFIX, RESULTS, beside
+from nasplat.data.picked import FOLDER, PREFIX, RESULTS, beside
 from nasplat.driver.assembly import Assembly
 from nasplat.errors import InputError
 from nasplat.executors.executor import cuda_is_available
@@ -20,7 +21,7 @@ from nasplat.options import construct, nested, shortly
 from nasplat.registry import SEARCH_SPACES
 from nasplat.results.tracking import Target
 from nasplat.retraining import RETRAINING
-from nasplat.run.directory import next_free
+from nasplat.run.own_picking import delete_leftover
 from nasplat.run.picked import Picked
 from nasplat.storage.files import is_taken
 
@@ -103,7 +104,8 @@ def distill(
         executor: ``inline`` or ``ray``.
         placing: The options of the executor.
         assignments: Further options, as pairs of ``SECTION.OPTION`` and value.
-        out: The run directory to create; by default ``runs/distilled-N``.
+        out: The run directory to create; by default the first ``runs/distilled-N`` that is not there, or where the same
+            picking was interrupted.
         trust: Whether what only the teacher's or the student's run names may be used.
         log_to: As in `run_search`.
 
@@ -117,7 +119,7 @@ def distill(
     """
     from nasplat.interface.bars import progress
     from nasplat.picking.feature_maps import FeatureMaps
-    from nasplat.picking.job import Choice
+    from nasplat.picking.job import Choice, job_of
     from nasplat.picking.job import pick as pick_images
     from nasplat.picking.positives import positives as labelled
 
@@ -131,8 +133,8 @@ def distill(
     choice = Choice(prior, count, seed or 0)
     for target in log_to:
         Target.parse(target)
-    folder = out or next_free(Path("runs"), "distilled")
-    refuse_existing(folder)
+    if out is not None:
+        refuse_existing(out)
     by = teacher_of(teacher, pick, preprocessing, trust=trust)
     space, code = student_of(student, student_pick, trust=trust)
     tree: dict[str, Any] = {
@@ -177,6 +179,7 @@ def distill(
             "order of its outputs"
         )
     images = labelled(positives, by.layout, per_class=per_class, most=by.most_pixels)
+    folder = out or _free(job_of(maps, by.layout, pool, images))
     work = beside(folder)
     enter(tree, "benchmark", {"dataset": f"{PREFIX}{folder.absolute()}"})
     config = SearchConfig.read(tree)
@@ -195,8 +198,7 @@ def distill(
             raise PickingInterrupted(work) from None
         raise
     finally:
-        if is_taken(folder / FOLDER / ABOUT):  # the run has what was picked
-            _delete(work)
+        delete_leftover(folder)
     return searched
 
 
@@ -221,8 +223,13 @@ def _check(config: SearchConfig) -> None:
     config.workload.make().check()
 
 
-def _delete(work: Path) -> None:
-    """Delete what a picking was made with, once its run has the results."""
-    import shutil
+def _free(job: dict[str, Any]) -> Path:
+    """The first of ``runs/distilled-1``, ``-2`` … that is not there, and where no other picking was interrupted."""
+    from nasplat.picking.job import differing
 
-    shutil.rmtree(work, ignore_errors=True)
+    numbered = (Path("runs") / f"distilled-{number}" for number in itertools.count(1))
+    return next(
+        folder
+        for folder in numbered
+        if not is_taken(folder) and (not is_taken(beside(folder)) or not differing(beside(folder), job))
+    )

@@ -289,7 +289,8 @@ def distill(
         retries: Retries of a trial after a worker failure.
         trial_seconds: Time limit of a trial.
         options: Further options by ``SECTION.OPTION``.
-        out: The run directory to create; by default ``runs/distilled-N``.
+        out: The run directory to create; by default the first ``runs/distilled-N`` that is not there, or where the same
+            picking was interrupted.
         log_to: As in `search`.
         progress: Whether to show the progress.
 

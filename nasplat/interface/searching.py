@@ -14,6 +14,7 @@ from nasplat.interface.configuring import merge
 from nasplat.interface.running import Searched, check_measures, data_of, refuse_existing, run_search
 from nasplat.run.directory import RunDirectory, next_free
 from nasplat.run.history import History
+from nasplat.run.own_picking import delete_leftover
 from nasplat.run.trust import check_store_trusted, check_trusted, resuming
 
 
@@ -89,6 +90,7 @@ def resume(
             "when this run began; a new search measures each code"
         )
     check_unspent(history, budget or {})
+    delete_leftover(run.folder)
     return run_search(assembly, run.folder, console, create=False, log_to=log_to)
 
 

@@ -24,7 +24,9 @@ from nasplat.data.picked import (
     FORMAT,
     GIVEN,
     IMAGES,
+    JOB,
     LABELS,
+    LARGEST,
     PARTS,
     PICKED,
     SHEET,
@@ -48,7 +50,7 @@ from nasplat.picking.positives import Labelled, Positives
 from nasplat.storage.files import is_taken, read_file, refusal, write_atomically
 from nasplat.storage.locking import held
 
-JOB, INDEX, LOCK = "job.json", "pool.sqlite", "picking.lock"
+INDEX, LOCK = "pool.sqlite", "picking.lock"
 SAMPLE = 20_000
 """The largest number of images of the pool that pickers learn from."""
 LEAST = 2 * estimates.FOLDS
@@ -112,14 +114,7 @@ def pick(
         InputError: The folder has the picking of something else, or the pool has no image that can be picked.
         StorageError: The disk is full.
     """
-    job = {
-        "format": FORMAT,
-        "pool": list(map(spelt, sources)),
-        "features": list(maps.names),
-        "teacher": _digest(maps.network),
-        "layout": json.loads(json.dumps(asdict(layout))),
-        "known": hashlib.sha256(b"".join(sorted(positives.contents()))).hexdigest(),
-    }
+    job = job_of(maps, layout, sources, positives)
     try:
         if folder.exists() and not is_taken(folder / JOB) and {path.name for path in folder.iterdir()} - {LOCK}:
             raise InputError(f"{folder} is not the folder of a picking; move it, or choose another --out (out=…)")
@@ -140,6 +135,27 @@ def pick(
         raise refusal(folder, "written", error) from error
 
 
+def job_of(maps: FeatureMaps, layout: Layout, sources: Sequence[str], positives: Positives) -> dict[str, Any]:
+    """What a picking is begun with, as JSON. It goes on with that alone; prior and count may differ."""
+    return {
+        "format": FORMAT,
+        "pool": list(map(spelt, sources)),
+        "features": list(maps.names),
+        "teacher": _digest(maps.network),
+        "layout": json.loads(json.dumps(asdict(layout))),
+        "known": hashlib.sha256(b"".join(sorted(positives.contents()))).hexdigest(),
+    }
+
+
+def differing(folder: Path, job: dict[str, Any]) -> list[str]:
+    """What of a job is not what the picking in a folder was begun with; all of it if there is none."""
+    try:
+        begun = json.loads(read_file(folder / JOB, LARGEST))
+    except (OSError, ValueError, RecursionError):
+        begun = None
+    return [name for name in job if not isinstance(begun, dict) or begun.get(name) != job[name]]
+
+
 def _begin(folder: Path, job: dict[str, Any]) -> None:
     """Record what is picked from, or check that it is what was begun.
 
@@ -149,15 +165,10 @@ def _begin(folder: Path, job: dict[str, Any]) -> None:
     path = folder / JOB
     if not is_taken(path):
         write_atomically(path, json.dumps(job, indent=2) + "\n")
-        return
-    try:
-        begun = json.loads(read_file(path))
-    except ValueError:
-        begun = {}
-    if differing := [name for name in job if begun.get(name) != job[name]]:
+    elif names := differing(folder, job):
         called = {"known": "labelled images", "layout": "image sizes or classes", "features": "feature maps"}
         raise InputError(
-            f"{folder} has a picking that was begun with other {' and '.join(called.get(n, n) for n in differing)}; "
+            f"{folder} has a picking that was begun with other {' and '.join(called.get(n, n) for n in names)}; "
             "give what it was begun with, choose another --out (out=…), or delete the folder"
         )
 

@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 from nasplat.config import PluginConfig, SearchConfig
-from nasplat.data.picked import ABOUT, FOLDER, PREFIX, RESULTS
-from nasplat.storage.files import is_full, is_taken
+from nasplat.data.picked import ABOUT, FOLDER, JOB, LARGEST, PREFIX, RESULTS, beside
+from nasplat.storage.files import is_full, is_taken, read_file
 
 
 def at_home(config: SearchConfig, run: Path) -> SearchConfig:
@@ -65,6 +65,21 @@ def copy_results(run: Path, target: Path) -> dict[str, str]:
             (target / name).unlink(missing_ok=True)
             lost[name] = error.strerror or str(error)
     return lost
+
+
+def delete_leftover(run: Path) -> None:
+    """Delete the folder beside a run in which its images were picked; a process that was killed leaves it there.
+
+    It is left alone unless the run has all results, and it is the folder of this very picking.
+    """
+    work = beside(run.absolute())  # the working directory has no name
+    try:
+        if work.is_symlink() or _why_no_file(work / JOB) or lost_of(run):
+            return
+        if read_file(work / ABOUT, LARGEST) == read_file(run / FOLDER / ABOUT, LARGEST):
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError:  # one of them is not there
+        return
 
 
 def _why_no_file(path: Path) -> str:
