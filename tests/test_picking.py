@@ -662,6 +662,11 @@ def test_unknown_students_and_options_that_do_not_fit_are_refused(
     assert "SPACE:CODE" in why("nothing")
     assert "SPACE:CODE" in why("nospace:1")
     assert why("nasbench201:wrong")
+    assert len(why("x" * 5000)) < 500 and "|op~0|" in why("nasbench201:" + "|nor_conv_3x3~0|" * 500)
+    assert len(refused(copies, teacher, preprocessing, positives="x" * 5000)) < 500
+    assert len(refused(copies, teacher, preprocessing, pool="x" * 5000)) < 500
+    with pytest.raises(InputError, match="is neither"):
+        nasplat.distill("x" * 5000, STUDENT, copies / "labelled", copies / "pool")
     assert "which is turned off" in refused(copies, teacher, preprocessing, robust=False, perturbations=2)
     assert "from 0 to below 1" in refused(copies, teacher, preprocessing, hard_labels=1.0)
     (copies / "taken").mkdir()

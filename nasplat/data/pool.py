@@ -16,6 +16,8 @@ from nasplat.data.dataset import Dataset
 from nasplat.data.datasets import DATASETS, dataset
 from nasplat.data.picture_files import ENDINGS, MOST_PIXELS, in_threads, why, why_left_out
 from nasplat.errors import InputError, StorageError
+from nasplat.options import shortly
+from nasplat.storage.files import is_folder
 from nasplat.storage.sqlite_errors import remedy
 
 if TYPE_CHECKING:
@@ -76,10 +78,10 @@ class Pool:
         """
         if not index.exists():
             for source in sources:
-                if not Path(source).is_dir() and source not in NAMES:
+                if not is_folder(Path(source)) and source not in NAMES:
                     raise InputError(
-                        f"a pool is a folder of images, or a data set by name, but {source!r} is neither; data sets: "
-                        f"{', '.join(NAMES)}"
+                        f"a pool is a folder of images, or a data set by name, but {shortly(source)} is neither; data "
+                        f"sets: {', '.join(NAMES)}"
                     )
             draft = index.with_name(f"{index.name}.draft")
             draft.unlink(missing_ok=True)
@@ -198,7 +200,7 @@ def _has_entries(folder: str) -> bool:
 
 def spelt(source: str) -> str:
     """A source as it is listed: the absolute path of a folder, or the name of a data set."""
-    return source if source in NAMES and not Path(source).is_dir() else str(Path(source).absolute())
+    return source if source in NAMES and not is_folder(Path(source)) else str(Path(source).absolute())
 
 
 def read_pictures(paths: Sequence[Path], shape: Shape, most: int) -> tuple[Images, list[tuple[int, str]]]:

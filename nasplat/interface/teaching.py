@@ -11,8 +11,10 @@ from nasplat.data.picture_files import MOST_PIXELS
 from nasplat.errors import InputError, NasplatError
 from nasplat.interface.adoption import opened
 from nasplat.interface.running import check_measures
+from nasplat.options import shortly
 from nasplat.run.directory import RunDirectory
 from nasplat.run.layout import LOG
+from nasplat.storage.files import is_taken
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,11 +72,12 @@ def teacher_of(
 def _of_folder(folder: Path, pick: str, *, trust: bool) -> "tuple[nn.Module, Preprocessing]":
     from nasplat.export.opening import ARCHITECTURE
 
-    if (folder / LOG).exists():
+    if is_taken(folder / LOG):
         return _of_run(opened(folder, trust=trust), pick)
-    if not (folder / ARCHITECTURE).exists():
+    if not is_taken(folder / ARCHITECTURE):
         raise InputError(
-            f"a teacher is an exported folder or a run, but {folder} is neither; export a network by nasplat export RUN"
+            f"a teacher is an exported folder or a run, but {shortly(str(folder))} is neither; export a network by "
+            "nasplat export RUN"
         )
     import json
 
@@ -172,10 +175,10 @@ def student_of(student: str | Path, pick: str, *, trust: bool) -> tuple[dict[str
     from nasplat.registry import SEARCH_SPACES
 
     folder = Path(student)
-    if (folder / LOG).exists():
+    if is_taken(folder / LOG):
         run = opened(folder, trust=trust)
         return run.config.space.model_dump(mode="json"), run.history().pick(pick).architecture.code
-    if (folder / ARCHITECTURE).exists():
+    if is_taken(folder / ARCHITECTURE):
         exported = read(folder)
         return {"name": exported.space, **exported.options}, exported.architecture.code
     text = str(student)
@@ -187,6 +190,6 @@ def student_of(student: str | Path, pick: str, *, trust: bool) -> tuple[dict[str
             continue
         return {"name": name}, code
     raise InputError(
-        f"a student is SPACE:CODE of a known search space, a run or an exported folder, but got {text!r}; nasplat list "
-        "spaces shows the spaces, nasplat show RUN the codes that a search found"
+        f"a student is SPACE:CODE of a known search space, a run or an exported folder, but got {shortly(text)}; "
+        "nasplat list spaces shows the spaces, nasplat show RUN the codes that a search found"
     )

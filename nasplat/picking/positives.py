@@ -16,6 +16,8 @@ from nasplat.data.picture_files import ENDINGS, files_below
 from nasplat.data.pool import read_pictures
 from nasplat.data.pool_pass import content
 from nasplat.errors import InputError
+from nasplat.options import shortly
+from nasplat.storage.files import is_folder
 
 HELD_OUT = 5
 """One in so many labelled images of a class is for validation, if there are no others for that."""
@@ -79,7 +81,7 @@ def positives(source: str, layout: Layout, *, per_class: int | None, most: int) 
     Raises:
         InputError: There are too few images or classes, a class is none of the teacher's, or an image is not readable.
     """
-    if Path(source).is_dir():
+    if is_folder(Path(source)):
         parts = _of_folder(Path(source), layout, most)
     elif source in DATASETS and source != "image_folder":
         if per_class is None:
@@ -90,8 +92,8 @@ def positives(source: str, layout: Layout, *, per_class: int | None, most: int) 
         parts = _of_dataset(source, layout)
     else:
         raise InputError(
-            f"positives are a folder of class folders, or a data set by name, but {source!r} is neither; data sets: "
-            f"{', '.join(sorted(set(DATASETS) - {'image_folder'}))}"
+            f"positives are a folder of class folders, or a data set by name, but {shortly(source)} is neither; data "
+            f"sets: {', '.join(sorted(set(DATASETS) - {'image_folder'}))}"
         )
     notes: list[str] = []
     if "validation" not in parts:

@@ -24,6 +24,11 @@ def is_taken(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder or a link to one; an impossible name is none."""
+    return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises OSError for a name that is too long
+
+
 def is_full(error: OSError) -> bool:
     """Whether the cause of an error is that a disk, a quota or a limit on the size of files is used up."""
     return error.errno in _NO_ROOM
