@@ -171,7 +171,7 @@ COMMANDS_ALONE = {
     "interface/configuring.py", "run/environment.py", "benchmarks/nasbench201_package.py", "benchmarks/tables.py",
 }  # fmt: skip
 """Where messages are of commands that have no function in Python, or have options of other programs."""
-IN_PYTHON = {"set": "options", "objective": "objectives", "trust_run": "trust"}
+IN_PYTHON = {"set": "options", "objective": "objectives", "feature": "features", "trust_run": "trust"}
 """The arguments of Python that have other names than the options of commands."""
 
 

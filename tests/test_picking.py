@@ -648,6 +648,14 @@ def test_teachers_that_cannot_teach_are_refused(copies: Path, teacher: nn.Module
         nasplat.distill(teacher, STUDENT, copies / "labelled", copies / "pool")
 
 
+def test_a_teacher_must_give_numbers_that_are_finite(copies: Path, teacher: nn.Module, preprocessing: Any) -> None:
+    infinite = Teacher().eval()
+    infinite.get_parameter("0.bias").data.fill_(torch.inf)
+    said = refused(copies, infinite, preprocessing, features=["1"])
+    assert "the feature map '1' of an image are not" in said and "--feature (features=[…])" in said
+    assert not beside(copies / "run").exists()
+
+
 def test_unknown_students_and_options_that_do_not_fit_are_refused(
     copies: Path, teacher: nn.Module, preprocessing: Any
 ) -> None:

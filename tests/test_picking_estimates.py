@@ -58,6 +58,14 @@ def test_risk_and_gradient_agree_with_sums_by_hand() -> None:
         assert grad == pytest.approx(slopes(positives, unlabelled, prior, negative=minus < 0), abs=1e-8)
 
 
+def test_a_feature_that_does_not_vary_is_not_scaled_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 4, generator=generator)
+    features[:, 1], features[:, 2], features[:, 3] = 0.0, 1000 + 1e-5 * features[:, 2], 1e-7 * features[:, 3]
+    picker = fit(features[:10], features, 0.3, generator, PickerRecipe(steps=1))
+    assert picker.std.tolist() == [*features.std(0)[:1].tolist(), 1.0, 1.0, *features.std(0)[3:].tolist()]
+
+
 def test_where_the_negative_risk_is_below_zero_its_gradient_is_turned_and_not_cut_off() -> None:
     positives, unlabelled, prior = [1.0, 2.0], [-6.0, -5.0, -7.0], 0.5
     _, minus = by_hand(positives, unlabelled, prior)

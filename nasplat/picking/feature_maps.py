@@ -76,7 +76,11 @@ class FeatureMaps:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs `[n, classes]` and the features `[n, dimensions]` of images, on the CPU, in float32."""
+        """The outputs `[n, classes]` and the features `[n, dimensions]` of images, on the CPU, in float32.
+
+        Raises:
+            InputError: A number is not finite.
+        """
         kept: dict[str, Tensor] = {}
 
         def keep(name: str, _module: nn.Module, _given: Any, output: Any) -> None:
@@ -86,6 +90,13 @@ class FeatureMaps:
             for name in self.names:
                 hooks.callback(self._modules[name].register_forward_hook(partial(keep, name)).remove)
             logits = self.network(images.to(self.device))
+        for name, given in {**kept, "": logits}.items():
+            if not given.isfinite().all():
+                what = f"the feature map {name!r}" if name else "the outputs"
+                raise InputError(
+                    f"what a teacher gives must be finite, but {what} of an image are not; check its weights, and the "
+                    "mean and std of its preprocessing, or take other feature maps by --feature (features=[…])"
+                )
         return logits.float().cpu(), torch.cat([kept[name] for name in self.names], 1).float().cpu()
 
     @torch.no_grad()

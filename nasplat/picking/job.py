@@ -184,6 +184,8 @@ def _picked(
     told: Told,
 ) -> dict[str, Any]:
     _write_teacher(maps, layout, folder / TEACHER)
+    training, answers = _seen(maps, layout, positives.training)  # before the pool: the teacher may give no numbers
+    _, validated = _seen(maps, layout, positives.validation)
     with Pool.listed(
         folder / INDEX, sources, layout.io.input_shape, most, told=lambda count: told("listing the pool", count, 0)
     ) as pool:
@@ -194,8 +196,6 @@ def _picked(
                 f"{len(of_pool.kept.usable)}{of_pool.kept.example()}; give a larger one"
             )
         told("learning to pick", 0, 0)
-        training, answers = _seen(maps, layout, positives.training)
-        _, validated = _seen(maps, layout, positives.validation)
         sample = of_pool.sample(SAMPLE, choice.seed)
         ranks = estimates.held_out_ranks(training, sample, choice.prior, choice.seed)
         estimated = estimates.prior_of(ranks, choice.seed)

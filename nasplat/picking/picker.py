@@ -8,6 +8,9 @@ from torch import Tensor, nn
 REDUCTION = 16
 """How many times fewer numbers the attention has inside, as in squeeze-and-excitation (Hu et al., 2018)."""
 
+CONSTANT = 1e-6
+"""A feature that deviates by no more than so many times its mean is constant."""
+
 
 @dataclass(frozen=True, slots=True)
 class PickerRecipe:
@@ -97,8 +100,10 @@ def fit(
     for parameter in picker.parameters():
         bound = parameter.shape[-1] ** -0.5
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
-    picker.mean.copy_(unlabelled.mean(0))
-    picker.std.copy_(unlabelled.std(0).clamp_(min=1e-6))
+    mean, std = unlabelled.mean(0), unlabelled.std(0)
+    picker.mean.copy_(mean)
+    # What hardly varies is rounding: divided by its deviation it would outweigh all that tells images apart.
+    picker.std.copy_(torch.where(std > CONSTANT * mean.abs(), std, 1.0))
     optimizer = torch.optim.AdamW(picker.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     for _ in range(recipe.steps):
