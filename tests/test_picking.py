@@ -33,6 +33,7 @@ from nasplat.data.pool import Pool
 from nasplat.errors import DamageError, InputError, RunError, StorageError
 from nasplat.interface import distilling
 from nasplat.interface.configuring import parsed
+from nasplat.interface.teaching import restored
 from nasplat.nn.program import check_sizes
 from nasplat.picking import pool_features
 from nasplat.picking.feature_maps import FeatureMaps
@@ -194,9 +195,13 @@ def test_a_student_learns_of_it_and_is_shown_reported_tested_and_exported(
 def test_the_same_call_gives_the_same_picking_and_weights(
     run: nasplat.Run, place: Path, teacher: nn.Module, preprocessing: Any, tmp_path: Path
 ) -> None:
+    teacher.train().get_submodule("4").eval()
+    modes, drawn = [each.training for each in teacher.modules()], torch.get_rng_state()
     again = distilled(
         place, teacher, preprocessing, tmp_path / "again", pool=[place / "pool", place / "pool" / "other"]
     )
+    assert [each.training for each in teacher.modules()] == modes and torch.equal(torch.get_rng_state(), drawn)
+    teacher.eval()
     assert sorted(names(again)) == sorted(names(run))  # a folder inside of another is listed once
     for name, tensor in weights(again).items():
         assert torch.equal(tensor, weights(run)[name])
@@ -778,6 +783,19 @@ def test_features_are_the_means_of_named_maps(teacher: nn.Module) -> None:
     assert torch.allclose(features, torch.cat([first.mean((2, 3)), last.mean((2, 3))], 1), atol=1e-6)
     assert FeatureMaps(teacher, None, (1, 8, 8)).names == ("1", "4", "7")
     assert not any(module._forward_hooks for module in teacher.modules())
+
+
+@pytest.mark.parametrize("moved", [torch.device("meta"), torch.float64])
+def test_a_module_of_the_user_is_given_back_where_it_was(moved: Any) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    weight = network.get_parameter("0.weight")
+    weight.grad = torch.ones_like(weight)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt), restored(network):
+        network.eval().to(moved)
+        raise KeyboardInterrupt
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training and network[1].training and torch.equal(weight.grad, torch.ones_like(weight))
 
 
 def test_bands_show_the_best_the_border_and_the_rest() -> None:

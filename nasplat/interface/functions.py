@@ -257,7 +257,7 @@ def distill(
 
     Args:
         teacher: A run, its directory, an exported folder, or a trained classifier as a module of torch, which is given
-            with `preprocessing`.
+            with `preprocessing`, and is as before afterwards.
         student: ``SPACE:CODE``, a run, its directory, or an exported folder. Its weights are not used.
         positives: The few labelled images: a folder with ``CLASS/*``, or with ``train/CLASS/*``, ``val/`` and
             ``test/``; or the name of a data set, with `per_class`.
@@ -300,45 +300,48 @@ def distill(
             resumed like any other.
     """
     from nasplat.interface import distilling
+    from nasplat.interface.teaching import restored
 
     check_not_importing()
     trust = any(isinstance(each, Run) and each.trust for each in (teacher, student))
-    searched = distilling.distill(
-        teacher.folder if isinstance(teacher, Run) else teacher,
-        console_of(progress),
-        student=student.folder if isinstance(student, Run) else student,
-        positives=str(positives),
-        pool=[str(each) for each in ([pool] if isinstance(pool, str | Path) else pool)],
-        pick=str(pick),
-        student_pick=str(student_pick),
-        features=features,
-        preprocessing=preprocessing,
-        prior=prior,
-        count=count,
-        per_class=per_class,
-        robust=robust,
-        hard_labels=hard_labels,
-        temperature=temperature,
-        perturbations=perturbations,
-        recipe=Path(recipe) if isinstance(recipe, str) else recipe,
-        epochs=epochs,
-        seeds=seeds,
-        checkpoints=checkpoints,
-        seed=seed,
-        executor=executor,
-        placing={
-            "workers": workers,
-            "cpus_per_worker": cpus_per_worker,
-            "gpus_per_worker": gpus_per_worker,
-            "address": ray_address,
-            "retries": retries,
-            "trial_seconds": trial_seconds,
-        },
-        assignments=list((options or {}).items()),
-        out=None if out is None else Path(out),
-        trust=trust,
-        log_to=listed(log_to),
-    )
+    given = teacher.folder if isinstance(teacher, Run) else teacher
+    with restored(given):
+        searched = distilling.distill(
+            given,
+            console_of(progress),
+            student=student.folder if isinstance(student, Run) else student,
+            positives=str(positives),
+            pool=[str(each) for each in ([pool] if isinstance(pool, str | Path) else pool)],
+            pick=str(pick),
+            student_pick=str(student_pick),
+            features=features,
+            preprocessing=preprocessing,
+            prior=prior,
+            count=count,
+            per_class=per_class,
+            robust=robust,
+            hard_labels=hard_labels,
+            temperature=temperature,
+            perturbations=perturbations,
+            recipe=Path(recipe) if isinstance(recipe, str) else recipe,
+            epochs=epochs,
+            seeds=seeds,
+            checkpoints=checkpoints,
+            seed=seed,
+            executor=executor,
+            placing={
+                "workers": workers,
+                "cpus_per_worker": cpus_per_worker,
+                "gpus_per_worker": gpus_per_worker,
+                "address": ray_address,
+                "retries": retries,
+                "trial_seconds": trial_seconds,
+            },
+            assignments=list((options or {}).items()),
+            out=None if out is None else Path(out),
+            trust=trust,
+            log_to=listed(log_to),
+        )
     check_some_measured(searched.run)
     return Run(searched.run.folder)
 

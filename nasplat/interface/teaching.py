@@ -1,6 +1,7 @@
 """The network that a student learns from: an exported one, one of a run, or a module of torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,25 @@ class TaughtBy:
     network: "nn.Module"
     layout: Layout
     most_pixels: int
+
+
+@contextmanager
+def restored(teacher: "str | Path | nn.Module") -> Iterator[None]:
+    """Give a module of the user back as it was: each part in its mode, each tensor on its device."""
+    if isinstance(teacher, str | Path):
+        yield
+        return
+    modules = [(each, each.training, dict(each._parameters), dict(each._buffers)) for each in teacher.modules()]
+    tensors = [(each, each.data) for p in teacher.parameters() for each in (p, p.grad) if each is not None]
+    try:
+        yield
+    finally:
+        for module, training, parameters, buffers in modules:
+            module.training = training
+            module._parameters.update(parameters)  # torch moves some in place, and puts others in their place
+            module._buffers.update(buffers)
+        for tensor, data in tensors:
+            tensor.data = data
 
 
 def teacher_of(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nasplat.training.seeding import seeded
+
 REDUCTION = 16
 """How many times fewer numbers the attention has inside, as in squeeze-and-excitation (Hu et al., 2018)."""
 
@@ -96,7 +98,8 @@ def fit(
         recipe: How it is trained.
     """
     recipe = recipe or PickerRecipe()
-    picker = Picker(positives.shape[1])
+    with seeded(0):  # whatever it is made with is replaced
+        picker = Picker(positives.shape[1])
     for parameter in picker.parameters():
         bound = parameter.shape[-1] ** -0.5
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
