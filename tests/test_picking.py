@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -443,6 +444,20 @@ def test_a_damaged_list_is_told(place: Path, teacher: nn.Module, preprocessing: 
     (work / "pool.sqlite").write_bytes(b"no list of pictures" * 100)
     with pytest.raises(StorageError, match=r"pool\.sqlite is damaged: .*; delete"):
         job()
+
+
+def test_a_full_disk_is_no_fault_of_the_teacher(
+    place: Path, teacher: nn.Module, preprocessing: Any, tmp_path: Path
+) -> None:
+    job, _ = _job(place, teacher, preprocessing, tmp_path / "full")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(StorageError, match="free disk space"):
+            job()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in (tmp_path / "full").iterdir()} <= {"job.json", "picking.lock"}
 
 
 def test_a_picking_of_something_else_is_not_continued(

@@ -1,13 +1,15 @@
 """Networks as `torch.export` programs. Torch runs a program without the source of the network."""
 
+import io
 import json
 import re
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from nasplat.errors import RunError
 from nasplat.nn.onnx import SIDES
+from nasplat.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,16 +23,25 @@ LEAST = 3
 
 
 def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path, *, upscales: bool = False) -> None:
-    """Write a network as a program with a free batch size.
+    """Write a network as a program, complete or not at all; see `program_of`.
+
+    Raises:
+        RunError: The program would contain pickled objects.
+        OSError: The file cannot be written.
+    """
+    write_atomically(path, program_of(network, input_shape, upscales=upscales))
+
+
+def program_of(network: "nn.Module", input_shape: tuple[int, ...], *, upscales: bool = False) -> bytes:
+    """The file of a program with a free batch size.
 
     Args:
         network: The network in evaluation mode, on the CPU.
         input_shape: The shape of one input example.
-        path: The file to write.
         upscales: Whether the network upscales images. The program then accepts any height and width from `LEAST` on.
 
     Raises:
-        RunError: The file would contain pickled objects.
+        RunError: The program would contain pickled objects.
     """
     import torch
 
@@ -49,12 +60,14 @@ def write_program(network: "nn.Module", input_shape: tuple[int, ...], path: Path
         _drop_checks(program)
     # Torch would pickle only the example inputs.
     program.example_inputs = None
-    torch.export.save(program, path)
-    if is_pickled(path):
-        raise RunError(
-            "torch.export would write some tensors of the network as pickles, and opening a pickle can run any code; "
-            "export with --format onnx (format='onnx') or source"
-        )
+    with io.BytesIO() as file:  # torch tells a full disk as an error of its own
+        torch.export.save(program, file)
+        if is_pickled(file):
+            raise RunError(
+                "torch.export would write some tensors of the network as pickles, and opening a pickle can run any "
+                "code; export with --format onnx (format='onnx') or source"
+            )
+        return file.getvalue()
 
 
 def _drop_checks(program: "ExportedProgram") -> None:
@@ -72,9 +85,9 @@ def _drop_checks(program: "ExportedProgram") -> None:
     program.graph_module.recompile()
 
 
-def is_pickled(path: Path) -> bool:
+def is_pickled(file: Path | BinaryIO) -> bool:
     """Whether a program contains pickles, which `torch.export.load` would execute."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
             if "/sample_inputs/" in name and archive.getinfo(name).file_size:
                 return True
@@ -85,21 +98,22 @@ def is_pickled(path: Path) -> bool:
     return False
 
 
-def check_sizes(path: Path) -> None:
+def check_sizes(file: Path | BinaryIO) -> None:
     """Check that the sizes of a program are numbers or names. Torch evaluates them as text, which could run any code.
 
     Raises:
         RunError: One is anything else.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         waiting: list[object] = [json.loads(archive.read(n)) for n in archive.namelist() if n.endswith(".json")]
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
             size = part.get("expr_str")
             if size is not None and not (isinstance(size, str) and PLAIN_SIZE.fullmatch(size)):
+                named = file if isinstance(file, Path) else "the program"
                 raise RunError(
-                    f"{path} was not opened, since a size in it is no number and no name: {str(size)[:80]!r}"
+                    f"{named} was not opened, since a size in it is no number and no name: {str(size)[:80]!r}"
                 )
             waiting += part.values()
         elif isinstance(part, list):

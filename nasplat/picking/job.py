@@ -40,7 +40,7 @@ from nasplat.data.picked import (
 from nasplat.data.pool import Pool, spelt
 from nasplat.data.pool_pass import CHUNK, IS_UNREADABLE, USABLE, Told
 from nasplat.errors import InputError, StorageError
-from nasplat.nn.program import check_sizes, write_program
+from nasplat.nn.program import check_sizes, program_of
 from nasplat.picking import estimates
 from nasplat.picking.estimates import Estimate
 from nasplat.picking.feature_maps import FeatureMaps
@@ -249,11 +249,12 @@ def _write_teacher(maps: FeatureMaps, layout: Layout, path: Path) -> None:
     """Write the teacher as a program, before anything that takes long.
 
     Raises:
-        InputError: Torch cannot write it.
+        InputError: Torch cannot make one.
+        OSError: It cannot be written.
     """
     try:
-        write_program(maps.network.cpu(), layout.io.input_shape, path)
-        check_sizes(path)
+        program = program_of(maps.network.cpu(), layout.io.input_shape)
+        check_sizes(io.BytesIO(program))
     except Exception as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(
@@ -262,6 +263,7 @@ def _write_teacher(maps: FeatureMaps, layout: Layout, path: Path) -> None:
         ) from error
     finally:
         maps.network.to(maps.device)
+    write_atomically(path, program)
 
 
 def _digest(network: nn.Module) -> str:
