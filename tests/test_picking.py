@@ -446,6 +446,26 @@ def test_a_damaged_list_is_told(place: Path, teacher: nn.Module, preprocessing: 
         job()
 
 
+def test_picked_images_that_are_gone_when_they_are_copied_are_told(
+    place: Path, teacher: nn.Module, preprocessing: Any, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = _job(place, teacher, preprocessing, work)
+    before, read = json.loads((work / "picking.json").read_text()), Pool.read
+
+    def fails(self: Pool, rows: Sequence[int]) -> Any:
+        images, failures = read(self, rows)
+        if isinstance(rows, list) and not done:  # the pass reads ranges
+            done.append(True)
+            return images[2:], [*failures, *((row, "gone") for row in rows[:2])]
+        return images, failures
+
+    done = list[bool]()
+    monkeypatch.setattr(Pool, "read", fails)
+    found = job()
+    assert found["picked"] == before["picked"] - 2
+    assert any(note.startswith("2 images of the picked left out") for note in found["notes"])
+
+
 def test_a_full_disk_is_no_fault_of_the_teacher(
     place: Path, teacher: nn.Module, preprocessing: Any, tmp_path: Path
 ) -> None:

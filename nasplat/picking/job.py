@@ -238,7 +238,7 @@ def _picked(
                 "validation": float((validated == positives.validation.labels).mean()),
             },
         }
-        found["notes"] = [*positives.notes, *_notes(found, estimated, of_pool)]
+        found["notes"] = [*positives.notes, *_notes(found, estimated, of_pool, lost=len(rows) - len(kept))]
         _write_sheet(folder / SHEET, pool, order, number)
         _write_table(folder / TABLE, pool, scores, of_pool.answers, kept, layout)
     write_atomically(folder / ABOUT, json.dumps(found, indent=2) + "\n")  # last: with it, all is there
@@ -325,6 +325,8 @@ def _write_images(
             told("keeping what was picked", first, len(rows))
             some = rows[first : first + CHUNK].tolist()
             images, failures = pool.read(some)
+            if failures:
+                pool.check_there()
             gone = {row for row, _ in failures}
             kept += [row for row in some if row not in gone]
             array.add(images)
@@ -376,8 +378,15 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
 
 
-def _notes(found: dict[str, Any], estimated: Estimate, of_pool: PoolFeatures) -> list[str]:
-    """What users should know of a picking, one line each."""
+def _notes(found: dict[str, Any], estimated: Estimate, of_pool: PoolFeatures, lost: int) -> list[str]:
+    """What users should know of a picking, one line each.
+
+    Args:
+        found: What `picking.json` says.
+        estimated: The estimated prior.
+        of_pool: The images of the pool.
+        lost: How many of the picked could not be read once more.
+    """
     notes, prior, pool = list[str](), found["prior"], found["pool"]
     if pool["unreadable"]:
         named = "; ".join(f"{name}: {why}" for name, why in of_pool.kept.unreadable(NAMED))
@@ -388,6 +397,11 @@ def _notes(found: dict[str, Any], estimated: Estimate, of_pool: PoolFeatures) ->
         )
     if pool["labelled again"]:
         notes.append(f"{_images(pool['labelled again'])} of the pool left out, since among the labelled ones")
+    if lost:
+        notes.append(
+            f"{_images(lost)} of the picked left out, since no longer readable; if that is more than a few, restore "
+            "the pool, and pick again"
+        )
     if not prior["given"] and estimates.is_wide(estimated):
         notes.append(
             f"the share of the pool that belongs is estimated at {estimated}, which is a wide interval; if you know "
