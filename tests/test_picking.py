@@ -39,7 +39,7 @@ from nasplat.nn.program import check_sizes
 from nasplat.picking import pool_features
 from nasplat.picking.feature_maps import FeatureMaps
 from nasplat.picking.job import Choice, pick
-from nasplat.picking.positives import Positives, positives
+from nasplat.picking.positives import Labelled, Positives, _parted, positives
 from nasplat.run.recovery import salvage
 from nasplat.training.distillation import Distillation
 from nasplat.training.fit import ClassifierTraining
@@ -761,6 +761,45 @@ def test_without_validation_images_some_labelled_ones_are_held_out_and_said(copi
     assert found.training.images.tobytes() not in found.validation.images.tobytes()
     few = positives(str(copies / "labelled"), layout, per_class=2, most=10**6)
     assert np.bincount(few.training.labels).tolist() == [2] * 5
+
+
+def test_no_labelled_image_is_in_two_parts_or_two_classes(copies: Path, preprocessing: Any) -> None:
+    layout = Layout(CLASSES, 1, 8, preprocessing.mean, preprocessing.std)
+    labelled = copies / "labelled"
+
+    def found() -> Positives:
+        return positives(str(labelled), layout, per_class=None, most=10**6)
+
+    whole = found()
+    assert not whole.notes
+    for number in range(3):  # twice in training, whose folds would share it
+        shutil.copy(labelled / "train" / "one" / f"000{number}.png", labelled / "train" / "one" / f"again{number}.png")
+    shutil.copy(labelled / "val" / "two" / "0000.png", labelled / "train" / "two" / "val.png")
+    for part in ("train", "val"):
+        shutil.copy(labelled / "test" / "two" / "0000.png", labelled / part / "two" / "test.png")
+    again = found()
+    for part in ("training", "validation", "test"):
+        assert sorted(map(bytes, getattr(again, part).images)) == sorted(map(bytes, getattr(whole, part).images))
+    assert [note.split(",")[0] for note in again.notes] == [
+        "1 labelled images are also for test",
+        "2 labelled images are also for validation or test",
+        "3 labelled images are copies of others",
+    ]
+    shutil.rmtree(labelled / "val")
+    shutil.copytree(labelled / "test", labelled / "val")
+    with pytest.raises(InputError, match="each validation image is a test image too"):
+        found()
+    shutil.copy(labelled / "val" / "two" / "0001.png", labelled / "train" / "one" / "two.png")
+    with pytest.raises(InputError, match=r"/two\.png is the same image as .*/val/two/0001\.png, of one and two"):
+        found()
+
+
+def test_training_images_of_a_data_set_with_two_classes_are_left_out() -> None:
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None]
+    parts = {"training": Labelled(images[[0, 1, 0, 2, 1]], np.array([0, 1, 1, 0, 1]))}
+    notes = _parted(parts)
+    assert parts["training"].images.ravel().tolist() == [1, 2] and parts["training"].labels.tolist() == [1, 0]
+    assert [note.split()[0] for note in notes] == ["2", "1"] and "another class" in notes[0]
 
 
 def test_a_near_pool_is_told(

@@ -79,7 +79,8 @@ def positives(source: str, layout: Layout, *, per_class: int | None, most: int) 
         most: The largest number of pixels of an image.
 
     Raises:
-        InputError: There are too few images or classes, a class is none of the teacher's, or an image is not readable.
+        InputError: There are too few images or classes, a class is none of the teacher's, or an image is not readable
+            or in two classes.
     """
     if is_folder(Path(source)):
         parts = _of_folder(Path(source), layout, most)
@@ -95,18 +96,14 @@ def positives(source: str, layout: Layout, *, per_class: int | None, most: int) 
             f"positives are a folder of class folders, or a data set by name, but {shortly(source)} is neither; data "
             f"sets: {', '.join(sorted(set(DATASETS) - {'image_folder'}))}"
         )
-    notes: list[str] = []
+    notes = _parted(parts)
     if "validation" not in parts:
         parts["training"], parts["validation"] = _held_out(parts["training"])
         notes.append(
             f"accuracy is measured on {len(parts['validation'])} of the labelled images, which are not trained on; "
             "put further ones into val/ beside train/"
         )
-    held = {content(image) for part in ("validation", "test") if part in parts for image in parts[part].images}
-    again = np.array([content(image) in held for image in parts["training"].images], dtype=bool)
-    if again.any():
-        notes.append(f"{again.sum()} labelled images are also for validation or test, and are not trained on")
-    training = parts["training"].take(np.flatnonzero(~again))
+    training = parts["training"]
     if per_class is not None and per_class < 1:
         raise InputError(
             f"at least one image of each class is used, but got {per_class}; correct --per-class (per_class=…)"
@@ -125,9 +122,51 @@ def positives(source: str, layout: Layout, *, per_class: int | None, most: int) 
     return Positives(source, training, parts["validation"], parts.get("test", none), tuple(notes))
 
 
+def _parted(parts: dict[str, Labelled]) -> list[str]:
+    """Leave images out that are in a part that comes before, and training images that are there already.
+
+    Else the accuracy would be of images that the student has seen, and a held-out positive one that the picker has.
+
+    Returns:
+        What was left out, one line each.
+
+    Raises:
+        InputError: No validation image is left.
+    """
+    notes, before = list[str](), set[bytes]()
+    for part in (part for part in reversed(PARTS) if part in parts):
+        contents = [content(image) for image in parts[part].images]
+        new = [row for row, each in enumerate(contents) if each not in before]
+        if left := len(contents) - len(new):
+            where = (
+                "test, and are left out of validation"
+                if part == "validation"
+                else "validation or test, and are not trained on"
+            )
+            notes.append(f"{left} labelled images are also for {where}")
+        parts[part] = parts[part].take(np.array(new, dtype=np.int64))
+        before.update(contents)
+    if "validation" in parts and not len(parts["validation"]):
+        raise InputError("each validation image is a test image too; put further ones into val/")
+    training = parts["training"]
+    contents = [content(image) for image in training.images]
+    labels: dict[bytes, set[int]] = {}
+    for each, label in zip(contents, training.labels.tolist(), strict=True):
+        labels.setdefault(each, set()).add(label)
+    clear = [row for row, each in enumerate(contents) if len(labels[each]) == 1]
+    if left := len(contents) - len(clear):  # of a data set by name; those of a folder were refused
+        notes.append(f"{left} labelled images have another class elsewhere in the data set, and are left out")
+    once = list({contents[row]: row for row in reversed(clear)}.values())
+    if left := len(clear) - len(once):
+        notes.append(f"{left} labelled images are copies of others, and each is used once")
+    parts["training"] = training.take(np.sort(np.array(once, dtype=np.int64)))
+    return notes
+
+
 def _of_folder(place: Path, layout: Layout, most: int) -> dict[str, Labelled]:
     named = parts_in(place)
     parts = {}
+    seen: dict[bytes, tuple[Path, int]] = {}
     for part, folder in (named or {PARTS[0]: "."}).items():
         root = place / folder
         classes = folders(root)
@@ -153,6 +192,13 @@ def _of_folder(place: Path, layout: Layout, most: int) -> dict[str, Labelled]:
             place_, why = failures[0]
             more = f" and {len(failures) - 1:,} more" if len(failures) > 1 else ""
             raise InputError(f"the labelled image {paths[place_]}{more} cannot be read: {why}; repair or remove it")
+        for path, label, image in zip(paths, labels, images, strict=True):
+            other, before = seen.setdefault(content(image), (path, label))
+            if before != label:
+                raise InputError(
+                    f"each labelled image is of one class, but {other} is the same image as {path}, of "
+                    f"{layout.classes[before]} and {layout.classes[label]}; remove the wrong one"
+                )
         parts[part] = Labelled(images, np.array(labels, dtype=np.int64))
     return parts
 
