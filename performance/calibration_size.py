@@ -20,7 +20,7 @@ from calibration import labelled_by
 from numpy.typing import NDArray
 
 from nasplat.calibration.comparison import compared
-from nasplat.calibration.job import Labelled
+from nasplat.calibration.asking import Labelled
 from nasplat.calibration.outputs import Outputs
 from nasplat.calibration.rounds import Plan
 from nasplat.calibration.stored import stored

@@ -248,7 +248,7 @@ def test_isotonic_regression_is_the_largest_of_smallest_means() -> None:
     found = Isotonic.fit(outputs, labels)
     np.testing.assert_allclose(found(outputs)[order], wanted, atol=1e-12)
     new, _ = world(30, 6)
-    library = by_library("isotonic", 2, outputs.confidence[:, None], right.astype(int), new.confidence[:, None])[:, 1]
+    library = by_library("isotonic", 2, outputs.log_odds[:, None], right.astype(int), new.log_odds[:, None])[:, 1]
     np.testing.assert_allclose(found(new), library, atol=1e-12)
 
 

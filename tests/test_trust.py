@@ -382,6 +382,10 @@ def test_a_revision_is_found_without_running_what_a_repository_names(
             (repository / ".gitattributes").write_text("* filter=evil\n")
             git(repository, "config", f"filter.evil.{'clean' if kind == 'filter' else kind}", program)
         case "hook":
+            (repository / "same.txt").write_text("one\n")
+            git(repository, "add", "same.txt")
+            git(repository, "commit", "-qm", "second")
+            os.utime(repository / "same.txt", (1, 1))  # so that git writes the index anew, whatever the clock says
             hook = repository / ".git" / "hooks" / "post-index-change"
             hook.write_text(f"#!/bin/sh\ntouch {mark}\n")
             hook.chmod(0o755)

@@ -1,13 +1,14 @@
-"""Labels that people gave to pictures: read from CSV files, and refused where they contradict one another."""
+"""Labels that people gave to pictures: read from CSV files, and refused where they contradict one another.
+
+A picture is known by its content, a digest of it as networks are given it. Its names lead to that.
+"""
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from nasplat.errors import InputError, printable
 from nasplat.storage.files import read_file
@@ -21,58 +22,42 @@ LARGEST = 1 << 28
 NAMED = 3
 """The largest number of examples that one error names."""
 
+Labels = dict[str, str]
+"""The class of each picture by its content; `NOBODY_KNOWS` where it has none."""
 
-@dataclass(frozen=True)
+
 class Names:
-    """The operation pictures by their names and contents.
+    """The names of operation pictures.
 
     Args:
-        absolute: The path of each picture, or the data set and its number there.
+        absolute: The path of each file, or the data set and its number there.
         relative: The path below the folder.
-        contents: A digest of each picture, as networks are given it.
+        contents: The content of each file; empty if it cannot be read.
     """
 
-    absolute: Sequence[str]
-    relative: Sequence[str]
-    contents: Sequence[str]
-    _rows: dict[str, int] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        several: set[str] = set()
-        for names in ([Path(each).name for each in self.relative], self.relative):
-            found: dict[str, int] = {}
-            for row, name in enumerate(names):
-                if found.setdefault(name, row) != row:
+    def __init__(self, absolute: Sequence[str], relative: Sequence[str], contents: Sequence[str]) -> None:
+        self._contents: dict[str, str] = {}
+        self.known = set(contents) - {""}
+        alone = [Path(each).name for each in relative]
+        for names in (alone, relative, absolute):  # a path counts more than the name of another file
+            several: set[str] = set()
+            found: dict[str, str] = {}
+            for name, content in zip(names, contents, strict=True):
+                if found.setdefault(name, content) != content:
                     several.add(name)
-            self._rows.update(found)
-        for name in several:  # it may be any of them
-            del self._rows[name]
-        self._rows.update((name, row) for row, name in enumerate(self.absolute))
+            self._contents |= found
+            for name in several:  # it may be any of them
+                del self._contents[name]
 
-    def row(self, name: str) -> int | None:
-        """The row of a picture by its path, its path below the folder, or its file name if no other has it."""
-        return self._rows.get(name) if name in self._rows else self._rows.get(str(Path(name).absolute()))
+    def content(self, name: str) -> str | None:
+        """The content of a picture by its path, its path below the folder, or its file name if no other has it.
 
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """The labels of operation pictures.
-
-    Args:
-        labels: The class of each row that has one.
-        unknown: The rows that nobody can label.
-    """
-
-    labels: Mapping[int, int] = field(default_factory=dict)
-    unknown: frozenset[int] = frozenset()
-
-    def __contains__(self, row: int) -> bool:
-        return row in self.labels or row in self.unknown
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """The labelled rows, rising."""
-        return np.array(sorted(self.labels), np.int64)
+        It is empty if the picture cannot be read, and None if there is no such picture.
+        """
+        for spelling in (name, name.strip(), os.path.realpath(name.strip())):
+            if (found := self._contents.get(spelling)) is not None:
+                return found
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +67,7 @@ class Said:
     Args:
         where: The file and the line, or what else it is from.
         picture: The name of the picture.
-        label: The name of its class.
+        label: The name of its class; empty if it has none yet.
         content: The digest of the picture, if it stands there.
     """
 
@@ -93,7 +78,7 @@ class Said:
 
 
 def read_answers(path: Path) -> Iterator[Said]:
-    """The answers of a CSV file with the columns `picture` and `label`; those without a label are left out.
+    """The lines of a CSV file with the columns `picture` and `label`.
 
     Commas, semicolons and tabs may be between columns, as spreadsheets write them.
 
@@ -114,78 +99,100 @@ def read_answers(path: Path) -> Iterator[Said]:
             )
         lines.fieldnames = columns
         for each in lines:
-            picture, label = ((each[name] or "").strip() for name in ("picture", "label"))
-            if label:
-                yield Said(f"{path.name}, line {lines.line_num}", picture, label, (each.get("content") or "").strip())
+            picture, label, content = (each.get(name) or "" for name in ("picture", "label", "content"))
+            yield Said(f"{path}, line {lines.line_num}", picture, label.strip(), content.strip())
     except OSError as error:
         raise InputError(f"the labels {path} cannot be read: {error.strerror or error}; give another file") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file in UTF-8: {error}; save it as one") from error
 
 
-def gathered(said: Sequence[Said], names: Names, classes: Sequence[str]) -> Answers:
-    """The answers by rows.
-
-    Pictures of the same content are one picture.
-
-    Args:
-        said: The answers, empty ones left out.
-        names: The operation pictures.
-        classes: The names of the classes.
+def check_classes(said: Iterable[Said], classes: Sequence[str]) -> None:
+    """Check that all labels are classes.
 
     Raises:
-        InputError: A picture is none of the operation pictures or has changed, a label is none of the classes, or a
-            picture has two labels.
+        InputError: Some are not.
     """
-    numbers = {name: number for number, name in enumerate(classes)}
-    rows = [names.row(each.picture) for each in said]
-    if missing := [each for each, row in zip(said, rows, strict=True) if row is None]:
-        raise InputError(
-            f"{len(missing):,} of {len(said):,} labels are of pictures that are not in the operation folder, such as "
-            f"{_named([f'{each.picture} ({each.where})' for each in missing])}; give the labels of these pictures, by "
-            "their path below the folder"
-        )
-    wrong = [each for each in said if each.label not in numbers and each.label != NOBODY_KNOWS]
-    if wrong:
+    known = {*classes, NOBODY_KNOWS, ""}
+    if wrong := [each for each in said if each.label not in known]:
         shown = ", ".join(map(repr, classes[:20])) + (", …" if len(classes) > 20 else "")
         raise InputError(
             f"{len(wrong):,} labels are none of the classes, such as "
             f"{_named([f'{each.label!r} ({each.where})' for each in wrong])}; the classes are {shown}; write "
             f"{NOBODY_KNOWS} for a picture that is of none of them"
         )
-    labels: dict[int, int] = {}
-    unknown: set[int] = set()
-    first: dict[str, Said] = {}
-    for each, row in zip(said, rows, strict=True):
-        assert row is not None
-        content = names.contents[row]
-        if each.content and each.content != content:
-            raise InputError(
-                f"{each.picture} is not the picture that was asked for ({each.where}): its content is another; restore "
-                "it, or label again"
-            )
-        before = first.setdefault(content, each)
-        if before.label != each.label:
-            raise InputError(
-                f"a picture is labelled twice and differently: {before.label!r} ({before.picture}, {before.where}) and "
-                f"{each.label!r} ({each.picture}, {each.where}); leave one of them"
-            )
-        if each.label == NOBODY_KNOWS:
-            unknown.add(row)
-        else:
-            labels[row] = numbers[each.label]
-    return Answers(labels, frozenset(unknown))
 
 
-def questions(rows: Sequence[int], names: Names) -> str:
-    """A CSV file that asks for the labels of pictures."""
+def by_content(said: Sequence[Said], names: Names, asked: Collection[str] = ()) -> tuple[Labels, int]:
+    """The labels of pictures, and how many of them are of pictures that cannot be read.
+
+    Args:
+        said: The answers; those without a label are left out.
+        names: The operation pictures.
+        asked: Contents that were asked for, of which some may be gone.
+
+    Raises:
+        InputError: A picture is none of the operation pictures or has changed, or has two labels.
+    """
+    missing, first = list[Said](), dict[str, Said]()
+    unreadable = 0
+    for each in said:
+        if not each.label:
+            continue
+        there = each.content in names.known or each.content in asked
+        content = each.content if there else names.content(each.picture)
+        if content is None:
+            missing.append(each)
+        elif not content:
+            unreadable += 1
+        elif each.content and each.content != content:
+            raise InputError(
+                f"{printable(each.picture)} is not the picture that was asked for ({each.where}): its content is "
+                "another; restore it, or label again"
+            )
+        elif (before := first.setdefault(content, each)).label != each.label:
+            raise twice(before, each)
+    if missing:
+        raise InputError(
+            f"{len(missing):,} of {len(said):,} labels are of pictures that are not in the operation folder, such as "
+            f"{_named([f'{each.picture} ({each.where})' for each in missing])}; give the labels of these pictures, by "
+            "their path below the folder"
+        )
+    return {content: each.label for content, each in first.items()}, unreadable
+
+
+def twice(one: Said, other: Said) -> InputError:
+    """The error for two labels of one picture."""
+    shown = [f"{each.label!r} ({printable(each.picture)}, {each.where})" for each in (one, other)]
+    return InputError(f"a picture is labelled twice and differently: {' and '.join(shown)}; leave one of them")
+
+
+def questions(contents: Sequence[str], names: Mapping[str, str], labels: Mapping[str, str]) -> str:
+    """A CSV file that asks for the labels of pictures.
+
+    Args:
+        contents: The pictures.
+        names: Their printable names.
+        labels: Those that are known.
+    """
+    return _table(
+        COLUMNS,
+        ([str(number), names[each], labels.get(each, ""), each] for number, each in enumerate(contents, 1)),
+    )
+
+
+def kept(labels: Mapping[str, str], names: Mapping[str, str]) -> str:
+    """A CSV file of labels by content, which `read_answers` reads."""
+    return _table(COLUMNS[1:], ([names.get(each, ""), label, each] for each, label in labels.items()))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     with io.StringIO(newline="") as text:
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for number, row in enumerate(rows, 1):
-            table.writerow([number, names.relative[row], "", names.contents[row]])
+        table.writerow(columns)
+        table.writerows(rows)
         return text.getvalue()
 
 
-def _named(texts: Sequence[str]) -> str:
-    return ", ".join(printable(text[:120]) for text in texts[:NAMED])
+def _named(texts: Collection[str]) -> str:
+    return ", ".join(printable(text[:120]) for text in list(texts)[:NAMED])

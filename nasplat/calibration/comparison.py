@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasplat.calibration.asking import Labelled
 from nasplat.calibration.calibrators import NAMES, OPERATIONAL, fit
-from nasplat.calibration.job import Labelled
 from nasplat.calibration.outputs import Calibrator, Floats, rights
 from nasplat.calibration.recommendation import LEAST, Recommendation, recommended
 from nasplat.calibration.reliability import Diagram, Figure, diagram, figures

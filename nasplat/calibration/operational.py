@@ -205,7 +205,7 @@ class Operational:
         cluster = nearest(outputs.features, self.medoids)
         mean, deviation = self.temperature(outputs), np.zeros(len(outputs))
         for number, process in enumerate(self.processes):
-            members = cluster == number
+            members = slice(None) if len(self.processes) == 1 else cluster == number
             correction, deviation[members] = process.posterior(outputs.features[members])
             mean[members] += correction
         mean, deviation = truncated_normal(mean, deviation)

@@ -139,8 +139,10 @@ class Platt:
 class Isotonic:
     """Isotonic regression of being right on confidence (Zadrozny and Elkan, 2002, "Transforming classifier scores").
 
+    It is a function of the log odds, which tell confidences apart that round to 1.
+
     Args:
-        places: Confidences `[m]`, rising.
+        places: Log odds of confidences `[m]`, rising.
         values: The calibrated confidences there `[m]`, not falling; between, they are linear, and beyond constant.
     """
 
@@ -164,8 +166,8 @@ class Isotonic:
         right = rights(outputs, labels)
         if right.all() or not right.any():
             return cls(np.array([0.0, 1.0]), np.full(2, smoothed_share(right)))
-        found = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(outputs.confidence, right.astype(float))
+        found = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(outputs.log_odds, right.astype(float))
         return cls(found.X_thresholds_, found.y_thresholds_)
 
     def __call__(self, outputs: Outputs) -> Floats:
-        return np.interp(outputs.confidence, self.places, self.values)
+        return np.interp(outputs.log_odds, self.places, self.values)

@@ -55,6 +55,8 @@ class Plan:
             )
         if self.batch is not None and self.batch < 1:
             raise InputError(f"a round has at least one picture, but got {self.batch}; raise --batch (batch=…)")
+        if self.seed < 0:
+            raise InputError(f"--seed (seed=…) must be at least 0, but got {self.seed}; give another one")
         if self.paper and self.budget < PAPER.clusters:
             raise InputError(
                 f"in the paper's settings each of {PAPER.clusters} clusters has a label, but the budget is "
@@ -112,7 +114,7 @@ def next_round(
     asked = len(labelled) if asked is None else asked
     count = min(plan.step, plan.budget - asked)
     known = labelled if closed is None else np.union1d(labelled, closed)
-    if medoids is not None and not asked and len(first := np.setdiff1d(medoids, known)):
+    if medoids is not None and len(first := np.setdiff1d(medoids, known)):
         return first[:count], np.zeros(min(len(first), count), bool)
     posterior = None
     if len(labels) >= 2:

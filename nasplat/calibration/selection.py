@@ -61,21 +61,17 @@ def spread_out(order: Integers, features: Floats, count: int, apart: float, pick
     Returns:
         The rows `[count]`, in the order of the picks.
     """
-    near = np.zeros(len(order), bool)
-
-    def skip_near(row: int) -> None:
-        near[cdist(features, features[row][None])[order, 0] < apart] = True
-
-    for row in () if picked is None else picked:
-        skip_near(row)
+    others = features[[] if picked is None else picked]
     taken: list[int] = []
-    while len(taken) < count and not near.all():
-        taken.append(int(near.argmin()))
-        near[taken[-1]] = True
-        skip_near(int(order[taken[-1]]))
-    rest = np.setdiff1d(np.arange(len(order)), taken)[: count - len(taken)]
-    rows: Integers = order[np.concatenate([np.array(taken, np.int64), rest])]
-    return rows
+    skipped: list[int] = []
+    for row in order.tolist():
+        if len(taken) == count:
+            break
+        near = len(others) and cdist(features[row][None], others).min() < apart
+        (skipped if near else taken).append(row)
+        if not near:
+            others = np.concatenate([others, features[row][None]])
+    return np.array(taken + skipped[: count - len(taken)], np.int64)
 
 
 def choose(
@@ -121,6 +117,8 @@ def choose(
     if not 0 <= random_share <= 1:
         raise InputError(f"the share that is drawn at random must be from 0 to 1, but is {random_share:g}; change it")
     drawn = count if posterior is None else round(random_share * count)
+    if posterior is not None and drawn == count and random_share < 1:  # few at a time, of which the rule chooses some
+        drawn = int(rng.binomial(count, random_share))
     fair = rng.choice(open_, drawn, replace=False)
     if posterior is None or drawn == count:
         return fair, np.ones(count, bool)

@@ -46,13 +46,7 @@ class Sigmoid(nn.Module):
         self.register_buffer("intercept", number(intercept))
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
-        logits = logits.double()
-        largest = logits.amax(1)
-        predicted = torch.arange(logits.shape[1], device=logits.device) == logits.argmax(1)[:, None]
-        others = torch.where(predicted, -torch.inf, logits)
-        second = others.amax(1)
-        odds = largest - second - (others - second[:, None]).exp().sum(1).log()
-        return self.of(odds)
+        return self.of(log_odds(logits))
 
     def of(self, odds: Tensor) -> Tensor:
         """The confidence of log odds."""
@@ -60,7 +54,7 @@ class Sigmoid(nn.Module):
 
 
 class Steps(nn.Module):
-    """A function of the largest softmax that is linear between places and constant beyond them."""
+    """A function of the log odds of the largest softmax: linear between places, constant beyond them."""
 
     places: Tensor
     values: Tensor
@@ -71,8 +65,7 @@ class Steps(nn.Module):
         self.register_buffer("values", values)
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
-        confidence = torch.softmax(logits.double(), dim=1).amax(1)
-        inside = torch.minimum(torch.maximum(confidence, self.places[0]), self.places[-1])
+        inside = torch.minimum(torch.maximum(log_odds(logits), self.places[0]), self.places[-1])
         right = (inside[:, None] > self.places).sum(1).clamp(1, len(self.places) - 1)
         left = right - 1
         width = (self.places[right] - self.places[left]).clamp_min(1e-300)
@@ -176,6 +169,15 @@ class CalibratedNetwork(nn.Module):
 def number(value: float) -> Tensor:
     """A number in full precision, also where an exporter would write it as float32."""
     return torch.tensor(value, dtype=torch.float64)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """The logarithm of confidence / (1 - confidence) `[n]` of the predicted class."""
+    logits = logits.double()
+    predicted = torch.arange(logits.shape[1], device=logits.device) == logits.argmax(1)[:, None]
+    others = torch.where(predicted, -torch.inf, logits)
+    second = others.amax(1)
+    return logits.amax(1) - second - (others - second[:, None]).exp().sum(1).log()
 
 
 def squared_distances(these: Tensor, others: Tensor) -> Tensor:

@@ -68,9 +68,8 @@ def _operational(calibrator: Operational) -> tuple[dict[str, Any], dict[str, Flo
 def _solved(process: Process, centre: Floats) -> dict[str, Floats]:
     """The features of labelled pictures, and what the posterior multiplies kernels with."""
     count = len(process.features)
-    if not count:
-        width = process.features.shape[1]
-        return {"features": np.empty((0, width)), "weights": np.empty(0), "root": np.empty((0, 0))}
+    if not count:  # one picture that explains nothing, since runtimes differ in products of empty matrices
+        return {"features": np.zeros((1, len(centre))), "weights": np.zeros(1), "root": np.zeros((1, 1))}
     kernel = process.variance * rbf_kernel(process.features, gamma=0.5 / process.length**2)
     root = solve_triangular(cholesky(kernel + process.noise * np.eye(count), lower=True), np.eye(count), lower=True)
     return {"features": process.features - centre, "weights": root.T @ (root @ process.corrections), "root": root}

@@ -11,7 +11,7 @@ from nasplat.cli.settings import Json
 from nasplat.interface import calibrating
 
 if TYPE_CHECKING:
-    from nasplat.calibration.job import Asking
+    from nasplat.calibration.asking import Asking
 
 
 def calibrate(

@@ -88,7 +88,7 @@ class PoolPass:
             StorageError: The disk is full.
         """
         sizes = {name: column.size for name, column in columns.items()} | {MARKS: 1}
-        done = _kept(folder, sizes)
+        done = _kept(folder, sizes, len(pool))
         try:
             with ExitStack() as stack:
                 files = {name: stack.enter_context((folder / name).open("ab")) for name in sizes}
@@ -162,10 +162,10 @@ class PoolPass:
             (self.folder / name).unlink(missing_ok=True)
 
 
-def _kept(folder: Path, sizes: Mapping[str, int]) -> int:
-    """The number of rows that all files have, in whole chunks; what is beyond is cut off."""
+def _kept(folder: Path, sizes: Mapping[str, int], total: int) -> int:
+    """The number of rows that all files have, all of them or whole chunks; what is beyond is cut off."""
     there = [(folder / name).stat().st_size // size if (folder / name).exists() else 0 for name, size in sizes.items()]
-    done = min(there) // CHUNK * CHUNK
+    done = min(there) if min(there) == total else min(there) // CHUNK * CHUNK
     if done:
         never = np.flatnonzero(np.fromfile(folder / MARKS, dtype=np.uint8, count=done) == 0)
         done = int(never[0]) // CHUNK * CHUNK if len(never) else done

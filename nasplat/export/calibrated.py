@@ -68,17 +68,18 @@ def ship(
     document, tensors = stored(name, calibrator)
     description = json.loads((exported / ARCHITECTURE).read_bytes())
     with new_folder(folder) as draft:
-        for each in description.get("files", []):
+        for each in {*description.get("files", []), ONNX}:
             path = exported / Path(str(each)).name
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and (path.name == ONNX or not path.is_symlink()):
                 shutil.copyfile(path, draft / path.name)
         write_atomically(draft / TENSORS, save(dict(tensors) or {"none": np.zeros(1)}))
         write_atomically(draft / SERVED, files("nasplat.calibration").joinpath("served.py").read_bytes())
         write_atomically(draft / CALIBRATOR, json.dumps({**document, **about}, indent=2) + "\n")
-        write_graph(draft)
+        alone = write_graph(draft)
+        some = outputs.take(np.random.default_rng(0).permutation(len(outputs))[:COMPARED])
         differences = {
-            SERVED: _of_source(draft, calibrator, outputs.take(np.arange(min(len(outputs), COMPARED)))),
-            CALIBRATED: _of_graph(draft / CALIBRATED, calibrator, images),
+            SERVED: _of_source(draft, calibrator, some),
+            CALIBRATED: max(_of_graph(alone, calibrator, some), _of_images(draft / CALIBRATED, calibrator, images)),
         }
         for what, difference in differences.items():
             if not difference <= TOLERANCE:
@@ -92,14 +93,18 @@ def ship(
         description["calibration"] = {"calibrator": name, "verified": differences}
         description["files"] = sorted({path.name for path in draft.iterdir()} | {ARCHITECTURE, CARD})
         card = draft / CARD
-        text = card.read_text(encoding="utf-8") if card.exists() else ""
+        text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
         write_atomically(card, f"{text}\n{_section(name, about)}")
         write_atomically(draft / ARCHITECTURE, json.dumps(description, indent=2) + "\n")
     return differences
 
 
-def write_graph(folder: Path) -> None:
-    """Write the network of ``model.onnx`` with the calibrator beside it as one graph, with the output `confidence`."""
+def write_graph(folder: Path) -> bytes:
+    """Write the network of ``model.onnx`` with the calibrator beside it as one graph, with the output `confidence`.
+
+    Returns:
+        The calibrator alone as a graph, which takes logits and features.
+    """
     import onnx
     import torch
     from onnx.compose import add_prefix, merge_models
@@ -109,7 +114,11 @@ def write_graph(folder: Path) -> None:
     from nasplat.storage.files import scratch_folder
 
     network = onnx.load(folder / ONNX)
-    widths = {each.name: each.type.tensor_type.shape.dim[1].dim_value for each in network.graph.output[:2]}
+    widths = {
+        each.name: each.type.tensor_type.shape.dim[1].dim_value
+        for each in network.graph.output
+        if each.name in ("logits", FEATURES)
+    }
     opset = next(each.version for each in network.opset_import if each.domain == "")
 
     class Single(torch.nn.Module):
@@ -138,7 +147,8 @@ def write_graph(folder: Path) -> None:
         )
         assert program is not None
         program.save(scratch / CALIBRATED)
-        added = add_prefix(onnx.load(scratch / CALIBRATED), "calibrator/")
+        alone = (scratch / CALIBRATED).read_bytes()
+        added = add_prefix(onnx.load_model_from_string(alone), "calibrator/")
     added.ir_version = network.ir_version
     added.graph.output[0].name = CONFIDENCE
     for node in added.graph.node:
@@ -150,6 +160,7 @@ def write_graph(folder: Path) -> None:
         outputs=[*(each.name for each in network.graph.output), CONFIDENCE],
     )
     onnx.save(joined, folder / CALIBRATED)
+    return alone
 
 
 def _of_source(folder: Path, calibrator: Calibrator, outputs: Outputs) -> float:
@@ -163,8 +174,19 @@ def _of_source(folder: Path, calibrator: Calibrator, outputs: Outputs) -> float:
     return float(np.abs(found.numpy() - calibrator(outputs)).max())
 
 
-def _of_graph(path: Path, calibrator: Calibrator, images: Images) -> float:
-    """The largest difference of the graph's confidence, for its own logits and features."""
+def _of_graph(graph: bytes, calibrator: Calibrator, outputs: Outputs) -> float:
+    """The largest difference of the confidence of the calibrator alone as a graph."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    single = [each.astype(np.float32) for each in (outputs.logits, outputs.features)]
+    (found,) = session.run([CONFIDENCE], dict(zip(("logits", FEATURES), single, strict=True)))
+    logits, features = (each.astype(np.float64) for each in single)
+    return float(np.abs(found - calibrator(Outputs(logits, features))).max())
+
+
+def _of_images(path: Path, calibrator: Calibrator, images: Images) -> float:
+    """The largest difference of the confidence of the whole graph, for its own logits and features."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

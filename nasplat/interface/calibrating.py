@@ -21,8 +21,8 @@ from nasplat.interface.teaching import layout_of, preprocessing_of
 from nasplat.storage.files import is_taken, read_file, refusal, write_atomically
 
 if TYPE_CHECKING:
+    from nasplat.calibration.asking import Asking, Labelled
     from nasplat.calibration.comparison import Compared
-    from nasplat.calibration.job import Asking, Labelled
     from nasplat.calibration.rounds import Plan
 
 RESULTS, PAGE, NETWORK = "calibration.json", "calibration.html", "network"
@@ -42,6 +42,7 @@ class ExportedClassifier:
     def __init__(self, folder: Path) -> None:
         import onnxruntime
 
+        from nasplat.calibration.answers import NOBODY_KNOWS
         from nasplat.calibration.job import digest_of
         from nasplat.export.bundle import ONNX
         from nasplat.export.opening import ARCHITECTURE
@@ -53,13 +54,20 @@ class ExportedClassifier:
         if not (folder / ONNX).is_file():
             raise InputError(f"{folder} has no {ONNX}, which gives the confidence; {again}")
         try:
-            said = json.loads(read_file(folder / ARCHITECTURE)).get("preprocessing")
+            description = json.loads(read_file(folder / ARCHITECTURE))
+            said = description.get("preprocessing")
+            files = description.get("files", [])
+            if not (isinstance(files, list) and all(isinstance(each, str) for each in files)):
+                raise ValueError("its files are no list of names")
             self._session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
             self.digest = digest_of(folder / ONNX)
         except Exception as error:  # the runtime may raise any error
             raise InputError(f"{folder} cannot be opened: {' '.join(str(error).split())[:300]}; {again}") from error
-        widths = {each.name: each.shape for each in self._session.get_outputs()}
-        if FEATURES not in widths or "logits" not in widths:
+        given, given_back = (
+            {each.name: each.shape for each in some}
+            for some in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        if FEATURES not in given_back or "logits" not in given_back:
             raise InputError(
                 f"{folder / ONNX} gives no features, the input of the network's last linear layer, in which "
                 f"calibrators tell pictures apart; {again}"
@@ -69,15 +77,25 @@ class ExportedClassifier:
                 f"{folder} does not say how images become inputs of its network; export a network of a data set that "
                 "does, such as image_folder"
             )
-        self.folder, self.features = folder, int(widths[FEATURES][1])
+        self.folder = folder
         self.preprocessing: Preprocessing = preprocessing_of(said)
         self.layout: Layout = layout_of(self.preprocessing)
         self.classes, self.shape = self.layout.classes, self.layout.io.input_shape
         self.most_pixels = self.preprocessing.most_pixels or MOST_PIXELS
-        if int(widths["logits"][1]) != len(self.classes):
+        shapes = list(given), given.get("images", [])[1:], given_back["logits"][1:], given_back[FEATURES][1:]
+        width = shapes[3][0] if len(shapes[3]) == 1 and isinstance(shapes[3][0], int) else 0
+        if shapes[:3] != (["images"], list(self.shape), [len(self.classes)]) or width < 1:
             raise InputError(
-                f"{folder} has {widths['logits'][1]} outputs, but names {len(self.classes)} classes; {again}"
+                f"{folder / ONNX} must take images {list(self.shape)} and give {len(self.classes)} logits and a vector "
+                f"of features, as {ARCHITECTURE} says, but takes {given} and gives {given_back}; {again}"
             )
+        self.features = width
+        if NOBODY_KNOWS in self.classes:
+            raise InputError(
+                f"a class is named {NOBODY_KNOWS!r}, which means in answers that nobody knows; give it another name in "
+                f"{folder / ARCHITECTURE}"
+            )
+        self.identity: Mapping[str, Any] = {"model": self.digest, **asdict(self.layout)}
 
     def inputs(self, images: Images) -> NDArray[np.float32]:
         """Inputs of the network for uint8 images `[n, channels, side, side]`."""
@@ -88,8 +106,10 @@ class ExportedClassifier:
 
     def __call__(self, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The logits and the features of uint8 images."""
-        logits, features = self._session.run(["logits", "features"], {"images": self.inputs(images)})
-        return logits, features
+        found: tuple[NDArray[np.float32], NDArray[np.float32]] = tuple(
+            self._session.run(["logits", "features"], {"images": self.inputs(images)})
+        )
+        return found
 
 
 @dataclass(frozen=True)
@@ -181,9 +201,10 @@ def calibrate(
         RunError: A format of the network gives another confidence.
     """
     from nasplat.calibration.answers import Said, read_answers
+    from nasplat.calibration.asking import Asking
     from nasplat.calibration.calibrators import NAMES
     from nasplat.calibration.comparison import compared
-    from nasplat.calibration.job import Asking, labelling
+    from nasplat.calibration.job import begun, labelling
     from nasplat.calibration.recommendation import LEAST
     from nasplat.calibration.rounds import Plan
     from nasplat.errors import unknown
@@ -214,9 +235,9 @@ def calibrate(
         given = [Said("labels", str(picture), str(label)) for picture, label in labels.items()]
     elif labels is not None:
         given = list(read_answers(Path(labels)))
-    if given is not None and not given:
+    if given is not None and not any(each.label for each in given):
         raise InputError(f"{labels or 'the mapping'} has no label; fill its column label")
-    with bar(console_of(progress)) as told:
+    with begun(folder, network, sources, plan), bar(console_of(progress)) as told:
         found = labelling(folder, network, sources, plan, given=given, held_out=held_out, told=told)
         if isinstance(found, Asking):
             return Calibrated(folder, found)
@@ -242,8 +263,12 @@ def _ended(out: Path, network: ExportedClassifier, plan: "Plan", found: "Labelle
             network.folder, draft, result.shipped, result.calibrators[result.shipped], found.outputs,
             network.inputs(found.images), preprocessing=network.preprocessing, about=about,
         )  # fmt: skip
-        shutil.rmtree(out / NETWORK, ignore_errors=True)
+        old = out / f"{NETWORK}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if is_taken(out / NETWORK):
+            (out / NETWORK).rename(old)
         draft.rename(out / NETWORK)
+        shutil.rmtree(old, ignore_errors=True)
         calibrated = Calibrated(out, None, result, differences)
         write_page(result, network.folder.resolve().name, out / PAGE)
         write_atomically(out / RESULTS, json.dumps(calibrated.document(), indent=2) + "\n")

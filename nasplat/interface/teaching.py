@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from nasplat.benchmark import Preprocessing
 from nasplat.data.picked import Layout
 from nasplat.data.picture_files import MOST_PIXELS
@@ -19,6 +21,10 @@ from nasplat.storage.files import is_taken
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+LARGEST = 4096
+"""The largest side of an image that a classifier takes, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +153,13 @@ def preprocessing_of(said: Preprocessing | Mapping[str, Any]) -> Preprocessing:
         return said
     known = {field.name for field in fields(Preprocessing)}
     try:
-        values: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in said.items() if name in known
-        }
-        return Preprocessing(**values)
-    except TypeError as error:
-        raise InputError(f"preprocessing needs channels, height, width, mean and std: {error}") from error
+        return TypeAdapter(Preprocessing).validate_python({name: v for name, v in said.items() if name in known})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            "preprocessing needs channels, height, width, mean and std: "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        ) from None
 
 
 def layout_of(said: Preprocessing) -> Layout:
@@ -161,19 +168,20 @@ def layout_of(said: Preprocessing) -> Layout:
     Raises:
         InputError: It takes other images than square ones of 1 or 3 channels, or has no classes.
     """
-    if said.height is None or said.height != said.width or said.channels not in (1, 3) or len(said.classes) < 2:
+    side, square = said.height, said.height == said.width
+    if side is None or not (square and 1 <= side <= LARGEST and said.channels in (1, 3) and len(said.classes) > 1):
         raise InputError(
             "the network must classify square images of 1 or 3 channels into at least two classes, but this one takes "
             f"{said.channels} x {said.height} x {said.width} and has {len(said.classes)} classes; take a classifier"
         )
-    if not (len(said.mean) == len(said.std) == said.channels and min(said.std) > 0):
+    if not (len(said.mean) == len(said.std) == said.channels and min(said.std) > 0 and said.white > 0):
         raise InputError(
-            f"preprocessing needs a mean and a std above 0 for each channel, {said.channels} here, but got mean="
-            f"{said.mean} and std={said.std}; give them in 0..white"
+            f"preprocessing needs a mean and a std above 0 for each channel, {said.channels} here, and a white above "
+            f"0, but got mean={said.mean}, std={said.std} and white={said.white:g}; give them in 0..white"
         )
     white = said.white / 255
     mean, std = (tuple(float(value) / white for value in each) for each in (said.mean, said.std))
-    return Layout(tuple(said.classes), said.channels, said.height, mean, std)
+    return Layout(tuple(said.classes), said.channels, side, mean, std)
 
 
 def student_of(student: str | Path, pick: str, *, trust: bool) -> tuple[dict[str, Any], str]:
