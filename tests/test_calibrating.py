@@ -184,7 +184,7 @@ def test_local_errors_are_found_and_what_was_found_is_told(found: Calibrated, pl
     assert shown in page and "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
-    assert (found.folder / "labels.csv").read_text().count("\n") == 51
+    assert (found.folder / "labels.csv").read_text().count("\n") == COUNT + 1
 
 
 @pytest.mark.usefixtures("without_graph")
@@ -554,7 +554,7 @@ def test_other_folders_are_refused(place: Path, tmp_path: Path) -> None:
 def test_a_folder_goes_on_only_with_what_it_was_begun_with(found: Calibrated, place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(found.folder, out)
-    with pytest.raises(InputError, match="begun with another seed"):
+    with pytest.raises(InputError, match="begun with another --seed"):
         calibrated(place, out, seed=5)
     other = tmp_path / "other"
     shutil.copytree(place / "exported", other)
@@ -596,6 +596,43 @@ def test_answers_are_corrected_and_withdrawn_where_they_stand_and_none_is_lost(p
 def write(path: Path, lines: list[list[str]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(lines)
+
+
+@pytest.mark.usefixtures("without_graph")
+def test_what_was_asked_for_by_mistake_is_dropped_and_lost_lines_come_back(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def call(**given: Any) -> Calibrated:
+        return calibrated(place, out, labels=None, **given)
+
+    waiting = call(budget=10, batch=10).asking
+    assert waiting is not None
+    text = waiting.questions.read_text()
+    waiting.questions.write_text("\n".join(text.splitlines()[:4] + text.splitlines()[5:]) + "\n")
+    again = call(budget=10, batch=10).asking
+    assert again is not None and again.questions.read_text() == text
+    answer(waiting.questions, place)
+    assert call(budget=30, batch=10, held_out=5).asking is not None
+    assert (out / "round-2.csv").exists()
+    held = call(budget=10, held_out=5).asking
+    assert held is not None and held.name == "held-out-1" and not (out / "round-2.csv").exists()
+    answer(held.questions, place, 3)
+    assert call(budget=10, held_out=20).asking is not None
+    ended = call(budget=10)
+    assert ended.asking is not None and ended.asking.name == "held-out-1" and ended.asking.answered == 3
+    answer(held.questions, place)
+    last = call(budget=10)
+    assert last.compared is not None and len(last.compared.found.held_out) == 5
+
+
+@pytest.mark.usefixtures("without_graph")
+def test_labels_that_were_given_once_are_kept(found: Calibrated, place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(found.folder, out)
+    again = calibrated(place, out, labels=None)
+    assert again.compared is not None and found.compared is not None
+    assert again.compared.found.held_out.tolist() == found.compared.found.held_out.tolist()
+    assert again.compared.figures.keys() == found.compared.figures.keys()
 
 
 @pytest.mark.usefixtures("without_graph")

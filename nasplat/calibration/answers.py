@@ -104,7 +104,9 @@ def read_answers(path: Path) -> Iterator[Said]:
     except OSError as error:
         raise InputError(f"the labels {path} cannot be read: {error.strerror or error}; give another file") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV file in UTF-8: {error}; save it as one") from error
+        raise InputError(
+            f"{path} is no CSV file in UTF-8: {error}; save it as such, in a spreadsheet as CSV UTF-8"
+        ) from error
 
 
 def check_classes(said: Iterable[Said], classes: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ ROUNDS, LABELS = "rounds.json", "labels.csv"
 """What was asked, and all answers."""
 SOME = 64
 """So many pictures are handed on, to compare formats on."""
-SIDE = 64
+SIDE = 128
 """The side of a picture on a contact sheet, in pixels."""
 
 
@@ -77,6 +77,7 @@ class Asking:
         name: The name of the round.
         questions: The CSV file whose column `label` is to be filled.
         sheet: The contact sheet.
+        classes: The names of the classes.
         pictures: How many pictures the round has.
         answered: How many of them have an answer.
         labelled: How many pictures of all rounds have a label.
@@ -85,6 +86,7 @@ class Asking:
     name: str
     questions: Path
     sheet: Path
+    classes: tuple[str, ...]
     pictures: int
     answered: int
     labelled: int
@@ -160,8 +162,7 @@ class Rounds:
         """Write what was asked, and all answers, so that a lost file of questions loses none of them."""
         if self.asked.rounds:
             write_atomically(self.folder / ROUNDS, self.asked.model_dump_json() + "\n")
-            every = [each for part in self.asked.rounds for each in part.contents]
-            self._own |= {each: self.labels[each] for each in every if each in self.labels}
+            self._own |= self.labels
             write_atomically(self.folder / LABELS, kept(self._own, self.pictures.shown))
 
     def _gathered(self) -> Labels:
@@ -213,6 +214,8 @@ class Rounds:
         Raises:
             InputError: There are fewer.
         """
+        self._drop(self.plan.budget, held_out=False)
+        self._drop(self.held_out or 0, held_out=True)
         asked = len(self.asked.contents(held_out=False))
         if asked > self.plan.budget:
             raise InputError(
@@ -228,6 +231,16 @@ class Rounds:
                 f"the budget is {self.plan.budget}{more}, but there are only {there:,} {which}; lower --budget "
                 "(budget=…), or begin anew with more by another --out (out=…)"
             )
+
+    def _drop(self, most: int, *, held_out: bool) -> None:
+        """Ask no more for the last rounds without any answer, as far as they are beyond the number of a kind."""
+        while len(self.asked.contents(held_out=held_out)) > most:
+            last = next(each for each in reversed(self.asked.rounds) if each.held_out == held_out)
+            if any(each in self.labels for each in last.contents):
+                return
+            self.asked.rounds.remove(last)
+            for ending in (".csv", ".png"):
+                (self.folder / f"{last.name}{ending}").unlink(missing_ok=True)
 
     def _rows(self, *, held_out: bool) -> list[int]:
         """The pictures that were asked for and are there."""
@@ -262,7 +275,8 @@ class Rounds:
                 self.plan, self.pictures.outputs, labelled, labels, asked=asked, closed=closed, medoids=self._medoids
             )
             return self._round("round", more, drawn.tolist(), held_out=False)
-        if self.given is None and (missing := (self.held_out or 0) - len(held)) > 0:
+        missing = (self.held_out or 0) - sum(map(len, self._others()))
+        if self.given is None and missing > 0:
             rest = np.setdiff1d(self._open, closed)
             more = np.random.default_rng([self.plan.seed, asked, len(held)]).permutation(rest)[:missing]
             return self._round("held-out", more, [True] * len(more), held_out=True)
@@ -286,7 +300,8 @@ class Rounds:
         """
         table, sheet = (self.folder / f"{asked.name}{ending}" for ending in (".csv", ".png"))
         there = [each for each in asked.contents if each in self._row]
-        if not is_taken(table):
+        whole = is_taken(table) and {each.content for each in read_answers(table)} >= {*there} - {*self.labels}
+        if not whole:
             files = self.pictures.files[[self._row[each] for each in there]].tolist()
             seen, failures = pool.read(files)
             changed = [pool.name(row) for row, _ in failures]
@@ -302,12 +317,12 @@ class Rounds:
             with Pool(index, (pool.shape[0], SIDE, SIDE), pool.most) as larger:
                 images, _ = larger.read(files)
             title = f"{asked.name}: {len(there)} pictures, by their numbers in {table.name}"
-            write_sheet([Band(title, images, [str(n + 1) for n in range(len(images))])], sheet)
+            write_sheet([Band(title, images, [str(n + 1) for n in range(len(images))], SIDE)], sheet)
             write_atomically(table, questions(there, self.pictures.shown, self.labels))
         answered = sum(each in self.labels for each in there)
         every = [each for part in self.asked.rounds for each in part.contents]
         labelled = sum(self.labels.get(each, NOBODY_KNOWS) != NOBODY_KNOWS for each in every)
-        return Asking(asked.name, table, sheet, len(there), answered, labelled)
+        return Asking(asked.name, table, sheet, tuple(self.classes), len(there), answered, labelled)
 
     def ended(self, pool: Pool) -> Labelled:
         """What was labelled.
@@ -338,16 +353,18 @@ class Rounds:
             held_labels, self._medoids, self.pictures.about, tuple(self.notes),
         )  # fmt: skip
 
+    def _others(self) -> tuple[list[int], list[int]]:
+        """The pictures that were asked for as held out, and others with a label that were not asked for."""
+        asked, every = self._rows(held_out=True), {*self._rows(held_out=False), *self._rows(held_out=True)}
+        return asked, [row for row in range(len(self._row)) if row not in every and self._class(row) is not None]
+
     def _held(self, rows: Integers) -> tuple[Integers, Integers]:
         """The labelled pictures that no calibrator sees, and their classes."""
-        asked = self._rows(held_out=True)
-        if self.given is None:
-            return self._labelled(asked)
-        rest = np.setdiff1d(self._open, [*self._rows(held_out=False), *asked])
+        asked, others = self._others()
         if self.held_out is not None:
-            drawn = np.random.default_rng([self.plan.seed, len(rows)]).permutation(rest)
-            rest = np.sort(drawn[: max(self.held_out - len(asked), 0)])
-        return self._labelled([*asked, *rest.tolist()])
+            drawn = np.random.default_rng([self.plan.seed, len(rows)]).permutation(others)
+            others = sorted(drawn[: max(self.held_out - len(asked), 0)].tolist())
+        return self._labelled([*asked, *others])
 
     def _note(self, pairs: Sequence[tuple[str, bool]], rows: Integers, held: Integers) -> None:
         """Note what users may not expect of the pictures and their labels."""

@@ -86,8 +86,10 @@ def _begin(path: Path, job: dict[str, Any]) -> None:
     except (ValueError, AttributeError) as error:
         raise DamageError(f"{path} is damaged: {error}; choose another --out (out=…)") from error
     if differing:
+        named = {"operation": "--operation (operation=…)", "paper": "--paper (paper=…)", "seed": "--seed (seed=…)"}
         raise InputError(
-            f"{path.parent} has a calibration that was begun with another {' and '.join(differing)}; give what it was "
+            f"{path.parent} has a calibration that was begun with another "
+            f"{' and another '.join(named.get(each, each) for each in differing)}; give what it was "
             "begun with, or choose another --out (out=…)"
         )
 

@@ -17,6 +17,10 @@ ERRORS = 2.0
 """A calibrator is better than the usual one by at least this many standard errors, or it is not preferred."""
 
 
+LEAST_GAIN = 1e-3
+"""By at least this much, too. Where all predictions are right, or all wrong, differences are tiny, and all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """The cross-validated Brier score of a calibrator, and how much lower than that of the usual one it is.
@@ -53,8 +57,8 @@ def recommend(scores: Mapping[str, Score]) -> Recommendation:
     Calibrators that have no lower score than `none` are out.
 
     1. If all are out, it is `none`.
-    2. Else, if some are better than the usual one, `operational`, by at least two standard errors, it is that with
-       the lowest score.
+    2. Else, if some are better than the usual one, `operational`, by at least two standard errors and .001, it is
+       that with the lowest score.
     3. Else it is the usual one; or, if that is out, the one of the lowest score.
 
     Args:
@@ -63,7 +67,7 @@ def recommend(scores: Mapping[str, Score]) -> Recommendation:
     helpful = {name: score for name, score in scores.items() if score.brier < scores["none"].brier}
     if not helpful:
         return Recommendation("none", "no calibrator lowers the cross-validated Brier score", scores)
-    better = {name: each for name, each in helpful.items() if each.gain > 0 and each.gain >= ERRORS * each.error}
+    better = {name: each for name, each in helpful.items() if each.gain >= max(ERRORS * each.error, LEAST_GAIN)}
     if better:
         name, reason = _lowest(better), f"it is better than {OPERATIONAL} by at least two standard errors"
     elif OPERATIONAL in helpful:

@@ -226,7 +226,12 @@ def load_confidence(folder: str | Path = Path(__file__).parent) -> nn.Module:
 
 def load(folder: str | Path = Path(__file__).parent) -> CalibratedNetwork:
     """The network of network.py with its calibrated confidence, in evaluation mode."""
-    spec = spec_from_file_location("network", Path(folder, "network.py"))
+    path = Path(folder, "network.py")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; export the network as source too (nasplat export --format all; format='all')"
+        )
+    spec = spec_from_file_location("network", path)
     assert spec is not None and spec.loader is not None
     source = module_from_spec(spec)
     spec.loader.exec_module(source)

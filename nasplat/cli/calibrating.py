@@ -103,7 +103,8 @@ def _print_asking(asking: "Asking") -> None:
         f"({asking.labelled} have a label so far)"
     )
     out.print(f"  images     {escape(str(asking.sheet))}")
-    out.print(f"  labels     {escape(str(asking.questions))}: fill the column label; ? for what nobody can tell")
+    out.print(f"  labels     {escape(str(asking.questions))}: fill the column label; ? for an image of no class")
+    out.print(f"  classes    {escape(', '.join(asking.classes))}")
     out.print("then the same command goes on")
 
 
@@ -117,7 +118,9 @@ def _print_found(found: calibrating.Calibrated) -> None:
         err.print(f"[yellow]note:[/] {escape(note)}")
     if compared.figures:
         names, rows = columns(compared)
-        print_table(f"On {len(compared.found.held_out):,} held-out images, with intervals of 95 %", names, rows)
+        print_table(
+            f"On {len(compared.found.held_out):,} held-out images, with intervals of 95 %; * ships", names, rows
+        )
     chosen = compared.recommendation
     if chosen is not None:
         out.print(f"recommended: {chosen.name}, since {escape(chosen.reason)}")

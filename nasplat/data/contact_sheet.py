@@ -25,16 +25,28 @@ class Band:
         title: Its title.
         images: uint8 `[n, channels, height, width]`.
         captions: A text below each image, or none.
+        cell: The side of an image, in pixels.
     """
 
     title: str
     images: NDArray[np.uint8]
     captions: Sequence[str] = ()
+    cell: int = CELL
+
+    @property
+    def across(self) -> int:
+        """The images of a row."""
+        return (ACROSS * (CELL + GAP)) // (self.cell + GAP)
+
+    @property
+    def down(self) -> int:
+        """The rows, at least one."""
+        return max(-(-len(self.images) // self.across), 1)
 
     @property
     def pitch(self) -> int:
         """The height of a row."""
-        return CELL + GAP + (CAPTION if self.captions else 0)
+        return self.cell + GAP + (CAPTION if self.captions else 0)
 
 
 def bands_of(order: NDArray[np.int64], picked: int) -> dict[str, NDArray[np.int64]]:
@@ -62,21 +74,19 @@ def write_sheet(bands: Sequence[Band], path: Path) -> None:
     Raises:
         InputError, StorageError: It cannot be written.
     """
-    rows = [max(-(-len(band.images) // ACROSS), 1) for band in bands]
-    across = CELL + GAP
-    height = sum(TITLE + down * band.pitch + GAP for band, down in zip(bands, rows, strict=True))
-    sheet = Image.new("RGB", (ACROSS * across + GAP, height), PAPER)
+    height = sum(TITLE + band.down * band.pitch + GAP for band in bands)
+    sheet = Image.new("RGB", (ACROSS * (CELL + GAP) + GAP, height), PAPER)
     drawing, font, small, top = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(12), 0
-    for band, down in zip(bands, rows, strict=True):
+    for band in bands:
         drawing.text((GAP, top + 4), band.title, INK, font)
         top += TITLE
         for place, image in enumerate(band.images):
-            row, column = divmod(place, ACROSS)
-            left, upper = GAP + column * across, top + row * band.pitch
-            sheet.paste(_cell(image), (left, upper))
+            row, column = divmod(place, band.across)
+            left, upper = GAP + column * (band.cell + GAP), top + row * band.pitch
+            sheet.paste(_cell(image, band.cell), (left, upper))
             if band.captions:
-                drawing.text((left + CELL / 2, upper + CELL), band.captions[place], INK, small, anchor="ma")
-        top += down * band.pitch + GAP
+                drawing.text((left + band.cell / 2, upper + band.cell), band.captions[place], INK, small, anchor="ma")
+        top += band.down * band.pitch + GAP
     try:
         with appearing(path) as file:
             sheet.save(file, "PNG")
@@ -84,11 +94,11 @@ def write_sheet(bands: Sequence[Band], path: Path) -> None:
         raise refusal(path, "written", error) from error
 
 
-def _cell(image: NDArray[np.uint8]) -> Image.Image:
+def _cell(image: NDArray[np.uint8], side: int) -> Image.Image:
     channels, height, width = image.shape
     shown = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0)).convert("RGB")
-    smooth = Image.Resampling.NEAREST if max(height, width) < CELL else Image.Resampling.BILINEAR
-    return shown.resize((CELL, CELL), smooth)
+    smooth = Image.Resampling.NEAREST if max(height, width) < side else Image.Resampling.BILINEAR
+    return shown.resize((side, side), smooth)
 
 
 def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -94,6 +94,7 @@ def ship(
         description["files"] = sorted({path.name for path in draft.iterdir()} | {ARCHITECTURE, CARD})
         card = draft / CARD
         text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+        text = text.replace("runs model.onnx on", f"runs {CALIBRATED} on")
         write_atomically(card, f"{text}\n{_section(name, about)}")
         write_atomically(draft / ARCHITECTURE, json.dumps(description, indent=2) + "\n")
     return differences
@@ -159,6 +160,7 @@ def write_graph(folder: Path) -> bytes:
         io_map=[(name, f"calibrator/{name}") for name in ("logits", FEATURES)],
         outputs=[*(each.name for each in network.graph.output), CONFIDENCE],
     )
+    joined.graph.output[-1].type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.save(joined, folder / CALIBRATED)
     return alone
 

@@ -76,6 +76,7 @@ def render(compared: Compared, name: str) -> str:
         drawing=_drawing(compared) if compared.figures else "",
         arms=arms,
         rows=rows,
+        scored=int(found.drawn.sum()) if found.drawn.sum() >= LEAST else len(found.rows),
         fair=found.drawn.sum() >= LEAST and not found.drawn.all(),
         recommended="" if chosen is None else chosen.name,
         reason_of="" if chosen is None else chosen.reason,

@@ -112,7 +112,7 @@ class Picked:
         """What is shown of it.
 
         Raises:
-            ValidationError: It is damaged.
+            ValueError: It is damaged.
         """
         return _Said.model_validate(self.found)
 
