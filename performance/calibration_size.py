@@ -19,8 +19,8 @@ import numpy as np
 from calibration import labelled_by
 from numpy.typing import NDArray
 
-from nasplat.calibration.comparison import compared
 from nasplat.calibration.asking import Labelled
+from nasplat.calibration.comparison import compared
 from nasplat.calibration.outputs import Outputs
 from nasplat.calibration.rounds import Plan
 from nasplat.calibration.stored import stored
