@@ -508,6 +508,7 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
         ({"budget": COUNT + 1, "labels": None}, f"only {COUNT} different operation pictures"),
         ({"budget": COUNT, "held_out": 1}, "lower --budget"),
         ({"labels": {"zebra.png": "digit 1"}}, "not in the operation folder, such as zebra.png"),
+        ({"labels": {"a\0b": "digit 1"}}, "not in the operation folder"),
         ({"labels": {"900, day.png": "digit 1", "again.png": "digit 2"}}, "labelled twice and differently"),
         ({"labels": {"900, day.png": "digit 1"}, "budget": 10}, "only 1 different pictures with a label"),
     ],
@@ -672,6 +673,85 @@ def test_pictures_that_go_change_or_come_later_shift_no_answer(place: Path, tmp_
     assert {row["content"] for row in kept} == wanted and len(kept) == 50
     assert all(known[row["picture"]] == row["label"] for row in kept if row["picture"]) and asked[0] not in names
     assert not set(labelled.rows.tolist()) & set(labelled.held_out.tolist())
+
+
+@pytest.mark.usefixtures("without_graph")
+def test_labels_go_on_between_questions_and_files(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = calibrated(place, out, labels=None, budget=20).asking
+    assert first is not None
+    asked = {row[1] for row in csv.reader(first.questions.read_text().splitlines())}
+    some = {name: label for n, (name, label) in enumerate(truth(place).items()) if n < 200 or name in asked}
+    whole = calibrated(place, out, labels=some, budget=20)
+    assert whole.compared is not None and len(whole.compared.found.held_out) >= 180
+    kept = sorted((out / "labels.csv").read_text().splitlines())
+    again = calibrated(place, out, labels=None, budget=20)  # what was blank in round-1.csv is filled in by now
+    assert again.compared is not None and sorted((out / "labels.csv").read_text().splitlines()) == kept
+    assert again.compared.found.rows.tolist() == whole.compared.found.rows.tolist()
+    more = calibrated(place, out, labels=None, budget=20, held_out=195)
+    assert more.asking is not None and more.asking.pictures == 195 - len(whole.compared.found.held_out)
+    assert more.asking.answered == 0
+    answer(more.asking.questions, place)
+    ended = calibrated(place, out, labels=None, budget=20, held_out=195)
+    assert ended.compared is not None and len(ended.compared.found.held_out) == 195
+    lines = list(csv.reader((out / "labels.csv").read_text().splitlines()))
+    write(out / "labels.csv", [[name, label, "" if n else digest] for n, (name, label, digest) in enumerate(lines)])
+    calibrated(place, out, labels=None, budget=20, held_out=195)
+    assert len((out / "labels.csv").read_text().splitlines()) == len(lines), "names alone do too"
+    write(out / "labels.csv", [lines[0], [lines[1][0], "cat", ""]])
+    with pytest.raises(InputError, match="none of the classes, such as 'cat'"):
+        calibrated(place, out, labels=None, budget=20)
+
+
+@pytest.mark.usefixtures("without_graph")
+def test_a_picture_that_is_gone_leaves_the_same_call_possible(found: Calibrated, place: Path, tmp_path: Path) -> None:
+    operation, out = tmp_path / "operation", tmp_path / "out"
+    shutil.copytree(place / "operation", operation)
+    known = truth(place)
+
+    def call(**given: Any) -> Calibrated:
+        return nasplat.calibrate(
+            place / "exported", operation, out=out, budget=COUNT - 1, progress=False, calibrator="temperature", **given
+        )
+
+    assert call(labels=known).compared is not None
+    (operation / "night" / "901.png").unlink()
+    (operation / "902, day.png").unlink()
+    shutil.rmtree(out / "work")
+    again = call()
+    assert again.compared is not None and len(again.compared.found.rows) in (COUNT - 3, COUNT - 2)
+    assert "night/901.png" in (out / "labels.csv").read_text()
+    other = nasplat.calibrate(
+        place / "exported", operation, out=tmp_path / "other", labels=out / "labels.csv", budget=50, progress=False
+    )
+    assert other.compared is not None
+    assert any("2 labels are of pictures that cannot be read or are gone" in note for note in other.compared.notes)
+
+
+def test_what_others_have_in_the_folder_stays(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    (out / "work" / "thesis.txt").touch()
+    (out / ".git").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="is not the folder of a calibration"):
+        nasplat.calibrate(place / "exported", tmp_path / "empty", out=out, progress=False)
+    assert (out / "work" / "thesis.txt").exists() and (out / ".git").exists()
+    with pytest.raises(InputError, match="is inside of"):
+        nasplat.calibrate(place / "exported", place / "operation", out=place / "operation" / "out", progress=False)
+
+
+@pytest.mark.usefixtures("without_graph")
+def test_a_picture_that_changed_after_it_was_read_has_no_label(found: Calibrated, place: Path, tmp_path: Path) -> None:
+    operation, out = tmp_path / "operation", tmp_path / "out"
+    shutil.copytree(place / "operation", operation)
+    words: dict[str, Any] = {"out": out, "budget": 50, "progress": False, "labels": truth(place)}
+    nasplat.calibrate(place / "exported", operation, **words)
+    path = operation / "902, day.png"
+    shutil.copy(operation / "night" / "901.png", path)
+    os.utime(path, (2e9, 2e9))
+    with pytest.raises(InputError, match=r"not as the network saw them, such as .*902, day.png"):
+        nasplat.calibrate(place / "exported", operation, **words)
 
 
 def test_pictures_that_changed_since_they_were_read_are_not_asked_for(place: Path, tmp_path: Path) -> None:

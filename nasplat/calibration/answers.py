@@ -6,8 +6,10 @@ A picture is known by its content, a digest of it as networks are given it. Its 
 import csv
 import io
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from nasplat.errors import InputError, printable
@@ -17,6 +19,8 @@ COLUMNS = ("number", "picture", "label", "content")
 """The columns of a file of questions. `number` is that of the contact sheet, `content` a digest of the picture."""
 NOBODY_KNOWS = "?"
 """The label of a picture that nobody can label."""
+DIGEST = re.compile("[0-9a-f]{32}")
+"""What is a content; a column of this name may hold anything else."""
 LARGEST = 1 << 28
 """Bytes of a file of labels."""
 NAMED = 3
@@ -39,7 +43,9 @@ class Names:
         self._contents: dict[str, str] = {}
         self.known = set(contents) - {""}
         alone = [Path(each).name for each in relative]
-        for names in (alone, relative, absolute):  # a path counts more than the name of another file
+        real = cache(os.path.realpath)
+        resolved = [os.path.join(real(folder), name) for folder, name in map(os.path.split, absolute)]  # noqa: PTH118
+        for names in (alone, relative, resolved, absolute):  # a path counts more than the name of another file
             several: set[str] = set()
             found: dict[str, str] = {}
             for name, content in zip(names, contents, strict=True):
@@ -54,10 +60,10 @@ class Names:
 
         It is empty if the picture cannot be read, and None if there is no such picture.
         """
-        for spelling in (name, name.strip(), os.path.realpath(name.strip())):
+        for spelling in (name, name.strip()):
             if (found := self._contents.get(spelling)) is not None:
                 return found
-        return None
+        return None if "\0" in name else self._contents.get(os.path.realpath(name.strip()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,8 @@ def read_answers(path: Path) -> Iterator[Said]:
         lines.fieldnames = columns
         for each in lines:
             picture, label, content = (each.get(name) or "" for name in ("picture", "label", "content"))
-            yield Said(f"{path}, line {lines.line_num}", picture, label.strip(), content.strip())
+            digest = content.strip() if DIGEST.fullmatch(content.strip()) else ""
+            yield Said(f"{path}, line {lines.line_num}", picture, label.strip(), digest)
     except OSError as error:
         raise InputError(f"the labels {path} cannot be read: {error.strerror or error}; give another file") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -126,7 +133,7 @@ def check_classes(said: Iterable[Said], classes: Sequence[str]) -> None:
 
 
 def by_content(said: Sequence[Said], names: Names, asked: Collection[str] = ()) -> tuple[Labels, int]:
-    """The labels of pictures, and how many of them are of pictures that cannot be read.
+    """The labels of pictures, and how many others are of pictures that cannot be read, or are gone.
 
     Args:
         said: The answers; those without a label are left out.
@@ -137,16 +144,16 @@ def by_content(said: Sequence[Said], names: Names, asked: Collection[str] = ()) 
         InputError: A picture is none of the operation pictures or has changed, or has two labels.
     """
     missing, first = list[Said](), dict[str, Said]()
-    unreadable = 0
+    left_out = 0
     for each in said:
         if not each.label:
             continue
         there = each.content in names.known or each.content in asked
         content = each.content if there else names.content(each.picture)
-        if content is None:
+        if content is None and not each.content:
             missing.append(each)
         elif not content:
-            unreadable += 1
+            left_out += 1
         elif each.content and each.content != content:
             raise InputError(
                 f"{printable(each.picture)} is not the picture that was asked for ({each.where}): its content is "
@@ -160,7 +167,7 @@ def by_content(said: Sequence[Said], names: Names, asked: Collection[str] = ()) 
             f"{_named([f'{each.picture} ({each.where})' for each in missing])}; give the labels of these pictures, by "
             "their path below the folder"
         )
-    return {content: each.label for content, each in first.items()}, unreadable
+    return {content: each.label for content, each in first.items()}, left_out
 
 
 def twice(one: Said, other: Said) -> InputError:

@@ -1,13 +1,15 @@
 """Rounds of questions: what was asked, what was answered, and what is asked next."""
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from nasplat.calibration.answers import (
     NOBODY_KNOWS,
@@ -24,7 +26,7 @@ from nasplat.calibration.pictures import Pictures
 from nasplat.calibration.rounds import Plan, medoids_of, next_round
 from nasplat.data.contact_sheet import Band, write_sheet
 from nasplat.data.pool import Images, Pool
-from nasplat.data.pool_pass import content
+from nasplat.data.pool_pass import CHUNK, MARKS, content
 from nasplat.errors import DamageError, InputError, printable
 from nasplat.storage.files import is_taken, read_file, write_atomically
 
@@ -50,6 +52,12 @@ class Round(BaseModel):
     contents: list[str]
     drawn: list[bool]
     held_out: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.contents) != len(self.drawn) or not re.fullmatch(r"(round|held-out)-\d+", self.name):
+            raise ValueError("a round has other lists or another name than this version writes")
+        return self
 
 
 class Asked(BaseModel):
@@ -137,6 +145,7 @@ class Rounds:
         self._row = {each: row for row, each in enumerate(self.pictures.contents)}
         self.asked = self._read()
         self._own: Labels = {}
+        self._called: dict[str, str] = {}
         self.labels = self._gathered()
         if self.given is None:
             self._open = np.arange(len(self._row), dtype=np.int64)
@@ -163,7 +172,13 @@ class Rounds:
         if self.asked.rounds:
             write_atomically(self.folder / ROUNDS, self.asked.model_dump_json() + "\n")
             self._own |= self.labels
-            write_atomically(self.folder / LABELS, kept(self._own, self.pictures.shown))
+            self._called |= self.pictures.shown
+            write_atomically(self.folder / LABELS, kept(self._own, self._called))
+            for part in self.asked.rounds:  # a blank means that an answer was withdrawn
+                if is_taken(path := self.folder / f"{part.name}.csv"):
+                    blank = {each.content for each in read_answers(path) if not each.label}
+                    if blank & self.labels.keys():
+                        write_atomically(path, questions(part.contents, self._called, self.labels))
 
     def _gathered(self) -> Labels:
         """All answers. A file of questions counts more than what was kept of it, and so do labels that are given.
@@ -173,7 +188,10 @@ class Rounds:
         """
         classes, names = self.classes, self.pictures.names
         if is_taken(path := self.folder / LABELS):
-            self._own = {each.content: each.label for each in read_answers(path) if each.content and each.label}
+            before = list(read_answers(path))
+            check_classes(before, classes)
+            self._called |= {each.content: each.picture for each in before if each.content}
+            self._own, _ = by_content(before, names, self._called)
         lines, asked = list[Said](), {each for part in self.asked.rounds for each in part.contents}
         for part in self.asked.rounds:
             if is_taken(path := self.folder / f"{part.name}.csv"):
@@ -181,11 +199,11 @@ class Rounds:
                 check_classes(said, classes)
                 lines += said
                 for each in said:
-                    self._own.pop(each.content, None)
+                    self._own.pop(each.content or names.content(each.picture) or "", None)
         files, _ = by_content(lines, names, asked)
-        given, unreadable = by_content(self.given or (), names, asked)
-        if unreadable:
-            self.notes.append(f"{unreadable:,} labels are of pictures that cannot be read, and left out")
+        given, left_out = by_content(self.given or (), names, asked)
+        if left_out:
+            self.notes.append(f"{left_out:,} labels are of pictures that cannot be read or are gone, and left out")
         by_content([*lines, *(self.given or ())], names, asked)  # none against another
         self._own |= files
         return {**self._own, **given}
@@ -206,7 +224,7 @@ class Rounds:
                 return None
             self.asked.rounds.append(following)
             self._write()
-        return None
+        raise DamageError(f"{self.folder / ROUNDS} has more rounds than pictures; choose another --out (out=…)")
 
     def _check(self) -> None:
         """Check that there are as many pictures, and labels, as are asked for.
@@ -222,10 +240,12 @@ class Rounds:
                 f"the budget is {self.plan.budget}, but {asked} pictures were asked for already; raise --budget "
                 "(budget=…)"
             )
-        wanted = self.plan.budget + (self.held_out or 0)
+        held = max((self.held_out or 0) - len(self.asked.contents(held_out=True)), 0)
+        wanted = self.plan.budget - asked + held
         more = f" and {self.held_out} held out" if self.held_out else ""
-        there = len(np.union1d(self._open, [*self._rows(held_out=False), *self._rows(held_out=True)]))
-        if wanted > there:
+        left = len(np.setdiff1d(self._open, [*self._rows(held_out=False), *self._rows(held_out=True)]))
+        there = left + asked + len(self.asked.contents(held_out=True))
+        if wanted > left:
             which = "different operation pictures" if self.given is None else "different pictures with a label"
             raise InputError(
                 f"the budget is {self.plan.budget}{more}, but there are only {there:,} {which}; lower --budget "
@@ -277,7 +297,7 @@ class Rounds:
             return self._round("round", more, drawn.tolist(), held_out=False)
         missing = (self.held_out or 0) - sum(map(len, self._others()))
         if self.given is None and missing > 0:
-            rest = np.setdiff1d(self._open, closed)
+            rest = np.setdiff1d(self._open, [*closed, *self._others()[1]])
             more = np.random.default_rng([self.plan.seed, asked, len(held)]).permutation(rest)[:missing]
             return self._round("held-out", more, [True] * len(more), held_out=True)
         return None
@@ -301,31 +321,47 @@ class Rounds:
         table, sheet = (self.folder / f"{asked.name}{ending}" for ending in (".csv", ".png"))
         there = [each for each in asked.contents if each in self._row]
         whole = is_taken(table) and {each.content for each in read_answers(table)} >= {*there} - {*self.labels}
-        if not whole:
+        if not whole or not is_taken(sheet):
             files = self.pictures.files[[self._row[each] for each in there]].tolist()
-            seen, failures = pool.read(files)
-            changed = [pool.name(row) for row, _ in failures]
-            if not failures:
-                changed = [
-                    pool.name(r) for r, image, e in zip(files, seen, there, strict=True) if content(image).hex() != e
-                ]
-            if changed:
-                raise InputError(
-                    f"{len(changed)} of the pictures that are asked for are not as the network saw them, such as "
-                    f"{printable(changed[0])}; restore them, or delete {index.parent}, and all are read again"
-                )
+            self._check_same(dict(zip(files, there, strict=True)), pool, index)
             with Pool(index, (pool.shape[0], SIDE, SIDE), pool.most) as larger:
                 images, _ = larger.read(files)
             title = f"{asked.name}: {len(there)} pictures, by their numbers in {table.name}"
             write_sheet([Band(title, images, [str(n + 1) for n in range(len(images))], SIDE)], sheet)
+        if not whole:
             write_atomically(table, questions(there, self.pictures.shown, self.labels))
         answered = sum(each in self.labels for each in there)
         every = [each for part in self.asked.rounds for each in part.contents]
         labelled = sum(self.labels.get(each, NOBODY_KNOWS) != NOBODY_KNOWS for each in every)
         return Asking(asked.name, table, sheet, tuple(self.classes), len(there), answered, labelled)
 
-    def ended(self, pool: Pool) -> Labelled:
+    def _check_same(self, files: Mapping[int, str], pool: Pool, index: Path) -> None:
+        """Check that files have the contents that the network saw.
+
+        Raises:
+            InputError: Some have not.
+        """
+        rows = list(files)
+        for first in range(0, len(rows), CHUNK):
+            some = rows[first : first + CHUNK]
+            images, failures = pool.read(some)
+            changed = [row for row, _ in failures]
+            there = [row for row in some if row not in changed]
+            pairs = zip(there, images, strict=True)
+            changed += [row for row, image in pairs if content(image).hex() != files[row]]
+            if changed:
+                raise InputError(
+                    f"{len(changed)} of the pictures are not as the network saw them, such as "
+                    f"{printable(pool.name(changed[0]))}; restore them, or delete {index.parent}, and all are read "
+                    "again"
+                )
+
+    def ended(self, pool: Pool, index: Path) -> Labelled:
         """What was labelled.
+
+        Args:
+            pool: The pictures as the network takes them.
+            index: The list of the pool.
 
         Raises:
             InputError: It is too little, or no picture is there any more.
@@ -339,7 +375,11 @@ class Rounds:
             )
         fair = {self._row[each] for each, drawn in pairs if drawn}
         held, held_labels = self._held(rows)
-        self._note(pairs, rows, held)
+        since = (index.parent / MARKS).stat().st_mtime
+        files = {int(self.pictures.files[row]): self.pictures.contents[row] for row in [*rows.tolist(), *held.tolist()]}
+        later = {row: each for row, each in files.items() if _modified(pool.name(row)) > since}
+        self._check_same(later, pool, index)
+        self._note(pairs, rows)
         images = np.empty((0, *pool.shape), np.uint8)
         order = np.random.default_rng(self.plan.seed).permutation(self.pictures.files)
         for first in range(0, len(order), SOME):
@@ -366,14 +406,14 @@ class Rounds:
             others = sorted(drawn[: max(self.held_out - len(asked), 0)].tolist())
         return self._labelled([*asked, *others])
 
-    def _note(self, pairs: Sequence[tuple[str, bool]], rows: Integers, held: Integers) -> None:
+    def _note(self, pairs: Sequence[tuple[str, bool]], rows: Integers) -> None:
         """Note what users may not expect of the pictures and their labels."""
         if self.pictures.unreadable:
             self.notes.append(self.pictures.unreadable)
         if gone := sum(each not in self._row for part in self.asked.rounds for each in part.contents):
             self.notes.append(f"{gone:,} pictures that were asked for are no longer there, and are left out")
-        asked = len(self._rows(held_out=True))
-        for unknown, what in ((len(pairs) - len(rows), "asked for"), (asked - len(held), "held out")):
+        held = sum(self._class(row) is None for row in self._rows(held_out=True))
+        for unknown, what in ((len(pairs) - len(rows), "asked for"), (held, "held out")):
             if unknown > 0:
                 self.notes.append(
                     f"{unknown} of the pictures that were {what} could not be labelled, and are left out: figures are "
@@ -384,3 +424,11 @@ class Rounds:
                 f"{len(self._open):,} of {len(self._row):,} different pictures have a label; what is found of these "
                 "holds for the others if they were drawn at random"
             )
+
+
+def _modified(name: str) -> float:
+    """When a file was changed last; never, if it is none."""
+    try:
+        return Path(name).stat().st_mtime
+    except OSError:
+        return -math.inf

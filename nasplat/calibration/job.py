@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +48,25 @@ def begun(folder: Path, network: Network, sources: Sequence[str], plan: Plan) ->
         "seed": plan.seed,
     }
     try:
-        old = is_taken(folder / JOB)
-        if not old and folder.exists() and {path.name for path in folder.iterdir() if path.name[0] != "."} - {WORK}:
-            raise InputError(f"{folder} is not the folder of a calibration; choose another --out (out=…)")
-        (folder / WORK).mkdir(parents=True, exist_ok=True)
+        made = not is_taken(folder / JOB)
+        if made:
+            if folder.exists() and any(not path.name.startswith(f".{JOB}.") for path in folder.iterdir()):
+                raise InputError(f"{folder} is not the folder of a calibration; choose another --out (out=…)")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / JOB, json.dumps(job, indent=2) + "\n")
+        work = folder / WORK
+        work.mkdir(exist_ok=True)
         try:
-            with held(folder / WORK / LOCK, seconds=0):
-                _begin(folder / JOB, job)
+            with held(work / LOCK, seconds=0):
+                _check_begun(folder / JOB, job)
                 yield
         except InputError:
-            if not old and not is_taken(folder / ROUNDS) and not is_taken(folder / WORK / CONTENTS):
-                shutil.rmtree(folder, ignore_errors=True)  # nothing to go on with
+            if made and not is_taken(folder / ROUNDS) and not is_taken(work / CONTENTS):  # nothing to go on with
+                for path in (work / INDEX, work / LOCK, folder / JOB):
+                    path.unlink(missing_ok=True)
+                for each in (work, folder):
+                    with suppress(OSError):  # another process put a file there
+                        each.rmdir()
             raise
     except filelock.Timeout:
         raise InputError(f"{folder} is being written by another process; wait for it, or interrupt it") from None
@@ -71,15 +78,12 @@ def begun(folder: Path, network: Network, sources: Sequence[str], plan: Plan) ->
         raise refusal(folder, "written", error) from error
 
 
-def _begin(path: Path, job: dict[str, Any]) -> None:
-    """Record what is calibrated, or check that it is what was begun.
+def _check_begun(path: Path, job: dict[str, Any]) -> None:
+    """Check that what is calibrated is what was begun.
 
     Raises:
         InputError: It is something else.
     """
-    if not is_taken(path):
-        write_atomically(path, json.dumps(job, indent=2) + "\n")
-        return
     try:
         old = json.loads(read_file(path))
         differing = [name for name in job if old.get(name) != job[name]]
@@ -129,7 +133,7 @@ def labelling(
         pictures = Pictures.of(pool, seen(work, pool, network, told))
         rounds = Rounds(folder, network.classes, pictures, plan, given, held_out)
         waiting = rounds.go_on()
-        return rounds.ended(pool) if waiting is None else rounds.ask(waiting, pool, work / INDEX)
+        return rounds.ended(pool, work / INDEX) if waiting is None else rounds.ask(waiting, pool, work / INDEX)
 
 
 def digest_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nasplat.calibration.answers import Names
 from nasplat.calibration.outputs import Integers, Outputs
 from nasplat.data.pool import Images, Pool
-from nasplat.data.pool_pass import IS_UNREADABLE, Column, PoolPass, Told, content
+from nasplat.data.pool_pass import IS_UNREADABLE, UNREADABLE, Column, PoolPass, Told, content
 from nasplat.errors import InputError, printable
 
 LOGITS, FEATURES, CONTENTS = "logits.f4", "features.f4", "contents.u1"
@@ -99,6 +99,8 @@ def seen(work: Path, pool: Pool, network: Network, told: Told) -> PoolPass:
         compute, told,
     )  # fmt: skip
     if not len(found.usable):
+        example = found.example()
         found.delete()
-        raise InputError(f"none of the {len(pool):,} operation pictures can be read{found.example()}; give others")
+        (work / UNREADABLE).unlink(missing_ok=True)
+        raise InputError(f"none of the {len(pool):,} operation pictures can be read{example}; give others")
     return found

@@ -229,6 +229,11 @@ def calibrate(
             raise InputError(
                 f"operation pictures are in a folder, but {each!r} is none; correct --operation (operation=…)"
             )
+        if Path(each).is_dir() and folder.resolve().is_relative_to(Path(each).resolve()):
+            raise InputError(
+                f"{folder} is inside of {each}, so that its contact sheets would be operation pictures; choose another "
+                "--out (out=…)"
+            )
     network = ExportedClassifier(Path(exported))
     given: list[Said] | None = None
     if isinstance(labels, Mapping):
