@@ -24,11 +24,12 @@ from nasplat.calibration.clusters import k_medoids, nearest
 from nasplat.calibration.operational import PAPER, USUAL, Operational, Process, Recipe, log_odds, median_distance
 from nasplat.calibration.outputs import Outputs, rights
 from nasplat.calibration.recommendation import Score, held_out_errors, recommend, recommended
-from nasplat.calibration.reliability import decision_costs, diagram, figures, wilson
+from nasplat.calibration.reliability import decision_costs, diagram, figures
 from nasplat.calibration.rivals import Isotonic, Platt, Temperature, smoothed_share
 from nasplat.calibration.selection import choose, doubt, nearness, spread_out
 from nasplat.calibration.truncated import truncated_normal
 from nasplat.errors import InputError
+from nasplat.proportion import wilson
 
 Floats = NDArray[np.float64]
 CLASSES = 4
@@ -665,7 +666,7 @@ def test_the_diagram_has_counts_and_wilsons_intervals() -> None:
         for end in (low, high):
             away = abs(hits / count - end) - 1.959964 * math.sqrt(end * (1 - end) / count)
             assert away == pytest.approx(0, abs=1e-6) or (end in (0, 1) and end == hits / count)
-    assert wilson(np.array([5.0]), np.array([10.0]))[0] == pytest.approx(0.2366, abs=1e-4)
+    assert wilson(0.5, 10)[0] == pytest.approx(0.2366, abs=1e-4)
 
 
 def test_figures_of_nothing_or_of_no_confidence_are_refused() -> None:

@@ -19,6 +19,7 @@ from nasplat.architecture import Architecture
 from nasplat.cli import evaluating
 from nasplat.cli.evaluation_record import TRIALS, _trial
 from nasplat.predictor import Predictor
+from nasplat.proportion import half_width, wilson
 from nasplat.registry import SEARCH_SPACES
 from nasplat.surrogates import intervals
 from nasplat.surrogates.intervals import (
@@ -30,9 +31,7 @@ from nasplat.surrogates.intervals import (
     cross_fitted,
     fitted_factor,
     folds_of,
-    half_width,
     ratios,
-    wilson,
 )
 from nasplat.surrogates.ranking_metrics import evaluate, splits
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasplat.errors import InputError
+from nasplat.proportion import wilson
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -14,8 +15,6 @@ BINS = 10
 RESAMPLES = 1000
 CELLS = 2**22
 """The resamples that are drawn at once have at most this many pictures together."""
-Z = 1.959963984540054
-"""Half the width of an interval of 95 % of the normal distribution, in deviations."""
 SKEWED = ("reliability", "resolution", "within_bins", "calibration_error")
 """Figures of bins, which resampling makes larger or smaller; their intervals are mirrored at the value."""
 COUNTS = ("high_confidence_errors", "high_confidence_rights")
@@ -56,19 +55,6 @@ class Diagram:
     high: Floats
 
 
-def wilson(hits: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Wilson's interval of 95 % of a share (Wilson, 1927, "Probable inference"), the two ends.
-
-    Args:
-        hits: How many of them hit, between 0 and the count.
-        counts: The counts, at least 1.
-    """
-    share = hits / counts
-    middle = (share + Z**2 / (2 * counts)) / (1 + Z**2 / counts)
-    half = Z * np.sqrt(share * (1 - share) / counts + Z**2 / (4 * counts**2)) / (1 + Z**2 / counts)
-    return np.clip(middle - half, 0.0, share), np.clip(middle + half, share, 1.0)
-
-
 def diagram(confidence: Floats, right: Booleans, bins: int = BINS) -> Diagram:
     """The reliability diagram of bins of equal width.
 
@@ -83,7 +69,7 @@ def diagram(confidence: Floats, right: Booleans, bins: int = BINS) -> Diagram:
     counts, said, hits, _, _ = _bin_sums(confidence, right, bins).sum(0)[: 5 * bins].reshape(5, bins)
     filled = counts > 0
     n, ends = counts[filled], np.arange(bins + 1) / bins
-    low, high = wilson(hits[filled], n)
+    low, high = wilson(hits[filled] / n, n)
     return Diagram(
         ends[:-1][filled], ends[1:][filled], n.astype(np.int64), said[filled] / n, hits[filled] / n, low, high
     )
@@ -159,7 +145,7 @@ def figures(
             if name != "within_bins":  # it alone may be negative
                 low, high = max(low, 0.0), max(high, 0.0)
         if name in COUNTS and value in (0, n):
-            ends = wilson(np.array(value), np.array(float(n)))
+            ends = wilson(value / n, n)
             low, high = n * ends[0], n * ends[1]
         found[name] = Figure(float(value), min(float(low), float(value)), max(float(high), float(value)))
     return found

@@ -8,7 +8,8 @@ import numpy as np
 from rich.markup import escape
 
 from nasplat.cli.console import out, print_table
-from nasplat.surrogates.intervals import CORRECTED_LEVEL, FOLDS, LEVELS, half_width, wilson
+from nasplat.proportion import half_width, wilson
+from nasplat.surrogates.intervals import CORRECTED_LEVEL, FOLDS, LEVELS
 from nasplat.surrogates.ranking_metrics import Interval, Trial
 
 NONE = "-"
@@ -49,7 +50,7 @@ def _shares(counts: Sequence[tuple[Sequence[int], int]]) -> list[dict[str, float
     n, rows = float(np.mean([number for _, number in counts])), []
     for place, level in enumerate(LEVELS):
         share = Interval.of([inside[place] / number for inside, number in counts])
-        low, high = wilson(share.mean, n)
+        low, high = map(float, wilson(share.mean, n))
         rows.append({"level": level, "share": share.mean, "low": low, "high": high, "half": share.half})
     return rows
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasplat.picking.picker import PickerRecipe, fit
+from nasplat.proportion import wilson
 
 Floats = NDArray[np.float64]
 
@@ -112,10 +113,8 @@ def belonging(ranks: Floats, share: float, prior: Estimate) -> tuple[Estimate, E
         both intervals multiplied, which is wider than 95 %.
     """
     count, hits = len(ranks), float((ranks <= share).mean())
-    z = 1.96
-    middle = (hits + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(hits * (1 - hits) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    recall = Estimate(hits, max(float(middle - half), 0.0), min(float(middle + half), 1.0))
+    low, high = wilson(hits, count)
+    recall = Estimate(hits, float(low), float(high))
     precision = [
         min(r * p / share, 1.0)
         for r, p in ((recall.value, prior.value), (recall.low, prior.low), (recall.high, prior.high))

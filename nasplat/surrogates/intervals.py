@@ -11,11 +11,12 @@ weights. It is cross-fitted: the factor of a fold is fitted to the other folds.
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, inf, isfinite
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nasplat.proportion import half_width
 
 Floats = NDArray[np.float64]
 
@@ -27,23 +28,6 @@ FOLDS = 5
 """Number of folds of the cross-fitting; fewer if there are fewer groups."""
 ROUNDING = 1e-9
 """Relative tolerance at the ends of intervals, so that the example that fixes a factor lies in its own interval."""
-
-
-def half_width(level: float) -> float:
-    """Half the width of the normal central interval of a level, in deviations."""
-    return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a binomial share among n (Wilson, 1927, Journal of the American Statistical Association 22).
-
-    Unlike share ± deviation it stays within 0..1, and has a width at the shares 0 and 1.
-    """
-    z = half_width(level)
-    shrunk = 1 + z**2 / n
-    middle = (share + z**2 / (2 * n)) / shrunk
-    half = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5 / shrunk
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def ratios(values: Floats, deviations: Floats, scores: Floats) -> Floats:
