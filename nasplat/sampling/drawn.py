@@ -1,0 +1,56 @@
+"""What a sampler gives, and the prior."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Score = Callable[[Tensor], Tensor]
+"""Gives how much training learns of each draw `[n]`, at least 0, for draws `[n, dimensions]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Draws and their weights.
+
+    Args:
+        items: The draws `[n, dimensions]`.
+        weights: What the loss of each is multiplied by `[n]`; their mean over many draws is 1.
+    """
+
+    items: Tensor
+    weights: Tensor
+
+
+class Sampler(Protocol):
+    """Draws what training sees next, and learns where to draw."""
+
+    def sample(self, count: int) -> Drawn:
+        """So many draws."""
+        ...
+
+    def learn(self, score: Score) -> None:
+        """Learn from scores of what the prior draws; after that, draws are others."""
+        ...
+
+
+class Prior:
+    """Draws from the standard normal distribution, all of weight 1.
+
+    Args:
+        dimensions: The dimensions of a draw.
+        generator: Draws.
+    """
+
+    def __init__(self, dimensions: int, generator: torch.Generator) -> None:
+        self.dimensions, self._generator = dimensions, generator
+
+    def sample(self, count: int) -> Drawn:
+        """So many draws."""
+        items = torch.randn(count, self.dimensions, generator=self._generator)
+        return Drawn(items, torch.ones(count))
+
+    def learn(self, score: Score) -> None:
+        """Nothing: the prior stays as it is."""
