@@ -1,0 +1,1 @@
+"""Training of generators against discriminators, and how far what they make is from data."""
