@@ -654,6 +654,16 @@ def test_pictures_that_go_change_or_come_later_shift_no_answer(place: Path, tmp_
     shutil.rmtree(out / "work")  # all is read again, so that places shift
     waiting = call()
     assert waiting.asking is not None and waiting.asking.name == "round-2" and waiting.asking.labelled == 10
+    lines = list(csv.reader(waiting.asking.questions.read_text().splitlines()))
+    shutil.move(operation / lines[1][1], tmp_path / "aside.png")
+    shutil.rmtree(out / "work")
+    waiting.asking.questions.unlink()
+    assert list(csv.reader(call().asking.questions.read_text().splitlines())) == [lines[0], *lines[2:]]  # type: ignore[union-attr]
+    shutil.move(tmp_path / "aside.png", operation / lines[1][1])
+    shutil.rmtree(out / "work")
+    waiting = call()
+    assert waiting.asking is not None
+    assert list(csv.reader(waiting.asking.questions.read_text().splitlines())) == lines
     (operation / asked[0]).unlink()
     shutil.rmtree(out / "work")
     for _ in range(3):

@@ -114,7 +114,7 @@ def test_a_training_comes_nearer_to_the_data_and_repeats(score: str) -> None:
     one.until(150)
     for steps in (7, 60, 150):
         other.until(steps)
-    assert isinstance(one.sampler, Importance) and one.sampler.learnt
+    assert isinstance(one.sampler, Importance) and one.sampler.fitted
     for mine, theirs in zip(one.generator.parameters(), other.generator.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     after = generated(one.generator, 500, 2, 0).double().numpy()

@@ -30,16 +30,16 @@ def steepness(latents: Tensor) -> Tensor:
     return (9 * latents[:, 0] ** 4 + 1).sqrt()
 
 
-def learnt(recipe: ImportanceRecipe, times: int = 6, seed: int = 0) -> Importance:
+def fitted_sampler(recipe: ImportanceRecipe, times: int = 6, seed: int = 0) -> Importance:
     sampler = Importance(2, recipe, seeded(seed), seed=seed)
     for _ in range(times):
-        sampler.learn(steepness)
+        sampler.fit(steepness)
     return sampler
 
 
 @pytest.fixture(scope="module")
 def sampler() -> Importance:
-    return learnt(ImportanceRecipe(instances=512, batch=128, steps=40), times=10)
+    return fitted_sampler(ImportanceRecipe(instances=512, batch=128, steps=40), times=10)
 
 
 # Scores
@@ -149,7 +149,7 @@ def test_a_corrected_estimate_of_what_follows_the_score_varies_less(sampler: Imp
 
 
 def test_without_correction_all_weigh_the_same_and_before_learning_all_are_of_the_prior() -> None:
-    plain = learnt(ImportanceRecipe(corrected=False, instances=64, steps=3, batch=32), times=1)
+    plain = fitted_sampler(ImportanceRecipe(corrected=False, instances=64, steps=3, batch=32), times=1)
     assert (plain.sample(100).weights == 1).all()
     fresh = Importance(2, ImportanceRecipe(), seeded(3))
     wanted = Prior(2, seeded(3)).sample(50)
@@ -158,16 +158,16 @@ def test_without_correction_all_weigh_the_same_and_before_learning_all_are_of_th
 
 def test_the_same_seed_draws_the_same() -> None:
     recipe = ImportanceRecipe(instances=64, steps=3, batch=32)
-    ones, others = (learnt(recipe, times=2).sample(64) for _ in range(2))
+    ones, others = (fitted_sampler(recipe, times=2).sample(64) for _ in range(2))
     assert torch.equal(ones.items, others.items) and torch.equal(ones.weights, others.weights)
-    assert not torch.equal(ones.items, learnt(recipe, times=2, seed=1).sample(64).items)
+    assert not torch.equal(ones.items, fitted_sampler(recipe, times=2, seed=1).sample(64).items)
 
 
 @pytest.mark.parametrize("scores", [lambda z: torch.zeros(len(z)), lambda z: torch.full((len(z),), math.nan)])
 def test_scores_that_say_nothing_teach_nothing(scores: Callable[[Tensor], Tensor]) -> None:
     sampler = Importance(2, ImportanceRecipe(), seeded())
-    sampler.learn(scores)
-    assert not sampler.learnt
+    sampler.fit(scores)
+    assert not sampler.fitted
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -17,8 +17,8 @@ from nasplat.storage.files import read_file
 
 COLUMNS = ("number", "picture", "label", "content")
 """The columns of a file of questions. `number` is that of the contact sheet, `content` a digest of the picture."""
-NOBODY_KNOWS = "?"
-"""The label of a picture that nobody can label."""
+UNKNOWN = "?"
+"""The label of a picture whose class is not known."""
 DIGEST = re.compile("[0-9a-f]{32}")
 """What is a content; a column of this name may hold anything else."""
 LARGEST = 1 << 28
@@ -27,7 +27,7 @@ NAMED = 3
 """The largest number of examples that one error names."""
 
 Labels = dict[str, str]
-"""The class of each picture by its content; `NOBODY_KNOWS` where it has none."""
+"""The class of each picture by its content; `UNKNOWN` where it has none."""
 
 
 class Names:
@@ -122,13 +122,13 @@ def check_classes(said: Iterable[Said], classes: Sequence[str]) -> None:
     Raises:
         InputError: Some are not.
     """
-    known = {*classes, NOBODY_KNOWS, ""}
+    known = {*classes, UNKNOWN, ""}
     if wrong := [each for each in said if each.label not in known]:
         shown = ", ".join(map(repr, classes[:20])) + (", …" if len(classes) > 20 else "")
         raise InputError(
             f"{len(wrong):,} labels are none of the classes, such as "
             f"{_named([f'{each.label!r} ({each.where})' for each in wrong])}; the classes are {shown}; write "
-            f"{NOBODY_KNOWS} for a picture that is of none of them"
+            f"{UNKNOWN} for a picture that is of none of them"
         )
 
 
@@ -176,17 +176,17 @@ def twice(one: Said, other: Said) -> InputError:
     return InputError(f"a picture is labelled twice and differently: {' and '.join(shown)}; leave one of them")
 
 
-def questions(contents: Sequence[str], names: Mapping[str, str], labels: Mapping[str, str]) -> str:
+def questions(numbered: Mapping[str, int], names: Mapping[str, str], labels: Mapping[str, str]) -> str:
     """A CSV file that asks for the labels of pictures.
 
     Args:
-        contents: The pictures.
+        numbered: The pictures with their numbers on the contact sheet.
         names: Their printable names.
         labels: Those that are known.
     """
     return _table(
         COLUMNS,
-        ([str(number), names[each], labels.get(each, ""), each] for number, each in enumerate(contents, 1)),
+        ([str(number), names[each], labels.get(each, ""), each] for each, number in numbered.items()),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError, model_validator
 
 from nasplat.calibration.answers import (
-    NOBODY_KNOWS,
+    UNKNOWN,
     Labels,
     Said,
     by_content,
@@ -52,6 +52,11 @@ class Round(BaseModel):
     contents: list[str]
     drawn: list[bool]
     held_out: bool = False
+
+    @property
+    def numbered(self) -> dict[str, int]:
+        """The pictures with their numbers, which they keep when others are gone."""
+        return {each: number for number, each in enumerate(self.contents, 1)}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -150,7 +155,7 @@ class Rounds:
         if self.given is None:
             self._open = np.arange(len(self._row), dtype=np.int64)
         else:
-            known = [row for each, row in self._row.items() if self.labels.get(each, NOBODY_KNOWS) != NOBODY_KNOWS]
+            known = [row for each, row in self._row.items() if self.labels.get(each, UNKNOWN) != UNKNOWN]
             self._open = np.array(known, np.int64)
         if self.plan.paper and self.asked.medoids is None and len(self._open) >= self.plan.recipe.clusters:
             found = medoids_of(self.plan, self.pictures.outputs.features[self._open])
@@ -178,7 +183,7 @@ class Rounds:
                 if is_taken(path := self.folder / f"{part.name}.csv"):
                     blank = {each.content for each in read_answers(path) if not each.label}
                     if blank & self.labels.keys():
-                        write_atomically(path, questions(part.contents, self._called, self.labels))
+                        write_atomically(path, questions(part.numbered, self._called, self.labels))
 
     def _gathered(self) -> Labels:
         """All answers. A file of questions counts more than what was kept of it, and so do labels that are given.
@@ -267,8 +272,8 @@ class Rounds:
         return [self._row[each] for each, _ in self.asked.contents(held_out=held_out) if each in self._row]
 
     def _class(self, row: int) -> int | None:
-        label = self.labels.get(self.pictures.contents[row], NOBODY_KNOWS)
-        return None if label == NOBODY_KNOWS else self.classes.index(label)
+        label = self.labels.get(self.pictures.contents[row], UNKNOWN)
+        return None if label == UNKNOWN else self.classes.index(label)
 
     def _labelled(self, rows: Sequence[int]) -> tuple[Integers, Integers]:
         """Those of some pictures that have a label, and the labels."""
@@ -319,7 +324,7 @@ class Rounds:
             InputError: A picture is not what the network saw.
         """
         table, sheet = (self.folder / f"{asked.name}{ending}" for ending in (".csv", ".png"))
-        there = [each for each in asked.contents if each in self._row]
+        there = {each: number for each, number in asked.numbered.items() if each in self._row}
         whole = is_taken(table) and {each.content for each in read_answers(table)} >= {*there} - {*self.labels}
         if not whole or not is_taken(sheet):
             files = self.pictures.files[[self._row[each] for each in there]].tolist()
@@ -327,12 +332,12 @@ class Rounds:
             with Pool(index, (pool.shape[0], SIDE, SIDE), pool.most) as larger:
                 images, _ = larger.read(files)
             title = f"{asked.name}: {len(there)} pictures, by their numbers in {table.name}"
-            write_sheet([Band(title, images, [str(n + 1) for n in range(len(images))], SIDE)], sheet)
+            write_sheet([Band(title, images, list(map(str, there.values())), SIDE)], sheet)
         if not whole:
             write_atomically(table, questions(there, self.pictures.shown, self.labels))
         answered = sum(each in self.labels for each in there)
         every = [each for part in self.asked.rounds for each in part.contents]
-        labelled = sum(self.labels.get(each, NOBODY_KNOWS) != NOBODY_KNOWS for each in every)
+        labelled = sum(self.labels.get(each, UNKNOWN) != UNKNOWN for each in every)
         return Asking(asked.name, table, sheet, tuple(self.classes), len(there), answered, labelled)
 
     def _check_same(self, files: Mapping[int, str], pool: Pool, index: Path) -> None:

@@ -100,9 +100,9 @@ def next_round(
         outputs: What the network gives for all operation pictures.
         labelled: The rows that have a label.
         labels: The labels, as many.
-        asked: How many of the budget were asked for already, with those that nobody could label; by default all that
+        asked: How many of the budget were asked for already, with those whose class is not known; by default all that
             are labelled.
-        closed: Rows that are not asked for besides: nobody could label them, or nobody is there to do so.
+        closed: Rows that are not asked for besides: their class is not known, or their labels are not given.
         medoids: As from `medoids_of`.
 
     Returns:

@@ -116,9 +116,9 @@ class GanTraining:
         self.generator.eval()
         self.discriminator.eval()
         if self.recipe.score == "jacobian":
-            self.sampler.learn(lambda z: jacobian_norms(self.generator, z, self.recipe.probes, self.random))
+            self.sampler.fit(lambda z: jacobian_norms(self.generator, z, self.recipe.probes, self.random))
         else:
-            self.sampler.learn(lambda z: loss_gradient_norms(self.generator, self._missed, z))
+            self.sampler.fit(lambda z: loss_gradient_norms(self.generator, self._missed, z))
         self.generator.train()
         self.discriminator.train()
 

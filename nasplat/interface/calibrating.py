@@ -42,7 +42,7 @@ class ExportedClassifier:
     def __init__(self, folder: Path) -> None:
         import onnxruntime
 
-        from nasplat.calibration.answers import NOBODY_KNOWS
+        from nasplat.calibration.answers import UNKNOWN
         from nasplat.calibration.job import digest_of
         from nasplat.export.bundle import ONNX
         from nasplat.export.opening import ARCHITECTURE
@@ -90,10 +90,10 @@ class ExportedClassifier:
                 f"of features, as {ARCHITECTURE} says, but takes {given} and gives {given_back}; {again}"
             )
         self.features = width
-        if NOBODY_KNOWS in self.classes:
+        if UNKNOWN in self.classes:
             raise InputError(
-                f"a class is named {NOBODY_KNOWS!r}, which means in answers that nobody knows; give it another name in "
-                f"{folder / ARCHITECTURE}"
+                f"a class is named {UNKNOWN!r}, which in answers means that the class is not known; give it another "
+                f"name in {folder / ARCHITECTURE}"
             )
         self.identity: Mapping[str, Any] = {"model": self.digest, **asdict(self.layout)}
 

@@ -1,1 +1,1 @@
-"""Samplers: what training draws at each step and how much it weighs, by a prior or where most is learnt."""
+"""Samplers: what training draws at each step and how much it weighs, by a prior or in proportion to scores."""

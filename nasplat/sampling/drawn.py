@@ -31,7 +31,7 @@ class Sampler(Protocol):
         """So many draws."""
         ...
 
-    def learn(self, score: Score) -> None:
+    def fit(self, score: Score) -> None:
         """Learn from scores of what the prior draws; after that, draws are others."""
         ...
 
@@ -52,5 +52,5 @@ class Prior:
         items = torch.randn(count, self.dimensions, generator=self._generator)
         return Drawn(items, torch.ones(count))
 
-    def learn(self, score: Score) -> None:
+    def fit(self, score: Score) -> None:
         """Nothing: the prior stays as it is."""

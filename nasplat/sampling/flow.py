@@ -1,4 +1,4 @@
-"""A normalizing flow: a density that is learnt from draws, and that can be drawn from."""
+"""A normalizing flow: a density that is fitted to draws, and that can be drawn from."""
 
 from typing import Any
 

@@ -47,7 +47,7 @@ class ImportanceRecipe:
 class Importance:
     """Draws from a defensive mixture: the prior, and a flow where scores are high.
 
-    Until it has learnt once, all draws are from the prior.
+    Until it was fitted once, all draws are from the prior.
 
     Args:
         dimensions: The dimensions of a draw, at least 2.
@@ -59,12 +59,12 @@ class Importance:
     def __init__(self, dimensions: int, recipe: ImportanceRecipe, generator: torch.Generator, *, seed: int = 0) -> None:
         self.dimensions, self.recipe, self._generator = dimensions, recipe, generator
         self.flow = Flow(dimensions, seed=seed)
-        self.learnt = False
+        self.fitted = False
 
     def sample(self, count: int) -> Drawn:
         """So many draws. With correction, weights are prior / mixture, at most 1 / (1 - share); else they are 1."""
         items = torch.randn(count, self.dimensions, generator=self._generator)
-        if not self.learnt or not self.recipe.share:
+        if not self.fitted or not self.recipe.share:
             return Drawn(items, torch.ones(count))
         chosen = torch.rand(count, generator=self._generator) < self.recipe.share
         drawn = self.flow.sample(count, self._generator)
@@ -79,7 +79,7 @@ class Importance:
         share = self.recipe.share
         return 1 / (1 - share + share * ratio.clamp(max=80).exp())
 
-    def learn(self, score: Score) -> None:
+    def fit(self, score: Score) -> None:
         """Fit the flow to draws around instances of the prior, each chosen in proportion to its score.
 
         Scores that are all 0, or not finite, teach nothing.
@@ -93,7 +93,7 @@ class Importance:
         deviation = recipe.spread * nearest_distance(instances)
         noise = torch.randn(instances.shape, generator=self._generator)
         self.flow.fit(instances[rows] + deviation * noise, recipe.steps, recipe.batch, self._generator)
-        self.learnt = True
+        self.fitted = True
 
 
 def log_prior(items: Tensor) -> Tensor:
