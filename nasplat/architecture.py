@@ -1,7 +1,11 @@
 """One member of a search space, and the interface of the network it becomes."""
 
-from dataclasses import dataclass
-from typing import Self
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, TypeAlias
+
+Purpose: TypeAlias = Literal["classification", "super-resolution", "generation"]
+"""What networks are for."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,16 +31,21 @@ class IO:
     """The input and output shapes that a data set requires of a network.
 
     Args:
-        input_shape: One example's shape without the batch; ``(channels, height, width)`` for images.
-        outputs: The number of outputs: of classes for classification, of channels for super-resolution.
+        input_shape: One example's shape without the batch; ``(channels, height, width)`` for images, ``(dimensions,)``
+            for the latent vectors of generators.
+        outputs: The number of outputs: of classes for classification, of channels for super-resolution, of numbers in
+            a sample for generation.
         scale: The upscaling factor of super-resolution: the output image is this many times as high and wide as the
             input. None if the output is no image but numbers. Super-resolution networks take images of any size;
             costs are computed for the size given here.
+        sample_shape: The shape of a generated sample, ``(channels, height, width)`` or ``(dimensions,)``; None if the
+            network is no generator.
     """
 
     input_shape: tuple[int, ...]
     outputs: int
     scale: int | None = None
+    sample_shape: tuple[int, ...] | None = None
 
     @classmethod
     def image(cls, channels: int, side: int, outputs: int) -> Self:
@@ -48,9 +57,27 @@ class IO:
         """Super-resolution of images of `height` times `width` pixels, to be upscaled `scale` times."""
         return cls((channels, height, width), channels, scale)
 
+    @classmethod
+    def generated(cls, latents: int, sample_shape: tuple[int, ...]) -> Self:
+        """Samples from latent vectors of so many dimensions."""
+        return cls((latents,), math.prod(sample_shape), None, sample_shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that are given, as JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the network is for."""
+        if self.sample_shape is not None:
+            return "generation"
+        return "classification" if self.scale is None else "super-resolution"
+
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of one output, ``(outputs,)`` or, of an image, ``(outputs, height, width)``."""
+        """The shape of one output, ``(outputs,)`` or, of an image, ``(channels, height, width)``."""
+        if self.sample_shape is not None:
+            return self.sample_shape
         if self.scale is None:
             return (self.outputs,)
         _, height, width = self.input_shape

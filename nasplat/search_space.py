@@ -174,14 +174,13 @@ class SearchSpace(ABC):
         """Check that the data fits the task of the space's networks.
 
         Raises:
-            InputError: The networks are for super-resolution and the data for classification, or the other way round.
+            InputError: The networks and the data have different purposes, such as super-resolution and classification.
         """
-        if (io.scale is None) != (self.reference_io.scale is None):
-            does, wanted = "classify images", "super-resolution"
-            if io.scale is None:
-                does, wanted = "upscale images", "classification"
+        if io.purpose != self.reference_io.purpose:
+            does = {"classification": "classify", "super-resolution": "upscale", "generation": "generate"}
             raise InputError(
-                f"the networks of the search space {self.name} {does}, but the data is for {wanted}; "
+                f"the networks of the search space {self.name} {does[self.reference_io.purpose]} images, but the data "
+                f"is for {io.purpose}; "
                 "choose another space or another benchmark (nasplat list)"
             )
 

@@ -88,6 +88,8 @@ TRANSFORMED: list[tuple[str, dict[str, Any]]] = [
     ("esrn/tiny+full_stack", {"transform": PER_STAGE}),
 ]
 """Names of spaces with transforms, and their options."""
+SHAPES = {"classification": IO.image(channels=3, side=8, outputs=5), "super-resolution": IO.upscaled(7, 8, 2)}
+"""Small shapes for the networks of a space; generators have small ones anyway."""
 MEASURED_ON = {
     "nasbench101": "nasbench101",
     "nasbench201": "nasbench201",
@@ -121,7 +123,7 @@ def named(check: Callable[..., None]) -> str:
 )
 def test_search_space(name: str, check: Callable[..., None]) -> None:
     space = SEARCH_SPACES.get(name)(**SMALL.get(name, {}))
-    check(space, IO.image(channels=3, side=8, outputs=5) if space.reference_io.scale is None else IO.upscaled(7, 8, 2))
+    check(space, SHAPES.get(space.reference_io.purpose, space.reference_io))
 
 
 @pytest.mark.slow
@@ -131,7 +133,7 @@ def test_search_space(name: str, check: Callable[..., None]) -> None:
 def test_transformed_space(name: str, options: dict[str, Any], check: Callable[..., None]) -> None:
     below = SMALL.get(name.partition("+")[0], {})
     space: SearchSpace = construct("space", SEARCH_SPACES.get(name), **{**below, **options})
-    check(space, IO.image(channels=3, side=8, outputs=5) if space.reference_io.scale is None else IO.upscaled(7, 8, 2))
+    check(space, SHAPES.get(space.reference_io.purpose, space.reference_io))
 
 
 @pytest.mark.parametrize("check", SEARCH_SPACE_CHECKS, ids=named)

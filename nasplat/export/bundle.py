@@ -151,9 +151,7 @@ def _description(
         "format": FORMAT,
         "space": {"name": config.space.name, **config.space.options},
         "architecture": architecture.code,
-        "input_shape": list(io.input_shape),
-        "outputs": io.outputs,
-        **({} if io.scale is None else {"scale": io.scale}),
+        **io.to_json(),
         "cost": cost,
         "analytic_metrics": analytic,  # without measuring, such as the prediction of a latency table
         **({"latency_table": described_table(benchmark)} if METRIC in analytic else {}),

@@ -45,6 +45,7 @@ class _Description(BaseModel):
     input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     outputs: int = Field(ge=1)
     scale: int | None = Field(default=None, ge=1)
+    sample_shape: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1, max_length=3)
     run: _Run = _Run()
 
 
@@ -120,7 +121,8 @@ def opened(folder: Path | str, space: SearchSpace | None = None) -> Exported:
         elif transforms and not isinstance(space, Transforming):
             space = construct("space", SEARCH_SPACES.transformed(type(space), transforms), **options)
         architecture = space.parse(description.architecture)
-        io = IO(tuple(description.input_shape), description.outputs, description.scale)
+        sample = None if description.sample_shape is None else tuple(description.sample_shape)
+        io = IO(tuple(description.input_shape), description.outputs, description.scale, sample)
         space.check_io(io)
     except InputError as error:
         if ":" in description.space.name and space is None:

@@ -296,8 +296,7 @@ def described(space: SearchSpace, io: IO) -> dict[str, Any]:
     options = {name: getattr(space, name) for name in options_model(type(space)).model_fields if name not in untimed}
     facts = {
         "space": {"name": space.name, **options},
-        "io": {"input_shape": io.input_shape, "outputs": io.outputs}
-        | ({} if io.scale is None else {"scale": io.scale}),
+        "io": io.to_json(),
     }
     found: dict[str, Any] = json.loads(json.dumps(facts))
     return found

@@ -279,7 +279,7 @@ def noise(io: IO, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Standard normal examples `[count, *io.input_shape]`, with random class numbers or images of the output shape."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, *io.input_shape, generator=generator)
-    if io.scale is None:
+    if io.purpose == "classification":
         return images, torch.randint(io.outputs, (count,), generator=generator)
     return images, torch.randn(count, *io.output_shape, generator=generator)
 

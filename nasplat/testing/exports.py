@@ -30,8 +30,6 @@ def write_export(folder: Path, architecture: Architecture, io: IO, network: "nn.
         "format": FORMAT,
         "space": {"name": architecture.space},
         "architecture": architecture.code,
-        "input_shape": list(io.input_shape),
-        "outputs": io.outputs,
-        **({} if io.scale is None else {"scale": io.scale}),
+        **io.to_json(),
     }
     (folder / ARCHITECTURE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
