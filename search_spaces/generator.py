@@ -121,7 +121,10 @@ class LinearGenerators(_Generators):
         from nasplat.nn.generators import VectorGenerator
 
         return VectorGenerator(
-            self.used_latents(architecture), io.output_shape, self.widths(architecture), self._normalization(architecture)
+            self.used_latents(architecture),
+            io.output_shape,
+            self.widths(architecture),
+            self._normalization(architecture),
         )
 
     def discriminator(self, io: IO, like: Architecture | None = None) -> "nn.Module":

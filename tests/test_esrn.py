@@ -219,7 +219,7 @@ def test_pictures_of_any_sides_are_upscaled_and_exported(scale: int, tmp_path: P
     for parameter in network.parameters():  # or the blocks, whose fusion begins at 0, would not be seen
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "model.onnx"
-    write_onnx(network, io.input_shape, path, upscales=True)
+    write_onnx(network, io.input_shape, path, purpose=io.purpose)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, height, width in ((1, 2, 3), (1, 8, 8), (3, 7, 12), (2, 31, 5), (1, 64, 33)):
         pictures = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height))

@@ -110,7 +110,7 @@ def test_features_need_a_linear_layer_and_an_onnx_model(run: RunDirectory, best:
     space = ESRNTiny()
     network = space.build(space.sample(np.random.default_rng(0)), space.reference_io).eval()
     with pytest.raises(InputError, match="leave out --features"):
-        write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", upscales=True, features=True)
+        write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", purpose="super-resolution", features=True)
     with pytest.raises(InputError, match="--format onnx or all"):
         bundle.export(run, best, tmp_path / "network", formats=[Format.SOURCE], features=True)
     assert not list(tmp_path.iterdir())
@@ -284,7 +284,7 @@ def test_the_script_upscales_a_picture(tmp_path: Path) -> None:
     script = predict_script(how, scale)
     assert script is not None
     (tmp_path / "predict.py").write_text(script)
-    write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", upscales=True)
+    write_onnx(network, (3, 8, 8), tmp_path / "model.onnx", purpose="super-resolution")
     pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "small.png")
     done = predict(tmp_path / "predict.py", tmp_path / "small.png", tmp_path / "large.png")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load, save
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
 from nasplat.errors import InputError, TrialFailed
-from nasplat.generation.distances import covered_modes, frechet_distance, median_bandwidth, squared_discrepancy
+from nasplat.generation.distances import Discrepancy, covered_modes, frechet_distance, median_bandwidth
 from nasplat.generation.training import GanRecipe, GanTraining, generated
 from nasplat.sampling.drawn import Prior
 from nasplat.sampling.importance import Importance, ImportanceRecipe
@@ -35,13 +36,13 @@ def test_the_discrepancy_is_that_of_all_pairs() -> None:
         for each in (made, data)
     ]
     between = sum(kernel(a, b) for a in made for b in data) / (len(made) * len(data))
-    assert squared_discrepancy(made, data, width) == pytest.approx(sum(within) - 2 * between, abs=1e-12)
+    assert Discrepancy(data)(made) == pytest.approx(sum(within) - 2 * between, abs=1e-12)
 
 
 def test_the_discrepancy_is_zero_on_average_for_one_distribution_and_grows_with_the_shift() -> None:
     rng = np.random.default_rng(1)
     found = {
-        shift: [squared_discrepancy(rng.normal(shift, 1, (60, 2)), rng.normal(0, 1, (60, 2)), 1.5) for _ in range(200)]
+        shift: [Discrepancy(rng.normal(0, 1, (60, 2)), 1.5)(rng.normal(shift, 1, (60, 2))) for _ in range(200)]
         for shift in (0.0, 0.5, 1.0)
     }
     error = np.std(found[0.0]) / len(found[0.0]) ** 0.5
@@ -78,7 +79,7 @@ def test_modes_are_covered_by_samples_near_their_centres() -> None:
 
 def test_too_few_samples_and_values_that_are_not_finite_are_refused() -> None:
     one, two = np.zeros((1, 2)), np.zeros((2, 2))
-    for function in (frechet_distance, lambda a, b: squared_discrepancy(a, b, 1.0)):
+    for function in (frechet_distance, lambda a, b: Discrepancy(b, 1.0)(a)):
         for pair in ((one, two), (two, np.zeros((2, 3)))):
             with pytest.raises(InputError, match="at least two samples"):
                 function(*pair)
@@ -118,18 +119,31 @@ def test_a_training_comes_nearer_to_the_data_and_repeats(score: str) -> None:
     for mine, theirs in zip(one.generator.parameters(), other.generator.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     after = generated(one.generator, 500, 2, 0).double().numpy()
-    width = median_bandwidth(data)
-    assert squared_discrepancy(after, data, width) < 0.7 * squared_discrepancy(before, data, width)
+    discrepancy = Discrepancy(data)
+    assert discrepancy(after) < 0.7 * discrepancy(before)
 
 
-def test_a_training_goes_on_from_its_state() -> None:
-    whole = training(importance=False)
-    whole.until(20)
-    state, random = copy.deepcopy(whole.state()), whole.random.get_state()
+def test_a_state_of_another_training_is_refused() -> None:
+    state = training(importance=False).state()
+    other = {**state, "generator.0.weight": torch.zeros(3, 3)}
+    for wrong in ({}, other, {name: tensor for name, tensor in state.items() if name != "random"}):
+        with pytest.raises(TrialFailed, match="does not fit"):
+            training(importance=False).load_state(wrong)
+    with pytest.raises(TrialFailed, match="does not fit"):
+        training(importance=True).load_state(state)
+    with pytest.raises(TrialFailed, match="does not fit"):
+        training(importance=False).load_state(training(importance=True).state())
+
+
+@pytest.mark.parametrize("importance", [False, True])
+def test_a_training_goes_on_from_its_state(importance: bool) -> None:
+    whole = training(importance=importance)
+    whole.until(25)
+    state = copy.deepcopy(whole.state())
     whole.until(40)
-    again = training(seed=9, importance=False)
-    again.load_state(state)
-    again.random.set_state(random)
+    again = training(seed=9, importance=importance)
+    again.load_state(load(save(state)))
+    assert again.losses != whole.losses
     again.until(40)
     for mine, theirs in zip(whole.generator.parameters(), again.generator.parameters(), strict=True):
         assert torch.equal(mine, theirs)

@@ -145,7 +145,7 @@ def test_all_forms_of_a_network_agree(name: str, tmp_path: Path) -> None:
     network, io = member(name, 3, among=20)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     onnx, program, written = (tmp_path / form.value for form in Format)
-    write_onnx(network, io.input_shape, onnx, upscales=io.scale is not None)
+    write_onnx(network, io.input_shape, onnx, purpose=io.purpose)
     write_program(network, io.input_shape, program, upscales=io.scale is not None)
     write_source(network, io, written, ["A network."])
     assert compared(network, onnx_runner(onnx), random_inputs(io)).holds

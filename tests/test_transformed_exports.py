@@ -56,7 +56,7 @@ def written(network: nn.Module, io: IO, folder: Path, *forms: Format) -> None:
     for form in forms:
         path = folder / form.value
         if form is Format.ONNX:
-            write_onnx(small, io.input_shape, path, upscales=upscales)
+            write_onnx(small, io.input_shape, path, purpose=io.purpose)
         elif form is Format.PT2:
             write_program(small, io.input_shape, path, upscales=upscales)
         else:

@@ -13,6 +13,7 @@ from nasplat.config import PluginConfig, recorded_strategy
 from nasplat.data.manifest import DataChanged
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
 from nasplat.export.card import card
+from nasplat.export.generating import draw_script
 from nasplat.export.formats import Format, verified, write_source
 from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
 from nasplat.export.opening import load as load  # model cards of exported networks name it here
@@ -105,7 +106,7 @@ def export(
     found = _found(run, measurement)
     shipped, weights = _shipped(network, weights)
     more: dict[str, Any] = {"features": features}
-    if spares(network) and io.scale is None:
+    if spares(network) and io.purpose == "classification":
         more["used_of"] = description["cost"]["macs"]
     besides = outputs_besides(network, io.input_shape, **more)
     with new_folder(folder) as draft:
@@ -182,11 +183,10 @@ def _write(
     heading: list[str],
 ) -> None:
     """Write the network in all requested formats."""
-    upscales = io.scale is not None
     if Format.ONNX in formats:
-        write_onnx(network, io.input_shape, draft / ONNX, upscales=upscales, **more)
+        write_onnx(network, io.input_shape, draft / ONNX, purpose=io.purpose, **more)
     if Format.PT2 in formats:
-        write_program(network, io.input_shape, draft / Format.PT2.value, upscales=upscales)
+        write_program(network, io.input_shape, draft / Format.PT2.value, upscales=io.scale is not None)
     if Format.SOURCE in formats:
         write_source(network, io, draft / Format.SOURCE.value, heading)
 
@@ -209,10 +209,14 @@ def _real_inputs(benchmark: Benchmark) -> "tuple[Tensor | None, str]":
 
 
 def _explain(draft: Path, benchmark: Benchmark, description: dict[str, Any], formats: Collection[Format]) -> None:
-    """Describe the preprocessing of images, if it is known, and write the script for it."""
+    """Describe the preprocessing of images, if it is known, and write the script for it; of a generator, to draw."""
     try:
         preprocessing = benchmark.preprocessing()
     except (InputError, OSError):  # already reported for the inputs
+        return
+    if benchmark.io.purpose == "generation":
+        if Format.ONNX in formats:
+            write_atomically(draft / PREDICT, draw_script(benchmark.io, preprocessing))
         return
     if preprocessing is None:
         return
@@ -291,6 +295,9 @@ def _heading(description: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     shape = " x ".join(map(str, description["input_shape"]))
     if "scale" in description:
         use = f"Takes images of any size and upscales them {description['scale']} times."
+    elif "sample_shape" in description:
+        made = " x ".join(map(str, description["sample_shape"]))
+        use = f"Takes batches of latent vectors of {shape} standard normal numbers and returns samples of {made}."
     else:
         use = f"Takes batches of inputs of {shape} and returns {description['outputs']} numbers for each input."
     return [

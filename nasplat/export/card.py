@@ -52,6 +52,9 @@ def _what(document: Mapping[str, Any]) -> str:
         weights = f" Its training is unfinished: these are the weights after {part['epochs']} of {part['of']} epochs."
     if "scale" in document:
         does = f"Upscales images {document['scale']} times"
+    elif "sample_shape" in document:
+        made = " x ".join(map(str, document["sample_shape"]))
+        does = f"Generates samples of {made} from latent vectors of {shape} standard normal numbers"
     else:
         does = f"Returns {document['outputs']} numbers, one for each class, for an input of {shape}"
     options = {name: value for name, value in document["space"].items() if name != "name"}
@@ -115,6 +118,13 @@ _USES = {
 }
 
 
+_GENERATES = {
+    "model.onnx": '`onnxruntime.InferenceSession("model.onnx").run(None, {"latents": latents})`; any batch size',
+    "model.pt2": '`torch.export.load("model.pt2").module()(latents)`; any batch size; the file contains no pickles',
+    "predict.py": "`python predict.py samples.png`: draws samples from model.onnx; `--help` tells more",
+}
+"""The uses of a generator's files that differ."""
+
 _OUTPUTS = {
     "logits": "the logits",
     "features": "`features`, the input of the last linear layer",
@@ -127,7 +137,8 @@ def _files(document: Mapping[str, Any]) -> str:
     count = {2: "two", 3: "three"}.get(len(outputs))
     listed = f"; it returns a list of {count}: {', '.join(outputs[:-1])}, and {outputs[-1]}" if count else ""
     more = {"model.onnx": listed}
-    rows = [[f"`{name}`", _USES[name] + more.get(name, "")] for name in _USES if name in document["files"]]
+    uses = _USES | (_GENERATES if "sample_shape" in document else {})
+    rows = [[f"`{name}`", uses[name] + more.get(name, "")] for name in uses if name in document["files"]]
     return "\n".join(["| file | use |", "|---|---|", *(f"| {name} | {use} |" for name, use in rows)])
 
 

@@ -183,9 +183,10 @@ def onnx_runner(path: Path) -> Runner:
     import torch
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
 
-    def run(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {given.name: inputs.numpy()})[0])
 
     return run
 

@@ -18,31 +18,46 @@ def median_bandwidth(data: Floats) -> float:
     return float(np.median(pdist(data))) or 1.0
 
 
-def squared_discrepancy(made: Floats, data: Floats, bandwidth: float) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy with a Gaussian kernel.
+class Discrepancy:
+    """The unbiased estimate of the squared maximum mean discrepancy from data, with a Gaussian kernel.
 
     Source: Gretton et al., 2012, "A kernel two-sample test", lemma 6. It is 0 on average if both are from one
-    distribution, and may then be negative.
+    distribution, and may then be negative. What depends on data alone is computed once.
 
     Args:
-        made: Generated samples `[m, dimensions]`, at least 2.
         data: Samples of data `[n, dimensions]`, at least 2.
-        bandwidth: That of the kernel exp(-|x - y|² / (2 bandwidth²)).
+        bandwidth: That of the kernel exp(-|x - y|² / (2 bandwidth²)); by default the median distance of the data.
 
     Raises:
         InputError: There are fewer than two samples, or a value is not finite.
     """
-    _check(made, data)
 
-    def kernel(these: Floats, others: Floats) -> Floats:
-        found: Floats = np.exp(-cdist(these, others, "sqeuclidean") / (2 * bandwidth**2))
-        return found
+    def __init__(self, data: Floats, bandwidth: float | None = None) -> None:
+        _check(data, data)
+        self.data = data
+        self.bandwidth = median_bandwidth(data) if bandwidth is None else bandwidth
+        self._within = self._mean_within(data)
 
-    def within(samples: Floats) -> float:
+    def __call__(self, made: Floats) -> float:
+        """The discrepancy of generated samples `[m, dimensions]`, at least 2.
+
+        Raises:
+            InputError: There are fewer than two samples, or a value is not finite.
+        """
+        _check(made, self.data)
+        return self._mean_within(made) + self._within - 2 * float(self._kernel(made, self.data).mean())
+
+    def _mean_within(self, samples: Floats) -> float:
         count = len(samples)
-        return float((kernel(samples, samples).sum() - count) / (count * (count - 1)))
+        return float((self._kernel(samples, samples).sum() - count) / (count * (count - 1)))
 
-    return within(made) + within(data) - 2 * float(kernel(made, data).mean())
+    def _kernel(self, these: Floats, others: Floats) -> Floats:
+        # By products of matrices, in float64: for images ten times as fast as distance by distance.
+        squares = (these**2).sum(1)[:, None] + (others**2).sum(1) - 2 * these @ others.T
+        if these is others:
+            np.fill_diagonal(squares, 0.0)
+        found: Floats = np.exp(-np.maximum(squares, 0.0) / (2 * self.bandwidth**2))
+        return found
 
 
 def frechet_distance(made: Floats, data: Floats) -> float:

@@ -1,8 +1,9 @@
 """Adversarial training of a generator, step by step, with latent vectors of any sampler."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,13 @@ from torch.nn.functional import softplus
 from nasplat.errors import TrialFailed
 from nasplat.sampling.drawn import Sampler
 from nasplat.sampling.scores import jacobian_norms, loss_gradient_norms
+from nasplat.training.fit import below
+from nasplat.training.optimizer_state import load_optimizer, optimizer_state, prefixed
+
+CHECKED = 50
+"""The steps after which losses are looked at."""
+STEPS, RANDOM, LOSSES, SAMPLER = "steps", "random", "losses", "sampler."
+"""The names of what a state has besides networks and optimizers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class GanRecipe:
 class GanTraining:
     """A training that goes on from any step as if it had not been interrupted.
 
+    Draws are made on the CPU, so that they are the same on every device; networks and data are on one device.
+
     Args:
         generator: Takes latent vectors `[n, dimensions]`.
         discriminator: Takes samples and gives a logit of each, `[n]` or `[n, 1]`.
@@ -59,13 +69,19 @@ class GanTraining:
     ) -> None:
         self.generator, self.discriminator, self.data = generator, discriminator, data
         self.recipe, self.sampler, self.random = recipe, sampler, random
-        self._optimizers = [
-            torch.optim.Adam(each.parameters(), recipe.learning_rate, recipe.betas)
-            for each in (generator, discriminator)
-        ]
+        self._networks = {"generator": generator, "discriminator": discriminator}
+        self._optimizers = {
+            name: torch.optim.Adam(each.parameters(), recipe.learning_rate, recipe.betas)
+            for name, each in self._networks.items()
+        }
         self.steps = 0
-        self.losses: tuple[float, float] = (0.0, 0.0)
+        self._losses = torch.zeros(2, device=data.device)
+
+    @property
+    def losses(self) -> tuple[float, float]:
         """The last losses of generator and discriminator."""
+        generator, discriminator = self._losses.tolist()
+        return generator, discriminator
 
     def until(self, steps: int) -> None:
         """Train until so many steps have been taken in all.
@@ -73,31 +89,45 @@ class GanTraining:
         Raises:
             TrialFailed: A loss is not finite.
         """
-        self.generator.train()
-        self.discriminator.train()
+        for each in self._networks.values():
+            each.train()
         while self.steps < steps:
             self._step()
+            # Not after each step, since a GPU would wait for every look.
+            if self.steps % CHECKED == 0 or self.steps == steps:
+                self._check()
+
+    def _check(self) -> None:
+        if not all(map(math.isfinite, self.losses)):
+            generator, discriminator = self.losses
+            raise TrialFailed(
+                "diverged",
+                f"after {self.steps} steps the loss of the generator is {generator} and that of the discriminator "
+                f"{discriminator}",
+            )
 
     def _step(self) -> None:
         recipe, done = self.recipe, self.steps
         if done >= recipe.warmup and (done - recipe.warmup) % recipe.interval == 0:
             self._learn()
         rows = torch.randint(len(self.data), (recipe.batch,), generator=self.random)
-        drawn = self.sampler.sample(recipe.batch)
+        latents, weights = self._drawn()
         with torch.no_grad():
-            made = self.generator(drawn.items)
-        real = softplus(-self._logits(self.data[rows])).mean()
-        fooled = real + (drawn.weights * softplus(self._logits(made))).mean()
-        self._follow(1, fooled)
-        drawn = self.sampler.sample(recipe.batch)
-        missed = (drawn.weights * self._missed(self.generator(drawn.items))).mean()
-        self._follow(0, missed)
-        self.losses = (missed.item(), fooled.item())
+            made = self.generator(latents)
+        real = softplus(-self._logits(self.data[rows.to(self.data.device)])).mean()
+        fooled = real + (weights * softplus(self._logits(made))).mean()
+        self._follow("discriminator", fooled)
+        latents, weights = self._drawn()
+        missed = (weights * self._missed(self.generator(latents))).mean()
+        self._follow("generator", missed)
+        self._losses = torch.stack([missed, fooled]).detach()
         self.steps += 1
-        if not all(map(torch.isfinite, (missed.detach(), fooled.detach()))):
-            raise TrialFailed("diverged", f"a loss is {self.losses} after {self.steps} steps")
 
-    def _follow(self, which: int, loss: Tensor) -> None:
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        drawn = self.sampler.sample(self.recipe.batch)
+        return drawn.items.to(self.data.device), drawn.weights.to(self.data.device)
+
+    def _follow(self, which: str, loss: Tensor) -> None:
         optimizer = self._optimizers[which]
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -113,41 +143,52 @@ class GanTraining:
 
     def _learn(self) -> None:
         """Let the sampler learn what training learns most of now. Networks are in evaluation mode meanwhile."""
-        self.generator.eval()
-        self.discriminator.eval()
+        for each in self._networks.values():
+            each.eval()
+        self.sampler.fit(self._score)
+        for each in self._networks.values():
+            each.train()
+
+    def _score(self, latents: Tensor) -> Tensor:
+        given = latents.to(self.data.device)
         if self.recipe.score == "jacobian":
-            self.sampler.fit(lambda z: jacobian_norms(self.generator, z, self.recipe.probes, self.random))
-        else:
-            self.sampler.fit(lambda z: loss_gradient_norms(self.generator, self._missed, z))
-        self.generator.train()
-        self.discriminator.train()
+            return jacobian_norms(self.generator, given, self.recipe.probes, self.random)
+        return loss_gradient_norms(self.generator, self._missed, given)
 
-    def state(self) -> dict[str, Any]:
-        """All that goes on, but for the sampler and the generator of random numbers."""
-        return {
-            "steps": self.steps,
-            "networks": [each.state_dict() for each in (self.generator, self.discriminator)],
-            "optimizers": [each.state_dict() for each in self._optimizers],
-        }
+    def state(self) -> dict[str, Tensor]:
+        """All that goes on, by name: networks, optimizers, the sampler and random numbers."""
+        found = {STEPS: torch.tensor(self.steps), RANDOM: self.random.get_state(), LOSSES: self._losses.cpu()}
+        for name, network in self._networks.items():
+            found |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+            found |= prefixed(f"{name}_optimizer.", optimizer_state(self._optimizers[name]))
+        return found | prefixed(SAMPLER, self.sampler.state())
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.steps = int(state["steps"])
-        parts: Sequence[tuple[Any, Any]] = [
-            *zip((self.generator, self.discriminator), state["networks"], strict=True),
-            *zip(self._optimizers, state["optimizers"], strict=True),
-        ]
-        for each, values in parts:
-            each.load_state_dict(values)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state.
+
+        Raises:
+            TrialFailed: The state is of other networks, or none.
+        """
+        try:
+            self.steps, self._losses = int(state[STEPS]), state[LOSSES].to(self.data.device)
+            for name, network in self._networks.items():
+                network.load_state_dict(below(f"{name}.", state))
+                load_optimizer(self._optimizers[name], below(f"{name}_optimizer.", state))
+            self.sampler.load_state(below(SAMPLER, state))
+            self.random.set_state(state[RANDOM])
+        except (KeyError, RuntimeError, ValueError) as error:  # torch refuses weights of another shape so
+            reason = " ".join(str(error).split())
+            raise TrialFailed("another network", f"the state to continue from does not fit: {reason}") from None
 
 
 def generated(generator: nn.Module, count: int, dimensions: int, seed: int, *, batch: int = 1000) -> Tensor:
     """Samples of the prior, whatever the training drew from `[count, …]`, without gradients."""
     random = torch.Generator().manual_seed(seed)
     latents = torch.randn(count, dimensions, generator=random)
+    device = next((each.device for each in generator.parameters()), latents.device)
     before = generator.training
     generator.eval()
     with torch.no_grad():
-        found = torch.cat([generator(each) for each in torch.split(latents, batch)])
+        found = torch.cat([generator(each.to(device)) for each in torch.split(latents, batch)])
     generator.train(before)
     return found

@@ -56,7 +56,7 @@ def shipped(benchmark: Benchmark, architecture: Architecture, weights: Handle, a
     small = packed(network).eval()
     with scratch_folder() as folder:
         path = folder / "model.onnx"
-        write_onnx(small, io.input_shape, path, upscales=io.scale is not None)
+        write_onnx(small, io.input_shape, path, purpose=io.purpose)
         latency = measured(small, io, conditions_of(benchmark), path)
         return Shipped(len(save(small.state_dict())), path.stat().st_size, latency.median_ms)
 

@@ -9,12 +9,17 @@ from torch import Tensor, nn
 LEAK = 0.2
 """The slope of discriminators for negative values, as in DCGAN."""
 
-NORMALIZATIONS: Mapping[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] = {
-    "none": (lambda width: nn.Identity(), lambda width: nn.Identity()),
-    "batch": (nn.BatchNorm2d, nn.BatchNorm1d),
-    "layer": (lambda width: nn.GroupNorm(1, width), nn.LayerNorm),
-}
-"""For images and for vectors, by name."""
+NORMALIZATIONS = "none", "batch", "layer"
+"""None, batch norm, or layer norm: over all channels of an image, or all numbers of a vector."""
+
+
+def _activated(width: int, normalization: str, *, images: bool) -> list[nn.Module]:
+    """The normalization of so many channels or numbers, if there is one, and a ReLU."""
+    if normalization == "batch":
+        return [nn.BatchNorm2d(width) if images else nn.BatchNorm1d(width), nn.ReLU()]
+    if normalization == "layer":
+        return [nn.GroupNorm(1, width) if images else nn.LayerNorm(width), nn.ReLU()]
+    return [nn.ReLU()]
 
 
 def _nearest(given: int, width: int) -> list[nn.Module]:
@@ -67,15 +72,15 @@ class ImageGenerator(nn.Module):
         times = 2 ** len(widths)
         sides = [-(-side // times) for side in self._sides]
         self._begins = [(side * times - wanted) // 2 for side, wanted in zip(sides, self._sides, strict=True)]
-        normalized, _ = NORMALIZATIONS[normalization]
         first = widths[0]
         self.head = nn.Sequential(
-            nn.Linear(latents, first * sides[0] * sides[1]), nn.Unflatten(1, (first, *sides)), normalized(first),
-            nn.ReLU(),
-        )  # fmt: skip
+            nn.Linear(latents, first * sides[0] * sides[1]),
+            nn.Unflatten(1, (first, *sides)),
+            *_activated(first, normalization, images=True),
+        )
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(*UPSAMPLINGS[upsampling](given, width), normalized(width), nn.ReLU())
+                nn.Sequential(*UPSAMPLINGS[upsampling](given, width), *_activated(width, normalization, images=True))
                 for given, width in pairwise([first, *widths])
             )
         )
@@ -102,10 +107,9 @@ class VectorGenerator(nn.Module):
     def __init__(self, latents: int, sample_shape: tuple[int, ...], widths: Sequence[int], normalization: str) -> None:
         super().__init__()
         self.latents = latents
-        _, normalized = NORMALIZATIONS[normalization]
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(nn.Linear(given, width), normalized(width), nn.ReLU())
+                nn.Sequential(nn.Linear(given, width), *_activated(width, normalization, images=False))
                 for given, width in pairwise([latents, *widths])
             )
         )

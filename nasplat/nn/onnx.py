@@ -1,11 +1,12 @@
 """Networks as ONNX files, for exports and for latency measurements with onnxruntime."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasplat.architecture import Purpose
 from nasplat.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 FEATURES = "features"
 """The name of the output that is the input of the last linear layer."""
+
+NAMES: Mapping[Purpose, tuple[str, str]] = {
+    "classification": ("images", "logits"),
+    "super-resolution": ("images", "upscaled"),
+    "generation": ("latents", "samples"),
+}
+"""The names of the input and of the first output, by what a network is for."""
 
 USED = "used"
 """The name of the output that is the part of the multiply-accumulates that an image takes."""
@@ -28,17 +36,17 @@ def write_onnx(
     input_shape: tuple[int, ...],
     path: Path,
     *,
-    upscales: bool = False,
+    purpose: Purpose = "classification",
     features: bool = False,
     used_of: int | None = None,
 ) -> None:
-    """Export with a free batch size, input ``images`` and output ``logits``.
+    """Export with a free batch size; `NAMES` has the names of input and output.
 
     Args:
         network: In evaluation mode, on the CPU.
         input_shape: The shape of one input example.
         path: The file to write.
-        upscales: Whether it upscales images. It then accepts any height and width, and its output is ``upscaled``.
+        purpose: What it is for. A network for super-resolution accepts any height and width.
         features: Whether it also outputs ``features``, the input of its last linear layer, `[batch, n]`.
         used_of: The multiply-accumulates of the network; it then also outputs ``used``, the part of them that each
             image takes, `[batch]`.
@@ -50,7 +58,8 @@ def write_onnx(
 
     from nasplat.nn.packing import packed_names
 
-    outputs = ["upscaled" if upscales else "logits"]
+    input_name, output_name = NAMES[purpose]
+    outputs = [output_name]
     if features:
         network = with_features(network, input_shape)
         outputs.append(FEATURES)
@@ -59,7 +68,7 @@ def write_onnx(
         outputs.append(USED)
 
     free: dict[int, object] = {0: torch.export.Dim("batch")}
-    if upscales:
+    if purpose == "super-resolution":
         free |= {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
         input_shape = input_shape[0], *SIDES
 
@@ -70,7 +79,7 @@ def write_onnx(
             (torch.zeros(2, *input_shape),),
             dynamo=True,
             dynamic_shapes=(free,),
-            input_names=["images"],
+            input_names=[input_name],
             output_names=outputs,
             external_data=False,
             optimize=not kept,  # also folds batch norm into the convolution before it

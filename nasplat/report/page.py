@@ -16,6 +16,7 @@ from nasplat.errors import ArtifactError, printable
 from nasplat.objective import Goal, Objective
 from nasplat.report.drawing import LARGEST, default_style, drawable, svg
 from nasplat.report.layers import layers_drawing, layers_table
+from nasplat.report.samples import grid_png, samples_of, scatter
 from nasplat.run.compressed import EXPECTED_MACS, Compression, table
 from nasplat.run.directory import RunDirectory
 from nasplat.run.environment import spelt_threads
@@ -95,6 +96,7 @@ def render(run: RunDirectory, history: History) -> str:
         picking=picking,
         sheet="" if picking is None or picking.sheet is None else _base64(picking.sheet),
         calibrated=_calibrated(run, history),
+        samples=[each for m in front if (each := _samples(run, m)) is not None],
         retrained=None if comparison is None else side_by_side(comparison),
         untrained=[] if comparison is None else missing_of(comparison),
         agreement="" if comparison is None else agreement_of(comparison),
@@ -218,6 +220,20 @@ def _calibrated(run: RunDirectory, history: History) -> dict[str, Any] | None:
         "table": layers_table(layers),
         "drawing": _inline(layers_drawing(layers, f"layers of trial {best.id}")),
     }
+
+
+def _samples(run: RunDirectory, measurement: Measurement) -> dict[str, Any] | None:
+    """The samples that the network of a measurement generated, or why they cannot be shown; None if there are none."""
+    known_as = {"trial": measurement.id, "code": measurement.architecture.code, "problem": ""}
+    try:
+        found = samples_of(measurement, run.artifacts)
+    except ArtifactError as error:
+        return {**known_as, "problem": str(error)}
+    if found is None:
+        return None
+    if found.ndim == 4:
+        return {**known_as, "png": base64.b64encode(grid_png(found)).decode()}
+    return {**known_as, "drawing": scatter(found, f"samples of trial {measurement.id}")}
 
 
 def _dots(

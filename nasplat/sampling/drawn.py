@@ -1,6 +1,6 @@
 """What a sampler gives, and the prior."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,14 @@ class Sampler(Protocol):
         """Learn from scores of what the prior draws; after that, draws are others."""
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """All that goes on, by name, but for the generator of random numbers."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+        ...
+
 
 class Prior:
     """Draws from the standard normal distribution, all of weight 1.
@@ -54,3 +62,16 @@ class Prior:
 
     def fit(self, score: Score) -> None:
         """Nothing: the prior stays as it is."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing.
+
+        Raises:
+            ValueError: The state is of another sampler.
+        """
+        if state:
+            raise ValueError(f"the prior has no state, but got {', '.join(sorted(state)[:3])}")

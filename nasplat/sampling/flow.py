@@ -1,11 +1,13 @@
 """A normalizing flow: a density that is fitted to draws, and that can be drawn from."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import zuko
 from torch import Tensor
 
+from nasplat.training.fit import below
+from nasplat.training.optimizer_state import load_optimizer, optimizer_state, prefixed
 from nasplat.training.seeding import seeded
 
 
@@ -53,11 +55,17 @@ class Flow:
             value = -loss.item()
         return value
 
-    def state(self) -> dict[str, Any]:
-        """All that goes on: weights and the optimizer's state."""
-        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
+    def state(self) -> dict[str, Tensor]:
+        """All that goes on: weights and what the optimizer keeps."""
+        return prefixed("network.", self.network.state_dict()) | prefixed(
+            "optimizer.", optimizer_state(self._optimizer)
+        )
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: The state is of another flow.
+        """
+        self.network.load_state_dict(below("network.", state))
+        load_optimizer(self._optimizer, below("optimizer.", state))

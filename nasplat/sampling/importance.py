@@ -5,6 +5,7 @@ around the instances of a batch, and a flow that is fitted to them. How they go 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from nasplat.errors import InputError
 from nasplat.sampling.drawn import Drawn, Score
 from nasplat.sampling.flow import Flow
+
+FITTED = "fitted"
+"""The name of what a state has besides the flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,19 @@ class Importance:
         noise = torch.randn(instances.shape, generator=self._generator)
         self.flow.fit(instances[rows] + deviation * noise, recipe.steps, recipe.batch, self._generator)
         self.fitted = True
+
+    def state(self) -> dict[str, Tensor]:
+        """All that goes on, but for the generator."""
+        return {FITTED: torch.tensor(self.fitted), **self.flow.state()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: The state is of another sampler.
+        """
+        self.flow.load_state({name: tensor for name, tensor in state.items() if name != FITTED})
+        self.fitted = bool(state[FITTED])
 
 
 def log_prior(items: Tensor) -> Tensor:
