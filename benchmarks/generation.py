@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -18,9 +17,9 @@ from nasplat.data.manifest import DATA, manifest_of, manifests
 from nasplat.data.options import DataOptions
 from nasplat.errors import InputError, TrialFailed
 from nasplat.generation.options import GenerationRecipeOptions, SamplerOptions
-from nasplat.generation.space import GenerativeSpace
+from nasplat.generation.space import SAMPLES, GenerativeSpace
 from nasplat.search_space import SearchSpace
-from nasplat.task import SAMPLES, STATE, Evaluate, Measurement, Spent, derive_seed
+from nasplat.task import STATE, Evaluate, Measurement, Spent, derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,8 +33,8 @@ TO_TARGET = ("steps_to_target", "seconds_to_target")
 """The metrics that a measurement has only if there is a target, and it was reached."""
 SHOWN = 64
 """The number of samples that a measurement leaves for reports."""
-STEPS, SECONDS, REACHED = "target.steps", "target.seconds", "target.reached"
-"""The names of what a state has besides the training, if there is a target."""
+SEED, STEPS, SECONDS, REACHED = "seed", "target.steps", "target.seconds", "target.reached"
+"""The names of what a state has besides the training; the last three only if there is a target."""
 FRESH, FINAL, STATISTICS = range(3)
 """What latent vectors are for: each purpose has its own seed."""
 
@@ -108,8 +107,9 @@ class Generation(Benchmark):
 
             features = f"{FEATURES} features of the classifier {self.dataset} {digest(self.dataset)}"
         return (
-            f"{self.samples:,} samples of the prior against at most as many of {self.dataset}: squared Fréchet distance "
-            f"of {features}; unbiased squared maximum mean discrepancy, Gaussian kernel of the median distance."
+            f"{self.samples:,} samples of the prior against at most as many of {self.dataset}: squared Fréchet "
+            f"distance of {features}; unbiased squared maximum mean discrepancy, Gaussian kernel of the median "
+            "distance."
         )
 
     @property
@@ -161,7 +161,7 @@ class Generation(Benchmark):
                 "no such fidelity",
                 f"the fidelity must be between 1 and {self.epochs} epochs, but is {task.fidelity}",
             )
-        training, course = self.training(task.architecture, device=device, seed=task.seed), Course()
+        training, course = self.training(task.architecture, device=device, seed=task.seed), Course(task.seed)
         begun = 0
         if task.continues is not None:
             state = named_state(task.continues, str(task.architecture), artifacts)
@@ -176,14 +176,14 @@ class Generation(Benchmark):
                 )
         reached(begun, task.fidelity)
         for epoch in range(begun + 1, task.fidelity + 1):
-            self._train_until(training, epoch * self.recipe.steps, course, task.seed)
+            self._train_until(training, epoch * self.recipe.steps, course)
             reached(epoch, task.fidelity)
         left: dict[str, dict[str, Tensor]] = {}
         if task.fidelity < self.epochs:
             left[STATE] = named({**training.state(), **course.tensors(self.target)}, str(task.architecture))
-        generator = self._calibrated(training, task.seed)
+        generator = self._calibrated(training, course.seed)
         left["weights"] = generator.state_dict()
-        metrics, shown = self._compared(generator, self._validation, derive_seed(task.seed, FRESH))
+        metrics, shown = self._compared(generator, self._validation, derive_seed(course.seed, FRESH))
         left[SAMPLES] = {SAMPLES: shown}
         if course.reached:
             metrics |= dict(zip(TO_TARGET, (course.steps, course.seconds), strict=True))
@@ -270,7 +270,7 @@ class Generation(Benchmark):
         metrics, _ = self._compared(self._calibrated(training, seed), self._validation, derive_seed(seed, FRESH))
         return metrics
 
-    def _train_until(self, training: "GanTraining", steps: int, course: "Course", seed: int) -> None:
+    def _train_until(self, training: "GanTraining", steps: int, course: "Course") -> None:
         """Train until so many steps were taken, and look for the target on the way."""
         while training.steps < steps:
             until = steps
@@ -280,7 +280,7 @@ class Generation(Benchmark):
             training.until(until)
             course.seconds += (time.perf_counter() - began) * (not course.reached)
             if self.target is not None and not course.reached and until % self.target_interval == 0:
-                distance = self.current(training, seed)[self.target_metric]
+                distance = self.current(training, course.seed)[self.target_metric]
                 course.reached, course.steps = distance <= self.target, until
 
     def _calibrated(self, training: "GanTraining", seed: int) -> "nn.Module":
@@ -347,32 +347,39 @@ class Generation(Benchmark):
 
 
 class Course:
-    """How far a training is on its way to the target.
+    """What a training has besides its networks: its first seed, and how far it is on its way to the target.
 
     Args:
+        seed: The seed of the first task: later ones that continue it have others.
         steps: The steps at the last comparison.
         seconds: The seconds of training so far, until the target is reached.
         reached: Whether it was.
     """
 
-    def __init__(self, steps: int = 0, seconds: float = 0.0, *, reached: bool = False) -> None:
-        self.steps, self.seconds, self.reached = steps, seconds, reached
+    def __init__(self, seed: int, steps: int = 0, seconds: float = 0.0, *, reached: bool = False) -> None:
+        self.seed, self.steps, self.seconds, self.reached = seed, steps, seconds, reached
 
     @classmethod
     def of(cls, state: "dict[str, Tensor]") -> "Course":
-        """That of a state; taken out of it."""
-        found = [state.pop(name, None) for name in (STEPS, SECONDS, REACHED)]
-        steps, seconds, was = (0.0 if each is None else float(each) for each in found)
-        return cls(int(steps), seconds, reached=bool(was))
+        """That of a state; taken out of it.
+
+        Raises:
+            TrialFailed: It is no state of a generator's training.
+        """
+        if SEED not in state:
+            raise TrialFailed("not a state", f"the artifact to continue from has no {SEED}")
+        steps, seconds, was = (float(state.pop(name, 0.0)) for name in (STEPS, SECONDS, REACHED))
+        return cls(int(state.pop(SEED)), int(steps), seconds, reached=bool(was))
 
     def tensors(self, target: float | None) -> "dict[str, Tensor]":
-        """As part of a state. Without a target there is nothing, so that states do not depend on time."""
+        """As part of a state. Without a target there are no seconds, so that states do not depend on time."""
         import torch
 
-        if target is None:
-            return {}
-        values: Sequence[tuple[str, float]] = ((STEPS, self.steps), (SECONDS, self.seconds), (REACHED, self.reached))
-        return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in values}
+        values = {} if target is None else {STEPS: self.steps, SECONDS: self.seconds, REACHED: self.reached}
+        return {
+            SEED: torch.tensor(self.seed),
+            **{name: torch.tensor(float(value), dtype=torch.float64) for name, value in values.items()},
+        }
 
 
 def _with_spectral_norm(layer: "nn.Module") -> None:

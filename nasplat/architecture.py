@@ -64,7 +64,8 @@ class IO:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are given, as JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
     @property
     def purpose(self) -> Purpose:

@@ -19,9 +19,6 @@ Json: TypeAlias = dict[str, Any]
 
 STATE = "state"
 """The role of an artifact that is only used to continue from; it may be deleted once no later task can name it."""
-SAMPLES = "samples"
-"""The role of an artifact with some samples of a generator: images `[n, channels, height, width]` of bytes, or points
-`[n, dimensions]`."""
 LAYERS = "layers"
 """The role of an artifact with the statistics of the layers of a network that was calibrated, as ``LAYER.NAME``."""
 MOST_ASKED = 10_000

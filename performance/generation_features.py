@@ -34,7 +34,7 @@ def trained(name: str) -> tuple[FeatureNetwork, float]:
     for _ in range(EPOCHS[name]):
         for rows in torch.split(torch.randperm(len(images), generator=random), 64):
             optimizer.zero_grad()
-            cross_entropy(network(images[rows]), labels[rows]).backward()
+            torch.autograd.backward(cross_entropy(network(images[rows]), labels[rows]))
             optimizer.step()
     network.eval()
     with torch.no_grad():
@@ -43,6 +43,7 @@ def trained(name: str) -> tuple[FeatureNetwork, float]:
 
 
 def main() -> None:
+    """Train the named classifiers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(EPOCHS), choices=list(EPOCHS), metavar="NAME")
     torch.set_num_threads(1)

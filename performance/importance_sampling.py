@@ -128,6 +128,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def spelt(value: float) -> str:
+    """A ratio or a distance with three digits."""
     return "never" if math.isinf(value) or math.isnan(value) else f"{value:.3g}"
 
 
@@ -139,7 +140,7 @@ def table(name: str, lines: list[dict[str, Any]]) -> list[str]:
     rows = [
         f"{name}: {setting.space} {setting.code}, {setting.steps} steps, distance {setting.distance}",
         "",
-        "| arm | seeds | steps, ratio | seconds, ratio | final distance, ratio | final distance, median | modes, mean |",
+        "| arm | seeds | steps, ratio | seconds, ratio | final distance, ratio | final distance, median | modes |",
         "|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
@@ -170,6 +171,7 @@ def table(name: str, lines: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
+    """Train what the file lacks, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--arm", nargs="+", default=list(ARMS), choices=list(ARMS))

@@ -35,7 +35,11 @@ class _Generators(GenerativeSpace, GeneSpace):
         return [gene for gene in range(len(self.genes)) if gene < WIDTHS.start + depth or gene >= WIDTHS.stop]
 
     def check_io(self, io: IO) -> None:
+        if io.purpose == "generation":  # before networks are counted, which needs shapes that fit
+            self._check_shapes(io)
         super().check_io(io)
+
+    def _check_shapes(self, io: IO) -> None:
         if io.input_shape != (self.latents,):
             raise InputError(
                 f"the networks of {self.name} take latent vectors of {self.latents} numbers, but got the input shape "
@@ -73,12 +77,12 @@ class ImageGenerators(_Generators):
         Gene("normalization", ("none", "batch", "layer")),
     )
 
-    def check_io(self, io: IO) -> None:
-        super().check_io(io)
-        if io.sample_shape is None or len(io.sample_shape) != 3:
+    def _check_shapes(self, io: IO) -> None:
+        super()._check_shapes(io)
+        if len(io.output_shape) != 3:
             raise InputError(
                 f"the networks of {self.name} generate images (channels, height, width), but samples have the shape "
-                f"{io.sample_shape}; take --space generator/linear (space='generator/linear')"
+                f"{list(io.output_shape)}; take --space generator/linear (space='generator/linear')"
             )
 
     def build(self, architecture: Architecture, io: IO) -> "nn.Module":

@@ -13,8 +13,8 @@ from nasplat.config import PluginConfig, recorded_strategy
 from nasplat.data.manifest import DataChanged
 from nasplat.errors import ArtifactError, InputError, NasplatError, RunError, TrialFailed
 from nasplat.export.card import card
-from nasplat.export.generating import draw_script
 from nasplat.export.formats import Format, verified, write_source
+from nasplat.export.generating import draw_script
 from nasplat.export.opening import ARCHITECTURE, FORMAT, WEIGHTS
 from nasplat.export.opening import load as load  # model cards of exported networks name it here
 from nasplat.export.predicting import predict_script

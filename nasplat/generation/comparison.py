@@ -1,4 +1,4 @@
-"""Comparison of generated samples with real ones: all metrics of the benchmark, with what depends on data alone once."""
+"""Comparison of generated samples with real ones, by all metrics of the benchmark."""
 
 from dataclasses import dataclass
 

@@ -9,6 +9,10 @@ from nasplat.search_space import SearchSpace
 if TYPE_CHECKING:
     from torch import nn
 
+SAMPLES = "samples"
+"""The role of an artifact with some samples of a generator: images `[n, channels, height, width]` of bytes, or points
+`[n, dimensions]`."""
+
 
 class GenerativeSpace(SearchSpace):
     """A search space of generators, which know how they are told from data.

@@ -224,7 +224,7 @@ def _calibrated(run: RunDirectory, history: History) -> dict[str, Any] | None:
 
 def _samples(run: RunDirectory, measurement: Measurement) -> dict[str, Any] | None:
     """The samples that the network of a measurement generated, or why they cannot be shown; None if there are none."""
-    known_as = {"trial": measurement.id, "code": measurement.architecture.code, "problem": ""}
+    known_as = {"trial": measurement.id, "code": measurement.architecture.code, "problem": "", "png": ""}
     try:
         found = samples_of(measurement, run.artifacts)
     except ArtifactError as error:

@@ -10,8 +10,9 @@ from safetensors.numpy import load
 
 from nasplat.artifact import Artifacts
 from nasplat.errors import ArtifactError
+from nasplat.generation.space import SAMPLES
 from nasplat.report.drawing import default_style, drawable, svg
-from nasplat.task import SAMPLES, Measurement
+from nasplat.task import Measurement
 
 ACROSS, CELL, GAP = 8, 40, 2
 """Images in a row, the side of an image and the gap between two, in pixels."""
