@@ -201,6 +201,7 @@ class Classification(LatencyKnown, SupernetBenchmark):
     def train(
         self, task: TrainSupernet, *, device: str, artifacts: Artifacts, group: "ProcessGroup | None" = None
     ) -> Trained:
+        from nasplat.sampling.paths import path_sampler
         from nasplat.training.path_sampling import largest_and_smallest, sampler
         from nasplat.training.seeding import seeded
         from nasplat.training.states import named, named_state
@@ -222,18 +223,13 @@ class Classification(LatencyKnown, SupernetBenchmark):
                 group=group,
                 ends=ends,
                 decay=options.decay,
+                sampler=path_sampler(options.sampling, self.space, given, task.seed),
             )
             if task.weights is not None:
                 training.go_on_from(named_state(task.weights, self._supernets_name, artifacts))
-            if training.done + task.epochs > self.epochs:
-                raise TrialFailed(
-                    "past the plan",
-                    f"the weights have been trained for {training.done} epochs and the task asks for {task.epochs} "
-                    f"more, but the whole training has epochs={self.epochs}",
-                )
-            processed = training.until(training.done + task.epochs)
+            processed = training.further(task.epochs)
             state = named(training.state(), self._supernets_name)
-        return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed * paths))
+        return Trained(task=task, weights=artifacts.put_tensors(state), spent=Spent(images=processed))
 
     @property
     def members(self) -> int:

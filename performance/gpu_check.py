@@ -399,6 +399,35 @@ def calibration(bench: Bench) -> Figures:
     return {"largest_difference": float(np.abs(found - wanted).max()), "pictures_per_second": count / seconds}
 
 
+def generation(bench: Bench) -> Figures:
+    """A generator with importance sampling: seconds of training, and Jacobian norms on the device and on the CPU."""
+    from nasplat.benchmarks.generation import Generation
+    from nasplat.sampling.scores import jacobian_norms
+
+    steps = 20 if bench.tiny else 500
+    options = {
+        "dataset": "digits",
+        "epochs": 1,
+        "recipe": {"steps": steps},
+        "sampler": {"name": "importance", "warmup": 5, "interval": 10 if bench.tiny else 100},
+    }
+    benchmark = Workload("generator", "generation", {}, options).make()
+    assert isinstance(benchmark, Generation)
+    benchmark.prepare()
+    training = benchmark.training(benchmark.space.parse("2111101"), device=bench.device, seed=0)
+    clock = time.perf_counter()
+    training.until(steps)
+    seconds = time.perf_counter() - clock
+    metrics = benchmark.current(training, 0)
+    latents = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+    generator, norms = training.generator.double().eval(), []
+    for device in (bench.device, "cpu"):
+        random = torch.Generator().manual_seed(1)
+        norms.append(jacobian_norms(generator.to(device), latents.double().to(device), 1, random).cpu())
+    difference = float(((norms[0] - norms[1]).abs() / norms[1]).max())
+    return {"steps_per_second": steps / seconds, "largest_relative_difference": difference, **metrics}
+
+
 def _rewritten(bench: Bench, transform: str, **options: Any) -> Figures:
     """A transformed network: fitted as on the CPU, packed without a change, and the time of a step."""
     from nasplat.nn.packing import packed
@@ -443,6 +472,7 @@ STEPS: dict[str, Callable[[Bench], Figures]] = {
         instance_pruning,
         picking,
         calibration,
+        generation,
     )
 }
 

@@ -7,7 +7,7 @@ Each training is measured at twenty-four points of its course, against validatio
 the time of measuring is not counted. A line of the file is one training, written when it is complete, so a second call
 goes on where the first was interrupted. With `--table` nothing is trained; what the file has is compared: the steps and
 seconds in which an arm first reaches the distance with which the prior ended, of the same seed, relative to those of
-the prior, and distances and modes at the end.
+the prior, and distances and modes at the end. A distance below that of real samples counts as theirs.
 """
 
 import argparse
@@ -26,7 +26,10 @@ from numpy.random import default_rng
 from nasplat.architecture import Architecture
 from nasplat.benchmarks.generation import Generation
 from nasplat.config import Workload
+from nasplat.data.datasets import dataset
 from nasplat.errors import TrialFailed
+from nasplat.generation.comparison import Comparison
+from nasplat.generation.data import images, ring
 from nasplat.options import merged, nested
 
 POINTS = 24
@@ -132,13 +135,27 @@ def spelt(value: float) -> str:
     return "never" if math.isinf(value) or math.isnan(value) else f"{value:.3g}"
 
 
+def floor(setting: Setting) -> float:
+    """The largest distance of as many real samples, of the training split, from validation data.
+
+    Below it, no generator can be told from the data.
+    """
+    name, count = setting.options["dataset"], 2000
+    samples = ring() if name == "ring" else images(dataset(name))
+    compare = Comparison.of(name, samples.validation[:count])
+    parts = torch.split(samples.training[: 5 * count], count)
+    return max(compare(part)[setting.distance] for part in parts if len(part) >= min(count, len(samples.training)))
+
+
 def table(name: str, lines: list[dict[str, Any]]) -> list[str]:
     """The comparison of a setting, as a table."""
     setting = SETTINGS[name]
+    least = floor(setting)
     by = {(line["arm"], line["seed"]): line for line in lines if line["setting"] == name}
     arms = list(dict.fromkeys(arm for arm, _ in by))
     rows = [
-        f"{name}: {setting.space} {setting.code}, {setting.steps} steps, distance {setting.distance}",
+        f"{name}: {setting.space} {setting.code}, {setting.steps} steps, distance {setting.distance}, of real samples "
+        f"{least:.3g}",
         "",
         "| arm | seeds | steps, ratio | seconds, ratio | final distance, ratio | final distance, median | modes |",
         "|---|---|---|---|---|---|---|",
@@ -147,7 +164,7 @@ def table(name: str, lines: list[dict[str, Any]]) -> list[str]:
         steps, seconds, finals, ends, modes = [], [], [], [], []
         for seed in sorted(seed for each, seed in by if each == arm and ("prior", seed) in by):
             prior, points = by["prior", seed]["points"], by[arm, seed]["points"]
-            end = prior[-1][setting.distance]
+            end = max(prior[-1][setting.distance], least)
             failed = "failed" in by[arm, seed]
             steps.append(
                 reached(points, setting.distance, end, "steps") / reached(prior, setting.distance, end, "steps")
@@ -155,7 +172,7 @@ def table(name: str, lines: list[dict[str, Any]]) -> list[str]:
             seconds.append(
                 reached(points, setting.distance, end, "seconds") / reached(prior, setting.distance, end, "seconds")
             )
-            finals.append(math.inf if failed else points[-1][setting.distance] / end)
+            finals.append(math.inf if failed else max(points[-1][setting.distance], least) / end)
             ends.append(math.inf if failed else points[-1][setting.distance])
             modes.append(0.0 if failed else points[-1]["modes"])
         if not steps:

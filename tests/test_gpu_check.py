@@ -36,6 +36,7 @@ STEPS: dict[str, Callable[[Any], bool]] = {
     "balanced_binary": lambda figures: figures["packed_is_equal"] and figures["largest_difference_of_errors"] < 1e-6,
     "instance_pruning": lambda figures: 0.5 < figures["share"] == figures["share_on_the_cpu"] <= 0.7,
     "calibration": lambda figures: figures["largest_difference"] < 1e-6,
+    "generation": lambda figures: figures["largest_relative_difference"] < 1e-6 and figures["frechet"] > 0,
     "picking": lambda figures: figures["largest_difference"] < 1e-4 and figures["loss"] > 0,
 }
 """The steps by name, with what is seen of their figures."""

@@ -64,7 +64,7 @@ class GanTraining:
         discriminator: nn.Module,
         data: Tensor,
         recipe: GanRecipe,
-        sampler: Sampler,
+        sampler: Sampler[Tensor],
         random: torch.Generator,
     ) -> None:
         self.generator, self.discriminator, self.data = generator, discriminator, data

@@ -2,36 +2,39 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-Score = Callable[[Tensor], Tensor]
-"""Gives how much training learns of each draw `[n]`, at least 0, for draws `[n, dimensions]`."""
+Items = TypeVar("Items")
+"""Draws: latent vectors `[n, dimensions]`, or a list of architectures."""
+
+Score: TypeAlias = Callable[[Items], Tensor]
+"""Gives how much training learns of each draw `[n]`, at least 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(Generic[Items]):
     """Draws and their weights.
 
     Args:
-        items: The draws `[n, dimensions]`.
+        items: The draws.
         weights: What the loss of each is multiplied by `[n]`; their mean over many draws is 1.
     """
 
-    items: Tensor
+    items: Items
     weights: Tensor
 
 
-class Sampler(Protocol):
+class Sampler(Protocol[Items]):
     """Draws what training sees next, and learns where to draw."""
 
-    def sample(self, count: int) -> Drawn:
+    def sample(self, count: int) -> Drawn[Items]:
         """So many draws."""
         ...
 
-    def fit(self, score: Score) -> None:
+    def fit(self, score: Callable[[Items], Tensor]) -> None:
         """Learn from scores of what the prior draws; after that, draws are others."""
         ...
 
@@ -55,12 +58,12 @@ class Prior:
     def __init__(self, dimensions: int, generator: torch.Generator) -> None:
         self.dimensions, self._generator = dimensions, generator
 
-    def sample(self, count: int) -> Drawn:
+    def sample(self, count: int) -> Drawn[Tensor]:
         """So many draws."""
         items = torch.randn(count, self.dimensions, generator=self._generator)
         return Drawn(items, torch.ones(count))
 
-    def fit(self, score: Score) -> None:
+    def fit(self, score: Score[Tensor]) -> None:
         """Nothing: the prior stays as it is."""
 
     def state(self) -> dict[str, Tensor]:

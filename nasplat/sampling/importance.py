@@ -65,7 +65,7 @@ class Importance:
         self.flow = Flow(dimensions, seed=seed)
         self.fitted = False
 
-    def sample(self, count: int) -> Drawn:
+    def sample(self, count: int) -> Drawn[Tensor]:
         """So many draws. With correction, weights are prior / mixture, at most 1 / (1 - share); else they are 1."""
         items = torch.randn(count, self.dimensions, generator=self._generator)
         if not self.fitted or not self.recipe.share:
@@ -83,7 +83,7 @@ class Importance:
         share = self.recipe.share
         return 1 / (1 - share + share * ratio.clamp(max=80).exp())
 
-    def fit(self, score: Score) -> None:
+    def fit(self, score: Score[Tensor]) -> None:
         """Fit the flow to draws around instances of the prior, each chosen in proportion to its score.
 
         Scores that are all 0, or not finite, teach nothing.

@@ -209,7 +209,8 @@ class SharedWeightsOptions(Options):
         sampling: How paths are drawn. `uniform` draws each path independently. `fair` draws without replacement: each
             given path equally often, and on the whole space each choice of each gene equally often in rounds of
             as many paths as the gene has choices (Chu et al., 2021, "FairNAS", sec. 3). A training begins a new round.
-            A step costs the same.
+            A step costs the same. `importance` draws half of the paths uniformly and half where gradients of earlier
+            ones were large: at the start of each epoch 8 paths are scored on its first batch, which costs their passes.
         sandwich: Whether each batch trains the largest path on the labels, and the smallest and `paths` - 2 drawn ones
             on the outputs of the largest (Yu and Huang, 2019, "Universally slimmable networks", sec. 3; Yu et al.,
             2020, "BigNAS", sec. 3). The two are the extremes by MACs of the given paths, or of the whole space. Take 3
@@ -244,6 +245,6 @@ class SharedWeightsOptions(Options):
                 f"shared_weights.paths must be at least 2, but got {self.paths}; raise it, by --set "
                 "benchmark.shared_weights.paths=3 (options={'benchmark.shared_weights.paths': 3})"
             )
-        if self.sandwich or self.sampling == "fair":
+        if self.sandwich or self.sampling != "uniform":
             name = "sandwich" if self.sandwich else "sampling"
             product_of_genes(space, f"shared_weights.{name}={getattr(self, name)}")

@@ -12,7 +12,7 @@ from nasplat.architecture import IO, Architecture
 from nasplat.errors import InputError
 from nasplat.search_space import GeneSpace, SearchSpace
 
-Sampling: TypeAlias = Literal["uniform", "fair"]
+Sampling: TypeAlias = Literal["uniform", "fair", "importance"]
 
 ATTEMPTS = 200
 """Maximum number of combinations that a fair draw tries before it takes one that the space draws itself."""
@@ -25,7 +25,7 @@ def sampler(sampling: Sampling, space: SearchSpace, given: Sequence[Architecture
     """A function that draws a path for a seed. Fair ones remember what they drew, so each training needs a new one.
 
     Args:
-        sampling: How paths are drawn.
+        sampling: How paths are drawn; those of importance sampling are uniform here, see `nasplat.sampling.paths`.
         space: The search space.
         given: The paths to draw from; empty for all of the space.
 

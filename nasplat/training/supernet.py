@@ -1,7 +1,7 @@
 """Training of shared weights on sampled paths, in one process or several, and preparation of single paths."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,15 @@ from torch.nn import functional
 
 from nasplat.architecture import Architecture
 from nasplat.data.examples import Examples
+from nasplat.errors import TrialFailed
 from nasplat.nn.supernet import Supernet, forget_statistics, recalibrate, use_batch_statistics
 from nasplat.training.distillation import divergence
 from nasplat.training.fit import EPOCHS, GENERATOR, MODEL, ClassifierTraining, below
 from nasplat.training.recipe import Recipe
 from nasplat.training.unused_parts import untouched, unused_parts
+
+if TYPE_CHECKING:
+    from nasplat.sampling.drawn import Sampler
 
 Statistics: TypeAlias = Literal["recalibrated", "batch"]
 Decay: TypeAlias = Literal["all", "used"]
@@ -61,6 +65,8 @@ class SupernetTraining(ClassifierTraining):
         ends: The largest and the smallest path, which are among the paths of each batch; only the others are drawn, so
             `paths` must be at least 2.
         decay: Whether weight decay and momentum change all of a layer that paths use in part, or only what they use.
+        sampler: Draws paths instead of `draw`. At the start of each epoch it learns from the norms of the gradients of
+            paths on the first batch; in a group, from those that rank 0 computes.
     """
 
     model: Supernet
@@ -79,6 +85,7 @@ class SupernetTraining(ClassifierTraining):
         group: ProcessGroup | None = None,
         ends: tuple[Architecture, Architecture] | None = None,
         decay: Decay = "all",
+        sampler: "Sampler[list[Architecture]] | None" = None,
     ) -> None:
         super().__init__(supernet, examples, recipe, epochs=epochs, seed=seed, augment=augment)
         self._draw = draw
@@ -86,8 +93,29 @@ class SupernetTraining(ClassifierTraining):
         self._group = group
         self._ends = ends
         self._decay = decay
+        self._sampler = sampler
+        self.scored = 0
+        """The images that paths were scored on, a pass each, besides the images of steps."""
         self._unused: dict[nn.Parameter, Tensor] = {}  # in the current step
         self._member, self._members = (0, 1) if group is None else (group.rank(), group.size())
+
+    def further(self, epochs: int) -> int:
+        """Train for so many more epochs.
+
+        Returns:
+            The images of all passes: those of each path of a step, and those that paths were scored on.
+
+        Raises:
+            TrialFailed: The whole training is shorter, or the loss of an epoch is not finite.
+        """
+        if self.done + epochs > self.epochs:
+            raise TrialFailed(
+                "past the plan",
+                f"the weights have been trained for {self.done} epochs and the task asks for {epochs} more, but the "
+                f"whole training has epochs={self.epochs}",
+            )
+        scored = self.scored
+        return self.until(self.done + epochs) * self._paths + self.scored - scored
 
     def state(self) -> dict[str, Tensor]:
         """The state for `go_on_from`: weights, momentum, learning rate and epochs.
@@ -101,8 +129,7 @@ class SupernetTraining(ClassifierTraining):
     def backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Store the mean gradient over the batch's paths in the parameters of these paths."""
         fixed = self._ends or ()
-        seeds = torch.randint(2**62, (self._paths - len(fixed),), generator=self._generator).tolist()
-        drawn = [self.model.path(architecture) for architecture in (*fixed, *map(self._draw, seeds))]
+        drawn = [self.model.path(each) for each in (*fixed, *self._drawn(self._paths - len(fixed), images, targets))]
         if self._decay == "used":
             self._unused = unused_parts(drawn)
         total = torch.zeros((), device=self.device)
@@ -114,6 +141,30 @@ class SupernetTraining(ClassifierTraining):
         if self._group is not None:
             _add_up(drawn, total, self._group)
         return total
+
+    def _drawn(self, count: int, images: Tensor, targets: Tensor) -> list[Architecture]:
+        """The paths of a batch that are drawn."""
+        if self._sampler is None:
+            return [self._draw(seed) for seed in torch.randint(2**62, (count,), generator=self._generator).tolist()]
+        if self.step % self._steps == 0:
+            self._sampler.fit(lambda paths: self._gradient_norms(paths, images, targets))
+        return self._sampler.sample(count).items
+
+    def _gradient_norms(self, paths: list[Architecture], images: Tensor, targets: Tensor) -> Tensor:
+        """How far a step on each path alone would move the weights `[n]`: the norm of its gradient on a batch."""
+        norms = torch.zeros(len(paths), device=self.device)
+        if self._member == 0:
+            for number, architecture in enumerate(paths):
+                path = self.model.path(architecture)
+                parameters = [each for each in path.parameters() if each.requires_grad]
+                loss = self.loss(path, images, targets)
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                squares = [each.square().sum() for each in gradients if each is not None]
+                norms[number] = torch.stack(squares).sum().sqrt()
+        if self._group is not None:
+            self._group.broadcast([norms], 0).wait()
+        self.scored += len(paths) * len(images)
+        return norms
 
     def update(self) -> None:
         with untouched(self._unused, self._optimizer):
