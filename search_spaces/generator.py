@@ -59,7 +59,7 @@ def _genes(latents: tuple[str, ...], widths: tuple[str, ...]) -> tuple[Gene, ...
 
 
 class ImageGenerators(_Generators):
-    """Generators of images: a linear layer, and one to three stages that double height and width.
+    """Generators of images: a linear layer, one to three stages that double the sides.
 
     The genes are the number of latents, the depth, the channels of each stage, the operator that doubles
     (nearest or bilinear interpolation with a convolution, a transposed convolution, or pixel shuffle), and the
