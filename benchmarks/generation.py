@@ -40,7 +40,7 @@ FRESH, FINAL, STATISTICS = range(3)
 
 
 class Generation(Benchmark):
-    """Generation of images or points: trains generators, measures distances to data.
+    """Generation of images or points: measures the distances of samples to data.
 
     The data is `ring`, points of eight Gaussians on a circle, or images of `digits` or `fashion_mnist`. All metrics are
     of fresh samples of the prior, whatever training drew from, against validation data; those of the final measurement

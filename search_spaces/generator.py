@@ -59,9 +59,9 @@ def _genes(latents: tuple[str, ...], widths: tuple[str, ...]) -> tuple[Gene, ...
 
 
 class ImageGenerators(_Generators):
-    """Generators of images: a linear layer, one to three stages that double the sides.
+    """Generators of images: a linear layer and one to three doubling stages.
 
-    The genes are the number of latents, the depth, the channels of each stage, the operator that doubles
+    The genes are the number of latents, the depth, the channels of each stage, the operator that doubles the sides
     (nearest or bilinear interpolation with a convolution, a transposed convolution, or pixel shuffle), and the
     normalization. The discriminator of all has two convolutions of stride 2; one like a generator has its widths in
     reverse.
