@@ -285,7 +285,9 @@ def noise(io: IO, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def reduced(io: IO, side: int) -> IO:
-    """The same shapes with images of at most `side` pixels a side, which makes proxies faster."""
+    """The same shapes with images of at most `side` pixels a side, which makes proxies faster; other inputs stay."""
+    if len(io.input_shape) != 3:
+        return io
     channels, height, width = io.input_shape
     return replace(io, input_shape=(channels, min(side, height), min(side, width)))
 
