@@ -90,7 +90,7 @@ def test_importance_sampling_and_another_discriminator_change_the_training() -> 
             {"sampler": FOLLOWING},
             {"sampler": {**FOLLOWING, "corrected": False}},
             {"recipe": {**SHORT["recipe"], "discriminator": "alike"}},
-            {"recipe": {**SHORT["recipe"], "spectral_norm": False}},
+            {"recipe": {**SHORT["recipe"], "spectral_norm": True}},
         )
     ]
     assert len(set(found)) == len(found)

@@ -19,7 +19,8 @@ class GenerationRecipeOptions(Options):
         second_decay: The decay of Adam's average of their squares.
         discriminator: Whether all generators have the same `fixed` discriminator, or each one `alike`, with its depth
             and its widths in reverse.
-        spectral_norm: Whether the layers of the discriminator have spectral norm 1 (Miyato et al., 2018).
+        spectral_norm: Whether the layers of the discriminator have spectral norm 1 (Miyato et al., 2018). On digits,
+            generators came nearer to the data without it, on the ring with it.
     """
 
     steps: Annotated[int, Field(ge=1)] = 200
@@ -28,7 +29,7 @@ class GenerationRecipeOptions(Options):
     first_decay: Annotated[float, Field(ge=0, lt=1)] = 0.5
     second_decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     discriminator: Literal["fixed", "alike"] = "fixed"
-    spectral_norm: bool = True
+    spectral_norm: bool = False
 
 
 class SamplerOptions(Options):
