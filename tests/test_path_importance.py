@@ -66,9 +66,9 @@ def test_scores_that_say_nothing_teach_nothing() -> None:
         paths.fit(lambda drawn: torch.full((len(drawn),), value))  # noqa: B023  called at once
         assert all(np.isnan(mean).all() for mean in paths._means)
     again = PathImportance(SPACE, [], 1)
-    learnt = scored([], 3, lambda drawn: torch.arange(1.0, len(drawn) + 1))
-    again.load_state(learnt.state())
-    assert all(map(np.array_equal, again.probabilities(), learnt.probabilities()))
+    fitted = scored([], 3, lambda drawn: torch.arange(1.0, len(drawn) + 1))
+    again.load_state(fitted.state())
+    assert all(map(np.array_equal, again.probabilities(), fitted.probabilities()))
 
 
 def test_a_training_scores_paths_without_changing_weights_and_counts_the_passes() -> None:

@@ -83,7 +83,7 @@ def write_sheet(bands: Sequence[Band], path: Path) -> None:
         for place, image in enumerate(band.images):
             row, column = divmod(place, band.across)
             left, upper = GAP + column * (band.cell + GAP), top + row * band.pitch
-            sheet.paste(_cell(image, band.cell), (left, upper))
+            sheet.paste(cell_image(image, band.cell), (left, upper))
             if band.captions:
                 drawing.text((left + band.cell / 2, upper + band.cell), band.captions[place], INK, small, anchor="ma")
         top += band.down * band.pitch + GAP
@@ -94,7 +94,8 @@ def write_sheet(bands: Sequence[Band], path: Path) -> None:
         raise refusal(path, "written", error) from error
 
 
-def _cell(image: NDArray[np.uint8], side: int) -> Image.Image:
+def cell_image(image: NDArray[np.uint8], side: int) -> Image.Image:
+    """An image `[channels, height, width]` in a square; a smaller one is enlarged with sharp pixels."""
     channels, height, width = image.shape
     shown = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0)).convert("RGB")
     smooth = Image.Resampling.NEAREST if max(height, width) < side else Image.Resampling.BILINEAR

@@ -28,7 +28,7 @@ from nasplat.export.verification import (
 )  # fmt: skip
 from nasplat.latency.conditions import Engine
 from nasplat.latency.table import METRIC
-from nasplat.nn.onnx import outputs_besides, write_onnx
+from nasplat.nn.onnx import NAMES, outputs_besides, write_onnx
 from nasplat.nn.program import write_program
 from nasplat.nn.rewritten import spares
 from nasplat.objective import Objective
@@ -122,7 +122,7 @@ def export(
         write_atomically(draft / VERIFY, json.dumps(verify_document, indent=2) + "\n")
         description["verification"] = max((check["random"] for check in checks.values()), key=_share)
         if besides and Format.ONNX in formats:
-            description["onnx_outputs"] = ["logits", *besides]
+            description["onnx_outputs"] = [NAMES[io.purpose][1], *besides]
         if why:
             description["unverified"] = why
         _explain(draft, benchmark, description, formats)

@@ -127,6 +127,8 @@ _GENERATES = {
 
 _OUTPUTS = {
     "logits": "the logits",
+    "samples": "the samples",
+    "upscaled": "the upscaled images",
     "features": "`features`, the input of the last linear layer",
     "used": "`used`, the part of the multiply-accumulates that each image took",
 }

@@ -174,13 +174,12 @@ def _check_trains(history: History, benchmark: str | None) -> None:
     left = any("weights" in m.artifacts or m.task.weights is not None for m in history.measurements)
     if BENCHMARKS.get(benchmark or config.benchmark.name).trains and (benchmark is not None or left):
         return
-    scaled = SEARCH_SPACES.get(config.space.name).reference_io.scale is not None
-    remedy = (
-        "--benchmark super_resolution (benchmark='super_resolution')"
-        if scaled
-        else "--benchmark classification --set benchmark.dataset=cifar10 (benchmark='classification', "
-        "options={'benchmark.dataset': 'cifar10'})"
-    )
+    remedy = {
+        "classification": "--benchmark classification --set benchmark.dataset=cifar10 (benchmark='classification', "
+        "options={'benchmark.dataset': 'cifar10'})",
+        "super-resolution": "--benchmark super_resolution (benchmark='super_resolution')",
+        "generation": "--benchmark generation (benchmark='generation')",
+    }[SEARCH_SPACES.get(config.space.name).reference_io.purpose]
     which = f"{config.benchmark.name} of {history.run.folder}" if benchmark is None else benchmark
     raise InputError(f"the benchmark {which} trains no networks; name one that does, such as {remedy}")
 

@@ -1,14 +1,16 @@
 """Samples of generators as pictures for a page."""
 
 import io
+from typing import Any
 
-import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from nasplat.artifact import Artifacts
+from nasplat.data.contact_sheet import cell_image
 from nasplat.errors import ArtifactError
 from nasplat.generation.space import SAMPLES
 from nasplat.report.drawing import default_style, drawable, svg
@@ -19,9 +21,7 @@ ACROSS, CELL, GAP = 8, 40, 2
 INK, DOT = "#333333", "#c2410c"
 
 
-def samples_of(
-    measurement: Measurement, artifacts: Artifacts
-) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
+def samples_of(measurement: Measurement, artifacts: Artifacts) -> NDArray[Any] | None:
     """The samples that a measurement left: images `[n, channels, height, width]` of bytes, or points `[n, dimensions]`.
 
     None if it left none.
@@ -38,22 +38,20 @@ def samples_of(
         raise ArtifactError(f"the samples of trial {measurement.id} are damaged: {error}") from None
 
 
-def grid_png(images: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
+def grid_png(images: NDArray[Any]) -> bytes:
     """Images side by side as PNG; small ones are enlarged, with sharp pixels."""
     pitch, rows = CELL + GAP, -(-len(images) // ACROSS)
     sheet = Image.new("RGB", (ACROSS * pitch + GAP, rows * pitch + GAP), "white")
     for number, image in enumerate(images):
         row, column = divmod(number, ACROSS)
-        shown = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).convert("RGB")
-        smooth = Image.Resampling.NEAREST if max(image.shape[1:]) < CELL else Image.Resampling.BILINEAR
-        sheet.paste(shown.resize((CELL, CELL), smooth), (GAP + column * pitch, GAP + row * pitch))
+        sheet.paste(cell_image(image, CELL), (GAP + column * pitch, GAP + row * pitch))
     with io.BytesIO() as file:
         sheet.save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
 @default_style()
-def scatter(points: np.ndarray[tuple[int, ...], np.dtype[np.generic]], title: str) -> Markup:
+def scatter(points: NDArray[Any], title: str) -> Markup:
     """The first two coordinates of points as inline SVG."""
     from matplotlib.figure import Figure
 

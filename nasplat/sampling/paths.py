@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.random import Generator, default_rng
+from numpy.random import default_rng
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +22,7 @@ SHARE = 0.5
 SCORED = 8
 """The paths of the prior that are scored at each fit."""
 KEPT = 0.8
-"""How much of what earlier fits learnt stays at each fit."""
+"""The weight of earlier fits in the running means, at each fit."""
 ATTEMPTS = 200
 """Maximum number of combinations of choices that are tried before one is taken that the space draws itself."""
 
@@ -101,7 +101,10 @@ class PathImportance:
         return self._prior()
 
     def _prior(self) -> Architecture:
-        return prior_path(self._space, self._given, self._rng)
+        if self._given:
+            return self._given[int(self._rng.integers(len(self._given)))]
+        assert self._space is not None
+        return self._space.sample(self._rng)
 
     def _choices(self, path: Architecture) -> list[int]:
         if self._given:
@@ -122,13 +125,6 @@ def path_sampler(
         return None
     genes = None if given else product_of_genes(space, "shared_weights.sampling=importance")
     return PathImportance(genes, given, seed)
-
-
-def prior_path(space: GeneSpace | None, given: Sequence[Architecture], rng: Generator) -> Architecture:
-    """A path of the prior: one of the given ones, or what the space draws."""
-    if given or space is None:
-        return given[int(rng.integers(len(given)))]
-    return space.sample(rng)
 
 
 def _shares(means: NDArray[np.float64]) -> NDArray[np.float64]:
